@@ -1,0 +1,111 @@
+"""CIFAR-10, from the official archive or a tree of class folders."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from rfdlight.data.base import ImageData, Images, random_crop_flip
+from rfdlight.data.folder import cached, read_tree
+from rfdlight.errors import UserError
+
+_ARCHIVE = "cifar-10-batches-py"
+
+
+class CIFAR10(ImageData):
+    """CIFAR-10: 50,000 training and 10,000 test images of 3 x 32 x 32 in 10 classes.
+
+    The data root holds either the official archive's folder `cifar-10-batches-py`, or the folders
+    `train/<class>/*.png` and `test/<class>/*.png`, directly or below a folder `cifar10`. Both
+    forms give the same images with the same ids: the archive stores its images' file names.
+
+    Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
+
+    Args:
+        root: The data root; by default the environment variable RFDLIGHT_DATA.
+        download: Fetch the official archive into the root if nothing is there.
+        num_images: How many test images are attacked.
+        selection: How they are chosen; see `rfdlight.data.subset.select`.
+        seed: Of that choice.
+        batch_size: Images per training batch.
+
+    Raises:
+        UserError: If the data cannot be found or read.
+    """
+
+    name = "cifar10"
+    num_classes = 10
+    mean = (0.4914, 0.4822, 0.4465)
+    std = (0.2470, 0.2435, 0.2616)
+    default_victim = "resnet20-cifar10"
+    reference_eps = 0.05
+
+    def __init__(
+        self,
+        root: str | None = None,
+        download: bool = False,
+        num_images: int = 1000,
+        selection: Literal["balanced", "first", "random"] = "balanced",
+        seed: int = 0,
+        batch_size: int = 128,
+    ) -> None:
+        super().__init__(num_images, selection, seed, batch_size)
+        self.root = root
+        self.download = download
+
+    def augment(self, pixels: Tensor) -> Tensor:
+        """Crop at random from a padded image and mirror half of the images."""
+        return random_crop_flip(pixels)
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        """Find the data under the root and read a split of it."""
+        named = self.root or os.environ.get("RFDLIGHT_DATA")
+        if not named:
+            raise UserError(
+                "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
+                "with --data.download true the official archive is fetched into it"
+            )
+        root = Path(named).expanduser()
+        if self.download:
+            datasets.CIFAR10(str(root), download=True)
+        for base in (root, root / "cifar10"):
+            if (base / _ARCHIVE).is_dir():
+                return self._read_archive(base, split)
+            if (base / split).is_dir():
+                return read_tree(base / split, f"cifar10/{split}", (32, 32))
+        raise UserError(
+            f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
+            "--data.download true fetches the official archive"
+        )
+
+    def _read_archive(self, base: Path, split: str) -> Images:
+        try:
+            official = datasets.CIFAR10(str(base), train=split == "train", download=False)
+        except RuntimeError as error:
+            raise UserError(
+                f"the archive under {base / _ARCHIVE} is incomplete or damaged; "
+                "remove it and use --data.download true"
+            ) from error
+        # The checksums above vouch for these files, so unpickling them is safe. The archive is
+        # read again because torchvision drops the file names.
+        listing = official.train_list if official.train else official.test_list
+        names = []
+        for file_name, _ in listing:
+            with (base / _ARCHIVE / file_name).open("rb") as stored:
+                names += pickle.load(stored, encoding="latin1")["filenames"]
+        order = sorted(range(len(names)), key=lambda i: (official.targets[i], names[i]))
+        key = hashlib.sha256(f"{_ARCHIVE}/{split}".encode() + official.data.tobytes()).hexdigest()
+
+        def build() -> Images:
+            pixels = torch.from_numpy(official.data).permute(0, 3, 1, 2).contiguous()
+            images = Images(pixels, torch.tensor(official.targets), [f"cifar10/{split}/{name}" for name in names])
+            return images.take(order)
+
+        return cached(key, build)

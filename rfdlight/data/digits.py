@@ -1,0 +1,59 @@
+"""Handwritten digits that need no download."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from sklearn.datasets import load_digits
+from torch.nn.functional import interpolate
+
+from rfdlight.data.base import ImageData, Images
+
+
+class Digits(ImageData):
+    """The 1,797 handwritten digits that scikit-learn carries, as 3 x 32 x 32 images.
+
+    The 8 x 8 images with 17 grey levels are enlarged bilinearly and stored with 256. Every third
+    image, by index, is a test image (599), the others train (1,198).
+
+    Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
+    Repository, 1998 (its test part).
+
+    Args:
+        num_images: How many test images are attacked.
+        selection: How they are chosen; see `rfdlight.data.subset.select`.
+        seed: Of that choice.
+        batch_size: Images per training batch.
+
+    Example:
+        >>> Digits().images("test").pixels.shape
+        torch.Size([599, 3, 32, 32])
+    """
+
+    name = "digits"
+    num_classes = 10
+    mean = (0.3, 0.3, 0.3)
+    std = (0.35, 0.35, 0.35)
+    default_victim = "resnet8-digits"
+    reference_eps = 0.2
+
+    def __init__(
+        self,
+        num_images: int = 200,
+        selection: Literal["balanced", "first", "random"] = "balanced",
+        seed: int = 0,
+        batch_size: int = 128,
+    ) -> None:
+        super().__init__(num_images, selection, seed, batch_size)
+
+    def load(self, split: Literal["train", "test"]) -> Images:
+        """Enlarge the embedded images; `split` decides which third is left out or kept."""
+        digits = load_digits()
+        grey = torch.from_numpy(digits.images).float().mul(255 / 16)[:, None]  # (N, 1, 8, 8)
+        enlarged = interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
+        pixels = enlarged.round().to(torch.uint8).expand(-1, 3, -1, -1)
+        positions = [i for i in range(len(pixels)) if (i % 3 == 0) == (split == "test")]
+        labels = torch.from_numpy(digits.target).long()
+        ids = [f"digits/{split}/{i:04d}" for i in positions]
+        return Images(pixels[positions].contiguous(), labels[positions], ids)

@@ -1,0 +1,65 @@
+"""Which images of a split are attacked."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+from rfdlight.errors import UserError, unknown_name
+
+SELECTIONS = ("balanced", "first", "random")
+
+
+def select(
+    ids: Sequence[str], labels: Sequence[int], count: int, selection: str, seed: int
+) -> list[int]:
+    """Choose images reproducibly, whatever order they are stored in.
+
+    The images are first put in order of their id, so that two copies of a data set that store
+    the same images in different orders give the same subset.
+
+    Args:
+        ids: One unique id per image.
+        labels: One class index per image.
+        count: How many to choose, at least 1.
+        selection: "balanced" draws equally many of each class at random (the classes with the
+            smallest indices take what is left over), "first" takes the first in order of id,
+            "random" draws from all.
+        seed: Of the draws.
+
+    Returns:
+        Positions into `ids`, ordered by id.
+
+    Raises:
+        UserError: If `selection` is unknown or there are fewer images than asked for.
+
+    Example:
+        >>> select(["c", "a", "b", "d"], [0, 0, 1, 1], 2, "first", seed=0)
+        [1, 2]
+    """
+    if selection not in SELECTIONS:
+        raise unknown_name("selection", selection, SELECTIONS)
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    if not 1 <= count <= len(order):
+        raise UserError(f"num_images must be from 1 to {len(order)} for this data, got {count}")
+    draw = random.Random(seed)
+    if selection == "first":
+        return order[:count]
+    if selection == "random":
+        return sorted(draw.sample(order, count), key=ids.__getitem__)
+
+    by_class = defaultdict(list)
+    for position in order:
+        by_class[labels[position]].append(position)
+    share, left_over = divmod(count, len(by_class))
+    chosen = []
+    for rank, label in enumerate(sorted(by_class)):
+        wanted = share + (rank < left_over)
+        if wanted > len(by_class[label]):
+            raise UserError(
+                f"a balanced subset of {count} needs {wanted} images of class {label}, "
+                f"the data has {len(by_class[label])}"
+            )
+        chosen += draw.sample(by_class[label], wanted)
+    return sorted(chosen, key=ids.__getitem__)

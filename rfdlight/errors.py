@@ -1,0 +1,28 @@
+"""The one exception that a user's input can cause."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something the user gave cannot be used; the message is one line and says what would be right.
+
+    The command line prints it and ends with status 2; code that uses rfdlight as a library can
+    catch it as the `ValueError` that it is.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """Build the error for a name that is not in a table, with the nearest names.
+
+    Args:
+        kind: What the name should have been, in the singular ("attack").
+        name: What was given.
+        known: The names that exist.
+    """
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UserError(f"unknown {kind} '{name}'; {hint}")

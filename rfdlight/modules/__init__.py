@@ -1,0 +1,1 @@
+"""The two LightningModules: `Classifier` makes victims, `AttackEvaluation` attacks them."""

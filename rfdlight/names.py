@@ -1,0 +1,104 @@
+"""Short names: the one table from what a user types to the class it means."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rfdlight.errors import unknown_name
+
+NAMES: dict[str, dict[str, str]] = {
+    "attack": {
+        "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
+        "rays": "rfdlight.attacks.rays.RayS",
+        "square": "rfdlight.attacks.square.Square",
+    },
+    "data": {
+        "cifar10": "rfdlight.data.cifar10.CIFAR10",
+        "digits": "rfdlight.data.digits.Digits",
+    },
+    "defense": {
+        "feature_noise": "rfdlight.defenses.feature_noise.FeatureNoise",
+        "input_noise": "rfdlight.defenses.input_noise.InputNoise",
+    },
+}
+
+
+def resolve(kind: str, name: str) -> str:
+    """Return the import path that a short name stands for; import and file paths stay.
+
+    Raises:
+        UserError: If `name` is neither a known short name nor a path.
+
+    Example:
+        >>> resolve("attack", "rays")
+        'rfdlight.attacks.rays.RayS'
+    """
+    if "." in name or "/" in name:
+        return name
+    if name not in NAMES[kind]:
+        raise unknown_name(kind, name, NAMES[kind])
+    return NAMES[kind][name]
+
+
+def expand_args(args: list[str]) -> list[str]:
+    """Replace short names on a command line, and put each selector before its own options.
+
+    `--attack.eps 0.1 --attack rays` means what it says although the parser wants the class first.
+
+    Example:
+        >>> expand_args(["test", "--attack.eps", "0.1", "--attack=rays"])
+        ['test', '--attack=rfdlight.attacks.rays.RayS', '--attack.eps', '0.1']
+    """
+    expanded = list(args)
+    for kind in NAMES:
+        selectors = (f"--{kind}", f"--{kind}+", f"--{kind}.class_path", f"--{kind}.help")
+        for i, token in enumerate(expanded):
+            flag, equals, value = token.partition("=")
+            if flag not in selectors:
+                continue
+            if equals:
+                expanded[i] = f"{flag}={_resolve_value(kind, value)}"
+            elif flag.endswith("+"):
+                continue
+            elif i + 1 < len(expanded) and not expanded[i + 1].startswith("--"):
+                expanded[i + 1] = _resolve_value(kind, expanded[i + 1])
+        expanded = _selector_first(expanded, kind)
+    return expanded
+
+
+def _resolve_value(kind: str, value: str) -> str:
+    # A list or a mapping is YAML: the parser's loader expands it.
+    if value[:1] in "[{" or value in ("", "null"):
+        return value
+    return resolve(kind, value)
+
+
+def _selector_first(args: list[str], kind: str) -> list[str]:
+    options = [i for i, token in enumerate(args) if token.startswith(f"--{kind}.")]
+    for i, token in enumerate(args):
+        if options and i > options[0] and token.partition("=")[0] == f"--{kind}":
+            length = 1 if "=" in token else 2
+            moved = args[i : i + length]
+            rest = args[:i] + args[i + length :]
+            return rest[: options[0]] + moved + rest[options[0] :]
+    return args
+
+
+def expand_config(config: Any, kind: str | None = None) -> Any:
+    """Replace short names in a parsed YAML document, at any depth.
+
+    Example:
+        >>> expand_config({"attack": "rays"})
+        {'attack': 'rfdlight.attacks.rays.RayS'}
+    """
+    if isinstance(config, list):
+        return [expand_config(item, kind) for item in config]
+    if isinstance(config, str) and kind is not None:
+        return _resolve_value(kind, config)
+    if not isinstance(config, dict):
+        return config
+    expanded = {}
+    for key, value in config.items():
+        inner = key if key in NAMES else kind if key == "class_path" else None
+        expanded[key] = expand_config(value, inner)
+    return expanded

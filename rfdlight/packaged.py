@@ -1,0 +1,27 @@
+"""The configs and checkpoints that come with rfdlight, installed or in a source tree."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from rfdlight.errors import unknown_name
+
+
+def folder(kind: str) -> Path:
+    """Return the folder of the shipped "configs" or "checkpoints"."""
+    installed = Path(str(resources.files("rfdlight") / kind))
+    return installed if installed.is_dir() else Path(__file__).parents[1] / kind
+
+
+def find(kind: str, name: str, suffix: str) -> Path:
+    """Return a shipped file by its name without suffix.
+
+    Raises:
+        UserError: If there is none; names the nearest.
+    """
+    path = folder(kind) / f"{name.removesuffix(suffix)}{suffix}"
+    if path.is_file():
+        return path
+    known = [found.relative_to(folder(kind)).with_suffix("").as_posix() for found in folder(kind).rglob(f"*{suffix}")]
+    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, known)

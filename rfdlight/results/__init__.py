@@ -1,0 +1,1 @@
+"""What an evaluation found: records, and everything that is computed from them."""

@@ -1,0 +1,36 @@
+"""Confidence intervals of shares."""
+
+from __future__ import annotations
+
+import math
+
+from scipy.stats import norm
+
+
+def wilson(successes: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a share.
+
+    `successes` need not be whole: for the mean of values in [0, 1] the variance is at most that of
+    a share with the same mean, so the interval is then a conservative one.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal
+    of the American Statistical Association 22, 1927. scipy's `binomtest` gives the same for whole
+    counts and takes no others.
+
+    Args:
+        successes: Between 0 and `total`.
+        total: At least 0; with 0 nothing is known.
+        confidence: In (0, 1).
+
+    Example:
+        >>> low, high = wilson(9125, 10000)
+        >>> print(f"{low:.4f} {high:.4f}")
+        0.9068 0.9179
+    """
+    if total == 0:
+        return 0.0, 1.0
+    z = float(norm.ppf(0.5 + confidence / 2))
+    share = successes / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, centre - half), min(1.0, centre + half)

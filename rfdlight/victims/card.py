@@ -1,0 +1,171 @@
+"""Victims on disk: weights as safetensors, with a card that says what they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rfdlight.errors import UserError
+from rfdlight.results.intervals import wilson
+from rfdlight.victims import cifar_resnet  # noqa: F401  registers our networks with timm
+from rfdlight.victims.victim import Victim
+
+
+@dataclass(frozen=True)
+class VictimCard:
+    """What a stored victim is, how it was made and how well it classifies.
+
+    Attributes:
+        network: The name that `timm.create_model` knows.
+        num_classes: Outputs.
+        image_shape: Channels, height, width.
+        mean: Per channel, in pixel units.
+        std: Per channel, in pixel units.
+        data: The data set it was trained on.
+        command: What made it.
+        seed: Of the training.
+        parameters: How many.
+        clean_correct: Right answers on the whole test set, undefended, in float32.
+        clean_total: Size of that test set.
+        clean_accuracy: Their ratio.
+        clean_interval: Its 95 % Wilson interval.
+        sha256: Of the weights file.
+        versions: Of what the training ran on.
+    """
+
+    network: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data: str
+    command: str
+    seed: int
+    parameters: int
+    clean_correct: int
+    clean_total: int
+    clean_accuracy: float
+    clean_interval: tuple[float, float]
+    sha256: str
+    versions: dict[str, str]
+
+
+def weights_path(card_path: Path) -> Path:
+    """Return where the weights of a card lie: beside it, under the same name."""
+    return card_path.with_suffix(".safetensors")
+
+
+def save_victim(victim: Victim, card_path: Path, **facts) -> VictimCard:  # noqa: ANN003
+    """Write the weights and the card.
+
+    Args:
+        victim: Its network's weights are stored, contiguous, on the CPU.
+        card_path: A `.json`; the weights go beside it.
+        facts: The card's fields, less those that follow from the weights and the counts.
+    """
+    weights = {key: value.detach().cpu().contiguous() for key, value in victim.network.state_dict().items()}
+    save_file(weights, weights_path(card_path))
+    correct, total = facts["clean_correct"], facts["clean_total"]
+    card = VictimCard(
+        **facts,
+        mean=tuple(round(value, 6) for value in victim.mean.flatten().tolist()),
+        std=tuple(round(value, 6) for value in victim.std.flatten().tolist()),
+        parameters=sum(parameter.numel() for parameter in victim.network.parameters()),
+        clean_accuracy=correct / total,
+        clean_interval=wilson(correct, total),
+        sha256=_sha256(weights_path(card_path)),
+    )
+    card_path.write_text(json.dumps(asdict(card), indent=2) + "\n")
+    return card
+
+
+def read_card(card_path: Path) -> VictimCard:
+    """Read a card.
+
+    Raises:
+        UserError: If it cannot be read or has other fields.
+    """
+    try:
+        content = json.loads(card_path.read_text())
+        listed = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        return VictimCard(**listed)
+    except OSError as error:
+        raise UserError(f"cannot read the victim card {card_path}: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        expected = ", ".join(field.name for field in fields(VictimCard))
+        raise UserError(f"{card_path} is no victim card; expected the fields {expected}") from error
+
+
+def load_victim(card_path: Path) -> tuple[Victim, VictimCard]:
+    """Build the network of a card and load its weights, after checking both against the card.
+
+    Raises:
+        UserError: If the weights are missing, are not safetensors, have another hash than the
+            card says, or do not fit the card's network.
+    """
+    card = read_card(card_path)
+    path = weights_path(card_path)
+    tensors = read_weights(path)
+    found = _sha256(path)
+    if found != card.sha256:
+        raise UserError(
+            f"{path} is not the file its card describes: expected sha256 {card.sha256[:16]}..., got {found[:16]}..."
+        )
+    if not timm.is_model(card.network):
+        raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not know")
+    network = timm.create_model(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
+    fit_weights(network, tensors, path, card.network)
+    return Victim(network, card.mean, card.std), card
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file, and nothing that could carry code.
+
+    Raises:
+        UserError: If the file is missing or is something else.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError as error:
+        raise UserError(f"no weights at {path}") from error
+    except (SafetensorError, OSError) as error:
+        head = path.read_bytes()[:2] if path.is_file() else b""
+        if head in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise UserError(
+                f"{path} is a pickle, which can run code when it is read; expected a safetensors file"
+            ) from error
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def fit_weights(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+    """Load `tensors` into `network`.
+
+    Raises:
+        UserError: If names or shapes differ; says the first that does.
+    """
+    wanted = network.state_dict()
+    for problem, keys in (("lacks", wanted.keys() - tensors.keys()), ("has", tensors.keys() - wanted.keys())):
+        if keys:
+            raise UserError(
+                f"{path} does not fit the network '{name}': it {problem} {len(keys)} "
+                f"{'needed' if problem == 'lacks' else 'other'} tensors, the first is {min(keys)}"
+            )
+    for key, tensor in tensors.items():
+        if tensor.shape != wanted[key].shape:
+            raise UserError(
+                f"{path} does not fit the network '{name}': {key} has the shape "
+                f"{tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
+            )
+    network.load_state_dict(tensors)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,35 @@
+"""A network that takes pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Victim(nn.Module):
+    """A classifier of pixels in [0, 1]: normalisation first, then the network.
+
+    Args:
+        network: Logits from normalised images.
+        mean: Per channel, in pixel units.
+        std: Per channel, in pixel units, > 0.
+
+    Shape:
+        (rows, C, H, W) in [0, 1] to logits (rows, classes).
+
+    Example:
+        >>> Victim(nn.Flatten(), mean=[0.5], std=[0.25])(torch.ones(1, 1, 1, 2))
+        tensor([[2., 2.]])
+    """
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        # Not part of the state dict: the statistics belong to the card, not to the weights.
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network((x - self.mean) / self.std)
