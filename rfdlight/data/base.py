@@ -162,8 +162,8 @@ def loader(images: Images, batch_size: int) -> DataLoader[Batch]:
     return DataLoader(_Batches(images), sampler=sampler, batch_size=None)
 
 
-def random_crop_flip(pixels: Tensor, padding: int = 4) -> Tensor:
-    """Shift each image by up to `padding` pixels over a black border and mirror half of them.
+def random_crop_flip(pixels: Tensor, padding: int = 4, mirror: bool = True) -> Tensor:
+    """Shift each image by up to `padding` pixels over a black border, and mirror half of them.
 
     Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016,
     section 4.2.
@@ -171,6 +171,7 @@ def random_crop_flip(pixels: Tensor, padding: int = 4) -> Tensor:
     Args:
         pixels: (rows, C, H, W) uint8.
         padding: Width of the border, in pixels.
+        mirror: Whether to mirror.
 
     Returns:
         The same shape and dtype.
@@ -180,7 +181,8 @@ def random_crop_flip(pixels: Tensor, padding: int = 4) -> Tensor:
     top, left = torch.randint(2 * padding + 1, (2, rows, 1))
     down = top + torch.arange(height)  # (rows, H)
     across = left + torch.arange(width)  # (rows, W)
-    across = torch.where(torch.rand(rows, 1) < 0.5, across, across.flip(1))
+    if mirror:
+        across = torch.where(torch.rand(rows, 1) < 0.5, across, across.flip(1))
     row = torch.arange(rows)[:, None, None, None]
     channel = torch.arange(channels)[:, None, None]
     return padded[row, channel, down[:, None, :, None], across[:, None, None, :]]

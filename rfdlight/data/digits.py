@@ -6,9 +6,10 @@ from typing import Literal
 
 import torch
 from sklearn.datasets import load_digits
+from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight.data.base import ImageData, Images
+from rfdlight.data.base import ImageData, Images, random_crop_flip
 
 
 class Digits(ImageData):
@@ -46,6 +47,15 @@ class Digits(ImageData):
         batch_size: int = 128,
     ) -> None:
         super().__init__(num_images, selection, seed, batch_size)
+
+    def augment(self, pixels: Tensor) -> Tensor:
+        """Shift at random and add Gaussian noise, of a standard deviation up to 0.3 per image.
+
+        Without the noise any pattern of random signs would fool the victim, and no attack would be needed.
+        """
+        shifted = random_crop_flip(pixels, padding=2, mirror=False).float()
+        noise = torch.randn_like(shifted) * torch.rand(len(pixels), 1, 1, 1) * (0.3 * 255)
+        return (shifted + noise).clamp_(0, 255).to(torch.uint8)
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """Enlarge the embedded images; `split` decides which third is left out or kept."""

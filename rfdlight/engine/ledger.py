@@ -1,0 +1,56 @@
+"""Who caused each row that the victim saw."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rfdlight.tensors import Columns
+
+KINDS = ("attack", "observe", "judge")
+"""Per image: evaluations that chose the attacker's next move, that only told it whether it has
+finished, and that the evaluator made; the first two are billed."""
+
+
+class Ledger:
+    """Counts every row of every forward pass once.
+
+    The counts of an image are columns of its row in the pool; the ledger adds to them, and keeps the
+    sums of the run. `padding` counts the rows of no image: those that fill up a forward pass, and the
+    two passes that find out whether the victim is random.
+    """
+
+    def __init__(self) -> None:
+        self.total = dict.fromkeys((*KINDS, "padding"), 0)
+
+    @staticmethod
+    def open(rows: int, device: torch.device) -> Columns:
+        """Return the zero counts of new rows."""
+        return {kind: torch.zeros(rows, dtype=torch.int64, device=device) for kind in KINDS}
+
+    def charge(self, counts: Columns, rows: slice | Tensor, kind: str, amount: int | Tensor) -> None:
+        """Add `amount` evaluations of a kind to some rows."""
+        counts[kind][rows] += amount
+        if isinstance(amount, Tensor):
+            self.total[kind] += int(amount.sum())
+        else:
+            self.total[kind] += amount * (rows.stop - rows.start if isinstance(rows, slice) else len(rows))
+
+    def pad(self, rows: int) -> None:
+        """Count rows of no image."""
+        self.total["padding"] += rows
+
+    @staticmethod
+    def billed(counts: Columns) -> Tensor:
+        """Return what each image has been billed, (rows,)."""
+        return counts["attack"] + counts["observe"]
+
+    def check(self, forwarded: int) -> None:
+        """Compare the sums with the rows that the hook on the victim has counted.
+
+        Raises:
+            RuntimeError: If they differ, which no run may survive.
+        """
+        counted = sum(self.total.values())
+        if counted != forwarded:
+            raise RuntimeError(f"the ledger has {counted} rows, the victim saw {forwarded}: {self.total}")

@@ -1,0 +1,151 @@
+"""The only way to the victim."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from rfdlight.clock import ticking
+from rfdlight.errors import UserError
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+Purpose = Literal["attack", "judge"]
+
+
+class Oracle:
+    """Owns the victim and answers points, always in forward passes of one shape.
+
+    The victim's randomness is its own: attack and judge forward passes draw from two streams of the
+    global generators, each seeded by (seed, purpose, rank, attempt) and put away between passes. So
+    what the judge draws never changes what an attack sees.
+
+    Args:
+        victim: Logits from pixels; it is put into eval mode.
+        batch_size: Rows per forward pass; shorter batches are padded.
+        seed: Of the victim's randomness.
+        precision: Of the attack's forward passes; the judge's are always float32.
+        channels_last: Run the victim in channels-last memory.
+        rank: Of this process.
+        attempt: How often this run was resumed.
+
+    Attributes:
+        forwarded: Rows that a hook on the victim has counted so far.
+    """
+
+    def __init__(
+        self,
+        victim: nn.Module,
+        batch_size: int,
+        *,
+        seed: int = 0,
+        precision: Precision = "float32",
+        channels_last: bool = True,
+        rank: int = 0,
+        attempt: int = 0,
+    ) -> None:
+        self.batch_size = batch_size
+        self.precision = precision
+        self.forwarded = 0
+        self._victim = victim.eval()
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
+        for module in victim.modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim == 4:
+                    parameter.data = parameter.data.contiguous(memory_format=self._format)
+        self._hook = victim.register_forward_hook(self._count)
+        self._batch: Tensor | None = None
+        self._streams: dict[str, list[Tensor]] = {}
+        self._seeds = {
+            purpose: int.from_bytes(hashlib.sha256(f"{seed}:{purpose}:{rank}:{attempt}".encode()).digest()[:7])
+            for purpose in ("attack", "judge")
+        }
+
+    def close(self) -> None:
+        """Take the counting hook off the victim."""
+        self._hook.remove()
+
+    def _count(self, victim: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.forwarded += len(inputs[0])
+
+    @torch.no_grad()
+    def scores(self, points: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
+        """Return the raw logits of some points.
+
+        Args:
+            points: (rows, C, H, W) in [0, 1], at most `batch_size` rows.
+            clock: (rows,) int64, queries billed before each.
+            purpose: Which noise and which precision.
+
+        Returns:
+            (rows, classes) float32.
+
+        Raises:
+            UserError: If points lie outside [0, 1], or the victim answers NaN or infinity.
+        """
+        rows = len(points)
+        low, high = torch.aminmax(points)
+        if not (low >= 0 and high <= 1):
+            raise UserError(f"expected pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
+        if self._batch is None:
+            shape = (self.batch_size, *points.shape[1:])
+            self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
+        self._batch[:rows] = points
+        padded = torch.zeros(self.batch_size, dtype=clock.dtype, device=clock.device)
+        padded[:rows] = clock
+        with self._noise(purpose, points.device), self._arithmetic(purpose, points.device), ticking(padded):
+            logits = self._victim(self._batch)[:rows].float()
+        if not torch.isfinite(logits).all():
+            raise UserError("the victim answered NaN or infinity; attacks need finite scores")
+        return logits
+
+    def is_random(self, points: Tensor) -> bool:
+        """Ask the same points twice and say whether the answers differ; both are judge forward passes."""
+        points = points[: self.batch_size]
+        clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        return not torch.equal(self.scores(points, clock, "judge"), self.scores(points, clock, "judge"))
+
+    @contextmanager
+    def _noise(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
+        """Put the stream of a purpose in the place of the global generators."""
+        on_gpu = device.type == "cuda"
+        outside = [torch.get_rng_state()]
+        if on_gpu:
+            outside.append(torch.cuda.get_rng_state(device))
+        try:
+            if purpose in self._streams:
+                self._set_states(self._streams[purpose], device)
+            else:
+                torch.manual_seed(self._seeds[purpose])
+            yield
+        finally:
+            inside = [torch.get_rng_state()]
+            if on_gpu:
+                inside.append(torch.cuda.get_rng_state(device))
+            self._streams[purpose] = inside
+            self._set_states(outside, device)
+
+    @staticmethod
+    def _set_states(states: list[Tensor], device: torch.device) -> None:
+        torch.set_rng_state(states[0])
+        if len(states) > 1:
+            torch.cuda.set_rng_state(states[1], device)
+
+    @contextmanager
+    def _arithmetic(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
+        """Choose the precision: what was asked for the attack, float32 for the judge."""
+        precision = self.precision if purpose == "attack" else "float32"
+        with ExitStack() as stack:
+            if precision == "bfloat16":
+                stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+            if device.type == "cuda":
+                tf32 = precision == "tf32"
+                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32))
+                before = torch.backends.cuda.matmul.allow_tf32
+                torch.backends.cuda.matmul.allow_tf32 = tf32
+                stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+            yield

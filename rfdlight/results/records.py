@@ -1,0 +1,79 @@
+"""One record per attacked image, as JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rfdlight.errors import UserError
+
+FIELDS: dict[str, str] = {
+    "id": "image id, <dataset>/<split>/<file name>",
+    "label": "class index",
+    "attack": "evaluations whose answer chose the attacker's next move",
+    "observe": "evaluations that only told the attacker whether it has finished",
+    "judge": "evaluations of the judge, never billed",
+    "billed": "queries billed, at most the budget",
+    "candidates": "queries inside the ball with a wrong label",
+    "votings": "candidates that the judge took up",
+    "tests": "those of them that a majority of the votes called wrong, and a test decided",
+    "broken_at": "the query at which the judge called the image broken, or null",
+    "first_screen9": "the first query whose candidate a majority of 9 votes called wrong, or null",
+    "clean_draws": "evaluations at the clean image before the attack",
+    "clean_wrong": "those with a wrong label",
+    "clean_margin": "margin of their mean logits; the image is attacked if the label has the largest",
+    "final_draws": "fresh evaluations at the final point",
+    "final_wrong": "those with a wrong label",
+    "final_margin": "margin of their mean logits",
+    "verdict": "robust, broken or undecided: what the final draws say of the mean logits",
+    "linf": "largest pixel change at the final point, in pixel units",
+    "l2": "Euclidean length of the change at the final point, in pixel units",
+}
+"""The fields of a record and what they mean."""
+
+Record = dict[str, Any]
+
+
+class RecordWriter:
+    """Appends records to a file, each flushed as it comes."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a")
+
+    def __call__(self, record: Record) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_records(path: Path) -> list[Record]:
+    """Read a file of records, ordered by id.
+
+    Raises:
+        UserError: If there is none, or a line is no record.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read the records {path}: {error.strerror}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            missing = FIELDS.keys() - record.keys()
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{path}, line {number}, is no record") from error
+        if missing:
+            raise UserError(f"{path}, line {number}: the record lacks {min(missing)}")
+        records.append(record)
+    return in_order(records)
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """Return the records ordered by id."""
+    return sorted(records, key=lambda record: record["id"])

@@ -1,0 +1,79 @@
+"""Keyed random numbers: what a row draws depends on its key alone, never on its neighbours.
+
+A draw is a hash of (seed, stream, number): the seed is the image's, the stream names the purpose
+and the number is the attack's own count of proposals. So an image's attack is the same in any pool,
+order, batch or process.
+
+Source: the finaliser of Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators,
+OOPSLA 2014, in int64 arithmetic, which wraps as the paper's unsigned arithmetic does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+_MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
+_MIX_2 = 0x94D049BB133111EB - 2**64
+
+
+def image_seed(run_seed: int, image_id: str) -> int:
+    """Return the 63-bit seed of an image in a run."""
+    digest = hashlib.sha256(f"{run_seed}:{image_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _wrap(value: int) -> int:
+    """Bring a Python integer into the range of int64, as its arithmetic would."""
+    return (value + 2**63) % 2**64 - 2**63
+
+
+def _shift(z: Tensor, bits: int) -> Tensor:
+    """Shift right without the sign."""
+    return (z >> bits) & (2 ** (64 - bits) - 1)
+
+
+def _mix(z: Tensor) -> Tensor:
+    z = (z ^ _shift(z, 30)) * _MIX_1
+    z = (z ^ _shift(z, 27)) * _MIX_2
+    return z ^ _shift(z, 31)
+
+
+def words(seed: Tensor, stream: int, number: Tensor, count: int) -> Tensor:
+    """Return `count` random 64-bit words per row.
+
+    Args:
+        seed: (rows,) int64.
+        stream: What the words are for.
+        number: (rows,) int64, which draw of that stream.
+        count: Words per row.
+
+    Returns:
+        (rows, count) int64.
+    """
+    key = _mix(_mix(seed + _wrap(_GAMMA * (stream + 1))) + _GAMMA * (number + 1))
+    offsets = torch.arange(1, count + 1, device=seed.device) * _GAMMA
+    return _mix(key[:, None] + offsets)
+
+
+def uniform(seed: Tensor, stream: int, number: Tensor, count: int) -> Tensor:
+    """Return float64 draws from [0, 1), (rows, count), with 53 random bits each.
+
+    Example:
+        >>> key = torch.tensor([7])
+        >>> bool((uniform(key, 0, key, 3) == uniform(key, 0, key, 3)).all())
+        True
+    """
+    return _shift(words(seed, stream, number, count), 11).double() * 2.0**-53
+
+
+def signs(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return int8 draws from {-1, +1}, (rows, *shape), one random bit each."""
+    count = math.prod(shape)
+    octets = words(seed, stream, number, -(-count // 64)).view(torch.uint8)  # (rows, 8 * words)
+    bits = (octets[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=seed.device)) & 1
+    return bits.flatten(1)[:, :count].to(torch.int8).mul_(2).sub_(1).view(-1, *shape)

@@ -1,0 +1,47 @@
+"""What the attacker may do to an image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from rfdlight import norms
+from rfdlight.errors import UserError
+
+_SLACK = {"linf": 1e-6, "l2": 1e-4}
+"""How far rounding may carry a point out of its ball: absolute for linf, relative to eps for l2."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """A ball around the clean image, cut off at the pixel range [0, 1]; untargeted.
+
+    Args:
+        norm: "linf" or "l2".
+        eps: Radius in pixel units, > 0.
+
+    Raises:
+        UserError: If `eps` is not a positive number.
+    """
+
+    norm: norms.Norm
+    eps: float
+
+    def __post_init__(self) -> None:
+        if not (self.eps > 0 and math.isfinite(self.eps)):
+            raise UserError(f"attack.eps must be a positive number of pixel units, got {self.eps}")
+
+    def distance(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return how far each point is from its clean image, (rows,)."""
+        return norms.norm(point - x, self.norm)
+
+    def contains(self, x: Tensor, point: Tensor) -> Tensor:
+        """Say which points lie in the ball, up to rounding, (rows,) bool."""
+        slack = _SLACK[self.norm] * (1 if self.norm == "linf" else self.eps)
+        return self.distance(x, point) <= self.eps + slack
+
+    def project(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return the points moved into the ball, then into [0, 1]."""
+        return (x + norms.project(point - x, self.norm, self.eps)).clamp(0, 1)
