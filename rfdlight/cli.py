@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import get_loader, set_loader
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
 from rfdlight import names, packaged
-from rfdlight.errors import UserError
+from rfdlight.attacks.base import Attack
+from rfdlight.commands.report import report
+from rfdlight.defenses.base import Defense
+from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.classifier import Classifier
+from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim
 from rfdlight.results import run_directory
 
-MODELS = {"fit": Classifier}
+MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
+COMMANDS = {"report": report}
+"""The subcommands that need no trainer."""
 
 
 def _load_yaml(text: str) -> Any:
@@ -57,40 +65,92 @@ class RFDLightCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """The Trainer's methods that are commands, and their arguments that are not flags."""
-        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"}}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "test": {"model", "dataloaders", "datamodule", "weights_only", "ckpt_path", "verbose"},
+        }
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Read YAML with short names."""
         kwargs.setdefault("parser_mode", "rfdlight")
         return super().init_parser(**kwargs)
 
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        super()._add_subcommands(parser, **kwargs)
+        for name, function in COMMANDS.items():
+            command = Parser(description=function.__doc__.partition("\n")[0])
+            command.add_function_arguments(function, as_group=False, as_positional=True)
+            parser._subcommands_action.add_subcommand(name, command, help=command.description)
+
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
+        kwargs["description"] = MODELS[subcommand].__doc__.partition("\n")[0]
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's nor the model's nor the data's."""
         parser.set_defaults({"data": {"class_path": names.resolve("data", "digits")}})
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
+        if self._model_class is AttackEvaluation:
+            parser.add_subclass_arguments(Attack, "attack", required=True, instantiate=False)
+            parser.link_arguments("attack", "model.attack")
+            parser.add_argument(
+                "--defense",
+                type=Defense | list[Defense] | None,
+                default=None,
+                sub_configs=True,
+                help="What protects the victim: a short name, an import path, a file, or a list of these.",
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""
         self.config = parser.parse_args(args)
-        self._model_class = MODELS[self.config.subcommand]
+        self._model_class = MODELS.get(self.config.subcommand, LightningModule)
+
+    def _set_seed(self) -> None:
+        if self.config.subcommand in MODELS:
+            super()._set_seed()
+
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer; what their constructors refuse becomes one line."""
+        if self.subcommand in COMMANDS:
+            return
+        try:
+            super().instantiate_classes()
+        except (ValueError, TypeError) as error:
+            raise UserError(" ".join(str(error).split())) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Put the trainer's files into the run directory."""
-        data = type(self.datamodule).name
-        self.run = run_directory.plan(self._get(self.config, "run"), f"{self.subcommand}-{data}")
-        kwargs["default_root_dir"] = str(self.run)
-        if self.subcommand == "fit" and self._get(self.config_init, "trainer").logger is None:
-            kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
-        return super().instantiate_trainer(**kwargs)
+        """Put the trainer's files into the run directory, and the defenses among its callbacks."""
+        config = self._get(self.config_init, "trainer")
+        if self.subcommand == "fit":
+            self.run = run_directory.plan(self._get(self.config, "run"), f"fit-{self.datamodule.name}")
+            if config.logger is None:
+                kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
+        else:
+            attack = names.short_name("attack", type(self.model.attack)).rpartition(".")[2]
+            self.run = run_directory.plan(self._get(self.config, "run"), f"{attack}-{self.datamodule.name}")
+            defenses = self._get(self.config_init, "defense") or []
+            config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
+            # Gradient-based answers need autograd; everything else here is shown and stored by rfdlight.
+            kwargs |= {
+                "inference_mode": False,
+                "logger": False,
+                "enable_checkpointing": False,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "use_distributed_sampler": False,
+            }
+            if config.devices == "auto":
+                kwargs["devices"] = 1
+        config.callbacks = [*(config.callbacks or []), _SaveConfig(self)]
+        return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
 
-    def before_fit(self) -> None:
-        """Find bad data before the run directory is made."""
-        self.datamodule.setup("fit")
-        self.save_config()
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in COMMANDS:
+            COMMANDS[subcommand](**self.config[subcommand].as_dict())
+        else:
+            super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
         """Store the victim and its card."""
@@ -104,11 +164,24 @@ class RFDLightCLI(LightningCLI):
             )
 
     def save_config(self) -> None:
-        """Write the resolved configuration, from which the run can be repeated."""
+        """Make the run directory and write the resolved configuration, from which the run can be repeated."""
         run_directory.create(self.run)
         parser = self._parser(self.subcommand)
         config = self.config[self.subcommand].clone()
         parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
+
+
+class _SaveConfig(Callback):
+    """Makes the run directory at the last moment, when everything that can be wrong has been checked."""
+
+    def __init__(self, cli: RFDLightCLI) -> None:
+        self._cli = cli
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._cli.save_config()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._cli.save_config()
 
 
 def _expand_configs(args: list[str]) -> list[str]:
@@ -129,14 +202,36 @@ def _config_path(name: str) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run a command line; return its exit status."""
+    """Run a command line.
+
+    Args:
+        args: Without the program's name; by default those of this process.
+
+    Returns:
+        The exit status: 0, 1 for an evaluation that was stopped, 2 for input that cannot be used.
+    """
     args = sys.argv[1:] if args is None else args
     if os.getcwd() not in sys.path:
         # A console script has its own folder first on the path; users' modules lie in theirs.
         sys.path.insert(0, os.getcwd())
+    _quiet()
     try:
-        RFDLightCLI(names.expand_args(_expand_configs(args)), shlex.join(["rfdlight", *args]))
+        known = [*MODELS, *COMMANDS]
+        if args and not args[0].startswith("-") and args[0] not in known:
+            raise unknown_name("command", args[0], known)
+        cli = RFDLightCLI(names.expand_args(_expand_configs(args)), shlex.join(["rfdlight", *args]))
     except UserError as error:
         print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    if cli.subcommand == "test" and not cli.model.complete:
+        print("rfdlight: stopped before all images were done; the records so far are kept", file=sys.stderr)  # noqa: T201
+        return 1
     return 0
+
+
+def _quiet() -> None:
+    """Leave the terminal to rfdlight: no advertisements, no warnings about what is meant to be so."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (".*isinstance.treespec, LeafSpec.*", ".*does not have many workers.*", ".*smaller than the logging interval.*"):
+        warnings.filterwarnings("ignore", message)

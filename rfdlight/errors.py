@@ -23,6 +23,10 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: The names that exist.
     """
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+        hint = f"known: {', '.join(known[:20])}{more}"
     return UserError(f"unknown {kind} '{name}'; {hint}")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import yaml
+from jsonargparse import get_loader
 
 from rfdlight.errors import unknown_name
 
@@ -40,6 +44,12 @@ def resolve(kind: str, name: str) -> str:
     return NAMES[kind][name]
 
 
+def short_name(kind: str, chosen: type) -> str:
+    """Return the short name of a class, or its import path where it has none."""
+    path = f"{chosen.__module__}.{chosen.__qualname__}"
+    return next((name for name, listed in NAMES[kind].items() if listed == path), path)
+
+
 def expand_args(args: list[str]) -> list[str]:
     """Replace short names on a command line, and put each selector before its own options.
 
@@ -58,25 +68,33 @@ def expand_args(args: list[str]) -> list[str]:
                 continue
             if equals:
                 expanded[i] = f"{flag}={_resolve_value(kind, value)}"
-            elif flag.endswith("+"):
-                continue
-            elif i + 1 < len(expanded) and not expanded[i + 1].startswith("--"):
+            elif i + 1 < len(expanded) and not expanded[i + 1].startswith("-"):
                 expanded[i + 1] = _resolve_value(kind, expanded[i + 1])
         expanded = _selector_first(expanded, kind)
     return expanded
 
 
 def _resolve_value(kind: str, value: str) -> str:
-    # A list or a mapping is YAML: the parser's loader expands it.
-    if value[:1] in "[{" or value in ("", "null"):
-        return value
-    return resolve(kind, value)
+    if value[:1] in ("[", "{"):
+        return _resolve_flow(kind, value)
+    return value if value in ("", "null") else resolve(kind, value)
+
+
+def _resolve_flow(kind: str, text: str) -> str:
+    # The parser's loader sees this text without the flag before it, so the kind must be used here.
+    try:
+        config = get_loader("yaml")(text)
+    except yaml.YAMLError:
+        return text  # the parser says what is wrong with it
+    return yaml.safe_dump(expand_config(config, kind), default_flow_style=True, width=math.inf, sort_keys=False).strip()
 
 
 def _selector_first(args: list[str], kind: str) -> list[str]:
-    options = [i for i, token in enumerate(args) if token.startswith(f"--{kind}.")]
+    selectors = (f"--{kind}", f"--{kind}.class_path")
+    flags = [token.partition("=")[0] for token in args]
+    options = [i for i, flag in enumerate(flags) if flag.startswith(f"--{kind}.") and flag not in selectors]
     for i, token in enumerate(args):
-        if options and i > options[0] and token.partition("=")[0] == f"--{kind}":
+        if options and i > options[0] and flags[i] in selectors:
             length = 1 if "=" in token else 2
             moved = args[i : i + length]
             rest = args[:i] + args[i + length :]
@@ -86,6 +104,16 @@ def _selector_first(args: list[str], kind: str) -> list[str]:
 
 def expand_config(config: Any, kind: str | None = None) -> Any:
     """Replace short names in a parsed YAML document, at any depth.
+
+    A `class_path` that stands below no kind, as in a file that describes one component alone, is
+    replaced if it is a short name of any kind (they are unique) and else left to the parser.
+
+    Args:
+        config: A scalar, list or mapping, as YAML gives it.
+        kind: What `config` is a choice of, if that is known.
+
+    Raises:
+        UserError: If a choice of a kind is neither a known short name nor a path.
 
     Example:
         >>> expand_config({"attack": "rays"})
@@ -99,6 +127,8 @@ def expand_config(config: Any, kind: str | None = None) -> Any:
         return config
     expanded = {}
     for key, value in config.items():
-        inner = key if key in NAMES else kind if key == "class_path" else None
+        inner = key if key in NAMES else None
+        if key == "class_path" and isinstance(value, str):
+            inner = kind or next((kind for kind, listed in NAMES.items() if value in listed), None)
         expanded[key] = expand_config(value, inner)
     return expanded

@@ -138,9 +138,16 @@ class ImageData(LightningDataModule):
         return test.take([position for position in range(len(test)) if position not in attacked])
 
     def setup(self, stage: str) -> None:
-        """Read what the stage needs, so that bad data is found before a run starts."""
-        if stage == "fit":
-            self.images("train")
+        """Read what the stage needs, so that bad data is found before a run starts.
+
+        Raises:
+            UserError: If the data cannot be had, or no training batch can be filled.
+        """
+        if stage == "fit" and len(self.images("train")) < self.batch_size:
+            raise UserError(
+                f"data.batch_size must be at most the {len(self.images('train'))} training images, "
+                f"got {self.batch_size}"
+            )
         self.images("test")
         if stage == "test":
             self._positions()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 from pathlib import Path
@@ -13,10 +12,11 @@ from torch import Tensor
 from torchvision import datasets
 
 from rfdlight.data.base import ImageData, Images, random_crop_flip
-from rfdlight.data.folder import cached, read_tree
+from rfdlight.data.folder import read_tree
 from rfdlight.errors import UserError
 
 _ARCHIVE = "cifar-10-batches-py"
+_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class CIFAR10(ImageData):
@@ -73,25 +73,38 @@ class CIFAR10(ImageData):
                 "with --data.download true the official archive is fetched into it"
             )
         root = Path(named).expanduser()
-        if self.download:
-            datasets.CIFAR10(str(root), download=True)
+        found = self._find(root, split)
+        if found is None and self.download:
+            self._fetch(root)
+            found = self._find(root, split)
+        if found is None:
+            raise UserError(
+                f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
+                "--data.download true fetches the official archive"
+            )
+        return found
+
+    def _find(self, root: Path, split: str) -> Images | None:
         for base in (root, root / "cifar10"):
             if (base / _ARCHIVE).is_dir():
                 return self._read_archive(base, split)
             if (base / split).is_dir():
-                return read_tree(base / split, f"cifar10/{split}", (32, 32))
-        raise UserError(
-            f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
-            "--data.download true fetches the official archive"
-        )
+                return read_tree(base / split, f"cifar10/{split}", (32, 32), _CLASSES)
+        return None
+
+    def _fetch(self, root: Path) -> None:
+        try:
+            datasets.CIFAR10(str(root), download=True)
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"cannot fetch the CIFAR-10 archive into {root}: {reason}") from error
 
     def _read_archive(self, base: Path, split: str) -> Images:
         try:
             official = datasets.CIFAR10(str(base), train=split == "train", download=False)
         except RuntimeError as error:
             raise UserError(
-                f"the archive under {base / _ARCHIVE} is incomplete or damaged; "
-                "remove it and use --data.download true"
+                f"the archive under {base / _ARCHIVE} is incomplete or damaged; remove it and use --data.download true"
             ) from error
         # The checksums above vouch for these files, so unpickling them is safe. The archive is
         # read again because torchvision drops the file names.
@@ -100,12 +113,6 @@ class CIFAR10(ImageData):
         for file_name, _ in listing:
             with (base / _ARCHIVE / file_name).open("rb") as stored:
                 names += pickle.load(stored, encoding="latin1")["filenames"]
-        order = sorted(range(len(names)), key=lambda i: (official.targets[i], names[i]))
-        key = hashlib.sha256(f"{_ARCHIVE}/{split}".encode() + official.data.tobytes()).hexdigest()
-
-        def build() -> Images:
-            pixels = torch.from_numpy(official.data).permute(0, 3, 1, 2).contiguous()
-            images = Images(pixels, torch.tensor(official.targets), [f"cifar10/{split}/{name}" for name in names])
-            return images.take(order)
-
-        return cached(key, build)
+        pixels = torch.from_numpy(official.data).permute(0, 3, 1, 2)
+        images = Images(pixels, torch.tensor(official.targets), [f"cifar10/{split}/{name}" for name in names])
+        return images.take(sorted(range(len(names)), key=lambda i: (official.targets[i], names[i])))

@@ -11,9 +11,7 @@ from rfdlight.errors import UserError, unknown_name
 SELECTIONS = ("balanced", "first", "random")
 
 
-def select(
-    ids: Sequence[str], labels: Sequence[int], count: int, selection: str, seed: int
-) -> list[int]:
+def select(ids: Sequence[str], labels: Sequence[int], count: int, selection: str, seed: int) -> list[int]:
     """Choose images reproducibly, whatever order they are stored in.
 
     The images are first put in order of their id, so that two copies of a data set that store

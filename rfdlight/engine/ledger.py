@@ -17,7 +17,7 @@ class Ledger:
 
     The counts of an image are columns of its row in the pool; the ledger adds to them, and keeps the
     sums of the run. `padding` counts the rows of no image: those that fill up a forward pass, and the
-    two passes that find out whether the victim is random.
+    first passes of a run, which only look at the victim.
     """
 
     def __init__(self) -> None:

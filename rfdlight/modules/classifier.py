@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import timm
@@ -65,7 +66,8 @@ class Classifier(LightningModule):
         """Build the network for the data's classes, once."""
         if self.victim is not None:
             return
-        network = timm.create_model(self.network_name, num_classes=self.data.num_classes)
+        channels = len(self.data.mean)
+        network = timm.create_model(self.network_name, num_classes=self.data.num_classes, in_chans=channels)
         self.victim = Victim(network, self.data.mean, self.data.std)
         self.accuracy = MulticlassAccuracy(self.data.num_classes, average="micro")
         if self.channels_last:
@@ -74,7 +76,7 @@ class Classifier(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.victim(x)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:  # noqa: ARG002
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Cross-entropy of a batch."""
         x, y, _ = batch
         if self.channels_last:
@@ -87,13 +89,22 @@ class Classifier(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, with one linear rise and fall of its learning rate."""
+        """The optimizer, with one linear rise and fall of its learning rate.
+
+        Raises:
+            UserError: If the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise UserError("the learning rate falls until the end; give --trainer.max_epochs or --trainer.max_steps")
+        # OneCycleLR divides by zero where the rise is exactly one step long.
+        warmup = self.warmup + 1e-6 if self.warmup * steps == 1 else self.warmup
         optimizer = self.optimizer(self.victim.parameters())
         schedule = OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.warmup,
+            total_steps=int(steps),
+            pct_start=warmup,
             anneal_strategy="linear",
             cycle_momentum=False,
         )

@@ -23,7 +23,8 @@ def export_victim(module: Classifier, data: ImageData, folder: Path, command: st
         command: The command line, for the card.
         seed: The run's, for the card.
     """
-    victim = module.victim.to("cpu").eval()
+    # In the layout that a reader of the file gets, so that the card's count is theirs to the image.
+    victim = module.victim.to("cpu", memory_format=torch.contiguous_format).eval()
     test = data.images("test")
     return save_victim(
         victim,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -12,13 +13,18 @@ def plan(path: str | None, label: str) -> Path:
     """Decide where a run will go, without making the folder.
 
     Args:
-        path: What the user asked for; by default `runs/<time>-<label>`.
+        path: What the user asked for; by default `runs/<time>-<label>`, with a number behind it
+            where a run of the same second has that.
         label: What the run is.
 
     Raises:
         UserError: If something is already there.
     """
-    planned = Path(path) if path else Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
+    if path is None:
+        first = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
+        numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
+        return next(planned for planned in itertools.chain([first], numbered) if not planned.exists())
+    planned = Path(path)
     if planned.exists() and (not planned.is_dir() or any(planned.iterdir())):
         raise UserError(f"{planned} already holds another run; give --run another folder, or move that one")
     return planned

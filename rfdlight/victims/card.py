@@ -6,11 +6,12 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor
 
 from rfdlight.errors import UserError
@@ -63,7 +64,7 @@ def weights_path(card_path: Path) -> Path:
     return card_path.with_suffix(".safetensors")
 
 
-def save_victim(victim: Victim, card_path: Path, **facts) -> VictimCard:  # noqa: ANN003
+def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
     """Write the weights and the card.
 
     Args:
@@ -81,7 +82,7 @@ def save_victim(victim: Victim, card_path: Path, **facts) -> VictimCard:  # noqa
         parameters=sum(parameter.numel() for parameter in victim.network.parameters()),
         clean_accuracy=correct / total,
         clean_interval=wilson(correct, total),
-        sha256=_sha256(weights_path(card_path)),
+        sha256=hashlib.sha256(weights_path(card_path).read_bytes()).hexdigest(),
     )
     card_path.write_text(json.dumps(asdict(card), indent=2) + "\n")
     return card
@@ -91,17 +92,45 @@ def read_card(card_path: Path) -> VictimCard:
     """Read a card.
 
     Raises:
-        UserError: If it cannot be read or has other fields.
+        UserError: If it cannot be read, has other fields, or fields that describe no network.
     """
     try:
         content = json.loads(card_path.read_text())
         listed = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        return VictimCard(**listed)
+        card = VictimCard(**listed)
     except OSError as error:
         raise UserError(f"cannot read the victim card {card_path}: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError) as error:
         expected = ", ".join(field.name for field in fields(VictimCard))
         raise UserError(f"{card_path} is no victim card; expected the fields {expected}") from error
+    wrong = _wrong_field(card)
+    if wrong is not None:
+        raise UserError(f"{card_path} is no victim card; its field {wrong} is {getattr(card, wrong)!r}")
+    return card
+
+
+def _wrong_field(card: VictimCard) -> str | None:
+    """Return the first of the fields that a network is built from that cannot be right."""
+    for name in ("network", "data", "sha256"):
+        if not isinstance(getattr(card, name), str):
+            return name
+    if not _whole_numbers((card.num_classes,), 1):
+        return "num_classes"
+    if not _whole_numbers(card.image_shape, 3):
+        return "image_shape"
+    for name in ("mean", "std"):
+        values = getattr(card, name)
+        if not isinstance(values, tuple) or len(values) != card.image_shape[0]:
+            return name
+        if not all(isinstance(value, int | float) for value in values):
+            return name
+    if min(card.std) <= 0:
+        return "std"
+    return None if _whole_numbers((card.clean_total,), 1) and isinstance(card.clean_accuracy, float) else "clean_total"
+
+
+def _whole_numbers(values: object, count: int) -> bool:
+    return isinstance(values, tuple) and len(values) == count and all(type(v) is int and v > 0 for v in values)
 
 
 def load_victim(card_path: Path) -> tuple[Victim, VictimCard]:
@@ -113,8 +142,7 @@ def load_victim(card_path: Path) -> tuple[Victim, VictimCard]:
     """
     card = read_card(card_path)
     path = weights_path(card_path)
-    tensors = read_weights(path)
-    found = _sha256(path)
+    tensors, found = read_weights(path)
     if found != card.sha256:
         raise UserError(
             f"{path} is not the file its card describes: expected sha256 {card.sha256[:16]}..., got {found[:16]}..."
@@ -126,19 +154,26 @@ def load_victim(card_path: Path) -> tuple[Victim, VictimCard]:
     return Victim(network, card.mean, card.std), card
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read a safetensors file, and nothing that could carry code.
+
+    Returns:
+        The tensors by name, and the sha256 of the very bytes that they were read from.
 
     Raises:
         UserError: If the file is missing or is something else.
     """
     try:
-        return load_file(path)
+        content = path.read_bytes()
     except FileNotFoundError as error:
         raise UserError(f"no weights at {path}") from error
-    except (SafetensorError, OSError) as error:
-        head = path.read_bytes()[:2] if path.is_file() else b""
-        if head in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+    except OSError as error:
+        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
+    try:
+        return load(content), hashlib.sha256(content).hexdigest()
+    except (SafetensorError, KeyError, ValueError) as error:
+        # A zip archive is how torch.save writes a pickle today, protocol 2 and later are bare ones.
+        if content.startswith((b"PK", b"\x80")):
             raise UserError(
                 f"{path} is a pickle, which can run code when it is read; expected a safetensors file"
             ) from error
@@ -158,14 +193,10 @@ def fit_weights(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path
                 f"{path} does not fit the network '{name}': it {problem} {len(keys)} "
                 f"{'needed' if problem == 'lacks' else 'other'} tensors, the first is {min(keys)}"
             )
-    for key, tensor in tensors.items():
+    for key, tensor in sorted(tensors.items(), key=lambda item: item[0]):
         if tensor.shape != wanted[key].shape:
             raise UserError(
                 f"{path} does not fit the network '{name}': {key} has the shape "
                 f"{tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
             )
     network.load_state_dict(tensors)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

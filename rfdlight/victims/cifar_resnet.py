@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
@@ -44,6 +43,7 @@ class CifarResNet(nn.Module):
         (rows, in_chans, H, W) to logits (rows, num_classes).
 
     Example:
+        >>> import torch
         >>> CifarResNet(20)(torch.zeros(2, 3, 32, 32)).shape
         torch.Size([2, 10])
     """

@@ -1,0 +1,54 @@
+# make demo    attacks an undefended and a defended victim and puts them side by side
+# make test    runs the tests
+# Both make their own environment first; neither needs a download of data or weights, or a GPU.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+DEMO := runs/demo
+
+# The official pixels, where a copy lies beside the project; the tests that need them are skipped otherwise.
+PIXELS := ../shared/cifar10
+ifeq ($(RFDLIGHT_DATA)$(wildcard $(PIXELS)/test.zip),$(PIXELS)/test.zip)
+export RFDLIGHT_DATA := $(CURDIR)/.data
+DATA := .data/cifar10/test
+endif
+
+.PHONY: demo test test-slow lint bench data clean
+
+demo: $(READY)
+	rm -rf $(DEMO)
+	$(BIN)/rfdlight test --attack rays --run $(DEMO)/undefended
+	$(BIN)/rfdlight test --attack rays --defense feature_noise --defense.layers 'layer*' --defense.sigma 0.4 --run $(DEMO)/defended
+	$(BIN)/rfdlight report $(DEMO)/undefended $(DEMO)/defended --output $(DEMO)/report
+
+test: $(READY) $(DATA)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(READY) $(DATA)
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/engine.py
+
+data: .data/cifar10/test .data/cifar10/train
+
+.data/cifar10/test:
+	$(PYTHON) -m zipfile -e $(PIXELS)/test.zip .data/cifar10
+
+.data/cifar10/train:
+	for part in $(PIXELS)/train-*.zip; do $(PYTHON) -m zipfile -e $$part .data/cifar10 || exit 1; done
+
+$(READY): setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .data runs build dist *.egg-info

@@ -1,0 +1,121 @@
+"""What a defense is: a change at some places of a network, for a while."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from rfdlight.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a defense acts.
+
+    Attributes:
+        name: The module's path in the network, for people.
+        module: The module.
+        side: Whether its input or its output is changed.
+    """
+
+    name: str
+    module: nn.Module
+    side: Literal["input", "output"]
+
+
+class Defense(Callback, ABC):
+    """Changes activations by hooks, as a context manager on any module or as a Lightning callback.
+
+    `with defense.on(model): ...` defends inside the block; afterwards, and after any exception, the
+    model is what it was. As a callback of a Trainer, it defends the LightningModule's `victim` (or the
+    module itself where it has none) during `test`.
+
+    Subclasses say where (`places`) and what (`transform`).
+    """
+
+    def __init__(self) -> None:
+        self._handles: list[RemovableHandle] = []
+
+    @abstractmethod
+    def places(self, model: nn.Module) -> list[Place]:
+        """Return where this defense acts on `model`, at least one place.
+
+        Raises:
+            UserError: If there is none.
+        """
+
+    @abstractmethod
+    def transform(self, x: Tensor, place: int) -> Tensor:
+        """Return what takes the place of the activation `x`, (rows, ...), of the same shape.
+
+        Args:
+            x: The activation; it must not be changed.
+            place: Its position among the places.
+        """
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two calls may differ."""
+        return True
+
+    @abstractmethod
+    def describe(self, model: nn.Module) -> str:
+        """Return one line on what the defense does to `model`."""
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[nn.Module]:
+        """Defend `model` inside a with block."""
+        self.attach(model)
+        try:
+            yield model
+        finally:
+            self.detach()
+
+    def attach(self, model: nn.Module) -> None:
+        """Put the hooks in.
+
+        Raises:
+            UserError: If the defense is attached already, or the model is compiled, which would
+                silently leave the hooks out.
+        """
+        if self._handles:
+            raise UserError(f"this {type(self).__name__} already defends a model; detach it first")
+        if any(hasattr(module, "_orig_mod") for module in model.modules()):
+            raise UserError("a compiled model ignores hooks; attach the defense first, then compile")
+        for number, place in enumerate(self.places(model)):
+            if place.side == "input":
+                handle = place.module.register_forward_pre_hook(partial(self._before, number))
+            else:
+                handle = place.module.register_forward_hook(partial(self._after, number))
+            self._handles.append(handle)
+
+    def detach(self) -> None:
+        """Take the hooks out; harmless when there are none."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def _before(self, place: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.transform(inputs[0], place), *inputs[1:])
+
+    def _after(self, place: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return self.transform(output, place)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Defend during `test`."""
+        self.attach(getattr(pl_module, "victim", pl_module))
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Take the hooks out at the end."""
+        self.detach()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the hooks out after a failure, when Lightning calls no teardown."""
+        self.detach()

@@ -1,0 +1,255 @@
+"""The evaluation of a victim under attack."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from rich.console import Console
+from torch import nn
+
+from rfdlight.attacks.base import Attack
+from rfdlight.data.base import Batch, ImageData
+from rfdlight.defenses.base import Defense
+from rfdlight.engine.engine import Accounting, Engine
+from rfdlight.engine.judge import Judge, Rule
+from rfdlight.engine.oracle import Oracle, Precision
+from rfdlight.errors import UserError
+from rfdlight.modules.progress import ProgressDisplay
+from rfdlight.names import short_name
+from rfdlight.results.plots import draw_curves
+from rfdlight.results.records import Record, RecordWriter, in_order
+from rfdlight.results.summary import summarize
+from rfdlight.results.tables import run_table
+from rfdlight.victims.resolve import resolve_victim
+
+
+class AttackEvaluation(LightningModule):
+    """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
+
+    The trainer's `default_root_dir` gets `records.jsonl`, one line per image as it finishes,
+    `summary.json` and `curves.png`.
+
+    Args:
+        victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the
+            data's own victim.
+        checkpoint: A safetensors file with weights for a victim that is no card.
+        attack: The attacker.
+        budget: Billed queries per image, >= 0.
+        judge: Which rule calls an image broken: "sequential" (the default, Definition 1 of the paper with
+            stated error), "paper", "single" or "never".
+        accounting: "exact" never exceeds the budget by one; "paper" bills as the paper's code does.
+        final_draws: Fresh draws at every image's final point, >= 2.
+        batch_size: Rows per forward pass.
+        slots: Images in the pool; by default twice the batch size.
+        precision: Of the attack's forward passes; the judge decides in float32 always.
+        channels_last: Run the victim in channels-last memory, usually faster.
+        seed: Of the attack's and the victim's randomness.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        victim: str | None = None,
+        checkpoint: str | None = None,
+        attack: Attack | None = None,
+        budget: int = 1000,
+        judge: Rule = "sequential",
+        accounting: Accounting = "exact",
+        final_draws: int = 100,
+        batch_size: int = 64,
+        slots: int | None = None,
+        precision: Precision = "float32",
+        channels_last: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("budget", budget, 0),
+            ("final_draws", final_draws, 2),
+            ("batch_size", batch_size, 1),
+            ("slots", slots or batch_size, batch_size),
+        ):
+            if value < least:
+                raise UserError(f"model.{name} must be at least {least}, got {value}")
+        if attack is None:
+            raise UserError("an attack is needed: --attack NAME")
+        self.victim_spec = victim
+        self.checkpoint = checkpoint
+        self.attack = attack
+        self.budget = budget
+        self.judge = Judge(judge, final_draws)
+        self.accounting = accounting
+        self.batch_size = batch_size
+        self.slots = slots or 2 * batch_size
+        self.precision = precision
+        self.channels_last = channels_last
+        self.seed = seed
+        self.victim: nn.Module | None = None
+        self.complete = False
+        self.console = Console()
+        self._records: list[Record] = []
+        self._robust = 0
+        self._engine: Engine | None = None
+        self._asked_to_stop = False
+
+    @property
+    def data(self) -> ImageData:
+        """The data module that the trainer was given."""
+        return self.trainer.datamodule
+
+    @property
+    def defenses(self) -> list[Defense]:
+        """The trainer's callbacks that are defenses, in order."""
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, Defense)]
+
+    @property
+    def folder(self) -> Path:
+        """The run directory."""
+        return Path(self.trainer.default_root_dir)
+
+    def setup(self, stage: str) -> None:
+        """Load the victim and settle what was left open."""
+        if self.trainer.world_size > 1:
+            raise UserError("rfdlight test runs on one device: use --trainer.devices 1")
+        self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
+        if self.attack.eps is None:
+            self.attack.eps = self.data.reference_eps
+        self.threat = self.attack.threat
+
+    def on_test_start(self) -> None:
+        """Print the attack card and open the run; the defenses are in place by now."""
+        if (self.folder / "records.jsonl").exists():
+            raise UserError(f"{self.folder} already holds another run; give --run another folder")
+        self.console.print(self._card())
+        self._writer = RecordWriter(self.folder / "records.jsonl")
+        self._oracle = Oracle(
+            self.victim,
+            self.batch_size,
+            seed=self.seed,
+            precision=self.precision,
+            channels_last=self.channels_last,
+        )
+        self._handlers = {
+            number: signal.signal(number, self._stop_soon) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        self._display = ProgressDisplay(self.console, self.data.num_images)
+        self._started = time.monotonic()
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Hand a batch to the engine, and tick until it wants more."""
+        x, y, ids = batch
+        if self._engine is None:
+            self._engine = self._start(x)
+        if not (x.min() >= 0 and x.max() <= 1):
+            raise UserError(f"expected pixels in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
+        self._engine.submit(x, y, ids)
+        self._engine.run(until_room=True)
+
+    def on_test_epoch_end(self) -> None:
+        """Attack what is left, and report."""
+        self._engine.run()
+        self._close()
+        self._engine.ledger.check(self._oracle.forwarded)
+        self.complete = len(self._records) == self.data.num_images
+        summary = summarize(self._records, self._facts())
+        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        if not self._records:
+            return
+        draw_curves([(self.folder.name, in_order(self._records), self.budget)], self.folder / "curves.png")
+        self.console.print(run_table(summary))
+        self.console.print(f"records, summary and picture: {self.folder}")
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leave the terminal and the signals as they were."""
+        if hasattr(self, "_display"):
+            self._close()
+
+    def _close(self) -> None:
+        self._display.close()
+        self._writer.close()
+        self._oracle.close()
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _stop_soon(self, number: int, frame: Any) -> None:
+        self._asked_to_stop = True
+
+    def _start(self, x: torch.Tensor) -> Engine:
+        random = any(defense.is_random for defense in self.defenses)
+        clock = torch.zeros(min(len(x), self.batch_size), dtype=torch.int64, device=x.device)
+        answers = self._oracle.scores(x[: self.batch_size], clock, "judge")
+        if answers.ndim != 2 or answers.shape[1] != self.data.num_classes:
+            raise UserError(
+                f"the victim answers with shape {tuple(answers.shape[1:])}, expected {self.data.num_classes} classes"
+            )
+        random = self._oracle.is_random(x) or random
+        engine = Engine(
+            self._oracle,
+            self.attack,
+            classes=self.data.num_classes,
+            budget=self.budget,
+            slots=self.slots,
+            judge=self.judge,
+            seed=self.seed,
+            accounting=self.accounting,
+            deterministic=not random,
+            on_record=self._on_record,
+            stop=self._tick,
+        )
+        engine.ledger.pad(self._oracle.forwarded)
+        return engine
+
+    def _on_record(self, record: Record) -> None:
+        self._writer(record)
+        self._records.append(record)
+        self._robust += record["verdict"] != "broken" and record["clean_margin"] >= 0
+
+    def _tick(self) -> bool:
+        self._display.update(len(self._records), self._robust, self._engine.ledger.total["attack"])
+        return self._asked_to_stop
+
+    def _facts(self) -> dict[str, Any]:
+        """What is true of the run as a whole."""
+        return {
+            "name": self.folder.name,
+            "data": self.data.name,
+            "num_images": self.data.num_images,
+            "selection": self.data.selection,
+            "victim": self.victim_text,
+            "defense": self._defense_text(),
+            "attack": short_name("attack", type(self.attack)),
+            "norm": self.threat.norm,
+            "eps": self.threat.eps,
+            "budget": self.budget,
+            "judge": self.judge.rule,
+            "accounting": self.accounting,
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "deterministic": self._engine.deterministic,
+            "complete": self.complete,
+            "totals": self._engine.ledger.total,
+            "wall_seconds": time.monotonic() - self._started,
+        }
+
+    def _defense_text(self) -> str:
+        return "; ".join(defense.describe(self.victim) for defense in self.defenses) or "none"
+
+    def _card(self) -> str:
+        attack = short_name("attack", type(self.attack))
+        return (
+            f"victim   {self.victim_text}\n"
+            f"defense  {self._defense_text()}\n"
+            f"attack   {attack}, reads {self.attack.reads}, {self.threat.norm} ball of eps {self.threat.eps:g}\n"
+            f"budget   {self.budget} queries per image, accounting {self.accounting}, judge {self.judge.rule}, "
+            f"attack in {self.precision}\n"
+            f"images   {self.data.num_images} of {self.data.name} ({self.data.selection})"
+        )

@@ -1,0 +1,92 @@
+"""Robust accuracy against queries, as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from rfdlight.results.intervals import wilson
+from rfdlight.results.records import Record
+from rfdlight.results.summary import breaks_at, clean_right, was_screened
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's palette, which readers of every colour vision can tell apart, without its yellow."""
+
+
+def draw_curves(runs: list[tuple[str, list[Record], int]], path: Path, log: bool = False) -> None:
+    """Draw the robust accuracy of runs against the queries billed, as a PNG.
+
+    A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
+    thin dashes show the first candidate that a majority of 9 votes called wrong.
+
+    Args:
+        runs: Label, records and budget of each; a run without records is left out.
+        path: Of the picture.
+        log: Whether the axis of the queries is logarithmic; it then starts at 1.
+    """
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    start = 1 if log else 0
+    handles = []
+    for i, (label, records, budget) in enumerate(runs):
+        if records:
+            colour = _COLOURS[i % len(_COLOURS)]
+            style = "-" if i < len(_COLOURS) else "-."
+            handles.append(_draw(axes, label, records, budget, start, colour, style))
+    most = max([budget for _, _, budget in runs] + [start + 1])
+    if log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    # A little room past the last query and beyond 0 and 100 % shows what ends there.
+    axes.set_xlim(start, most**1.02 if log else most * 1.01)
+    axes.set_ylim(-0.01, 1.01)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("queries billed per image")
+    axes.set_ylabel("robust accuracy (mean logits, 95% band)")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    if any(was_screened(records) for _, records, _ in runs):
+        handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle="--", label=" first 9-vote screen"))
+    # Below the axes, where long labels cover no curve.
+    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def steps(records: list[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a step curve of the share of images that are initially right and still stand.
+
+    Args:
+        records: All images of the run, at least one.
+        ends: Per record the query at which it fell, None if it did not.
+        start: First query of the curve.
+        stop: Last query of the curve.
+
+    Returns:
+        Queries and numbers of standing images, (points,) int64 both; a number holds up to the next query.
+    """
+    right = [clean_right(record) for record in records]
+    fallen = np.sort([end for end, ok in zip(ends, right, strict=True) if ok and end is not None])
+    queries = np.unique(np.concatenate([[start, stop], fallen])).astype(np.int64)
+    queries = queries[(queries >= start) & (queries <= stop)]
+    return queries, sum(right) - np.searchsorted(fallen, queries, side="right")
+
+
+def _draw(axes: Axes, label: str, records: list[Record], budget: int, start: int, colour: str, style: str) -> Line2D:
+    total = len(records)
+    queries, standing = steps(records, [breaks_at(record) for record in records], start, budget)
+    bounds = np.array([wilson(int(count), total) for count in standing])
+    axes.fill_between(queries, bounds[:, 0], bounds[:, 1], step="post", color=colour, alpha=0.15, linewidth=0)
+    # A legend would set what stands between dollars as a formula, and leave out what begins with "_".
+    name = " " + label.replace("$", r"\$")
+    (line,) = axes.step(queries, standing / total, where="post", color=colour, linewidth=2, linestyle=style, label=name)
+    if not was_screened(records):
+        return line
+    screened, passed = steps(records, [record["first_screen9"] for record in records], start, budget)
+    axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
+    return line

@@ -1,0 +1,132 @@
+"""What a run found, for a terminal of 80 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from rfdlight.results.summary import Share
+
+_MOST_BUDGETS = 8
+"""Columns of the budgets' table that 80 characters have room for."""
+
+
+def run_table(summary: dict[str, Any]) -> Group:
+    """Show a summary.
+
+    Args:
+        summary: Of `rfdlight.results.summary.summarize`.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    parts = [_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary)]
+    return Group(*parts, *(Text(note, style="dim") for note in _notes(summary)))
+
+
+def percent(share: Share | None) -> str:
+    """Return a share as text, a dash if it is of no images."""
+    return "-" if share is None or share["share"] is None else f"{share['share']:.1%}"
+
+
+def interval(share: Share | None) -> str:
+    """Return a share's interval as text."""
+    return "-" if share is None or share["share"] is None else f"{share['low']:.1%} to {share['high']:.1%}"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number with so many significant digits, whole ones in full, a dash for none."""
+    if value is None:
+        return "-"
+    return f"{int(value):,}" if value == int(value) else f"{value:,.{digits}g}"
+
+
+def incomplete(summary: dict[str, Any]) -> str:
+    """Return a remark if images are missing, else an empty text."""
+    run, images = summary["run"], summary["counts"]["images"]
+    return "" if run["complete"] else f"INCOMPLETE: {images:,} of {run['num_images']:,} images"
+
+
+def _title(summary: dict[str, Any]) -> Text:
+    run = summary["run"]
+    ball = f"{run['norm']} eps {run['eps']:g}, {run['budget']:,} queries per image"
+    lines = [
+        f"{run['attack']} against {run['victim']}: {ball}",
+        f"data {run['data']}, {summary['counts']['images']:,} images; defense {run['defense'] or 'none'}",
+        f"judge {run['judge']}, accounting {run['accounting']}, {run['precision']}, seed {run['seed']}",
+    ]
+    title = Text("\n" + lines[0], style="bold")
+    if incomplete(summary):
+        title.append(f"\n{incomplete(summary)}", style="bold red")
+    return title.append("\n" + "\n".join(lines[1:]), style="not bold")
+
+
+def _accuracies(summary: dict[str, Any]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("accuracy over all images", min_width=44)
+    table.add_column("share", justify="right")
+    table.add_column("95% interval", justify="right")
+
+    def row(label: str, share: Share | None, style: str = "") -> None:
+        table.add_row(label, percent(share), interval(share), style=style)
+
+    mean, single, counts = summary["mean_logits"], summary["single_draw"], summary["counts"]
+    row("mean logits: clean", mean["clean"])
+    row("mean logits: robust, undecided as robust", mean["robust"], "bold")
+    row(f"  lower bound, the {counts['undecided']:,} undecided as broken", mean["robust_lower"])
+    screened = summary["first_screen9"]
+    row(f"  by the first 9-vote screen instead{' (no votes)' if screened is None else ''}", screened)
+    row("single answer: clean", single["clean"])
+    row("single answer: robust, expected", single["robust"])
+    table.add_section()
+    right = counts["images"] - counts["initially_wrong"]
+    row(f"attack success, of the {right:,} initially right", summary["attack_success"])
+    return table
+
+
+def _curve(curve: list[dict[str, Any]]) -> Table:
+    shown = curve[-_MOST_BUDGETS:]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("after queries")
+    for point in shown:
+        table.add_column(f"{point['queries']:,}", justify="right")
+    table.add_row("robust", *(percent(point) for point in shown), style="bold")
+    for label, bound in (("95% from", "low"), ("      to", "high")):
+        table.add_row(label, *("-" if point["share"] is None else f"{point[bound]:.1%}" for point in shown))
+    return table
+
+
+def _facts(summary: dict[str, Any]) -> Table:
+    counts, broken, ledger, run = (summary[name] for name in ("counts", "broken_images", "ledger", "run"))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    images = [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("initially_wrong", "broken", "undecided")]
+    table.add_row("images", ", ".join(images))
+    if counts["late"]:
+        table.add_row("", f"{counts['late']:,} of the broken found by the final draws alone")
+    if counts["unconfirmed"]:
+        table.add_row("", f"{counts['unconfirmed']:,} called broken, but not by the final draws")
+    if counts["broken"]:
+        queries = f"median {number(broken['median_queries'])}, mean {number(broken['mean_queries'])}"
+        table.add_row("queries to break", queries)
+        for norm in ("linf", "l2"):
+            lengths = f"median {number(broken[f'median_{norm}'])}, largest {number(broken[f'max_{norm}'])}"
+            table.add_row(f"{norm} of the broken", lengths)
+    kinds = " + ".join(f"{ledger[kind]:,} {kind}" for kind in ("attack", "observe", "judge", "padding"))
+    table.add_row("rows of the victim", f"{ledger['rows']:,} = {kinds}")
+    if ledger["judge_ratio"] is not None:
+        table.add_row("judge's share", f"{ledger['judge_ratio']:.2f} judge rows per row of the attack, none billed")
+    table.add_row("time", f"{run['wall_seconds']:,.1f} s")
+    return table
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    notes = ["\nTake gaps within one pair only: mean logits or single answers."]
+    if not summary["run"]["deterministic"]:
+        notes.append("The victim is random: this run can be repeated in distribution only.")
+    return notes

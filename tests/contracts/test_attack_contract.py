@@ -1,0 +1,279 @@
+"""What every attack has to obey, whatever it does; a new attack gets these tests from its name alone."""
+
+import ast
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from harness import ENGINE_COLUMNS, CoinFlip, Constant, Linear, Mapped, Run, drive, images, one_by_one
+
+import rfdlight
+from rfdlight.engine import Judge
+from rfdlight.names import NAMES
+
+EPS = {"linf": 0.01, "l2": 0.3}
+MARGINS = ("clean_margin", "final_margin")
+BASE = {"rfdlight.attacks.base", *(f"rfdlight.{m}" for m in "clock errors losses norms rng tensors threat".split())}
+
+
+def attack_class(name):
+    module, _, cls = NAMES["attack"][name].rpartition(".")
+    return getattr(importlib.import_module(module), cls)
+
+
+CASES = [(name, norm) for name in sorted(NAMES["attack"]) for norm in attack_class(name).norms]
+
+
+@pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
+def make(request):
+    """Build the attack anew: no test may depend on what another left in it."""
+    name, norm = request.param
+    return lambda eps=None: attack_class(name)(eps=EPS[norm] if eps is None else eps, norm=norm)
+
+
+@pytest.fixture
+def label_attack(make):
+    if make().reads != "labels":
+        pytest.skip("reads scores")
+    return make
+
+
+def linear(x):
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(1, *x.shape[1:], generator=generator)
+    return Linear(weight, float(0.3 - (x * weight).flatten(1).sum(1).min()))
+
+
+def watched(attack, seen):
+    """Check the promises of the base class at every call of the engine."""
+    ask, tell, init = attack.ask, attack.tell, attack.init
+    kept = {}
+
+    def checked_init(x, y, seed):
+        given = x.clone(), y.clone(), seed.clone()
+        columns = init(x, y, seed)
+        assert torch.equal(x, given[0])
+        assert torch.equal(y, given[1])
+        assert torch.equal(seed, given[2])
+        assert not columns.keys() & set(ENGINE_COLUMNS)
+        form = {name: (column.dtype, column.shape[1:]) for name, column in columns.items()}
+        assert kept.setdefault("form", form) == form
+        assert all(len(column) == len(x) for column in columns.values())
+        return columns
+
+    def checked_ask(state):
+        kept["own"] = {name: state[name].clone() for name in ENGINE_COLUMNS}
+        assert {name: (state[name].dtype, state[name].shape[1:]) for name in kept["form"]} == kept["form"]
+        points = ask(state)
+        assert points.shape == state["x"].shape
+        assert points.dtype == state["x"].dtype
+        assert points.min() >= 0
+        assert points.max() <= 1
+        kept["points"] = points.clone()
+        return points
+
+    def checked_tell(state, points, answer):
+        assert answer.shape == state["y"].shape if attack.reads == "labels" else answer.ndim == 2
+        tell(state, points, answer)
+        assert torch.equal(points, kept["points"])
+        for name, before in kept["own"].items():
+            assert torch.equal(state[name], before), f"the attack changed the engine's column {name}"
+        assert {name: (state[name].dtype, state[name].shape[1:]) for name in kept["form"]} == kept["form"]
+        seen.append(len(points))
+
+    attack.init, attack.ask, attack.tell = checked_init, checked_ask, checked_tell
+    return attack
+
+
+@pytest.mark.parametrize("victim", ["resnet", "linear", "constant", "coin flip"])
+def test_columns_inputs_points_and_counts_keep_their_promises(make, victim, resnet, clean):
+    x, y = clean
+    y = y if victim == "resnet" else torch.zeros_like(y)
+    chosen = {"resnet": resnet, "linear": linear(x), "constant": Constant(), "coin flip": CoinFlip()}[victim]
+    asked = []
+    rule = Judge("never" if victim == "coin flip" else "sequential")
+    run = Run(chosen, watched(make(), asked), x, y, budget=40, deterministic=victim != "coin flip", judge=rule)
+    assert asked
+    assert sum(asked) == run.total["attack"] == int(run.column("attack").sum())
+    assert run.total["judge"] == int(run.column("judge").sum())
+    assert sum(run.total.values()) == sum(shape[0] for shape in run.shapes) == run.oracle.forwarded
+    assert set(run.shapes) == {(4, 3, 16, 16)}
+    run.engine.ledger.check(run.oracle.forwarded)
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 7, 10, 100])
+def test_an_unbreakable_victim_is_asked_exactly_the_budget(make, budget):
+    x, y = images(5, (3, 4, 4)), torch.zeros(5, dtype=torch.int64)
+    run = Run(Constant(), make(), x, y, budget=budget)
+    for record in run.records:
+        assert record["attack"] + record["observe"] == record["billed"] == budget
+        assert record["broken_at"] is None
+        assert record["verdict"] == "robust"
+    assert sum(run.total.values()) == run.oracle.forwarded
+
+
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 7, 10, 100])
+@pytest.mark.parametrize("victim", ["linear", "coin flip"])
+def test_no_budget_is_exceeded(make, budget, victim):
+    x, y = images(6, (3, 4, 4)), torch.zeros(6, dtype=torch.int64)
+    torch.manual_seed(budget)
+    chosen = linear(x) if victim == "linear" else CoinFlip()
+    judge = Judge(clean_draws=3, final_draws=5)
+    run = Run(chosen, make(), x, y, budget=budget, judge=judge, deterministic=victim == "linear", slots=6)
+    assert len(run.records) == 6
+    for record in run.records:
+        assert record["attack"] + record["observe"] == record["billed"] <= budget
+        assert record["broken_at"] is None or 1 <= record["broken_at"] <= record["billed"]
+        assert record["first_screen9"] is None or record["first_screen9"] <= record["billed"]
+        # Only an image that is broken, or was wrong, may leave budget unspent.
+        wrong = record["attack"] == 0
+        assert record["billed"] == budget or record["broken_at"] is not None or wrong
+    assert sum(run.total.values()) == run.oracle.forwarded
+
+
+def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, resnet, clean):
+    attack = make(eps=0.08 if make().norm == "linf" else 2.0)
+    run = Run(resnet, attack, *clean, budget=100)
+    broken = [record for record in run.records if record["broken_at"] is not None]
+    assert len(broken) >= 3
+    for record in run.records:
+        assert record["linf"] <= attack.eps + 1e-6 if attack.norm == "linf" else record["l2"] <= attack.eps * (1 + 1e-4)
+        assert (record["verdict"] == "broken") == (record["final_wrong"] == 1)
+        assert record["broken_at"] is None or record["verdict"] == "broken"
+
+
+def test_records_do_not_depend_on_pool_order_or_chunks(make, resnet, clean):
+    x, y = clean
+    y = y.clone()
+    y[3] = (y[3] + 1) % 5
+    arrangements = [
+        {"slots": 4},
+        {"slots": 7, "order": [9, 3, 0, 7, 1, 8, 2, 6, 5, 4]},
+        {"slots": 8, "chunk": 3},
+        {"slots": 10, "order": list(range(9, -1, -1))},
+        {"slots": 10},
+    ]
+    records = [Run(resnet, make(), x, y, budget=60, **arrangement).records for arrangement in arrangements]
+    assert len({record["broken_at"] for record in records[0]}) >= 2, "the victim is too easy to tell runs apart"
+    for other in records[1:]:
+        assert other == records[0]
+
+
+def test_removing_images_changes_no_other(make, resnet, clean):
+    x, y = clean
+    whole = Run(resnet, make(), x, y, budget=30).records
+    part = Run(resnet, make(), x, y, budget=30, order=[8, 2, 5]).records
+    assert part == [whole[i] for i in (2, 5, 8)]
+
+
+def test_another_seed_changes_what_random_attacks_ask(make, resnet, clean):
+    x, y = clean
+    first, again, other = (
+        torch.stack([p for _, p, _, _ in drive(make(), one_by_one(resnet), x[:2], y[:2], budget=5, seed=seed)])
+        for seed in (torch.tensor([1, 2]), torch.tensor([1, 2]), torch.tensor([3, 4]))
+    )
+    assert torch.equal(first, again)
+    draws = "rng" in inspect.getsource(sys.modules[type(make()).__module__])
+    assert torch.equal(first, other) != draws
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda z: 1000 * z, lambda z: z + 1, lambda z: z**3, lambda z: z.sign() * z.abs().sqrt()],
+    ids=["times 1000", "plus 1", "cubed", "root"],
+)
+def test_label_attacks_cannot_see_scores(label_attack, change, resnet, clean):
+    plain = Run(resnet, label_attack(), *clean, budget=60).records
+    mapped = Run(Mapped(resnet, change), label_attack(), *clean, budget=60).records
+    for before, after in zip(plain, mapped, strict=True):
+        assert {k: v for k, v in before.items() if k not in MARGINS} == {
+            k: v for k, v in after.items() if k not in MARGINS
+        }
+
+
+def test_label_attacks_are_given_labels_alone(label_attack, resnet, clean):
+    attack = label_attack()
+    tell, kinds = attack.tell, set()
+
+    def spy(state, points, answer):
+        kinds.add((answer.dtype, answer.ndim, *(k for k, v in state.items() if v.shape[1:] == (5,))))
+        tell(state, points, answer)
+
+    attack.tell = spy
+    Run(resnet, attack, *clean, budget=10)
+    assert kinds == {(torch.int64, 1)}
+
+
+def test_a_state_goes_on_from_a_file_at_every_query(make, resnet, clean):
+    x, y = clean[0][:3], clean[1][:3]
+    answer = one_by_one(resnet)
+    plain = drive(make(), answer, x, y, budget=70)
+    saved = drive(make(), answer, x, y, budget=70, saved=True)
+    for (_, points, _, state), (_, same, _, loaded) in zip(plain, saved, strict=True):
+        assert torch.equal(points, same)
+        assert state.keys() == loaded.keys()
+        assert all(torch.equal(state[name], loaded[name]) for name in state)
+
+
+def test_rows_do_not_see_each_other(make, resnet, clean):
+    x, y = clean[0][:3], clean[1][:3]
+    answer = one_by_one(resnet)
+    seed = torch.tensor([11, 12, 13])
+    together = drive(make(), answer, x, y, budget=40, seed=seed)
+    alone = [drive(make(), answer, x[i, None], y[i, None], budget=40, seed=seed[i, None]) for i in range(3)]
+    for (_, points, _, _), *each in zip(together, *alone, strict=True):
+        for i in range(3):
+            assert torch.equal(points[i], each[i][1][0])
+
+
+def test_initially_wrong_images_are_never_asked(make, resnet, clean):
+    x, y = clean
+    run = Run(resnet, make(), x, (y + 1) % 5, budget=50)
+    for record in run.records:
+        assert record["attack"] == record["observe"] == record["billed"] == record["candidates"] == 0
+        assert record["clean_wrong"] == 1
+        assert record["verdict"] == "broken"
+        assert record["broken_at"] is None
+        assert record["linf"] == 0
+    assert run.total["attack"] == 0
+
+
+@pytest.mark.parametrize("rule", ["sequential", "single", "never", "paper"])
+@pytest.mark.parametrize("accounting", ["exact", "paper"])
+def test_a_coin_flipping_victim_is_finished_with_finite_numbers(make, rule, accounting):
+    x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
+    judge = Judge(rule, final_draws=10, clean_draws=5)
+    run = Run(CoinFlip(), make(), x, y, budget=50, deterministic=False, slots=8, judge=judge, accounting=accounting)
+    assert len(run.records) == 8
+    for record in run.records:
+        numbers = [value for value in record.values() if isinstance(value, float)]
+        assert torch.tensor(numbers).isfinite().all()
+        assert record["billed"] <= 50
+        assert accounting == "paper" or record["attack"] + record["observe"] <= 50
+        assert record["final_draws"] == 10
+    assert sum(run.total.values()) == run.oracle.forwarded
+
+
+@pytest.mark.parametrize("name", sorted(NAMES["attack"]))
+def test_an_attack_file_imports_torch_the_standard_library_and_base_modules_alone(name):
+    tree = ast.parse(Path(inspect.getfile(attack_class(name))).read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            parent = node.module or ""
+            modules = [f"rfdlight.{a.name}" for a in node.names] if parent == "rfdlight" else [parent]
+        else:
+            continue
+        for module in modules:
+            top = module.partition(".")[0]
+            assert module in BASE or top == "torch" or top in sys.stdlib_module_names, f"{name} imports {module}"
+
+
+def test_every_attack_file_has_a_short_name():
+    folder = Path(rfdlight.__file__).parent / "attacks"
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "base"} == set(NAMES["attack"])

@@ -1,0 +1,195 @@
+"""Small victims, and the two ways to run an attack in a test: by hand and through the engine."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rfdlight.attacks import Attack
+from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.victims.cifar_resnet import CifarResNet
+
+ENGINE_COLUMNS = ("x", "y", "seed", "budget")
+
+
+def images(count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0) -> Tensor:
+    """Random images whose pixels reach both ends of the range."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(count, *shape, generator=generator) * 1.4 - 0.2).clamp(0, 1)
+
+
+def centred_resnet(classes: int = 5) -> nn.Module:
+    """A small network with random weights whose answers vary: its mean logits over images are zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        victim = CifarResNet(8, num_classes=classes).eval()
+    with torch.no_grad():
+        logits = victim(images(32, seed=9))
+        victim.fc.bias -= logits.mean(0)
+    return victim
+
+
+class Linear(nn.Module):
+    """Two classes; the margin of class 0 is w . x + offset."""
+
+    def __init__(self, weight: Tensor, offset: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.clone(), requires_grad=False)
+        self.offset = offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = (x.double() * self.weight.double()).flatten(1).sum(1) + self.offset
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+    def least_margin(self, x: Tensor, eps: float) -> Tensor:
+        """The exact minimum over the ball and the pixel range, one per row."""
+        return self((x - eps * self.weight.sign()).clamp(0, 1))[:, 0]
+
+    def least_radius(self, x: Tensor) -> float:
+        """The exact smallest linf radius at which the one image x is misclassified."""
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.least_margin(x, middle).item() <= 0 else (middle, high)
+        return high
+
+
+class Constant(nn.Module):
+    """Answers class 0 whatever it sees: it cannot be broken."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = torch.zeros(len(x), 3, device=x.device)
+        logits[:, 0] = 1
+        return logits
+
+
+class CoinFlip(nn.Module):
+    """Answers at random."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.randn(len(x), 3, device=x.device)
+
+
+class Mapped(nn.Module):
+    """Changes the logits of another victim."""
+
+    def __init__(self, victim: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.victim = victim
+        self.change = change
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.change(self.victim(x))
+
+
+class Run:
+    """One run of the engine with everything that tests look at."""
+
+    def __init__(
+        self,
+        victim: nn.Module,
+        attack: Attack,
+        x: Tensor,
+        y: Tensor,
+        *,
+        budget: int,
+        batch_size: int = 4,
+        slots: int = 4,
+        judge: Judge | None = None,
+        deterministic: bool = True,
+        order: list[int] | None = None,
+        chunk: int | None = None,
+        **options: Any,
+    ) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        hook = victim.register_forward_hook(lambda _, inputs, __: self.shapes.append(tuple(inputs[0].shape)))
+        self.oracle = Oracle(victim, batch_size, **{k: options.pop(k) for k in ("precision",) if k in options})
+        records: list[dict[str, Any]] = []
+        classes = victim(x[:1]).shape[1]
+        self.shapes.clear()
+        self.oracle.forwarded = 0
+        self.engine = Engine(
+            self.oracle,
+            attack,
+            classes=classes,
+            budget=budget,
+            slots=slots,
+            judge=judge or Judge(),
+            deterministic=deterministic,
+            on_record=records.append,
+            **options,
+        )
+        order = order or list(range(len(x)))
+        chunk = chunk or len(order)
+        for start in range(0, len(order), chunk):
+            part = order[start : start + chunk]
+            self.engine.submit(x[part], y[part], [f"test/{i:04d}" for i in part])
+            self.engine.run(until_room=True)
+        self.engine.run()
+        self.oracle.close()
+        hook.remove()
+        self.records = sorted(records, key=lambda record: record["id"])
+        assert [record["id"] for record in self.records] == [f"test/{i:04d}" for i in sorted(order)]
+
+    @property
+    def total(self) -> dict[str, int]:
+        return self.engine.ledger.total
+
+    def column(self, name: str) -> Tensor:
+        return torch.tensor([record[name] for record in self.records])
+
+
+def one_by_one(victim: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Answer each row in a forward pass of its own, so that rounding cannot depend on the batch."""
+
+    @torch.no_grad()
+    def answer(points: Tensor) -> Tensor:
+        return torch.cat([victim(point[None]) for point in points]).float()
+
+    return answer
+
+
+def start(attack: Attack, x: Tensor, y: Tensor, seed: Tensor, budget: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Open a state as the engine does; also returns the names of the attack's columns."""
+    own = attack.init(x, y, seed)
+    state = {"x": x.clone(), "y": y.clone(), "seed": seed.clone(), "budget": torch.full_like(y, budget), **own}
+    return state, tuple(own)
+
+
+def drive(
+    attack: Attack,
+    answer: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    *,
+    budget: int,
+    steps: int | None = None,
+    seed: Tensor | None = None,
+    saved: bool = False,
+) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]]:
+    """Run an attack without the engine.
+
+    Only the columns last from one tick to the next, as in the engine; with `saved`, they go through a
+    file in between.
+
+    Yields:
+        The columns before the query, the points, the logits, and the columns after it.
+    """
+    seed = torch.arange(len(x)) + 100 if seed is None else seed
+    state, names = start(attack, x, y, seed, budget)
+    for _ in range(budget if steps is None else steps):
+        if saved:
+            file = io.BytesIO()
+            torch.save(state, file)
+            file.seek(0)
+            state = torch.load(file, weights_only=True)
+        before = {name: column.clone() for name, column in state.items()}
+        points = attack.ask(state)
+        logits = answer(points)
+        attack.tell(state, points, logits.argmax(1) if attack.reads == "labels" else logits)
+        state = {name: state[name] for name in (*ENGINE_COLUMNS, *names)}
+        yield before, points.clone(), logits, {name: column.clone() for name, column in state.items()}

@@ -1,0 +1,51 @@
+import matplotlib.image
+import numpy as np
+import pytest
+from hand import record, ten
+
+from rfdlight.results import plots
+from rfdlight.results.plots import draw_curves, steps
+from rfdlight.results.summary import breaks_at, robust_at
+
+
+def test_steps_agree_with_the_accuracy_at_every_query():
+    records = ten()
+    queries, standing = steps(records, [breaks_at(each) for each in records], 0, 30)
+    assert queries.tolist() == [0, 1, 7, 20, 30]
+    assert standing.tolist() == [9, 8, 7, 6, 5]
+    for query, count in zip(queries.tolist(), standing.tolist(), strict=True):
+        assert robust_at(records, query)["share"] == count / 10
+
+
+def test_steps_of_a_later_start_begin_with_what_still_stands():
+    records = ten()
+    queries, standing = steps(records, [breaks_at(each) for each in records], 5, 20)
+    assert queries.tolist() == [5, 7, 20]
+    assert standing.tolist() == [8, 7, 6]
+
+
+def test_steps_without_a_break_are_flat():
+    queries, standing = steps([record(0)], [None], 0, 30)
+    assert (queries.tolist(), standing.tolist()) == ([0, 30], [1, 1])
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_picture_shows_each_run_in_its_own_colour(tmp_path, log):
+    draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], 100)], tmp_path / "curves.png", log=log)
+    picture = matplotlib.image.imread(tmp_path / "curves.png")[..., :3]
+    for colour in plots._COLOURS[:2]:
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
+
+
+@pytest.mark.parametrize("runs", [[], [("empty", [], 30)], [("no queries", [record(0, attack=0, billed=0)], 0)]])
+def test_a_picture_of_little_is_drawn(tmp_path, runs):
+    draw_curves(runs, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 0
+
+
+def test_the_state_of_pyplot_is_left_alone(tmp_path):
+    import matplotlib.pyplot
+
+    draw_curves([("a", ten(), 30)], tmp_path / "curves.png")
+    assert matplotlib.pyplot.get_fignums() == []

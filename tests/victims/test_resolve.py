@@ -1,0 +1,249 @@
+import hashlib
+import re
+import textwrap
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from rfdlight import packaged
+from rfdlight.errors import UserError
+from rfdlight.victims.resolve import resolve_victim
+
+NETS = """
+    import torch
+    from torch import nn
+
+    def my_net():
+        torch.manual_seed(7)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+
+    class MyNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 10)
+
+        def forward(self, x):
+            assert not self.training
+            return self.head(x.mean((2, 3)))
+
+    class Noisy(MyNet):
+        def forward(self, x):
+            return super().forward(x + torch.rand_like(x))
+
+    class Arguments(nn.Module):
+        def __init__(self, width): ...
+
+    def wrong_size():
+        return nn.Sequential(nn.Flatten(), nn.Linear(5, 10))
+
+    def five_classes():
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
+
+    def two_answers():
+        class Two(nn.Module):
+            def forward(self, x):
+                return x, x
+        return Two()
+
+    def none(): ...
+
+    instance = nn.Identity()
+    number = 3
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    """An importable module of the user's, of a name that no other test uses."""
+    name = "nets_" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:8]
+    (tmp_path / f"{name}.py").write_text(textwrap.dedent(NETS))
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+@pytest.fixture
+def shipped(tmp_path, card, monkeypatch):
+    """A folder of shipped victims with resnet8-digits in it."""
+    for suffix in (".json", ".safetensors"):
+        (tmp_path / f"tiny{suffix}").rename(tmp_path / f"resnet8-digits{suffix}")
+    monkeypatch.setattr(packaged, "folder", lambda kind: tmp_path)
+
+
+def fails(text, spec, checkpoint, data):
+    with pytest.raises(UserError, match=f"^{text}$") as caught:
+        resolve_victim(spec, checkpoint, data)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", [None, "resnet8-digits"])
+def test_a_shipped_victim_is_found_by_its_name_and_is_the_datas_default(shipped, digits, victim, card, spec):
+    found, of_card, told = resolve_victim(spec, None, digits)
+    x = digits.attacked().pixels.float() / 255
+    with torch.no_grad():
+        assert torch.equal(found(x), victim(x))
+    assert not found.training
+    assert of_card == card
+    assert told == (
+        f"resnet8-digits: resnet8 trained on digits, weights sha256 {card.sha256[:12]}, "
+        "clean accuracy 12.19% (73 of 599)"
+    )
+
+
+def test_an_unknown_name_names_the_nearest(shipped, digits):
+    fails(r"unknown victim 'resnet9-digits'; did you mean resnet8-digits\?", "resnet9-digits", None, digits)
+
+
+def test_a_card_is_found_by_its_path(tmp_path, card, victim, digits):
+    found, of_card, told = resolve_victim(f"{tmp_path}/tiny.json", None, digits)
+    assert of_card == card
+    assert told.startswith(f"{tmp_path}/tiny.json: resnet8 trained on digits, ")
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found(x), victim(x))
+
+
+def test_a_missing_card_is_named(tmp_path, digits):
+    text = f"cannot read the victim card {tmp_path}/no.json: No such file or directory"
+    fails(re.escape(text), f"{tmp_path}/no.json", None, digits)
+
+
+def test_weights_in_the_place_of_a_card_are_refused(tmp_path, card, digits):
+    spec = f"{tmp_path}/tiny.safetensors"
+    text = (
+        f"a victim is given by its card, a .json, got '{spec}'; "
+        "weights without a card go to --model.checkpoint, with --model.victim timm:NAME"
+    )
+    fails(re.escape(text), spec, None, digits)
+
+
+def test_a_checkpoint_beside_a_card_is_refused(tmp_path, card, digits):
+    spec = f"{tmp_path}/tiny.json"
+    text = f"--model.checkpoint is for timm:NAME or an import path; the victim '{spec}' has weights of its own"
+    fails(re.escape(text), spec, "other.safetensors", digits)
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "text"),
+    [
+        ("num_classes", 11, "is for classes 10, the data digits has 11"),
+        ("shape", (1, 32, 32), "is for images of the shape (3, 32, 32), the data digits has (1, 32, 32)"),
+        ("shape", (3, 16, 16), "is for images of the shape (3, 32, 32), the data digits has (3, 16, 16)"),
+    ],
+)
+def test_a_card_for_other_data_is_refused(tmp_path, card, digits, monkeypatch, constant, value, text):
+    if constant == "num_classes":
+        monkeypatch.setattr(digits, constant, value, raising=False)
+    else:
+        images = digits.images("test")
+        channels, height, width = value
+        small = type(images)(images.pixels[:, :channels, :height, :width], images.labels, images.ids)
+        monkeypatch.setattr(digits, "images", lambda split: small)
+    spec = f"{tmp_path}/tiny.json"
+    fails(re.escape(f"the victim '{spec}' {text}"), spec, None, digits)
+
+
+def test_a_timm_network_gets_the_datas_classes_statistics_and_the_checkpoint(tmp_path, digits):
+    network = timm.create_model("resnet8", num_classes=10).eval()
+    path = tmp_path / "weights.safetensors"
+    save_file(network.state_dict(), path)
+    found, card, told = resolve_victim("timm:resnet8", str(path), digits)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(found(x), network((x - 0.3) / 0.35))
+    assert card is None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told == f"timm:resnet8 with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+
+
+def test_a_timm_network_needs_weights(digits):
+    text = "'timm:resnet8' alone has random weights; give its safetensors file with --model.checkpoint"
+    fails(text, "timm:resnet8", None, digits)
+
+
+def test_an_unknown_timm_network_names_the_nearest(digits):
+    fails(r"unknown network 'resnet88'; did you mean .*resnet8.*\?", "timm:resnet88", None, digits)
+
+
+def test_a_checkpoint_that_does_not_fit_or_is_a_pickle_is_refused(tmp_path, digits):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet8", num_classes=3).state_dict(), path)
+    text = f"{path} does not fit the network 'resnet8': fc.bias has the shape (3,), expected (10,)"
+    fails(re.escape(text), "timm:resnet8", str(path), digits)
+    torch.save({}, path)
+    text = f"{path} is a pickle, which can run code when it is read; expected a safetensors file"
+    fails(re.escape(text), "timm:resnet8", str(path), digits)
+    fails(re.escape(f"no weights at {tmp_path}/no"), "timm:resnet8", f"{tmp_path}/no", digits)
+
+
+def test_a_network_for_another_image_size_is_refused_in_one_line(tmp_path, digits):
+    path = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), path)
+    fails(r"the victim 'timm:vit_tiny_patch16_224' does not take images of 3 x 32 x 32: .+", "timm:vit_tiny_patch16_224", str(path), digits)
+
+
+def test_a_function_of_the_users_keeps_its_weights_without_a_checkpoint(nets, digits):
+    found, card, told = resolve_victim(f"{nets}.my_net", None, digits)
+    torch.manual_seed(7)
+    expected = torch.nn.Linear(3 * 32 * 32, 10)
+    x = torch.rand(2, 3, 32, 32)
+    assert torch.equal(found(x), expected(x.flatten(1)))
+    assert card is None
+    assert told == f"{nets}.my_net with the weights that it makes, clean accuracy unknown"
+
+
+def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
+    path = tmp_path / "weights.safetensors"
+    weights = {"head.weight": torch.rand(10, 3), "head.bias": torch.rand(10)}
+    save_file(weights, path)
+    found, _, told = resolve_victim(f"{nets}.MyNet", str(path), digits)
+    assert torch.equal(found.head.weight, weights["head.weight"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert told == f"{nets}.MyNet with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MyNetz", "unknown name in the module {nets}: 'MyNetz'; did you mean my_net or MyNet?"),
+        ("instance", "'{nets}.instance' must be a class or a function that makes a module, got a Identity"),
+        ("number", "'{nets}.number' must be a class or a function that makes a module, got a int"),
+        (
+            "Arguments",
+            "'{nets}.Arguments' must need no arguments: missing a required argument: 'width'; "
+            "wrap it in a function that gives them",
+        ),
+        ("none", "'{nets}.none' must make a torch.nn.Module, it made a NoneType"),
+        (
+            "five_classes",
+            "the victim '{nets}.five_classes' must answer 2 images with logits of shape (2, 10), got (2, 5)",
+        ),
+        (
+            "two_answers",
+            "the victim '{nets}.two_answers' must answer 2 images with logits of shape (2, 10), got tuple",
+        ),
+    ],
+)
+def test_what_is_no_victim_is_refused(nets, digits, name, text):
+    fails(re.escape(text.format(nets=nets)), f"{nets}.{name}", None, digits)
+
+
+def test_a_victim_that_cannot_take_the_images_is_refused(nets, digits):
+    text = rf"the victim '{nets}\.wrong_size' does not take images of 3 x 32 x 32: mat1 and mat2 .+"
+    fails(text, f"{nets}.wrong_size", None, digits)
+
+
+def test_a_module_that_is_not_there_is_named(digits):
+    text = "cannot import the victim 'no_such_module.net': No module named 'no_such_module'"
+    fails(re.escape(text), "no_such_module.net", None, digits)
+
+
+def test_resolving_draws_nothing_from_the_runs_random_numbers(nets, digits):
+    resolve_victim(f"{nets}.Noisy", None, digits)  # the import and the weights draw, the check must not
+    torch.manual_seed(0)
+    expected = torch.nn.Linear(3, 10).weight, torch.rand(3)
+    torch.manual_seed(0)
+    found, _, _ = resolve_victim(f"{nets}.Noisy", None, digits)
+    assert torch.equal(found.head.weight, expected[0])
+    assert torch.equal(torch.rand(3), expected[1])
