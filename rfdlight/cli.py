@@ -79,7 +79,8 @@ class RFDLightCLI(LightningCLI):
         super()._add_subcommands(parser, **kwargs)
         for name, function in COMMANDS.items():
             command = Parser(description=function.__doc__.partition("\n")[0])
-            command.add_function_arguments(function, as_group=False, as_positional=True)
+            command.add_function_arguments(function, as_group=False, skip={"runs"})
+            command.add_argument("runs", nargs="+", type=str, metavar="RUN", help="Run directories.")
             parser._subcommands_action.add_subcommand(name, command, help=command.description)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

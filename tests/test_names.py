@@ -86,8 +86,9 @@ def test_a_selector_comes_before_its_own_options(given, expanded):
 
 
 def test_appended_components_keep_their_order_among_their_options():
-    args = ["--defense+=input_noise", "--defense.sigma=1", "--defense+=feature_noise", "--defense.sigma=2"]
-    assert expand_args(args) == [f"--defense+={INPUT}", "--defense.sigma=1", f"--defense+={FEATURE}", "--defense.sigma=2"]
+    args = ["--defense+=input_noise", "--defense.scale=1", "--defense+=feature_noise", "--defense.scale=2"]
+    expected = [f"--defense+={INPUT}", "--defense.scale=1", f"--defense+={FEATURE}", "--defense.scale=2"]
+    assert expand_args(args) == expected
 
 
 @pytest.mark.parametrize("form", [["--defense", "{}"], ["--defense={}"]])

@@ -1,0 +1,1 @@
+"""Commands that need no trainer: each is a function that the command line calls."""

@@ -24,7 +24,7 @@ from rfdlight.modules.progress import ProgressDisplay
 from rfdlight.names import short_name
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, RecordWriter, in_order
-from rfdlight.results.summary import summarize
+from rfdlight.results.summary import clean_right, summarize
 from rfdlight.results.tables import run_table
 from rfdlight.victims.resolve import resolve_victim
 
@@ -210,7 +210,7 @@ class AttackEvaluation(LightningModule):
     def _on_record(self, record: Record) -> None:
         self._writer(record)
         self._records.append(record)
-        self._robust += record["verdict"] != "broken" and record["clean_margin"] >= 0
+        self._robust += clean_right(record) and record["verdict"] != "broken"
 
     def _tick(self) -> bool:
         self._display.update(len(self._records), self._robust, self._engine.ledger.total["attack"])

@@ -23,11 +23,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def drawn() -> list[tuple[str, int, np.ndarray]]:
     """File name, label and pixels (32, 32, 3) of two images per class, in no sorted order."""
     draw = np.random.default_rng(3)
-    images = [
-        (f"{CLASSES[label]}_s_{draw.integers(10**6):06d}.png", label, draw.integers(256, size=(32, 32, 3), dtype="uint8"))
-        for label in range(10)
-        for _ in range(2)
-    ]
+    images = []
+    for label in [*range(10)] * 2:
+        name = f"{CLASSES[label]}_s_{draw.integers(10**6):06d}.png"
+        images.append((name, label, draw.integers(256, size=(32, 32, 3), dtype="uint8")))
     return [images[i] for i in draw.permutation(len(images))]
 
 

@@ -66,7 +66,7 @@ def test_an_absent_class_folder_changes_no_label(tree):
     for path in (tree / "test" / "bird").iterdir():
         path.unlink()
     (tree / "test" / "bird").rmdir()
-    labels = {name: label for name, label in zip(read(tree).ids, read(tree).labels.tolist(), strict=True)}
+    labels = dict(zip(read(tree).ids, read(tree).labels.tolist(), strict=True))
     assert set(labels.values()) == set(range(10)) - {2}
     assert all(CLASSES[label] in name for name, label in labels.items())
 

@@ -33,9 +33,9 @@ class Record(Callback):
         self.last = {key: value.clone() for key, value in module.victim.network.state_dict().items()}
 
 
-def fit(steps=STEPS, batch_size=64, **settings):
+def fit(steps=STEPS, batch_size=32):
     seed_everything(1, verbose=False)
-    module = Classifier("resnet8", lambda parameters: SGD(parameters, lr=HIGHEST, momentum=0.9), **settings)
+    module = Classifier("resnet8", lambda parameters: SGD(parameters, lr=HIGHEST, momentum=0.9))
     record, data = Record(), Digits(batch_size=batch_size)
     trainer = Trainer(
         max_steps=steps,
@@ -67,9 +67,10 @@ def exported(fitted, tmp_path_factory):
 def test_a_few_steps_lower_the_loss(fitted):
     losses = fitted[2].losses
     assert len(losses) == STEPS
-    # Ten equal classes cost ln 10 = 2.3 when nothing is known.
-    assert 1.8 < losses[0] < 4
-    assert sum(losses[-5:]) / 5 < 0.7 * losses[0]
+    # Ten equal classes cost ln 10 = 2.30 when nothing is known. A mean over 320 images whose losses
+    # have a standard deviation of 0.5 is known to 0.03.
+    assert 2 < losses[0] < 4
+    assert sum(losses[-10:]) / 10 < 2.30 - 0.1
 
 
 def test_the_learning_rate_rises_linearly_and_falls_linearly_to_nearly_zero(fitted):
@@ -108,7 +109,8 @@ def test_the_card_is_what_a_reader_of_the_files_finds(exported):
     test = Digits().images("test")
     with torch.no_grad():
         x = test.pixels.float() / 255
-        right = sum(int((victim(x[i : i + 100]).argmax(1) == test.labels[i : i + 100]).sum()) for i in range(0, 599, 100))
+        answers = torch.cat([victim(part).argmax(1) for part in x.split(100)])
+    right = int((answers == test.labels).sum())
     assert (card.clean_correct, card.clean_total) == (right, 599)
     assert card.clean_accuracy == right / 599 > 0.15
     assert card.clean_interval[0] < card.clean_accuracy < card.clean_interval[1]
@@ -127,9 +129,11 @@ def test_the_card_is_plain_json(exported):
 
 
 def test_the_count_of_right_answers_does_not_depend_on_the_batches(exported):
-    victim, card = load_victim(exported[0] / "victim.json")
-    images = Digits().images("test")
-    assert {count_correct(victim.eval(), images, size) for size in (100, 599)} == {card.clean_correct}
+    victim, _ = load_victim(exported[0] / "victim.json")
+    images = Digits().images("test").take(list(range(60)))
+    counts = {count_correct(victim.eval(), images, size) for size in (7, 60)}
+    assert len(counts) == 1
+    assert counts <= set(range(1, 60))
 
 
 def test_a_seed_repeats_a_training():

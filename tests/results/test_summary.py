@@ -89,7 +89,8 @@ def test_curve_falls_at_the_query_that_broke_each_image():
 
 def test_breaks_at_follows_the_verdict():
     assert breaks_at(broken(0, 7)) == 7
-    assert breaks_at(broken(0, 7, broken_at=None)) == 7
+    assert breaks_at(broken(0, 7, billed=9)) == 7
+    assert breaks_at(broken(0, 7, billed=9, broken_at=None)) == 9
     assert breaks_at(broken(0, 7, verdict="undecided")) is None
     assert breaks_at(broken(0, 7, verdict="robust")) is None
     assert breaks_at(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="broken")) is None

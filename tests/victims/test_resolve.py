@@ -180,7 +180,8 @@ def test_a_checkpoint_that_does_not_fit_or_is_a_pickle_is_refused(tmp_path, digi
 def test_a_network_for_another_image_size_is_refused_in_one_line(tmp_path, digits):
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("vit_tiny_patch16_224", num_classes=10).state_dict(), path)
-    fails(r"the victim 'timm:vit_tiny_patch16_224' does not take images of 3 x 32 x 32: .+", "timm:vit_tiny_patch16_224", str(path), digits)
+    spec = "timm:vit_tiny_patch16_224"
+    fails(rf"the victim '{spec}' does not take images of 3 x 32 x 32: .+", spec, str(path), digits)
 
 
 def test_a_function_of_the_users_keeps_its_weights_without_a_checkpoint(nets, digits):

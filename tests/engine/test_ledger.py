@@ -1,0 +1,39 @@
+"""The ledger counts rows per image and per run, and says when they are not those that the victim saw."""
+
+import pytest
+import torch
+from harness import Constant, Run, images
+
+from rfdlight.attacks import RandomNoise
+from rfdlight.engine.ledger import Ledger
+
+
+def test_charges_go_to_rows_and_to_the_run():
+    ledger = Ledger()
+    counts = ledger.open(4, torch.device("cpu"))
+    ledger.charge(counts, slice(1, 3), "attack", 1)
+    ledger.charge(counts, torch.tensor([0, 3]), "attack", 2)
+    ledger.charge(counts, slice(0, 4), "judge", torch.tensor([5, 0, 1, 0]))
+    ledger.charge(counts, torch.tensor([2]), "observe", 3)
+    ledger.pad(7)
+    assert counts["attack"].tolist() == [2, 1, 1, 2]
+    assert counts["judge"].tolist() == [5, 0, 1, 0]
+    assert ledger.billed(counts).tolist() == [2, 1, 4, 2]
+    assert ledger.total == {"attack": 6, "observe": 3, "judge": 6, "padding": 7}
+
+
+def test_a_difference_of_one_row_is_an_error():
+    ledger = Ledger()
+    ledger.pad(5)
+    ledger.check(5)
+    for forwarded in (4, 6):
+        with pytest.raises(RuntimeError, match=f"^the ledger has 5 rows, the victim saw {forwarded}: "):
+            ledger.check(forwarded)
+
+
+def test_padding_is_what_no_image_asked_for():
+    # Five images, four rows a pass, no budget: two passes at the clean images, two at the final points.
+    run = Run(Constant(), RandomNoise(eps=0.1), images(5), torch.zeros(5, dtype=torch.int64), budget=0, slots=5)
+    assert run.total == {"attack": 0, "observe": 0, "judge": 10, "padding": 4 * len(run.shapes) - 10}
+    run = Run(Constant(), RandomNoise(eps=0.1), images(4), torch.zeros(4, dtype=torch.int64), budget=3)
+    assert run.total == {"attack": 12, "observe": 0, "judge": 8, "padding": 0}

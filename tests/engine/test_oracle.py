@@ -1,0 +1,154 @@
+"""The oracle refuses what attacks may not ask, and answers in one shape and the right precision."""
+
+import pytest
+import torch
+from harness import CoinFlip, Run, images
+from torch import nn
+
+from rfdlight import clock
+from rfdlight.attacks import RandomNoise
+from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.errors import UserError
+
+
+def ask(oracle, points, purpose="attack"):
+    return oracle.scores(points, torch.arange(len(points)), purpose)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.01, r"expected pixels in \[0, 1\], got values from 0 to 1\.01"),
+        (-0.25, r"expected pixels in \[0, 1\], got values from -0\.25 to 0"),
+        (255.0, r"expected pixels in \[0, 1\], got values from 0 to 255"),
+        (float("nan"), r"expected pixels in \[0, 1\], got values from nan to nan"),
+        (float("inf"), r"expected pixels in \[0, 1\], got values from 0 to inf"),
+    ],
+)
+def test_pixels_out_of_range_are_refused_before_the_victim_sees_them(value, text):
+    points = torch.zeros(2, 3, 4, 4)
+    points[1, 2, 3, 3] = value
+    oracle = Oracle(CoinFlip(), 4)
+    with pytest.raises(UserError, match=f"^{text}$"):
+        ask(oracle, points)
+    assert oracle.forwarded == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_scores_that_are_not_finite_are_refused(value):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return torch.full((len(x), 3), value)
+
+    with pytest.raises(UserError, match="^the victim answered NaN or infinity; attacks need finite scores$"):
+        ask(Oracle(Broken(), 4), torch.zeros(2, 3, 4, 4))
+
+
+def test_every_forward_has_the_full_shape_and_every_row_is_counted(resnet):
+    seen = []
+    hook = resnet.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+    oracle = Oracle(resnet, 5)
+    for rows in (5, 1, 3):
+        assert ask(oracle, images(rows)).shape == (rows, 5)
+    hook.remove()
+    assert seen == [(5, 3, 16, 16)] * 3
+    assert oracle.forwarded == 15
+    oracle.close()
+    resnet(images(2))
+    assert oracle.forwarded == 15
+
+
+def test_padding_does_not_change_an_answer(resnet):
+    points = images(5)
+    oracle = Oracle(resnet, 5)
+    whole = ask(oracle, points)
+    for rows in (1, 2, 4):
+        assert torch.equal(ask(oracle, points[:rows]), whole[:rows])
+    oracle.close()
+
+
+def test_the_victim_is_put_into_eval_mode_and_asked_without_gradients():
+    class Spy(nn.Module):
+        def forward(self, x):
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            return torch.zeros(len(x), 2)
+
+    assert ask(Oracle(Spy().train(), 2), images(1)).shape == (1, 2)
+
+
+def test_schedules_see_the_clock_of_each_row():
+    class Clocked(nn.Module):
+        def forward(self, x):
+            ticks = clock.read(len(x), x.device)
+            return torch.stack([ticks, -ticks], 1).float()
+
+    oracle = Oracle(Clocked(), 4)
+    points = images(3)
+    answer = oracle.scores(points, torch.tensor([7, 0, 99]), "attack")
+    assert answer[:, 0].tolist() == [7, 0, 99]
+    assert clock.read(4, points.device).tolist() == [0, 0, 0, 0]
+
+
+def test_reduced_precision_is_the_attacks_and_never_the_judges(resnet):
+    points = images(4)
+    full, reduced = Oracle(resnet, 4), Oracle(resnet, 4, precision="bfloat16")
+    exact = ask(full, points)
+    assert torch.equal(ask(reduced, points, "judge"), exact)
+    rough = ask(reduced, points, "attack")
+    assert rough.dtype == torch.float32
+    assert not torch.equal(rough, exact)
+    # bfloat16 keeps 8 bits; errors of single layers add up over the eight.
+    assert torch.allclose(rough, exact, atol=0.1 * float(exact.abs().max()))
+    full.close()
+    reduced.close()
+
+
+def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(resnet, clean):
+    run = Run(resnet, RandomNoise(eps=0.05), *clean, budget=30, precision="bfloat16")
+    broken = [record for record in run.records if record["broken_at"] is not None]
+    assert broken
+    for record in run.records:
+        assert record["judge"] == 2 + record["votings"]
+        assert (record["broken_at"] is None) or (record["votings"] >= 1 and record["verdict"] == "broken")
+    assert sum(run.total.values()) == run.oracle.forwarded
+
+
+def test_random_victims_are_told_from_deterministic_ones(resnet):
+    oracle = Oracle(resnet, 4)
+    assert not oracle.is_random(images(6))
+    oracle.close()
+    assert Oracle(CoinFlip(), 4).is_random(images(6))
+
+
+def test_the_victims_noise_follows_seed_rank_and_attempt():
+    def noise(**options):
+        return ask(Oracle(CoinFlip(), 4, **options), images(4))
+
+    assert torch.equal(noise(seed=1), noise(seed=1))
+    others = [noise(seed=2), noise(seed=1, rank=1), noise(seed=1, attempt=1)]
+    assert all(not torch.equal(noise(seed=1), other) for other in others)
+
+
+def test_a_stopped_engine_keeps_what_it_has():
+    # Without noise in the victim's way, four images end at a time; the flag is looked at before every tick.
+    ticks = iter(range(10**6))
+    judge = Judge("never", clean_draws=1, final_draws=1)
+    x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
+
+    class Right(nn.Module):
+        def forward(self, x):
+            return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+
+    records = []
+    oracle = Oracle(Right(), 4)
+    engine = Engine(
+        oracle, RandomNoise(eps=0.1), classes=2, budget=3, slots=4, judge=judge, deterministic=True,
+        on_record=records.append, stop=lambda: next(ticks) >= 6,
+    )  # fmt: skip
+    engine.submit(x, y, [str(i) for i in range(8)])
+    engine.run()
+    # Clean, three queries and final draws of the first four images, and one more tick.
+    assert [record["id"] for record in sorted(records, key=lambda r: r["id"])] == ["0", "1", "2", "3"]
+    assert engine.stopped
+    assert oracle.forwarded == 24 == sum(engine.ledger.total.values())

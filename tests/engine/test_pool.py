@@ -1,0 +1,76 @@
+"""The pool keeps every row with its image, and serves all of them."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfdlight.engine.pool import Pool
+
+
+def columns(ids):
+    """Three columns of different form that say which image they belong to."""
+    key = torch.tensor(ids, dtype=torch.int64)
+    return {"key": key, "wide": (key[:, None, None] + torch.zeros(1, 2, 3)).float(), "flag": key % 2 == 1}
+
+
+def check(pool, slots):
+    ids = torch.tensor([int(name) for name in pool.ids], dtype=torch.int64)
+    assert len(pool) == len(ids)
+    assert pool.free == slots - len(ids)
+    for name, expected in columns(ids.tolist()).items():
+        assert torch.equal(pool.occupied(name), expected)
+        assert pool.columns[name].dtype == expected.dtype
+        assert pool.columns[name].shape == (slots, *expected.shape[1:])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 8), st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=40))
+def test_every_row_stays_with_its_image_whatever_comes_and_goes(slots, moves):
+    pool, fresh, held = Pool(slots), 0, set()
+    for admits, number in moves:
+        if admits or not len(pool):
+            count = min(pool.free, number + 1)
+            if count:
+                ids = list(range(fresh, fresh + count))
+                pool.admit([str(i) for i in ids], columns(ids))
+                held |= set(ids)
+                fresh += count
+        else:
+            row = number % len(pool)
+            held.remove(int(pool.ids[row]))
+            pool.release(row)
+        if pool.columns:
+            check(pool, slots)
+        assert {int(name) for name in pool.ids} == held
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sets(st.integers(0, 19), min_size=1), st.integers(1, 8), st.integers(0, 25))
+def test_ready_rows_take_turns(ready, most, start):
+    pool = Pool(20)
+    pool.admit([str(i) for i in range(20)], columns(list(range(20))))
+    pool._next = start
+    rows = torch.tensor(sorted(ready))
+    served = torch.zeros(20, dtype=torch.int64)
+    rounds = 3 * len(ready)
+    for _ in range(rounds):
+        chosen = pool.next_rows(rows, most)
+        picked = torch.arange(20)[chosen]
+        assert len(picked) == min(most, len(ready))
+        assert len(picked.unique()) == len(picked)
+        assert set(picked.tolist()) <= ready
+        if isinstance(chosen, slice):
+            assert picked.tolist() == sorted(picked.tolist())
+        served[picked] += 1
+    counts = served[rows]
+    # The same number of turns for all, but for the round that is under way.
+    assert counts.max() - counts.min() <= 1
+    assert counts.sum() == rounds * min(most, len(ready))
+
+
+def test_neighbouring_rows_come_as_a_view():
+    pool = Pool(6)
+    pool.admit([str(i) for i in range(6)], columns(list(range(6))))
+    assert pool.next_rows(torch.tensor([2, 3, 4]), 8) == slice(2, 5)
+    assert pool.next_rows(torch.arange(6), 6) == slice(0, 6)
+    assert pool.next_rows(torch.tensor([1, 3]), 8).tolist() == [1, 3]
