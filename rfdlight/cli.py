@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 from jsonargparse import get_loader, set_loader
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -24,6 +24,7 @@ from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim
+from rfdlight.parser_errors import mended
 from rfdlight.results import run_directory
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
@@ -41,8 +42,13 @@ set_loader("rfdlight", _load_yaml, exceptions=(yaml.YAMLError,))
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line."""
 
+    command: str | None = None
+    """The subcommand that was chosen, for the parser that has subcommands."""
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise UserError(" ".join(message.split())) from ex
+        parser = self._subcommands_action.choices.get(self.command, self) if self.command else self
+        known = {flag.lstrip("-").rstrip("+") for action in parser._actions for flag in action.option_strings}
+        raise mended(message, ex, known) from ex
 
 
 class RFDLightCLI(LightningCLI):
@@ -105,6 +111,7 @@ class RFDLightCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""
+        parser.command = next(iter(args), None)
         self.config = parser.parse_args(args)
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
 
@@ -119,7 +126,7 @@ class RFDLightCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (ValueError, TypeError) as error:
-            raise UserError(" ".join(str(error).split())) from error
+            raise mended(str(error), error, ()) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put the trainer's files into the run directory, and the defenses among its callbacks."""
@@ -144,7 +151,7 @@ class RFDLightCLI(LightningCLI):
             }
             if config.devices == "auto":
                 kwargs["devices"] = 1
-        config.callbacks = [*(config.callbacks or []), _SaveConfig(self)]
+            self.model.on_ready = self.save_config
         return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -152,6 +159,11 @@ class RFDLightCLI(LightningCLI):
             COMMANDS[subcommand](**self.config[subcommand].as_dict())
         else:
             super()._run_subcommand(subcommand)
+
+    def before_fit(self) -> None:
+        """Find bad data before the run directory is made."""
+        self.datamodule.setup("fit")
+        self.save_config()
 
     def after_fit(self) -> None:
         """Store the victim and its card."""
@@ -172,19 +184,6 @@ class RFDLightCLI(LightningCLI):
         parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
 
 
-class _SaveConfig(Callback):
-    """Makes the run directory at the last moment, when everything that can be wrong has been checked."""
-
-    def __init__(self, cli: RFDLightCLI) -> None:
-        self._cli = cli
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._cli.save_config()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._cli.save_config()
-
-
 def _expand_configs(args: list[str]) -> list[str]:
     expanded = list(args)
     for i, token in enumerate(args):
@@ -199,7 +198,14 @@ def _expand_configs(args: list[str]) -> list[str]:
 
 
 def _config_path(name: str) -> str:
-    return name if Path(name).is_file() else str(packaged.find("configs", name, ".yaml"))
+    path = Path(name) if Path(name).is_file() else packaged.find("configs", name, ".yaml")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the config {path} must be a mapping of settings, got {content!r:.40}")
+    return str(path)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -218,7 +224,9 @@ def main(args: list[str] | None = None) -> int:
     _quiet()
     try:
         known = [*MODELS, *COMMANDS]
-        if args and not args[0].startswith("-") and args[0] not in known:
+        if not args:
+            raise UserError(f"expected a command: {', '.join(known)}")
+        if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
         cli = RFDLightCLI(names.expand_args(_expand_configs(args)), shlex.join(["rfdlight", *args]))
     except UserError as error:

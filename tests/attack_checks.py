@@ -196,7 +196,7 @@ def check_rays_steps(attack: RayS, victim: nn.Module, x: Tensor, y: Tensor, budg
     answer = one_by_one(victim)
     bisected = torch.zeros(len(x), dtype=torch.int64)
     ended = 0
-    for before, points, logits, after in drive(attack, answer, x, y, budget=budget):
+    for before, _, logits, after in drive(attack, answer, x, y, budget=budget):
         assert (after["radius"] <= before["radius"]).all()
         assert (after["direction"].abs() == 1).all()
         for i in range(len(x)):
@@ -209,8 +209,8 @@ def check_rays_steps(attack: RayS, victim: nn.Module, x: Tensor, y: Tensor, budg
                 assert int(bisected[i]) == max(1, math.ceil(math.log2(bracket / 1e-3)))
                 ended += 1
             turned = (before["direction"][i] != after["direction"][i]).flatten().nonzero()[:, 0]
+            assert (len(turned) > 0) == bool(after["radius"][i] < before["radius"][i])
             if len(turned):
-                assert after["radius"][i] < before["radius"][i]
                 assert turned[-1] - turned[0] + 1 == len(turned)
                 assert len(turned) <= -(-x[0].numel() // 2 ** int(before["level"][i]))
         step = (after["radius"] / root).clamp_max(1).float().view(-1, 1, 1, 1)

@@ -131,6 +131,6 @@ def _write_cache(path: Path, images: Images) -> None:
 
 def _digest(images: Images) -> str:
     digest = hashlib.sha256(json.dumps(images.ids).encode())
-    digest.update(images.pixels.contiguous().numpy())
-    digest.update(images.labels.contiguous().numpy())
+    digest.update(images.pixels.contiguous().numpy().data)
+    digest.update(images.labels.contiguous().numpy().data)
     return digest.hexdigest()

@@ -23,8 +23,9 @@ class FeatureNoise(Noise):
     Args:
         sigma: Standard deviation, in the units of each layer's output, >= 0: one number, or one per
             layer in the network's order.
-        layers: Patterns over module paths, with `*` for anything ("layer1", "layer*.0"); for a victim,
-            paths inside its network. By default the paper's insertion point, for networks that have one.
+        layers: Patterns over module paths, where `*` stands for anything between two dots ("layer1",
+            "layer*", "layer*.0", "blocks.*"); for a victim, paths inside its network. By default the paper's
+            insertion point, for networks that have one.
 
     Raises:
         UserError: If a pattern matches nothing, or `layers` is not given and the network has no default.
@@ -47,13 +48,18 @@ class FeatureNoise(Noise):
         named = {name: module for name, module in network.named_modules() if name}
         patterns = self.layers if self.layers is not None else _paper_points(network)
         for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in named):
+            if not any(_matches(name, pattern) for name in named):
                 near = difflib.get_close_matches(pattern, named, n=8, cutoff=0.3) or list(named)[:8]
                 raise UserError(f"no layer matches '{pattern}'; the network has {', '.join(near)}, ...")
         if not patterns:
             raise UserError("defense.layers must name at least one layer")
-        matched = [name for name in named if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]
         return [Place(name, named[name], "output") for name in matched]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    parts, patterns = name.split("."), pattern.split(".")
+    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
 def _paper_points(network: nn.Module) -> list[str]:

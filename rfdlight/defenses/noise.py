@@ -68,9 +68,13 @@ class Noise(Defense):
         return self.sigma
 
     def attach(self, model: nn.Module) -> None:
-        """Put the hooks in, after checking that there is a sigma for each place."""
-        self._sigmas = self.sigmas(len(self.places(model)))
+        """Put the hooks in, if there is a sigma for each place."""
         super().attach(model)
+        try:
+            self._sigmas = self.sigmas(len(self._handles))
+        except UserError:
+            self.detach()
+            raise
 
     def transform(self, x: Tensor, place: int) -> Tensor:
         """Add the noise; sigma 0 leaves the activation as it is."""

@@ -38,7 +38,7 @@ class Engine:
         attack: Its `threat` is enforced here.
         classes: Of the victim.
         budget: Billed queries per image, >= 0.
-        slots: Images in the pool, at least the oracle's batch size.
+        slots: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
         judge: Decides which images are broken.
         seed: Of the attacks.
         accounting: "exact" never exceeds the budget; "paper" lets an attack end the step that it is in, as
@@ -75,7 +75,7 @@ class Engine:
         self.ledger = Ledger()
         self._on_record = on_record
         self._stop = stop
-        self._pool = Pool(max(slots, oracle.batch_size))
+        self._pool = Pool(slots)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._own: dict[str, str] = {}
 

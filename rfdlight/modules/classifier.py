@@ -9,7 +9,7 @@ import timm
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
@@ -37,6 +37,8 @@ class Classifier(LightningModule):
         UserError: If timm does not know `network`, or `warmup` is out of range.
     """
 
+    victim: Victim
+
     def __init__(
         self,
         network: str = "resnet20",
@@ -55,16 +57,15 @@ class Classifier(LightningModule):
         self.optimizer = optimizer
         self.warmup = warmup
         self.channels_last = channels_last
-        self.victim: nn.Module | None = None
 
     @property
     def data(self) -> ImageData:
         """The data module that the trainer was given."""
-        return self.trainer.datamodule
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
         """Build the network for the data's classes, once."""
-        if self.victim is not None:
+        if hasattr(self, "victim"):
             return
         channels = len(self.data.mean)
         network = timm.create_model(self.network_name, num_classes=self.data.num_classes, in_chans=channels)

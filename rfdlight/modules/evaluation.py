@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData
@@ -35,6 +36,9 @@ class AttackEvaluation(LightningModule):
     The trainer's `default_root_dir` gets `records.jsonl`, one line per image as it finishes,
     `summary.json` and `curves.png`.
 
+    `on_ready`, if set, is called once, when everything that can be wrong has been checked and before the
+    first file is written.
+
     Args:
         victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the
             data's own victim.
@@ -46,7 +50,7 @@ class AttackEvaluation(LightningModule):
         accounting: "exact" never exceeds the budget by one; "paper" bills as the paper's code does.
         final_draws: Fresh draws at every image's final point, >= 2.
         batch_size: Rows per forward pass.
-        slots: Images in the pool; by default twice the batch size.
+        slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
         precision: Of the attack's forward passes; the judge decides in float32 always.
         channels_last: Run the victim in channels-last memory, usually faster.
         seed: Of the attack's and the victim's randomness.
@@ -75,7 +79,7 @@ class AttackEvaluation(LightningModule):
             ("budget", budget, 0),
             ("final_draws", final_draws, 2),
             ("batch_size", batch_size, 1),
-            ("slots", slots or batch_size, batch_size),
+            ("slots", 1 if slots is None else slots, 1),
         ):
             if value < least:
                 raise UserError(f"model.{name} must be at least {least}, got {value}")
@@ -88,7 +92,7 @@ class AttackEvaluation(LightningModule):
         self.judge = Judge(judge, final_draws)
         self.accounting = accounting
         self.batch_size = batch_size
-        self.slots = slots or 2 * batch_size
+        self.slots = 2 * batch_size if slots is None else slots
         self.precision = precision
         self.channels_last = channels_last
         self.seed = seed
@@ -99,6 +103,8 @@ class AttackEvaluation(LightningModule):
         self._robust = 0
         self._engine: Engine | None = None
         self._asked_to_stop = False
+        self._open = ExitStack()
+        self.on_ready: Callable[[], None] = lambda: None
 
     @property
     def data(self) -> ImageData:
@@ -124,39 +130,21 @@ class AttackEvaluation(LightningModule):
             self.attack.eps = self.data.reference_eps
         self.threat = self.attack.threat
 
-    def on_test_start(self) -> None:
-        """Print the attack card and open the run; the defenses are in place by now."""
-        if (self.folder / "records.jsonl").exists():
-            raise UserError(f"{self.folder} already holds another run; give --run another folder")
-        self.console.print(self._card())
-        self._writer = RecordWriter(self.folder / "records.jsonl")
-        self._oracle = Oracle(
-            self.victim,
-            self.batch_size,
-            seed=self.seed,
-            precision=self.precision,
-            channels_last=self.channels_last,
-        )
-        self._handlers = {
-            number: signal.signal(number, self._stop_soon) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        self._display = ProgressDisplay(self.console, self.data.num_images)
-        self._started = time.monotonic()
-
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
         x, y, ids = batch
-        if self._engine is None:
-            self._engine = self._start(x)
-        if not (x.min() >= 0 and x.max() <= 1):
-            raise UserError(f"expected pixels in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
-        self._engine.submit(x, y, ids)
-        self._engine.run(until_room=True)
+        with self._closing_on_error():
+            if not (x.min() >= 0 and x.max() <= 1):
+                raise UserError(f"expected pixels in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
+            if self._engine is None:
+                self._start(x)
+            self._engine.submit(x, y, ids)
+            self._engine.run(until_room=True)
 
     def on_test_epoch_end(self) -> None:
         """Attack what is left, and report."""
-        self._engine.run()
-        self._close()
+        with self._open:
+            self._engine.run()
         self._engine.ledger.check(self._oracle.forwarded)
         self.complete = len(self._records) == self.data.num_images
         summary = summarize(self._records, self._facts())
@@ -167,31 +155,27 @@ class AttackEvaluation(LightningModule):
         self.console.print(run_table(summary))
         self.console.print(f"records, summary and picture: {self.folder}")
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Leave the terminal and the signals as they were."""
-        if hasattr(self, "_display"):
-            self._close()
-
-    def _close(self) -> None:
-        self._display.close()
-        self._writer.close()
-        self._oracle.close()
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def _stop_soon(self, number: int, frame: Any) -> None:
-        self._asked_to_stop = True
-
-    def _start(self, x: torch.Tensor) -> Engine:
-        random = any(defense.is_random for defense in self.defenses)
-        clock = torch.zeros(min(len(x), self.batch_size), dtype=torch.int64, device=x.device)
-        answers = self._oracle.scores(x[: self.batch_size], clock, "judge")
-        if answers.ndim != 2 or answers.shape[1] != self.data.num_classes:
-            raise UserError(
-                f"the victim answers with shape {tuple(answers.shape[1:])}, expected {self.data.num_classes} classes"
-            )
-        random = self._oracle.is_random(x) or random
-        engine = Engine(
+    def _start(self, x: Tensor) -> None:
+        """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
+        if (self.folder / "records.jsonl").exists():
+            raise UserError(f"{self.folder} already holds another run; give --run another folder")
+        self._oracle = Oracle(
+            self.victim, self.batch_size, seed=self.seed, precision=self.precision, channels_last=self.channels_last
+        )
+        self._open.callback(self._oracle.close)
+        answers_differ = self._oracle.is_random(x)
+        deterministic = not (answers_differ or any(defense.is_random for defense in self.defenses))
+        self.on_ready()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.console.print(self._card())
+        self._writer = RecordWriter(self.folder / "records.jsonl")
+        self._open.callback(self._writer.close)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))
+        self._display = ProgressDisplay(self.console, self.data.num_images)
+        self._open.callback(self._display.close)
+        self._started = time.monotonic()
+        self._engine = Engine(
             self._oracle,
             self.attack,
             classes=self.data.num_classes,
@@ -200,12 +184,23 @@ class AttackEvaluation(LightningModule):
             judge=self.judge,
             seed=self.seed,
             accounting=self.accounting,
-            deterministic=not random,
+            deterministic=deterministic,
             on_record=self._on_record,
             stop=self._tick,
         )
-        engine.ledger.pad(self._oracle.forwarded)
-        return engine
+        self._engine.ledger.pad(self._oracle.forwarded)
+
+    @contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        """Leave terminal, files and signals as they were when something fails; Lightning has no hook for it."""
+        try:
+            yield
+        except BaseException:
+            self._open.close()
+            raise
+
+    def _stop_soon(self, number: int, frame: Any) -> None:
+        self._asked_to_stop = True
 
     def _on_record(self, record: Record) -> None:
         self._writer(record)

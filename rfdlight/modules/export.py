@@ -24,7 +24,7 @@ def export_victim(module: Classifier, data: ImageData, folder: Path, command: st
         seed: The run's, for the card.
     """
     # In the layout that a reader of the file gets, so that the card's count is theirs to the image.
-    victim = module.victim.to("cpu", memory_format=torch.contiguous_format).eval()
+    victim = module.victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
     test = data.images("test")
     return save_victim(
         victim,

@@ -96,7 +96,9 @@ def read_card(card_path: Path) -> VictimCard:
     """
     try:
         content = json.loads(card_path.read_text())
-        listed = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+        listed: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
         card = VictimCard(**listed)
     except OSError as error:
         raise UserError(f"cannot read the victim card {card_path}: {error.strerror}") from error

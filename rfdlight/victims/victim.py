@@ -24,6 +24,9 @@ class Victim(nn.Module):
         tensor([[2., 2.]])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.network = network

@@ -214,17 +214,23 @@ def test_an_empty_split_says_where_images_belong(tmp_path):
 
 
 def test_no_root_says_how_to_get_the_data():
-    fails("", (
-        "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
-        "with --data.download true the official archive is fetched into it"
-    ))
+    fails(
+        "",
+        (
+            "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
+            "with --data.download true the official archive is fetched into it"
+        ),
+    )
 
 
 def test_a_root_without_the_data_says_how_to_get_it(tmp_path):
-    fails(tmp_path / "no", (
-        f"no CIFAR-10 under {tmp_path}/no: expected cifar-10-batches-py/ or test/<class>/*.png; "
-        "--data.download true fetches the official archive"
-    ))
+    fails(
+        tmp_path / "no",
+        (
+            f"no CIFAR-10 under {tmp_path}/no: expected cifar-10-batches-py/ or test/<class>/*.png; "
+            "--data.download true fetches the official archive"
+        ),
+    )
 
 
 def test_an_archive_with_wrong_checksums_is_refused_and_never_unpickled(tmp_path):

@@ -1,7 +1,7 @@
 """When images count as broken: error rates, votes, skipping, verdicts, and noise of the judge's own."""
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -269,7 +269,7 @@ def test_judge_draws_never_change_the_noise_of_an_attack(monkeypatch):
     plain, _ = attack_noise("never", monkeypatch)
     judged, purposes = attack_noise("sequential", monkeypatch)
     single, _ = attack_noise("single", monkeypatch)
-    between = [a == "attack" and b == "judge" for a, b in zip(purposes, purposes[1:], strict=False)]
+    between = [a == "attack" and b == "judge" for a, b in pairwise(purposes)]
     assert sum(between) >= 5, "the judge did not draw between queries"
     for other in (judged, single):
         assert len(other) >= 3
@@ -376,7 +376,9 @@ def test_tests_get_stricter_with_each_one_and_end_at_200_draws():
     assert failed.tolist() == [False, False, True, True]
 
 
-@pytest.mark.parametrize(("rule", "broken"), [("sequential", True), ("single", True), ("paper", True), ("never", False)])
+@pytest.mark.parametrize(
+    ("rule", "broken"), [("sequential", True), ("single", True), ("paper", True), ("never", False)]
+)
 def test_a_deterministic_victim_is_believed_at_its_first_wrong_answer(rule, broken):
     class OnceMoved(nn.Module):
         def forward(self, x):

@@ -40,7 +40,7 @@ def test_scores_that_are_not_finite_are_refused(value):
         def forward(self, x):
             return torch.full((len(x), 3), value)
 
-    with pytest.raises(UserError, match="^the victim answered NaN or infinity; attacks need finite scores$"):
+    with pytest.raises(UserError, match=r"^the victim answered NaN or infinity; attacks need finite scores$"):
         ask(Oracle(Broken(), 4), torch.zeros(2, 3, 4, 4))
 
 

@@ -13,7 +13,7 @@ def random_noise(model, x, y, eps, norm, budget, draws):
     found = False
     for number in range(budget):
         noise = draws.signs(number)
-        values = [min(max(a + size * s, 0.0), 1.0) for a, s in zip(x.flatten().tolist(), noise)]
+        values = [min(max(a + size * s, 0.0), 1.0) for a, s in zip(x.flatten().tolist(), noise, strict=True)]
         point = torch.tensor(values).view(x.shape)
         wrong = model(point).argmax().item() != y
         if wrong or not found:

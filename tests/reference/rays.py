@@ -7,18 +7,18 @@ import torch
 TOLERANCE = 1e-3
 
 
-class BudgetSpent(Exception):
+class BudgetSpentError(Exception):
     pass
 
 
 def point_of(x, v, radius):
     """Return clip(x + radius v / sqrt(d)); the pixel step is rounded to float32 as images are."""
     step = torch.tensor(radius / math.sqrt(len(v))).item()
-    values = [min(max(a + step * b, 0.0), 1.0) for a, b in zip(x.flatten().tolist(), v)]
+    values = [min(max(a + step * b, 0.0), 1.0) for a, b in zip(x.flatten().tolist(), v, strict=True)]
     return torch.tensor(values).view(x.shape)
 
 
-def rays(model, x, y, budget):
+def rays(model, x, y, budget):  # noqa: C901 - the steps in the order of the paper
     """Return one entry per query (the point, the radius known before it) and the final direction and radius.
 
     Also returns, for each check that succeeded and whose bisection ended, the bracket's length and how many
@@ -30,7 +30,7 @@ def rays(model, x, y, budget):
 
     def adversarial(direction, radius):
         if len(history) == budget:
-            raise BudgetSpent
+            raise BudgetSpentError
         point = point_of(x, direction, radius)
         history.append({"point": point, "radius": r})
         return model(point).argmax().item() != y
@@ -63,6 +63,6 @@ def rays(model, x, y, budget):
                 if high < r:
                     r, v = high, trial
             level += 1
-    except BudgetSpent:
+    except BudgetSpentError:
         pass
     return history, v, r, bisections

@@ -18,16 +18,27 @@ def side(t, n, p, height):
 def point_of(x, offset_signs, eps):
     """Return clip(x + eps s); a sum of two float32 numbers in double precision rounds as float32 would."""
     eps = torch.tensor(eps).item()
-    values = [
-        [[min(max(v + eps * s, 0.0), 1.0) for v, s in zip(*rows)] for rows in zip(*channels)]
-        for channels in zip(x.tolist(), offset_signs)
-    ]
+    values = x.tolist()
+    for c in range(len(values)):
+        for i in range(len(values[c])):
+            for j in range(len(values[c][i])):
+                values[c][i][j] = min(max(values[c][i][j] + eps * offset_signs[c][i][j], 0.0), 1.0)
     return torch.tensor(values)
 
 
 def margin(logits, y):
     rest = [logits[k].item() for k in range(len(logits)) if k != y]
     return torch.tensor(logits[y].item() - max(rest)).item()
+
+
+def painted(kept, top, left, s, colours):
+    """Return the signs with one window in one colour per channel."""
+    new = [[list(row) for row in channel] for channel in kept]
+    for c in range(len(new)):
+        for i in range(top, top + s):
+            for j in range(left, left + s):
+                new[c][i][j] = colours[c]
+    return new
 
 
 def square(model, x, y, eps, p, n, budget, draws):
@@ -46,18 +57,11 @@ def square(model, x, y, eps, p, n, budget, draws):
         top_draw, left_draw = draws.corner(t)
         top, left = int(top_draw * (height - s)), int(left_draw * (width - s))
         paint = draws.paint(t)
-
-        def painted(colours):
-            new = [[list(row) for row in channel] for channel in kept]
-            for c in range(channels):
-                for i in range(top, top + s):
-                    for j in range(left, left + s):
-                        new[c][i][j] = colours[c]
-            return new
-
-        candidate = painted(paint)
+        candidate = painted(kept, top, left, s, paint)
         if candidate == kept:
-            candidate = painted([-sign if flip else sign for sign, flip in zip(paint, draws.other(t))])
+            flips = draws.other(t)
+            colours = [-paint[c] if flips[c] else paint[c] for c in range(channels)]
+            candidate = painted(kept, top, left, s, colours)
         point = point_of(x, candidate, eps)
         value = margin(model(point), y)
         if value < loss:

@@ -126,9 +126,7 @@ def test_weights_of_a_deeper_network_are_refused(tmp_path, card):
     path = tmp_path / "tiny.safetensors"
     save_file(timm.create_model("resnet20", num_classes=10).state_dict(), path)
     rehash(tmp_path)
-    text = (
-        f"{path} does not fit the network 'resnet8': it has 72 other tensors, the first is layer1.1.bn1.bias"
-    )
+    text = f"{path} does not fit the network 'resnet8': it has 72 other tensors, the first is layer1.1.bn1.bias"
     fails(tmp_path, re.escape(text))
 
 

@@ -1,0 +1,129 @@
+"""From what the argument parser reports to one line that says what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from rfdlight.errors import UserError, unknown_name
+from rfdlight.names import NAMES
+
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "str": "text"}
+
+_KEY = re.compile(r'\s*Parser key "([^"]+)"')
+_UNKNOWN = re.compile(
+    r"(?:Subcommand '\w+' does not accept option|Group '(?P<group>[\w.]+)' does not accept option|Option) "
+    r"'(?P<name>[^']+)'"
+)
+_LITERAL = re.compile(r"Expected a typing\.Literal\[(?P<choices>.*)\]\. Got value: (?P<value>.*)", re.DOTALL)
+_TYPE = re.compile(r"Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)", re.DOTALL)
+_CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
+_KIND = re.compile(r"Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)")
+_NO_CHOICE = ("Expected a <class", "Not a valid subclass of")
+"""How the alternatives of a union begin to complain that were not meant."""
+
+
+class UnknownOptionError(UserError):
+    """An option that a parser, perhaps one of a component, does not have."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = sorted(known)
+        super().__init__(str(unknown_name("option", name, self.known)))
+
+    def below(self, setting: str) -> UnknownOptionError:
+        """Return the same for the options of a component."""
+        return UnknownOptionError(f"{setting}.{self.name}", [f"{setting}.{name}" for name in self.known])
+
+
+class ParserError(UserError):
+    """A parser's own words, mended; a parser of a component may have added its part already."""
+
+
+def mended(message: str, error: BaseException | None, known: Iterable[str]) -> UserError:
+    """Return what to raise where the parser found an error.
+
+    Args:
+        message: The parser's.
+        error: What it caught; the causes of an error hold the keys that lead to it and, last, what is wrong.
+        known: The options of the parser.
+    """
+    if error is None:
+        return _unrecognized(message, known)
+    keys, leaf = [], error
+    for link in _chain(error):
+        leaf = link
+        found = _KEY.match(str(link))
+        if found and not isinstance(link, UserError):
+            keys += found[1].split(".")
+    setting = _setting(keys)
+    if isinstance(leaf, UnknownOptionError):
+        return leaf.below(setting) if setting else leaf
+    if isinstance(leaf, UserError):
+        return leaf
+    text = _meant(error, str(leaf))
+    unknown = _UNKNOWN.match(text)
+    if unknown:
+        unheard = UnknownOptionError(_setting([unknown["group"] or "test", *unknown["name"].split(".")]), known)
+        return unheard.below(setting) if setting else unheard
+    return ParserError(_say(setting, text, "\n".join(str(link) for link in _chain(error))))
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Go from an error to its causes, down to the first that speaks for itself."""
+    link: BaseException | None = error
+    while link is not None:
+        yield link
+        if isinstance(link, UserError) and not isinstance(link, ParserError):
+            return
+        link = link.__cause__
+
+
+def _setting(keys: list[str]) -> str:
+    """Join keys to what a user types: without the subcommand, "init_args" and repetitions."""
+    kept: list[str] = []
+    for key in keys:
+        if key not in ("fit", "test", "init_args") and key not in kept[-1:]:
+            kept.append(key)
+    return ".".join(kept)
+
+
+def _meant(error: BaseException, leaf: str) -> str:
+    """Return the complaint of the alternative that was meant, where a union lists several."""
+    if not leaf.startswith(_NO_CHOICE):
+        return leaf
+    for text in map(str, _chain(error)):
+        for line in re.findall(r"^\s*- (.*)$", text, re.MULTILINE):
+            if not line.startswith((*_NO_CHOICE, "Parser key", "a class path", "a dict")):
+                return line
+    return leaf
+
+
+def _unrecognized(message: str, known: Iterable[str]) -> UserError:
+    found = re.match(r"unrecognized arguments: (\S+)", message)
+    if not found:
+        return ParserError(" ".join(message.split()))
+    if not found[1].startswith("-"):
+        return ParserError(f"expected options, which begin with --, got '{found[1]}'")
+    return UnknownOptionError(found[1].lstrip("-").partition("=")[0], known)
+
+
+def _say(setting: str, text: str, whole: str) -> str:
+    required = re.match(r"the following arguments are required: (?:\w+\.)?(\w+)", text)
+    if required:
+        name = required[1]
+        return f"--{name} is needed; known: {', '.join(NAMES[name])}" if name in NAMES else f"expected {name}, got none"
+    literal = _LITERAL.match(text)
+    if literal:
+        return str(unknown_name(setting, literal["value"], re.findall(r"'([^']+)'", literal["choices"])))
+    typed = _TYPE.match(text)
+    if typed:
+        return f"{setting} must be {_TYPES.get(typed['type'], typed['type'])}, got '{typed['value']}'"
+    kind = _KIND.search(text)
+    if kind:
+        return f"'{kind['path']}' given as {setting} is no {kind['base']}"
+    path = _CLASS.search(whole)
+    if path:
+        return f"cannot import '{path[1]}' given as {setting}: {' '.join(text.split())}"
+    plain = " ".join(text.split())
+    return f"{setting}: {plain}" if setting else plain

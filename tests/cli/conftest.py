@@ -1,0 +1,60 @@
+"""A folder of one's own for every command line, and what a command said and left behind."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from rfdlight import cli
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, an empty cache, no data root, and the import path as it was afterwards."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("RFDLIGHT_DATA", raising=False)
+    return folder
+
+
+@dataclass
+class Said:
+    """What a command left on the terminal."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]):
+    """Run a command line in this process."""
+
+    def run(*args: str) -> Said:
+        capsys.readouterr()
+        try:
+            status = cli.main(list(args))
+        except SystemExit as end:  # how argparse ends after --help
+            status = end.code or 0
+        return Said(status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Build the objects of a command line and run nothing."""
+    last = []
+    monkeypatch.setattr(cli.RFDLightCLI, "_run_subcommand", lambda self, subcommand: last.append(self))
+
+    def build(*args: str) -> cli.RFDLightCLI:
+        capsys.readouterr()
+        cli.main(list(args))
+        assert last, capsys.readouterr().err
+        return last.pop()
+
+    return build

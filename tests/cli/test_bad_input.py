@@ -1,0 +1,425 @@
+"""Every bad input is refused in one line that says what would be right, before anything is written."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+
+from rfdlight.data.digits import Digits
+from rfdlight.victims import Victim
+from rfdlight.victims.card import save_victim
+
+FAULTY = """
+import torch
+from torch import nn
+
+from rfdlight.attacks import RayS
+from rfdlight.data.base import Images
+from rfdlight.data.digits import Digits
+
+
+class Shifted(Digits):
+    '''Labels from 1 to 10.'''
+
+    def load(self, split):
+        images = super().load(split)
+        return Images(images.pixels, images.labels + 1, images.ids)
+
+
+class Bright(Digits):
+    '''Pixels from 0 to 255.'''
+
+    def test_dataloader(self):
+        return [(x * 255, y, ids) for x, y, ids in super().test_dataloader()]
+
+
+class ThreeOutputs(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :3]
+
+
+class Unsure(nn.Module):
+    '''Answers NaN where there is any light.'''
+
+    def forward(self, x):
+        logits = x.flatten(1)[:, :10]
+        return torch.where(x.flatten(1).sum(1, keepdim=True) > 0, torch.nan, logits)
+
+
+def needs_a_depth(depth):
+    return nn.Identity()
+
+
+a_module = nn.Identity()
+a_number = lambda: 3
+
+
+class Unrelated:
+    pass
+"""
+
+
+def write_victims(folder: Path) -> None:
+    """`tiny`, a sound card, and what can be wrong with one."""
+    torch.manual_seed(0)
+    facts = {"image_shape": (3, 32, 32), "data": "digits", "command": "", "seed": 0, "versions": {}}
+    facts |= {"clean_correct": 1, "clean_total": 2}
+
+    def save(name: str, classes: int = 10) -> dict:
+        network = timm.create_model("resnet8", num_classes=classes)
+        victim = Victim(network, Digits.mean, Digits.std)
+        save_victim(victim, folder / f"{name}.json", network="resnet8", num_classes=classes, **facts)
+        return json.loads((folder / f"{name}.json").read_text())
+
+    save("tiny")
+    save("three", classes=3)
+    for name, changed in (
+        ("altered", {"sha256": 64 * "0"}),
+        ("deeper", {"network": "resnet20"}),
+        ("unheard", {"network": "resnet9"}),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps(save(name) | changed))
+    (folder / "bare.json").write_text((folder / "tiny.json").read_text())
+    (folder / "pickled.json").write_text((folder / "tiny.json").read_text())
+    torch.save({"weight": torch.zeros(1)}, folder / "pickled.safetensors")
+    (folder / "nonsense.json").write_text("[1, 2]")
+
+
+def write_data(folder: Path) -> None:
+    (folder / "tree/test/cat").mkdir(parents=True)
+    (folder / "tree/test/cat/damaged.png").write_bytes(b"no image")
+    (folder / "zoo/test/lion").mkdir(parents=True)
+    (folder / "zoo/test/lion/a.png").write_bytes(b"no image")
+    (folder / "empty").mkdir()
+
+
+def write_configs(folder: Path) -> None:
+    for name, text in (
+        ("list", "- budget\n"),
+        ("nothing", ""),
+        ("broken", "model: [\n"),
+        ("key", "model: {budgte: 3}\n"),
+        ("section", "modle: {budget: 3}\n"),
+        ("name", "attack: rayz\n"),
+        ("option", "attack: {class_path: rays, init_args: {epsilon: 0.1}}\n"),
+        ("negative", "defense: [feature_noise, {class_path: input_noise, init_args: {sigma: -1}}]\n"),
+    ):
+        (folder / f"{name}.yaml").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory):
+    """A folder with everything that the command lines below name."""
+    folder = tmp_path_factory.mktemp("bad_input")
+    (folder / "faulty.py").write_text(FAULTY)
+    write_victims(folder)
+    write_data(folder)
+    write_configs(folder)
+    (folder / "taken").mkdir()
+    (folder / "taken/records.jsonl").write_text("someone's work\n")
+    (folder / "a_file").write_text("")
+    yield folder
+    sys.modules.pop("faulty", None)
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    paths = (path for path in folder.rglob("*") if "__pycache__" not in path.parts)
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+ATTACK = "test --attack rays "
+SQUARE = "test --attack square "
+NOISE = "test --attack rays --defense feature_noise "
+
+CASES = {
+    # commands and names
+    "no command": ("", "expected a command: fit, test, report"),
+    "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
+    "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
+    "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),
+    "no attack": ("test", "--attack is needed; known: random_noise, rays, square"),
+    "unknown defense": (
+        ATTACK + "--defense feature_nose",
+        "unknown defense 'feature_nose'; did you mean feature_noise or input_noise?",
+    ),
+    "unknown data": (ATTACK + "--data digit", "unknown data 'digit'; did you mean digits?"),
+    "unknown victim": (
+        ATTACK + "--model.victim resnet8-digit",
+        "unknown victim 'resnet8-digit'; did you mean resnet8-digits?",
+    ),
+    "unknown config": (
+        ATTACK + "-c fit/resnet8_digit",
+        "unknown config 'fit/resnet8_digit'; did you mean fit/resnet8_digits or fit/resnet20?",
+    ),
+    "unknown network": (
+        "fit --model.network resnet88",
+        "unknown network 'resnet88'; did you mean resnet8 or resnet18 or resnet18d?",
+    ),
+    "unknown timm network": (
+        ATTACK + "--model.victim timm:resnet88",
+        "unknown network 'resnet88'; did you mean resnet8 or resnet18 or resnet18d?",
+    ),
+    # options
+    "unknown option of the module": (
+        ATTACK + "--model.budgte 3",
+        "unknown option 'model.budgte'; did you mean model.budget?",
+    ),
+    "unknown section": (
+        ATTACK + "--modle.budget=3",
+        "unknown option 'modle.budget'; did you mean model.budget?",
+    ),
+    "unknown option of an attack": (
+        ATTACK + "--attack.epsilon 0.1",
+        "unknown option 'attack.epsilon'; did you mean attack.eps?",
+    ),
+    "option of another attack": (
+        ATTACK + "--attack.p 0.1",
+        "unknown option 'attack.p'; did you mean attack.eps?",
+    ),
+    "unknown option of a defense": (
+        NOISE + "--defense.layer layer1",
+        "unknown option 'defense.layer'; did you mean defense.layers?",
+    ),
+    "unknown option of the data": (
+        ATTACK + "--data.num 3",
+        "unknown option 'data.num'; did you mean data.num_images?",
+    ),
+    "option of another command": ("fit --attack rays", "unknown option 'attack'; did you mean data?"),
+    "unknown option of the report": ("report a_file --outptu x", "unknown option 'outptu'; did you mean output?"),
+    "value without its option": (ATTACK + "surplus", "expected options, which begin with --, got 'surplus'"),
+    "option without its value": (ATTACK + "--model.budget", "argument --model.budget: expected one argument"),
+    # numbers
+    "eps of zero": (ATTACK + "--attack.eps 0", "attack.eps must be a positive number of pixel units, got 0.0"),
+    "negative eps": (ATTACK + "--attack.eps -1", "attack.eps must be a positive number of pixel units, got -1.0"),
+    "eps that is no number": (
+        ATTACK + "--attack.eps .nan",
+        "attack.eps must be a positive number of pixel units, got nan",
+    ),
+    "eps in words": (ATTACK + "--attack.eps small", "attack.eps must be a number, got 'small'"),
+    "norm that the attack lacks": (SQUARE + "--attack.norm l2", "attack.norm of Square must be linf, got l2"),
+    "unknown norm": (ATTACK + "--attack.norm l3", "unknown attack.norm 'l3'; did you mean l2?"),
+    "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
+    "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),
+    "no slots": (ATTACK + "--model.slots 0", "model.slots must be at least 1, got 0"),
+    "unknown judge": (
+        ATTACK + "--model.judge jury",
+        "unknown model.judge 'jury'; known: never, paper, sequential, single",
+    ),
+    "epochs in words": (
+        "fit --trainer.max_epochs few",
+        "trainer.max_epochs must be a whole number, got 'few'",
+    ),
+    # defenses
+    "negative sigma": (
+        ATTACK + "--defense input_noise --defense.sigma -1",
+        "defense.sigma must be at least 0, got -1.0",
+    ),
+    "negative sigma in a list of defenses": (
+        ATTACK + "-c negative.yaml",
+        "defense.sigma must be at least 0, got -1.0",
+    ),
+    "sigma in words": (NOISE + "--defense.sigma loud", "defense.sigma must be a number, got 'loud'"),
+    "pattern without a layer": (
+        NOISE + "--defense.layers stem*",
+        "no layer matches 'stem*'; the network has conv1, bn1, layer1, layer1.0, layer1.0.conv1, layer1.0.bn1, "
+        "layer1.0.conv2, layer1.0.bn2, ...",
+    ),
+    "more sigmas than layers": (
+        NOISE + "--defense.sigma [1,2]",
+        "defense.sigma needs one value or 1, one per layer, got 2",
+    ),
+    "missing module": (
+        ATTACK + "--defense nowhere.Noise",
+        "cannot import 'nowhere.Noise' given as defense: No module named 'nowhere'",
+    ),
+    "missing class": (
+        "test --attack faulty.Missing",
+        "cannot import 'faulty.Missing' given as attack: module 'faulty' has no attribute 'Missing'",
+    ),
+    "unrelated class": (ATTACK + "--defense faulty.Unrelated", "'faulty.Unrelated' given as defense is no Defense"),
+    # data
+    "more images than there are": (
+        ATTACK + "--data.num_images 600",
+        "num_images must be from 1 to 599 for this data, got 600",
+    ),
+    "no images": (ATTACK + "--data.num_images 0", "data.num_images must be at least 1, got 0"),
+    "unknown selection": (
+        ATTACK + "--data.selection best",
+        "unknown data.selection 'best'; known: balanced, first, random",
+    ),
+    "no data root": (
+        ATTACK + "--data cifar10",
+        "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
+        "with --data.download true the official archive is fetched into it",
+    ),
+    "root without the data": (
+        ATTACK + "--data cifar10 --data.root empty",
+        "no CIFAR-10 under empty: expected cifar-10-batches-py/ or test/<class>/*.png; "
+        "--data.download true fetches the official archive",
+    ),
+    "damaged image": (
+        ATTACK + "--data cifar10 --data.root tree",
+        "cannot read the image tree/test/cat/damaged.png: it is damaged or no image",
+    ),
+    "unknown class folder": (
+        ATTACK + "--data cifar10 --data.root zoo",
+        "unknown class folder in zoo/test: 'lion'; known: airplane, automobile, bird, cat, deer, dog, frog, horse, "
+        "ship, truck",
+    ),
+    "label outside the classes": (
+        ATTACK + "--data faulty.Shifted",
+        "digits has 10 classes, but an image of its test split has the label 10",
+    ),
+    "pixels outside the range": (
+        ATTACK + "--data faulty.Bright",
+        "expected pixels in [0, 1], got values from 0 to 255",
+    ),
+    "batch larger than the training data": (
+        "fit --data.batch_size 2000",
+        "data.batch_size must be at most the 1198 training images, got 2000",
+    ),
+    # victims
+    "weights that are not the card's": (
+        ATTACK + "--model.victim altered.json",
+        "altered.safetensors is not the file its card describes: expected sha256 0000000000000000..., got {sha}...",
+    ),
+    "weights of another network": (
+        ATTACK + "--model.victim deeper.json",
+        "deeper.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "card of an unknown network": (
+        ATTACK + "--model.victim unheard.json",
+        "the card unheard.json names the network 'resnet9', which timm does not know",
+    ),
+    "card for other classes": (
+        ATTACK + "--model.victim three.json",
+        "the victim 'three.json' is for classes 3, the data digits has 10",
+    ),
+    "card without weights": (ATTACK + "--model.victim bare.json", "no weights at bare.safetensors"),
+    "no card": (
+        ATTACK + "--model.victim missing.json",
+        "cannot read the victim card missing.json: No such file or directory",
+    ),
+    "other JSON": (
+        ATTACK + "--model.victim nonsense.json",
+        "nonsense.json is no victim card; expected the fields network, num_classes, image_shape, mean, std, data, "
+        "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions",
+    ),
+    "pickle beside a card": (
+        ATTACK + "--model.victim pickled.json",
+        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "pickle as checkpoint": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint pickled.safetensors",
+        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "weights as victim": (
+        ATTACK + "--model.victim tiny.safetensors",
+        "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
+        "--model.checkpoint, with --model.victim timm:NAME",
+    ),
+    "timm network without weights": (
+        ATTACK + "--model.victim timm:resnet8",
+        "'timm:resnet8' alone has random weights; give its safetensors file with --model.checkpoint",
+    ),
+    "checkpoint beside a card": (
+        ATTACK + "--model.victim tiny.json --model.checkpoint tiny.safetensors",
+        "--model.checkpoint is for timm:NAME or an import path; the victim 'tiny.json' has weights of its own",
+    ),
+    "victim with three outputs": (
+        ATTACK + "--model.victim faulty.ThreeOutputs",
+        "the victim 'faulty.ThreeOutputs' must answer 2 images with logits of shape (2, 10), got (2, 3)",
+    ),
+    "victim that answers NaN": (
+        ATTACK + "--model.victim faulty.Unsure",
+        "the victim answered NaN or infinity; attacks need finite scores",
+    ),
+    "victim that needs arguments": (
+        ATTACK + "--model.victim faulty.needs_a_depth",
+        "'faulty.needs_a_depth' must need no arguments: missing a required argument: 'depth'; "
+        "wrap it in a function that gives them",
+    ),
+    "victim that is built already": (
+        ATTACK + "--model.victim faulty.a_module",
+        "'faulty.a_module' must be a class or a function that makes a module, got a Identity",
+    ),
+    "victim that makes no module": (
+        ATTACK + "--model.victim faulty.a_number",
+        "'faulty.a_number' must make a torch.nn.Module, it made a int",
+    ),
+    "victim in a missing module": (
+        ATTACK + "--model.victim nowhere.net",
+        "cannot import the victim 'nowhere.net': No module named 'nowhere'",
+    ),
+    # files
+    "folder of another run": (
+        ATTACK + "--run taken",
+        "taken already holds another run; give --run another folder, or move that one",
+    ),
+    "file as run directory": (
+        ATTACK + "--run a_file",
+        "a_file already holds another run; give --run another folder, or move that one",
+    ),
+    "folder of another training": (
+        "fit --run taken",
+        "taken already holds another run; give --run another folder, or move that one",
+    ),
+    "config that is a list": (
+        ATTACK + "-c list.yaml",
+        "the config list.yaml must be a mapping of settings, got ['budget']",
+    ),
+    "empty config": (ATTACK + "-c nothing.yaml", "the config nothing.yaml must be a mapping of settings, got None"),
+    "broken config": (
+        ATTACK + "--config=broken.yaml",
+        "cannot read the config broken.yaml: while parsing a flow node expected the node content, but found "
+        "'<stream end>' in \"<unicode string>\", line 2, column 1: ^",
+    ),
+    "unknown key in a config": (
+        ATTACK + "-c key.yaml",
+        "unknown option 'model.budgte'; did you mean model.budget?",
+    ),
+    "unknown section in a config": (
+        ATTACK + "-c section.yaml",
+        "unknown option 'modle.budget'; did you mean model.budget?",
+    ),
+    "unknown option of an attack in a config": (
+        "test -c option.yaml",
+        "unknown option 'attack.epsilon'; did you mean attack.eps?",
+    ),
+    "report of nothing": ("report", "expected runs, got none"),
+    "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
+    "report of a folder near a run": (
+        "report takn",
+        "expected a run directory, got takn, which is no folder; did you mean taken?",
+    ),
+    "report of an unfinished run": (
+        "report taken",
+        "taken is no run directory: it lacks config.yaml, summary.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line_status_2_and_nothing_written(name, prepared, command, monkeypatch):
+    line, expected = CASES[name]
+    monkeypatch.chdir(prepared)
+    before = snapshot(prepared)
+    said = command(*line.split())
+    if "{sha}" in expected:
+        expected = expected.format(sha=json.loads((prepared / "tiny.json").read_text())["sha256"][:16])
+    assert said.err == f"rfdlight: {expected}\n"
+    assert said.status == 2
+    assert said.out == ""
+    assert snapshot(prepared) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_run_directory_that_cannot_be_made(elsewhere, command):
+    (elsewhere / "closed").mkdir(mode=0o500)
+    said = command("test", "--attack", "rays", "--run", "closed/run")
+    assert (said.status, said.err) == (2, "rfdlight: cannot make the run directory closed/run: Permission denied\n")

@@ -1,0 +1,265 @@
+"""The command line: what is typed reaches the object that it means."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from rfdlight import packaged
+from rfdlight.attacks import Attack, RandomNoise, RayS, Square
+from rfdlight.cli import COMMANDS, MODELS
+from rfdlight.data import CIFAR10, Digits
+from rfdlight.defenses import Defense, FeatureNoise, InputNoise
+from rfdlight.names import NAMES
+from rfdlight.results.records import read_records
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+
+
+def defenses(cli) -> list[Defense]:
+    return [callback for callback in cli.trainer.callbacks if isinstance(callback, Defense)]
+
+
+def first_line(documented) -> str:
+    return documented.__doc__.strip().partition("\n")[0]
+
+
+# Names and options
+
+
+@pytest.mark.parametrize(
+    ("attack", "defense", "data"),
+    [
+        ("rays", "feature_noise", "digits"),
+        ("square", "input_noise", "cifar10"),
+        ("random_noise", "input_noise", "digits"),
+    ],
+)
+def test_short_names_reach_their_classes(built, attack, defense, data):
+    classes = {
+        "rays": RayS, "square": Square, "random_noise": RandomNoise, "digits": Digits, "cifar10": CIFAR10,
+        "feature_noise": FeatureNoise, "input_noise": InputNoise,
+    }  # fmt: skip
+    assert classes.keys() == {name for listed in NAMES.values() for name in listed}
+    cli = built("test", "--attack", attack, f"--defense={defense}", "--data", data)
+    assert type(cli.model.attack) is classes[attack]
+    assert [type(found) for found in defenses(cli)] == [classes[defense]]
+    assert type(cli.datamodule) is classes[data]
+
+
+def test_options_reach_their_objects_by_value(built):
+    cli = built(
+        "test", "--attack", "square", "--attack.p", "0.1", "--attack.eps=0.3", "--data.num_images", "7",
+        "--data.seed", "3", "--model.budget", "9", "--model.judge", "single", "--model.accounting", "paper",
+        "--model.batch_size", "5", "--model.slots", "11", "--model.final_draws", "21", "--model.seed", "4",
+        "--model.victim", "some.json", "--defense", "feature_noise", "--defense.layers", "[layer1,layer2]",
+        "--defense.sigma", "[0.1,0.2]", "--seed_everything", "8", "--run", "here",
+    )  # fmt: skip
+    assert isinstance(cli.model.attack, Attack)
+    assert (cli.model.attack.p, cli.model.attack.eps, cli.model.attack.norm) == (0.1, 0.3, "linf")
+    assert (cli.datamodule.num_images, cli.datamodule.seed) == (7, 3)
+    module = cli.model
+    assert (module.budget, module.judge.rule, module.judge.final_draws, module.accounting) == (9, "single", 21, "paper")
+    assert (module.batch_size, module.slots, module.seed, module.victim_spec) == (5, 11, 4, "some.json")
+    (defense,) = defenses(cli)
+    assert (defense.layers, defense.sigma) == (["layer1", "layer2"], [0.1, 0.2])
+    assert cli.config["test"]["seed_everything"] == 8
+    assert cli.trainer.default_root_dir == "here"
+    assert not Path("here").exists()
+
+
+def test_eps_and_victim_are_left_to_the_data_by_default(built):
+    cli = built("test", "--attack", "rays")
+    assert cli.model.attack.eps is None
+    assert cli.model.victim_spec is None
+    assert type(cli.datamodule) is Digits
+    assert defenses(cli) == []
+
+
+def test_options_may_stand_before_their_selector(built):
+    cli = built(
+        "test", "--attack.eps", "0.3", "--defense.sigma=0.7", "--attack", "rays", "--data.num_images=5",
+        "--data=digits", "--defense", "input_noise",
+    )  # fmt: skip
+    assert (type(cli.model.attack), cli.model.attack.eps) == (RayS, 0.3)
+    assert [(type(found), found.sigma) for found in defenses(cli)] == [(InputNoise, 0.7)]
+    assert cli.datamodule.num_images == 5
+
+
+LISTED = """
+attack: rays
+defense:
+  - class_path: feature_noise
+    init_args: {sigma: 0.1, layers: layer1}
+  - input_noise
+"""
+
+
+@pytest.mark.parametrize("form", ["flow", "appended", "yaml"])
+def test_several_defenses_act_in_their_order(built, form):
+    Path("listed.yaml").write_text(LISTED)
+    both = "[{class_path: feature_noise, init_args: {sigma: 0.1, layers: layer1}}, input_noise]"
+    args = {
+        "flow": ["--attack", "rays", "--defense", both],
+        "appended": [
+            "--attack", "rays", "--defense+=feature_noise", "--defense.sigma=0.1", "--defense.layers=layer1",
+            "--defense+=input_noise",
+        ],
+        "yaml": ["-c", "listed.yaml"],
+    }[form]  # fmt: skip
+    cli = built("test", *args)
+    assert [(type(found), found.sigma) for found in defenses(cli)] == [(FeatureNoise, 0.1), (InputNoise, 0.02)]
+    assert defenses(cli)[0].layers == ["layer1"]
+
+
+def test_a_defense_among_the_trainers_callbacks_is_a_defense(built):
+    cli = built("test", "--attack", "rays", "--trainer.callbacks+=rfdlight.defenses.InputNoise")
+    assert [type(found) for found in defenses(cli)] == [InputNoise]
+
+
+def test_fit_takes_a_network_and_an_optimizer(built):
+    cli = built("fit", "--model.network", "resnet8", "--model.optimizer", "torch.optim.Adam",
+                "--model.optimizer.lr", "0.01", "--trainer.max_epochs", "3")  # fmt: skip
+    assert cli.model.network_name == "resnet8"
+    assert cli.trainer.max_epochs == 3
+    optimizer = cli.model.optimizer(torch.nn.Linear(1, 1).parameters())
+    assert (type(optimizer), optimizer.param_groups[0]["lr"]) == (torch.optim.Adam, 0.01)
+
+
+# Configs
+
+
+def test_later_files_and_options_override_earlier_ones_key_by_key(built):
+    Path("a.yaml").write_text(
+        "model: {budget: 5, batch_size: 8, slots: 16}\nattack: {class_path: square, init_args: {p: 0.1}}\n"
+    )
+    Path("b.yaml").write_text("model: {budget: 6}\nattack: {class_path: square, init_args: {eps: 0.3}}\n")
+    cli = built("test", "-c", "a.yaml", "--config=b.yaml", "--model.batch_size", "4")
+    assert (cli.model.budget, cli.model.batch_size, cli.model.slots) == (6, 4, 16)
+    assert (type(cli.model.attack), cli.model.attack.p, cli.model.attack.eps) == (Square, 0.1, 0.3)
+
+
+def test_an_attack_on_the_command_line_keeps_the_radius_of_the_file(built):
+    Path("a.yaml").write_text("attack: {class_path: square, init_args: {p: 0.1, eps: 0.3}}\n")
+    cli = built("test", "-c", "a.yaml", "--attack", "rays")
+    assert (type(cli.model.attack), cli.model.attack.eps) == (RayS, 0.3)
+
+
+def test_a_file_may_describe_a_component(built):
+    Path("attack.yaml").write_text("class_path: square\ninit_args: {p: 0.1}\n")
+    cli = built("test", "--attack", "attack.yaml", "--attack.eps", "0.3")
+    assert (type(cli.model.attack), cli.model.attack.p, cli.model.attack.eps) == (Square, 0.1, 0.3)
+
+
+def test_a_packaged_config_is_found_by_name_from_anywhere(built):
+    cli = built("fit", "-c", "fit/resnet8_digits", "--trainer.max_epochs", "2")
+    assert (type(cli.datamodule), cli.model.network_name) == (Digits, "resnet8")
+    assert cli.trainer.max_epochs == 2
+
+
+def test_a_file_in_the_working_folder_hides_a_packaged_config(built):
+    Path("fit").mkdir()
+    Path("fit/resnet8_digits").write_text("model: {network: resnet20}\n")
+    assert built("fit", "-c", "fit/resnet8_digits").model.network_name == "resnet20"
+
+
+CONFIGS = sorted(path.relative_to(packaged.folder("configs")) for path in packaged.folder("configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_every_shipped_config_instantiates_and_its_resolved_form_gives_itself_again(built, config):
+    command = ["fit"] if config.parts[0] == "fit" else ["test", "--attack", "rays"]
+    first = built(*command, "-c", config.as_posix(), "--run", "first")
+    first.save_config()
+    given = yaml.safe_load((packaged.folder("configs") / config).read_text())
+    again = built(command[0], "-c", "first/config.yaml", "--run", "again")
+    again.save_config()
+    resolved, repeated = (yaml.safe_load(Path(run, "config.yaml").read_text()) for run in ("first", "again"))
+    assert resolved.pop("run") == "first"
+    assert repeated.pop("run") == "again"
+    assert resolved == repeated
+    for name, value in given["model"].items():
+        assert isinstance(value, dict) or resolved["model"][name] == value
+    assert type(first.datamodule) is type(again.datamodule)
+    assert first.datamodule.num_images == resolved["data"]["init_args"]["num_images"]
+
+
+# Help
+
+
+def test_the_help_lists_every_command(command):
+    said = command("--help")
+    assert said.status == 0
+    assert {*MODELS, *COMMANDS} == {"fit", "test", "report"}
+    for name in (*MODELS, *COMMANDS):
+        assert f"    {name} " in said.out
+    assert first_line(COMMANDS["report"]) in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize("name", ["fit", "test", "report"])
+def test_the_help_of_a_command_begins_with_its_docstring(command, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = command(name, "--help")
+    assert said.status == 0
+    assert first_line({**MODELS, **COMMANDS}[name]) in said.out
+    for flag in {"fit": ["--model.network"], "test": ["--attack", "--model.budget"], "report": ["--output"]}[name]:
+        assert flag in said.out
+
+
+def test_the_help_of_an_attack_has_its_docstring_and_its_options(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = command("test", "--attack.help", "rays")
+    assert said.status == 0
+    assert first_line(RayS) in said.out
+    assert "--attack.eps" in said.out
+    assert "Radius in pixel units" in said.out
+
+
+def test_the_package_runs_as_a_module(elsewhere):
+    # One process of its own: everything else here runs in the test's.
+    done = subprocess.run(
+        [sys.executable, "-m", "rfdlight", "tets"],
+        cwd=elsewhere, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rfdlight: unknown command 'tets'; did you mean test?\n"
+
+
+# A user's own code
+
+
+def test_a_users_module_in_the_working_folder_is_found(built, monkeypatch):
+    monkeypatch.chdir(EXAMPLES)
+    monkeypatch.delitem(sys.modules, "my_noise", raising=False)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path or ".").resolve() != EXAMPLES])
+    cli = built("test", "--attack", "rays", "--defense", "my_noise.LaplaceNoise", "--defense.sigma", "0.3")
+    (defense,) = defenses(cli)
+    assert type(defense) is importlib.import_module("my_noise").LaplaceNoise
+    assert defense.sigma == 0.3
+    cli = built("test", "--attack", "rays", "--defense", "my_noise.WarmingNoise", "--defense.queries", "7")
+    assert defenses(cli)[0].queries == 7
+    monkeypatch.delitem(sys.modules, "my_noise")
+
+
+# Seeds
+
+TINY = ("--data.num_images", "6", "--model.budget", "12", "--model.batch_size", "6")
+
+
+def sorted_lines(run: str) -> list[bytes]:
+    return sorted(Path(run, "records.jsonl").read_bytes().splitlines())
+
+
+def test_a_run_repeats_to_the_byte_also_from_its_own_config_and_another_seed_does_not(command):
+    assert command("test", "--attack", "square", *TINY, "--run", "one").status == 0
+    assert command("test", "--attack", "square", *TINY, "--run", "two", "--model.slots", "6").status == 0
+    assert command("test", "-c", "one/config.yaml", "--run", "three").status == 0
+    assert command("test", "-c", "one/config.yaml", "--run", "four", "--model.seed", "1").status == 0
+    assert len(read_records(Path("one/records.jsonl"))) == 6
+    assert sorted_lines("one") == sorted_lines("two") == sorted_lines("three")
+    assert sorted_lines("one") != sorted_lines("four")

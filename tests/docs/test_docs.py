@@ -1,0 +1,162 @@
+"""What the pages say that can be checked: links, fields, flags, examples and arithmetic."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shlex
+import sys
+from math import comb
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from rfdlight import cli, names
+from rfdlight.results import records, summary
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FLAG = re.compile(r"(?<![\w-])--[a-z_]+(?:\.[a-z_]+)*")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for found, body in BLOCK.findall(page.read_text()) if found == language]
+
+
+def table(page: str, heading: str) -> dict[str, str]:
+    """The rows of the first table below a heading, without its head: first cell to second."""
+    below = (ROOT / "docs" / page).read_text().split(f"\n{heading}\n", 1)[1]
+    lines = re.search(r"(?:^\|.*\n)+", below, re.MULTILINE).group().splitlines()[2:]
+    cells = [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in lines]
+    return {row[0]: row[1] for row in cells}
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [
+        ("## records.jsonl", records.FIELDS),
+        ("## summary.json", summary.FIELDS),
+        ("### run", summary.RUN_FIELDS),
+    ],
+)
+def test_the_page_on_records_lists_exactly_the_fields(heading, fields):
+    assert list(table("records.md", heading).items()) == list(fields.items())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_somewhere(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", page.read_text()))
+    relative = [target.partition("#")[0] for target in targets if "://" not in target]
+    assert [target for target in relative if target and not (page.parent / target).exists()] == []
+
+
+def test_every_page_is_on_the_list_of_pages():
+    listed = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text()))
+    assert listed >= {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+
+class Parsers(cli.RFDLightCLI):
+    """The command line's parsers, without what they would start."""
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        self.built = parser
+        raise SystemExit
+
+
+@pytest.fixture(scope="module")
+def parser() -> Any:
+    built = Parsers.__new__(Parsers)
+    with pytest.raises(SystemExit):
+        built.__init__([], "rfdlight")
+    return built.built
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            lines = [line for line in block.splitlines() if line.startswith("rfdlight ")]
+            found += [(page.name, line) for line in lines]
+    return found
+
+
+@pytest.fixture
+def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pages call files of one's own."""
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    own: dict[str, Any] = {"__name__": "my_uniform"}
+    (body,) = (body for body in blocks(ROOT / "README.md", "python") if "class UniformNoise" in body)
+    exec(body, own)
+    module = ModuleType("my_uniform")
+    module.UniformNoise = own["UniformNoise"]
+    monkeypatch.setitem(sys.modules, "my_uniform", module)
+
+
+def test_every_command_line_shown_is_understood(parser, examples, capsys):
+    shown = commands()
+    assert len(shown) >= 20
+    wrong = []
+    for page, line in shown:
+        try:
+            parser.parse_args(names.expand_args(cli._expand_configs(shlex.split(line)[1:])))
+        except SystemExit as end:  # --help
+            if end.code:
+                wrong.append((page, line))
+        except ValueError as error:
+            wrong.append((page, line, str(error)))
+    assert wrong == []
+
+
+def test_every_flag_named_in_the_text_exists(parser, examples):
+    commands = parser._subcommands_action.choices.values()
+    known = {flag for command in commands for action in command._actions for flag in action.option_strings}
+    for kind, path in [(kind, path) for kind, listed in names.NAMES.items() for path in listed.values()]:
+        module, _, name = path.rpartition(".")
+        parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters
+        known |= {f"--{kind}.{parameter}" for parameter in parameters}
+    known |= {"--attack.share", "--defense.queries"}  # of the examples
+    unknown = []
+    for page in PAGES:
+        spans = re.findall(r"`([^`\n]+)`", BLOCK.sub("", page.read_text()))
+        unknown += [(page.name, flag) for span in spans for flag in FLAG.findall(span) if flag not in known]
+    assert unknown == []
+
+
+@pytest.mark.parametrize(("page", "example"), [("defenses.md", "my_noise.py"), ("attacks.md", "my_attack.py")])
+def test_the_pages_show_the_examples_as_they_are(page, example):
+    assert (ROOT / "docs" / "examples" / example).read_text() in blocks(ROOT / "docs" / page, "python")
+
+
+def test_the_data_module_of_the_page_gives_batches():
+    (body,) = (body for body in blocks(ROOT / "docs" / "victims-and-data.md", "python") if "class MyData" in body)
+    own: dict[str, Any] = {"__name__": "my_data"}
+    exec(body, own)
+    data = own["MyData"](num_images=8)
+    data.setup("test")
+    ((x, y, ids),) = data.test_dataloader()
+    assert x.shape == (8, 3, 32, 32)
+    assert 0 <= x.min() <= x.max() <= 1
+    assert torch.bincount(y).tolist() == [4, 4]
+    assert ids == sorted(ids)
+
+
+def test_the_noise_of_the_readme_has_standard_deviation_one(examples):
+    import my_uniform
+
+    torch.manual_seed(0)
+    draws = my_uniform.UniformNoise(1.0).noise(torch.zeros(100_000))
+    # The sample variance of a uniform variable has the variance (1.8 - 1) / n.
+    assert abs(float(draws.var()) - 1) < 4 * (0.8 / 100_000) ** 0.5
+
+
+def test_the_binomials_of_the_page_on_judges():
+    text = (ROOT / "docs" / "judges.md").read_text()
+    for q in (0.1, 0.2, 0.3):
+        check = q * sum(comb(9, k) * q**k * (1 - q) ** (9 - k) for k in range(5, 10))
+        after = " | ".join(f"{100 * (1 - (1 - check) ** checks):.1f} %" for checks in (25, 250, 1000))
+        assert f"| {q} | {check:.4f} | {after} |" in text

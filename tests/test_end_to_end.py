@@ -1,0 +1,194 @@
+"""The whole path: a victim is trained, broken and defended, by the commands that a user types."""
+
+import json
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from rfdlight import cli
+from rfdlight.engine import Engine
+from rfdlight.modules.evaluation import AttackEvaluation
+from rfdlight.results.records import FIELDS, read_records
+from rfdlight.results.summary import summarize
+from rfdlight.victims.card import read_card
+
+IMAGES = 40
+ATTACK = [
+    "test", "--attack", "square", "--attack.eps", "0.2", "--model.budget", "150", "--model.final_draws", "30",
+    "--data.num_images", str(IMAGES), "--data.selection", "random",
+]  # fmt: skip
+NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.4"]
+TINY = ["--attack", "square", "--model.budget", "5", "--data.num_images", "5", "--model.batch_size", "5"]
+
+
+def run(folder: Path, *args: str) -> int:
+    return cli.main([*args, "--run", str(folder)])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The run directory of a few epochs of training."""
+    folder = tmp_path_factory.mktemp("end_to_end") / "trained"
+    options = ["--trainer.max_epochs", "6", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    assert run(folder, "fit", "-c", "fit/resnet8_digits", *options) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def attacked(trained: Path) -> Path:
+    """The run directory of the attack on the undefended victim."""
+    folder = trained.parent / "attacked"
+    assert run(folder, *ATTACK, "--model.victim", str(trained / "victim.json")) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def defended(trained: Path) -> Path:
+    """The run directory of the same attack on the defended victim."""
+    folder = trained.parent / "defended"
+    assert run(folder, *ATTACK, "--model.victim", str(trained / "victim.json"), *NOISE) == 0
+    return folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return tmp_path
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "summary.json").read_text())
+
+
+def test_a_small_victim_trains_in_seconds(trained):
+    card = read_card(trained / "victim.json")
+    assert card.clean_total == 599
+    assert card.clean_accuracy > 0.9
+    assert card.command.startswith("rfdlight fit -c fit/resnet8_digits ")
+    assert (trained / "config.yaml").is_file()
+
+
+def test_the_attack_breaks_it_and_noise_defends_it(attacked, defended):
+    broken, kept = summary_of(attacked), summary_of(defended)
+    assert broken["mean_logits"]["clean"]["share"] > 0.85
+    assert broken["mean_logits"]["robust"]["share"] < 0.5
+    assert broken["run"]["deterministic"]
+    assert not kept["run"]["deterministic"]
+    assert kept["run"]["defense"] == "FeatureNoise sigma 0.4 at the output of layer1, layer2, layer3"
+
+    def smoothed(summary):
+        """The share with one image added to each side, so that none and all have an error too (Agresti and Coull)."""
+        return (summary["mean_logits"]["robust"]["share"] * IMAGES + 1) / (IMAGES + 2)
+
+    low, high = smoothed(broken), smoothed(kept)
+    error = math.sqrt((low * (1 - low) + high * (1 - high)) / (IMAGES + 2))
+    assert high - low > 3 * error
+    assert kept["mean_logits"]["robust_lower"]["share"] > broken["mean_logits"]["robust"]["share"]
+
+
+@pytest.mark.parametrize("which", ["attacked", "defended"])
+def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
+    folder = request.getfixturevalue(which)
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "records.jsonl", "summary.json", "curves.png"}
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    records, summary = read_records(folder / "records.jsonl"), summary_of(folder)
+    assert summary == json.loads(json.dumps(summarize(records, summary["run"])))
+    assert summary["run"]["complete"]
+    assert len({record["id"] for record in records}) == IMAGES
+    totals = summary["run"]["totals"]
+    for kind in ("attack", "observe", "judge"):
+        # The look at the victim before the attack belongs to no image.
+        assert sum(record[kind] for record in records) <= totals[kind]
+    assert sum(record["attack"] for record in records) == totals["attack"]
+    for record in records:
+        assert record.keys() == FIELDS.keys()
+        assert record["billed"] == record["attack"] + record["observe"] <= 150
+        assert record["linf"] <= 0.2 + 1e-6
+
+
+def test_both_runs_attack_the_same_images(attacked, defended):
+    one, two = (read_records(folder / "records.jsonl") for folder in (attacked, defended))
+    assert [record["id"] for record in one] == [record["id"] for record in two]
+    assert [record["label"] for record in one] == [record["label"] for record in two]
+
+
+def test_the_report_puts_both_side_by_side(attacked, defended, elsewhere, capsys):
+    assert cli.main(["report", str(attacked), str(defended), "--output", "report"]) == 0
+    assert {path.name for path in Path("report").iterdir()} == {"report.md", "report.csv", "curves.png"}
+    text = Path("report/report.md").read_text()
+    assert "NOT COMPARABLE" not in text
+    shown = capsys.readouterr().out
+    for folder in (attacked, defended):
+        robust = f"{100 * summary_of(folder)['mean_logits']['robust']['share']:.1f}%"
+        for place in (text, shown):
+            assert folder.name in place
+            assert robust in place
+
+
+def test_one_set_of_weights_gives_the_same_records_by_card_by_timm_and_by_import(trained, elsewhere):
+    (elsewhere / "end_to_end_victim.py").write_text(
+        "from pathlib import Path\n"
+        "from rfdlight.victims.card import load_victim\n\n\n"
+        f"def build():\n    return load_victim(Path({str(trained / 'victim.json')!r}))[0]\n"
+    )
+    weights = str(trained / "victim.safetensors")
+    forms = {
+        "card": ["--model.victim", str(trained / "victim.json")],
+        "timm": ["--model.victim", "timm:resnet8", "--model.checkpoint", weights],
+        "import": ["--model.victim", "end_to_end_victim.build"],
+    }
+    for name, form in forms.items():
+        assert run(elsewhere / name, "test", *TINY, *form) == 0
+    sys.modules.pop("end_to_end_victim")
+    lines = {name: sorted((elsewhere / name / "records.jsonl").read_bytes().splitlines()) for name in forms}
+    assert len(lines["card"]) == 5
+    assert lines["card"] == lines["timm"] == lines["import"]
+    assert summary_of(elsewhere / "timm")["run"]["victim"].startswith(f"timm:resnet8 with {weights}, weights sha256 ")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch, capsys, number):
+    write = AttackEvaluation._on_record
+
+    def write_and_signal(self, record):
+        write(self, record)
+        if len(self._records) == 2:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(AttackEvaluation, "_on_record", write_and_signal)
+    before = signal.getsignal(number)
+    # Five rows at a time, so that most images still wait when the second one is done.
+    status = run(
+        elsewhere / "stopped", "test", *TINY, "--data.num_images", "60", "--model.slots", "5",
+        "--model.victim", str(trained / "victim.json"),
+    )  # fmt: skip
+    assert status == 1
+    assert capsys.readouterr().err == "rfdlight: stopped before all images were done; the records so far are kept\n"
+    assert signal.getsignal(number) == before
+    records, summary = read_records(elsewhere / "stopped/records.jsonl"), summary_of(elsewhere / "stopped")
+    assert 2 <= len(records) < 20
+    assert not summary["run"]["complete"]
+    assert (summary["counts"]["images"], summary["run"]["num_images"]) == (len(records), 60)
+    assert summary == json.loads(json.dumps(summarize(records, summary["run"])))
+
+
+def test_a_failure_inside_the_engine_leaves_signals_and_hooks_as_they_were(trained, elsewhere, monkeypatch):
+    def fail(self, ready):
+        raise RuntimeError("a fault of the test's")
+
+    seen = []
+    setup = AttackEvaluation.setup
+    monkeypatch.setattr(AttackEvaluation, "setup", lambda self, stage: (setup(self, stage), seen.append(self))[0])
+    monkeypatch.setattr(Engine, "_query", fail)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(RuntimeError, match="a fault of the test's"):
+        run(elsewhere / "failed", "test", *TINY, *NOISE, "--model.victim", str(trained / "victim.json"))
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    for module in seen[0].victim.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
