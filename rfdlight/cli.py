@@ -8,7 +8,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import yaml
 from jsonargparse import get_loader, set_loader
@@ -47,8 +47,8 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         parser = self._subcommands_action.choices.get(self.command, self) if self.command else self
-        known = {flag.lstrip("-").rstrip("+") for action in parser._actions for flag in action.option_strings}
-        raise mended(message, ex, known) from ex
+        flags = (flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
+        raise mended(message, ex, [flag[2:].rstrip("+") for flag in flags if not flag.endswith("help")]) from ex
 
 
 class RFDLightCLI(LightningCLI):
@@ -111,7 +111,7 @@ class RFDLightCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""
-        parser.command = next(iter(args), None)
+        cast(Parser, parser).command = next(iter(args), None)
         self.config = parser.parse_args(args)
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
 

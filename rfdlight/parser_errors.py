@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Iterator
 
@@ -19,8 +20,11 @@ _LITERAL = re.compile(r"Expected a typing\.Literal\[(?P<choices>.*)\]\. Got valu
 _TYPE = re.compile(r"Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)", re.DOTALL)
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
 _KIND = re.compile(r"Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)")
-_NO_CHOICE = ("Expected a <class", "Not a valid subclass of")
-"""How the alternatives of a union begin to complain that were not meant."""
+_OTHERS = ("Expected a <class", "Not a valid subclass of", "Parser key", "a class path", "a dict")
+"""How lines begin that say nothing about an item of a list."""
+
+_NEAR = 0.65
+"""How alike two options must be for one to be taken for the other."""
 
 
 class UnknownOptionError(UserError):
@@ -29,7 +33,15 @@ class UnknownOptionError(UserError):
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name = name
         self.known = sorted(known)
-        super().__init__(str(unknown_name("option", name, self.known)))
+        section, _, own = name.rpartition(".")
+        alike = {option.rpartition(".")[2]: option for option in self.known if option.rpartition(".")[0] == section}
+        where = alike if section and alike else {option: option for option in self.known}
+        near = difflib.get_close_matches(own if where is alike else name, where, n=1, cutoff=_NEAR)
+        if near:
+            hint = f"did you mean {where[near[0]]}?"
+        else:
+            hint = f"known: {', '.join(alike.values())}" if where is alike else "--help lists the options"
+        super().__init__(f"unknown option '{name}'; {hint}")
 
     def below(self, setting: str) -> UnknownOptionError:
         """Return the same for the options of a component."""
@@ -64,7 +76,7 @@ def mended(message: str, error: BaseException | None, known: Iterable[str]) -> U
     text = _meant(error, str(leaf))
     unknown = _UNKNOWN.match(text)
     if unknown:
-        unheard = UnknownOptionError(_setting([unknown["group"] or "test", *unknown["name"].split(".")]), known)
+        unheard = UnknownOptionError(_setting(f"{unknown['group'] or ''}.{unknown['name']}".split(".")), known)
         return unheard.below(setting) if setting else unheard
     return ParserError(_say(setting, text, "\n".join(str(link) for link in _chain(error))))
 
@@ -83,18 +95,18 @@ def _setting(keys: list[str]) -> str:
     """Join keys to what a user types: without the subcommand, "init_args" and repetitions."""
     kept: list[str] = []
     for key in keys:
-        if key not in ("fit", "test", "init_args") and key not in kept[-1:]:
+        if key not in ("", "fit", "test", "init_args") and key not in kept[-1:]:
             kept.append(key)
     return ".".join(kept)
 
 
 def _meant(error: BaseException, leaf: str) -> str:
-    """Return the complaint of the alternative that was meant, where a union lists several."""
-    if not leaf.startswith(_NO_CHOICE):
+    """Return the complaint about an item of a list, where the parser tried the list as one component first."""
+    if not leaf.startswith("Not a valid subclass of"):
         return leaf
     for text in map(str, _chain(error)):
         for line in re.findall(r"^\s*- (.*)$", text, re.MULTILINE):
-            if not line.startswith((*_NO_CHOICE, "Parser key", "a class path", "a dict")):
+            if not line.startswith(_OTHERS):
                 return line
     return leaf
 

@@ -10,7 +10,6 @@ from torch import nn
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError
-from rfdlight.victims.cifar_resnet import CifarResNet
 
 
 class FeatureNoise(Noise):
@@ -24,8 +23,8 @@ class FeatureNoise(Noise):
         sigma: Standard deviation, in the units of each layer's output, >= 0: one number, or one per
             layer in the network's order.
         layers: Patterns over module paths, where `*` stands for anything between two dots ("layer1",
-            "layer*", "layer*.0", "blocks.*"); for a victim, paths inside its network. By default the paper's
-            insertion point, for networks that have one.
+            "layer*", "layer*.0", "blocks.*"); for a victim, paths inside its network. By default the network's
+            `insertion_points`; those of resnet20 are the paper's.
 
     Raises:
         UserError: If a pattern matches nothing, or `layers` is not given and the network has no default.
@@ -63,9 +62,10 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _paper_points(network: nn.Module) -> list[str]:
-    """Return where the paper's code inserts noise: for its ResNet-20, after the third stage."""
-    if isinstance(network, CifarResNet):
-        return ["layer3"]
+    """Return where the paper's code inserts noise, which a network of ours says of itself."""
+    points = getattr(network, "insertion_points", None)
+    if points is not None:
+        return list(points)
     top = ", ".join(name for name, _ in network.named_children())
     raise UserError(
         f"defense.layers must be given for a {type(network).__name__}, which has no default; its top layers are {top}"

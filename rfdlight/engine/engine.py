@@ -95,7 +95,7 @@ class Engine:
         Args:
             until_room: Return as soon as the queue is empty and the pool cannot fill a forward pass.
         """
-        while len(self._pool) and not self._stop():
+        while (len(self._pool) or self._queue) and not self._stop():
             self._refill()
             ready = (self._pool.occupied("phase") == Phase.ATTACK).nonzero()[:, 0]
             wanted = int(self._pool.occupied("wanted").sum())

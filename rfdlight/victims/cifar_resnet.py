@@ -48,6 +48,9 @@ class CifarResNet(nn.Module):
         torch.Size([2, 10])
     """
 
+    insertion_points = ("layer3",)
+    """Where the paper on the randomized feature defense puts its noise: after the third stage."""
+
     def __init__(self, depth: int, num_classes: int = 10, in_chans: int = 3) -> None:
         super().__init__()
         if depth < 8 or depth % 6 != 2:

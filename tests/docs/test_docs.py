@@ -7,9 +7,9 @@ import inspect
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from math import comb
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -86,15 +86,15 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def examples(monkeypatch: pytest.MonkeyPatch) -> None:
+def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What the pages call files of one's own."""
-    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
-    own: dict[str, Any] = {"__name__": "my_uniform"}
     (body,) = (body for body in blocks(ROOT / "README.md", "python") if "class UniformNoise" in body)
-    exec(body, own)
-    module = ModuleType("my_uniform")
-    module.UniformNoise = own["UniformNoise"]
-    monkeypatch.setitem(sys.modules, "my_uniform", module)
+    (tmp_path / "my_uniform.py").write_text(body)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    yield
+    for name in ("my_uniform", "my_noise", "my_attack"):
+        sys.modules.pop(name, None)
 
 
 def test_every_command_line_shown_is_understood(parser, examples, capsys):
