@@ -2,10 +2,10 @@
 
 Usage: python benchmarks/engine.py [--seconds 6] [--threads N]
 
-The victim is one resnet20 object throughout, with random weights, in eager mode; its speed does not depend on them. The bare
-forward pass is taken at the best of several batch sizes and memory formats, and the attacks then run at that
-batch size and format, on images that cannot be broken (judge "never"). Bare forward passes are timed before and
-after each other figure, and each ratio is taken to their mean, so that a drifting machine does not favour either.
+The victim is one resnet20 object throughout, with random weights, in float32 and eager mode. The bare forward pass is
+taken at the best of several batch sizes and memory formats, and the attacks then run at that batch size and format,
+on images that cannot be broken (judge "never"). Bare forward passes are timed before and after each other figure, and
+each ratio is taken to their mean, so that a drifting machine does not favour either.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def main() -> None:
     batch_size, best = max(tried, key=tried.get)
     bare = forward(victim, batch_size, formats[best])
 
-    table = Table(title=f"resnet20, float32, {torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}")
+    threads = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+    table = Table(title=f"resnet20, float32, {threads}")
     for column in ("what", "rows/s", "bare forward beside it", "ratio"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for (size, name), value in tried.items():
@@ -137,7 +138,11 @@ def main() -> None:
 
         measure(f"forward behind {name}", defended)
     for name in ATTACKS:
-        measure(f"queries of {name}", lambda name=name: attack(name, victim, batch_size, best == "channels-last", options.seconds))
+
+        def attacked(name: str = name) -> float:
+            return attack(name, victim, batch_size, best == "channels-last", options.seconds)
+
+        measure(f"queries of {name}", attacked)
     Console(width=110).print(table)
 
 

@@ -242,5 +242,6 @@ def _quiet() -> None:
     """Leave the terminal to rfdlight: no advertisements, no warnings about what is meant to be so."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for message in (".*isinstance.treespec, LeafSpec.*", ".*does not have many workers.*", ".*smaller than the logging interval.*"):
+    meant = ("isinstance.treespec, LeafSpec", "does not have many workers", "smaller than the logging interval")
+    for message in (f".*{part}.*" for part in meant):
         warnings.filterwarnings("ignore", message)

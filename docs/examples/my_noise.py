@@ -1,7 +1,7 @@
 """Two defenses of one's own: another distribution, and a schedule over the attacker's queries.
 
-    rfdlight test --attack rays --defense my_noise.LaplaceNoise --defense.sigma 0.3
-    rfdlight test --attack rays --defense my_noise.WarmingNoise --defense.sigma 0.4 --defense.queries 100
+rfdlight test --attack rays --defense my_noise.LaplaceNoise --defense.sigma 0.3
+rfdlight test --attack rays --defense my_noise.WarmingNoise --defense.sigma 0.4 --defense.queries 100
 """
 
 import math

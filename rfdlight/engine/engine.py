@@ -121,7 +121,11 @@ class Engine:
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
         shared = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.budget)}
-        columns = {**shared, **self.ledger.open(count, x.device), **self.judge.open(x, self.classes, self.deterministic)}
+        columns = {
+            **shared,
+            **self.ledger.open(count, x.device),
+            **self.judge.open(x, self.classes, self.deterministic),
+        }
         taken = own.keys() & shared.keys()
         if taken:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")

@@ -211,13 +211,13 @@ def test_the_help_of_a_command_begins_with_its_docstring(command, monkeypatch, n
         assert flag in said.out
 
 
-def test_the_help_of_an_attack_has_its_docstring_and_its_options(command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_the_help_of_an_attack_has_its_docstring_and_its_options(command):
     said = command("test", "--attack.help", "rays")
+    text = " ".join(said.out.split())
     assert said.status == 0
-    assert first_line(RayS) in said.out
-    assert "--attack.eps" in said.out
-    assert "Radius in pixel units" in said.out
+    assert first_line(RayS).rstrip(".") in text
+    assert "--attack.eps" in text
+    assert "Radius in pixel units" in text
 
 
 def test_the_package_runs_as_a_module(elsewhere):

@@ -187,7 +187,7 @@ def test_another_number_of_sigmas_is_refused(victim):
 
 
 def test_an_unknown_network_needs_layers():
-    with pytest.raises(UserError, match="defense.layers must be given for a Sequential"):
+    with pytest.raises(UserError, match=r"defense\.layers must be given for a Sequential"):
         FeatureNoise(0.1).attach(nn.Sequential(nn.Linear(2, 2)))
 
 
