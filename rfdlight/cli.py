@@ -46,7 +46,8 @@ class Parser(LightningArgumentParser):
     """The subcommand that was chosen, for the parser that has subcommands."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        parser = self._subcommands_action.choices.get(self.command, self) if self.command else self
+        subcommands = getattr(self._subcommands_action, "choices", {})
+        parser = subcommands.get(self.command, self)
         flags = (flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
         raise mended(message, ex, [flag[2:].rstrip("+") for flag in flags if not flag.endswith("help")]) from ex
 
@@ -84,14 +85,16 @@ class RFDLightCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         for name, function in COMMANDS.items():
-            command = Parser(description=function.__doc__.partition("\n")[0])
+            command = Parser(description=_first_line(function))
             command.add_function_arguments(function, as_group=False, skip={"runs"})
             command.add_argument("runs", nargs="+", type=str, metavar="RUN", help="Run directories.")
-            parser._subcommands_action.add_subcommand(name, command, help=command.description)
+            parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
+                name, command, help=command.description
+            )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
-        kwargs["description"] = MODELS[subcommand].__doc__.partition("\n")[0]
+        kwargs["description"] = _first_line(MODELS[subcommand])
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -182,6 +185,10 @@ class RFDLightCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         config = self.config[self.subcommand].clone()
         parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
+
+
+def _first_line(thing: Any) -> str:
+    return (thing.__doc__ or "").partition("\n")[0]
 
 
 def _expand_configs(args: list[str]) -> list[str]:

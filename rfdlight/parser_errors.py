@@ -62,7 +62,8 @@ def mended(message: str, error: BaseException | None, known: Iterable[str]) -> U
     """
     if error is None:
         return _unrecognized(message, known)
-    keys, leaf = [], error
+    keys: list[str] = []
+    leaf = error
     for link in _chain(error):
         leaf = link
         found = _KEY.match(str(link))

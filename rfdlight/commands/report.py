@@ -123,12 +123,18 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     def add_share(label: str, share: Callable[[Run], Share | None]) -> None:
         add(label, lambda run: _with_interval(share(run)))
 
+    def add_fact(name: str) -> None:
+        add(name, lambda run: str(run.facts[name] or "none"))
+
+    def add_median(label: str, name: str) -> None:
+        add(label, lambda run: number(run.summary["broken_images"][name]))
+
     for name in ("attack", "victim", "defense", "data"):
-        add(name, lambda run, name=name: str(run.facts[name] or "none"))
+        add_fact(name)
     add("ball", lambda run: f"{run.facts['norm']} {run.facts['eps']:g}")
     add("queries per image", lambda run: f"{run.facts['budget']:,}")
     for name in ("judge", "accounting", "precision"):
-        add(name, lambda run, name=name: run.facts[name])
+        add_fact(name)
     add("images", lambda run: incomplete(run.summary) or f"{run.summary['counts']['images']:,}")
     add_share("mean logits: clean", lambda run: run.summary["mean_logits"]["clean"])
     add_share("mean logits: robust", lambda run: run.summary["mean_logits"]["robust"])
@@ -141,12 +147,9 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     add_share("single answer: robust", lambda run: run.summary["single_draw"]["robust"])
     add_share("attack success", lambda run: run.summary["attack_success"])
     add("undecided images", lambda run: f"{run.summary['counts']['undecided']:,}")
-    for label, name in (
-        ("median queries to break", "median_queries"),
-        ("median linf of the broken", "median_linf"),
-        ("median l2 of the broken", "median_l2"),
-    ):
-        add(label, lambda run, name=name: number(run.summary["broken_images"][name]))
+    add_median("median queries to break", "median_queries")
+    add_median("median linf of the broken", "median_linf")
+    add_median("median l2 of the broken", "median_l2")
     add("judge rows per attack row", lambda run: number(run.summary["ledger"]["judge_ratio"], 2))
     return rows
 
@@ -222,7 +225,7 @@ def _markdown(runs: list[Run], rows: list[tuple[str, list[str]]], notes: list[st
 def _line(run: Run, common: int) -> dict[str, Any]:
     """Return a run's numbers, unrounded, one per column of the CSV file."""
     summary = run.summary
-    line = {"run": run.label}
+    line: dict[str, Any] = {"run": run.label}
     line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals")}
     line |= summary["counts"]
     shares = {

@@ -59,6 +59,9 @@ class AttackEvaluation(LightningModule):
         UserError: If a number is out of range.
     """
 
+    victim: nn.Module
+    _engine: Engine
+
     def __init__(
         self,
         victim: str | None = None,
@@ -96,12 +99,11 @@ class AttackEvaluation(LightningModule):
         self.precision = precision
         self.channels_last = channels_last
         self.seed = seed
-        self.victim: nn.Module | None = None
         self.complete = False
         self.console = Console()
         self._records: list[Record] = []
         self._robust = 0
-        self._engine: Engine | None = None
+        self._running = False
         self._asked_to_stop = False
         self._open = ExitStack()
         self.on_ready: Callable[[], None] = lambda: None
@@ -109,12 +111,13 @@ class AttackEvaluation(LightningModule):
     @property
     def data(self) -> ImageData:
         """The data module that the trainer was given."""
-        return self.trainer.datamodule
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     @property
     def defenses(self) -> list[Defense]:
         """The trainer's callbacks that are defenses, in order."""
-        return [callback for callback in self.trainer.callbacks if isinstance(callback, Defense)]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, Defense)]
 
     @property
     def folder(self) -> Path:
@@ -136,7 +139,7 @@ class AttackEvaluation(LightningModule):
         with self._closing_on_error():
             if not (x.min() >= 0 and x.max() <= 1):
                 raise UserError(f"expected pixels in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
-            if self._engine is None:
+            if not self._running:
                 self._start(x)
             self._engine.submit(x, y, ids)
             self._engine.run(until_room=True)
@@ -189,6 +192,7 @@ class AttackEvaluation(LightningModule):
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
+        self._running = True
 
     @contextmanager
     def _closing_on_error(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfdlight.results.intervals import wilson
@@ -167,7 +167,7 @@ def _share(successes: float, total: int) -> Share:
 
 
 def _broken_images(broken: list[Record]) -> dict[str, float | None]:
-    queries = [breaks_at(record) for record in broken]
+    queries = [end for end in map(breaks_at, broken) if end is not None]
     linf = [record["linf"] for record in broken]
     l2 = [record["l2"] for record in broken]
     return {
@@ -180,7 +180,7 @@ def _broken_images(broken: list[Record]) -> dict[str, float | None]:
     }
 
 
-def _of(statistic: Callable[[list[float]], float], values: list[float]) -> float | None:
+def _of(statistic: Callable[[Any], float], values: Sequence[float]) -> float | None:
     return statistic(values) if values else None
 
 

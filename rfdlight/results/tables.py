@@ -24,8 +24,8 @@ def run_table(summary: dict[str, Any]) -> Group:
     Returns:
         Something that a rich console prints.
     """
-    parts = [_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary)]
-    return Group(*parts, *(Text(note, style="dim") for note in _notes(summary)))
+    notes = [Text(note, style="dim") for note in _notes(summary)]
+    return Group(_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary), *notes)
 
 
 def percent(share: Share | None) -> str:
