@@ -40,7 +40,7 @@ def select(ids: Sequence[str], labels: Sequence[int], count: int, selection: str
         raise unknown_name("selection", selection, SELECTIONS)
     order = sorted(range(len(ids)), key=ids.__getitem__)
     if not 1 <= count <= len(order):
-        raise UserError(f"num_images must be from 1 to {len(order)} for this data, got {count}")
+        raise UserError(f"data.num_images must be from 1 to {len(order)} for this data, got {count}")
     draw = random.Random(seed)
     if selection == "first":
         return order[:count]

@@ -25,7 +25,9 @@ def plan(path: str | None, label: str) -> Path:
         numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
         return next(planned for planned in itertools.chain([first], numbered) if not planned.exists())
     planned = Path(path)
-    if planned.exists() and (not planned.is_dir() or any(planned.iterdir())):
+    if planned.exists() and not planned.is_dir():
+        raise UserError(f"{planned} is a file; give --run a folder")
+    if planned.is_dir() and any(planned.iterdir()):
         raise UserError(f"{planned} already holds another run; give --run another folder, or move that one")
     return planned
 

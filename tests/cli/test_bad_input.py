@@ -151,7 +151,7 @@ CASES = {
     "unknown data": (ATTACK + "--data digit", "unknown data 'digit'; did you mean digits?"),
     "unknown victim": (
         ATTACK + "--model.victim resnet8-digit",
-        "unknown victim 'resnet8-digit'; did you mean resnet8-digits?",
+        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10?",
     ),
     "unknown config": (
         ATTACK + "-c fit/resnet8_digit",
@@ -246,7 +246,7 @@ CASES = {
     # data
     "more images than there are": (
         ATTACK + "--data.num_images 600",
-        "num_images must be from 1 to 599 for this data, got 600",
+        "data.num_images must be from 1 to 599 for this data, got 600",
     ),
     "no images": (ATTACK + "--data.num_images 0", "data.num_images must be at least 1, got 0"),
     "unknown selection": (
@@ -365,7 +365,7 @@ CASES = {
     ),
     "file as run directory": (
         ATTACK + "--run a_file",
-        "a_file already holds another run; give --run another folder, or move that one",
+        "a_file is a file; give --run a folder",
     ),
     "folder of another training": (
         "fit --run taken",

@@ -108,5 +108,5 @@ def test_a_training_batch_larger_than_the_data_is_refused_before_a_run():
 
 
 def test_too_many_attacked_images_are_refused_before_a_run():
-    with pytest.raises(UserError, match=r"^num_images must be from 1 to 599 for this data, got 600$"):
+    with pytest.raises(UserError, match=r"^data.num_images must be from 1 to 599 for this data, got 600$"):
         Digits(num_images=600).setup("test")

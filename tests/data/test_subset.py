@@ -78,7 +78,7 @@ def test_the_whole_data_can_be_asked_for():
 @pytest.mark.parametrize("selection", SELECTIONS)
 @pytest.mark.parametrize("count", [0, -1, 101])
 def test_more_than_there_is_and_less_than_one_are_refused(selection, count):
-    with pytest.raises(UserError, match=f"^num_images must be from 1 to 100 for this data, got {count}$"):
+    with pytest.raises(UserError, match=f"^data.num_images must be from 1 to 100 for this data, got {count}$"):
         select(IDS, LABELS, count, selection, 0)
 
 
