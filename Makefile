@@ -19,8 +19,8 @@ endif
 
 demo: $(READY)
 	rm -rf $(DEMO)
-	$(BIN)/rfdlight test --attack rays --data.num_images 100 --model.budget 300 --run $(DEMO)/undefended
-	$(BIN)/rfdlight test --attack rays --data.num_images 100 --model.budget 300 --run $(DEMO)/defended \
+	$(BIN)/rfdlight test --attack rays --data.num_images 80 --model.budget 300 --run $(DEMO)/undefended
+	$(BIN)/rfdlight test --attack rays --data.num_images 80 --model.budget 300 --run $(DEMO)/defended \
 		--defense feature_noise --defense.layers 'layer*' --defense.sigma 0.4
 	$(BIN)/rfdlight report $(DEMO)/undefended $(DEMO)/defended --output $(DEMO)/report
 

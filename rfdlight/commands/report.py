@@ -172,7 +172,7 @@ def _notes(runs: list[Run]) -> list[str]:
         if other != ids:
             common = len(ids & other)
             notes.append(f"NOT COMPARABLE: {run.label} and {first.label} have only {common:,} images in common.")
-    compared = ("norm", "eps", "judge", "accounting")
+    compared = ("norm", "eps", "judge", "accounting", "precision")
     differing = [name for name in compared if len({run.facts[name] for run in runs}) > 1]
     if differing:
         notes.append(f"The runs differ in {', '.join(differing)}.")

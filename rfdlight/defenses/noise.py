@@ -36,6 +36,11 @@ class Noise(Defense):
 
     def noise(self, x: Tensor) -> Tensor:
         """Return noise of the shape of `x`, of mean 0 and standard deviation 1; normal by default."""
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            # torch fills such a tensor number by number; in the order of its memory it goes several times faster.
+            rows, channels, height, width = x.shape
+            shape = (rows, height, width, channels)
+            return torch.randn(shape, dtype=x.dtype, device=x.device).permute(0, 3, 1, 2)
         return torch.randn_like(x)
 
     def scale_at(self, clock: Tensor) -> Tensor:
