@@ -31,7 +31,7 @@ class FeatureNoise(Noise):
 
     Example:
         >>> import torch
-        >>> network = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+        >>> network = nn.Sequential(nn.Linear(2, 2))
         >>> with FeatureNoise(sigma=0.1, layers="0").on(network):
         ...     bool((network(torch.ones(1, 2)) == network(torch.ones(1, 2))).all())
         False
