@@ -185,7 +185,7 @@ class Engine:
             self._break(chosen)
         else:
             columns["votings"][chosen] += 1
-            judge.want(columns, chosen, Phase.VOTE, 1 if self.deterministic else judge.votes // 2 + 1)
+            judge.want(columns, chosen, Phase.VOTE, 1 if self.deterministic else judge.majority)
 
     def _break(self, rows: Tensor) -> None:
         columns = self._pool.columns

@@ -72,6 +72,11 @@ class Judge:
         self.final_draws = final_draws
         self.clean_draws = clean_draws
 
+    @property
+    def majority(self) -> int:
+        """How many of the votes have to agree."""
+        return self.votes // 2 + 1
+
     def open(self, x: Tensor, classes: int, deterministic: bool) -> Columns:
         """Return the columns of new rows, which wait for their clean draws."""
         rows = len(x)
@@ -135,19 +140,16 @@ class Judge:
 
     def mean_margin(self, columns: Columns, rows: Tensor) -> Tensor:
         """Return the margin of the mean logits."""
-        sums = columns["margins"][rows].scatter(1, columns["y"][rows][:, None], torch.inf)
-        return sums.amin(1) / columns["draws"][rows].clamp_min(1)
+        return _others(columns, rows).amin(1) / columns["draws"][rows].clamp_min(1)
 
     def next_votes(self, columns: Columns, rows: Tensor) -> Tensor:
         """Return how many more votes each row needs at least until 5 agree."""
-        majority = self.votes // 2 + 1
         wrong = columns["wrong"][rows]
-        return majority - torch.maximum(wrong, columns["draws"][rows] - wrong)
+        return self.majority - torch.maximum(wrong, columns["draws"][rows] - wrong)
 
     def start_test(self, columns: Columns, rows: Tensor) -> None:
         """Send rows with a wrong majority to the second stage."""
-        sums = columns["margins"][rows].scatter(1, columns["y"][rows][:, None], torch.inf)
-        columns["rival"][rows] = sums.argmin(1)
+        columns["rival"][rows] = _others(columns, rows).argmin(1)
         columns["tests"][rows] += 1
         self.want(columns, rows, Phase.TEST, self.block)
 
@@ -191,6 +193,11 @@ class Judge:
         if below.min() * len(below) <= self.level:
             return "broken"
         return "robust" if below.min() >= 1 - self.level else "undecided"
+
+
+def _others(columns: Columns, rows: Tensor) -> Tensor:
+    """Return the summed margins to each class, (rows, classes), infinite at the label."""
+    return columns["margins"][rows].scatter(1, columns["y"][rows][:, None], torch.inf)
 
 
 def _below_zero(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.ndarray:

@@ -17,6 +17,17 @@ Precision = Literal["float32", "tf32", "bfloat16"]
 Purpose = Literal["attack", "judge"]
 
 
+def check_pixels(points: Tensor) -> None:
+    """Refuse pixels outside of [0, 1].
+
+    Raises:
+        UserError: If there are any, or NaN.
+    """
+    low, high = torch.aminmax(points)
+    if not (low >= 0 and high <= 1):
+        raise UserError(f"expected pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
+
+
 class Oracle:
     """Owns the victim and answers points, always in forward passes of one shape.
 
@@ -88,9 +99,7 @@ class Oracle:
             UserError: If points lie outside [0, 1], or the victim answers NaN or infinity.
         """
         rows = len(points)
-        low, high = torch.aminmax(points)
-        if not (low >= 0 and high <= 1):
-            raise UserError(f"expected pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
+        check_pixels(points)
         if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)

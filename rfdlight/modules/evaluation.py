@@ -19,7 +19,7 @@ from rfdlight.data.base import Batch, ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
-from rfdlight.engine.oracle import Oracle, Precision
+from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.errors import UserError
 from rfdlight.modules.progress import ProgressDisplay
 from rfdlight.names import short_name
@@ -137,8 +137,7 @@ class AttackEvaluation(LightningModule):
         """Hand a batch to the engine, and tick until it wants more."""
         x, y, ids = batch
         with self._closing_on_error():
-            if not (x.min() >= 0 and x.max() <= 1):
-                raise UserError(f"expected pixels in [0, 1], got values from {x.min():.4g} to {x.max():.4g}")
+            check_pixels(x)
             if not self._running:
                 self._start(x)
             self._engine.submit(x, y, ids)

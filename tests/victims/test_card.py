@@ -35,6 +35,14 @@ def rehash(folder):
     change_card(folder, sha256=hashlib.sha256((folder / "tiny.safetensors").read_bytes()).hexdigest())
 
 
+def replace_weights(folder, tensors):
+    """Put other weights beside the card, and make it vouch for them."""
+    path = folder / "tiny.safetensors"
+    save_file(tensors, path)
+    rehash(folder)
+    return path
+
+
 def fails(folder, text):
     with pytest.raises(UserError, match=f"^{text}$") as caught:
         load_victim(folder / "tiny.json")
@@ -123,25 +131,20 @@ def test_a_wrong_hash_on_the_card_is_refused(tmp_path, card):
 
 
 def test_weights_of_a_deeper_network_are_refused(tmp_path, card):
-    path = tmp_path / "tiny.safetensors"
-    save_file(timm.create_model("resnet20", num_classes=10).state_dict(), path)
-    rehash(tmp_path)
+    path = replace_weights(tmp_path, timm.create_model("resnet20", num_classes=10).state_dict())
     text = f"{path} does not fit the network 'resnet8': it has 72 other tensors, the first is layer1.1.bn1.bias"
     fails(tmp_path, re.escape(text))
 
 
 def test_weights_that_lack_tensors_are_refused(tmp_path, card):
-    path = tmp_path / "tiny.safetensors"
-    save_file({key: value for key, value in load_file(path).items() if not key.startswith("fc")}, path)
-    rehash(tmp_path)
+    tensors = load_file(tmp_path / "tiny.safetensors")
+    path = replace_weights(tmp_path, {key: value for key, value in tensors.items() if not key.startswith("fc")})
     text = f"{path} does not fit the network 'resnet8': it lacks 2 needed tensors, the first is fc.bias"
     fails(tmp_path, re.escape(text))
 
 
 def test_another_head_is_refused(tmp_path, card):
-    path = tmp_path / "tiny.safetensors"
-    save_file(timm.create_model("resnet8", num_classes=7).state_dict(), path)
-    rehash(tmp_path)
+    path = replace_weights(tmp_path, timm.create_model("resnet8", num_classes=7).state_dict())
     text = f"{path} does not fit the network 'resnet8': fc.bias has the shape (7,), expected (10,)"
     fails(tmp_path, re.escape(text))
 
