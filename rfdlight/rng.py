@@ -77,3 +77,16 @@ def signs(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> 
     octets = words(seed, stream, number, -(-count // 64)).view(torch.uint8)  # (rows, 8 * words)
     bits = (octets[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=seed.device)) & 1
     return bits.flatten(1)[:, :count].to(torch.int8).mul_(2).sub_(1).view(-1, *shape)
+
+
+def normal(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return float32 standard normal draws, (rows, *shape), each within 6.7 of zero.
+
+    Source: Box and Muller, A Note on the Generation of Random Normal Deviates, 1958; one 64-bit word gives
+    the radius and the angle of two draws.
+    """
+    count = math.prod(shape)
+    halves = words(seed, stream, number, -(-count // 2)).view(torch.int32).view(len(seed), -1, 2)
+    radius = (halves[..., 0] & (2**31 - 1)).float().add_(0.5).mul_(2.0**-31).log_().mul_(-2).sqrt_()
+    angle = halves[..., 1].float().mul_(math.pi * 2.0**-31)
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], 1)[:, :count].reshape(-1, *shape)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rfdlight import norms
 from rfdlight.errors import UserError
+from rfdlight.tensors import per_row
 
 _SLACK = {"linf": 1e-6, "l2": 1e-4}
 """How far rounding may carry a point out of its ball: absolute for linf, relative to eps for l2."""
@@ -16,7 +18,7 @@ _SLACK = {"linf": 1e-6, "l2": 1e-4}
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """A ball around the clean image, cut off at the pixel range [0, 1]; untargeted.
+    """A ball around the clean image, cut off at the pixel range [0, 1].
 
     Args:
         norm: "linf" or "l2".
@@ -41,6 +43,11 @@ class ThreatModel:
         """Say which points lie in the ball, up to rounding, (rows,) bool."""
         slack = _SLACK[self.norm] * (1 if self.norm == "linf" else self.eps)
         return self.distance(x, point) <= self.eps + slack
+
+    def admit(self, x: Tensor, point: Tensor) -> Tensor:
+        """Return the points, those outside of the ball or of [0, 1] moved into both."""
+        inside = self.contains(x, point) & ((point >= 0) & (point <= 1)).flatten(1).all(1)
+        return torch.where(per_row(inside, point), point, self.project(x, point))
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the points moved into the ball, then into [0, 1]."""

@@ -200,11 +200,11 @@ def check_rays_steps(attack: RayS, victim: nn.Module, x: Tensor, y: Tensor, budg
         assert (after["radius"] <= before["radius"]).all()
         assert (after["direction"].abs() == 1).all()
         for i in range(len(x)):
-            busy = bool(before["bisecting"][i])
+            busy = int(before["phase"][i]) == 1
             bisected[i] = bisected[i] + 1 if busy else 0
             # A check starts a bisection exactly if the answer is wrong.
-            assert busy or bool(after["bisecting"][i]) == bool(logits[i].argmax() != y[i])
-            if busy and not after["bisecting"][i]:
+            assert busy or bool(after["phase"][i]) == bool(logits[i].argmax() != y[i])
+            if busy and not after["phase"][i]:
                 bracket = min(float(before["radius"][i]), root)
                 assert int(bisected[i]) == max(1, math.ceil(math.log2(bracket / 1e-3)))
                 ended += 1

@@ -13,7 +13,7 @@ from rfdlight.attacks import Attack
 from rfdlight.engine import Engine, Judge, Oracle
 from rfdlight.victims.cifar_resnet import CifarResNet
 
-ENGINE_COLUMNS = ("x", "y", "seed", "budget")
+ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget")
 
 
 def images(count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0) -> Tensor:
@@ -107,9 +107,12 @@ class Run:
     ) -> None:
         self.shapes: list[tuple[int, ...]] = []
         hook = victim.register_forward_hook(lambda _, inputs, __: self.shapes.append(tuple(inputs[0].shape)))
-        self.oracle = Oracle(victim, batch_size, **{k: options.pop(k) for k in ("precision",) if k in options})
+        own = {name: options.pop(name) for name in ("precision",) if name in options}
+        self.oracle = Oracle(victim, batch_size, any_pixels=options.get("accounting") == "paper", **own)
         records: list[dict[str, Any]] = []
         classes = victim(x[:1]).shape[1]
+        if attack.targeted and attack.needs_start:
+            options.setdefault("starts", labelled(victim, x.shape[1:]))
         self.shapes.clear()
         self.oracle.forwarded = 0
         self.engine = Engine(
@@ -143,6 +146,13 @@ class Run:
         return torch.tensor([record[name] for record in self.records])
 
 
+@torch.no_grad()
+def labelled(victim: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Images with the labels that the victim gives them, for targeted attacks to start from."""
+    starts = images(64, tuple(shape), seed=77)
+    return starts, victim(starts).argmax(1)
+
+
 def one_by_one(victim: nn.Module) -> Callable[[Tensor], Tensor]:
     """Answer each row in a forward pass of its own, so that rounding cannot depend on the batch."""
 
@@ -153,10 +163,21 @@ def one_by_one(victim: nn.Module) -> Callable[[Tensor], Tensor]:
     return answer
 
 
-def start(attack: Attack, x: Tensor, y: Tensor, seed: Tensor, budget: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def start(
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    seed: Tensor,
+    budget: int,
+    target: Tensor | None = None,
+    starts: Tensor | None = None,
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Open a state as the engine does; also returns the names of the attack's columns."""
     own = attack.init(x, y, seed)
     state = {"x": x.clone(), "y": y.clone(), "seed": seed.clone(), "budget": torch.full_like(y, budget), **own}
+    state["target"] = torch.full_like(y, -1) if target is None else target.clone()
+    if starts is not None:
+        state["start"] = starts.clone()
     return state, tuple(own)
 
 
@@ -170,17 +191,20 @@ def drive(
     steps: int | None = None,
     seed: Tensor | None = None,
     saved: bool = False,
+    target: Tensor | None = None,
+    starts: Tensor | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]]:
     """Run an attack without the engine.
 
     Only the columns last from one tick to the next, as in the engine; with `saved`, they go through a
-    file in between.
+    file in between. A targeted attack needs `target`, and `starts` if it starts from images of that class.
 
     Yields:
         The columns before the query, the points, the logits, and the columns after it.
     """
     seed = torch.arange(len(x)) + 100 if seed is None else seed
-    state, names = start(attack, x, y, seed, budget)
+    state, names = start(attack, x, y, seed, budget, target, starts)
+    shared = (*ENGINE_COLUMNS, "start") if starts is not None else ENGINE_COLUMNS
     for _ in range(budget if steps is None else steps):
         if saved:
             file = io.BytesIO()
@@ -191,5 +215,5 @@ def drive(
         points = attack.ask(state)
         logits = answer(points)
         attack.tell(state, points, logits.argmax(1) if attack.reads == "labels" else logits)
-        state = {name: state[name] for name in (*ENGINE_COLUMNS, *names)}
+        state = {name: state[name] for name in (*shared, *names)}
         yield before, points.clone(), logits, {name: column.clone() for name, column in state.items()}

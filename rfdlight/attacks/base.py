@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.errors import UserError
+from rfdlight.losses import Loss, attacker_loss
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns
 from rfdlight.threat import ThreatModel
@@ -25,27 +26,45 @@ class Attack(ABC):
     dtypes and trailing shapes stay the same for life. `ask` and `tell` change them in `state`, in
     place or by assignment. Under any other name, `ask` may leave a value for the `tell` that follows
     it. The engine's own columns, which every state holds and no attack changes, are `x` (rows, C, H,
-    W) the clean pixels, `y` (rows,) int64 the labels, `seed` (rows,) int64 the key of `rfdlight.rng`
-    and `budget` (rows,) int64 the queries allowed.
+    W) the clean pixels, `y` (rows,) int64 the labels, `target` (rows,) int64 the class to be reached
+    or -1, `seed` (rows,) int64 the key of `rfdlight.rng`, `budget` (rows,) int64 the queries allowed
+    and, for a targeted attack that `needs_start`, `start` (rows, C, H, W), an image of the target class.
 
     Args:
         eps: Radius in pixel units, > 0; by default the data set's reference radius.
         norm: Of the ball.
+        targeted: Whether one class, drawn once per image among the wrong ones, has to be reached;
+            else any wrong class will do.
+
+    Attributes:
+        accounting: The engine's. Under "paper", an attack also clips and wastes queries as the paper's code.
+        repeats: Evaluations per query, which the engine averages; set by it.
+        loss: What an attack that reads scores lowers.
 
     Raises:
-        UserError: If the attack is not defined for `norm`, or `eps` is not positive.
+        UserError: If the attack is not defined for `norm` or has no targeted form, or `eps` is not positive.
     """
 
     reads: ClassVar[Literal["labels", "scores"]]
     """"labels": `answer` is (rows,) int64; "scores": it is the raw logits, (rows, classes)."""
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    has_targeted_form: ClassVar[bool] = False
+    needs_start: ClassVar[bool] = False
+    """Whether the targeted form starts from an image of the target class."""
 
-    def __init__(self, eps: float | None = None, norm: Norm = "linf") -> None:
+    accounting: Literal["exact", "paper"] = "exact"
+    repeats: int = 1
+    loss: Loss = "margin"
+
+    def __init__(self, eps: float | None = None, norm: Norm = "linf", targeted: bool = False) -> None:
         if norm not in self.norms:
             known = " or ".join(self.norms)
             raise UserError(f"attack.norm of {type(self).__name__} must be {known}, got {norm}")
+        if targeted and not self.has_targeted_form:
+            raise UserError(f"{type(self).__name__} has no targeted form; leave attack.targeted at false")
         self.norm = norm
         self.eps = eps
+        self.targeted = targeted
         if eps is not None:
             ThreatModel(norm, eps)
 
@@ -60,13 +79,24 @@ class Attack(ABC):
             raise UserError("attack.eps was not given and the data has no reference radius")
         return ThreatModel(self.norm, self.eps)
 
+    def hits(self, state: Columns, labels: Tensor) -> Tensor:
+        """Say which labels are what the attacker wants: the target, or any but the right one, (rows,) bool."""
+        return torch.where(state["target"] >= 0, labels == state["target"], labels != state["y"])
+
+    def objective(self, state: Columns, logits: Tensor) -> Tensor:
+        """Return what the attacker lowers, (rows,); see `rfdlight.losses.attacker_loss`."""
+        return attacker_loss(logits, state["y"], state["target"], self.loss)
+
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         """Return the columns of new rows."""
 
     @abstractmethod
     def ask(self, state: Columns) -> Tensor:
-        """Return the next point of each row, like `x`, within [0, 1]."""
+        """Return the next point of each row, like `x`, within [0, 1].
+
+        Under the paper's accounting, points may leave [0, 1] where the paper's code lets them.
+        """
 
     @abstractmethod
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
@@ -76,6 +106,18 @@ class Attack(ABC):
     def best(self, state: Columns) -> Tensor:
         """Return the point in the ball that the attack would submit if it ended now, like `x`."""
 
+    def caution(self, budget: int) -> str | None:
+        """Return one line that a user should know before the budget is spent, or None."""
+        return None
+
+    def observes(self, state: Columns) -> Tensor:
+        """Say which points just asked only tell the attacker whether it has finished, (rows,) bool.
+
+        Called between `ask` and `tell`. Exact accounting bills them; under the paper's they are the
+        evaluator's, and free. The default is none.
+        """
+        return torch.zeros_like(state["y"], dtype=torch.bool)
+
     def claims(self, state: Columns) -> Tensor:
         """Say which rows the answer just told makes the attack call broken, (rows,) bool.
 
@@ -83,9 +125,19 @@ class Attack(ABC):
         """
         return torch.zeros_like(state["y"], dtype=torch.bool)
 
-    def unfinished(self, state: Columns) -> Tensor:
-        """Say which rows are inside a step that the paper's code would end beyond its budget, (rows,) bool.
+    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
+        """Return what the paper's code would have billed, (rows,) int64; the default is `evaluated`.
 
-        Only the paper's accounting listens to it. The default is none.
+        Args:
+            state: Between two queries.
+            evaluated: (rows,) int64, the evaluations so far that were not the evaluator's.
         """
-        return torch.zeros_like(state["y"], dtype=torch.bool)
+        return evaluated
+
+    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
+        """Say which rows the paper's code would stop now because their budget is spent, (rows,) bool.
+
+        Its loops look at the budget between steps, so that the last step may exceed it. The default
+        ends as soon as the budget is billed.
+        """
+        return self.paper_billed(state, evaluated) >= state["budget"]

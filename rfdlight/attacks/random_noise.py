@@ -18,7 +18,8 @@ class RandomNoise(Attack):
     """Tries random signs on the surface of the ball, one after the other, and learns nothing.
 
     Each point is clip(x + eps s) in linf and clip(x + eps s / sqrt(d)) in l2, with new independent
-    signs s. It reads labels, and keeps the number of the last point that was misclassified.
+    signs s. It reads labels, and keeps the number of the last point that was misclassified (as the
+    target, if there is one).
 
     State:
         step: (rows,) int64, points asked so far.
@@ -31,6 +32,7 @@ class RandomNoise(Attack):
 
     reads = "labels"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    has_targeted_form = True
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         step = torch.zeros_like(y)
@@ -48,7 +50,7 @@ class RandomNoise(Attack):
         return self._point(state, state["step"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        state["claim"] = wrong = answer != state["y"]
+        state["claim"] = wrong = self.hits(state, answer)
         keep = wrong | ~state["wrong"]
         state["found"] = torch.where(keep, state["step"], state["found"])
         state["wrong"] = state["wrong"] | wrong

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
-from rfdlight.norms import Norm
+from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
 from rfdlight.tensors import Columns, per_row
 
 _TOLERANCE = 1e-3
@@ -23,29 +24,44 @@ class RayS(Attack):
     finds the new radius. Blocks are halved after each pass over the image.
 
     Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020,
-    algorithm 3. Blocks run over the flattened (C, H, W) image as in the published code. Deviation:
-    every image is a state machine of its own, so an image in bisection does not hold up the others,
-    and a bisection that the budget cuts short leaves the radius as it was.
+    algorithm 3. Blocks run over the flattened (C, H, W) image as in the published code. Deviations:
+    every image is a state machine of its own, so an image in bisection does not hold up the others;
+    a bisection that the budget cuts short leaves the radius as it was; `votes` and `verify` are not
+    the authors'.
 
     Args:
-        eps: Radius in pixel units, > 0; by default the data set's reference radius.
-        norm: "linf".
+        votes: Answers per decision, odd; the majority counts, and no more are asked than it needs.
+        verify: Answers, odd, that a radius inside the ball needs at its point before it replaces the one
+            before it, their majority misclassified; 0 for none.
+        ball: `eps` and `norm` ("linf"), see `Attack`.
 
     State:
         direction: int8 (rows, C, H, W), the best v.
         radius: (rows,) float64, its l2 radius, infinite before any misclassified point.
         level, block: (rows,) int64, which block is tried: number `block` of 2^level.
-        bisecting: (rows,) bool.
+        phase: (rows,) int64: checking a direction, bisecting, or verifying.
         low, high: (rows,) float64, the bracket of the bisection.
+        ballots, hits: (rows,) int64, the vote.
 
     Queries:
-        One for a direction that fails its check, else one more per bisection.
+        One for a direction that fails its check, else one more per bisection; (votes + 1) / 2 to votes
+        times as many with votes.
+
+    Raises:
+        UserError: If `votes` or `verify` cannot give a majority.
     """
 
     reads = "labels"
 
-    def __init__(self, eps: float | None = None, norm: Norm = "linf") -> None:
-        super().__init__(eps, norm)
+    _CHECK, _BISECT, _VERIFY = range(3)
+
+    def __init__(self, votes: int = 1, verify: int = 0, **ball: Any) -> None:
+        super().__init__(**ball)
+        check_odd("votes", votes)
+        if verify:
+            check_odd("verify", verify)
+        self.votes = votes
+        self.verify = verify
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         zero = torch.zeros_like(y)
@@ -54,9 +70,10 @@ class RayS(Attack):
             "radius": torch.full_like(y, torch.inf, dtype=torch.float64),
             "level": zero,
             "block": zero.clone(),
-            "bisecting": torch.zeros_like(y, dtype=torch.bool),
+            "phase": zero.clone(),
             "low": torch.zeros_like(y, dtype=torch.float64),
             "high": torch.zeros_like(y, dtype=torch.float64),
+            **open_votes(y),
         }
 
     @staticmethod
@@ -67,7 +84,7 @@ class RayS(Attack):
         return (size + blocks - 1) // blocks
 
     def ask(self, state: Columns) -> Tensor:
-        x = state["x"]
+        x, phase = state["x"], state["phase"]
         full = math.sqrt(x[0].numel())
         length = self._length(state)
         start = per_row(state["block"] * length, x)
@@ -76,37 +93,58 @@ class RayS(Attack):
         state["trial"] = torch.where(inside, -state["direction"], state["direction"])
         middle = (state["low"] + state["high"]) / 2
         # At radius sqrt(d) every pixel is 0 or 1 already.
-        state["reach"] = torch.where(state["bisecting"], middle, state["radius"].clamp_max(full))
-        step = per_row((state["reach"] / full).to(x.dtype), x)
-        return torch.addcmul(x, step, state["trial"].to(x.dtype)).clamp_(0, 1)
+        checked = state["radius"].clamp_max(full)
+        state["reach"] = torch.where(
+            phase == self._CHECK, checked, torch.where(phase == self._BISECT, middle, state["high"])
+        )
+        return self._point(x, state["trial"], state["reach"])
+
+    @staticmethod
+    def _point(x: Tensor, direction: Tensor, radius: Tensor) -> Tensor:
+        step = (radius / math.sqrt(x[0].numel())).clamp_max(1.0)
+        return torch.addcmul(x, per_row(step.to(x.dtype), x), direction.to(x.dtype)).clamp_(0, 1)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        wrong = answer != state["y"]
-        bisecting, reach = state["bisecting"], state["reach"]
-        starts = wrong & ~bisecting
-        high = torch.where(wrong, reach, state["high"])
-        low = torch.where(starts, 0.0, torch.where(bisecting & ~wrong, reach, state["low"]))
-        converged = bisecting & (high - low <= _TOLERANCE)
-        nearer = converged & (high < state["radius"])
-        ends = converged | ~(wrong | bisecting)
+        phase, reach = state["phase"], state["reach"]
+        decided, wrong = self._decide(state, self.hits(state, answer))
+        checks, bisects, verifies = (decided & (phase == which) for which in (self._CHECK, self._BISECT, self._VERIFY))
 
-        torch.where(per_row(nearer, points), state["trial"], state["direction"], out=state["direction"])
-        state["radius"] = torch.where(nearer, high, state["radius"])
+        starts = wrong & checks
+        high = torch.where(wrong & (checks | bisects), reach, state["high"])
+        low = torch.where(starts, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
+        converged = bisects & (high - low <= _TOLERANCE)
+        nearer = converged & (high < state["radius"])
+        if self.verify:
+            doubtful = nearer & self.threat.contains(state["x"], self._point(state["x"], state["trial"], high))
+        else:
+            doubtful = torch.zeros_like(nearer)
+        adopted = (nearer & ~doubtful) | (verifies & wrong)
+        ends = (checks & ~wrong) | (converged & ~doubtful) | verifies
+
+        torch.where(per_row(adopted, points), state["trial"], state["direction"], out=state["direction"])
+        state["radius"] = torch.where(adopted, high, state["radius"])
         state["low"], state["high"] = low, high
-        state["bisecting"] = starts | (bisecting & ~converged)
+        phase = torch.where(starts, self._BISECT, phase)
+        state["phase"] = torch.where(doubtful, self._VERIFY, torch.where(ends, self._CHECK, phase))
         block = state["block"] + 1
         past = (block >= 2 ** state["level"].clamp_max(40)) | (block * self._length(state) >= points[0].numel())
         state["block"] = torch.where(ends, torch.where(past, 0, block), state["block"])
         state["level"] = state["level"] + (ends & past)
 
+    def _decide(self, state: Columns, hit: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which decisions the answer completes, and how they went."""
+        votes = self.votes
+        if self.verify:
+            votes = torch.where(state["phase"] == self._VERIFY, self.verify, self.votes)
+        decided, outcome = cast_vote(state, hit, votes)
+        return decided, decided & outcome
+
     def best(self, state: Columns) -> Tensor:
         return torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
 
     def claims(self, state: Columns) -> Tensor:
-        x = state["x"]
-        step = (state["radius"] / math.sqrt(x[0].numel())).clamp_max(1.0)
-        point = torch.addcmul(x, per_row(step.to(x.dtype), x), state["direction"].to(x.dtype)).clamp_(0, 1)
-        return self.threat.contains(x, point) & state["radius"].isfinite()
+        point = self._point(state["x"], state["direction"], state["radius"])
+        return self.threat.contains(state["x"], point) & state["radius"].isfinite()
 
-    def unfinished(self, state: Columns) -> Tensor:
-        return state["bisecting"]
+    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
+        return (evaluated >= state["budget"]) & (state["phase"] == self._CHECK)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, Literal
+
 import torch
 from torch import Tensor
 
 from rfdlight import rng
+from rfdlight.attacks import square_l2
 from rfdlight.attacks.base import Attack
 from rfdlight.errors import UserError
-from rfdlight.losses import margin
+from rfdlight.losses import Loss
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row
 
@@ -16,88 +19,124 @@ _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After each of these 10,000ths of the schedule the squares' share of the pixels is halved."""
 
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)
-"""The streams of random numbers."""
+"""The streams of random numbers; `square_l2` has the next ones."""
 
 
 class Square(Attack):
     """Random search over square patches, reading scores.
 
-    The perturbation is +eps or -eps at every pixel. It starts as vertical stripes; each step gives
-    one random square window a random sign per channel and keeps that if the margin falls.
+    In linf the perturbation is +eps or -eps at every pixel. It starts as vertical stripes; each step
+    gives one random square window a random sign per channel. In l2 it starts as a grid of bumps of norm
+    eps; each step moves the mass of one window into a bump in another. A step is kept if the loss falls.
 
-    Source: Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020, algorithms 1 and 2,
+    Source: Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020, algorithms 1 to 3,
     with the published code's window range: the last row and column are never inside a window.
-    Deviations: every image has its own window and signs; beyond `schedule_len` the squares stay
-    small, where that code returns to the first size.
+    Deviations: every image has its own windows and signs; beyond `schedule_len` the squares stay
+    small, where that code returns to the first size; the targeted form lowers the margin by default,
+    the published one the cross entropy; `refresh` and `inclusive` are not the authors'.
 
     Args:
         p: Share of the pixels in the first squares, in (0, 1]; 0.05 is the authors' for ImageNet
-            and the paper's.
-        schedule_len: Queries over which the squares shrink, >= 1; by default the budget.
-        eps: Radius in pixel units, > 0; by default the data set's reference radius.
-        norm: "linf".
+            and the paper's, in l2 they recommend 0.1.
+        schedule_len: Over how many evaluations or iterations the squares shrink, >= 1; by default the budget.
+        schedule_clock: What counts for it: every evaluation, or proposals alone; they differ with
+            `refresh` or several evaluations per query. By default "evaluations", under the paper's
+            accounting "iterations", as in its code.
+        refresh: When the kept point is asked again, its loss replaced by the new one: "never", before
+            "every" step, or once after each "accept"ed step. It matters against random victims alone.
+        inclusive: Whether windows may cover the last row and column.
+        loss: "margin" or "cross_entropy".
+        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
-        signs: int8 (rows, C, H, W), the kept perturbation in units of eps, before clipping.
-        loss: (rows,) float32, its margin, infinite before the first answer.
-        step: (rows,) int64, queries so far.
+        signs: int8 (rows, C, H, W), in linf, the kept perturbation in units of eps, before clipping.
+        point: like x, in l2, the kept point.
+        loss: (rows,) float32, its loss, infinite before the first answer.
+        step: (rows,) int64, proposals so far, the start being the first.
+        asked: (rows,) int64, queries so far.
+        refreshing: (rows,) bool, whether the kept point is asked next.
 
     Queries:
-        One for the stripes, one per step. The clean image is never queried.
+        One for the start, one per step, and one per refresh. The clean image is never queried.
 
     Raises:
         UserError: If `p` or `schedule_len` is out of range.
     """
 
     reads = "scores"
+    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    has_targeted_form = True
 
     def __init__(
-        self, p: float = 0.05, schedule_len: int | None = None, eps: float | None = None, norm: Norm = "linf"
+        self,
+        p: float = 0.05,
+        schedule_len: int | None = None,
+        schedule_clock: Literal["evaluations", "iterations"] | None = None,
+        refresh: Literal["never", "every", "accept"] = "never",
+        inclusive: bool = False,
+        loss: Loss = "margin",
+        **ball: Any,
     ) -> None:
-        super().__init__(eps, norm)
+        super().__init__(**ball)
         if not 0 < p <= 1:
             raise UserError(f"attack.p must lie in (0, 1], got {p}")
         if schedule_len is not None and schedule_len < 1:
             raise UserError(f"attack.schedule_len must be at least 1, got {schedule_len}")
         self.p = p
         self.schedule_len = schedule_len
+        self.schedule_clock = schedule_clock
+        self.refresh = refresh
+        self.edge = int(inclusive)
+        self.loss = loss
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        channels, height, width = x.shape[1:]
-        stripes = rng.signs(seed, _STRIPES, torch.zeros_like(y), (channels, 1, width))
-        return {
-            "signs": stripes.expand(-1, -1, height, -1).contiguous(),
+        columns = {
             "loss": torch.full_like(y, torch.inf, dtype=torch.float32),
             "step": torch.zeros_like(y),
+            "asked": torch.zeros_like(y),
+            "refreshing": torch.zeros_like(y, dtype=torch.bool),
         }
+        if self.norm == "l2":
+            return {"point": square_l2.start(x, seed, self.threat.eps), **columns}
+        channels, height, width = x.shape[1:]
+        stripes = rng.signs(seed, _STRIPES, torch.zeros_like(y), (channels, 1, width))
+        return {"signs": stripes.expand(-1, -1, height, -1).contiguous(), **columns}
 
     def side(self, t: Tensor, budget: Tensor, height: int, width: int) -> Tensor:
-        """Return the side of the square in step `t`, counted from 0, (rows,) int64."""
+        """Return the side of the square at the time `t` of the schedule, counted from 0, (rows,) int64."""
         length = budget.clamp_min(1) if self.schedule_len is None else self.schedule_len
         elapsed = (t.double() / length * 10000).floor()
         halvings = (elapsed[:, None] > torch.tensor(_BREAKS, device=t.device)).sum(1)
         share = self.p * 0.5**halvings
-        return (share * height * width).sqrt().round().long().clamp(1, max(min(height, width) - 1, 1))
+        side = (share * height * width).sqrt().round().long()
+        if self.norm == "l2":
+            return square_l2.odd_side(side, height, width)
+        return side.clamp(1, max(min(height, width) - 1, 1))
 
-    def _proposal(self, state: Columns) -> Tensor:
+    def _time(self, state: Columns) -> Tensor:
+        """Return where the schedule stands; the start is before its time 0."""
+        clock = self.schedule_clock or ("iterations" if self.accounting == "paper" else "evaluations")
+        return state["step"] - 1 if clock == "iterations" else (state["asked"] - 1) * self.repeats
+
+    def _paint(self, state: Columns, side: Tensor) -> Tensor:
         """Return the signs with one window repainted; the kept ones before the first answer."""
         kept, seed, step = state["signs"], state["seed"], state["step"]
         channels, height, width = kept.shape[1:]
-        side = self.side(step - 1, state["budget"], height, width)  # (rows,)
         place = rng.uniform(seed, _WINDOW, step, 2)
-        top = (place[:, 0] * (height - side)).long()
-        left = (place[:, 1] * (width - side)).long()
+        top = (place[:, 0] * (height - side + self.edge)).long()
+        left = (place[:, 1] * (width - side + self.edge)).long()
         down = torch.arange(height, device=kept.device) - top[:, None]  # (rows, H)
         across = torch.arange(width, device=kept.device) - left[:, None]
+        moves = (step > 0) & ~state["refreshing"]
         rows_inside = (down >= 0) & (down < side[:, None])
-        columns_inside = (across >= 0) & (across < side[:, None]) & (step > 0)[:, None]
+        columns_inside = (across >= 0) & (across < side[:, None]) & moves[:, None]
         window = (rows_inside[:, :, None] & columns_inside[:, None, :])[:, None]  # (rows, 1, H, W)
 
         paint = rng.signs(seed, _SIGNS, step, (channels, 1, 1))
         proposal = torch.where(window, paint, kept)
         # A window that already has these signs would waste the query: take one of the other sign
         # vectors, each with equal chance, by flipping the channels of a number's binary digits.
-        same = (proposal == kept).flatten(1).all(1) & (step > 0)
+        same = (proposal == kept).flatten(1).all(1) & moves
         if same.any():
             other = (rng.uniform(seed, _OTHER, step, 1) * (2**channels - 1)).long() + 1  # (rows, 1)
             flips = 1 - 2 * ((other >> torch.arange(channels, device=kept.device)) & 1)  # (rows, C)
@@ -109,19 +148,39 @@ class Square(Attack):
         return torch.add(x, signs, alpha=self.threat.eps).clamp_(0, 1)
 
     def ask(self, state: Columns) -> Tensor:
-        state["proposal"] = self._proposal(state)
-        return self._point(state["x"], state["proposal"])
+        x, step = state["x"], state["step"]
+        side = self.side(self._time(state), state["budget"], *x.shape[2:])
+        if self.norm == "linf":
+            state["proposal"] = self._paint(state, side)
+            return self._point(x, state["proposal"])
+        moves = (step > 0) & ~state["refreshing"]
+        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps, self.edge)
+        state["proposal"] = torch.where(per_row(moves, x), moved, state["point"])
+        return state["proposal"]
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        loss = margin(answer, state["y"])
-        better = loss < state["loss"]
-        torch.where(per_row(better, points), state["proposal"], state["signs"], out=state["signs"])
-        state["loss"] = torch.where(better, loss, state["loss"])
-        state["accepted"] = better
-        state["step"] = state["step"] + 1
+        loss = self.objective(state, answer)
+        refreshed = state["refreshing"]
+        better = (loss < state["loss"]) & ~refreshed
+        kept = "signs" if self.norm == "linf" else "point"
+        torch.where(per_row(better, points), state["proposal"], state[kept], out=state[kept])
+        state["loss"] = torch.where(better | refreshed, loss, state["loss"])
+        state["accepted"] = better & self.hits(state, answer.argmax(1))
+        state["step"] = state["step"] + ~refreshed
+        state["asked"] = state["asked"] + 1
+        if self.refresh != "never":
+            state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
 
     def best(self, state: Columns) -> Tensor:
-        return self._point(state["x"], state["signs"])
+        return self._point(state["x"], state["signs"]) if self.norm == "linf" else state["point"]
 
     def claims(self, state: Columns) -> Tensor:
-        return state["accepted"] & (state["loss"] <= 0)
+        return state["accepted"]
+
+    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
+        return (evaluated - self.repeats).clamp_min(0)
+
+    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
+        # The published loop runs over iterations; in l2 it makes one more.
+        iterations = state["budget"] // self.repeats
+        return state["step"] >= torch.where(iterations > 0, iterations + (self.norm == "l2"), 0)

@@ -21,6 +21,9 @@ from rfdlight.tensors import Columns, per_row, put, take
 Accounting = Literal["exact", "paper"]
 Record = dict[str, Any]
 
+_TARGETS = 2**20
+"""The stream of random numbers that targets and starts are drawn from; attacks number theirs from 0."""
+
 _OWN = "attack's "
 """Sets an attack's columns apart from the engine's in the pool, so that their names cannot clash."""
 
@@ -35,14 +38,17 @@ class Engine:
 
     Args:
         oracle: Owns the victim.
-        attack: Its `threat` is enforced here.
+        attack: Its `threat` is enforced here; its `accounting` and `repeats` are set.
         classes: Of the victim.
         budget: Billed queries per image, >= 0.
         slots: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
         judge: Decides which images are broken.
         seed: Of the attacks.
-        accounting: "exact" never exceeds the budget; "paper" lets an attack end the step that it is in, as
-            the paper's code does, and bills at most the budget.
+        accounting: "exact" bills what the attacker uses and never exceeds the budget; "paper" bills, wastes and
+            exceeds as the paper's code does, attack by attack, and records at most the budget.
+        eot: Evaluations per query, at most the oracle's batch size: an attack that reads scores is answered
+            their mean logits, one that reads labels the label that most of them have, and all are billed.
+        starts: Images (rows, C, H, W) of known classes (rows,), for an attack that needs a start; by default none.
         deterministic: Whether the victim answers the same every time.
         on_record: Called with each finished image's record.
         stop: Looked at before every tick; when it returns True, the engine ends with what it has.
@@ -59,18 +65,23 @@ class Engine:
         judge: Judge,
         seed: int = 0,
         accounting: Accounting = "exact",
+        eot: int = 1,
+        starts: tuple[Tensor, Tensor] | None = None,
         deterministic: bool,
         on_record: Callable[[Record], None],
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.oracle = oracle
         self.attack = attack
+        attack.accounting, attack.repeats = accounting, eot
         self.threat = attack.threat
         self.classes = classes
         self.budget = budget
         self.judge = judge
         self.seed = seed
         self.accounting = accounting
+        self.eot = eot
+        self.starts = starts
         self.deterministic = deterministic
         self.ledger = Ledger()
         self._on_record = on_record
@@ -100,13 +111,13 @@ class Engine:
             ready = (self._pool.occupied("phase") == Phase.ATTACK).nonzero()[:, 0]
             wanted = int(self._pool.occupied("wanted").sum())
             full = self.oracle.batch_size
-            if len(ready) >= full:
+            if len(ready) >= full // self.eot:
                 self._query(ready)
             elif wanted >= full:
                 self._draw()
             elif until_room and self._pool.free:
                 return
-            elif len(ready) >= wanted:
+            elif len(ready) * self.eot >= wanted:
                 self._query(ready)
             else:
                 self._draw()
@@ -121,6 +132,7 @@ class Engine:
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
         shared = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.budget)}
+        shared |= self._aims(y, seed)
         columns = {
             **shared,
             **self.ledger.open(count, x.device),
@@ -129,40 +141,84 @@ class Engine:
         taken = own.keys() & shared.keys()
         if taken:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")
+        self._shared = tuple(shared)
         self._own = {name: f"{_OWN}{name}" for name in own}
         self._pool.admit(list(ids), {**columns, **{self._own[name]: column for name, column in own.items()}})
+
+    def _aims(self, y: Tensor, seed: Tensor) -> Columns:
+        """Draw each image's target, and its start where the attack needs one."""
+        if not self.attack.targeted:
+            return {"target": torch.full_like(y, -1)}
+        draws = rng.uniform(seed, _TARGETS, torch.zeros_like(y), 2)
+        other = (draws[:, 0] * (self.classes - 1)).long()
+        target = other + (other >= y)
+        if not self.attack.needs_start:
+            return {"target": target}
+        if self.starts is None:
+            raise ValueError(f"a targeted {type(self.attack).__name__} needs images to start from")
+        images, classes = self.starts
+        fitting = (classes == target[:, None]).double()  # (rows, images)
+        chosen = (fitting.cumsum(1) > draws[:, 1:] * fitting.sum(1, keepdim=True)).long().argmax(1)
+        return {"target": target, "start": images[chosen]}
 
     def _own_columns(self) -> Columns:
         return {name: self._pool.columns[stored] for name, stored in self._own.items()}
 
     def _state(self, rows: slice | Tensor) -> Columns:
-        shared = {name: self._pool.columns[name] for name in ("x", "y", "seed", "budget")}
+        shared = {name: self._pool.columns[name] for name in self._shared}
         return take({**shared, **self._own_columns()}, rows)
 
-    def _billed(self, rows: slice | Tensor) -> Tensor:
-        return self.ledger.billed(self._pool.columns)[rows]
+    def _billed(self, rows: slice | Tensor, state: Columns) -> Tensor:
+        """Return what rows have been billed; `state` is theirs, between two queries."""
+        if self.accounting == "exact":
+            return self.ledger.billed(self._pool.columns)[rows]
+        billed = self.attack.paper_billed(state, self._pool.columns["attack"][rows])
+        return billed.clamp(0, self.budget)
 
     def _query(self, ready: Tensor) -> None:
         """One forward pass of queries."""
         columns = self._pool.columns
-        rows = self._pool.next_rows(ready, self.oracle.batch_size)
+        rows = self._pool.next_rows(ready, self.oracle.batch_size // self.eot)
         state = self._state(rows)
+        clock = self._billed(rows, state)
         points = self.attack.ask(state)
-        clock = self._billed(rows)
-        logits = self.oracle.scores(points, clock, "attack")
-        self.ledger.charge(columns, rows, "attack", 1)
-        self.ledger.pad(self.oracle.batch_size - len(points))
-        labels = logits.argmax(1)
-        self.attack.tell(state, points, labels if self.attack.reads == "labels" else logits)
+        answer, labels = self._answer(points, clock, state["y"])
+        observes = self.attack.observes(state)
+        numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
+        if observes.any():
+            # The paper's code looks for success without billing it, as its evaluator.
+            looking = "observe" if self.accounting == "exact" else "judge"
+            self.ledger.charge(columns, numbers[observes], looking, self.eot)
+            self.ledger.charge(columns, numbers[~observes], "attack", self.eot)
+        else:
+            self.ledger.charge(columns, numbers, "attack", self.eot)
+        self.ledger.pad(self.oracle.batch_size - self.eot * len(points))
+        self.attack.tell(state, points, answer)
         put(self._own_columns(), rows, state)
 
-        candidate = (labels != state["y"]) & self.threat.contains(state["x"], points)
-        rows = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
-        columns["candidates"][rows] += candidate
-        self._consider(rows, candidate, points, clock, state)
-        self._end_exhausted(rows, state)
+        candidate = self.attack.hits(state, labels) & self.threat.contains(state["x"], points)
+        columns["candidates"][numbers] += candidate
+        columns["query_clock"][numbers] = clock
+        self._consider(numbers, candidate, points, state)
+        self._end_exhausted(numbers, state)
 
-    def _consider(self, rows: Tensor, candidate: Tensor, points: Tensor, clock: Tensor, state: Columns) -> None:
+    def _answer(self, points: Tensor, clock: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the attack is told, and the labels of it, (rows,)."""
+        if self.eot > 1:
+            points, clock = (value.repeat_interleave(self.eot, 0) for value in (points, clock))
+        draws = self.oracle.scores(points, clock, "attack").view(len(y), self.eot, -1)
+        if self.attack.reads == "scores":
+            logits = draws.mean(1)
+            return logits, logits.argmax(1)
+        votes = torch.zeros_like(draws[:, 0], dtype=torch.int64)
+        votes.scatter_add_(1, draws.argmax(2), torch.ones_like(votes[:, :1]).expand(-1, self.eot))
+        # Ties go to the right label, else to the first class.
+        votes = 2 * votes
+        votes.scatter_add_(1, y[:, None], torch.ones_like(votes[:, :1]))
+        labels = votes.argmax(1)
+        return labels, labels
+
+    def _consider(self, rows: Tensor, candidate: Tensor, points: Tensor, state: Columns) -> None:
         """Decide what the candidates of this tick lead to."""
         columns, judge = self._pool.columns, self.judge
         if judge.rule == "never":
@@ -171,16 +227,17 @@ class Engine:
             candidate = self.attack.claims(state)
         if not candidate.any():
             return
-        chosen, found, clock = rows[candidate], points[candidate], clock[candidate]
+        chosen, found = rows[candidate], points[candidate]
         believed = judge.rule == "single" or (judge.rule == "paper" and self.attack.reads == "labels")
         if judge.rule == "paper":
-            found = self.threat.project(state["x"][candidate], self.attack.best(take(state, candidate)))
+            found = self.attack.best(take(state, candidate))
         elif judge.rule == "sequential" and not self.deterministic:
             waits = columns["skip"][chosen] > 0
             columns["skip"][chosen[waits]] -= 1
-            chosen, found, clock = chosen[~waits], found[~waits], clock[~waits]
+            chosen, found = chosen[~waits], found[~waits]
         columns["point"][chosen] = found
-        columns["point_clock"][chosen] = clock
+        columns["point_clock"][chosen] = columns["query_clock"][chosen]
+        columns["point_billed"][chosen] = self._billed(chosen, self._state(chosen))
         if believed or (self.deterministic and self.oracle.precision == "float32"):
             self._break(chosen)
         else:
@@ -189,30 +246,33 @@ class Engine:
 
     def _break(self, rows: Tensor) -> None:
         columns = self._pool.columns
-        at = (columns["point_clock"][rows] + 1).clamp_max(self.budget)
-        columns["broken_at"][rows] = at
+        columns["broken_at"][rows] = columns["point_billed"][rows]
         if self.deterministic:
-            columns["first_screen9"][rows] = at
+            columns["first_screen9"][rows] = columns["point_billed"][rows]
         self._finish(rows)
 
     def _finish(self, rows: Tensor) -> None:
-        """Send rows to their final draws at the point that they hold."""
+        """Send rows to their final draws at the point that they hold, as the threat model admits it."""
+        columns = self._pool.columns
+        columns["point"][rows] = self.threat.admit(columns["x"][rows], columns["point"][rows])
         self.judge.want(self._pool.columns, rows, Phase.FINAL, 1 if self.deterministic else self.judge.final_draws)
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send rows without budget to their final draws, at the attack's best point."""
         columns = self._pool.columns
-        over = (self._billed(rows) >= self.budget) & (columns["phase"][rows] == Phase.ATTACK)
-        if self.accounting == "paper":
-            over &= ~self.attack.unfinished(self._state(rows) if state is None else state)
+        over = columns["phase"][rows] == Phase.ATTACK
+        if self.accounting == "exact":
+            over &= self.ledger.billed(columns)[rows] + self.eot > self.budget
+        else:
+            over &= self.attack.paper_ended(self._state(rows) if state is None else state, columns["attack"][rows])
         if not over.any():
             return
         ended = rows[over]
         state = self._state(ended)
-        best = self.threat.project(state["x"], self.attack.best(state))
+        best = self.attack.best(state)
         asked = per_row(columns["attack"][ended] > 0, best)
         columns["point"][ended] = torch.where(asked, best, state["x"])
-        columns["point_clock"][ended] = self._billed(ended)
+        columns["point_clock"][ended] = self._billed(ended, state)
         self._finish(ended)
 
     def _draw(self) -> None:
@@ -237,8 +297,9 @@ class Engine:
         columns["clean_draws"][clean] = columns["draws"][clean]
         columns["clean_wrong"][clean] = columns["wrong"][clean]
         columns["clean_margin"][clean] = judge.mean_margin(columns, clean)
-        right = judge.mean_label(columns, clean) == columns["y"][clean]
+        right = ~judge.is_hit(columns, clean)
         columns["phase"][clean[right]] = Phase.ATTACK
+        columns["goal"][clean[right]] = columns["target"][clean[right]]
         self._finish(clean[~right])
         self._end_exhausted(clean[right])
 
@@ -266,7 +327,7 @@ class Engine:
         wrong = 2 * columns["wrong"][rows] > columns["draws"][rows]
         passed, failed = rows[wrong], rows[~wrong]
         first = passed[columns["first_screen9"][passed] < 0]
-        columns["first_screen9"][first] = (columns["point_clock"][first] + 1).clamp_max(self.budget)
+        columns["first_screen9"][first] = columns["point_billed"][first]
         if self.deterministic or judge.rule == "paper":
             self._break(passed)
         else:
@@ -282,21 +343,22 @@ class Engine:
         def count(name: str) -> int:
             return int(columns[name][row])
 
-        def query(name: str) -> int | None:
+        def or_none(name: str) -> int | None:
             return None if count(name) < 0 else count(name)
 
         return {
             "id": self._pool.ids[row],
             "label": count("y"),
+            "target": or_none("target"),
             "attack": count("attack"),
             "observe": count("observe"),
             "judge": count("judge"),
-            "billed": min(count("attack") + count("observe"), self.budget),
+            "billed": int(self._billed(one, self._state(one))),
             "candidates": count("candidates"),
             "votings": count("votings"),
             "tests": count("tests"),
-            "broken_at": query("broken_at"),
-            "first_screen9": query("first_screen9"),
+            "broken_at": or_none("broken_at"),
+            "first_screen9": or_none("first_screen9"),
             "clean_draws": count("clean_draws"),
             "clean_wrong": count("clean_wrong"),
             "clean_margin": float(columns["clean_margin"][row]),

@@ -41,6 +41,7 @@ class Oracle:
         seed: Of the victim's randomness.
         precision: Of the attack's forward passes; the judge's are always float32.
         channels_last: Run the victim in channels-last memory.
+        any_pixels: Whether points may leave [0, 1], as in the paper's code.
         rank: Of this process.
         attempt: How often this run was resumed.
 
@@ -56,11 +57,13 @@ class Oracle:
         seed: int = 0,
         precision: Precision = "float32",
         channels_last: bool = True,
+        any_pixels: bool = False,
         rank: int = 0,
         attempt: int = 0,
     ) -> None:
         self.batch_size = batch_size
         self.precision = precision
+        self.any_pixels = any_pixels
         self.forwarded = 0
         self._victim = victim.eval()
         self._format = torch.channels_last if channels_last else torch.contiguous_format
@@ -88,7 +91,7 @@ class Oracle:
         """Return the raw logits of some points.
 
         Args:
-            points: (rows, C, H, W) in [0, 1], at most `batch_size` rows.
+            points: (rows, C, H, W) in [0, 1] unless `any_pixels`, at most `batch_size` rows.
             clock: (rows,) int64, queries billed before each.
             purpose: Which noise and which precision.
 
@@ -99,7 +102,8 @@ class Oracle:
             UserError: If points lie outside [0, 1], or the victim answers NaN or infinity.
         """
         rows = len(points)
-        check_pixels(points)
+        if not self.any_pixels:
+            check_pixels(points)
         if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)

@@ -66,8 +66,8 @@ class SquareForgetsTheKept(Square):
 class SquareReachesTheEdge(Square):
     """Schedule: windows also cover the last row and column."""
 
-    def _proposal(self, state):
-        proposal = super()._proposal(state)
+    def _paint(self, state, side):
+        proposal = super()._paint(state, side)
         return torch.where(per_row(state["step"] > 0, proposal), proposal.roll((1, 1), (2, 3)), proposal)
 
 
@@ -108,12 +108,12 @@ class RaysAsksTwice(RayS):
 
     def tell(self, state, points, answer):
         wide = (state["high"] - state["low"]) > 1e-3
-        last = state["bisecting"] & wide & ((state["high"] - state["low"]) / 2 <= 1e-3)
+        last = (state["phase"] == self._BISECT) & wide & ((state["high"] - state["low"]) / 2 <= 1e-3)
         kept = {name: state[name].clone() for name in ("direction", "radius", "level", "block")}
         super().tell(state, points, answer)
         for name, value in kept.items():
             state[name] = torch.where(last.view(-1, *(1,) * (value.ndim - 1)), value, state[name])
-        state["bisecting"] = state["bisecting"] | last
+        state["phase"] = torch.where(last, self._BISECT, state["phase"])
 
 
 class NoiseHasOneSign(RandomNoise):

@@ -62,8 +62,8 @@ def test_the_reference_counts_bisections_by_the_formula(resnet, clean):
 def test_a_bisection_cut_by_the_budget_leaves_radius_and_direction(resnet, clean):
     x, y = clean[0][:1], clean[1][:1]
     ticks = list(drive(RayS(eps=0.05), one_by_one(resnet), x, y, budget=60))
-    cut = next(q for q, (before, *_) in enumerate(ticks) if before["bisecting"][0] and q > 20)
-    assert ticks[cut][3]["bisecting"][0]
+    cut = next(q for q, (before, *_) in enumerate(ticks) if before["phase"][0] and q > 20)
+    assert ticks[cut][3]["phase"][0]
     assert ticks[cut][3]["radius"] == ticks[cut - 1][3]["radius"]
     assert torch.equal(ticks[cut][3]["direction"], ticks[cut - 1][3]["direction"])
 

@@ -41,6 +41,7 @@ def test_no_proposal_repeats_the_kept_signs():
     attack = Square(p=0.05, schedule_len=10, eps=0.1)
     x = torch.full((8, 1, 6, 6), 0.5)
     state = {"x": x, "y": torch.zeros(8, dtype=torch.int64), "seed": torch.arange(8), "budget": torch.full((8,), 99)}
+    state["target"] = torch.full((8,), -1)
     state |= attack.init(state["x"], state["y"], state["seed"])
     for step in range(99):
         kept = state["signs"].clone()
@@ -76,7 +77,8 @@ def test_windows_are_uniform_and_never_reach_the_last_row_and_column():
     state |= {"budget": torch.full((rows,), 10**6), **attack.init(x, state["y"], state["seed"])}
     state["step"] += 1
     kept = state["signs"].clone()
-    proposal = attack._proposal(state)
+    attack.ask(state)
+    proposal = state["proposal"]
     whole = (proposal != kept).flatten(1).sum(1) == side**2
     first = (proposal != kept)[whole].flatten(1).long().argmax(1)
     counts = first.bincount(minlength=height**2).view(height, height).double()
@@ -114,7 +116,7 @@ def test_stripes_are_drawn_from_the_images_own_key():
         ({"p": 0.0}, r"attack\.p must lie in \(0, 1\], got 0\.0"),
         ({"p": 1.5}, r"attack\.p must lie in \(0, 1\], got 1\.5"),
         ({"schedule_len": 0}, "attack.schedule_len must be at least 1, got 0"),
-        ({"norm": "l2"}, "attack.norm of Square must be linf, got l2"),
+        ({"norm": "l1"}, "attack.norm of Square must be linf or l2, got l1"),
         ({"eps": 0.0}, "attack.eps must be a positive number of pixel units, got 0.0"),
         ({"eps": float("nan")}, "attack.eps must be a positive number of pixel units, got nan"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import ENGINE_COLUMNS, CoinFlip, Constant, Linear, Mapped, Run, drive, images, one_by_one
+from harness import ENGINE_COLUMNS, CoinFlip, Constant, Linear, Mapped, Run, drive, images, labelled, one_by_one
 
 import rfdlight
 from rfdlight.engine import Judge
@@ -16,7 +16,9 @@ from rfdlight.names import NAMES
 
 EPS = {"linf": 0.08, "l2": 2.0}
 MARGINS = ("clean_margin", "final_margin")
-BASE = {"rfdlight.attacks.base"}
+HELPERS = {"square_l2", "voting"}
+"""Files of attacks that are not attacks themselves."""
+BASE = {"rfdlight.attacks.base", *(f"rfdlight.attacks.{helper}" for helper in HELPERS)}
 BASE |= {f"rfdlight.{module}" for module in ("clock", "errors", "losses", "norms", "rng", "tensors", "threat")}
 
 
@@ -25,14 +27,33 @@ def attack_class(name):
     return getattr(importlib.import_module(module), cls)
 
 
-CASES = [(name, norm) for name in sorted(NAMES["attack"]) for norm in attack_class(name).norms]
+OPTIONS = {}
+"""Options by attack that let it take several steps within the budgets of these tests."""
+
+CASES = [
+    (name, norm, targeted)
+    for name in sorted(NAMES["attack"])
+    for norm in attack_class(name).norms
+    for targeted in ([False, True] if attack_class(name).has_targeted_form else [False])
+]
 
 
-@pytest.fixture(params=CASES, ids=["-".join(case) for case in CASES])
+@pytest.fixture(params=CASES, ids=[f"{name}-{norm}{'-targeted' * targeted}" for name, norm, targeted in CASES])
 def make(request):
     """Build the attack anew: no test may depend on what another left in it."""
-    name, norm = request.param
-    return lambda: attack_class(name)(eps=EPS[norm], norm=norm)
+    name, norm, targeted = request.param
+    return lambda: attack_class(name)(eps=EPS[norm], norm=norm, targeted=targeted, **OPTIONS.get(name, {}))
+
+
+def aims(attack, victim, y):
+    """The target and start of each row, for attacks that want them."""
+    if not attack.targeted:
+        return {}
+    target = (y + 1) % 5
+    if not attack.needs_start:
+        return {"target": target}
+    starts, classes = labelled(victim, (3, 16, 16))
+    return {"target": target, "starts": starts[(classes == target[:, None]).long().argmax(1)]}
 
 
 @pytest.fixture
@@ -139,7 +160,7 @@ def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, resnet
     attack = make()
     run = Run(resnet, attack, *clean, budget=100)
     broken = [record for record in run.records if record["broken_at"] is not None]
-    assert len(broken) >= 3
+    assert len(broken) >= (1 if attack.targeted else 3)
     for record in run.records:
         assert record["linf"] <= attack.eps + 1e-6 if attack.norm == "linf" else record["l2"] <= attack.eps * (1 + 1e-4)
         assert (record["verdict"] == "broken") == (record["final_wrong"] == 1)
@@ -172,8 +193,9 @@ def test_removing_images_changes_no_other(make, resnet, clean):
 
 def test_another_seed_changes_what_random_attacks_ask(make, resnet, clean):
     x, y = clean
+    answer, aimed = one_by_one(resnet), aims(make(), resnet, y[:2])
     first, again, other = (
-        torch.stack([p for _, p, _, _ in drive(make(), one_by_one(resnet), x[:2], y[:2], budget=5, seed=seed)])
+        torch.stack([p for _, p, _, _ in drive(make(), answer, x[:2], y[:2], budget=5, seed=seed, **aimed)])
         for seed in (torch.tensor([1, 2]), torch.tensor([1, 2]), torch.tensor([3, 4]))
     )
     assert torch.equal(first, again)
@@ -211,8 +233,9 @@ def test_label_attacks_are_given_labels_alone(label_attack, resnet, clean):
 def test_a_state_goes_on_from_a_file_at_every_query(make, resnet, clean):
     x, y = clean[0][:3], clean[1][:3]
     answer = one_by_one(resnet)
-    plain = drive(make(), answer, x, y, budget=70)
-    saved = drive(make(), answer, x, y, budget=70, saved=True)
+    aimed = aims(make(), resnet, y)
+    plain = drive(make(), answer, x, y, budget=70, **aimed)
+    saved = drive(make(), answer, x, y, budget=70, saved=True, **aimed)
     for (_, points, _, state), (_, same, _, loaded) in zip(plain, saved, strict=True):
         assert torch.equal(points, same)
         assert state.keys() == loaded.keys()
@@ -223,8 +246,20 @@ def test_rows_do_not_see_each_other(make, resnet, clean):
     x, y = clean[0][:3], clean[1][:3]
     answer = one_by_one(resnet)
     seed = torch.tensor([11, 12, 13])
-    together = drive(make(), answer, x, y, budget=40, seed=seed)
-    alone = [drive(make(), answer, x[i, None], y[i, None], budget=40, seed=seed[i, None]) for i in range(3)]
+    aimed = aims(make(), resnet, y)
+    together = drive(make(), answer, x, y, budget=40, seed=seed, **aimed)
+    alone = [
+        drive(
+            make(),
+            answer,
+            x[i, None],
+            y[i, None],
+            budget=40,
+            seed=seed[i, None],
+            **{name: value[i, None] for name, value in aimed.items()},
+        )
+        for i in range(3)
+    ]
     for (_, points, _, _), *each in zip(together, *alone, strict=True):
         for i in range(3):
             assert torch.equal(points[i], each[i][1][0])
@@ -267,7 +302,8 @@ def test_an_attack_file_imports_torch_the_standard_library_and_base_modules_alon
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0
             parent = node.module or ""
-            modules = [f"rfdlight.{a.name}" for a in node.names] if parent == "rfdlight" else [parent]
+            packages = ("rfdlight", "rfdlight.attacks")
+            modules = [f"{parent}.{a.name}" for a in node.names] if parent in packages else [parent]
         else:
             continue
         for module in modules:
@@ -277,4 +313,4 @@ def test_an_attack_file_imports_torch_the_standard_library_and_base_modules_alon
 
 def test_every_attack_file_has_a_short_name():
     folder = Path(rfdlight.__file__).parent / "attacks"
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "base"} == set(NAMES["attack"])
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__", "base", *HELPERS} == set(NAMES["attack"])

@@ -1,0 +1,121 @@
+"""The proposals of Square in l2: how mass moves from one window of the image to another."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from rfdlight import rng
+from rfdlight.norms import norm
+from rfdlight.tensors import per_row
+
+_START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)
+"""The streams of random numbers; `square` has those before."""
+
+_CELLS = 5
+"""Bumps per column of the image at the start."""
+
+
+@lru_cache(maxsize=256)
+def bump(side: int) -> Tensor:
+    """Return the authors' bump, (side, side) float64 of unit l2 norm: upper half >= 0, lower half <= 0."""
+    upper = side // 2
+    halves = [_mound(upper, side), -_mound(side - upper, side)]
+    whole = torch.cat(halves)
+    return whole / whole.norm()
+
+
+def _mound(height: int, width: int) -> Tensor:
+    """Return nested rectangles around the centre, weighted 1, 1/4, 1/9, ..., of unit l2 norm."""
+    mound = torch.zeros(height, width, dtype=torch.float64)
+    if height == 0:
+        return mound
+    row, column = height // 2, width // 2
+    for k in range(max(row, column) + 1):
+        mound[max(row - k, 0) : row + k + 1, max(column - k, 0) : column + k + 1] += 1 / (k + 1) ** 2
+    return mound / mound.norm()
+
+
+def odd_side(side: Tensor, height: int, width: int) -> Tensor:
+    """Return the side of the windows, (rows,) int64: odd, at least 3 where the image allows it."""
+    largest = min(height, width) - 1
+    side = side.clamp_min(3)
+    return (side + (side % 2 == 0)).clamp_max(max(largest - (largest % 2 == 0), 1))
+
+
+def start(x: Tensor, seed: Tensor, eps: float) -> Tensor:
+    """Return the first points, like `x`: a grid of bumps with random signs and orientations, of norm `eps`."""
+    rows, channels, height, width = x.shape
+    side = max(height // _CELLS, 1)
+    down, across = min(_CELLS, height // side), width // side
+    zero = torch.zeros_like(seed)
+    turn = rng.signs(seed, _START_TURN, zero, (1, down, across, 1, 1)) > 0
+    sign = rng.signs(seed, _START_SIGN, zero, (channels, down, across, 1, 1))
+    shape = bump(side).to(x)
+    cells = torch.where(turn, shape, shape.T) * sign  # (rows, C, down, across, side, side)
+    grid = cells.permute(0, 1, 2, 4, 3, 5).reshape(rows, channels, down * side, across * side)
+    delta = torch.zeros_like(x)
+    top, left = (height - down * side) // 2, (width - across * side) // 2
+    delta[:, :, top : top + down * side, left : left + across * side] = grid
+    return (x + delta * per_row(eps / norm(delta, "l2"), x)).clamp_(0, 1)
+
+
+def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, eps: float, edge: int) -> Tensor:
+    """Return new points, like `x`: the mass of two windows becomes a bump in the first.
+
+    Args:
+        x: (rows, C, H, W), the clean images.
+        kept: Like `x`, the kept points.
+        seed: (rows,) int64.
+        step: (rows,) int64, the number of the proposal.
+        side: (rows,) int64, of the windows.
+        eps: Radius.
+        edge: 1 if windows may cover the last row and column, else 0.
+    """
+    channels, height, width = x.shape[1:]
+    delta = kept - x
+    place = rng.uniform(seed, _WINDOWS, step, 4)
+    first, down, across = _window(place[:, :2], side, height, width, edge)
+    second, _, _ = _window(place[:, 2:], side, height, width, edge)
+
+    free = (eps**2 - norm(delta, "l2") ** 2).clamp_min(0) / channels
+    held = (delta * (first | second)).square().sum((2, 3))  # (rows, C)
+    mass = (per_row(free, held) + held).sqrt()
+
+    turn = rng.signs(seed, _TURN, step, (1, 1)) > 0
+    down, across = torch.where(turn, across, down), torch.where(turn, down, across)
+    sign = rng.signs(seed, _SIGN, step, (channels, 1, 1))
+    inside = delta * first
+    unit = inside / (_length(inside) + 1e-10)
+    direction = sign * _bumps(side, down, across)[:, None].to(x.dtype) * first + unit
+    content = mass[:, :, None, None] * direction / _length(direction).clamp_min(1e-10)
+    moved = torch.where(first, content, delta.masked_fill(second, 0.0))
+    return (x + moved * per_row(eps / norm(moved, "l2").clamp_min(1e-10), x)).clamp_(0, 1)
+
+
+def _length(values: Tensor) -> Tensor:
+    """Return the l2 norm of each row's channels, (rows, C, 1, 1)."""
+    return values.square().sum((2, 3), keepdim=True).sqrt()
+
+
+def _window(place: Tensor, side: Tensor, height: int, width: int, edge: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a window's mask (rows, 1, H, W), and where each pixel lies in it (rows, H, 1) and (rows, 1, W)."""
+    top = (place[:, 0] * (height - side + edge)).long()
+    left = (place[:, 1] * (width - side + edge)).long()
+    down = (torch.arange(height, device=side.device) - top[:, None])[:, :, None]
+    across = (torch.arange(width, device=side.device) - left[:, None])[:, None, :]
+    reach = side[:, None, None]
+    return ((down >= 0) & (down < reach) & (across >= 0) & (across < reach))[:, None], down, across
+
+
+def _bumps(side: Tensor, down: Tensor, across: Tensor) -> Tensor:
+    """Look up each row's bump, (rows, H, W) float64; meaningless outside of the window."""
+    sides = side.unique().tolist()
+    largest = max(sides)
+    table = torch.zeros(len(sides), largest, largest, dtype=torch.float64, device=side.device)
+    for number, value in enumerate(sides):
+        table[number, :value, :value] = bump(value).to(side.device)
+    which = torch.searchsorted(torch.tensor(sides, device=side.device), side)[:, None, None]
+    return table[which, down.clamp(0, largest - 1), across.clamp(0, largest - 1)]
