@@ -129,12 +129,15 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     def add_median(label: str, name: str) -> None:
         add(label, lambda run: number(run.summary["broken_images"][name]))
 
-    for name in ("attack", "victim", "defense", "data"):
+    add("attack", lambda run: f"targeted {run.facts['attack']}" if run.facts["targeted"] else run.facts["attack"])
+    for name in ("victim", "defense", "data"):
         add_fact(name)
     add("ball", lambda run: f"{run.facts['norm']} {run.facts['eps']:g}")
     add("queries per image", lambda run: f"{run.facts['budget']:,}")
     for name in ("judge", "accounting", "precision"):
         add_fact(name)
+    if any(run.facts["eot"] > 1 for run in runs):
+        add("evaluations per query", lambda run: str(run.facts["eot"]))
     add("images", lambda run: incomplete(run.summary) or f"{run.summary['counts']['images']:,}")
     add_share("mean logits: clean", lambda run: run.summary["mean_logits"]["clean"])
     add_share("mean logits: robust", lambda run: run.summary["mean_logits"]["robust"])
@@ -142,6 +145,7 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     if len({run.facts["budget"] for run in runs}) > 1:
         common = _common_budget(runs)
         add_share(f"  robust at {common:,} queries", lambda run: robust_at(run.records, common))
+    add_share("  by the judge's calls", lambda run: run.summary["declared"])
     add_share("  by the first 9-vote screen", lambda run: run.summary["first_screen9"])
     add_share("single answer: clean", lambda run: run.summary["single_draw"]["clean"])
     add_share("single answer: robust", lambda run: run.summary["single_draw"]["robust"])
@@ -150,8 +154,19 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     add_median("median queries to break", "median_queries")
     add_median("median linf of the broken", "median_linf")
     add_median("median l2 of the broken", "median_l2")
+    for label, kinds in (
+        ("billed per image", ("billed",)),
+        ("evaluated per image", ("attack", "observe")),
+        ("judged per image", ("judge",)),
+    ):
+        add(label, lambda run, kinds=kinds: _per_image(run, kinds))
     add("judge rows per attack row", lambda run: number(run.summary["ledger"]["judge_ratio"], 2))
     return rows
+
+
+def _per_image(run: Run, kinds: tuple[str, ...]) -> str:
+    images = run.summary["counts"]["images"]
+    return number(sum(run.summary["ledger"][kind] for kind in kinds) / images if images else None)
 
 
 def _with_interval(share: Share | None) -> str:
@@ -172,7 +187,7 @@ def _notes(runs: list[Run]) -> list[str]:
         if other != ids:
             common = len(ids & other)
             notes.append(f"NOT COMPARABLE: {run.label} and {first.label} have only {common:,} images in common.")
-    compared = ("norm", "eps", "judge", "accounting", "precision")
+    compared = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
     differing = [name for name in compared if len({run.facts[name] for run in runs}) > 1]
     if differing:
         notes.append(f"The runs differ in {', '.join(differing)}.")
@@ -181,6 +196,8 @@ def _notes(runs: list[Run]) -> list[str]:
             f"Budgets differ: compare at {_common_budget(runs):,} queries; an attack that plans with its budget may "
             "do better there when that is its budget."
         )
+    if all(run.facts["attack"] != "random_noise" for run in runs):
+        notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
     notes.append("Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.")
     if not all(run.facts["deterministic"] for run in runs):
         notes.append("A run against a random victim can be repeated in distribution only.")
@@ -233,6 +250,7 @@ def _line(run: Run, common: int) -> dict[str, Any]:
         "robust": summary["mean_logits"]["robust"],
         "robust_lower": summary["mean_logits"]["robust_lower"],
         "robust_at_common_budget": robust_at(run.records, common),
+        "declared": summary["declared"],
         "first_screen9": summary["first_screen9"],
         "single_draw_clean": summary["single_draw"]["clean"],
         "single_draw_robust": summary["single_draw"]["robust"],

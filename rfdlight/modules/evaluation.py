@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData
-from rfdlight.defenses.base import Defense
+from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.errors import UserError
 from rfdlight.modules.progress import ProgressDisplay
+from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, RecordWriter, in_order
@@ -47,7 +48,11 @@ class AttackEvaluation(LightningModule):
         budget: Billed queries per image, >= 0.
         judge: Which rule calls an image broken: "sequential" (the default, Definition 1 of the paper with
             stated error), "paper", "single" or "never".
-        accounting: "exact" never exceeds the budget by one; "paper" bills as the paper's code does.
+        accounting: "exact" bills what the attacker uses and never exceeds the budget by one; "paper" bills, wastes
+            and exceeds as the paper's code does, and lets the queries leave [0, 1] where it does.
+        eot: Evaluations that each query averages (expectation over transformation), >= 1: the mean of the logits
+            for attacks that read scores, the most frequent label for the others; all are billed.
+        defended: False switches every defense off.
         final_draws: Fresh draws at every image's final point, >= 2.
         batch_size: Rows per forward pass.
         slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
@@ -70,6 +75,8 @@ class AttackEvaluation(LightningModule):
         budget: int = 1000,
         judge: Rule = "sequential",
         accounting: Accounting = "exact",
+        eot: int = 1,
+        defended: bool = True,
         final_draws: int = 100,
         batch_size: int = 64,
         slots: int | None = None,
@@ -83,9 +90,12 @@ class AttackEvaluation(LightningModule):
             ("final_draws", final_draws, 2),
             ("batch_size", batch_size, 1),
             ("slots", 1 if slots is None else slots, 1),
+            ("eot", eot, 1),
         ):
             if value < least:
                 raise UserError(f"model.{name} must be at least {least}, got {value}")
+        if eot > batch_size:
+            raise UserError(f"model.eot must be at most model.batch_size, {batch_size}, got {eot}")
         if attack is None:
             raise UserError("an attack is needed: --attack NAME")
         self.victim_spec = victim
@@ -94,6 +104,8 @@ class AttackEvaluation(LightningModule):
         self.budget = budget
         self.judge = Judge(judge, final_draws)
         self.accounting = accounting
+        self.eot = eot
+        self.defended = defended
         self.batch_size = batch_size
         self.slots = 2 * batch_size if slots is None else slots
         self.precision = precision
@@ -115,7 +127,9 @@ class AttackEvaluation(LightningModule):
 
     @property
     def defenses(self) -> list[Defense]:
-        """The trainer's callbacks that are defenses, in order."""
+        """The trainer's callbacks that are defenses, in order; none if they are switched off."""
+        if not self.defended:
+            return []
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in callbacks if isinstance(callback, Defense)]
 
@@ -161,12 +175,22 @@ class AttackEvaluation(LightningModule):
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
         if (self.folder / "records.jsonl").exists():
             raise UserError(f"{self.folder} already holds another run; give --run another folder")
+        if not self.defended:
+            self._open.enter_context(undefended())
         self._oracle = Oracle(
-            self.victim, self.batch_size, seed=self.seed, precision=self.precision, channels_last=self.channels_last
+            self.victim,
+            self.batch_size,
+            seed=self.seed,
+            precision=self.precision,
+            channels_last=self.channels_last,
+            any_pixels=self.accounting == "paper",
         )
         self._open.callback(self._oracle.close)
         answers_differ = self._oracle.is_random(x)
         deterministic = not (answers_differ or any(defense.is_random for defense in self.defenses))
+        starts = None
+        if self.attack.targeted and self.attack.needs_start:
+            starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
         self.on_ready()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.console.print(self._card())
@@ -186,6 +210,8 @@ class AttackEvaluation(LightningModule):
             judge=self.judge,
             seed=self.seed,
             accounting=self.accounting,
+            eot=self.eot,
+            starts=starts,
             deterministic=deterministic,
             on_record=self._on_record,
             stop=self._tick,
@@ -229,6 +255,8 @@ class AttackEvaluation(LightningModule):
             "budget": self.budget,
             "judge": self.judge.rule,
             "accounting": self.accounting,
+            "eot": self.eot,
+            "targeted": self.attack.targeted,
             "precision": self.precision,
             "batch_size": self.batch_size,
             "seed": self.seed,
@@ -243,11 +271,16 @@ class AttackEvaluation(LightningModule):
 
     def _card(self) -> str:
         attack = short_name("attack", type(self.attack))
+        if self.attack.targeted:
+            attack += ", targeted"
+        caution = self.attack.caution(self.budget)
+        averaged = f", {self.eot} evaluations averaged in each" if self.eot > 1 else ""
         return (
             f"victim   {self.victim_text}\n"
             f"defense  {self._defense_text()}\n"
             f"attack   {attack}, reads {self.attack.reads}, {self.threat.norm} ball of eps {self.threat.eps:g}\n"
-            f"budget   {self.budget} queries per image, accounting {self.accounting}, judge {self.judge.rule}, "
-            f"attack in {self.precision}\n"
+            f"budget   {self.budget} queries per image{averaged}, accounting {self.accounting}, "
+            f"judge {self.judge.rule}, attack in {self.precision}\n"
             f"images   {self.data.num_images} of {self.data.name} ({self.data.selection})"
+            + (f"\ncaution  {caution}" if caution else "")
         )

@@ -18,6 +18,8 @@ RUN_FIELDS: dict[str, str] = {
     "budget": "billed queries per image",
     "judge": "rule by which an image counts as broken",
     "accounting": "exact or paper",
+    "eot": "evaluations averaged in each query",
+    "targeted": "whether a class drawn per image had to be reached",
     "precision": "of the attack's forward passes; the judge's are float32",
     "victim": "name of the victim",
     "data": "data set and split",
@@ -40,12 +42,14 @@ FIELDS: dict[str, str] = {
     "mean_logits": "clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image "
     "counts as robust in robust and as broken in robust_lower",
     "attack_success": "share of the initially right images with the verdict broken",
+    "declared": "robust accuracy by the judge's own calls while the attack ran, which the final draws may contradict; "
+    "under the paper's judge and accounting, what its code would report",
     "first_screen9": "robust accuracy if the first candidate that a majority of 9 votes called wrong broke an image; "
     "null if the judge took no votes",
     "curve": "robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget",
     "broken_images": "median_queries and mean_queries billed at the break; median and largest linf and l2 of the "
     "changes, in pixel units; null without a broken image",
-    "ledger": "attack, observe, judge and padding rows, their sum rows, judge_ratio = judge / (attack + observe) and "
+    "ledger": "billed queries; attack, observe, judge and padding rows, their sum rows, judge_ratio = judge / (attack + observe) and "
     "padding_share = padding / rows",
 }
 """The fields of a summary. An accuracy is a dict: share, low and high (95 % interval), total (images)."""
@@ -154,10 +158,11 @@ def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
             "robust_lower": _share(robust - undecided, total),
         },
         "attack_success": _share(len(broken), len(right)),
+        "declared": _share(sum(clean_right(r) and r["broken_at"] is None for r in records), total),
         "first_screen9": screened_robust(records),
         "curve": [{"queries": queries, **robust_at(records, queries)} for queries in budgets(run["budget"])],
         "broken_images": _broken_images(broken),
-        "ledger": _ledger(run["totals"]),
+        "ledger": {"billed": sum(record["billed"] for record in records), **_ledger(run["totals"])},
     }
 
 

@@ -54,10 +54,12 @@ def incomplete(summary: dict[str, Any]) -> str:
 def _title(summary: dict[str, Any]) -> Text:
     run = summary["run"]
     ball = f"{run['norm']} eps {run['eps']:g}, {run['budget']:,} queries per image"
+    attack = f"targeted {run['attack']}" if run["targeted"] else run["attack"]
+    accounting = f"{run['accounting']}, {run['eot']} evaluations per query" if run["eot"] > 1 else run["accounting"]
     lines = [
-        f"{run['attack']} against {run['victim']}: {ball}",
+        f"{attack} against {run['victim']}: {ball}",
         f"data {run['data']}, {summary['counts']['images']:,} images; defense {run['defense'] or 'none'}",
-        f"judge {run['judge']}, accounting {run['accounting']}, {run['precision']}, seed {run['seed']}",
+        f"judge {run['judge']}, accounting {accounting}, {run['precision']}, seed {run['seed']}",
     ]
     title = Text("\n" + lines[0], style="bold")
     if incomplete(summary):
@@ -78,8 +80,9 @@ def _accuracies(summary: dict[str, Any]) -> Table:
     row("mean logits: clean", mean["clean"])
     row("mean logits: robust, undecided as robust", mean["robust"], "bold")
     row(f"  lower bound, the {counts['undecided']:,} undecided as broken", mean["robust_lower"])
+    row("  by the judge's calls in the run instead", summary["declared"])
     screened = summary["first_screen9"]
-    row(f"  by the first 9-vote screen instead{' (no votes)' if screened is None else ''}", screened)
+    row(f"  by the first 9-vote screen{' (no votes)' if screened is None else ''}", screened)
     row("single answer: clean", single["clean"])
     row("single answer: robust, expected", single["robust"])
     table.add_section()
@@ -118,6 +121,7 @@ def _facts(summary: dict[str, Any]) -> Table:
             lengths = f"median {number(broken[f'median_{norm}'])}, largest {number(broken[f'max_{norm}'])}"
             table.add_row(f"{norm} of the broken", lengths)
     kinds = " + ".join(f"{ledger[kind]:,} {kind}" for kind in ("attack", "observe", "judge", "padding"))
+    table.add_row("queries billed", f"{ledger['billed']:,}")
     table.add_row("rows of the victim", f"{ledger['rows']:,} = {kinds}")
     if ledger["judge_ratio"] is not None:
         table.add_row("judge's share", f"{ledger['judge_ratio']:.2f} judge rows per row of the attack, none billed")

@@ -10,6 +10,7 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
     plain = {
         "id": f"digits/test/{index:04d}",
         "label": 3,
+        "target": None,
         "attack": 30,
         "observe": 0,
         "judge": 120,
@@ -49,6 +50,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "budget": 30,
         "judge": "sequential",
         "accounting": "exact",
+        "eot": 1,
+        "targeted": False,
         "precision": "float32",
         "victim": "digits_small",
         "data": "digits",

@@ -60,6 +60,7 @@ MARKDOWN = """\
 | mean logits: robust | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
 | lower, undecided as broken | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
 | robust at 30 queries | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
+| by the judge's calls | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
 | by the first 9-vote screen | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
 | single answer: clean | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
 | single answer: robust | 0.0% (0.0 to 65.8) | 25.0% (2.7 to 80.2) |
@@ -68,9 +69,13 @@ MARKDOWN = """\
 | median queries to break | 4.5 | 25 |
 | median linf of the broken | 0.2 | 0.2 |
 | median l2 of the broken | 3.5 | 5 |
+| billed per image | 4.5 | 27.5 |
+| evaluated per image | 100 | 100 |
+| judged per image | 25 | 25 |
 | judge rows per attack row | 0.25 | 0.25 |
 
 - Budgets differ: compare at 30 queries; an attack that plans with its budget may do better there when that is its budget.
+- No run of random_noise is among these: it says what a ball of this size breaks by itself.
 - Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.
 - A run against a random victim can be repeated in distribution only.
 
@@ -94,6 +99,8 @@ def test_csv_holds_every_number_of_each_run(two, tmp_path):
         "eps": "0.2",
         "judge": "sequential",
         "accounting": "exact",
+        "eot": "1",
+        "targeted": "False",
         "precision": "float32",
         "victim": "digits_small",
         "data": "digits",
@@ -122,18 +129,20 @@ def test_csv_holds_every_number_of_each_run(two, tmp_path):
     }
     own = ["run", "budget", "defense", "deterministic", "broken", "undecided", "robust", "robust_at_common_budget"]
     own += ["single_draw_robust", "attack_success", "median_queries", "mean_queries", "median_l2", "max_l2"]
+    own += ["billed", "declared"]
     first = ["bare", "30", "none", "True", "2", "0", "0.0", "0.0", "0.0", "1.0", "4.5", "4.5", "3.5", "4.0"]
+    first += ["9", "0.0"]
     second = ["noise", "60", "feature_noise a|b", "False", "1", "1", "0.5", "0.5", "0.25", "0.5", "25", "25.0"]
-    second += ["5.0", "5.0"]
+    second += ["5.0", "5.0", "55", "0.5"]
 
     def exact(row):
         return {name: value for name, value in row.items() if not name.endswith(("_low", "_high"))}
 
     assert exact(bare) == {**common, **dict(zip(own, first, strict=True))}
     assert exact(noise) == {**common, **dict(zip(own, second, strict=True))}
-    shares = ["clean", "robust", "robust_lower", "robust_at_common_budget", "first_screen9", "single_draw_clean"]
+    shares = ["clean", "robust", "robust_lower", "robust_at_common_budget", "first_screen9", "single_draw_clean", "declared"]
     for row in (bare, noise):
-        assert len(row) == len(common) + len(own) + 2 * 8
+        assert len(row) == len(common) + len(own) + 2 * 9
         for name in [*shares, "attack_success"]:
             low, high = binomtest(round(2 * float(row[name])), 2).proportion_ci(0.95, "wilson")
             assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == pytest.approx((low, high), abs=1e-12)

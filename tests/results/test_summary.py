@@ -67,7 +67,7 @@ def test_broken_images_statistics_use_the_broken_alone():
 
 def test_ledger_ratio_is_of_all_rows_of_the_attacker():
     ledger = summarize(ten(), facts())["ledger"]
-    expected = {"attack": 180, "observe": 20, "judge": 50, "padding": 150, "rows": 400}
+    expected = {"attack": 180, "observe": 20, "judge": 50, "padding": 150, "rows": 400, "billed": 190}
     assert ledger == {**expected, "judge_ratio": 0.25, "padding_share": 0.375}
 
 

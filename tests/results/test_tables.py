@@ -25,7 +25,8 @@ def test_both_pairs_stand_with_their_intervals():
     assert line(shown, "mean logits: clean") == "90.0% 59.6% to 98.2%"
     assert line(shown, "mean logits: robust, undecided as robust") == "50.0% 23.7% to 76.3%"
     assert line(shown, "lower bound, the 2 undecided as broken") == "30.0% 10.8% to 60.3%"
-    assert line(shown, "by the first 9-vote screen instead") == "40.0% 16.8% to 68.7%"
+    assert line(shown, "by the judge's calls in the run instead") == "50.0% 23.7% to 76.3%"
+    assert line(shown, "by the first 9-vote screen") == "40.0% 16.8% to 68.7%"
     assert line(shown, "single answer: clean").startswith("86.5% ")
     assert line(shown, "single answer: robust, expected").startswith("44.0% ")
     assert line(shown, "attack success, of the 9 initially right").startswith("44.4% ")
@@ -55,6 +56,13 @@ def test_only_a_random_victim_is_said_to_repeat_in_distribution_only():
     assert "in distribution only" not in text(ten(), deterministic=True)
 
 
+def test_targets_and_averaged_queries_are_named():
+    shown = text(ten(), targeted=True, eot=5)
+    assert "targeted square against" in shown
+    assert "accounting exact, 5 evaluations per query," in shown
+    assert "targeted" not in text(ten())
+
+
 def test_an_incomplete_run_is_marked():
     assert "INCOMPLETE: 10 of 200 images" in text(ten(), complete=False, num_images=200)
     assert "INCOMPLETE" not in text(ten())
@@ -65,7 +73,7 @@ def test_a_run_without_breaks_or_votes_or_images_is_shown():
     assert "queries to break" not in unbroken
     assert "of the broken" not in unbroken
     unjudged = text([record(0, candidates=1)], judge="never")
-    assert line(unjudged, "by the first 9-vote screen instead") == "(no votes) - -"
+    assert line(unjudged, "by the first 9-vote screen") == "(no votes) - -"
     assert line(text([], complete=False), "mean logits: clean") == "- -"
 
 

@@ -1,0 +1,157 @@
+"""Averaged queries: what an attack is told, what it is billed, and that one evaluation changes nothing."""
+
+import pytest
+import torch
+from harness import CoinFlip, Constant, Run, images
+from torch import nn
+
+from rfdlight import clock
+from rfdlight.attacks import Attack, RandomNoise, RayS, Square
+from rfdlight.engine import Judge
+
+LOG_BUDGET = 40
+
+
+class Listener(Attack):
+    """Asks the clean image, and keeps every answer that it is told."""
+
+    reads = "scores"
+
+    def __init__(self, reads: str) -> None:
+        super().__init__(eps=0.1)
+        type(self).reads = reads
+        self.told = []
+
+    def init(self, x, y, seed):
+        return {}
+
+    def ask(self, state):
+        return state["x"].clone()
+
+    def tell(self, state, points, answer):
+        self.told.append(answer)
+
+    def best(self, state):
+        return state["x"]
+
+
+class Noisy(nn.Module):
+    """Logits of standard normal noise around (1, 0, 0)."""
+
+    def forward(self, x):
+        return torch.randn(len(x), 3) + torch.tensor([1.0, 0.0, 0.0])
+
+
+def answers(reads, eot, victim=None, rows=100):
+    attack = Listener(reads)
+    x, y = images(rows, (1, 2, 2)), torch.zeros(rows, dtype=torch.int64)
+    judge = Judge("never", clean_draws=41, final_draws=2)
+    run = Run(
+        victim or Noisy(), attack, x, y,
+        budget=LOG_BUDGET * eot, batch_size=100, slots=100, judge=judge, deterministic=False, eot=eot,
+    )  # fmt: skip
+    return torch.cat(attack.told), run
+
+
+@pytest.mark.parametrize("eot", [2, 5, 10])
+def test_the_variance_of_the_averaged_logits_falls_as_one_over_m(eot):
+    told, run = answers("scores", eot)
+    # 4,000 answers of 3 logits: the standard error of a variance is sqrt(2 / 12,000) of it, 1.3 %.
+    assert float((told - torch.tensor([1.0, 0.0, 0.0])).var()) == pytest.approx(1 / eot, rel=0.1)
+    assert run.total["attack"] == LOG_BUDGET * eot * 100
+    assert sum(run.total.values()) == run.oracle.forwarded
+
+
+def test_the_modal_label_is_told_to_attacks_that_read_labels():
+    single, _ = answers("labels", 1)
+    modal, _ = answers("labels", 9)
+    # One draw is right with probability 0.63 (measured by 10^7 draws); a mode of nine is right more often.
+    assert float((single == 0).double().mean()) == pytest.approx(0.634, abs=0.035)
+    assert float((modal == 0).double().mean()) > 0.85
+    assert modal.dtype == torch.int64
+
+
+class Scripted(nn.Module):
+    """Answers the labels of a script, one row after the other."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.labels = labels
+        self.used = 0
+
+    def forward(self, x):
+        taken = [self.labels[(self.used + i) % len(self.labels)] for i in range(len(x))]
+        self.used += len(x)
+        return nn.functional.one_hot(torch.tensor(taken), 4).float()
+
+
+@pytest.mark.parametrize(
+    ("labels", "y", "mode"),
+    [
+        ([2, 2, 1, 0], 0, 2),
+        ([1, 1, 2, 2], 0, 1),
+        ([3, 3, 1, 1], 3, 3),
+        ([3, 1, 2, 0], 2, 2),
+        ([0, 1, 3, 3], 0, 3),
+        ([1, 2, 3, 2], 0, 2),
+    ],
+)
+def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
+    attack = Listener("labels")
+    run = Run(
+        Constant(), attack, torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64),
+        budget=4, batch_size=4, slots=1, judge=Judge("never"), eot=4,
+    )  # fmt: skip
+    run.oracle._victim = Scripted(labels)
+    one = torch.zeros(1, dtype=torch.int64)
+    told, found = run.engine._answer(torch.full((1, 1, 2, 2), 0.5), one, one + y)
+    assert told.tolist() == found.tolist() == [mode]
+
+
+@pytest.mark.parametrize("attack", [RayS, RandomNoise, Square])
+def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, resnet, clean):
+    plain = Run(resnet, attack(eps=0.08), *clean, budget=60)
+    one = Run(resnet, attack(eps=0.08), *clean, budget=60, eot=1)
+    assert plain.records == one.records
+    x, y = clean
+    noisy = [
+        Run(CoinFlip(), attack(eps=0.08), x, y % 3, budget=30, judge=Judge("never"), deterministic=False, **options)
+        for options in ({}, {"eot": 1})
+    ]
+    assert noisy[0].records == noisy[1].records
+
+
+@pytest.mark.parametrize("attack", [RayS, RandomNoise, Square])
+def test_four_equal_evaluations_give_the_plain_trajectory_at_four_times_the_bill(attack, resnet, clean):
+    options = {"schedule_len": 60, "schedule_clock": "iterations"} if attack is Square else {}
+    plain = Run(resnet, attack(eps=0.08, **options), *clean, budget=60)
+    four = Run(resnet, attack(eps=0.08, **options), *clean, budget=240, eot=4)
+    assert len({record["broken_at"] for record in plain.records}) > 2
+    for before, after in zip(plain.records, four.records, strict=True):
+        assert after["attack"] == after["billed"] == 4 * before["attack"]
+        assert after["broken_at"] == (before["broken_at"] and 4 * before["broken_at"])
+        same = ("verdict", "linf", "l2", "candidates", "final_margin")
+        assert [after[name] for name in same] == [before[name] for name in same]
+
+
+@pytest.mark.parametrize(("budget", "billed"), [(0, 0), (2, 0), (3, 3), (10, 9), (12, 12)])
+def test_no_query_starts_that_the_budget_cannot_pay(budget, billed):
+    x, y = images(3, (1, 2, 2)), torch.zeros(3, dtype=torch.int64)
+    run = Run(Constant(), RandomNoise(eps=0.1), x, y, budget=budget, eot=3)
+    assert run.column("attack").tolist() == run.column("billed").tolist() == [billed] * 3
+    assert set(run.shapes) <= {(4, 1, 2, 2)}
+    assert sum(run.total.values()) == run.oracle.forwarded
+
+
+def test_the_clock_of_every_evaluation_of_a_query_is_the_bill_before_it():
+    seen = []
+
+    class Watching(nn.Module):
+        def forward(self, x):
+            seen.append(clock.read(len(x), x.device).tolist())
+            return nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 2).float()
+
+    Run(Watching(), RandomNoise(eps=0.1), images(2, (1, 2, 2)), torch.zeros(2, dtype=torch.int64), budget=6, eot=2)
+    assert [0, 0, 0, 0] in seen
+    assert [2, 2, 2, 2] in seen
+    assert [4, 4, 4, 4] in seen

@@ -1,0 +1,144 @@
+"""Targeted attacks: targets, starts, and when an image counts as broken."""
+
+import pytest
+import torch
+from harness import Run, images, labelled
+from torch import nn
+
+from rfdlight.attacks import Attack, RandomNoise, RayS, Square
+from rfdlight.engine import Judge
+from rfdlight.errors import UserError
+
+
+class Around(nn.Module):
+    """Right (class 0) at clean images, whose pixels are all 0.5; elsewhere noise of deviation 1 around given logits."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x):
+        answers = self.logits + torch.randn(len(x), len(self.logits))
+        answers[(x == 0.5).flatten(1).all(1)] = nn.functional.one_hot(torch.tensor(0), len(self.logits)).float()
+        return answers
+
+
+def run(victim, attack, rows=60, budget=100, **options):
+    x, y = torch.full((rows, 1, 2, 2), 0.5), torch.zeros(rows, dtype=torch.int64)
+    judge = options.pop("judge", Judge(clean_draws=1, final_draws=100))
+    return Run(
+        victim, attack, x, y, budget=budget, batch_size=rows, slots=rows, judge=judge, deterministic=False, **options
+    )
+
+
+def test_targets_are_wrong_classes_drawn_evenly_and_once_per_image():
+    x, y = images(600, (1, 2, 2)), torch.arange(600) % 4
+
+    class Right(nn.Module):
+        def forward(self, x):
+            return torch.zeros(len(x), 4)
+
+    records = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=64, slots=64).records
+    again = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=8, slots=9).records
+    assert [r["target"] for r in records] == [r["target"] for r in again]
+    shift = (torch.tensor([r["target"] for r in records]) - y) % 4
+    counts = shift.bincount(minlength=4)
+    assert counts[0] == 0
+    # 600 draws among 3: a standard deviation is 11.5.
+    assert ((counts[1:] - 200).abs() <= 4 * 11.5).all()
+
+
+def test_an_untargeted_record_has_no_target():
+    assert {r["target"] for r in run(Around([2.0, 0.0, 0.0]), RandomNoise(eps=0.1), rows=4, budget=3).records} == {None}
+
+
+def test_only_the_target_counts():
+    # Class 1 is always the answer; an image whose target is class 2 must not be broken by it.
+    records = run(Around([0.0, 6.0, 1.0]), RandomNoise(eps=0.1, targeted=True)).records
+    by_target = {target: {r["verdict"] for r in records if r["target"] == target} for target in (1, 2)}
+    assert by_target == {1: {"broken"}, 2: {"robust"}}
+    assert all((r["broken_at"] is not None) == (r["target"] == 1) for r in records)
+    assert all(r["final_margin"] < 0 for r in records if r["target"] == 1)
+    assert all(r["final_margin"] > 0 for r in records if r["target"] == 2)
+
+
+def test_a_target_slightly_below_another_wrong_class_is_not_credited():
+    # The target of most draws is close: class 1 leads class 2 by 0.3 deviations, far from the label's -3.
+    records = run(Around([-3.0, 0.15, -0.15]), RandomNoise(eps=0.1, targeted=True), budget=250).records
+    second = [r for r in records if r["target"] == 2]
+    assert len(second) >= 15
+    # Each of them is wrongly broken with probability at most 0.05: 6 of 40 or more in 1 of 600 runs.
+    assert sum(r["broken_at"] is not None for r in second) <= 6
+    assert sum(r["verdict"] == "broken" for r in second) <= 6
+
+
+def test_a_target_that_leads_is_broken():
+    records = run(Around([-3.0, 0.7, -0.7]), RandomNoise(eps=0.1, targeted=True), budget=250).records
+    first = [r for r in records if r["target"] == 1]
+    assert sum(r["broken_at"] is not None for r in first) >= 0.9 * len(first)
+    assert {r["verdict"] for r in first} <= {"broken", "undecided"}
+
+
+@pytest.mark.parametrize("rule", ["single", "paper", "never", "sequential"])
+def test_every_rule_knows_the_target(rule):
+    attack = Square(eps=0.1, targeted=True)
+    records = run(Around([0.0, 6.0, 1.0]), attack, judge=Judge(rule, clean_draws=1, final_draws=20), budget=20).records
+    for record in records:
+        assert record["broken_at"] is None or (record["target"] == 1 and rule != "never")
+        assert rule == "never" or record["target"] == 2 or record["broken_at"] is not None
+
+
+def test_square_reaches_targets_of_a_real_network_and_an_easy_class_is_none(resnet, clean):
+    x, y = clean
+    found = Run(resnet, Square(eps=0.3, targeted=True), x, y, budget=300).records
+    hit = [record for record in found if record["verdict"] == "broken"]
+    assert len(hit) >= 2
+    untargeted = Run(resnet, Square(eps=0.3), x, y, budget=300).records
+    assert sum(record["verdict"] == "broken" for record in untargeted) >= len(hit)
+
+
+def test_initially_wrong_images_stay_wrong_whatever_their_target(resnet, clean):
+    x, y = clean
+    for record in Run(resnet, Square(eps=0.1, targeted=True), x, (y + 1) % 5, budget=9).records:
+        assert record["attack"] == 0
+        assert record["verdict"] == "broken"
+        assert record["final_wrong"] == 1
+
+
+class Starting(Attack):
+    """Submits the image that it was given to start from."""
+
+    reads = "labels"
+    has_targeted_form = True
+    needs_start = True
+
+    def init(self, x, y, seed):
+        return {}
+
+    def ask(self, state):
+        return state["start"].clone()
+
+    def tell(self, state, points, answer):
+        assert (answer == state["target"]).all()
+
+    def best(self, state):
+        return state["start"]
+
+
+def test_starts_are_images_of_the_target(resnet, clean):
+    x, y = clean
+    attack = Starting(eps=1.0, targeted=True)
+    records = Run(resnet, attack, x, y, budget=3, starts=labelled(resnet, (3, 16, 16))).records
+    assert {record["verdict"] for record in records} == {"broken"}
+    assert {record["broken_at"] for record in records} == {1}
+
+
+def test_a_start_is_needed(resnet, clean):
+    x, y = clean
+    with pytest.raises(ValueError, match="a targeted Starting needs images to start from"):
+        Run(resnet, Starting(eps=1.0, targeted=True), x, y, budget=3, starts=None)
+
+
+def test_an_attack_without_a_targeted_form_says_so():
+    with pytest.raises(UserError, match="^RayS has no targeted form; leave attack.targeted at false$"):
+        RayS(eps=0.1, targeted=True)
