@@ -1,16 +1,17 @@
 """Measures what the defenses and the engine cost, as ratios to the bare forward pass in the same run.
 
-Usage: python benchmarks/engine.py [--seconds 6] [--threads N]
+Usage: python benchmarks/engine.py [--seconds 6] [--threads N] [--only square rays]
 
 The victim is one resnet20 object throughout, with random weights, in float32 and eager mode. The bare forward pass is
 taken at the best of several batch sizes and memory formats, and the attacks then run at that batch size and format,
-on images that cannot be broken (judge "never"). Bare forward passes are timed before and after each other figure, and
+with the judge "never", so that none ends. Bare forward passes are timed before and after each other figure, and
 each ratio is taken to their mean, so that a drifting machine does not favour either.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import platform
 import time
 from collections.abc import Callable
@@ -21,29 +22,47 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from rfdlight.attacks import RandomNoise, RayS, Square
 from rfdlight.attacks.base import Attack
-from rfdlight.defenses import FeatureNoise, InputNoise
+from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
 from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.names import NAMES
 from rfdlight.victims.victim import Victim
 
 SHAPE = (3, 32, 32)
-ATTACKS: dict[str, type[Attack]] = {"random_noise": RandomNoise, "square": Square, "rays": RayS}
-DEFENSES = {"feature_noise": FeatureNoise(sigma=0.1), "input_noise": InputNoise(sigma=0.02)}
+DEFENSES: dict[str, Defense] = {
+    "feature_noise": FeatureNoise(sigma=0.1),
+    "input_noise": InputNoise(sigma=0.02),
+    "logit_noise": LogitNoise(sigma=0.1),
+    "aaa": AAA(),
+}
 
 
-class Unbreakable(nn.Module):
-    """The victim, with the first class far above the others: images of that class cannot be broken."""
+def attacks() -> dict[str, Attack]:
+    """Return every attack in each of its norms."""
+    found: dict[str, Attack] = {}
+    for name, path in sorted(NAMES["attack"].items()):
+        module, _, cls = path.rpartition(".")
+        made = getattr(importlib.import_module(module), cls)
+        for norm in made.norms:
+            found[f"{name} {norm}"] = made(eps=0.05 if norm == "linf" else 1.0, norm=norm)
+    return found
 
-    def __init__(self, victim: nn.Module) -> None:
-        super().__init__()
-        self.victim = victim
-        lift = torch.zeros(10)
-        lift[0] = 1e6
-        self.register_buffer("lift", lift)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.victim(x) + self.lift
+@torch.no_grad()
+def images_of(victim: Victim, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return smooth images and the victim's labels of them, none of which it gives to noise.
+
+    So every phase of an attack that starts from noise is reached. The victim's bias is set so that its labels vary.
+    """
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(8 * count, SHAPE[0], 4, 4, generator=generator)
+    x = nn.functional.interpolate(coarse, size=SHAPE[1:], mode="bilinear", align_corners=False)
+    victim.network.fc.bias -= victim(x).mean(0)
+    y = victim(x).argmax(1)
+    of_noise = victim(torch.rand(64, *SHAPE, generator=generator)).argmax(1).mode().values
+    kept = (y != of_noise).nonzero()[:, 0]
+    kept = kept.repeat(-(-count // len(kept)))[:count]
+    return x[kept], y[kept]
 
 
 def rate(step: Callable[[], int], seconds: float) -> float:
@@ -69,13 +88,13 @@ def forward(victim: nn.Module, batch_size: int, memory_format: torch.memory_form
     return step
 
 
-def attack(name: str, victim: nn.Module, batch_size: int, channels_last: bool, seconds: float) -> float:
-    """Return the queries per second of an attack on images that cannot be broken."""
+def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: bool, seconds: float) -> float:
+    """Return the queries per second of an attack that no judge ends."""
     deadline = [float("inf")]
     oracle = Oracle(victim, batch_size, channels_last=channels_last)
     engine = Engine(
         oracle,
-        ATTACKS[name](eps=0.05),
+        attacker,
         classes=10,
         budget=10**9,
         slots=2 * batch_size,
@@ -85,9 +104,9 @@ def attack(name: str, victim: nn.Module, batch_size: int, channels_last: bool, s
         stop=lambda: time.perf_counter() > deadline[0],
     )
     rows = 2 * batch_size
-    x = torch.rand(rows, *SHAPE, generator=torch.Generator().manual_seed(0))
-    engine.submit(x, torch.zeros(rows, dtype=torch.int64), [str(i) for i in range(rows)])
-    for wait in (0.5, seconds):
+    x, y = images_of(victim, rows)
+    engine.submit(x, y, [str(i) for i in range(rows)])
+    for wait in (1.0, seconds):
         before, start = engine.ledger.total["attack"], time.perf_counter()
         deadline[0] = start + wait
         engine.run()
@@ -100,12 +119,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=6.0, help="per figure")
     parser.add_argument("--threads", type=int, default=None, help="default: torch's")
+    parser.add_argument("--only", nargs="*", default=[], help="short names of attacks; default: all")
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     network = timm.create_model("resnet20", num_classes=10)
-    victim = Unbreakable(Victim(network, [0.5] * 3, [0.25] * 3)).eval()
+    victim = Victim(network, [0.5] * 3, [0.25] * 3).eval()
 
     formats = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
     tried = {
@@ -132,15 +152,17 @@ def main() -> None:
 
     for name, defense in DEFENSES.items():
 
-        def defended(defense: FeatureNoise | InputNoise = defense) -> float:
-            with defense.on(victim.victim):
+        def defended(defense: Defense = defense) -> float:
+            with defense.on(victim):
                 return rate(bare, options.seconds)
 
         measure(f"forward behind {name}", defended)
-    for name in ATTACKS:
+    for name, attacker in attacks().items():
+        if options.only and name.split()[0] not in options.only:
+            continue
 
-        def attacked(name: str = name) -> float:
-            return attack(name, victim, batch_size, best == "channels-last", options.seconds)
+        def attacked(attacker: Attack = attacker) -> float:
+            return attack(attacker, victim, batch_size, best == "channels-last", options.seconds)
 
         measure(f"queries of {name}", attacked)
     Console(width=110).print(table)

@@ -1,4 +1,4 @@
-"""The command line: `rfdlight fit`, `rfdlight test`, `rfdlight report`."""
+"""The command line: `rfdlight fit`, `rfdlight test`, and the commands that need no trainer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -18,7 +19,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rfdlight import names, packaged
 from rfdlight.attacks.base import Attack
+from rfdlight.commands.layers import layers
 from rfdlight.commands.report import report
+from rfdlight.commands.scales import scales
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.classifier import Classifier
@@ -28,8 +31,15 @@ from rfdlight.parser_errors import mended
 from rfdlight.results import run_directory
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
-COMMANDS = {"report": report}
+COMMANDS: dict[str, Callable[..., None]] = {"layers": layers, "report": report, "scales": scales}
 """The subcommands that need no trainer."""
+
+POSITIONALS: dict[str, dict[str, Any]] = {
+    "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
+    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
+    "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
+}
+"""The one argument of each of those commands that is not a flag, as argparse takes it."""
 
 
 def _load_yaml(text: str) -> Any:
@@ -78,16 +88,20 @@ class RFDLightCLI(LightningCLI):
         }
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Read YAML with short names."""
+        """Read YAML with short names; options are written out."""
         kwargs.setdefault("parser_mode", "rfdlight")
+        kwargs.setdefault("allow_abbrev", False)
         return super().init_parser(**kwargs)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         for name, function in COMMANDS.items():
-            command = Parser(description=_first_line(function))
-            command.add_function_arguments(function, as_group=False, skip={"runs"})
-            command.add_argument("runs", nargs="+", type=str, metavar="RUN", help="Run directories.")
+            command = Parser(description=_first_line(function), parser_mode="rfdlight", allow_abbrev=False)
+            positional = dict(POSITIONALS[name])
+            dest = positional.pop("dest")
+            command.add_function_arguments(function, as_group=False, skip={dest})
+            command.add_argument(dest, type=str, **positional)
+            self._subcommand_parsers[name] = command
             parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
                 name, command, help=command.description
             )
@@ -124,10 +138,11 @@ class RFDLightCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what their constructors refuse becomes one line."""
-        if self.subcommand in COMMANDS:
-            return
         try:
-            super().instantiate_classes()
+            if self.subcommand in COMMANDS:
+                self.config_init = self._parser(self.subcommand).instantiate(self.config[self.subcommand])
+            else:
+                super().instantiate_classes()
         except (ValueError, TypeError) as error:
             raise mended(str(error), error, ()) from error
 
@@ -159,7 +174,7 @@ class RFDLightCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in COMMANDS:
-            COMMANDS[subcommand](**self.config[subcommand].as_dict())
+            COMMANDS[subcommand](**self.config_init)
         else:
             super()._run_subcommand(subcommand)
 

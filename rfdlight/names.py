@@ -12,17 +12,29 @@ from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
     "attack": {
+        "bandits": "rfdlight.attacks.bandits.Bandits",
+        "boundary": "rfdlight.attacks.boundary.Boundary",
+        "geoda": "rfdlight.attacks.geoda.GeoDA",
+        "hsja": "rfdlight.attacks.hsja.HSJA",
+        "nes": "rfdlight.attacks.nes.NES",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
         "rays": "rfdlight.attacks.rays.RayS",
+        "signflip": "rfdlight.attacks.signflip.SignFlip",
+        "signhunt": "rfdlight.attacks.signhunt.SignHunt",
+        "signopt": "rfdlight.attacks.signopt.SignOPT",
+        "simba": "rfdlight.attacks.simba.SimBA",
         "square": "rfdlight.attacks.square.Square",
+        "zo_signsgd": "rfdlight.attacks.zo_signsgd.ZOSignSGD",
     },
     "data": {
         "cifar10": "rfdlight.data.cifar10.CIFAR10",
         "digits": "rfdlight.data.digits.Digits",
     },
     "defense": {
+        "aaa": "rfdlight.defenses.aaa.AAA",
         "feature_noise": "rfdlight.defenses.feature_noise.FeatureNoise",
         "input_noise": "rfdlight.defenses.input_noise.InputNoise",
+        "logit_noise": "rfdlight.defenses.logit_noise.LogitNoise",
     },
 }
 

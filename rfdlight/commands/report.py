@@ -154,17 +154,14 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     add_median("median queries to break", "median_queries")
     add_median("median linf of the broken", "median_linf")
     add_median("median l2 of the broken", "median_l2")
-    for label, kinds in (
-        ("billed per image", ("billed",)),
-        ("evaluated per image", ("attack", "observe")),
-        ("judged per image", ("judge",)),
-    ):
-        add(label, lambda run, kinds=kinds: _per_image(run, kinds))
+    add("billed per image", lambda run: _per_image(run, "billed"))
+    add("evaluated per image", lambda run: _per_image(run, "attack", "observe"))
+    add("judged per image", lambda run: _per_image(run, "judge"))
     add("judge rows per attack row", lambda run: number(run.summary["ledger"]["judge_ratio"], 2))
     return rows
 
 
-def _per_image(run: Run, kinds: tuple[str, ...]) -> str:
+def _per_image(run: Run, *kinds: str) -> str:
     images = run.summary["counts"]["images"]
     return number(sum(run.summary["ledger"][kind] for kind in kinds) / images if images else None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +15,29 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from rfdlight.errors import UserError
+
+_defended: ContextVar[bool] = ContextVar("defended", default=True)
+
+
+@contextmanager
+def undefended() -> Iterator[None]:
+    """Switch every attached defense off inside a with block, on all models of this thread.
+
+    The hooks stay where they are, but leave the activations untouched and draw no random numbers: the
+    answers are those of the undefended model, bit for bit. Blocks may be nested.
+
+    Example:
+        >>> import torch
+        >>> from rfdlight.defenses import InputNoise
+        >>> with InputNoise(sigma=1.0).on(nn.Flatten()) as model, undefended():
+        ...     model(torch.ones(1, 1, 1, 2))
+        tensor([[1., 1.]])
+    """
+    token = _defended.set(False)
+    try:
+        yield
+    finally:
+        _defended.reset(token)
 
 
 @dataclass(frozen=True)
@@ -37,6 +61,9 @@ class Defense(Callback, ABC):
     `with defense.on(model): ...` defends inside the block; afterwards, and after any exception, the
     model is what it was. As a callback of a Trainer, it defends the LightningModule's `victim` (or the
     module itself where it has none) during `test`.
+
+    Several defenses may be attached to one model. Those at the same place act in the order in which
+    they were attached, each on what the one before it left; `undefended` switches all of them off.
 
     Subclasses say where (`places`) and what (`transform`).
     """
@@ -102,10 +129,14 @@ class Defense(Callback, ABC):
         while self._handles:
             self._handles.pop().remove()
 
-    def _before(self, place: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _before(self, place: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not _defended.get():
+            return None  # which leaves the activation as it is
         return (self.transform(inputs[0], place), *inputs[1:])
 
-    def _after(self, place: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    def _after(self, place: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not _defended.get():
+            return None
         return self.transform(output, place)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Callable
 from fnmatch import fnmatchcase
+from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rfdlight.defenses.base import Place
+from rfdlight.defenses.insertion_points import default_points
 from rfdlight.defenses.noise import Noise
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, unknown_name
+
+_CHOICES = {
+    "distribution": ("gaussian", "laplace", "uniform"),
+    "at": (None, "output", "input"),
+    "scale": ("fixed", "feature"),
+}
 
 
 class FeatureNoise(Noise):
-    """Adds Gaussian noise to the outputs of hidden layers, at inference.
+    """Adds noise to what leaves or enters hidden layers, at inference.
 
     Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense
     Against Query-Based Adversarial Attacks, ICLR 2024, algorithm 1. `sigma` is a standard deviation;
     the paper's nu is a variance.
 
+    Deviations. Every distribution has the standard deviation sigma; the paper's code takes sigma as the
+    scale of its Laplace noise, whose standard deviation is then sqrt(2) sigma. The stored scales of
+    `scale="feature"` are measured as `rfdlight scales` says; the file that the paper's code reads in
+    their place was not published.
+
     Args:
-        sigma: Standard deviation, in the units of each layer's output, >= 0: one number, or one per
-            layer in the network's order.
+        sigma: Standard deviation, >= 0: one number, or one per layer in the network's order. In the
+            units of each activation, or of its features' scales.
         layers: Patterns over module paths, where `*` stands for anything between two dots ("layer1",
-            "layer*", "layer*.0", "blocks.*"); for a victim, paths inside its network. By default the network's
-            `insertion_points`; those of resnet20 are the paper's.
+            "layer*", "layer*.0", "blocks.*"); for a victim, paths inside its network. By default the
+            insertion points of the paper's code, where the network has some: see `default_points`.
+        distribution: "gaussian", "laplace" or "uniform", all of mean 0.
+        at: Whether the "output" or the "input" of the layers gets the noise; by default the output, and
+            the side of the paper's code at its insertion points.
+        scale: "fixed" adds sigma times noise; "feature" multiplies it by the clean standard deviation of
+            each feature (channel, or dimension of the embedding), which is stored with the victim's card.
+        schedule: See Noise.
 
     Raises:
-        UserError: If a pattern matches nothing, or `layers` is not given and the network has no default.
+        UserError: If a pattern matches nothing, `layers` is not given and the network has no default, or
+            a scale is needed that the model lacks.
 
     Example:
         >>> import torch
@@ -37,23 +60,93 @@ class FeatureNoise(Noise):
         False
     """
 
-    def __init__(self, sigma: float | list[float] = 0.1, layers: str | list[str] | None = None) -> None:
-        super().__init__(sigma)
+    def __init__(
+        self,
+        sigma: float | list[float] = 0.1,
+        layers: str | list[str] | None = None,
+        distribution: Literal["gaussian", "laplace", "uniform"] = "gaussian",
+        at: Literal["output", "input"] | None = None,
+        scale: Literal["fixed", "feature"] = "fixed",
+        schedule: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(sigma, schedule)
+        for name, value in (("distribution", distribution), ("at", at), ("scale", scale)):
+            if value not in _CHOICES[name]:
+                raise unknown_name(f"defense.{name}", str(value), filter(None, _CHOICES[name]))
         self.layers = [layers] if isinstance(layers, str) else layers
+        self.distribution = distribution
+        self.at = at
+        self.scale = scale
+        self._scales: list[Tensor] = []
 
     def places(self, model: nn.Module) -> list[Place]:
         """Return the layers that the patterns match, in the network's order."""
         network = getattr(model, "network", model)
-        named = {name: module for name, module in network.named_modules() if name}
-        patterns = self.layers if self.layers is not None else _paper_points(network)
-        for pattern in patterns:
-            if not any(_matches(name, pattern) for name in named):
-                near = difflib.get_close_matches(pattern, named, n=8, cutoff=0.3) or list(named)[:8]
-                raise UserError(f"no layer matches '{pattern}'; the network has {', '.join(near)}, ...")
-        if not patterns:
-            raise UserError("defense.layers must name at least one layer")
-        matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]
-        return [Place(name, named[name], "output") for name in matched]
+        found = _default(network) if self.layers is None else _matching(network, self.layers)
+        return [Place(place.name, place.module, self.at or place.side) for place in found]
+
+    def attach(self, model: nn.Module) -> None:
+        """Put the hooks in, if there is a sigma, and a scale where it is needed, for each place."""
+        scales = _stored(model, self.places(model)) if self.scale == "feature" else []
+        super().attach(model)
+        self._scales = scales
+
+    def transform(self, x: Tensor, place: int) -> Tensor:
+        """Add the noise; sigma 0 leaves the activation as it is."""
+        if self.scale == "fixed" or self._sigmas[place] == 0:
+            return super().transform(x, place)
+        scale = self._scales[place]
+        if (scale.device, scale.dtype) != (x.device, x.dtype):
+            scale = self._scales[place] = scale.to(x)
+        noise = super().transform(torch.zeros_like(x), place)
+        return torch.addcmul(x, noise, scale.view(-1, 1, 1) if x.ndim == 4 else scale)
+
+    def noise(self, x: Tensor) -> Tensor:
+        """Return noise of the shape of `x`, of mean 0 and standard deviation 1, of the chosen distribution."""
+        if self.distribution == "gaussian":
+            return super().noise(x)
+        # Half precision has too few uniform numbers: one in 256 would be the infinite end of the Laplace tail.
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+            rows, channels, height, width = x.shape
+            shape = (rows, height, width, channels)
+            uniform = torch.rand(shape, dtype=dtype, device=x.device).permute(0, 3, 1, 2)
+        else:
+            uniform = torch.rand_like(x, dtype=dtype)
+        centred = uniform.mul_(2).sub_(1)  # in [-1, 1)
+        if self.distribution == "uniform":
+            return centred.mul_(math.sqrt(3)).to(x.dtype)
+        # The inverse of the distribution function, cut before the infinite end: at 1 - 2^-24, the last below 1.
+        size = torch.log1p(-centred.abs().clamp_max_(1 - 2**-24))
+        return size.mul_(centred.sign_()).mul_(-math.sqrt(0.5)).to(x.dtype)
+
+    def describe(self, model: nn.Module) -> str:
+        """Say the noise, its sigmas, the places, the schedule, and what is not the default."""
+        distribution = "" if self.distribution == "gaussian" else f", {self.distribution} noise"
+        unit = "" if self.scale == "fixed" else ", in units of each feature's standard deviation"
+        return super().describe(model) + distribution + unit
+
+
+def _default(network: nn.Module) -> list[Place]:
+    found = default_points(network)
+    if found:
+        return found
+    top = ", ".join(name for name, _ in network.named_children())
+    raise UserError(
+        f"defense.layers must be given for a {type(network).__name__}, which has no default; its top layers are {top}"
+    )
+
+
+def _matching(network: nn.Module, patterns: list[str]) -> list[Place]:
+    named = {name: module for name, module in network.named_modules() if name}
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in named):
+            near = difflib.get_close_matches(pattern, named, n=8, cutoff=0.3) or list(named)[:8]
+            raise UserError(f"no layer matches '{pattern}'; the network has {', '.join(near)}, ...")
+    if not patterns:
+        raise UserError("defense.layers must name at least one layer")
+    matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]
+    return [Place(name, named[name], "output") for name in matched]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -61,12 +154,14 @@ def _matches(name: str, pattern: str) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
-def _paper_points(network: nn.Module) -> list[str]:
-    """Return where the paper's code inserts noise, which a network of ours says of itself."""
-    points = getattr(network, "insertion_points", None)
-    if points is not None:
-        return list(points)
-    top = ", ".join(name for name, _ in network.named_children())
-    raise UserError(
-        f"defense.layers must be given for a {type(network).__name__}, which has no default; its top layers are {top}"
-    )
+def _stored(model: nn.Module, places: list[Place]) -> list[Tensor]:
+    """Return the features' standard deviations that the model brings with it, (features,) for each place."""
+    stored: dict[str, Tensor] = getattr(model, "feature_scales", {})
+    missing = [place for place in places if f"{place.name}:{place.side}" not in stored]
+    if missing:
+        raise UserError(
+            f"defense.scale feature needs the stored scales of {', '.join(f'{p.name}:{p.side}' for p in missing)}; "
+            f"measure them: rfdlight scales VICTIM --data NAME --layers '[{','.join(p.name for p in missing)}]' "
+            f"--at {missing[0].side}"
+        )
+    return [stored[f"{place.name}:{place.side}"] for place in places]

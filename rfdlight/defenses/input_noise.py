@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from rfdlight.defenses.base import Place
-from rfdlight.defenses.noise import Noise
+from rfdlight.defenses.noise import Noise, Schedule
 
 
 class InputNoise(Noise):
-    """Adds Gaussian noise to the pixels of every query, before normalisation and without clipping.
+    """Adds Gaussian noise to the pixels of every query, before normalisation.
 
     Source: Qin, Fan, Zha, Wu, Random Noise Defense Against Query-Based Black-Box Attacks, NeurIPS 2021
     (RND), and Byun, Go, Kim, On the Effectiveness of Small Input Noise for Defending Against
-    Query-Based Black-Box Attacks, WACV 2022 (SND); they differ in sigma.
+    Query-Based Black-Box Attacks, WACV 2022 (SND); they differ in sigma. With `clip`, the noise of the
+    baseline in Chen, Huang, Tao, Wu, Huang, Adversarial Attack on Attackers: Post-Process to Mitigate
+    Black-Box Score-Based Query Attacks, NeurIPS 2022. Deviation: that baseline then rounds the pixels
+    down to 8 bits, which is not done here.
 
     Args:
         sigma: Standard deviation in pixel units, >= 0.
+        clip: Clip the noisy pixels to [0, 1]. This biases the mean of a noisy pixel inward, the more the
+            nearer it is to 0 or 1; without clipping the mean is the pixel.
+        schedule: See Noise.
 
     Example:
         >>> import torch
@@ -25,13 +31,20 @@ class InputNoise(Noise):
         tensor([[1., 1.]])
     """
 
-    def __init__(self, sigma: float = 0.02) -> None:
-        super().__init__(sigma)
+    def __init__(self, sigma: float = 0.02, clip: bool = False, schedule: Schedule | None = None) -> None:
+        super().__init__(sigma, schedule)
+        self.clip = clip
 
     def places(self, model: nn.Module) -> list[Place]:
         """Return the model's input."""
         return [Place("the image", model, "input")]
 
+    def transform(self, x: Tensor, place: int) -> Tensor:
+        """Add the noise, then clip if asked to; sigma 0 leaves the pixels as they are."""
+        noisy = super().transform(x, place)
+        return noisy.clamp(0, 1) if self.clip and noisy is not x else noisy
+
     def describe(self, model: nn.Module) -> str:
-        """Say the sigma."""
-        return f"{type(self).__name__} sigma {self.sigma:g} on the pixels"
+        """Say the sigma, the clipping and the schedule."""
+        clipped = ", clipped to [0, 1]" if self.clip else ""
+        return f"{type(self).__name__} sigma {self.sigma:g} on the pixels{clipped}{self.describe_schedule()}"

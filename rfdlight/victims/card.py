@@ -17,6 +17,7 @@ from torch import Tensor
 from rfdlight.errors import UserError
 from rfdlight.results.intervals import wilson
 from rfdlight.victims import cifar_resnet  # noqa: F401  registers our networks with timm
+from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
 
 
@@ -135,12 +136,16 @@ def _whole_numbers(values: object, count: int) -> bool:
     return isinstance(values, tuple) and len(values) == count and all(type(v) is int and v > 0 for v in values)
 
 
-def load_victim(card_path: Path) -> tuple[Victim, VictimCard]:
+def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCard]:
     """Build the network of a card and load its weights, after checking both against the card.
+
+    Args:
+        card_path: A `.json`, with the weights beside it.
+        scales: Whether to read the scales of its features too, if they lie there.
 
     Raises:
         UserError: If the weights are missing, are not safetensors, have another hash than the
-            card says, or do not fit the card's network.
+            card says, or do not fit the card's network; if the scales are those of other weights.
     """
     card = read_card(card_path)
     path = weights_path(card_path)
@@ -149,11 +154,21 @@ def load_victim(card_path: Path) -> tuple[Victim, VictimCard]:
         raise UserError(
             f"{path} is not the file its card describes: expected sha256 {card.sha256[:16]}..., got {found[:16]}..."
         )
+    network = build_network(card, card_path)
+    fit_weights(network, tensors, path, card.network)
+    stored = read_scales(scales_path(card_path), card.sha256) if scales else {}
+    return Victim(network, card.mean, card.std, stored), card
+
+
+def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:
+    """Build the network that a card names, with random weights.
+
+    Raises:
+        UserError: If timm does not know it.
+    """
     if not timm.is_model(card.network):
         raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not know")
-    network = timm.create_model(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
-    fit_weights(network, tensors, path, card.network)
-    return Victim(network, card.mean, card.std), card
+    return timm.create_model(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

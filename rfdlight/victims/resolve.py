@@ -51,7 +51,7 @@ def resolve_victim(
             raise UserError(
                 f"--model.checkpoint is for timm:NAME or an import path; the victim '{spec}' has weights of its own"
             )
-        victim, card = load_victim(_card_path(spec))
+        victim, card = load_victim(card_path(spec))
         for what, of_card, of_data in (
             ("classes", card.num_classes, classes),
             ("images of the shape", card.image_shape, shape),
@@ -72,7 +72,12 @@ def _is_import_path(spec: str) -> bool:
     return len(parts) > 1 and all(part.isidentifier() for part in parts) and parts[-1] not in ("json", "safetensors")
 
 
-def _card_path(spec: str) -> Path:
+def card_path(spec: str) -> Path:
+    """Return where the card of a shipped name lies, or the path that was given.
+
+    Raises:
+        UserError: If there is no such name, or the path is not that of a card.
+    """
     if spec.endswith(".json"):
         return Path(spec).expanduser()
     if "/" in spec or Path(spec).suffix == ".safetensors":

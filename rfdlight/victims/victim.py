@@ -15,6 +15,8 @@ class Victim(nn.Module):
         network: Logits from normalised images.
         mean: Per channel, in pixel units.
         std: Per channel, in pixel units, > 0.
+        feature_scales: The standard deviations of clean features, (features,) float32 by names such as
+            "layer3:output": see `rfdlight.victims.scales`. Noise in units of its features reads them.
 
     Shape:
         (rows, C, H, W) in [0, 1] to logits (rows, classes).
@@ -27,9 +29,16 @@ class Victim(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        mean: Sequence[float],
+        std: Sequence[float],
+        feature_scales: dict[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.feature_scales = feature_scales or {}
         # Not part of the state dict: the statistics belong to the card, not to the weights.
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)

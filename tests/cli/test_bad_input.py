@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight.names import NAMES
+
 from .faulty_files import FAULTY, write_configs, write_data, write_victims
 
 
@@ -36,14 +38,14 @@ NOISE = "test --attack rays --defense feature_noise "
 
 CASES = {
     # commands and names
-    "no command": ("", "expected a command: fit, test, report"),
+    "no command": ("", "expected a command: fit, test, layers, report, scales"),
     "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
     "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
     "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),
-    "no attack": ("test", "--attack is needed; known: random_noise, rays, square"),
+    "no attack": ("test", f"--attack is needed; known: {', '.join(sorted(NAMES['attack']))}"),
     "unknown defense": (
         ATTACK + "--defense feature_nose",
-        "unknown defense 'feature_nose'; did you mean feature_noise or input_noise?",
+        "unknown defense 'feature_nose'; did you mean feature_noise or input_noise or logit_noise?",
     ),
     "unknown data": (ATTACK + "--data digit", "unknown data 'digit'; did you mean digits?"),
     "unknown victim": (
@@ -67,17 +69,31 @@ CASES = {
         ATTACK + "--model.budgte 3",
         "unknown option 'model.budgte'; did you mean model.budget?",
     ),
+    "an attack without a targeted form": (
+        ATTACK + "--attack.targeted true",
+        "RayS has no targeted form; leave attack.targeted at false",
+    ),
+    "more evaluations per query than rows in a forward pass": (
+        SQUARE + "--model.eot 65",
+        "model.eot must be at most model.batch_size, 64, got 65",
+    ),
+    "no evaluations per query": (SQUARE + "--model.eot 0", "model.eot must be at least 1, got 0"),
+    "an unknown clock": (
+        SQUARE + "--attack.schedule_clock hours",
+        "unknown attack.schedule_clock 'hours'; known: evaluations, iterations",
+    ),
+    "even votes": (ATTACK + "--attack.votes 4", "attack.votes must be odd and at least 1, got 4"),
     "unknown section": (
         ATTACK + "--modle.budget=3",
         "unknown option 'modle.budget'; did you mean model.budget?",
     ),
     "unknown option of an attack": (
         ATTACK + "--attack.epsilon 0.1",
-        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm",
+        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
     "option of another attack": (
         ATTACK + "--attack.p 0.1",
-        "unknown option 'attack.p'; known: attack.eps, attack.norm",
+        "unknown option 'attack.p'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
     "unknown option of a defense": (
         NOISE + "--defense.layer layer1",
@@ -99,7 +115,7 @@ CASES = {
         "attack.eps must be a positive number of pixel units, got nan",
     ),
     "eps in words": (ATTACK + "--attack.eps small", "attack.eps must be a number, got 'small'"),
-    "norm that the attack lacks": (SQUARE + "--attack.norm l2", "attack.norm of Square must be linf, got l2"),
+    "norm that the attack lacks": (ATTACK + "--attack.norm l2", "attack.norm of RayS must be linf, got l2"),
     "unknown norm": (ATTACK + "--attack.norm l3", "unknown attack.norm 'l3'; did you mean l2?"),
     "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
     "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),
@@ -288,7 +304,7 @@ CASES = {
     ),
     "unknown option of an attack in a config": (
         "test -c option.yaml",
-        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm",
+        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
     "report of nothing": ("report", "expected runs, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),

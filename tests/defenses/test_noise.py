@@ -1,4 +1,4 @@
-"""Noise defenses: statistics where they are random, equality where they are not."""
+"""What holds for every defense, and the noises: statistics where they are random, equality where they are not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from rfdlight.clock import ticking
-from rfdlight.defenses import FeatureNoise, InputNoise, Noise
+from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise, Noise, undefended
 from rfdlight.errors import UserError
 from rfdlight.names import NAMES
 from rfdlight.victims.victim import Victim
@@ -30,8 +30,19 @@ def x() -> torch.Tensor:
     return torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
-def contract_cases() -> list[Noise]:
-    return [FeatureNoise(0.3, ["layer*"]), FeatureNoise(0.3), InputNoise(0.1)]
+def contract_cases() -> list[Defense]:
+    return [
+        FeatureNoise(0.3, ["layer*"]),
+        FeatureNoise(0.3),
+        InputNoise(0.1),
+        InputNoise(0.1, clip=True),
+        LogitNoise(0.3),
+        AAA(),
+    ]
+
+
+def name(defense: Defense) -> str:
+    return f"{type(defense).__name__}-{getattr(defense, 'layers', None)}"
 
 
 def test_the_contract_covers_every_defense():
@@ -39,14 +50,14 @@ def test_the_contract_covers_every_defense():
     assert covered == set(NAMES["defense"].values())
 
 
-@pytest.mark.parametrize("defense", contract_cases(), ids=lambda d: f"{type(d).__name__}-{getattr(d, 'layers', None)}")
+@pytest.mark.parametrize("defense", contract_cases(), ids=name)
 class TestContract:
     def test_outputs_change_inside_and_are_exactly_restored_outside(self, defense, victim, x):
         before = victim(x)
         with defense.on(victim):
             first, second = victim(x), victim(x)
         assert not torch.equal(first, before)
-        assert not torch.equal(first, second)
+        assert torch.equal(first, second) is not defense.is_random
         assert torch.equal(victim(x), before)
 
     def test_an_exception_inside_restores_the_model(self, defense, victim, x):
@@ -56,18 +67,9 @@ class TestContract:
         assert torch.equal(victim(x), before)
         assert not any(module._forward_hooks or module._forward_pre_hooks for module in victim.modules())
 
-    def test_rows_get_independent_noise(self, defense, victim, x):
-        same = x[:1].expand(4, -1, -1, -1)
-        with defense.on(victim):
-            out = victim(same)
-        assert len({tuple(row.tolist()) for row in out}) == 4
-
-    def test_sigma_zero_is_the_undefended_model_bit_for_bit(self, defense, victim, x):
-        quiet = type(defense)(0.0)
-        assert not quiet.is_random
-        assert defense.is_random
+    def test_switched_off_it_is_the_undefended_model_bit_for_bit(self, defense, victim, x):
         before = victim(x)
-        with quiet.on(victim):
+        with defense.on(victim), undefended():
             assert torch.equal(victim(x), before)
 
     def test_weights_and_input_are_untouched(self, defense, victim, x):
@@ -90,6 +92,23 @@ class TestContract:
 
         with pytest.raises(UserError, match="compiled model ignores hooks"):
             defense.attach(Compiled(victim))
+
+
+@pytest.mark.parametrize("defense", [case for case in contract_cases() if isinstance(case, Noise)], ids=name)
+class TestNoises:
+    def test_rows_get_independent_noise(self, defense, victim, x):
+        same = x[:1].expand(4, -1, -1, -1)
+        with defense.on(victim):
+            out = victim(same)
+        assert len({tuple(row.tolist()) for row in out}) == 4
+
+    def test_sigma_zero_is_the_undefended_model_bit_for_bit(self, defense, victim, x):
+        quiet = type(defense)(0.0)
+        assert not quiet.is_random
+        assert defense.is_random
+        before = victim(x)
+        with quiet.on(victim):
+            assert torch.equal(victim(x), before)
 
 
 def activation(victim: Victim, layer: str, x: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,95 @@
+"""Draws what repeated votes do: an attack under the paper's accounting and judge, beside the defaults.
+
+Usage: python benchmarks/optional_stopping.py PAPER_RUN DEFAULT_RUN PICTURE.png
+
+Both runs attack the same victim behind the same random defense. Of the paper's run, one curve shows the images
+that its votes left standing, the other those that 100 fresh draws at the points where the votes stopped do not call
+broken. The gap between them is the effect.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from rfdlight.commands.report import Run, load
+from rfdlight.results.plots import steps
+from rfdlight.results.records import Record
+from rfdlight.results.summary import breaks_at
+from rfdlight.results.tables import interval, percent
+
+
+def declared_at(record: Record) -> int | None:
+    """Return the query at which the judge called an image broken, whatever the final draws say."""
+    return record["broken_at"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("paper", type=Path)
+    parser.add_argument("default", type=Path)
+    parser.add_argument("picture", type=Path)
+    options = parser.parse_args()
+    paper, default = load(options.paper, "paper"), load(options.default, "default")
+    if {r["id"] for r in paper.records} != {r["id"] for r in default.records}:
+        parser.error("the runs have different images")
+
+    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    curves = (
+        (paper, declared_at, "#D55E00", "-", "paper's rule: standing by its votes"),
+        (paper, breaks_at, "#D55E00", "--", "paper's rule: not broken by 100 fresh draws"),
+        (default, breaks_at, "#0072B2", "-", "default rule: not broken by 100 fresh draws"),
+    )
+    for run, falls, colour, style, label in curves:
+        queries, standing = steps(run.records, [falls(r) for r in run.records], 1, run.facts["budget"])
+        axes.step(
+            queries, standing / len(run.records), where="post", color=colour, linestyle=style, linewidth=2, label=label
+        )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.set_ylim(-0.01, 1.01)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_xlabel("queries billed per image")
+    axes.set_ylabel("share of the images")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", frameon=False, fontsize=9)
+    figure.savefig(options.picture, dpi=150)
+    Console().print(_table(paper, default))
+
+
+def _table(paper: Run, default: Run) -> Table:
+    table = Table()
+    for column in ("", "paper's judge and accounting", "defaults"):
+        table.add_column(column)
+
+    def row(label: str, name: str) -> None:
+        cells = [run.summary[name] for run in (paper, default)]
+        table.add_row(label, *(f"{percent(cell)} ({interval(cell)})" for cell in cells))
+
+    row("robust by the judge's calls", "declared")
+    for run in (paper, default):
+        run.summary["final"] = run.summary["mean_logits"]["robust"]
+    row("robust by 100 fresh draws", "final")
+    called = [sum(r["broken_at"] is not None for r in run.records) for run in (paper, default)]
+    held = [
+        sum(r["broken_at"] is not None and r["verdict"] == "robust" for r in run.records) for run in (paper, default)
+    ]
+    table.add_row("called broken", *map(str, called))
+    table.add_row("of these, robust by 100 fresh draws", *map(str, held))
+    for label, kinds in (("evaluated by the attack", ("attack", "observe")), ("evaluated by the judge", ("judge",))):
+        cells = [sum(run.summary["ledger"][kind] for kind in kinds) for run in (paper, default)]
+        table.add_row(label, *(f"{cell:,}" for cell in cells))
+    table.add_row("billed", *(f"{run.summary['ledger']['billed']:,}" for run in (paper, default)))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""`rfdlight scales`: how much the features of a victim vary, measured and stored with its card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.text import Text
+
+from rfdlight.data.base import ImageData
+from rfdlight.defenses.feature_noise import FeatureNoise
+from rfdlight.defenses.insertion_points import default_points
+from rfdlight.errors import UserError
+from rfdlight.victims.card import load_victim
+from rfdlight.victims.resolve import card_path
+from rfdlight.victims.scales import (
+    NUM_IMAGES,
+    calibration_images,
+    key_of,
+    measure_scales,
+    point_of,
+    read_scales,
+    save_scales,
+    scales_path,
+)
+
+
+def scales(
+    victim: str,
+    data: ImageData,
+    layers: str | list[str] | None = None,
+    at: Literal["output", "input"] | None = None,
+    num_images: int = NUM_IMAGES,
+) -> None:
+    """Measure the standard deviations of a victim's clean features and store them beside its card.
+
+    They are what `--defense.scale feature` multiplies its noise by. Layers that the file holds already
+    are measured again, on the same images.
+
+    Args:
+        victim: A shipped victim, or the path of a victim card.
+        data: Whose training images are used.
+        layers: Patterns over module paths; by default the network's default insertion points.
+        at: Whether the output or the input of the layers is measured; by default as `feature_noise` does.
+        num_images: How many training images, chosen at random, the same ones at every call.
+
+    Raises:
+        UserError: If the victim cannot be loaded, has no such layers, or does not fit the data.
+    """
+    path = card_path(victim)
+    loaded, card = load_victim(path, scales=False)
+    if layers is None and not default_points(loaded.network):
+        raise UserError(f"--layers is needed: {card.network} has no default insertion points")
+    images = calibration_images(data, num_images)
+    shape = tuple(images.pixels.shape[1:])
+    if shape != card.image_shape:
+        raise UserError(
+            f"the victim '{victim}' is for images of the shape {card.image_shape}, the data {data.name} has {shape}"
+        )
+    target = scales_path(path)
+    points = [point_of(key) for key in _held(target, card.sha256)]
+    points += [(place.name, place.side) for place in FeatureNoise(layers=layers, at=at).places(loaded)]
+    measured = measure_scales(loaded, images, sorted(set(points)))
+    save_scales(target, measured, card.sha256, data.name, len(images))
+    console = Console()
+    for key in sorted(map(key_of, set(points))):
+        scale = measured[key]
+        low, high = float(scale.min()), float(scale.max())
+        console.print(Text(f"{key}: {len(scale)} features, standard deviations {low:.3g} to {high:.3g}"))
+    console.print(Text(f"{target}: measured on {len(images)} training images of {data.name}"), soft_wrap=True)
+
+
+def _held(path: Path, weights_sha256: str) -> list[str]:
+    """Return what a file of scales holds; one of other weights, or a damaged one, is to be replaced."""
+    try:
+        return list(read_scales(path, weights_sha256))
+    except UserError:
+        return []

@@ -1,0 +1,41 @@
+"""Random noise on the answer."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from rfdlight.defenses.base import Place
+from rfdlight.defenses.noise import Noise, Schedule
+
+
+class LogitNoise(Noise):
+    """Adds Gaussian noise to the logits of every query.
+
+    The mean logits are the undefended ones, so by the mean logits it removes no adversarial point; it
+    works only by misleading the search.
+
+    Source: a baseline in the code published with Nguyen, Lao, Pham, Wong, Doan, Understanding the
+    Robustness of Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024; the
+    paper's tables leave it out.
+
+    Args:
+        sigma: Standard deviation in the units of the logits, >= 0.
+        schedule: See Noise.
+
+    Example:
+        >>> import torch
+        >>> with LogitNoise(sigma=0.0).on(nn.Flatten()) as model:
+        ...     model(torch.ones(1, 1, 1, 2))
+        tensor([[1., 1.]])
+    """
+
+    def __init__(self, sigma: float = 1.0, schedule: Schedule | None = None) -> None:
+        super().__init__(sigma, schedule)
+
+    def places(self, model: nn.Module) -> list[Place]:
+        """Return the model's output."""
+        return [Place("the logits", model, "output")]
+
+    def describe(self, model: nn.Module) -> str:
+        """Say the sigma and the schedule."""
+        return f"{type(self).__name__} sigma {self.sigma:g} on the logits{self.describe_schedule()}"

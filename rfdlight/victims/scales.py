@@ -1,0 +1,165 @@
+"""How much each feature of a victim varies over clean images: measured once, stored beside the card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from rfdlight.data.base import ImageData, Images, loader
+from rfdlight.data.subset import select
+from rfdlight.errors import UserError
+
+Point = tuple[str, Literal["input", "output"]]
+"""The path of a module inside the victim's network, and its side."""
+
+NUM_IMAGES = 512
+"""How many training images are looked at where nothing else is asked for."""
+
+
+def key_of(point: Point) -> str:
+    """Return the name of a point in a file of scales: "layer3:output"."""
+    return ":".join(point)
+
+
+def point_of(key: str) -> Point:
+    """Return the point of a name in a file of scales."""
+    path, _, side = key.rpartition(":")
+    return path, "input" if side == "input" else "output"
+
+
+def scales_path(card_path: Path) -> Path:
+    """Return where the scales of a card lie: beside it, under the same stem."""
+    return card_path.with_suffix(".scales.safetensors")
+
+
+def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> Images:
+    """Choose training images at random, the same ones at every call, whatever order they are stored in.
+
+    Raises:
+        UserError: If `count` is not positive or more than there are.
+    """
+    train = data.images("train")
+    if not 1 <= count <= len(train):
+        raise UserError(f"num_images must be from 1 to {len(train)}, the training images of {data.name}, got {count}")
+    return train.take(select(train.ids, train.labels.tolist(), count, "random", seed=0))
+
+
+@torch.no_grad()
+def measure_scales(
+    victim: nn.Module, images: Images, points: Sequence[Point], batch_size: int = 64
+) -> dict[str, Tensor]:
+    """Measure the standard deviation of each feature over `images`, averaged over its positions.
+
+    Activations of four dimensions are (rows, channels, H, W) and have one scale per channel; those of
+    three are (rows, tokens, features) and those of two (rows, features), with one per feature. At each
+    position the standard deviation over the images is taken (divisor N), in one pass with sums in
+    float64; then comes the mean over the positions.
+
+    Args:
+        victim: Takes pixels in [0, 1]; without defenses attached. It is run in eval mode.
+        images: N images.
+        points: What to measure; paths inside the victim's `network`, or inside itself where it has none.
+        batch_size: Images per forward pass.
+
+    Returns:
+        (features,) float32 on the CPU for each point, by `key_of`.
+
+    Raises:
+        UserError: If a point is no activation of two to four dimensions, or is never reached.
+    """
+    network = getattr(victim, "network", victim)
+    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+
+    def add(key: str, x: Any) -> None:
+        if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4):
+            got = f"{x.ndim} dimensions" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise UserError(f"the activation {key} must be a tensor of 2 to 4 dimensions to have scales, got {got}")
+        exact = x.double()
+        zeros = torch.zeros_like(exact[0])
+        count, total, squares = sums.get(key, (0, zeros, zeros))
+        sums[key] = count + len(x), total + exact.sum(0), squares + exact.square().sum(0)
+
+    def before(key: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        add(key, inputs[0] if inputs else None)
+
+    def after(key: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        add(key, output)
+
+    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    training, handles = victim.training, []
+    victim.eval()
+    try:
+        for point in points:
+            module = network.get_submodule(point[0])
+            if point[1] == "input":
+                handles.append(module.register_forward_pre_hook(partial(before, key_of(point))))
+            else:
+                handles.append(module.register_forward_hook(partial(after, key_of(point))))
+        for x, _, _ in loader(images, batch_size):
+            victim(x.to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        victim.train(training)
+    missed = [key_of(point) for point in points if key_of(point) not in sums]
+    if missed:
+        raise UserError(f"the forward pass never reaches {', '.join(missed)}")
+    return {key: _scale(*moments) for key, moments in sums.items()}
+
+
+def _scale(count: int, total: Tensor, squares: Tensor) -> Tensor:
+    deviation = (squares / count - (total / count).square()).clamp_min(0).sqrt()
+    positions = {1: (), 2: (0,), 3: (1, 2)}[deviation.ndim]
+    averaged = deviation.mean(positions) if positions else deviation
+    return averaged.float().cpu()
+
+
+def save_scales(path: Path, scales: dict[str, Tensor], weights_sha256: str, data: str, num_images: int) -> None:
+    """Write measured scales.
+
+    Args:
+        path: See `scales_path`.
+        scales: From `measure_scales`.
+        weights_sha256: Of the weights that they were measured with, as the card has it.
+        data: The name of the data set.
+        num_images: How many of its training images were looked at.
+
+    Raises:
+        UserError: If the file cannot be written.
+    """
+    facts = {"weights_sha256": weights_sha256, "data": data, "split": "train", "num_images": str(num_images)}
+    try:
+        save_file(scales, path, metadata=facts)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write the scales {path}: {error}") from error
+
+
+def read_scales(path: Path, weights_sha256: str) -> dict[str, Tensor]:
+    """Read the scales of a victim, an empty dictionary if there is no file.
+
+    Raises:
+        UserError: If the file is something else, or was measured with other weights.
+    """
+    if not path.exists():
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            measured_with = (file.metadata() or {}).get("weights_sha256")
+            scales = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dictionary
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    if measured_with != weights_sha256:
+        raise UserError(
+            f"{path} was measured with other weights than its card's: expected sha256 {weights_sha256[:16]}..., "
+            f"got {str(measured_with)[:16]}...; remove it or measure anew: rfdlight scales"
+        )
+    if not all(scale.ndim == 1 and bool(((scale >= 0) & scale.isfinite()).all()) for scale in scales.values()):
+        raise UserError(f"{path} does not hold standard deviations, at least 0 and one per feature")
+    return scales
