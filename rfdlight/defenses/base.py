@@ -132,11 +132,15 @@ class Defense(Callback, ABC):
     def _before(self, place: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not _defended.get():
             return None  # which leaves the activation as it is
+        if not inputs:
+            raise UserError(f"cannot defend the input of a {type(module).__name__}, which is called by keywords alone")
         return (self.transform(inputs[0], place), *inputs[1:])
 
-    def _after(self, place: int, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _after(self, place: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
         if not _defended.get():
             return None
+        if not isinstance(output, Tensor):
+            raise UserError(f"cannot defend the output of a {type(module).__name__}, a {type(output).__name__}")
         return self.transform(output, place)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.insertion_points import default_points
-from rfdlight.defenses.noise import Noise
+from rfdlight.defenses.noise import Noise, Schedule
 from rfdlight.errors import UserError, unknown_name
 
 _CHOICES = {
@@ -67,7 +66,7 @@ class FeatureNoise(Noise):
         distribution: Literal["gaussian", "laplace", "uniform"] = "gaussian",
         at: Literal["output", "input"] | None = None,
         scale: Literal["fixed", "feature"] = "fixed",
-        schedule: Callable[[Tensor], Tensor] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__(sigma, schedule)
         for name, value in (("distribution", distribution), ("at", at), ("scale", scale)):

@@ -144,7 +144,13 @@ class AttackEvaluation(LightningModule):
             raise UserError("rfdlight test runs on one device: use --trainer.devices 1")
         self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
         if self.attack.eps is None:
-            self.attack.eps = self.data.reference_eps
+            reference = self.data.reference_eps
+            if self.attack.norm != "linf":
+                raise UserError(
+                    f"attack.eps must be given for {self.attack.norm}: the data's reference radius, {reference:g}, "
+                    "is one of linf"
+                )
+            self.attack.eps = reference
         self.threat = self.attack.threat
 
     def test_step(self, batch: Batch, batch_index: int) -> None:

@@ -116,6 +116,10 @@ CASES = {
     ),
     "eps in words": (ATTACK + "--attack.eps small", "attack.eps must be a number, got 'small'"),
     "norm that the attack lacks": (ATTACK + "--attack.norm l2", "attack.norm of RayS must be linf, got l2"),
+    "an l2 ball without a radius": (
+        SQUARE + "--attack.norm l2",
+        "attack.eps must be given for l2: the data's reference radius, 0.2, is one of linf",
+    ),
     "unknown norm": (ATTACK + "--attack.norm l3", "unknown attack.norm 'l3'; did you mean l2?"),
     "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
     "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),

@@ -234,3 +234,30 @@ class TestExamples:
             assert torch.equal(victim(x), before), "outside of an attack the clock stands at zero"
         assert torch.equal(out[:2], before[:2])
         assert not any(torch.equal(out[i], before[i]) for i in range(2, 6))
+
+
+class Pair(nn.Module):
+    """Answers two tensors, and wants its input by name."""
+
+    def forward(self, *, x):
+        return x, x
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        ("output", "^cannot defend the output of a Pair, a tuple$"),
+        ("input", "^cannot defend the input of a Pair, which is called by keywords alone$"),
+    ],
+)
+def test_what_cannot_be_defended_is_said_in_one_line(at, text):
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pair = Pair()
+
+        def forward(self, x):
+            return self.pair(x=x)[0]
+
+    with FeatureNoise(0.1, "pair", at=at).on(Around()) as model, pytest.raises(UserError, match=text):
+        model(torch.zeros(1, 2))

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from rfdlight import cli, names
+from rfdlight.attacks import Attack
 from rfdlight.results import records, summary
 
 ROOT = Path(__file__).parents[2]
@@ -93,7 +94,7 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
     yield
-    for name in ("my_uniform", "my_noise", "my_attack"):
+    for name in ("my_uniform", "my_noise", "my_attack", "my_schedule"):
         sys.modules.pop(name, None)
 
 
@@ -119,6 +120,7 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
         module, _, name = path.rpartition(".")
         parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters
         known |= {f"--{kind}.{parameter}" for parameter in parameters}
+    known |= {f"--attack.{parameter}" for parameter in inspect.signature(Attack.__init__).parameters}
     known |= {"--attack.share", "--defense.queries"}  # of the examples
     unknown = []
     for page in PAGES:
@@ -127,7 +129,10 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
     assert unknown == []
 
 
-@pytest.mark.parametrize(("page", "example"), [("defenses.md", "my_noise.py"), ("attacks.md", "my_attack.py")])
+@pytest.mark.parametrize(
+    ("page", "example"),
+    [("defenses.md", "my_noise.py"), ("defenses.md", "my_schedule.py"), ("attacks.md", "my_attack.py")],
+)
 def test_the_pages_show_the_examples_as_they_are(page, example):
     assert (ROOT / "docs" / "examples" / example).read_text() in blocks(ROOT / "docs" / page, "python")
 
