@@ -25,7 +25,7 @@ demo: $(READY)
 	$(BIN)/rfdlight report $(DEMO)/undefended $(DEMO)/defended --output $(DEMO)/report
 
 test: $(READY) $(DATA)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto --dist worksteal
 
 test-slow: $(READY) $(DATA)
 	$(BIN)/python -m pytest -q -m slow

@@ -1,8 +1,33 @@
 """Query-based attacks: each asks one point per image and tick, and is told the answer."""
 
+from rfdlight.attacks.bandits import Bandits
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.boundary import Boundary
+from rfdlight.attacks.geoda import GeoDA
+from rfdlight.attacks.hsja import HSJA
+from rfdlight.attacks.nes import NES
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
+from rfdlight.attacks.signflip import SignFlip
+from rfdlight.attacks.signhunt import SignHunt
+from rfdlight.attacks.signopt import SignOPT
+from rfdlight.attacks.simba import SimBA
 from rfdlight.attacks.square import Square
+from rfdlight.attacks.zo_signsgd import ZOSignSGD
 
-__all__ = ["Attack", "RandomNoise", "RayS", "Square"]
+__all__ = [
+    "HSJA",
+    "NES",
+    "Attack",
+    "Bandits",
+    "Boundary",
+    "GeoDA",
+    "RandomNoise",
+    "RayS",
+    "SignFlip",
+    "SignHunt",
+    "SignOPT",
+    "SimBA",
+    "Square",
+    "ZOSignSGD",
+]

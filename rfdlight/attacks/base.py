@@ -31,7 +31,7 @@ class Attack(ABC):
     and, for a targeted attack that `needs_start`, `start` (rows, C, H, W), an image of the target class.
 
     Args:
-        eps: Radius in pixel units, > 0; by default the data set's reference radius.
+        eps: Radius in pixel units, > 0; by default, in linf, the data set's reference radius.
         norm: Of the ball.
         targeted: Whether one class, drawn once per image among the wrong ones, has to be reached;
             else any wrong class will do.

@@ -133,7 +133,7 @@ class RayS(Attack):
 
     def _decide(self, state: Columns, hit: Tensor) -> tuple[Tensor, Tensor]:
         """Return which decisions the answer completes, and how they went."""
-        votes = self.votes
+        votes: int | Tensor = self.votes
         if self.verify:
             votes = torch.where(state["phase"] == self._VERIFY, self.verify, self.votes)
         decided, outcome = cast_vote(state, hit, votes)

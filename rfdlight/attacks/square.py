@@ -182,5 +182,5 @@ class Square(Attack):
 
     def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
         # The published loop runs over iterations; in l2 it makes one more.
-        iterations = state["budget"] // self.repeats
-        return state["step"] >= torch.where(iterations > 0, iterations + (self.norm == "l2"), 0)
+        iterations = (state["budget"] // self.repeats).clamp_min(1) + (self.norm == "l2")
+        return state["step"] >= torch.where(state["budget"] > 0, iterations, 0)

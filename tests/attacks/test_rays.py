@@ -1,6 +1,7 @@
 """What is special to RayS."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from harness import Linear, Run, drive, images, one_by_one
 from reference.rays import rays
 
 from rfdlight.attacks import RayS
+from rfdlight.errors import UserError
 
 
 def test_each_query_is_the_references(resnet, clean):
@@ -89,3 +91,160 @@ def test_the_engine_breaks_linear_victims_exactly_outside_their_least_radius(fac
 def test_only_labels_and_linf_are_known():
     assert RayS.reads == "labels"
     assert RayS.norms == ("linf",)
+
+
+def played(attack, answer, x, y, budget):
+    """Per image, the direction, radius, phase and point before each query."""
+    ticks = list(drive(attack, answer, x, y, budget=budget))
+    return [
+        [(b["direction"][i].flatten().tolist(), float(b["radius"][i]), int(b["phase"][i]), p[i]) for b, p, *_ in ticks]
+        for i in range(len(x))
+    ]
+
+
+@pytest.mark.parametrize("votes", [3, 5])
+def test_votes_repeat_each_query_of_a_deterministic_victim_until_the_majority_is_certain(resnet, clean, votes):
+    x, y = clean[0][:2], clean[1][:2]
+    answer, times = one_by_one(resnet), (votes + 1) // 2
+    plain = played(RayS(eps=0.05), answer, x, y, 60)
+    voted = played(RayS(eps=0.05, votes=votes), answer, x, y, 60 * times)
+    for alone, repeated in zip(plain, voted, strict=True):
+        for q, (direction, radius, phase, point) in enumerate(alone):
+            for entry in repeated[q * times : (q + 1) * times]:
+                assert entry[:3] == (direction, radius, phase)
+                assert torch.equal(entry[3], point)
+
+
+@pytest.mark.parametrize("options", [{"verify": 1}, {"verify": 5}, {"votes": 3, "verify": 3}])
+def test_verification_passes_on_a_deterministic_victim_and_only_adds_queries(options):
+    victim, x = linear_victim((3, 4, 4))
+    y = torch.zeros(3, dtype=torch.int64)
+    budget, eps = 300, 1.3 * max(victim.least_radius(image[None]) for image in x)
+    plain = played(RayS(eps=eps), victim, x, y, budget)
+    verified = played(RayS(eps=eps, **options), victim, x, y, 4 * budget)
+    times, extra = (options.get("votes", 1) + 1) // 2, (options["verify"] + 1) // 2
+    for alone, doubted in zip(plain, verified, strict=True):
+        asked = [entry for entry in doubted if entry[2] < 2]
+        for q, entry in enumerate(alone):
+            assert asked[q * times][:3] == entry[:3]
+            assert torch.equal(asked[q * times][3], entry[3])
+        # Each radius within the ball was verified once: (verify + 1) / 2 agreeing answers.
+        radii = [entry[1] for entry in doubted]
+        pixel = math.sqrt(x[0].numel())
+        inside = sum(now < before and now / pixel <= eps for before, now in pairwise(radii))
+        assert inside >= 2
+        assert sum(entry[2] == 2 for entry in doubted[:-1]) - inside * extra in range(extra + 1)
+
+
+def noisy(victim, rate, seed=0):
+    """Answer another class with some probability, whatever the point."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def answer(points):
+        label = victim(points).argmax(1)
+        other = torch.rand(len(points), generator=generator) < rate
+        return torch.nn.functional.one_hot(torch.where(other, 1 - label, label), 2).float()
+
+    return answer
+
+
+def check_rejections(attack, rate=0.3):
+    """Where verification fails, radius and direction stay, and the next block is tried; returns how often."""
+    victim, x = linear_victim((3, 4, 4))
+    y = torch.zeros(3, dtype=torch.int64)
+    rejected = 0
+    for before, _, logits, after in drive(attack, noisy(victim, rate), x, y, budget=800):
+        ended = (before["phase"] == 2) & (after["phase"] == 0)
+        assert ((after["phase"] == 0) | (after["phase"] == before["phase"]))[before["phase"] == 2].all()
+        hits = before["hits"] + (logits.argmax(1) != y)
+        for i in range(3):
+            kept = torch.equal(before["direction"][i], after["direction"][i]) and bool(
+                before["radius"][i] == after["radius"][i]
+            )
+            if before["phase"][i] == 2:
+                passed = bool(ended[i]) and int(hits[i]) > attack.verify // 2
+                assert kept != passed
+                rejected += bool(ended[i]) and kept
+            elif not kept:
+                # No radius within the ball comes without verification.
+                assert not bool(
+                    attack.threat.contains(
+                        x[i, None], attack._point(x[i, None], after["direction"][i, None], after["radius"][i, None])
+                    )[0]
+                )
+            if ended[i]:
+                assert (int(before["level"][i]), int(before["block"][i])) != (
+                    int(after["level"][i]),
+                    int(after["block"][i]),
+                )
+    return rejected, after["radius"]
+
+
+def test_a_failed_verification_leaves_the_radius_and_goes_on_to_the_next_block():
+    rejected, _ = check_rejections(RayS(eps=0.05, verify=5))
+    assert rejected >= 5
+
+
+def test_verification_keeps_a_noisy_victims_radius_from_collapsing():
+    # 3 answers in 10 are wrong: without verification the radius falls to nothing. 31 of 61 are wrong in less than 1
+    # of 1,000 verifications, for fewer than 60 of which 800 queries of three images are enough.
+    victim, x = linear_victim((3, 4, 4))
+    y = torch.zeros(3, dtype=torch.int64)
+    least = torch.tensor([victim.least_radius(image[None]) for image in x])
+    eps = 0.9 * float(least.min())
+    radii = {}
+    for verify in (0, 61):
+        *_, (*_, after) = drive(RayS(eps=eps, verify=verify), noisy(victim, 0.3), x, y, budget=800)
+        radii[verify] = after["radius"] / math.sqrt(x[0].numel())
+    assert (radii[0] <= eps).all()
+    assert (radii[61] > eps).all()
+
+
+class AdoptsUnverified(RayS):
+    """Reading: a radius whose verification failed is taken all the same."""
+
+    def _decide(self, state, hit):
+        decided, wrong = super()._decide(state, hit)
+        return decided, wrong | (decided & (state["phase"] == self._VERIFY))
+
+
+class VerifiesByTheFirst(RayS):
+    """Budget: one answer verifies."""
+
+    def _decide(self, state, hit):
+        verify, self.verify = self.verify, 1
+        try:
+            return super()._decide(state, hit)
+        finally:
+            self.verify = verify
+
+
+class NeverVerifies(RayS):
+    """Size: takes the ball for empty."""
+
+    def tell(self, state, points, answer):
+        eps, self.eps = self.eps, 1e-9
+        super().tell(state, points, answer)
+        self.eps = eps
+
+
+@pytest.mark.parametrize("mutant", [AdoptsUnverified, VerifiesByTheFirst, NeverVerifies])
+def test_a_mutant_of_verification_is_caught(mutant):
+    with pytest.raises(AssertionError):
+        check_rejections(mutant(eps=0.05, verify=5))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"votes": 2}, "attack.votes must be odd and at least 1, got 2"),
+        ({"votes": 0}, "attack.votes must be odd and at least 1, got 0"),
+        ({"verify": 2}, "attack.verify must be odd and at least 1, got 2"),
+        ({"verify": -1}, "attack.verify must be odd and at least 1, got -1"),
+        ({"targeted": True}, "RayS has no targeted form; leave attack.targeted at false"),
+        ({"norm": "l2"}, "attack.norm of RayS must be linf, got l2"),
+    ],
+)
+def test_options_out_of_range_are_refused_in_one_line(options, text):
+    with pytest.raises(UserError, match=f"^{text}$"):
+        RayS(**options)

@@ -1,5 +1,7 @@
 """The random numbers that an attack of the package draws, computed with Python's integers."""
 
+import torch
+
 GAMMA = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
 
@@ -57,3 +59,85 @@ class NoiseDraws:
 
     def signs(self, number):
         return signs(self.seed, 0, number, self.size)
+
+
+class SignFlipDraws:
+    """What `signflip` draws for one image; iterations count from 0."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def start(self, number, size):
+        """Return uniform pixels, for the start and each time it is drawn again."""
+        return uniform(self.seed, 0, number, size)
+
+    def noise(self, number, size):
+        return signs(self.seed, 1, number, size)
+
+    def flips(self, number, size):
+        """Return numbers in [0, 1], rounded to float32: each half of a word, taken with its sign, makes one."""
+        words = [word(self.seed, 2, number, i) for i in range((size + 1) // 2)]
+        halves = [half for whole in words for half in (whole & (2**32 - 1), whole >> 32)][:size]
+        signed = [half - 2**32 if half >= 2**31 else half for half in halves]
+        return (torch.tensor(signed).float() * 2.0**-32 + 0.5).tolist()
+
+
+class SquareL2Draws:
+    """What `square_l2` draws for one image; steps count from 0."""
+
+    def __init__(self, seed, channels):
+        self.seed, self.channels = seed, channels
+
+    def start(self, cells):
+        """Return which cells' bumps are transposed, and a sign per channel and cell."""
+        flat = signs(self.seed, 5, 0, self.channels * cells)
+        turns = [turn < 0 for turn in signs(self.seed, 4, 0, cells)]
+        return turns, [flat[c * cells : (c + 1) * cells] for c in range(self.channels)]
+
+    def windows(self, t):
+        """Return four uniform numbers, for the top row and the left column of two windows."""
+        return uniform(self.seed, 6, t + 1, 4)
+
+    def sign(self, t):
+        """Return a sign per channel."""
+        return signs(self.seed, 7, t + 1, self.channels)
+
+    def turn(self, t):
+        """Return whether the bump is transposed."""
+        return signs(self.seed, 8, t + 1, 1)[0] > 0
+
+
+class SimBADraws:
+    """What `simba` draws for one image."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def order(self, number, size):
+        """Return a random order of `size` places: a Feistel network, walked until it comes back into range."""
+        a = 1
+        while a * a < size:
+            a += 1
+        b = -(-size // a)
+
+        def signed_word(key):
+            value = word(self.seed, 0, key, 0)
+            return value - 2**64 if value >= 2**63 else value
+
+        def walk(value):
+            left, right = divmod(value, b)
+            for turn in range(6):
+                key = (number * 6 + turn) * 2**32
+                if turn % 2:
+                    right = (right + signed_word(key + left)) % b
+                else:
+                    left = (left + signed_word(key + right)) % a
+            return left * b + right
+
+        def sent(place):
+            value = walk(place)
+            while value >= size:
+                value = walk(value)
+            return value
+
+        return [sent(place) for place in range(size)]

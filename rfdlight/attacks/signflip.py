@@ -1,0 +1,227 @@
+"""The SignFlip attack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from rfdlight import rng
+from rfdlight.attacks.base import Attack
+from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
+from rfdlight.errors import UserError
+from rfdlight.norms import norm
+from rfdlight.tensors import Columns, per_row, take
+
+_BISECTIONS = 10
+_WINDOW = 10
+"""Iterations between two adaptations."""
+_OFTEN, _SELDOM = 7, 3
+"""Successes in a window above or below which an adaptation acts."""
+
+_ALPHA, _ALPHA_FACTOR = 0.004, 1.5
+_KEEP, _KEEP_LEAST, _KEEP_MOST = 0.999, 0.99, 0.9999
+_KEEP_LEARNED, _KEEP_SHIFT = 1e-4, 0.001
+
+_START, _NOISE, _FLIPS = range(3)
+"""The streams of random numbers."""
+
+
+class SignFlip(Attack):
+    """Shrinks a misclassifying perturbation under random steps and sign flips, reading labels.
+
+    It starts from uniform noise, or from the image of the target class, moved towards x by 10
+    bisections of the linf radius. Each iteration asks two points. The projection adds random signs of
+    size alpha and clamps the perturbation to its radius less alpha. The flip negates a few of its
+    signs, each with a probability of its own that is learned from the flips that were taken. A
+    proposal is taken if it is misclassified. Every 10 iterations alpha and the probabilities are adapted.
+
+    Source: Chen, Zhang, Hu, Wu, Boosting Decision-Based Black-Box Adversarial Attacks with Random Sign
+    Flip, ECCV 2020, algorithm 1, with the published code's constants. Deviations: the radius less alpha
+    stays above zero; an enlarged map's zeros count as +1, where the published code would erase those
+    pixels; an image for which no noise is misclassified uses up its own budget, where that code gives up
+    all images after 10,000 draws; `votes` and `verify` are not the authors'.
+
+    Args:
+        resize: By how much the grid on which signs and flips are drawn is coarser than the image, >= 1, rounded
+            down; they are enlarged bilinearly. 1 is the paper's, 2 stands in the authors' example.
+        votes: Answers per decision, odd; the majority counts, and no more are asked than it needs.
+        verify: Answers, odd, that a proposal inside the ball needs besides before it is taken, their
+            majority misclassified; 0 for none.
+        ball: `eps`, `norm` ("linf") and `targeted`, see `Attack`.
+
+    State:
+        delta: like x, the perturbation last taken; the last noise drawn until one is misclassified.
+        keep: float32 (rows, C, H // resize, W // resize), the probability that a sign is not flipped.
+        alpha: (rows,) float32, the size of the steps in pixel units.
+        low: (rows,) float32, the lower end of the bracket in bisection; the radius of `delta` is the upper one.
+        phase: (rows,) int64: drawing a start, bisecting, projecting or flipping.
+        step: (rows,) int64, draws, then bisections, then iterations that are complete.
+        projected, flipped: (rows,) int64, proposals taken since the last adaptation.
+        verifying: (rows,) bool, whether the proposal is in the ball and being verified.
+        ballots, hits: (rows,) int64, the vote.
+
+    Queries:
+        11, one more per noise drawn again, and two per iteration; (votes + 1) / 2 to votes times as many with
+        votes, and (verify + 1) / 2 to verify more for a misclassified proposal in the ball. The paper's
+        accounting leaves the first query out.
+
+    Raises:
+        UserError: If `resize` is not positive, or `votes` or `verify` cannot give a majority.
+    """
+
+    reads = "labels"
+    has_targeted_form = True
+    needs_start = True
+
+    _DRAW, _BISECT, _PROJECT, _FLIP = range(4)
+
+    def __init__(self, resize: int = 1, votes: int = 1, verify: int = 0, **ball: Any) -> None:
+        super().__init__(**ball)
+        if resize < 1:
+            raise UserError(f"attack.resize must be at least 1, got {resize}")
+        check_odd("votes", votes)
+        if verify:
+            check_odd("verify", verify)
+        self.resize = resize
+        self.votes = votes
+        self.verify = verify
+
+    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        zero = torch.zeros_like(y)
+        rows, channels, height, width = x.shape
+        grid = (rows, channels, max(height // self.resize, 1), max(width // self.resize, 1))
+        return {
+            "delta": torch.zeros_like(x),
+            "keep": torch.full(grid, _KEEP, dtype=torch.float32, device=x.device),
+            "alpha": torch.full_like(y, _ALPHA, dtype=torch.float32),
+            "low": torch.zeros_like(y, dtype=torch.float32),
+            "phase": zero,
+            "step": zero.clone(),
+            "projected": zero.clone(),
+            "flipped": zero.clone(),
+            "verifying": torch.zeros_like(y, dtype=torch.bool),
+            **open_votes(y),
+        }
+
+    def ask(self, state: Columns) -> Tensor:
+        phase, moves = state["phase"], (self._draw, self._bisect, self._project, self._flip)
+        proposal = torch.empty_like(state["delta"])
+        state["stays"] = torch.empty_like(state["keep"], dtype=torch.bool)
+        for which, move in enumerate(moves):
+            rows = (phase == which).nonzero()[:, 0]
+            if len(rows):
+                proposal[rows] = move(state, rows)
+        state["proposal"] = proposal
+        return torch.add(state["x"], proposal).clamp_(0, 1)
+
+    def _draw(self, state: Columns, rows: Tensor) -> Tensor:
+        x = state["x"][rows]
+        if self.targeted:
+            return state["start"][rows] - x
+        noise = rng.uniform(state["seed"][rows], _START, state["step"][rows], x[0].numel())
+        return noise.view(x.shape).to(x.dtype) - x
+
+    def _bisect(self, state: Columns, rows: Tensor) -> Tensor:
+        delta = state["delta"][rows]
+        middle = per_row((state["low"][rows] + norm(delta, "linf")) / 2, delta)
+        return delta.clamp(-middle, middle)
+
+    def _project(self, state: Columns, rows: Tensor) -> Tensor:
+        delta, alpha = state["delta"][rows], state["alpha"][rows]
+        grid = tuple(state["keep"].shape[1:])
+        noise = rng.signs(state["seed"][rows], _NOISE, state["step"][rows], grid)
+        radius = per_row((norm(delta, "linf") - alpha).clamp_min(0), delta)
+        return (delta + per_row(alpha, delta) * self._enlarge(noise, delta)).clamp_(-radius, radius)
+
+    def _flip(self, state: Columns, rows: Tensor) -> Tensor:
+        delta, keep = state["delta"][rows], state["keep"][rows]
+        count = keep[0].numel()
+        # Half a word is enough: a probability of 1e-4 does not need the 53 bits of rng.uniform.
+        halves = rng.words(state["seed"][rows], _FLIPS, state["step"][rows], -(-count // 2)).view(torch.int32)
+        stays = halves[:, :count].float().mul_(2.0**-32).add_(0.5).view(keep.shape) < keep
+        state["stays"][rows] = stays
+        return torch.where(self._enlarge(2 * stays.to(torch.int8) - 1, delta) < 0, -delta, delta)
+
+    @staticmethod
+    def _enlarge(signs: Tensor, like: Tensor) -> Tensor:
+        """Return the signs at the size of the images."""
+        signs = signs.to(like.dtype)
+        if signs.shape == like.shape:
+            return signs
+        return interpolate(signs, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
+        phase, step, proposal = state["phase"], state["step"], state["proposal"]
+        length = norm(proposal, "linf")
+        decided, hit = self._decide(state, self.hits(state, answer), length)
+        drawn, bisected, projected, flipped = (decided & (phase == which) for which in range(4))
+
+        taken = hit | (phase == self._DRAW)
+        torch.where(per_row(taken, points), proposal, state["delta"], out=state["delta"])
+        state["low"] = torch.where(bisected & ~hit, length, state["low"])
+        found, near = drawn & hit, bisected & (step + 1 == _BISECTIONS)
+        if near.any():
+            x, delta = state["x"][near], state["delta"][near]
+            state["delta"][near] = (x + delta).clamp_(0, 1) - x
+
+        step = step + (drawn | bisected | flipped)
+        state["step"] = torch.where(found | near, 0, step)
+        phase = torch.where(found, self._BISECT, phase)
+        phase = torch.where(near | flipped, self._PROJECT, phase)
+        state["phase"] = torch.where(projected, self._FLIP, phase)
+        state["projected"] = state["projected"] + (projected & hit)
+        state["flipped"] = state["flipped"] + (flipped & hit)
+        self._learn(state, flipped & hit)
+        self._adapt(state, flipped & (step % _WINDOW == 0))
+
+    def _decide(self, state: Columns, hit: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which proposals the answer decides, and which of those are misclassified."""
+        verifying = state["verifying"]
+        votes = torch.where(verifying, self.verify, self.votes) if self.verify else self.votes
+        decided, outcome = cast_vote(state, hit, votes)
+        hit = decided & outcome
+        if self.verify:
+            doubtful = hit & ~verifying & (length <= self.threat.eps)
+            state["verifying"] = doubtful | (verifying & ~decided)
+            decided, hit = decided & ~doubtful, hit & ~doubtful
+        return decided, hit
+
+    @staticmethod
+    def _learn(state: Columns, rows: Tensor) -> None:
+        """Make the flips that were taken less likely in future, and the others of their image more."""
+        if rows.any():
+            learned = torch.where(state["stays"][rows], -_KEEP_LEARNED, _KEEP_LEARNED)
+            state["keep"][rows] = (state["keep"][rows] + learned).clamp_(_KEEP_LEAST, _KEEP_MOST)
+
+    @staticmethod
+    def _adapt(state: Columns, rows: Tensor) -> None:
+        """Lengthen steps and flip more where most proposals of the window were taken, and the other way round."""
+        if not rows.any():
+            return
+        past = take({name: state[name] for name in ("projected", "flipped", "alpha", "keep")}, rows)
+        factor = torch.where(past["projected"] > _OFTEN, _ALPHA_FACTOR, 1.0)
+        factor = torch.where(past["projected"] < _SELDOM, 1 / _ALPHA_FACTOR, factor)
+        shift = torch.where(past["flipped"] > _OFTEN, -_KEEP_SHIFT, 0.0)
+        shift = torch.where(past["flipped"] < _SELDOM, _KEEP_SHIFT, shift)
+        state["alpha"][rows] = past["alpha"] * factor
+        state["keep"][rows] = (past["keep"] + per_row(shift, past["keep"])).clamp_(_KEEP_LEAST, _KEEP_MOST)
+        state["projected"] = torch.where(rows, 0, state["projected"])
+        state["flipped"] = torch.where(rows, 0, state["flipped"])
+
+    def best(self, state: Columns) -> Tensor:
+        eps = self.threat.eps
+        return torch.add(state["x"], state["delta"].clamp(-eps, eps)).clamp_(0, 1)
+
+    def claims(self, state: Columns) -> Tensor:
+        # The published loop looks at the radius between iterations.
+        return (state["phase"] == self._PROJECT) & (norm(state["delta"], "linf") <= self.threat.eps)
+
+    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
+        return (evaluated - self.repeats).clamp_min(0)
+
+    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
+        between = (state["phase"] == self._DRAW) | (state["phase"] == self._PROJECT)
+        return between & (self.paper_billed(state, evaluated) >= state["budget"])

@@ -1,0 +1,339 @@
+"""What is special to NES."""
+
+import ascent_checks
+import pytest
+import torch
+from ascent_checks import (
+    check_billing,
+    check_claims,
+    check_iterates,
+    check_linear,
+    check_paper_boundaries,
+    check_reference,
+    check_scale,
+    check_standstill,
+    grey,
+)
+from harness import Constant, Linear, Run, drive, images, one_by_one
+from reference.nes import nes
+
+from rfdlight import rng
+from rfdlight.attacks import NES
+from rfdlight.errors import UserError
+
+SMALL = {"pairs": 3, "sigma": 0.05, "step": 0.02}
+
+
+def reference_of(attack):
+    def run(model, x, y, target, seed, budget):
+        options = {
+            name: getattr(attack, name) for name in ("eps", "norm", "pairs", "sigma", "step", "probe_clip", "loss")
+        }
+        key = torch.tensor([seed])
+
+        def normal(k):
+            return rng.normal(key, 0, torch.tensor([k]), tuple(x.shape))[0]
+
+        paper = attack.accounting == "paper"
+        return nes(model, x, y, target, **options, paper=paper, budget=budget, normal=normal)
+
+    return run
+
+
+def in_paper(attack):
+    attack.accounting = "paper"
+    return attack
+
+
+def check_nes_reference(attack, victim, x, y):
+    check_reference(attack, reference_of(attack), victim, x[:3], y[:3], 40)
+
+
+def check_nes_iterates(attack, victim, x, y):
+    n = attack.pairs
+    check_iterates(attack, victim, x[:3], y[:3], 2 * n + 1, 2 * n - 1, attack.step, float(attack.norm.strip("l")))
+
+
+def check_pairs(attack, cycle=7):
+    """The probes of a pair are opposite, of N(0, sigma) per pixel value, and no two pairs are the same."""
+    x, y = grey(8, (3, 8, 8))
+    attack.sigma = 0.01
+    draws, first = [], None
+    for q, (before, points, _, _) in enumerate(drive(attack, Constant(), x, y, budget=5 * cycle)):
+        place = q % cycle
+        offset = (points - before["point"]).double()
+        if place == cycle - 1:
+            assert (offset == 0).all()
+        elif place % 2 == 0:
+            first = offset
+            draws.append(offset.flatten(1) / 0.01)
+        else:
+            assert (first + offset).abs().max() <= 1e-6
+    u = torch.cat(draws)  # (8 * 15, 192)
+    # 23,040 normals: |z| of mean and variance pass 4.5 in 1 of 150,000 runs each.
+    size = u.numel()
+    assert abs(float(u.mean())) * size**0.5 <= 4.5
+    assert abs(float((u**2).mean() - 1)) * (size / 2) ** 0.5 <= 4.5
+    overlap = (u @ u.T / u.shape[1]).fill_diagonal_(0).abs()
+    assert float(overlap.max()) <= 6 / u.shape[1] ** 0.5
+
+
+def check_direction(attack):
+    """On a linear victim with margin g . x, G is the sum of -(g . u) u; its mean over n pairs is -n g.
+
+    Each pair's value has the variance |g|^2 + g_j^2 in coordinate j. The largest of 8 * 48 values of z
+    passes 5 in 1 of 4,000 runs if they are normal, which they nearly are over 300 pairs.
+    """
+    x, y = grey(8, (3, 4, 4))
+    g = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    victim = Linear(g, 0.0)
+    flat = g.flatten()
+    attack.pairs, attack.sigma = 300, 0.01
+    before = 0.0
+    for q, (state, _, _, after) in enumerate(drive(attack, lambda p: victim(p).float(), x, y, budget=2 * 299)):
+        descent = -after["direction"].flatten(1) @ flat
+        if q % 2:
+            u = rng.normal(state["seed"], 0, torch.full_like(y, q // 2), (48,))
+            assert torch.allclose(descent - before, (u @ flat) ** 2, rtol=1e-2, atol=1e-2)
+            before = descent
+    total = after["direction"].flatten(1).double()
+    z = (total + 299 * flat) / (299 * (flat.norm() ** 2 + flat**2)).sqrt()
+    assert float(z.abs().max()) <= 5
+
+
+def check_nes_billing(attack, accounting="exact", budget=50, eot=1):
+    n = attack.pairs
+    check_billing(attack, accounting, 2 * n, 2 * n + 1, budget, eot)
+
+
+CASES = [
+    {},
+    {"loss": "cross_entropy"},
+    {"probe_clip": "ball"},
+    {"targeted": True},
+    {"norm": "l2", "eps": 0.5, "step": 0.2},
+    {"norm": "l2", "eps": 0.5, "step": 0.2, "probe_clip": "ball"},
+]
+
+
+@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_each_query_is_the_references(resnet, clean, options, accounting):
+    attack = NES(**{"eps": 0.05, **SMALL, **options})
+    attack.accounting = accounting
+    check_nes_reference(attack, resnet, *clean)
+
+
+@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2", "step": 0.2}], ids=str)
+def test_the_iterate_moves_once_per_iteration_by_at_most_a_step_inside_the_ball(resnet, clean, options, accounting):
+    attack = NES(**{**SMALL, **options})
+    attack.accounting = accounting
+    check_nes_iterates(attack, resnet, *clean)
+
+
+def test_the_probes_of_a_pair_are_opposite_draws_from_the_normal_distribution():
+    check_pairs(NES(eps=0.05, **SMALL))
+
+
+def test_probes_stay_in_the_ball_where_that_is_asked_for(resnet, clean):
+    x, y = clean
+    attack = NES(eps=0.05, probe_clip="ball", pairs=3)
+    for _, points, _, _ in drive(attack, one_by_one(resnet), x[:3], y[:3], budget=14):
+        assert (points - x[:3]).abs().max() <= 0.05 + 1e-6
+
+
+def test_the_direction_is_the_gradient_on_average():
+    check_direction(NES(eps=0.05))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_equal_answers_leave_the_image_where_it_is(norm):
+    check_standstill(NES(eps=0.05, norm=norm, **SMALL), 7)
+
+
+@pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2", "step": 0.2}], ids=str)
+def test_the_scale_of_the_logits_changes_nothing(resnet, clean, options):
+    check_scale(NES(**{**SMALL, **options}), resnet, clean[0][:3], clean[1][:3], 30)
+
+
+def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
+    check_linear(NES(eps=0.05, pairs=20, sigma=0.01, step=0.005), 1500, 0.85)
+
+
+@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize(("budget", "eot"), [(50, 1), (42, 1), (60, 1), (50, 2)])
+def test_bills_are_those_of_the_specification(accounting, budget, eot):
+    check_nes_billing(NES(eps=0.05, **SMALL), accounting, budget, eot)
+
+
+def test_only_looks_claim(resnet, clean):
+    check_claims(NES(eps=0.1, **SMALL), resnet, *clean, cycle=7, look=6, budget=70)
+
+
+def test_under_the_papers_accounting_images_break_after_whole_iterations(resnet, clean):
+    check_paper_boundaries(NES(eps=0.1, **SMALL), resnet, *clean, used=6, budget=40)
+
+
+def test_defaults_are_the_papers_in_each_norm():
+    flat, round_ = NES(eps=0.05), NES(eps=5.0, norm="l2")
+    assert (flat.pairs, flat.sigma, flat.step) == (20, 0.1, 0.01)
+    assert (round_.pairs, round_.sigma, round_.step) == (15, 0.005, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("accounting", "budget", "repeats", "steps"),
+    [("exact", 1000, 5, 3), ("exact", 60, 1, 1), ("exact", 119, 1, 1), ("paper", 1000, 5, 4), ("paper", 1000, 10, 2)],
+)
+def test_a_budget_that_cannot_reach_the_balls_surface_is_named(accounting, budget, repeats, steps):
+    attack = NES(eps=0.05, pairs=30, step=0.005)
+    attack.accounting, attack.repeats = accounting, repeats
+    assert attack.caution(budget) == (
+        f"this budget allows {steps} steps of 0.005, so the attack stays within {steps * 0.005:g} of the image "
+        "although eps is 0.05; raise model.budget or attack.step"
+    )
+
+
+@pytest.mark.parametrize(("accounting", "enough"), [("exact", 204), ("paper", 161)])
+def test_the_least_budget_that_suffices_is_not_warned_of(accounting, enough):
+    attack = NES(eps=0.05)
+    attack.accounting = accounting
+    assert attack.caution(enough) is None
+    assert attack.caution(enough - 1) is not None
+    # That many queries do reach a corner on a victim whose gradient never changes.
+    x = torch.full((1, 1, 2, 2), 0.5)
+    victim = Linear(torch.ones(1, 1, 2, 2), 10.0)
+    for limit, reached in ((enough, True), (enough - 1, False)):
+        attack = NES(eps=0.05, sigma=0.01)
+        run = Run(victim, attack, x, torch.zeros(1, dtype=torch.int64), budget=limit, accounting=accounting)
+        assert (run.records[0]["linf"] >= 0.05 - 1e-6) == reached
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"pairs": 0}, "attack.pairs must be at least 1, got 0"),
+        ({"sigma": 0.0}, "attack.sigma must be a positive number, got 0.0"),
+        ({"sigma": float("nan")}, "attack.sigma must be a positive number, got nan"),
+        ({"step": -0.1}, "attack.step must be a positive number, got -0.1"),
+        ({"step": float("inf")}, "attack.step must be a positive number, got inf"),
+        ({"norm": "l1"}, "attack.norm of NES must be linf or l2, got l1"),
+    ],
+)
+def test_options_out_of_range_are_refused_in_one_line(options, text):
+    with pytest.raises(UserError, match=f"^{text}$"):
+        NES(**options)
+
+
+class Climbs(NES):
+    """Sign: follows the gradient upwards."""
+
+    def objective(self, state, logits):
+        return -super().objective(state, logits)
+
+
+class ForgetsTheCleanImage(NES):
+    """Size: projects on a ball around the iterate."""
+
+    def _move(self, state, ends):
+        super()._move({**state, "x": state["point"]}, ends)
+        moved = (state["point"] + self.step * state["direction"].sign()).clamp(0, 1)
+        state["point"] = torch.where(ends, moved, state["point"])
+        state["direction"] = state["direction"].masked_fill(ends, 0.0)
+
+
+class SmallerProbes(NES):
+    """Size: divides probes by the square root of the number of values, as others do."""
+
+    def ask(self, state):
+        whole = self.sigma
+        self.sigma = whole / state["x"][0].numel() ** 0.5
+        points = super().ask(state)
+        self.sigma = whole
+        return points
+
+
+class DrawsAgain(NES):
+    """Reading: the second probe of a pair has a draw of its own."""
+
+    def ask(self, state):
+        super().ask(state)
+        state["draw"] = rng.normal(state["seed"], 0, state["asked"], tuple(state["x"].shape[1:]))
+        position = self._position(state)
+        side = torch.where(position == 2 * self.pairs, 0, 1 - 2 * (position % 2)).view(-1, 1, 1, 1)
+        return (state["point"] + side * self.sigma * state["draw"]).clamp(0, 1)
+
+
+class KeepsTheDirection(NES):
+    """Reading: adds each iteration's direction to the last."""
+
+    def _move(self, state, ends):
+        kept = state["direction"].clone()
+        super()._move(state, ends)
+        state["direction"] = kept
+
+
+class StepsOnZero(NES):
+    """Sign: sgn(0) = 1."""
+
+    def _move(self, state, ends):
+        state["direction"] = torch.where(state["direction"] == 0, 1e-9, state["direction"])
+        super()._move(state, ends)
+
+
+class HidesTheLook(NES):
+    """Budget: bills the look as a query that the attack uses."""
+
+    def observes(self, state):
+        return torch.zeros_like(super().observes(state))
+
+
+class NeverLooks(NES):
+    """Budget: goes on without asking the new iterate."""
+
+    def tell(self, state, points, answer):
+        super().tell(state, points, answer)
+        state["asked"] = state["asked"] + (self._position(state) == 2 * self.pairs)
+
+
+class StopsAtOnce(NES):
+    """Budget: under the paper's accounting, stops within an iteration."""
+
+    def paper_ended(self, state, evaluated):
+        return evaluated >= state["budget"]
+
+
+VICTIM = {"check_nes_reference", "check_nes_iterates"}
+
+CAUGHT = [
+    (Climbs, {}, ["check_nes_reference", "check_direction", "check_linear"]),
+    (ForgetsTheCleanImage, {}, ["check_nes_reference", "check_nes_iterates"]),
+    (SmallerProbes, {}, ["check_nes_reference", "check_pairs"]),
+    (DrawsAgain, {}, ["check_nes_reference", "check_pairs"]),
+    (KeepsTheDirection, {}, ["check_nes_reference"]),
+    (StepsOnZero, {}, ["check_standstill"]),
+    (HidesTheLook, {}, ["check_nes_reference", "check_nes_billing"]),
+    (NeverLooks, {}, ["check_nes_reference", "check_nes_billing"]),
+    (StopsAtOnce, {"accounting": "paper"}, ["check_nes_billing"]),
+]
+
+MORE = {"check_linear": (600, 0.5), "check_standstill": (7,)}
+
+
+@pytest.mark.parametrize(
+    ("mutant", "options", "check"),
+    [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
+)
+def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
+    attack = mutant(eps=0.05, **SMALL)
+    found = globals().get(check) or getattr(ascent_checks, check)
+    arguments = (resnet, *clean) if check in VICTIM else MORE.get(check, ())
+    with pytest.raises(AssertionError):
+        found(attack, *arguments, **options)
+
+
+def test_no_columns_hold_draws():
+    attack = NES(eps=0.05)
+    x = images(2)
+    columns = attack.init(x, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    assert sum(column[0].numel() for column in columns.values()) <= 2 * x[0].numel() + 2
