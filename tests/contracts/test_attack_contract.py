@@ -275,6 +275,17 @@ def test_rows_do_not_see_each_other(make, resnet, clean):
             assert torch.equal(points[i], each[i][1][0])
 
 
+def test_two_equal_evaluations_per_query_give_the_plain_trajectory_at_twice_the_bill(make, resnet, clean):
+    x, y = clean[0][:5], clean[1][:5]
+    plain = Run(resnet, make(), x, y, budget=60).records
+    twice = Run(resnet, make(), x, y, budget=120, eot=2).records
+    for before, after in zip(plain, twice, strict=True):
+        for name in ("attack", "observe", "billed", "broken_at"):
+            assert after[name] == (before[name] and 2 * before[name])
+        for name in ("candidates", "verdict", "final_margin", "linf", "l2"):
+            assert after[name] == before[name]
+
+
 def test_initially_wrong_images_are_never_asked(make, resnet, clean):
     x, y = clean
     run = Run(resnet, make(), x, (y + 1) % 5, budget=50)
