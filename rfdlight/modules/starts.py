@@ -13,9 +13,7 @@ _TRIED, _KEPT = 20, 5
 """Images per class that are looked at, and at most kept."""
 
 
-def find_starts(
-    oracle: Oracle, images: Images, classes: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def find_starts(oracle: Oracle, images: Images, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Choose images that the victim answers with their own class.
 
     The victim is asked once for each; these are rows of no attacked image.

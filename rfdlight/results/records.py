@@ -27,7 +27,7 @@ FIELDS: dict[str, str] = {
     "clean_margin": "margin of their mean logits; the image is attacked if the label has the largest",
     "final_draws": "fresh evaluations at the final point",
     "final_wrong": "those that were hits",
-    "final_margin": "the attacker's loss at their mean logits: the label's margin, or the target's with its sign changed",
+    "final_margin": "the attacker's loss at their mean logits: the label's margin, or the target's, its sign changed",
     "verdict": "robust, broken or undecided: what the final draws say of the mean logits",
     "linf": "largest pixel change at the final point, in pixel units",
     "l2": "Euclidean length of the change at the final point, in pixel units",

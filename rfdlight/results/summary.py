@@ -49,8 +49,8 @@ FIELDS: dict[str, str] = {
     "curve": "robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget",
     "broken_images": "median_queries and mean_queries billed at the break; median and largest linf and l2 of the "
     "changes, in pixel units; null without a broken image",
-    "ledger": "billed queries; attack, observe, judge and padding rows, their sum rows, judge_ratio = judge / (attack + observe) and "
-    "padding_share = padding / rows",
+    "ledger": "billed queries; attack, observe, judge and padding rows, their sum rows, "
+    "judge_ratio = judge / (attack + observe) and padding_share = padding / rows",
 }
 """The fields of a summary. An accuracy is a dict: share, low and high (95 % interval), total (images)."""
 

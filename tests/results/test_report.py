@@ -140,7 +140,15 @@ def test_csv_holds_every_number_of_each_run(two, tmp_path):
 
     assert exact(bare) == {**common, **dict(zip(own, first, strict=True))}
     assert exact(noise) == {**common, **dict(zip(own, second, strict=True))}
-    shares = ["clean", "robust", "robust_lower", "robust_at_common_budget", "first_screen9", "single_draw_clean", "declared"]
+    shares = [
+        "clean",
+        "robust",
+        "robust_lower",
+        "robust_at_common_budget",
+        "first_screen9",
+        "single_draw_clean",
+        "declared",
+    ]
     for row in (bare, noise):
         assert len(row) == len(common) + len(own) + 2 * 9
         for name in [*shares, "attack_success"]:
