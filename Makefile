@@ -1,4 +1,4 @@
-# make demo    attacks an undefended and a defended victim and puts them side by side
+# make demo    attacks an undefended and a defended victim and puts them beside random noise
 # make test    runs the tests
 # Both make their own environment first; neither needs a download of data or weights, or a GPU.
 
@@ -22,7 +22,8 @@ demo: $(READY)
 	$(BIN)/rfdlight test --attack rays --data.num_images 80 --model.budget 300 --run $(DEMO)/undefended
 	$(BIN)/rfdlight test --attack rays --data.num_images 80 --model.budget 300 --run $(DEMO)/defended \
 		--defense feature_noise --defense.layers 'layer*' --defense.sigma 0.4
-	$(BIN)/rfdlight report $(DEMO)/undefended $(DEMO)/defended --output $(DEMO)/report
+	$(BIN)/rfdlight test --attack random_noise --data.num_images 80 --model.budget 300 --run $(DEMO)/noise
+	$(BIN)/rfdlight report $(DEMO)/noise $(DEMO)/undefended $(DEMO)/defended --output $(DEMO)/report
 
 test: $(READY) $(DATA)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

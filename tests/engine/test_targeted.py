@@ -140,5 +140,5 @@ def test_a_start_is_needed(resnet, clean):
 
 
 def test_an_attack_without_a_targeted_form_says_so():
-    with pytest.raises(UserError, match="^RayS has no targeted form; leave attack.targeted at false$"):
+    with pytest.raises(UserError, match=r"^RayS has no targeted form; leave attack\.targeted at false$"):
         RayS(eps=0.1, targeted=True)
