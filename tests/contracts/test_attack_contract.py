@@ -129,7 +129,9 @@ def test_columns_inputs_points_and_counts_keep_their_promises(make, victim, resn
     rule = Judge("never" if victim == "coin flip" else "sequential")
     run = Run(chosen, watched(make(), asked), x, y, budget=40, deterministic=victim != "coin flip", judge=rule)
     assert asked
-    assert sum(asked) == run.total["attack"] == int(run.column("attack").sum())
+    assert sum(asked) == run.total["attack"] + run.total["observe"]
+    assert run.total["attack"] == int(run.column("attack").sum())
+    assert run.total["observe"] == int(run.column("observe").sum())
     assert run.total["judge"] == int(run.column("judge").sum())
     assert sum(run.total.values()) == sum(shape[0] for shape in run.shapes) == run.oracle.forwarded
     assert set(run.shapes) == {(4, 3, 16, 16)}

@@ -137,6 +137,20 @@ def test_the_pages_show_the_examples_as_they_are(page, example):
     assert (ROOT / "docs" / "examples" / example).read_text() in blocks(ROOT / "docs" / page, "python")
 
 
+def test_the_page_on_attacks_lists_every_attack_as_it_is():
+    rows = [line for line in (ROOT / "docs" / "attacks.md").read_text().splitlines() if line.startswith("| `")]
+    listed = {}
+    for row in rows:
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        if len(cells) == 5:
+            listed[name.strip("`")] = cells[:3]
+    for name, path in names.NAMES["attack"].items():
+        module, _, cls = path.rpartition(".")
+        made = getattr(importlib.import_module(module), cls)
+        assert listed.pop(name) == [made.reads, ", ".join(made.norms), "yes" if made.has_targeted_form else "no"]
+    assert not listed
+
+
 def test_the_data_module_of_the_page_gives_batches():
     (body,) = (body for body in blocks(ROOT / "docs" / "victims-and-data.md", "python") if "class MyData" in body)
     own: dict[str, Any] = {"__name__": "my_data"}
