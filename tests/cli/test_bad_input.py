@@ -45,7 +45,7 @@ CASES = {
     "no attack": ("test", f"--attack is needed; known: {', '.join(sorted(NAMES['attack']))}"),
     "unknown defense": (
         ATTACK + "--defense feature_nose",
-        "unknown defense 'feature_nose'; did you mean feature_noise or input_noise or logit_noise?",
+        "unknown defense 'feature_nose'; did you mean feature_noise or logit_noise or input_noise?",
     ),
     "unknown data": (ATTACK + "--data digit", "unknown data 'digit'; did you mean digits?"),
     "unknown victim": (
