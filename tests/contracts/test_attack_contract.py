@@ -47,7 +47,7 @@ CASES = [
 
 
 TARGETED = {"square", "signflip"}
-"""Whose targeted forms are tested by default: one that reads scores, one that reads labels. The others' are slow tests."""
+"""Whose targeted forms are tested by default: one that reads scores, one labels. The others' are slow tests."""
 
 
 @pytest.fixture(
