@@ -52,6 +52,9 @@ class Attack(ABC):
     needs_start: ClassVar[bool] = False
     """Whether the targeted form starts from an image of the target class."""
 
+    paper_votes: ClassVar[bool] = False
+    """Whether the paper's judge confirms its claims by votes although it reads labels."""
+
     accounting: Literal["exact", "paper"] = "exact"
     repeats: int = 1
     loss: Loss = "margin"

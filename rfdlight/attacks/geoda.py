@@ -135,6 +135,7 @@ class GeoDA(Attack):
     """
 
     reads = "labels"
+    paper_votes = True
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     _START, _BISECT, _PROBE, _WALK = range(4)

@@ -26,8 +26,10 @@ class RayS(Attack):
     Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020,
     algorithm 3. Blocks run over the flattened (C, H, W) image as in the published code. Deviations:
     every image is a state machine of its own, so an image in bisection does not hold up the others;
-    a bisection that the budget cuts short leaves the radius as it was; `votes` and `verify` are not
-    the authors'.
+    a bisection that the budget cuts short leaves the radius as it was; what is submitted is the point
+    at radius eps along the best ray, where the authors submit the nearest one that was misclassified,
+    as is done under the paper's accounting: a random victim misclassifies that one by luck; `votes` and
+    `verify` are not the authors'.
 
     Args:
         votes: Answers per decision, odd; the majority counts, and no more are asked than it needs.
@@ -140,7 +142,11 @@ class RayS(Attack):
         return decided, decided & outcome
 
     def best(self, state: Columns) -> Tensor:
-        return torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
+        corner = torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
+        if self.accounting == "exact":
+            return corner
+        found = self._point(state["x"], state["direction"], state["radius"])
+        return torch.where(per_row(self.claims(state), found), found, corner)
 
     def claims(self, state: Columns) -> Tensor:
         point = self._point(state["x"], state["direction"], state["radius"])

@@ -88,9 +88,10 @@ class SignOPT(Attack):
 
     def caution(self, budget: int) -> str | None:
         starts = 1 if self.targeted else self.starts
-        if starts + self.samples < budget:
+        queries = budget // self.repeats
+        if starts + self.samples < queries:
             return None
-        return f"{starts} starts and {self.samples} samples leave nothing of {budget} queries; lower attack.starts"
+        return f"{starts} starts and {self.samples} samples leave nothing of {queries} queries; lower attack.starts"
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         zero, real = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.float64)

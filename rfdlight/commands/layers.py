@@ -18,6 +18,7 @@ from rfdlight.defenses.base import Place
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.victims.card import build_network, read_card
+from rfdlight.victims.networks import create_network
 from rfdlight.victims.resolve import card_path
 
 _TIMM = "timm:"
@@ -75,14 +76,12 @@ def _known(model: str) -> str:
 
 
 def _from_timm(name: str, image_size: int | None) -> nn.Module:
-    if not timm.is_model(name):
-        raise unknown_name("network", name, timm.list_models())
     if image_size is not None:
         try:
-            return timm.create_model(name, img_size=image_size)
+            return create_network(name, img_size=image_size)
         except TypeError:
             pass  # a network that takes images of any size has no such argument
-    return timm.create_model(name)
+    return create_network(name)
 
 
 @torch.no_grad()

@@ -95,8 +95,9 @@ class FeatureNoise(Noise):
         if self.scale == "fixed" or self._sigmas[place] == 0:
             return super().transform(x, place)
         scale = self._scales[place]
-        if (scale.device, scale.dtype) != (x.device, x.dtype):
-            scale = self._scales[place] = scale.to(x)
+        if scale.device != x.device:
+            scale = self._scales[place] = scale.to(x.device)
+        scale = scale.to(x.dtype)
         noise = super().transform(torch.zeros_like(x), place)
         return torch.addcmul(x, noise, scale.view(-1, 1, 1) if x.ndim == 4 else scale)
 

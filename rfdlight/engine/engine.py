@@ -182,17 +182,19 @@ class Engine:
         state = self._state(rows)
         clock = self._billed(rows, state)
         points = self.attack.ask(state)
-        answer, labels = self._answer(points, clock, state["y"])
         observes = self.attack.observes(state)
+        # The paper's code looks for success as its evaluator does, once and without billing it.
+        free = observes & (self.accounting == "paper")
+        answer, labels = self._answer(points, clock, state["y"], free)
         numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
+        self.ledger.pad(self.oracle.batch_size - self.eot * len(points))
         if observes.any():
-            # The paper's code looks for success without billing it, as its evaluator.
-            looking = "observe" if self.accounting == "exact" else "judge"
-            self.ledger.charge(columns, numbers[observes], looking, self.eot)
+            self.ledger.charge(columns, numbers[observes & ~free], "observe", self.eot)
+            self.ledger.charge(columns, numbers[free], "judge", 1)
+            self.ledger.pad((self.eot - 1) * int(free.sum()))
             self.ledger.charge(columns, numbers[~observes], "attack", self.eot)
         else:
             self.ledger.charge(columns, numbers, "attack", self.eot)
-        self.ledger.pad(self.oracle.batch_size - self.eot * len(points))
         self.attack.tell(state, points, answer)
         put(self._own_columns(), rows, state)
 
@@ -202,13 +204,13 @@ class Engine:
         self._consider(numbers, candidate, points, state)
         self._end_exhausted(numbers, state)
 
-    def _answer(self, points: Tensor, clock: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the attack is told, and the labels of it, (rows,)."""
+    def _answer(self, points: Tensor, clock: Tensor, y: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the attack is told, from one evaluation for the rows `single`, and the labels of it, (rows,)."""
         if self.eot > 1:
             points, clock = (value.repeat_interleave(self.eot, 0) for value in (points, clock))
         draws = self.oracle.scores(points, clock, "attack").view(len(y), self.eot, -1)
         if self.attack.reads == "scores":
-            logits = draws.mean(1)
+            logits = torch.where(single[:, None], draws[:, 0], draws.mean(1))
             return logits, logits.argmax(1)
         votes = torch.zeros_like(draws[:, 0], dtype=torch.int64)
         votes.scatter_add_(1, draws.argmax(2), torch.ones_like(votes[:, :1]).expand(-1, self.eot))
@@ -228,17 +230,22 @@ class Engine:
         if not candidate.any():
             return
         chosen, found = rows[candidate], points[candidate]
-        believed = judge.rule == "single" or (judge.rule == "paper" and self.attack.reads == "labels")
+        trusted = self.attack.reads == "labels" and not self.attack.paper_votes
+        believed = judge.rule == "single" or (judge.rule == "paper" and trusted)
         if judge.rule == "paper":
             found = self.attack.best(take(state, candidate))
         elif judge.rule == "sequential" and not self.deterministic:
             waits = columns["skip"][chosen] > 0
             columns["skip"][chosen[waits]] -= 1
             chosen, found = chosen[~waits], found[~waits]
+        if judge.rule != "paper" and self.accounting == "paper":
+            found = self.threat.admit(columns["x"][chosen], found)
         columns["point"][chosen] = found
         columns["point_clock"][chosen] = columns["query_clock"][chosen]
         columns["point_billed"][chosen] = self._billed(chosen, self._state(chosen))
-        if believed or (self.deterministic and self.oracle.precision == "float32"):
+        # Then the answer that made it a candidate was the judge's own, at this very point.
+        certain = self.deterministic and self.oracle.precision == "float32" and self.accounting == "exact"
+        if believed or certain:
             self._break(chosen)
         else:
             columns["votings"][chosen] += 1

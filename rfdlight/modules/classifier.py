@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from rfdlight.data.base import Batch, ImageData
 from rfdlight.errors import UserError, unknown_name
-from rfdlight.victims import cifar_resnet  # noqa: F401  registers our networks with timm
+from rfdlight.victims.networks import create_network
 from rfdlight.victims.victim import Victim
 
 
@@ -68,7 +68,7 @@ class Classifier(LightningModule):
         if hasattr(self, "victim"):
             return
         channels = len(self.data.mean)
-        network = timm.create_model(self.network_name, num_classes=self.data.num_classes, in_chans=channels)
+        network = create_network(self.network_name, num_classes=self.data.num_classes, in_chans=channels)
         self.victim = Victim(network, self.data.mean, self.data.std)
         self.accuracy = MulticlassAccuracy(self.data.num_classes, average="micro")
         if self.channels_last:

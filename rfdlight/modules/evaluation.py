@@ -6,7 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +151,14 @@ class AttackEvaluation(LightningModule):
                     "is one of linf"
                 )
             self.attack.eps = reference
+        # What the attack warns of depends on both.
+        self.attack.accounting, self.attack.repeats = self.accounting, self.eot
         self.threat = self.attack.threat
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
         x, y, ids = batch
-        with self._closing_on_error():
+        with self._closing_on_error(), self._switched():
             check_pixels(x)
             if not self._running:
                 self._start(x)
@@ -165,7 +167,7 @@ class AttackEvaluation(LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Attack what is left, and report."""
-        with self._open:
+        with self._open, self._switched():
             self._engine.run()
         self._engine.ledger.check(self._oracle.forwarded)
         self.complete = len(self._records) == self.data.num_images
@@ -181,8 +183,6 @@ class AttackEvaluation(LightningModule):
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
         if (self.folder / "records.jsonl").exists():
             raise UserError(f"{self.folder} already holds another run; give --run another folder")
-        if not self.defended:
-            self._open.enter_context(undefended())
         self._oracle = Oracle(
             self.victim,
             self.batch_size,
@@ -224,6 +224,10 @@ class AttackEvaluation(LightningModule):
         )
         self._engine.ledger.pad(self._oracle.forwarded)
         self._running = True
+
+    def _switched(self) -> AbstractContextManager[None]:
+        """Switch the defenses off if that was asked for."""
+        return nullcontext() if self.defended else undefended()
 
     @contextmanager
     def _closing_on_error(self) -> Iterator[None]:

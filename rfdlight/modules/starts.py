@@ -30,19 +30,20 @@ def find_starts(oracle: Oracle, images: Images, classes: int, device: torch.devi
     Raises:
         UserError: If a class has none.
     """
-    kept, kept_classes = [], []
-    for number in range(classes):
-        of_class = images.take((images.labels == number).nonzero()[:_TRIED, 0].tolist())
-        pixels = of_class.pixels.to(device).float().div_(255)
-        clock = torch.zeros(len(pixels), dtype=torch.int64, device=device)
-        parts = zip(pixels.split(oracle.batch_size), clock.split(oracle.batch_size), strict=True)
-        answers = [oracle.scores(part, times, "judge").argmax(1) for part, times in parts if len(part)]
-        right = pixels[torch.cat(answers) == number][:_KEPT] if answers else pixels
-        if not len(right):
+    tried = [(images.labels == number).nonzero()[:_TRIED, 0] for number in range(classes)]
+    right: set[int] = set()
+    for part in torch.cat(tried).split(oracle.batch_size):
+        pixels = images.pixels[part].to(device).float().div_(255)
+        clock = torch.zeros(len(part), dtype=torch.int64, device=device)
+        answers = oracle.scores(pixels, clock, "judge").argmax(1).cpu()
+        right |= set(part[answers == images.labels[part]].tolist())
+    kept: list[int] = []
+    for number, of_class in enumerate(tried):
+        chosen = [position for position in of_class.tolist() if position in right][:_KEPT]
+        if not chosen:
             raise UserError(
                 f"a targeted attack of this kind starts from images of its target, but the victim is right "
                 f"on none of the first {len(of_class)} test images of class {number}"
             )
-        kept.append(right)
-        kept_classes += [number] * len(right)
-    return torch.cat(kept), torch.tensor(kept_classes, device=device)
+        kept += chosen
+    return images.pixels[kept].to(device).float().div_(255), images.labels[kept].to(device)

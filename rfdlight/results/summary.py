@@ -38,7 +38,8 @@ FIELDS: dict[str, str] = {
     "counts": "numbers of images: images (all with a record), initially_wrong, broken and undecided (of those "
     "initially right), unconfirmed (called broken by the judge, but the final draws do not say so) and late "
     "(broken by the final draws alone)",
-    "single_draw": "clean and robust: expected accuracy of one answer, over all images",
+    "single_draw": "clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted "
+    "run, whose final draws count hits of the target",
     "mean_logits": "clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image "
     "counts as robust in robust and as broken in robust_lower",
     "attack_success": "share of the initially right images with the verdict broken",
@@ -150,7 +151,9 @@ def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
         },
         "single_draw": {
             "clean": _share(math.fsum(1 - r["clean_wrong"] / r["clean_draws"] for r in records), total),
-            "robust": _share(math.fsum(1 - r["final_wrong"] / r["final_draws"] for r in records), total),
+            "robust": None
+            if run["targeted"]
+            else _share(math.fsum(1 - r["final_wrong"] / r["final_draws"] for r in records), total),
         },
         "mean_logits": {
             "clean": _share(len(right), total),

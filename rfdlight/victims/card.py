@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rfdlight.errors import UserError
 from rfdlight.results.intervals import wilson
-from rfdlight.victims import cifar_resnet  # noqa: F401  registers our networks with timm
+from rfdlight.victims.networks import create_network
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
 
@@ -168,7 +168,7 @@ def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:
     """
     if not timm.is_model(card.network):
         raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not know")
-    return timm.create_model(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
+    return create_network(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:

@@ -14,6 +14,7 @@ from rfdlight import packaged
 from rfdlight.data.base import ImageData
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.victims.card import VictimCard, fit_weights, load_victim, read_weights
+from rfdlight.victims.networks import create_network
 from rfdlight.victims.victim import Victim
 
 _TIMM = "timm:"
@@ -94,7 +95,7 @@ def _from_timm(spec: str, checkpoint: str | None, data: ImageData, shape: tuple[
         raise unknown_name("network", name, timm.list_models())
     if checkpoint is None:
         raise UserError(f"'{spec}' alone has random weights; give its safetensors file with --model.checkpoint")
-    network = timm.create_model(name, num_classes=data.num_classes, in_chans=shape[0])
+    network = create_network(name, num_classes=data.num_classes, in_chans=shape[0])
     digest = _load_weights(network, checkpoint, name)
     told = f"{spec} with {checkpoint}, weights sha256 {digest[:12]}, clean accuracy unknown"
     return Victim(network, data.mean, data.std), told

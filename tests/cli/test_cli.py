@@ -227,6 +227,22 @@ def test_the_help_of_an_attack_has_its_docstring_and_its_options(command):
     assert "Radius in pixel units" in text
 
 
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        (["--model.eot", "10"], "2 steps of 0.01"),
+        (["--model.eot", "10", "--model.accounting", "paper"], "3 steps of 0.01"),
+    ],
+)
+def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypatch, options, steps):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = command("test", "--attack", "nes", "--data.num_images", "10", "--model.budget", "1000", "--model.batch_size",
+                   "20", *options, "--model.victim", "resnet8-digits", "--run", "here", "--attack.pairs", "20",
+                   "--model.judge", "single")  # fmt: skip
+    assert said.status == 0
+    assert f"caution  this budget allows {steps}" in " ".join(said.out.split("\n")).replace("  ", "  ")
+
+
 def test_the_package_runs_as_a_module(elsewhere):
     # One process of its own: everything else here runs in the test's.
     done = subprocess.run(

@@ -194,6 +194,11 @@ def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, resnet
         assert record["broken_at"] is None or record["verdict"] == "broken"
 
 
+def test_what_the_papers_judge_calls_broken_is_broken_on_a_deterministic_victim(make, resnet, clean):
+    run = Run(resnet, make(), clean[0][:6], clean[1][:6], budget=100, judge=Judge("paper"))
+    assert all(r["verdict"] == "broken" for r in run.records if r["broken_at"] is not None)
+
+
 def test_records_do_not_depend_on_pool_order_or_chunks(make, resnet, clean):
     x, y = clean
     y = y.clone()

@@ -65,6 +65,12 @@ def test_broken_images_statistics_use_the_broken_alone():
     }
 
 
+def test_a_targeted_run_has_no_robust_accuracy_of_single_answers():
+    # Its final draws count hits of the target: a wrong label that is none would pass for right.
+    assert summarize([record(0)], facts(targeted=True))["single_draw"]["robust"] is None
+    assert summarize([record(0)], facts())["single_draw"]["robust"]["share"] == 1
+
+
 def test_ledger_ratio_is_of_all_rows_of_the_attacker():
     ledger = summarize(ten(), facts())["ledger"]
     expected = {"attack": 180, "observe": 20, "judge": 50, "padding": 150, "rows": 400, "billed": 190}
