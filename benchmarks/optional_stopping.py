@@ -1,4 +1,4 @@
-"""Draws what repeated votes do: an attack under the paper's accounting and judge, beside the defaults.
+"""Draws what repeated votes do: an attack under the paper's judge, beside the default one.
 
 Usage: python benchmarks/optional_stopping.py PAPER_RUN DEFAULT_RUN PICTURE.png
 
@@ -43,9 +43,9 @@ def main() -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     curves = (
-        (paper, declared_at, "#D55E00", "-", "paper's rule: standing by its votes"),
-        (paper, breaks_at, "#D55E00", "--", "paper's rule: not broken by 100 fresh draws"),
-        (default, breaks_at, "#0072B2", "-", "default rule: not broken by 100 fresh draws"),
+        (paper, declared_at, "#D55E00", "-", "paper's judge: standing by its votes"),
+        (paper, breaks_at, "#D55E00", "--", "paper's judge: not broken by 100 fresh draws"),
+        (default, breaks_at, "#0072B2", "-", "default judge: not broken by 100 fresh draws"),
     )
     for run, falls, colour, style, label in curves:
         queries, standing = steps(run.records, [falls(r) for r in run.records], 1, run.facts["budget"])
@@ -67,7 +67,7 @@ def main() -> None:
 
 def _table(paper: Run, default: Run) -> Table:
     table = Table()
-    for column in ("", "paper's judge and accounting", "defaults"):
+    for column in ("", "paper's judge", "defaults"):
         table.add_column(column)
 
     def row(label: str, name: str) -> None:

@@ -161,7 +161,7 @@ def _stored(model: nn.Module, places: list[Place]) -> list[Tensor]:
     if missing:
         raise UserError(
             f"defense.scale feature needs the stored scales of {', '.join(f'{p.name}:{p.side}' for p in missing)}; "
-            f"measure them: rfdlight scales VICTIM --data NAME --layers '[{','.join(p.name for p in missing)}]' "
-            f"--at {missing[0].side}"
+            f"for a victim with a card, measure them: rfdlight scales VICTIM --data NAME "
+            f"--layers '[{','.join(p.name for p in missing)}]' --at {missing[0].side}"
         )
     return [stored[f"{place.name}:{place.side}"] for place in places]

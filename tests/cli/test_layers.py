@@ -254,7 +254,7 @@ def test_scaled_noise_runs_on_a_shipped_victim_and_the_card_says_so(command):
     assert (said.status, said.err) == (
         2,
         "rfdlight: defense.scale feature needs the stored scales of conv1:output; "
-        "measure them: rfdlight scales VICTIM --data NAME --layers '[conv1]' --at output\n",
+        "for a victim with a card, measure them: rfdlight scales VICTIM --data NAME --layers '[conv1]' --at output\n",
     )
 
 

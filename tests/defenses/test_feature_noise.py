@@ -172,7 +172,7 @@ def test_missing_scales_name_the_command_that_measures_them_and_leave_no_hook():
         FeatureNoise(0.1, "*", at="input", scale="feature").attach(model)
     assert str(caught.value) == (
         "defense.scale feature needs the stored scales of 1:input, 2:input; "
-        "measure them: rfdlight scales VICTIM --data NAME --layers '[1,2]' --at input"
+        "for a victim with a card, measure them: rfdlight scales VICTIM --data NAME --layers '[1,2]' --at input"
     )
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
