@@ -111,7 +111,7 @@ def check_billing(attack: Attack, accounting: str, used: int, cycle: int, budget
             assert record["observe"] == 0
             assert record["billed"] == budget
             # One draw at the clean image, one at the end, and the looks, which are the evaluator's.
-            assert record["judge"] == 2 + eot * iterations
+            assert record["judge"] == 2 + iterations
 
 
 def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, look: int, budget: int) -> None:
