@@ -36,7 +36,7 @@ def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
     if steps * step >= eps * (1 - 1e-9):
         return None
     return (
-        f"this budget allows {steps} steps of {step:g}, so the attack stays within {steps * step:g} of the image "
+        f"this budget allows {steps} step{'' if steps == 1 else 's'} of {step:g}, so the attack stays within {steps * step:g} of the image "
         f"although eps is {eps:g}; raise model.budget or attack.step"
     )
 

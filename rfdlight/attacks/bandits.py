@@ -113,7 +113,8 @@ class Bandits(Attack):
         side, (height, width) = coarse.shape[2], like.shape[2:]
         down = torch.arange(height, device=coarse.device) * side // height
         across = torch.arange(width, device=coarse.device) * side // width
-        return coarse.index_select(2, down).index_select(3, across)
+        cell = (down[:, None] * side + across).flatten().expand(*coarse.shape[:2], -1)
+        return coarse.flatten(2).gather(2, cell).view(*coarse.shape[:2], height, width)
 
     def ask(self, state: Columns) -> Tensor:
         x, position = state["x"], state["asked"] % 3

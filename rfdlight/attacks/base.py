@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -32,7 +33,7 @@ class Attack(ABC):
 
     Args:
         eps: Radius in pixel units, > 0; by default, in linf, the data set's reference radius.
-        norm: Of the ball.
+        norm: Of the ball; by default linf where the attack knows it, else l2.
         targeted: Whether one class, drawn once per image among the wrong ones, has to be reached;
             else any wrong class will do.
 
@@ -59,7 +60,8 @@ class Attack(ABC):
     repeats: int = 1
     loss: Loss = "margin"
 
-    def __init__(self, eps: float | None = None, norm: Norm = "linf", targeted: bool = False) -> None:
+    def __init__(self, eps: float | None = None, norm: Norm | None = None, targeted: bool = False) -> None:
+        norm = self.norms[0] if norm is None else norm
         if norm not in self.norms:
             known = " or ".join(self.norms)
             raise UserError(f"attack.norm of {type(self).__name__} must be {known}, got {norm}")
@@ -89,6 +91,17 @@ class Attack(ABC):
     def objective(self, state: Columns, logits: Tensor) -> Tensor:
         """Return what the attacker lowers, (rows,); see `rfdlight.losses.attacker_loss`."""
         return attacker_loss(logits, state["y"], state["target"], self.loss)
+
+    def options(self) -> str:
+        """Return the constructor's own options that are not at their defaults, as text, or "defaults"."""
+        own = inspect.signature(type(self).__init__).parameters.values()
+        chosen = {p.name: (getattr(self, p.name, p.default), p.default) for p in own if p.default is not p.empty}
+        shown = [
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, (value, default) in chosen.items()
+            if value != default and name not in ("eps", "norm", "targeted")
+        ]
+        return ", ".join(shown) or "defaults"
 
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:

@@ -91,7 +91,7 @@ class SignOPT(Attack):
         queries = budget // self.repeats
         if starts + self.samples < queries:
             return None
-        return f"{starts} starts and {self.samples} samples leave nothing of {queries} queries; lower attack.starts"
+        return f"{starts} starts and {self.samples} samples leave nothing of {queries} queries; lower attack.samples"
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         zero, real = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.float64)

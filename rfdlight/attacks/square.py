@@ -86,7 +86,7 @@ class Square(Attack):
         self.schedule_len = schedule_len
         self.schedule_clock = schedule_clock
         self.refresh = refresh
-        self.edge = int(inclusive)
+        self.inclusive = inclusive
         self.loss = loss
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
@@ -123,8 +123,8 @@ class Square(Attack):
         kept, seed, step = state["signs"], state["seed"], state["step"]
         channels, height, width = kept.shape[1:]
         place = rng.uniform(seed, _WINDOW, step, 2)
-        top = (place[:, 0] * (height - side + self.edge)).long()
-        left = (place[:, 1] * (width - side + self.edge)).long()
+        top = (place[:, 0] * (height - side + self.inclusive)).long()
+        left = (place[:, 1] * (width - side + self.inclusive)).long()
         down = torch.arange(height, device=kept.device) - top[:, None]  # (rows, H)
         across = torch.arange(width, device=kept.device) - left[:, None]
         moves = (step > 0) & ~state["refreshing"]
@@ -154,7 +154,7 @@ class Square(Attack):
             state["proposal"] = self._paint(state, side)
             return self._point(x, state["proposal"])
         moves = (step > 0) & ~state["refreshing"]
-        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps, self.edge)
+        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps, int(self.inclusive))
         state["proposal"] = torch.where(per_row(moves, x), moved, state["point"])
         return state["proposal"]
 

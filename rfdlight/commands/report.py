@@ -130,6 +130,8 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
         add(label, lambda run: number(run.summary["broken_images"][name]))
 
     add("attack", lambda run: f"targeted {run.facts['attack']}" if run.facts["targeted"] else run.facts["attack"])
+    if any(run.facts["options"] != "defaults" for run in runs):
+        add_fact("options")
     for name in ("victim", "defense", "data"):
         add_fact(name)
     add("ball", lambda run: f"{run.facts['norm']} {run.facts['eps']:g}")

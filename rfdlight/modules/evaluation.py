@@ -260,6 +260,7 @@ class AttackEvaluation(LightningModule):
             "victim": self.victim_text,
             "defense": self._defense_text(),
             "attack": short_name("attack", type(self.attack)),
+            "options": self.attack.options(),
             "norm": self.threat.norm,
             "eps": self.threat.eps,
             "budget": self.budget,
@@ -289,6 +290,7 @@ class AttackEvaluation(LightningModule):
             f"victim   {self.victim_text}\n"
             f"defense  {self._defense_text()}\n"
             f"attack   {attack}, reads {self.attack.reads}, {self.threat.norm} ball of eps {self.threat.eps:g}\n"
+            f"options  {self.attack.options()}\n"
             f"budget   {self.budget} queries per image{averaged}, accounting {self.accounting}, "
             f"judge {self.judge.rule}, attack in {self.precision}\n"
             f"images   {self.data.num_images} of {self.data.name} ({self.data.selection})"

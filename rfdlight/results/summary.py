@@ -13,6 +13,7 @@ from rfdlight.results.records import Record
 RUN_FIELDS: dict[str, str] = {
     "name": "name of the run directory",
     "attack": "short name of the attack",
+    "options": "the attack's own options that were not at their defaults",
     "norm": "linf or l2",
     "eps": "radius of the ball, in pixel units",
     "budget": "billed queries per image",

@@ -180,7 +180,7 @@ def test_starts_go_on_until_one_is_wrong():
 
 def test_a_budget_that_the_first_gradient_exceeds_is_cautioned():
     assert SignOPT(eps=0.05).caution(1000) is None
-    text = "100 starts and 200 samples leave nothing of 300 queries; lower attack.starts"
+    text = "100 starts and 200 samples leave nothing of 300 queries; lower attack.samples"
     assert SignOPT(eps=0.05).caution(300) == text
 
 

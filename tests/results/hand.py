@@ -45,6 +45,7 @@ def facts(**changes: Any) -> dict[str, Any]:
     plain = {
         "name": "hand",
         "attack": "square",
+        "options": "defaults",
         "norm": "linf",
         "eps": 0.2,
         "budget": 30,

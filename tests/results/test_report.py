@@ -95,6 +95,7 @@ def test_csv_holds_every_number_of_each_run(two, tmp_path):
         bare, noise = csv.DictReader(file)
     common = {
         "attack": "square",
+        "options": "defaults",
         "norm": "linf",
         "eps": "0.2",
         "judge": "sequential",

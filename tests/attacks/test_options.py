@@ -1,0 +1,31 @@
+"""What an attack says of its options."""
+
+import importlib
+import inspect
+
+import pytest
+
+from rfdlight.attacks import NES, Boundary, RandomNoise, Square
+from rfdlight.names import NAMES
+
+
+@pytest.mark.parametrize("path", NAMES["attack"].values())
+def test_every_option_is_an_attribute_of_its_name(path):
+    module, _, name = path.rpartition(".")
+    made = getattr(importlib.import_module(module), name)
+    attack = made(eps=0.1)
+    for parameter in inspect.signature(made.__init__).parameters.values():
+        if parameter.default is not parameter.empty:
+            assert hasattr(attack, parameter.name), parameter.name
+
+
+def test_options_are_those_that_were_set_or_resolved():
+    assert Square(eps=0.1).options() == "defaults"
+    assert Square(p=0.1, inclusive=True, eps=0.1, norm="l2", targeted=True).options() == "p 0.1, inclusive True"
+    assert NES(sigma=0.01, eps=0.1).options() == "pairs 20, sigma 0.01, step 0.01"
+    assert RandomNoise(eps=0.1).options() == "defaults"
+
+
+def test_the_ball_is_linf_where_the_attack_knows_it_else_l2():
+    assert Square(eps=0.1).norm == "linf"
+    assert Boundary(eps=0.1).norm == "l2"
