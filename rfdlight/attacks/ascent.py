@@ -35,9 +35,10 @@ def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
     """Return one line if `steps` steps of length `step` cannot cross the radius `eps`, else None."""
     if steps * step >= eps * (1 - 1e-9):
         return None
+    plural = "" if steps == 1 else "s"
     return (
-        f"this budget allows {steps} step{'' if steps == 1 else 's'} of {step:g}, so the attack stays within {steps * step:g} of the image "
-        f"although eps is {eps:g}; raise model.budget or attack.step"
+        f"this budget allows {steps} step{plural} of {step:g}, so the attack stays within {steps * step:g} of the "
+        f"image although eps is {eps:g}; raise model.budget or attack.step"
     )
 
 

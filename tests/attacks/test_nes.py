@@ -189,8 +189,8 @@ def test_a_budget_that_cannot_reach_the_balls_surface_is_named(accounting, budge
     attack = NES(eps=0.05, pairs=30, step=0.005)
     attack.accounting, attack.repeats = accounting, repeats
     assert attack.caution(budget) == (
-        f"this budget allows {steps} step{'s' * (steps > 1)} of 0.005, so the attack stays within {steps * 0.005:g} of the image "
-        "although eps is 0.05; raise model.budget or attack.step"
+        f"this budget allows {steps} step{'s' * (steps > 1)} of 0.005, so the attack stays within "
+        f"{steps * 0.005:g} of the image although eps is 0.05; raise model.budget or attack.step"
     )
 
 
