@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
+import torch
 from torch import Tensor
 
 from rfdlight import norms
-from rfdlight.errors import UserError
-from rfdlight.tensors import per_row
+from rfdlight.tensors import Columns, per_row
 from rfdlight.threat import ThreatModel
 
 
@@ -31,6 +29,21 @@ def advance(threat: ThreatModel, x: Tensor, point: Tensor, change: Tensor, clip:
     return threat.project(x, moved) if clip else x + norms.project(moved - x, threat.norm, threat.eps)
 
 
+def step_where(ends: Tensor, threat: ThreatModel, state: Columns, change: Tensor, clip: bool) -> None:
+    """Move the `point` of rows whose `direction` is complete, and forget the direction.
+
+    Args:
+        ends: Which rows they are, (rows, 1, 1, 1) bool.
+        threat: The ball.
+        state: With the columns `x`, `point` and `direction`, alike.
+        change: Like `x`.
+        clip: See `advance`.
+    """
+    moved = advance(threat, state["x"], state["point"], change, clip)
+    state["point"] = torch.where(ends, moved, state["point"])
+    state["direction"] = state["direction"].masked_fill(ends, 0.0)
+
+
 def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
     """Return one line if `steps` steps of length `step` cannot cross the radius `eps`, else None."""
     if steps * step >= eps * (1 - 1e-9):
@@ -40,25 +53,3 @@ def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
         f"this budget allows {steps} step{plural} of {step:g}, so the attack stays within {steps * step:g} of the "
         f"image although eps is {eps:g}; raise model.budget or attack.step"
     )
-
-
-def check_positive(**options: float | None) -> None:
-    """Refuse options that are given but are not positive numbers.
-
-    Raises:
-        UserError: If one is not.
-    """
-    for name, value in options.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"attack.{name} must be a positive number, got {value}")
-
-
-def check_count(**options: int | None) -> None:
-    """Refuse options that are given but are less than 1.
-
-    Raises:
-        UserError: If one is.
-    """
-    for name, value in options.items():
-        if value is not None and value < 1:
-            raise UserError(f"attack.{name} must be at least 1, got {value}")

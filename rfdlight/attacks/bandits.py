@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rfdlight import rng
-from rfdlight.attacks.ascent import advance, check_count, check_positive, short_of_the_ball, unit
+from rfdlight.attacks.ascent import advance, short_of_the_ball, unit
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.options import check_count, check_positive
 from rfdlight.losses import Loss
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rfdlight import norms, rng
 from rfdlight.attacks.base import Attack
-from rfdlight.errors import UserError
+from rfdlight.attacks.options import check_count, check_positive
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row
 
@@ -142,11 +142,8 @@ class GeoDA(Attack):
 
     def __init__(self, sub_dim: int = 10, alpha: float = 2e-4, kappa: float = 1.0, **ball: Any) -> None:
         super().__init__(**ball)
-        if sub_dim < 1:
-            raise UserError(f"attack.sub_dim must be at least 1, got {sub_dim}")
-        for name, value in (("alpha", alpha), ("kappa", kappa)):
-            if not (value > 0 and math.isfinite(value)):
-                raise UserError(f"attack.{name} must be a positive number, got {value}")
+        check_count(sub_dim=sub_dim)
+        check_positive(alpha=alpha, kappa=kappa)
         self.sub_dim = sub_dim
         self.alpha = alpha
         self.kappa = kappa

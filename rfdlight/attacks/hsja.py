@@ -12,6 +12,7 @@ from rfdlight import norms, rng
 from rfdlight.attacks import opening
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.opening import BLEND, BLEND_GAP, START
+from rfdlight.attacks.options import check_count
 from rfdlight.errors import UserError
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row, take
@@ -83,10 +84,7 @@ class HSJA(Attack):
 
     def __init__(self, init_probes: int = 100, max_probes: int = 10_000, gap: float | None = None, **ball: Any) -> None:
         super().__init__(**ball)
-        if init_probes < 1:
-            raise UserError(f"attack.init_probes must be at least 1, got {init_probes}")
-        if max_probes < 1:
-            raise UserError(f"attack.max_probes must be at least 1, got {max_probes}")
+        check_count(init_probes=init_probes, max_probes=max_probes)
         if gap is not None and not 0 < gap < 1:
             raise UserError(f"attack.gap must lie strictly between 0 and 1, got {gap}")
         self.init_probes = init_probes

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from rfdlight import rng
-from rfdlight.attacks.ascent import advance, check_count, check_positive, short_of_the_ball, unit
+from rfdlight.attacks.ascent import short_of_the_ball, step_where, unit
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.options import check_count, check_positive
 from rfdlight.losses import Loss
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row
@@ -120,9 +121,7 @@ class NES(Attack):
         """Take the step of the rows whose direction is complete."""
         direction = state["direction"]
         change = self.step * (direction.sign() if self.norm == "linf" else unit(direction))
-        moved = advance(self.threat, state["x"], state["point"], change, self.accounting == "exact")
-        state["point"] = torch.where(ends, moved, state["point"])
-        state["direction"] = direction.masked_fill(ends, 0.0)
+        step_where(ends, self.threat, state, change, self.accounting == "exact")
 
     def best(self, state: Columns) -> Tensor:
         return state["point"]

@@ -10,8 +10,8 @@ from torch.nn.functional import interpolate
 
 from rfdlight import rng
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.options import check_count
 from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
-from rfdlight.errors import UserError
 from rfdlight.norms import norm
 from rfdlight.tensors import Columns, per_row, take
 
@@ -80,8 +80,7 @@ class SignFlip(Attack):
 
     def __init__(self, resize: int = 1, votes: int = 1, verify: int = 0, **ball: Any) -> None:
         super().__init__(**ball)
-        if resize < 1:
-            raise UserError(f"attack.resize must be at least 1, got {resize}")
+        check_count(resize=resize)
         check_odd("votes", votes)
         if verify:
             check_odd("verify", verify)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rfdlight import norms, rng
 from rfdlight.attacks.base import Attack
-from rfdlight.errors import UserError
+from rfdlight.attacks.options import check_count
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row
 
@@ -80,9 +80,7 @@ class SignOPT(Attack):
 
     def __init__(self, starts: int = 100, samples: int = 200, **ball: Any) -> None:
         super().__init__(**ball)
-        for name, value in (("starts", starts), ("samples", samples)):
-            if value < 1:
-                raise UserError(f"attack.{name} must be at least 1, got {value}")
+        check_count(starts=starts, samples=samples)
         self.starts = starts
         self.samples = samples
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from rfdlight import rng
 from rfdlight.attacks import square_l2
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.options import check_count
 from rfdlight.errors import UserError
 from rfdlight.losses import Loss
 from rfdlight.norms import Norm
@@ -80,8 +81,7 @@ class Square(Attack):
         super().__init__(**ball)
         if not 0 < p <= 1:
             raise UserError(f"attack.p must lie in (0, 1], got {p}")
-        if schedule_len is not None and schedule_len < 1:
-            raise UserError(f"attack.schedule_len must be at least 1, got {schedule_len}")
+        check_count(schedule_len=schedule_len)
         self.p = p
         self.schedule_len = schedule_len
         self.schedule_clock = schedule_clock

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from rfdlight import rng
-from rfdlight.attacks.ascent import advance, check_count, check_positive, short_of_the_ball
+from rfdlight.attacks.ascent import short_of_the_ball, step_where
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.options import check_count, check_positive
 from rfdlight.losses import Loss
 from rfdlight.norms import Norm
 from rfdlight.tensors import Columns, per_row
@@ -119,11 +120,8 @@ class ZOSignSGD(Attack):
 
     def _move(self, state: Columns, ends: Tensor) -> None:
         """Take the step of the rows whose direction is complete."""
-        direction = state["direction"]
-        change = self.step * direction.sign()
-        moved = advance(self.threat, state["x"], state["point"], change, self.accounting == "exact")
-        state["point"] = torch.where(ends, moved, state["point"])
-        state["direction"] = direction.masked_fill(ends, 0.0)
+        change = self.step * state["direction"].sign()
+        step_where(ends, self.threat, state, change, self.accounting == "exact")
 
     def best(self, state: Columns) -> Tensor:
         return state["point"]

@@ -19,7 +19,7 @@ from rfdlight.errors import UserError
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, read_records
 from rfdlight.results.summary import RUN_FIELDS, Share, robust_at, summarize
-from rfdlight.results.tables import incomplete, interval, number, percent
+from rfdlight.results.tables import attack_name, incomplete, interval, number, percent
 
 FILES = ("config.yaml", "records.jsonl", "summary.json")
 """What a run directory holds."""
@@ -129,7 +129,7 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     def add_median(label: str, name: str) -> None:
         add(label, lambda run: number(run.summary["broken_images"][name]))
 
-    add("attack", lambda run: f"targeted {run.facts['attack']}" if run.facts["targeted"] else run.facts["attack"])
+    add("attack", lambda run: attack_name(run.facts))
     if any(run.facts["options"] != "defaults" for run in runs):
         add_fact("options")
     for name in ("victim", "defense", "data"):

@@ -151,8 +151,6 @@ class AttackEvaluation(LightningModule):
                     "is one of linf"
                 )
             self.attack.eps = reference
-        # What the attack warns of depends on both.
-        self.attack.accounting, self.attack.repeats = self.accounting, self.eot
         self.threat = self.attack.threat
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
@@ -197,16 +195,6 @@ class AttackEvaluation(LightningModule):
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
-        self.on_ready()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.console.print(self._card())
-        self._writer = RecordWriter(self.folder / "records.jsonl")
-        self._open.callback(self._writer.close)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))
-        self._display = ProgressDisplay(self.console, self.data.num_images)
-        self._open.callback(self._display.close)
-        self._started = time.monotonic()
         self._engine = Engine(
             self._oracle,
             self.attack,
@@ -223,6 +211,16 @@ class AttackEvaluation(LightningModule):
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
+        self.on_ready()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.console.print(self._card())
+        self._writer = RecordWriter(self.folder / "records.jsonl")
+        self._open.callback(self._writer.close)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))
+        self._display = ProgressDisplay(self.console, self.data.num_images)
+        self._open.callback(self._display.close)
+        self._started = time.monotonic()
         self._running = True
 
     def _switched(self) -> AbstractContextManager[None]:

@@ -45,6 +45,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,.{digits}g}"
 
 
+def attack_name(run: dict[str, Any]) -> str:
+    """Return the attack of a run's facts, and whether it was targeted, as text."""
+    return f"targeted {run['attack']}" if run["targeted"] else run["attack"]
+
+
 def incomplete(summary: dict[str, Any]) -> str:
     """Return a remark if images are missing, else an empty text."""
     run, images = summary["run"], summary["counts"]["images"]
@@ -54,10 +59,9 @@ def incomplete(summary: dict[str, Any]) -> str:
 def _title(summary: dict[str, Any]) -> Text:
     run = summary["run"]
     ball = f"{run['norm']} eps {run['eps']:g}, {run['budget']:,} queries per image"
-    attack = f"targeted {run['attack']}" if run["targeted"] else run["attack"]
     accounting = f"{run['accounting']}, {run['eot']} evaluations per query" if run["eot"] > 1 else run["accounting"]
     lines = [
-        f"{attack} against {run['victim']}: {ball}",
+        f"{attack_name(run)} against {run['victim']}: {ball}",
         f"data {run['data']}, {summary['counts']['images']:,} images; defense {run['defense'] or 'none'}",
         f"judge {run['judge']}, accounting {accounting}, {run['precision']}, seed {run['seed']}",
     ]

@@ -18,7 +18,7 @@ from rfdlight.names import NAMES
 
 EPS = {"linf": 0.08, "l2": 2.0}
 MARGINS = ("clean_margin", "final_margin")
-HELPERS = {"ascent", "opening", "square_l2", "voting"}
+HELPERS = {"ascent", "opening", "options", "square_l2", "voting"}
 """Files of attacks that are not attacks themselves."""
 BASE = {"rfdlight.attacks.base", *(f"rfdlight.attacks.{helper}" for helper in HELPERS)}
 BASE |= {f"rfdlight.{module}" for module in ("clock", "errors", "losses", "norms", "rng", "tensors", "threat")}

@@ -4,9 +4,7 @@ import math
 
 import torch
 
-
-class SpentError(Exception):
-    """The budget is spent."""
+from reference.ascent import SpentError, into_ball, into_pixels
 
 
 def loss_of(logits, y, which):
@@ -14,19 +12,6 @@ def loss_of(logits, y, which):
     if which == "cross_entropy":
         return torch.log_softmax(logits, 0)[y].item()
     return logits[y].item() - max(logits[k].item() for k in range(len(logits)) if k != y)
-
-
-def into_ball(x, point, eps, norm):
-    delta = point - x
-    if norm == "linf":
-        limit = torch.full_like(x, eps)
-        return x + torch.minimum(torch.maximum(delta, -limit), limit)
-    length = delta.norm()
-    return x + delta * min(1.0, (eps / length).item()) if length > 0 else x + delta
-
-
-def into_pixels(point):
-    return torch.minimum(torch.maximum(point, torch.zeros_like(point)), torch.ones_like(point))
 
 
 def enlarge(coarse, height, width):

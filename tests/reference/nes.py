@@ -2,9 +2,7 @@
 
 import torch
 
-
-class SpentError(Exception):
-    """The budget is spent."""
+from reference.ascent import SpentError, into_ball, into_pixels
 
 
 def loss_of(logits, y, target, which):
@@ -16,19 +14,6 @@ def loss_of(logits, y, target, which):
         rest = [logits[k].item() for k in range(len(logits)) if k != of]
         value = logits[of].item() - max(rest)
     return torch.tensor(value if target < 0 else -value)
-
-
-def into_ball(x, point, eps, norm):
-    delta = point - x
-    if norm == "linf":
-        limit = torch.full_like(x, eps)
-        return x + torch.minimum(torch.maximum(delta, -limit), limit)
-    length = delta.norm()
-    return x + delta * min(1.0, (eps / length).item()) if length > 0 else x + delta
-
-
-def into_pixels(point):
-    return torch.minimum(torch.maximum(point, torch.zeros_like(point)), torch.ones_like(point))
 
 
 def nes(model, x, y, target, eps, norm, pairs, sigma, step, probe_clip, loss, paper, budget, normal):

@@ -2,9 +2,7 @@
 
 import torch
 
-
-class SpentError(Exception):
-    """The budget is spent."""
+from reference.ascent import SpentError, into_ball, into_pixels
 
 
 def loss_of(logits, y, which):
@@ -13,19 +11,6 @@ def loss_of(logits, y, which):
         return torch.log_softmax(logits, 0)[y]
     rest = [logits[k].item() for k in range(len(logits)) if k != y]
     return torch.tensor(logits[y].item() - max(rest))
-
-
-def into_ball(x, point, eps, norm):
-    delta = point - x
-    if norm == "linf":
-        limit = torch.full_like(x, eps)
-        return x + torch.minimum(torch.maximum(delta, -limit), limit)
-    length = delta.norm()
-    return x + delta * min(1.0, (eps / length).item()) if length > 0 else x + delta
-
-
-def into_pixels(point):
-    return torch.minimum(torch.maximum(point, torch.zeros_like(point)), torch.ones_like(point))
 
 
 def zo_signsgd(model, x, y, eps, norm, samples, sigma, step, loss, paper, budget, normal):
