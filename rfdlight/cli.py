@@ -14,6 +14,7 @@ from typing import Any, NoReturn, cast
 import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -26,7 +27,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
-from rfdlight.modules.export import export_victim
+from rfdlight.modules.export import export_victim, take_best_weights
 from rfdlight.parser_errors import mended
 from rfdlight.results import run_directory
 
@@ -118,13 +119,14 @@ class RFDLightCLI(LightningCLI):
         if self._model_class is AttackEvaluation:
             parser.add_subclass_arguments(Attack, "attack", required=True, instantiate=False)
             parser.link_arguments("attack", "model.attack")
-            parser.add_argument(
-                "--defense",
-                type=Defense | list[Defense] | None,
-                default=None,
-                sub_configs=True,
-                help="What protects the victim: a short name, an import path, a file, or a list of these.",
-            )
+        parser.add_argument(
+            "--defense",
+            type=Defense | list[Defense] | None,
+            default=None,
+            sub_configs=True,
+            help="What protects the victim, in fit during its training: a short name, an import path, a file, or a "
+            "list of these.",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""
@@ -149,15 +151,17 @@ class RFDLightCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put the trainer's files into the run directory, and the defenses among its callbacks."""
         config = self._get(self.config_init, "trainer")
+        defenses = self._get(self.config_init, "defense") or []
+        config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
         if self.subcommand == "fit":
+            self.timer = Timer()
+            config.callbacks.append(self.timer)
             self.run = run_directory.plan(self._get(self.config, "run"), f"fit-{self.datamodule.name}")
             if config.logger is None:
                 kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
         else:
             attack = names.short_name("attack", type(self.model.attack)).rpartition(".")[2]
             self.run = run_directory.plan(self._get(self.config, "run"), f"{attack}-{self.datamodule.name}")
-            defenses = self._get(self.config_init, "defense") or []
-            config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
             # Gradient-based answers need autograd; everything else here is shown and stored by rfdlight.
             kwargs |= {
                 "inference_mode": False,
@@ -185,14 +189,20 @@ class RFDLightCLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Store the victim and its card."""
-        if self.trainer.is_global_zero and not self.trainer.interrupted:
-            seed = self._get(self.config, "seed_everything")
-            card = export_victim(self.model, self.datamodule, self.run, self.command, seed)
-            low, high = card.clean_interval
-            print(  # noqa: T201  the command's answer
-                f"{self.run / 'victim.json'}: clean accuracy {card.clean_accuracy:.2%} "
-                f"({low:.2%} to {high:.2%}) on {card.clean_total} test images"
-            )
+        if not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        take_best_weights(self.trainer, self.model)
+        seed = self._get(self.config, "seed_everything")
+        seconds = self.timer.time_elapsed("train")
+        card = export_victim(self.model, self.datamodule, self.run, self.command, seed, seconds)
+        low, high = card.clean_interval
+        robust = ""
+        if card.pgd10_correct is not None and card.pgd10_total is not None:
+            robust = f", {card.pgd10_correct / card.pgd10_total:.1%} of {card.pgd10_total} under PGD-10"
+        print(  # noqa: T201  the command's answer
+            f"{self.run / 'victim.json'}: clean accuracy {card.clean_accuracy:.2%} "
+            f"({low:.2%} to {high:.2%}) on {card.clean_total} test images{robust}"
+        )
 
     def save_config(self) -> None:
         """Make the run directory and write the resolved configuration, from which the run can be repeated."""
@@ -264,6 +274,11 @@ def _quiet() -> None:
     """Leave the terminal to rfdlight: no advertisements, no warnings about what is meant to be so."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    meant = ("isinstance.treespec, LeafSpec", "does not have many workers", "smaller than the logging interval")
+    meant = (
+        "isinstance.treespec, LeafSpec",
+        "does not have many workers",
+        "smaller than the logging interval",
+        "WeightAveraging callback with a model that overrides",
+    )
     for message in (f".*{part}.*" for part in meant):
         warnings.filterwarnings("ignore", message)

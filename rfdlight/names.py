@@ -14,9 +14,11 @@ NAMES: dict[str, dict[str, str]] = {
     "attack": {
         "bandits": "rfdlight.attacks.bandits.Bandits",
         "boundary": "rfdlight.attacks.boundary.Boundary",
+        "fgsm": "rfdlight.attacks.fgsm.FGSM",
         "geoda": "rfdlight.attacks.geoda.GeoDA",
         "hsja": "rfdlight.attacks.hsja.HSJA",
         "nes": "rfdlight.attacks.nes.NES",
+        "pgd": "rfdlight.attacks.pgd.PGD",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
         "rays": "rfdlight.attacks.rays.RayS",
         "signflip": "rfdlight.attacks.signflip.SignFlip",
@@ -29,6 +31,8 @@ NAMES: dict[str, dict[str, str]] = {
     "data": {
         "cifar10": "rfdlight.data.cifar10.CIFAR10",
         "digits": "rfdlight.data.digits.Digits",
+        "folder": "rfdlight.data.folder.ImageFolder",
+        "imagenet": "rfdlight.data.imagenet.ImageNet",
     },
     "defense": {
         "aaa": "rfdlight.defenses.aaa.AAA",
@@ -36,7 +40,15 @@ NAMES: dict[str, dict[str, str]] = {
         "input_noise": "rfdlight.defenses.input_noise.InputNoise",
         "logit_noise": "rfdlight.defenses.logit_noise.LogitNoise",
     },
+    "adversary": {
+        "fgsm": "rfdlight.adversaries.fgsm.FGSMAdversary",
+        "pgd": "rfdlight.adversaries.pgd.PGDAdversary",
+        "trades": "rfdlight.adversaries.trades.TRADESAdversary",
+    },
 }
+
+FLAGS = {kind: kind for kind in NAMES} | {"adversary": "model.adversary"}
+"""The option that chooses one of a kind."""
 
 
 def resolve(kind: str, name: str) -> str:
@@ -73,7 +85,8 @@ def expand_args(args: list[str]) -> list[str]:
     """
     expanded = list(args)
     for kind in NAMES:
-        selectors = (f"--{kind}", f"--{kind}+", f"--{kind}.class_path", f"--{kind}.help")
+        flag_of_kind = f"--{FLAGS[kind]}"
+        selectors = (flag_of_kind, f"{flag_of_kind}+", f"{flag_of_kind}.class_path", f"{flag_of_kind}.help")
         for i, token in enumerate(expanded):
             flag, equals, value = token.partition("=")
             if flag not in selectors:
@@ -102,9 +115,10 @@ def _resolve_flow(kind: str, text: str) -> str:
 
 
 def _selector_first(args: list[str], kind: str) -> list[str]:
-    selectors = (f"--{kind}", f"--{kind}.class_path")
+    flag_of_kind = f"--{FLAGS[kind]}"
+    selectors = (flag_of_kind, f"{flag_of_kind}.class_path")
     flags = [token.partition("=")[0] for token in args]
-    options = [i for i, flag in enumerate(flags) if flag.startswith(f"--{kind}.") and flag not in selectors]
+    options = [i for i, flag in enumerate(flags) if flag.startswith(f"{flag_of_kind}.") and flag not in selectors]
     for i, token in enumerate(args):
         if options and i > options[0] and flags[i] in selectors:
             length = 1 if "=" in token else 2
@@ -118,7 +132,7 @@ def expand_config(config: Any, kind: str | None = None) -> Any:
     """Replace short names in a parsed YAML document, at any depth.
 
     A `class_path` that stands below no kind, as in a file that describes one component alone, is
-    replaced if it is a short name of any kind (they are unique) and else left to the parser.
+    replaced if it is a short name of any kind, an attack before an adversary, and else left to the parser.
 
     Args:
         config: A scalar, list or mapping, as YAML gives it.

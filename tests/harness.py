@@ -64,14 +64,14 @@ class Constant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits = torch.zeros(len(x), 3, device=x.device)
         logits[:, 0] = 1
-        return logits
+        return logits + 0 * x.flatten(1).sum(1, keepdim=True)  # a gradient, which is zero
 
 
 class CoinFlip(nn.Module):
     """Answers at random."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.randn(len(x), 3, device=x.device)
+        return torch.randn(len(x), 3, device=x.device) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
 class Mapped(nn.Module):
@@ -156,11 +156,24 @@ def labelled(victim: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]
 def one_by_one(victim: nn.Module) -> Callable[[Tensor], Tensor]:
     """Answer each row in a forward pass of its own, so that rounding cannot depend on the batch."""
 
-    @torch.no_grad()
     def answer(points: Tensor) -> Tensor:
-        return torch.cat([victim(point[None]) for point in points]).float()
+        with torch.set_grad_enabled(points.requires_grad):
+            return torch.cat([victim(point[None]) for point in points]).float()
 
     return answer
+
+
+def told(
+    attack: Attack, answer: Callable[[Tensor], Tensor], state: dict[str, Tensor], points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The logits at some points, and what an attack learns from them."""
+    if attack.reads != "gradients":
+        logits = answer(points)
+        return logits, logits.argmax(1) if attack.reads == "labels" else logits
+    asked = points.clone().requires_grad_()
+    logits = answer(asked)
+    (gradient,) = torch.autograd.grad(attack.objective(state, logits).sum(), asked)
+    return logits.detach(), gradient
 
 
 def start(
@@ -213,7 +226,7 @@ def drive(
             state = torch.load(file, weights_only=True)
         before = {name: column.clone() for name, column in state.items()}
         points = attack.ask(state)
-        logits = answer(points)
-        attack.tell(state, points, logits.argmax(1) if attack.reads == "labels" else logits)
+        logits, learnt = told(attack, answer, state, points)
+        attack.tell(state, points, learnt)
         state = {name: state[name] for name in (*shared, *names)}
         yield before, points.clone(), logits, {name: column.clone() for name, column in state.items()}

@@ -106,7 +106,7 @@ def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     assert summary["run"]["complete"]
     assert len({record["id"] for record in records}) == IMAGES
     totals = summary["run"]["totals"]
-    for kind in ("attack", "observe", "judge"):
+    for kind in ("attack", "gradient", "observe", "judge"):
         # The look at the victim before the attack belongs to no image.
         assert sum(record[kind] for record in records) <= totals[kind]
     assert sum(record["attack"] for record in records) == totals["attack"]

@@ -23,9 +23,28 @@ def test_a_short_name_is_its_file_and_leads_to_a_class_that_leads_back(kind, nam
     assert short_name(kind, chosen) == name
 
 
-def test_short_names_are_unique_across_kinds():
-    names = [name for listed in NAMES.values() for name in listed]
+def test_short_names_are_unique_across_kinds_but_for_adversaries_that_are_attacks():
+    names = [name for kind, listed in NAMES.items() for name in listed if kind != "adversary"]
     assert len(names) == len(set(names))
+    assert not set(NAMES["adversary"]) & (set(NAMES["data"]) | set(NAMES["defense"]))
+
+
+def test_a_lone_name_of_both_kinds_is_the_attack():
+    assert expand_config({"class_path": "pgd"}) == {"class_path": NAMES["attack"]["pgd"]}
+    assert expand_config({"adversary": {"class_path": "pgd"}}) == {
+        "adversary": {"class_path": NAMES["adversary"]["pgd"]}
+    }
+
+
+def test_an_adversary_is_chosen_by_an_option_of_the_model():
+    chosen = NAMES["adversary"]["fgsm"]
+    assert expand_args(["--model.adversary.eps", "0.1", "--model.adversary", "fgsm"]) == [
+        "--model.adversary",
+        chosen,
+        "--model.adversary.eps",
+        "0.1",
+    ]
+    assert expand_args(["--adversary", "fgsm"]) == ["--adversary", "fgsm"]
 
 
 def test_a_class_without_a_short_name_is_called_by_its_path():

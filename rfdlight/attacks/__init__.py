@@ -3,9 +3,11 @@
 from rfdlight.attacks.bandits import Bandits
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.boundary import Boundary
+from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.geoda import GeoDA
 from rfdlight.attacks.hsja import HSJA
 from rfdlight.attacks.nes import NES
+from rfdlight.attacks.pgd import PGD
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
 from rfdlight.attacks.signflip import SignFlip
@@ -16,8 +18,10 @@ from rfdlight.attacks.square import Square
 from rfdlight.attacks.zo_signsgd import ZOSignSGD
 
 __all__ = [
+    "FGSM",
     "HSJA",
     "NES",
+    "PGD",
     "Attack",
     "Bandits",
     "Boundary",

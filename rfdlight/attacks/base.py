@@ -46,8 +46,9 @@ class Attack(ABC):
         UserError: If the attack is not defined for `norm` or has no targeted form, or `eps` is not positive.
     """
 
-    reads: ClassVar[Literal["labels", "scores"]]
-    """"labels": `answer` is (rows,) int64; "scores": it is the raw logits, (rows, classes)."""
+    reads: ClassVar[Literal["labels", "scores", "gradients"]]
+    """"labels": `answer` is (rows,) int64; "scores": it is the raw logits, (rows, classes); "gradients": it is
+    the gradient of `objective` at the points, (rows, C, H, W), which only a white-box attacker has."""
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     has_targeted_form: ClassVar[bool] = False
     needs_start: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from rich.text import Text
 from rfdlight.errors import UserError
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, read_records
-from rfdlight.results.summary import RUN_FIELDS, Share, robust_at, summarize
+from rfdlight.results.summary import ROWS, RUN_FIELDS, Share, robust_at, summarize
 from rfdlight.results.tables import attack_name, incomplete, interval, number, percent
 
 FILES = ("config.yaml", "records.jsonl", "summary.json")
@@ -157,7 +157,7 @@ def _rows(runs: list[Run]) -> list[tuple[str, list[str]]]:
     add_median("median linf of the broken", "median_linf")
     add_median("median l2 of the broken", "median_l2")
     add("billed per image", lambda run: _per_image(run, "billed"))
-    add("evaluated per image", lambda run: _per_image(run, "attack", "observe"))
+    add("evaluated per image", lambda run: _per_image(run, "attack", "gradient", "observe"))
     add("judged per image", lambda run: _per_image(run, "judge"))
     add("judge rows per attack row", lambda run: number(run.summary["ledger"]["judge_ratio"], 2))
     return rows
@@ -260,5 +260,5 @@ def _line(run: Run, common: int) -> dict[str, Any]:
         line |= {name: known.get("share"), f"{name}_low": known.get("low"), f"{name}_high": known.get("high")}
     line["common_budget"] = common
     ledger = dict(summary["ledger"])
-    rows = {f"{kind}_rows": ledger.pop(kind) for kind in ("attack", "observe", "judge", "padding")}
+    rows = {f"{kind}_rows": ledger.pop(kind) for kind in ROWS}
     return line | summary["broken_images"] | rows | ledger

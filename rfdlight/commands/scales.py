@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rfdlight.data.base import ImageData
+from rfdlight.data.preparation import Preparation
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
@@ -52,8 +53,10 @@ def scales(
     loaded, card = load_victim(path, scales=False)
     if layers is None and not default_points(loaded.network):
         raise UserError(f"--layers is needed: {card.network} has no default insertion points")
+    if card.preparation is not None:
+        data.prepare(Preparation(**card.preparation))
     images = calibration_images(data, num_images)
-    shape = tuple(images.pixels.shape[1:])
+    shape = data.image_shape
     if shape != card.image_shape:
         raise UserError(
             f"the victim '{victim}' is for images of the shape {card.image_shape}, the data {data.name} has {shape}"

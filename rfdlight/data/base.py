@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, Self
 
 import torch
 from lightning.pytorch import LightningDataModule
+from rich.console import Console
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
+from rfdlight.data.preparation import Preparation
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError
 
@@ -18,39 +20,120 @@ Batch = tuple[Tensor, Tensor, list[str]]
 """Pixels (rows, C, H, W) float32 in [0, 1], labels (rows,) int64, and the image ids."""
 
 
+Split = Literal["train", "validation", "test"]
+
+Transform = Callable[[Tensor], Tensor]
+"""From pixels (rows, C, H, W) uint8 to the same."""
+
+
+class UnreadableImageError(UserError):
+    """A file that is damaged or no image.
+
+    Args:
+        position: Of the image among its split.
+        refused: Whether it ends the run; else it is told and left out.
+        reason: One line that names the file.
+    """
+
+    _told: ClassVar[set[str]] = set()
+
+    def __init__(self, position: int, refused: bool, reason: str) -> None:
+        super().__init__(reason)
+        self.position = position
+        self.refused = refused
+
+    def tell_once(self) -> None:
+        """Say that the image is left out, if it was not said before."""
+        if str(self) not in self._told:
+            self._told.add(str(self))
+            Console(stderr=True).print(f"rfdlight: {self}; left out", highlight=False, soft_wrap=True)
+
+
+class ImageSource(Protocol):
+    """The images of a split, in memory or in files.
+
+    Attributes:
+        labels: (N,) int64.
+        ids: N unique names, `<dataset>/<split>/<file name>`.
+    """
+
+    @property
+    def labels(self) -> Tensor: ...
+
+    @property
+    def ids(self) -> list[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: list[int]) -> Self:
+        """Return the images at `positions`, in that order."""
+        ...
+
+    def prepared(self, preparation: Preparation | None) -> Self:
+        """Return the same images, brought to a size as they are read."""
+        ...
+
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return the pixels of some images, (rows, C, H, W) uint8, changed at random first where `augment` is given."""
+        ...
+
+
 @dataclass(frozen=True)
 class Images:
     """A split in memory.
 
     Attributes:
-        pixels: (N, C, H, W) uint8.
+        pixels: (N, C, H, W) uint8, as stored.
         labels: (N,) int64.
         ids: N unique names, `<dataset>/<split>/<file name>`.
+        preparation: Brings images to a size as they are read.
     """
 
     pixels: Tensor
     labels: Tensor
     ids: list[str]
+    preparation: Preparation | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, positions: list[int]) -> Images:
         """Return the images at `positions`, in that order."""
-        return Images(self.pixels[positions], self.labels[positions], [self.ids[p] for p in positions])
+        ids = [self.ids[position] for position in positions]
+        return Images(self.pixels[positions], self.labels[positions], ids, self.preparation)
+
+    def prepared(self, preparation: Preparation | None) -> Images:
+        """Return the same images, brought to a size as they are read."""
+        return replace(self, preparation=preparation)
+
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return the pixels of some images, (rows, C, H, W) uint8, augmented before they are brought to a size."""
+        pixels = self.pixels[positions]
+        if augment is not None:
+            pixels = augment(pixels)
+        return pixels if self.preparation is None else self.preparation(pixels)
 
 
 class _Batches(Dataset[Batch]):
     """Whole batches by their positions: one slice of the tensor instead of one item at a time."""
 
-    def __init__(self, images: Images, transform: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, images: ImageSource, augment: Transform | None = None) -> None:
         self.images = images
-        self.transform = transform
+        self.augment = augment
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        batch = self.images.take(positions)
-        pixels = batch.pixels if self.transform is None else self.transform(batch.pixels)
-        return pixels.float().div_(255), batch.labels, batch.ids
+        pixels, positions = self._read(positions)
+        return pixels.float().div_(255), self.images.labels[positions], [self.images.ids[p] for p in positions]
+
+    def _read(self, positions: list[int]) -> tuple[Tensor, list[int]]:
+        try:
+            return self.images.read(positions, self.augment), positions
+        except UnreadableImageError as error:
+            rest = [position for position in positions if position != error.position]
+            if error.refused or not rest:
+                raise
+            error.tell_once()
+            return self._read(rest)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -67,17 +150,24 @@ class ImageData(LightningDataModule):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
+        size: Height and width that images are brought to, in pixels; by default their own, or what the victim's
+            card or its pretrained weights ask for.
+        validation: Training images held out of the training, equally many of each class.
 
     Raises:
-        UserError: If `batch_size` is not positive, or the subset cannot be had.
+        UserError: If a number is out of range, or the subset cannot be had.
     """
 
     name: str
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    default_victim: str
+    default_victim: str | None
     reference_eps: float
+    has_native_size: bool = True
+    """Whether all images have one size of their own."""
+    workers: int = 0
+    """Processes that read batches ahead; images in memory need none."""
 
     def __init__(
         self,
@@ -85,6 +175,8 @@ class ImageData(LightningDataModule):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
+        size: int | None = None,
+        validation: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -94,10 +186,17 @@ class ImageData(LightningDataModule):
         self.num_images = num_images
         self.selection = selection
         self.seed = seed
+        if size is not None:
+            Preparation(size)
+        if validation < 0:
+            raise UserError(f"data.validation must be at least 0, got {validation}")
         self.batch_size = batch_size
-        self._splits: dict[str, Images] = {}
+        self.size = size
+        self.validation = validation
+        self._asked: Preparation | None = None
+        self._splits: dict[str, ImageSource] = {}
 
-    def load(self, split: Literal["train", "test"]) -> Images:
+    def load(self, split: Literal["train", "test"]) -> ImageSource:
         """Read a whole split; called once per split and process."""
         raise TypeError(f"{type(self).__name__} must define load(split)")
 
@@ -105,12 +204,44 @@ class ImageData(LightningDataModule):
         """Change a training batch, uint8 to uint8; the default leaves it as it is."""
         return pixels
 
-    def images(self, split: Literal["train", "test"]) -> Images:
-        """Return a whole split, read at the first call.
+    def prepare(self, preparation: Preparation) -> None:
+        """Bring images to the size that a network asks for; a size that the user gave stays."""
+        self._asked = preparation
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How images are brought to a size, or None where they keep their own."""
+        if self.size is None:
+            return self._asked
+        return replace(self._asked, size=self.size) if self._asked else Preparation(self.size)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images as they are read."""
+        if self.preparation is not None:
+            return len(self.mean), self.preparation.size, self.preparation.size
+        channels, height, width = self.images("test").read([0]).shape[1:]
+        return channels, height, width
+
+    def images(self, split: Split) -> ImageSource:
+        """Return a whole split, read at the first call; what is held out for validation is not in "train".
 
         Raises:
-            UserError: If a label lies outside the classes.
+            UserError: If a label lies outside the classes, or there are fewer training images than held out.
         """
+        if split == "test":
+            return self._whole("test").prepared(self.preparation)
+        train = self._whole("train").prepared(self.preparation)
+        if self.validation == 0:
+            return train.take([]) if split == "validation" else train
+        if self.validation >= len(train):
+            raise UserError(f"data.validation must be below the {len(train)} training images, got {self.validation}")
+        held = select(train.ids, train.labels.tolist(), self.validation, "balanced", self.seed)
+        if split == "validation":
+            return train.take(held)
+        return train.take(sorted(set(range(len(train))) - set(held)))
+
+    def _whole(self, split: Literal["train", "test"]) -> ImageSource:
         if split not in self._splits:
             images = self.load(split)
             low, high = int(images.labels.min()), int(images.labels.max())
@@ -124,14 +255,16 @@ class ImageData(LightningDataModule):
         return self._splits[split]
 
     def _positions(self) -> list[int]:
-        test = self.images("test")
-        return select(test.ids, test.labels.tolist(), self.num_images, self.selection, self.seed)
+        return self._select(self.images("test"))
 
-    def attacked(self) -> Images:
+    def _select(self, images: ImageSource) -> list[int]:
+        return select(images.ids, images.labels.tolist(), self.num_images, self.selection, self.seed)
+
+    def attacked(self) -> ImageSource:
         """Return the attacked subset of the test split, ordered by id."""
         return self.images("test").take(self._positions())
 
-    def held_out(self) -> Images:
+    def held_out(self) -> ImageSource:
         """Return the test images that are not attacked: those that a calibration may look at."""
         attacked = set(self._positions())
         test = self.images("test")
@@ -156,17 +289,21 @@ class ImageData(LightningDataModule):
         """Shuffled and augmented training batches; the incomplete last batch is left out."""
         images = self.images("train")
         sampler = BatchSampler(RandomSampler(images.ids), self.batch_size, drop_last=True)
-        return DataLoader(_Batches(images, self.augment), sampler=sampler, batch_size=None)
+        return DataLoader(_Batches(images, self.augment), sampler=sampler, batch_size=None, num_workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """The held-out images, in order of id; no loader where there are none."""
+        return loader(self.images("validation"), self.batch_size, self.workers) if self.validation else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the attacked subset, in order of id."""
-        return loader(self.attacked(), self.batch_size)
+        return loader(self.attacked(), self.batch_size, self.workers)
 
 
-def loader(images: Images, batch_size: int) -> DataLoader[Batch]:
+def loader(images: ImageSource, batch_size: int, workers: int = 0) -> DataLoader[Batch]:
     """Batches of `images` in their order, the last one as short as it is."""
     sampler = BatchSampler(SequentialSampler(images.ids), batch_size, drop_last=False)
-    return DataLoader(_Batches(images), sampler=sampler, batch_size=None)
+    return DataLoader(_Batches(images), sampler=sampler, batch_size=None, num_workers=workers)
 
 
 def random_crop_flip(pixels: Tensor, padding: int = 4, mirror: bool = True) -> Tensor:

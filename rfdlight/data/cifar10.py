@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from rfdlight.data.base import ImageData, Images, random_crop_flip
-from rfdlight.data.folder import read_tree
+from rfdlight.data.tree import read_tree
 from rfdlight.errors import UserError
 
 _ARCHIVE = "cifar-10-batches-py"
@@ -35,6 +35,8 @@ class CIFAR10(ImageData):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
+        size: Height and width that images are brought to, in pixels; by default 32, or what the victim asks for.
+        validation: Training images held out of the training, equally many of each class.
 
     Raises:
         UserError: If the data cannot be found or read.
@@ -55,8 +57,10 @@ class CIFAR10(ImageData):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
+        size: int | None = None,
+        validation: int = 0,
     ) -> None:
-        super().__init__(num_images, selection, seed, batch_size)
+        super().__init__(num_images, selection, seed, batch_size, size, validation)
         self.root = root
         self.download = download
 

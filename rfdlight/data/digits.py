@@ -26,6 +26,8 @@ class Digits(ImageData):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
+        size: Height and width that images are brought to, in pixels; by default 32, or what the victim asks for.
+        validation: Training images held out of the training, equally many of each class.
 
     Example:
         >>> Digits().images("test").pixels.shape
@@ -45,8 +47,10 @@ class Digits(ImageData):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
+        size: int | None = None,
+        validation: int = 0,
     ) -> None:
-        super().__init__(num_images, selection, seed, batch_size)
+        super().__init__(num_images, selection, seed, batch_size, size, validation)
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Shift at random and add Gaussian noise, of a standard deviation up to 0.3 per image.

@@ -1,136 +1,77 @@
-"""Reading a class-folder tree of images, once, into a cached tensor."""
+"""Any folder of images."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import io
-import json
-import os
-import tempfile
-from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
-import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from rfdlight.data.files import FileData, ImageFiles, Unreadable, class_folders, list_files
+from rfdlight.errors import UserError
 
-from rfdlight.data.base import Images
-from rfdlight.errors import UserError, unknown_name
-
-_SUFFIXES = {".png", ".jpg", ".jpeg"}
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:
-    """Read `<folder>/<class>/<image>`, ordered by class and file name.
+class ImageFolder(FileData):
+    """A folder of images of any size: `train/<class>/*` and `test/<class>/*` (or `val/<class>/*`).
 
-    The decoded tensor is kept in the user's cache, under a name made from the content of every
-    file, so that a changed image is never served from an old cache.
+    The classes are the folders of `train` in alphabetical order, or those of the test split where there is no
+    `train`, which only `fit` needs. Files are read batch by batch.
 
     Args:
-        folder: The folder of one split.
-        prefix: What an image's id begins with, before its file name.
-        size: The height and width that every image must have.
-        classes: The names that the class folders may have, in the order of the labels. A label
-            never depends on which of the folders are there.
+        root: The folder.
+        mean: Per channel, in pixel units; by default those of ImageNet.
+        std: Per channel, in pixel units; by default those of ImageNet.
+        num_images: How many test images are attacked.
+        selection: How they are chosen; see `rfdlight.data.subset.select`.
+        seed: Of that choice.
+        batch_size: Images per training batch.
+        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        validation: Training images held out of the training, equally many of each class.
+        unreadable: Whether a file that cannot be read ends the run ("refuse") or is told and left out ("skip"); then
+            another image is attacked in its place.
+        workers: Processes that read batches ahead.
 
     Raises:
-        UserError: If there are no images, a folder is no class, an image cannot be read or has
-            another size, or two images have the same file name.
+        UserError: If there are no such folders, or a number is out of range.
     """
-    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise UserError(f"expected images as {folder}/<class>/<name>.png, found none")
-    for name in sorted({path.parent.name for path in files} - set(classes)):
-        raise unknown_name(f"class folder in {folder}:", name, classes)
-    (name, copies), *_ = Counter(path.name for path in files).most_common(1)
-    if copies > 1:
-        raise UserError(f"expected one image per file name, found {name} {copies} times below {folder}")
 
-    contents = [_content(path) for path in files]
-    digest = hashlib.sha256(json.dumps([prefix, size, list(classes)]).encode())
-    for path, content in zip(files, contents, strict=True):
-        digest.update(f"{path.parent.name}/{path.name}:".encode())
-        digest.update(hashlib.sha256(content).digest())
+    name = "folder"
+    default_victim = None
+    reference_eps = 0.05
 
-    def build() -> Images:
-        pixels = torch.empty(len(files), 3, *size, dtype=torch.uint8)
-        for row, (path, content) in enumerate(zip(files, contents, strict=True)):
-            pixels[row] = _decode(path, content, size)
-        labels = torch.tensor([classes.index(path.parent.name) for path in files])
-        return Images(pixels, labels, [f"{prefix}/{path.name}" for path in files])
+    def __init__(
+        self,
+        root: str | None = None,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        num_images: int = 1000,
+        selection: Literal["balanced", "first", "random"] = "balanced",
+        seed: int = 0,
+        batch_size: int = 128,
+        size: int | None = None,
+        validation: int = 0,
+        unreadable: Unreadable = "refuse",
+        workers: int = 0,
+    ) -> None:
+        super().__init__(num_images, selection, seed, batch_size, size, validation, unreadable, workers)
+        if root is None:
+            raise UserError("the data folder needs its place: give --data.root FOLDER")
+        self.root = Path(root).expanduser()
+        if min(std) <= 0:
+            raise UserError(f"data.std must be positive, got {list(std)}")
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.classes = class_folders(self._folder("train" if (self.root / "train").is_dir() else "test"))
+        self.num_classes = len(self.classes)
 
-    return cached(digest.hexdigest(), build)
+    def _folder(self, split: str) -> Path:
+        if split == "test" and not (self.root / "test").is_dir() and (self.root / "val").is_dir():
+            return self.root / "val"
+        return self.root / split
 
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
-
-
-def _decode(path: Path, content: bytes, size: tuple[int, int]) -> Tensor:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            decoded = np.array(image.convert("RGB"))  # (H, W, 3)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: it is damaged or no image") from error
-    if decoded.shape[:2] != size:
-        found = f"{decoded.shape[0]} x {decoded.shape[1]}"
-        raise UserError(f"expected images of {size[0]} x {size[1]}, {path} has {found}")
-    return torch.from_numpy(decoded).permute(2, 0, 1)
-
-
-def cached(key: str, build: Callable[[], Images]) -> Images:
-    """Return the images cached under `key`, or build and cache them.
-
-    A missing, damaged or altered cache is rebuilt; one that cannot be written is done without.
-    Processes may do this at the same time: a cache appears under its name only when it is whole.
-
-    Args:
-        key: A hash of everything that the images follow from.
-        build: Makes the images.
-    """
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfdlight"
-    path = home / f"{key}.safetensors"
-    try:
-        return _read_cache(path)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        images = build()
-    # A full disk or a read-only home costs time at the next start, nothing else.
-    with contextlib.suppress(OSError, SafetensorError):
-        _write_cache(path, images)
-    return images
-
-
-def _read_cache(path: Path) -> Images:
-    with safe_open(path, "pt") as stored:
-        facts = stored.metadata()
-        images = Images(stored.get_tensor("pixels"), stored.get_tensor("labels"), json.loads(facts["ids"]))
-    if _digest(images) != facts["sha256"]:
-        raise ValueError(f"{path} has changed since it was written")
-    return images
-
-
-def _write_cache(path: Path, images: Images) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix="partial-")
-    os.close(handle)
-    try:
-        tensors = {"pixels": images.pixels, "labels": images.labels}
-        save_file(tensors, partial, metadata={"ids": json.dumps(images.ids), "sha256": _digest(images)})
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
-
-
-def _digest(images: Images) -> str:
-    digest = hashlib.sha256(json.dumps(images.ids).encode())
-    digest.update(images.pixels.contiguous().numpy().data)
-    digest.update(images.labels.contiguous().numpy().data)
-    return digest.hexdigest()
+    def load(self, split: Literal["train", "test"]) -> ImageFiles:
+        """List the files of a split; an image's id is `folder/<split>/<class>/<file name>`."""
+        paths, labels = list_files(self._folder(split), self.classes)
+        ids = [f"folder/{split}/{path.parent.name}/{path.name}" for path in paths]
+        return ImageFiles(paths, labels, ids, self.unreadable)

@@ -60,7 +60,7 @@ class Defense(Callback, ABC):
 
     `with defense.on(model): ...` defends inside the block; afterwards, and after any exception, the
     model is what it was. As a callback of a Trainer, it defends the LightningModule's `victim` (or the
-    module itself where it has none) during `test`.
+    module itself where it has none) during `test`, and is part of what is trained during `fit`.
 
     Several defenses may be attached to one model. Those at the same place act in the order in which
     they were attached, each on what the one before it left; `undefended` switches all of them off.
@@ -142,6 +142,10 @@ class Defense(Callback, ABC):
         if not isinstance(output, Tensor):
             raise UserError(f"cannot defend the output of a {type(module).__name__}, a {type(output).__name__}")
         return self.transform(output, place)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train with the noise, as Gaussian-augmented fine-tuning does."""
+        self.attach(getattr(pl_module, "victim", pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Defend during `test`."""

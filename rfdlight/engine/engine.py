@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,11 +15,11 @@ from rfdlight.engine.judge import Judge, Phase
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
-from rfdlight.norms import norm
+from rfdlight.engine.record import Record, describe
+from rfdlight.errors import UserError
 from rfdlight.tensors import Columns, per_row, put, take
 
 Accounting = Literal["exact", "paper"]
-Record = dict[str, Any]
 
 _TARGETS = 2**20
 """The stream of random numbers that targets and starts are drawn from; attacks number theirs from 0."""
@@ -122,12 +122,42 @@ class Engine:
             else:
                 self._draw()
 
+    def bound_memory(self, gigabytes: float, x: Tensor) -> None:
+        """Take no more images at a time than fit, before the first ones come.
+
+        Args:
+            gigabytes: Of 10^9 bytes, for the columns of the pool.
+            x: An image, (1, C, H, W).
+
+        Raises:
+            UserError: If not even one batch fits.
+        """
+        size, batch = self.bytes_per_image(x), self.oracle.batch_size
+        if size * batch > gigabytes * 1e9:
+            raise UserError(
+                f"model.memory must be at least {size * batch / 1e9:.3g} GB for {batch} images in the pool, got "
+                f"{gigabytes:g}; lower model.batch_size or raise it"
+            )
+        self._pool.shrink(int(gigabytes * 1e9 / size))
+
+    @property
+    def slots(self) -> int:
+        """How many images the pool takes at a time."""
+        return self._pool.slots
+
+    def bytes_per_image(self, x: Tensor) -> int:
+        """Return what an image like `x`, (1, C, H, W), takes up in the pool, in bytes."""
+        columns = self._columns(x, torch.zeros(1, dtype=torch.int64, device=x.device), ["any"])
+        return sum(column[0].numel() * column.element_size() for column in columns.values())
+
     def _refill(self) -> None:
-        count = min(self._pool.free, len(self._queue))
-        if not count:
-            return
-        images, labels, ids = zip(*(self._queue.popleft() for _ in range(count)), strict=True)
-        x, y = torch.stack(images), torch.stack(labels)
+        # No more at a time than a forward pass takes: what `init` needs on the way is of that size too.
+        while count := min(self._pool.free, len(self._queue), self.oracle.batch_size):
+            images, labels, ids = zip(*(self._queue.popleft() for _ in range(count)), strict=True)
+            self._pool.admit(list(ids), self._columns(torch.stack(images), torch.stack(labels), ids))
+
+    def _columns(self, x: Tensor, y: Tensor, ids: Sequence[str]) -> Columns:
+        """Return the columns of new rows, the attack's and the engine's."""
         keys = [rng.image_seed(self.seed, image_id) for image_id in ids]
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
@@ -135,7 +165,7 @@ class Engine:
         shared |= self._aims(y, seed)
         columns = {
             **shared,
-            **self.ledger.open(count, x.device),
+            **self.ledger.open(len(x), x.device),
             **self.judge.open(x, self.classes, self.deterministic),
         }
         taken = own.keys() & shared.keys()
@@ -143,7 +173,7 @@ class Engine:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")
         self._shared = tuple(shared)
         self._own = {name: f"{_OWN}{name}" for name in own}
-        self._pool.admit(list(ids), {**columns, **{self._own[name]: column for name, column in own.items()}})
+        return {**columns, **{self._own[name]: column for name, column in own.items()}}
 
     def _aims(self, y: Tensor, seed: Tensor) -> Columns:
         """Draw each image's target, and its start where the attack needs one."""
@@ -172,8 +202,12 @@ class Engine:
         """Return what rows have been billed; `state` is theirs, between two queries."""
         if self.accounting == "exact":
             return self.ledger.billed(self._pool.columns)[rows]
-        billed = self.attack.paper_billed(state, self._pool.columns["attack"][rows])
+        billed = self.attack.paper_billed(state, self._evaluated(rows))
         return billed.clamp(0, self.budget)
+
+    def _evaluated(self, rows: slice | Tensor) -> Tensor:
+        """Return the evaluations of some rows that chose the attacker's next move, (rows,)."""
+        return self._pool.columns["attack"][rows] + self._pool.columns["gradient"][rows]
 
     def _query(self, ready: Tensor) -> None:
         """One forward pass of queries."""
@@ -185,16 +219,17 @@ class Engine:
         observes = self.attack.observes(state)
         # The paper's code looks for success as its evaluator does, once and without billing it.
         free = observes & (self.accounting == "paper")
-        answer, labels = self._answer(points, clock, state["y"], free)
+        answer, labels = self._answer(points, clock, state, free)
+        kind = "gradient" if self.attack.reads == "gradients" else "attack"
         numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
         self.ledger.pad(self.oracle.batch_size - self.eot * len(points))
         if observes.any():
             self.ledger.charge(columns, numbers[observes & ~free], "observe", self.eot)
             self.ledger.charge(columns, numbers[free], "judge", 1)
             self.ledger.pad((self.eot - 1) * int(free.sum()))
-            self.ledger.charge(columns, numbers[~observes], "attack", self.eot)
+            self.ledger.charge(columns, numbers[~observes], kind, self.eot)
         else:
-            self.ledger.charge(columns, numbers, "attack", self.eot)
+            self.ledger.charge(columns, numbers, kind, self.eot)
         self.attack.tell(state, points, answer)
         put(self._own_columns(), rows, state)
 
@@ -204,10 +239,16 @@ class Engine:
         self._consider(numbers, candidate, points, state)
         self._end_exhausted(numbers, state)
 
-    def _answer(self, points: Tensor, clock: Tensor, y: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
+    def _answer(self, points: Tensor, clock: Tensor, state: Columns, single: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the attack is told, from one evaluation for the rows `single`, and the labels of it, (rows,)."""
+        y = state["y"]
         if self.eot > 1:
             points, clock = (value.repeat_interleave(self.eot, 0) for value in (points, clock))
+        if self.attack.reads == "gradients":
+            aims = {name: state[name].repeat_interleave(self.eot, 0) for name in ("y", "target")}
+            logits, gradient = self.oracle.gradients(points, clock, lambda logits: self.attack.objective(aims, logits))
+            labels = logits.view(len(y), self.eot, -1).mean(1).argmax(1)
+            return gradient.view(len(y), self.eot, *gradient.shape[1:]).mean(1), labels
         draws = self.oracle.scores(points, clock, "attack").view(len(y), self.eot, -1)
         if self.attack.reads == "scores":
             logits = torch.where(single[:, None], draws[:, 0], draws.mean(1))
@@ -271,13 +312,13 @@ class Engine:
         if self.accounting == "exact":
             over &= self.ledger.billed(columns)[rows] + self.eot > self.budget
         else:
-            over &= self.attack.paper_ended(self._state(rows) if state is None else state, columns["attack"][rows])
+            over &= self.attack.paper_ended(self._state(rows) if state is None else state, self._evaluated(rows))
         if not over.any():
             return
         ended = rows[over]
         state = self._state(ended)
         best = self.attack.best(state)
-        asked = per_row(columns["attack"][ended] > 0, best)
+        asked = per_row(self._evaluated(ended) > 0, best)
         columns["point"][ended] = torch.where(asked, best, state["x"])
         columns["point_clock"][ended] = self._billed(ended, state)
         self._finish(ended)
@@ -323,7 +364,9 @@ class Engine:
             self._end_exhausted(tests[failed])
 
         for row in sorted(rows[phases == Phase.FINAL].tolist(), reverse=True):
-            self._on_record(self._record(row))
+            one = torch.tensor([row], device=columns["y"].device)
+            billed = int(self._billed(one, self._state(one)))
+            self._on_record(describe(self._pool.ids[row], columns, one, billed, judge))
             self._pool.release(row)
 
     def _count_votes(self, rows: Tensor) -> None:
@@ -341,38 +384,3 @@ class Engine:
             judge.start_test(columns, passed)
         judge.fail(columns, failed)
         self._end_exhausted(failed)
-
-    def _record(self, row: int) -> Record:
-        """Describe a finished image; `rfdlight.results.records` documents the fields."""
-        columns, one = self._pool.columns, torch.tensor([row], device=self._pool.columns["y"].device)
-        delta = columns["point"][one] - columns["x"][one]
-
-        def count(name: str) -> int:
-            return int(columns[name][row])
-
-        def or_none(name: str) -> int | None:
-            return None if count(name) < 0 else count(name)
-
-        return {
-            "id": self._pool.ids[row],
-            "label": count("y"),
-            "target": or_none("target"),
-            "attack": count("attack"),
-            "observe": count("observe"),
-            "judge": count("judge"),
-            "billed": int(self._billed(one, self._state(one))),
-            "candidates": count("candidates"),
-            "votings": count("votings"),
-            "tests": count("tests"),
-            "broken_at": or_none("broken_at"),
-            "first_screen9": or_none("first_screen9"),
-            "clean_draws": count("clean_draws"),
-            "clean_wrong": count("clean_wrong"),
-            "clean_margin": float(columns["clean_margin"][row]),
-            "final_draws": count("draws"),
-            "final_wrong": count("wrong"),
-            "final_margin": float(self.judge.mean_margin(columns, one)),
-            "verdict": self.judge.verdict(columns, row),
-            "linf": float(norm(delta, "linf")),
-            "l2": float(norm(delta, "l2")),
-        }

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from rfdlight.tensors import Columns
 
-KINDS = ("attack", "observe", "judge")
-"""Per image: evaluations that chose the attacker's next move, that only told it whether it has
-finished, and that the evaluator made; the first two are billed."""
+KINDS = ("attack", "gradient", "observe", "judge")
+"""Per image: evaluations that chose the attacker's next move, by their answer or, of a white-box attacker, by
+their gradient; that only told it whether it has finished; and that the evaluator made. All but the last are billed."""
 
 
 class Ledger:
@@ -43,7 +43,7 @@ class Ledger:
     @staticmethod
     def billed(counts: Columns) -> Tensor:
         """Return what each image has been billed, (rows,)."""
-        return counts["attack"] + counts["observe"]
+        return counts["attack"] + counts["gradient"] + counts["observe"]
 
     def check(self, forwarded: int) -> None:
         """Compare the sums with the rows that the hook on the victim has counted.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
@@ -101,18 +101,53 @@ class Oracle:
         Raises:
             UserError: If points lie outside [0, 1], or the victim answers NaN or infinity.
         """
+        with self._noise(purpose, points.device):
+            return self._forward(self._fill(points), clock, purpose)[: len(points)]
+
+    def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the raw logits of some points and the gradients of an objective, for white-box attacks.
+
+        Args:
+            points: See `scores`.
+            clock: See `scores`.
+            objective: From the logits (rows, classes) to one value per row, (rows,).
+
+        Returns:
+            Logits (rows, classes) float32 and gradients like `points`, with the attack's noise and precision.
+
+        Raises:
+            UserError: As `scores` does, and if the gradient does not reach the points or is not finite.
+        """
         rows = len(points)
+        batch = self._fill(points).detach().requires_grad_()
+        with torch.enable_grad(), self._noise("attack", points.device):
+            logits = self._forward(batch, clock, "attack")[:rows]
+            if not logits.requires_grad:
+                raise UserError(
+                    "the gradient does not reach the image: something in the victim or its defenses cuts it off; "
+                    "attack it by scores or labels"
+                )
+            (gradient,) = torch.autograd.grad(objective(logits).sum(), batch)
+        if not torch.isfinite(gradient).all():
+            raise UserError("the victim's gradient is NaN or infinity; attack it by scores or labels")
+        return logits.detach(), gradient[:rows].float()
+
+    def _fill(self, points: Tensor) -> Tensor:
+        """Return the batch of constant shape with the points in front."""
         if not self.any_pixels:
             check_pixels(points)
         if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
-        self._batch[:rows] = points
+        self._batch[: len(points)] = points
+        return self._batch
+
+    def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
         padded = torch.zeros(self.batch_size, dtype=clock.dtype, device=clock.device)
-        padded[:rows] = clock
-        with self._noise(purpose, points.device), self._arithmetic(purpose, points.device), ticking(padded):
-            logits = self._victim(self._batch)[:rows].float()
-        if not torch.isfinite(logits).all():
+        padded[: len(clock)] = clock
+        with self._arithmetic(purpose, batch.device), ticking(padded):
+            logits = self._victim(batch).float()
+        if not torch.isfinite(logits[: len(clock)]).all():
             raise UserError("the victim answered NaN or infinity; attacks need finite scores")
         return logits
 

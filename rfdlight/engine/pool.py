@@ -21,6 +21,12 @@ class Pool:
         self.columns: Columns = {}
         self._next = 0
 
+    def shrink(self, slots: int) -> None:
+        """Take fewer images at a time; only before the first ones come."""
+        if self.columns:
+            raise ValueError("the pool holds images already")
+        self.slots = min(self.slots, slots)
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -56,6 +56,8 @@ class AttackEvaluation(LightningModule):
         final_draws: Fresh draws at every image's final point, >= 2.
         batch_size: Rows per forward pass.
         slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
+        memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
+            work at a time. The victim's forward passes, of `batch_size` images, come on top.
         precision: Of the attack's forward passes; the judge decides in float32 always.
         channels_last: Run the victim in channels-last memory, usually faster.
         seed: Of the attack's and the victim's randomness.
@@ -80,6 +82,7 @@ class AttackEvaluation(LightningModule):
         final_draws: int = 100,
         batch_size: int = 64,
         slots: int | None = None,
+        memory: float = 4.0,
         precision: Precision = "float32",
         channels_last: bool = True,
         seed: int = 0,
@@ -108,6 +111,9 @@ class AttackEvaluation(LightningModule):
         self.defended = defended
         self.batch_size = batch_size
         self.slots = 2 * batch_size if slots is None else slots
+        if not memory > 0:
+            raise UserError(f"model.memory must be a positive number of GB, got {memory}")
+        self.memory = memory
         self.precision = precision
         self.channels_last = channels_last
         self.seed = seed
@@ -211,6 +217,7 @@ class AttackEvaluation(LightningModule):
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
+        self._engine.bound_memory(self.memory, x[:1])
         self.on_ready()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.console.print(self._card())
@@ -245,7 +252,8 @@ class AttackEvaluation(LightningModule):
         self._robust += clean_right(record) and record["verdict"] != "broken"
 
     def _tick(self) -> bool:
-        self._display.update(len(self._records), self._robust, self._engine.ledger.total["attack"])
+        total = self._engine.ledger.total
+        self._display.update(len(self._records), self._robust, total["attack"] + total["gradient"])
         return self._asked_to_stop
 
     def _facts(self) -> dict[str, Any]:
@@ -282,15 +290,16 @@ class AttackEvaluation(LightningModule):
         attack = short_name("attack", type(self.attack))
         if self.attack.targeted:
             attack += ", targeted"
+        reads = "gradients (white-box)" if self.attack.reads == "gradients" else self.attack.reads
         caution = self.attack.caution(self.budget)
         averaged = f", {self.eot} evaluations averaged in each" if self.eot > 1 else ""
         return (
             f"victim   {self.victim_text}\n"
             f"defense  {self._defense_text()}\n"
-            f"attack   {attack}, reads {self.attack.reads}, {self.threat.norm} ball of eps {self.threat.eps:g}\n"
+            f"attack   {attack}, reads {reads}, {self.threat.norm} ball of eps {self.threat.eps:g}\n"
             f"options  {self.attack.options()}\n"
             f"budget   {self.budget} queries per image{averaged}, accounting {self.accounting}, "
             f"judge {self.judge.rule}, attack in {self.precision}\n"
-            f"images   {self.data.num_images} of {self.data.name} ({self.data.selection})"
-            + (f"\ncaution  {caution}" if caution else "")
+            f"images   {self.data.num_images} of {self.data.name} ({self.data.selection}), "
+            f"up to {self._engine.slots} at a time" + (f"\ncaution  {caution}" if caution else "")
         )

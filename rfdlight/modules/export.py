@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from rfdlight.data.base import ImageData, Images, loader
+from rfdlight.adversaries.base import attacked
+from rfdlight.attacks.pgd import PGD
+from rfdlight.data.base import ImageData, ImageSource, loader
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.modules.classifier import Classifier
 from rfdlight.victims.card import VictimCard, save_victim
@@ -15,8 +21,13 @@ from rfdlight.victims.scales import NUM_IMAGES, calibration_images, measure_scal
 from rfdlight.victims.victim import Victim
 
 
-def export_victim(module: Classifier, data: ImageData, folder: Path, command: str, seed: int) -> VictimCard:
+def export_victim(
+    module: Classifier, data: ImageData, folder: Path, command: str, seed: int, seconds: float
+) -> VictimCard:
     """Evaluate the trained network on the whole test set and write weights, card and scales.
+
+    A network that was trained adversarially is also attacked by PGD-10 on the test images that `rfdlight test`
+    attacks by default, in the ball that it was trained in.
 
     The scales are those of the features at the network's default insertion points, if it has any.
 
@@ -26,6 +37,7 @@ def export_victim(module: Classifier, data: ImageData, folder: Path, command: st
         folder: Gets `victim.safetensors`, `victim.json` and `victim.scales.safetensors`.
         command: The command line, for the card.
         seed: The run's, for the card.
+        seconds: Of the training, for the card.
     """
     # In the layout that a reader of the file gets, so that the card's count is theirs to the image.
     victim = module.victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
@@ -36,12 +48,15 @@ def export_victim(module: Classifier, data: ImageData, folder: Path, command: st
         path,
         network=module.network_name,
         num_classes=data.num_classes,
-        image_shape=tuple(test.pixels.shape[1:]),
+        image_shape=data.image_shape,
+        preparation=asdict(data.preparation) if data.preparation else None,
         data=data.name,
         command=command,
         seed=seed,
         clean_correct=count_correct(victim, test),
         clean_total=len(test),
+        train_seconds=round(seconds),
+        **pgd10(module, data),
         versions={name: version(name) for name in ("rfdlight", "torch", "lightning", "timm")},
     )
     points = [(place.name, place.side) for place in default_points(victim.network)]
@@ -51,8 +66,31 @@ def export_victim(module: Classifier, data: ImageData, folder: Path, command: st
     return card
 
 
+def pgd10(module: Classifier, data: ImageData, batch_size: int = 100) -> dict[str, Any]:
+    """Count the attacked test images that PGD-10 leaves right, as fields of the card; none without an adversary."""
+    if module.adversary is None:
+        return {}
+    threat, images = module.adversary.threat, data.attacked()
+    attack = PGD(eps=threat.eps, norm=threat.norm)
+    correct = 0
+    for x, y, _ in loader(images, batch_size):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)  # the card's count is then the reader's
+            correct += int((module.victim(attacked(module.victim, attack, x, y)).argmax(1) == y).sum())
+    return {"pgd10_correct": correct, "pgd10_total": len(images), "pgd10_eps": threat.eps}
+
+
+def take_best_weights(trainer: Trainer, module: Classifier) -> None:
+    """Load the weights of the best epoch, where a ModelCheckpoint callback has monitored one."""
+    monitors = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint) and saver.monitor]
+    best = next((saver.best_model_path for saver in monitors), "")
+    if best:
+        # Lightning's file of this very run.
+        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=False)["state_dict"])
+
+
 @torch.no_grad()
-def count_correct(victim: Victim, images: Images, batch_size: int = 250) -> int:
+def count_correct(victim: Victim, images: ImageSource, batch_size: int = 250) -> int:
     """Count the images that `victim` classifies rightly, one draw each where it is random."""
     correct = 0
     for x, y, _ in loader(images, batch_size):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight.data.base import Images
+from rfdlight.data.base import ImageSource
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
 
@@ -13,7 +13,7 @@ _TRIED, _KEPT = 20, 5
 """Images per class that are looked at, and at most kept."""
 
 
-def find_starts(oracle: Oracle, images: Images, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Choose images that the victim answers with their own class.
 
     The victim is asked once for each; these are rows of no attacked image.
@@ -33,7 +33,7 @@ def find_starts(oracle: Oracle, images: Images, classes: int, device: torch.devi
     tried = [(images.labels == number).nonzero()[:_TRIED, 0] for number in range(classes)]
     right: set[int] = set()
     for part in torch.cat(tried).split(oracle.batch_size):
-        pixels = images.pixels[part].to(device).float().div_(255)
+        pixels = images.read(part.tolist()).to(device).float().div_(255)
         clock = torch.zeros(len(part), dtype=torch.int64, device=device)
         answers = oracle.scores(pixels, clock, "judge").argmax(1).cpu()
         right |= set(part[answers == images.labels[part]].tolist())
@@ -46,4 +46,4 @@ def find_starts(oracle: Oracle, images: Images, classes: int, device: torch.devi
                 f"on none of the first {len(of_class)} test images of class {number}"
             )
         kept += chosen
-    return images.pixels[kept].to(device).float().div_(255), images.labels[kept].to(device)
+    return images.read(kept).to(device).float().div_(255), images.labels[kept].to(device)

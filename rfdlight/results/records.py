@@ -14,6 +14,7 @@ FIELDS: dict[str, str] = {
     "label": "class index",
     "target": "the class that a targeted attack has to reach, or null",
     "attack": "evaluations whose answer chose the attacker's next move",
+    "gradient": "evaluations of a white-box attack, with their gradient",
     "observe": "evaluations that only told the attacker whether it has finished",
     "judge": "evaluations of the judge, never billed",
     "billed": "queries billed, at most the budget",

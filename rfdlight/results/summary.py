@@ -10,6 +10,9 @@ from typing import Any
 from rfdlight.results.intervals import wilson
 from rfdlight.results.records import Record
 
+ROWS = ("attack", "gradient", "observe", "judge", "padding")
+"""What the rows of the victim's forward passes were for."""
+
 RUN_FIELDS: dict[str, str] = {
     "name": "name of the run directory",
     "attack": "short name of the attack",
@@ -26,7 +29,7 @@ RUN_FIELDS: dict[str, str] = {
     "data": "data set and split",
     "defense": "the defense in words, or none",
     "seed": "of the attacks and of the victim's noise",
-    "totals": "rows the victim saw: attack, observe, judge and padding",
+    "totals": "rows the victim saw: attack, gradient, observe, judge and padding",
     "wall_seconds": "duration of the attack",
     "deterministic": "whether the victim answers the same every time",
     "complete": "whether every image was finished",
@@ -51,8 +54,8 @@ FIELDS: dict[str, str] = {
     "curve": "robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget",
     "broken_images": "median_queries and mean_queries billed at the break; median and largest linf and l2 of the "
     "changes, in pixel units; null without a broken image",
-    "ledger": "billed queries; attack, observe, judge and padding rows, their sum rows, "
-    "judge_ratio = judge / (attack + observe) and padding_share = padding / rows",
+    "ledger": "billed queries; attack, gradient, observe, judge and padding rows, their sum rows, "
+    "judge_ratio = judge / (attack + gradient + observe) and padding_share = padding / rows",
 }
 """The fields of a summary. An accuracy is a dict: share, low and high (95 % interval), total (images)."""
 
@@ -64,7 +67,7 @@ def clean_right(record: Record) -> bool:
 
     A tie went to the label if the engine attacked the image.
     """
-    return record["clean_margin"] > 0 or (record["clean_margin"] == 0 and record["attack"] > 0)
+    return record["clean_margin"] > 0 or (record["clean_margin"] == 0 and record["attack"] + record["gradient"] > 0)
 
 
 def breaks_at(record: Record) -> int | None:
@@ -194,10 +197,10 @@ def _of(statistic: Callable[[Any], float], values: Sequence[float]) -> float | N
 
 
 def _ledger(totals: dict[str, int]) -> dict[str, float | None]:
-    attacker = totals["attack"] + totals["observe"]
+    attacker = totals["attack"] + totals["gradient"] + totals["observe"]
     rows = attacker + totals["judge"] + totals["padding"]
     return {
-        **{kind: totals[kind] for kind in ("attack", "observe", "judge", "padding")},
+        **{kind: totals[kind] for kind in ROWS},
         "rows": rows,
         "judge_ratio": totals["judge"] / attacker if attacker else None,
         "padding_share": totals["padding"] / rows if rows else None,

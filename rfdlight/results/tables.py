@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.results.summary import Share
+from rfdlight.results.summary import ROWS, Share
 
 _MOST_BUDGETS = 8
 """Columns of the budgets' table that 80 characters have room for."""
@@ -124,7 +124,7 @@ def _facts(summary: dict[str, Any]) -> Table:
         for norm in ("linf", "l2"):
             lengths = f"median {number(broken[f'median_{norm}'])}, largest {number(broken[f'max_{norm}'])}"
             table.add_row(f"{norm} of the broken", lengths)
-    kinds = " + ".join(f"{ledger[kind]:,} {kind}" for kind in ("attack", "observe", "judge", "padding"))
+    kinds = " + ".join(f"{ledger[kind]:,} {kind}" for kind in ROWS if kind != "gradient" or ledger[kind])
     table.add_row("queries billed", f"{ledger['billed']:,}")
     table.add_row("rows of the victim", f"{ledger['rows']:,} = {kinds}")
     if ledger["judge_ratio"] is not None:

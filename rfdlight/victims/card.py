@@ -10,15 +10,14 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from rfdlight.errors import UserError
 from rfdlight.results.intervals import wilson
 from rfdlight.victims.networks import create_network
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
+from rfdlight.victims.weights import fit_weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,12 @@ class VictimCard:
         clean_interval: Its 95 % Wilson interval.
         sha256: Of the weights file.
         versions: Of what the training ran on.
+        preparation: How images came to `image_shape`, the fields of `rfdlight.data.preparation.Preparation`;
+            None where they have it of themselves.
+        train_seconds: How long the training took, in seconds.
+        pgd10_correct: Right answers under 10 steps of PGD, for a victim that was trained adversarially.
+        pgd10_total: Of how many test images.
+        pgd10_eps: Radius of their ball in linf, in pixel units.
     """
 
     network: str
@@ -58,6 +63,11 @@ class VictimCard:
     clean_interval: tuple[float, float]
     sha256: str
     versions: dict[str, str]
+    preparation: dict[str, Any] | None = None
+    train_seconds: float | None = None
+    pgd10_correct: int | None = None
+    pgd10_total: int | None = None
+    pgd10_eps: float | None = None
 
 
 def weights_path(card_path: Path) -> Path:
@@ -169,51 +179,3 @@ def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:
     if not timm.is_model(card.network):
         raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not know")
     return create_network(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors file, and nothing that could carry code.
-
-    Returns:
-        The tensors by name, and the sha256 of the very bytes that they were read from.
-
-    Raises:
-        UserError: If the file is missing or is something else.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"no weights at {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
-    try:
-        return load(content), hashlib.sha256(content).hexdigest()
-    except (SafetensorError, KeyError, ValueError) as error:
-        # A zip archive is how torch.save writes a pickle today, protocol 2 and later are bare ones.
-        if content.startswith((b"PK", b"\x80")):
-            raise UserError(
-                f"{path} is a pickle, which can run code when it is read; expected a safetensors file"
-            ) from error
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-
-
-def fit_weights(network: torch.nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
-    """Load `tensors` into `network`.
-
-    Raises:
-        UserError: If names or shapes differ; says the first that does.
-    """
-    wanted = network.state_dict()
-    for problem, keys in (("lacks", wanted.keys() - tensors.keys()), ("has", tensors.keys() - wanted.keys())):
-        if keys:
-            raise UserError(
-                f"{path} does not fit the network '{name}': it {problem} {len(keys)} "
-                f"{'needed' if problem == 'lacks' else 'other'} tensors, the first is {min(keys)}"
-            )
-    for key, tensor in sorted(tensors.items(), key=lambda item: item[0]):
-        if tensor.shape != wanted[key].shape:
-            raise UserError(
-                f"{path} does not fit the network '{name}': {key} has the shape "
-                f"{tuple(tensor.shape)}, expected {tuple(wanted[key].shape)}"
-            )
-    network.load_state_dict(tensors)

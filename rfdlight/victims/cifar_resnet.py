@@ -8,6 +8,8 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
+from rfdlight.victims.registration import known_settings
+
 
 class _Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut without parameters (option A of the paper)."""
@@ -78,10 +80,7 @@ class CifarResNet(nn.Module):
 
 
 def _build(depth: int, pretrained: bool, settings: dict[str, Any]) -> CifarResNet:
-    if pretrained:
-        raise ValueError("timm has no weights for this network; rfdlight ships some as victims")
-    known = {key: settings[key] for key in ("num_classes", "in_chans") if key in settings}
-    return CifarResNet(depth, **known)
+    return CifarResNet(depth, **known_settings(pretrained, settings, ("num_classes", "in_chans")))
 
 
 @register_model

@@ -2,24 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import timm
+from timm.data import resolve_data_config
 from torch import nn
 
+from rfdlight.data.preparation import Interpolation, Preparation
 from rfdlight.errors import UserError, unknown_name
-from rfdlight.victims import cifar_resnet  # noqa: F401  registers our networks with timm
+from rfdlight.victims import cifar_resnet, cifar_vgg, cifar_vit  # noqa: F401  registers our networks with timm
 
 
-def create_network(name: str, **options: Any) -> nn.Module:
-    """Build a network that timm knows, ours among them, with random weights.
+@dataclass(frozen=True)
+class PretrainedSettings:
+    """What timm's weights of a network were trained on.
+
+    Attributes:
+        mean: Per channel, in pixel units.
+        std: Per channel, in pixel units.
+        preparation: Size, interpolation and crop of their evaluation.
+        num_classes: Outputs.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preparation: Preparation
+    num_classes: int
+
+
+def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Build a network that timm knows, ours among them, with random weights or with timm's.
 
     Raises:
-        UserError: If there is no such network, or timm refuses the tag or the options.
+        UserError: If there is no such network, timm refuses the tag or the options, or weights cannot be fetched.
     """
     if not timm.is_model(name):
         raise unknown_name("network", name, timm.list_models())
     try:
-        return timm.create_model(name, **options)
+        return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"timm cannot build '{name}': {' '.join(str(error).split())}") from error
+        raise UserError(f"timm cannot build '{name}': {_one_line(error)}") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot fetch the pretrained weights of '{name}': {_one_line(error)[:120]}; offline, download them "
+            "elsewhere and give --model.pretrained false --model.checkpoint FILE"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def pretrained_settings(name: str) -> PretrainedSettings | None:
+    """Return what timm says of its weights for a network, or None where it has none."""
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.has_weights:
+        return None
+    settings = resolve_data_config(pretrained_cfg=config.to_dict())
+    interpolation = settings["interpolation"] if settings["interpolation"] != "random" else "bilinear"
+    return PretrainedSettings(
+        mean=tuple(settings["mean"]),
+        std=tuple(settings["std"]),
+        preparation=Preparation(settings["input_size"][-1], cast(Interpolation, interpolation), settings["crop_pct"]),
+        num_classes=config.num_classes,
+    )

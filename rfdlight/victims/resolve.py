@@ -12,10 +12,12 @@ from torch import nn
 
 from rfdlight import packaged
 from rfdlight.data.base import ImageData
+from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, unknown_name
-from rfdlight.victims.card import VictimCard, fit_weights, load_victim, read_weights
-from rfdlight.victims.networks import create_network
+from rfdlight.victims.card import VictimCard, load_victim
+from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
+from rfdlight.victims.weights import fit_weights, read_checkpoint
 
 _TIMM = "timm:"
 
@@ -27,12 +29,12 @@ def resolve_victim(
 
     Args:
         spec: One of: the name of a shipped victim; the path of a victim card, ending in `.json`;
-            `timm:NAME`, a timm network for the data's classes, channels and statistics, with the
-            weights of `checkpoint`; an import path `my_module.my_net` of a class or function that
-            without arguments gives a module from pixels in [0, 1] to logits. None takes the
-            data's default victim.
-        checkpoint: A safetensors file, for the last two; with an import path it may be left out.
-        data: What will be attacked; its test split is read.
+            `timm:NAME`, a timm network for the data's classes and channels, with the weights of
+            `checkpoint`, or timm's own for the classes of ImageNet; an import path
+            `my_module.my_net` of a class or function that without arguments gives a module from
+            pixels in [0, 1] to logits. None takes the data's default victim.
+        checkpoint: A file of weights, for the last two: see `rfdlight.victims.weights.read_checkpoint`.
+        data: What will be attacked; its test split is read, at the size that the victim asks for.
 
     Returns:
         The victim in eval mode, its card if it has one, and one line that says what was loaded.
@@ -41,10 +43,11 @@ def resolve_victim(
         UserError: If there is no such victim, its weights cannot be had, or it does not fit the data.
     """
     spec = spec or data.default_victim
-    classes, shape = data.num_classes, tuple(data.images("test").pixels.shape[1:])
-    card = None
+    if spec is None:
+        raise UserError(f"the data {data.name} has no victim of its own: give --model.victim")
+    classes, card = data.num_classes, None
     if spec.startswith(_TIMM):
-        victim, told = _from_timm(spec, checkpoint, data, shape)
+        victim, told = _from_timm(spec, checkpoint, data)
     elif _is_import_path(spec):
         victim, told = _from_import_path(spec, checkpoint)
     else:
@@ -53,9 +56,11 @@ def resolve_victim(
                 f"--model.checkpoint is for timm:NAME or an import path; the victim '{spec}' has weights of its own"
             )
         victim, card = load_victim(card_path(spec))
+        if card.preparation is not None:
+            data.prepare(Preparation(**card.preparation))
         for what, of_card, of_data in (
             ("classes", card.num_classes, classes),
-            ("images of the shape", card.image_shape, shape),
+            ("images of the shape", card.image_shape, data.image_shape),
         ):
             if of_card != of_data:
                 raise UserError(f"the victim '{spec}' is for {what} {of_card}, the data {data.name} has {of_data}")
@@ -64,7 +69,7 @@ def resolve_victim(
             f"clean accuracy {card.clean_accuracy:.2%} ({card.clean_correct} of {card.clean_total})"
         )
     victim.eval()
-    _check_answer(victim, spec, classes, shape)
+    _check_answer(victim, spec, classes, data.image_shape)
     return victim, card, told
 
 
@@ -89,16 +94,26 @@ def card_path(spec: str) -> Path:
     return packaged.find("checkpoints", spec, ".json")
 
 
-def _from_timm(spec: str, checkpoint: str | None, data: ImageData, shape: tuple[int, ...]) -> tuple[nn.Module, str]:
+def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.Module, str]:
     name = spec.removeprefix(_TIMM)
     if not timm.is_model(name):
         raise unknown_name("network", name, timm.list_models())
+    settings = pretrained_settings(name)
+    # Images that have no size of their own, and pretrained weights, go by what timm says of the network.
+    pretrained = checkpoint is None and settings is not None and settings.num_classes == data.num_classes
+    if checkpoint is None and not pretrained:
+        raise UserError(f"'{spec}' alone has random weights; give its file with --model.checkpoint")
+    mean, std = data.mean, data.std
+    if settings is not None and (pretrained or not data.has_native_size):
+        data.prepare(settings.preparation)
+        mean, std = settings.mean, settings.std
+    network = create_network(name, pretrained, num_classes=data.num_classes, in_chans=len(data.mean))
     if checkpoint is None:
-        raise UserError(f"'{spec}' alone has random weights; give its safetensors file with --model.checkpoint")
-    network = create_network(name, num_classes=data.num_classes, in_chans=shape[0])
-    digest = _load_weights(network, checkpoint, name)
-    told = f"{spec} with {checkpoint}, weights sha256 {digest[:12]}, clean accuracy unknown"
-    return Victim(network, data.mean, data.std), told
+        told = f"{spec} with timm's pretrained weights, clean accuracy unknown"
+    else:
+        digest = _load_weights(network, checkpoint, name)
+        told = f"{spec} with {checkpoint}, weights sha256 {digest[:12]}, clean accuracy unknown"
+    return Victim(network, mean, std), told
 
 
 def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str]:
@@ -128,7 +143,7 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
 
 def _load_weights(network: nn.Module, checkpoint: str, name: str) -> str:
     path = Path(checkpoint).expanduser()
-    tensors, digest = read_weights(path)
+    tensors, digest = read_checkpoint(path)
     fit_weights(network, tensors, path, name)
     return digest
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rfdlight.data.base import ImageData, Images, loader
+from rfdlight.data.base import ImageData, ImageSource, loader
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError
 
@@ -39,7 +39,7 @@ def scales_path(card_path: Path) -> Path:
     return card_path.with_suffix(".scales.safetensors")
 
 
-def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> Images:
+def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
     """Choose training images at random, the same ones at every call, whatever order they are stored in.
 
     Raises:
@@ -53,7 +53,7 @@ def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> Images:
 
 @torch.no_grad()
 def measure_scales(
-    victim: nn.Module, images: Images, points: Sequence[Point], batch_size: int = 64
+    victim: nn.Module, images: ImageSource, points: Sequence[Point], batch_size: int = 64
 ) -> dict[str, Tensor]:
     """Measure the standard deviation of each feature over `images`, averaged over its positions.
 

@@ -54,7 +54,7 @@ CASES = {
     ),
     "unknown config": (
         ATTACK + "-c fit/resnet8_digit",
-        "unknown config 'fit/resnet8_digit'; did you mean fit/resnet8_digits or fit/resnet20?",
+        "unknown config 'fit/resnet8_digit'; did you mean fit/resnet8_digits or fit/resnet20_at or fit/resnet50?",
     ),
     "unknown network": (
         "fit --model.network resnet88",
@@ -101,7 +101,8 @@ CASES = {
     ),
     "unknown option of the data": (
         ATTACK + "--data.num 3",
-        "unknown option 'data.num'; known: data.batch_size, data.num_images, data.seed, data.selection",
+        "unknown option 'data.num'; known: data.batch_size, data.num_images, data.seed, data.selection, data.size, "
+        "data.validation",
     ),
     "option of another command": ("fit --attack rays", "unknown option 'attack'; --help lists the options"),
     "unknown option of the report": ("report a_file --outptu x", "unknown option 'outptu'; did you mean output?"),
@@ -227,7 +228,8 @@ CASES = {
     "other JSON": (
         ATTACK + "--model.victim nonsense.json",
         "nonsense.json is no victim card; expected the fields network, num_classes, image_shape, mean, std, data, "
-        "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions",
+        "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions, "
+        "preparation, train_seconds, pgd10_correct, pgd10_total, pgd10_eps",
     ),
     "pickle beside a card": (
         ATTACK + "--model.victim pickled.json",
@@ -244,7 +246,7 @@ CASES = {
     ),
     "timm network without weights": (
         ATTACK + "--model.victim timm:resnet8",
-        "'timm:resnet8' alone has random weights; give its safetensors file with --model.checkpoint",
+        "'timm:resnet8' alone has random weights; give its file with --model.checkpoint",
     ),
     "checkpoint beside a card": (
         ATTACK + "--model.victim tiny.json --model.checkpoint tiny.safetensors",

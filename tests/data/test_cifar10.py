@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rfdlight.data import folder
+from rfdlight.data import tree as class_tree
 from rfdlight.data.cifar10 import CIFAR10
 from rfdlight.errors import UserError
 
@@ -73,7 +73,7 @@ def test_an_absent_class_folder_changes_no_label(tree):
 
 def test_the_second_read_decodes_nothing(tree, monkeypatch):
     first = read(tree)
-    monkeypatch.setattr(folder, "_decode", None)
+    monkeypatch.setattr(class_tree, "decode", None)
     second = read(tree)
     assert torch.equal(first.pixels, second.pixels)
     assert torch.equal(first.labels, second.labels)
@@ -119,7 +119,7 @@ def test_a_damaged_cache_is_rebuilt(tree, cache, damage, monkeypatch):
     assert torch.equal(again.pixels, expected.pixels)
     assert torch.equal(again.labels, expected.labels)
     assert only_cache(cache) == path
-    monkeypatch.setattr(folder, "_decode", None)
+    monkeypatch.setattr(class_tree, "decode", None)
     assert torch.equal(read(tree).pixels, expected.pixels)
 
 
@@ -134,7 +134,7 @@ def test_a_failed_write_leaves_no_file_behind(tree, cache, monkeypatch):
         Path(path).write_bytes(b"part")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(folder, "save_file", full)
+    monkeypatch.setattr(class_tree, "save_file", full)
     assert len(read(tree)) == 20
     assert list(cache.iterdir()) == []
 
@@ -143,7 +143,7 @@ def test_an_interrupted_write_leaves_no_file_behind(tree, cache, monkeypatch):
     def interrupted(tensors, path, metadata):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(folder, "save_file", interrupted)
+    monkeypatch.setattr(class_tree, "save_file", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(tree)
     assert list(cache.iterdir()) == []
@@ -151,13 +151,13 @@ def test_an_interrupted_write_leaves_no_file_behind(tree, cache, monkeypatch):
 
 def test_writers_at_the_same_time_leave_one_whole_cache(tree, cache, monkeypatch):
     ready = threading.Barrier(4)
-    write = folder.save_file
+    write = class_tree.save_file
 
     def together(tensors, path, metadata):
         ready.wait(timeout=30)
         write(tensors, path, metadata)
 
-    monkeypatch.setattr(folder, "save_file", together)
+    monkeypatch.setattr(class_tree, "save_file", together)
     results = []
     threads = [threading.Thread(target=lambda: results.append(read(tree))) for _ in range(4)]
     for thread in threads:
@@ -165,7 +165,7 @@ def test_writers_at_the_same_time_leave_one_whole_cache(tree, cache, monkeypatch
     for thread in threads:
         thread.join()
     assert len(results) == 4
-    monkeypatch.setattr(folder, "_decode", None)
+    monkeypatch.setattr(class_tree, "decode", None)
     assert torch.equal(read(tree).pixels, results[0].pixels)
     assert only_cache(cache).suffix == ".safetensors"
 

@@ -119,7 +119,7 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
     for kind, path in [(kind, path) for kind, listed in names.NAMES.items() for path in listed.values()]:
         module, _, name = path.rpartition(".")
         parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters
-        known |= {f"--{kind}.{parameter}" for parameter in parameters}
+        known |= {f"--{names.FLAGS[kind]}.{parameter}" for parameter in parameters}
     known |= {f"--attack.{parameter}" for parameter in inspect.signature(Attack.__init__).parameters}
     known |= {"--attack.share", "--defense.queries"}  # of the examples
     unknown = []

@@ -104,7 +104,7 @@ def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
     )  # fmt: skip
     run.oracle._victim = Scripted(labels)
     one = torch.zeros(1, dtype=torch.int64)
-    told, found = run.engine._answer(torch.full((1, 1, 2, 2), 0.5), one, one + y, one > 0)
+    told, found = run.engine._answer(torch.full((1, 1, 2, 2), 0.5), one, {"y": one + y}, one > 0)
     assert told.tolist() == found.tolist() == [mode]
 
 

@@ -19,7 +19,7 @@ def test_charges_go_to_rows_and_to_the_run():
     assert counts["attack"].tolist() == [2, 1, 1, 2]
     assert counts["judge"].tolist() == [5, 0, 1, 0]
     assert ledger.billed(counts).tolist() == [2, 1, 4, 2]
-    assert ledger.total == {"attack": 6, "observe": 3, "judge": 6, "padding": 7}
+    assert ledger.total == {"attack": 6, "gradient": 0, "observe": 3, "judge": 6, "padding": 7}
 
 
 def test_a_difference_of_one_row_is_an_error():
@@ -34,6 +34,6 @@ def test_a_difference_of_one_row_is_an_error():
 def test_padding_is_what_no_image_asked_for():
     # Five images, four rows a pass, no budget: two passes at the clean images, two at the final points.
     run = Run(Constant(), RandomNoise(eps=0.1), images(5), torch.zeros(5, dtype=torch.int64), budget=0, slots=5)
-    assert run.total == {"attack": 0, "observe": 0, "judge": 10, "padding": 4 * len(run.shapes) - 10}
+    assert run.total == {"attack": 0, "gradient": 0, "observe": 0, "judge": 10, "padding": 4 * len(run.shapes) - 10}
     run = Run(Constant(), RandomNoise(eps=0.1), images(4), torch.zeros(4, dtype=torch.int64), budget=3)
-    assert run.total == {"attack": 12, "observe": 0, "judge": 8, "padding": 0}
+    assert run.total == {"attack": 12, "gradient": 0, "observe": 0, "judge": 8, "padding": 0}

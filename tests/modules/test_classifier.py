@@ -61,7 +61,7 @@ def fitted():
 def exported(fitted, tmp_path_factory):
     module, data, _ = fitted
     folder = tmp_path_factory.mktemp("run")
-    return folder, export_victim(module, data, folder, "rfdlight fit --data digits", seed=1)
+    return folder, export_victim(module, data, folder, "rfdlight fit --data digits", seed=1, seconds=7.4)
 
 
 def test_a_few_steps_lower_the_loss(fitted):

@@ -121,6 +121,7 @@ def test_csv_holds_every_number_of_each_run(two, tmp_path):
         "median_linf": "0.2",
         "max_linf": "0.2",
         "attack_rows": "180",
+        "gradient_rows": "0",
         "observe_rows": "20",
         "judge_rows": "50",
         "padding_rows": "150",

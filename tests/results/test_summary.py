@@ -73,7 +73,7 @@ def test_a_targeted_run_has_no_robust_accuracy_of_single_answers():
 
 def test_ledger_ratio_is_of_all_rows_of_the_attacker():
     ledger = summarize(ten(), facts())["ledger"]
-    expected = {"attack": 180, "observe": 20, "judge": 50, "padding": 150, "rows": 400, "billed": 190}
+    expected = {"attack": 180, "gradient": 0, "observe": 20, "judge": 50, "padding": 150, "rows": 400, "billed": 190}
     assert ledger == {**expected, "judge_ratio": 0.25, "padding_share": 0.375}
 
 
@@ -119,7 +119,7 @@ def test_no_broken_images_leave_their_statistics_empty():
 
 
 def test_no_records_at_all_are_no_share():
-    empty = {"attack": 0, "observe": 0, "judge": 0, "padding": 0}
+    empty = {"attack": 0, "gradient": 0, "observe": 0, "judge": 0, "padding": 0}
     summary = summarize([], facts(totals=empty, complete=False))
     nothing = {"share": None, "low": 0.0, "high": 1.0, "total": 0}
     assert summary["mean_logits"]["robust"] == summary["single_draw"]["clean"] == nothing

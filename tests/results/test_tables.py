@@ -83,7 +83,7 @@ def test_brackets_of_a_name_are_no_markup():
 
 @pytest.mark.parametrize("budget", [0, 7, 100_000])
 def test_nothing_is_wider_than_80_columns(budget):
-    totals = {"attack": 123_456_789, "observe": 1_234_567, "judge": 98_765_432, "padding": 1_234_567}
+    totals = {"attack": 123_456_789, "gradient": 0, "observe": 1_234_567, "judge": 98_765_432, "padding": 1_234_567}
     shown = text(ten(), budget=budget, totals=totals, defense="noise, " * 40, wall_seconds=123456.7)
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown

@@ -145,7 +145,10 @@ def test_weights_that_lack_tensors_are_refused(tmp_path, card):
 
 def test_another_head_is_refused(tmp_path, card):
     path = replace_weights(tmp_path, timm.create_model("resnet8", num_classes=7).state_dict())
-    text = f"{path} does not fit the network 'resnet8': fc.bias has the shape (7,), expected (10,)"
+    text = (
+        f"{path} has a head for 7 classes, the data has 10; to fine-tune it: "
+        f"rfdlight fit --model.network resnet8 --model.checkpoint {path}"
+    )
     fails(tmp_path, re.escape(text))
 
 

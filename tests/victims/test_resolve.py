@@ -158,7 +158,7 @@ def test_a_timm_network_gets_the_datas_classes_statistics_and_the_checkpoint(tmp
 
 
 def test_a_timm_network_needs_weights(digits):
-    text = "'timm:resnet8' alone has random weights; give its safetensors file with --model.checkpoint"
+    text = "'timm:resnet8' alone has random weights; give its file with --model.checkpoint"
     fails(text, "timm:resnet8", None, digits)
 
 
@@ -169,7 +169,10 @@ def test_an_unknown_timm_network_names_the_nearest(digits):
 def test_a_checkpoint_that_does_not_fit_or_is_a_pickle_is_refused(tmp_path, digits):
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("resnet8", num_classes=3).state_dict(), path)
-    text = f"{path} does not fit the network 'resnet8': fc.bias has the shape (3,), expected (10,)"
+    text = (
+        f"{path} has a head for 3 classes, the data has 10; to fine-tune it: "
+        f"rfdlight fit --model.network resnet8 --model.checkpoint {path}"
+    )
     fails(re.escape(text), "timm:resnet8", str(path), digits)
     torch.save({}, path)
     text = f"{path} is a pickle, which can run code when it is read; expected a safetensors file"

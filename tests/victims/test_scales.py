@@ -193,7 +193,7 @@ def test_scales_that_cannot_be_written_are_one_line(tmp_path):
 def test_an_exported_victim_has_the_scales_of_its_default_points(tmp_path, digits, victim):
     module = Classifier("resnet8")
     module.victim = victim
-    card = export_victim(module, digits, tmp_path, "rfdlight fit", seed=0)
+    card = export_victim(module, digits, tmp_path, "rfdlight fit", seed=0, seconds=0.0)
     loaded, _ = load_victim(tmp_path / "victim.json")
     assert loaded.feature_scales.keys() == {"layer3:output"}
     expected = measure_scales(loaded, calibration_images(digits), [("layer3", "output")])

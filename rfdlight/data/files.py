@@ -1,0 +1,226 @@
+"""Images that are read from their files when they are needed."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import RandomResizedCrop
+from torchvision.transforms.v2.functional import InterpolationMode
+
+from rfdlight.data.base import ImageData, Transform, UnreadableImageError
+from rfdlight.data.preparation import Preparation
+from rfdlight.errors import UserError
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+"""Which files are images; case does not matter."""
+
+Unreadable = Literal["refuse", "skip"]
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
+
+
+def decode(path: Path, content: bytes) -> Tensor:
+    """Return an image as RGB, (3, H, W) uint8.
+
+    Raises:
+        UserError: If it is damaged, cut off, too large to be meant, or no image.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            decoded = np.array(image.convert("RGB"))  # (H, W, 3)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read the image {path}: it is damaged or no image") from error
+    return torch.from_numpy(decoded).permute(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """A split in files, of which none is kept in memory.
+
+    Attributes:
+        paths: N files.
+        labels: (N,) int64.
+        ids: N unique names.
+        unreadable: Whether a file that cannot be read ends the run or is left out.
+        preparation: Brings images to a size as they are read.
+    """
+
+    paths: list[Path]
+    labels: Tensor
+    ids: list[str]
+    unreadable: Unreadable = "refuse"
+    preparation: Preparation | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: list[int]) -> ImageFiles:
+        """Return the images at `positions`, in that order."""
+        return replace(
+            self,
+            paths=[self.paths[position] for position in positions],
+            labels=self.labels[positions],
+            ids=[self.ids[position] for position in positions],
+        )
+
+    def prepared(self, preparation: Preparation | None) -> ImageFiles:
+        """Return the same images, brought to a size as they are read."""
+        return replace(self, preparation=preparation)
+
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return the pixels of some images, (rows, 3, H, W) uint8, augmented in the place of the preparation if at all.
+
+        Raises:
+            UnreadableImageError: At the first file that cannot be read.
+            UserError: If the images have several sizes and nothing brings them to one.
+        """
+        change = augment or self.preparation
+        images = [self._decode(position) for position in positions]
+        if change is not None:
+            images = [change(image) for image in images]
+        sizes = {tuple(image.shape[1:]) for image in images}
+        if len(sizes) > 1:
+            raise UserError(f"the images have several sizes, such as {min(sizes)} and {max(sizes)}: give --data.size")
+        return torch.stack(images)
+
+    def _decode(self, position: int) -> Tensor:
+        path = self.paths[position]
+        try:
+            return decode(path, read_bytes(path))
+        except UserError as error:
+            raise UnreadableImageError(position, self.unreadable == "refuse", str(error)) from error
+
+    def without_unreadable(self, positions: list[int]) -> list[int]:
+        """Return those of the positions whose files can be read; the others are told.
+
+        Raises:
+            UnreadableImageError: At the first that cannot be read, if that shall end the run.
+        """
+        readable = []
+        for position in positions:
+            try:
+                self._decode(position)
+                readable.append(position)
+            except UnreadableImageError as error:
+                if error.refused:
+                    raise
+                error.tell_once()
+        return readable
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Return the names of the folders below `folder`, sorted; their positions are the labels.
+
+    Raises:
+        UserError: If there are none.
+    """
+    if not folder.is_dir():
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, there is no such folder")
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    if not names:
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no class folders in {folder}")
+    return names
+
+
+def list_files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
+    """Return the image files of all classes, in order of class and name, and their labels (N,) int64.
+
+    Raises:
+        UserError: If there are none, or a folder is no class.
+    """
+    strangers = sorted(set(class_folders(folder)) - set(classes))
+    if strangers:
+        raise UserError(f"the class folder {folder / strangers[0]} is not among the {len(classes)} classes of the data")
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        if (folder / name).is_dir():
+            of_class = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
+            paths += of_class
+            labels += [label] * len(of_class)
+    if not paths:
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no .jpg, .jpeg or .png")
+    return paths, torch.tensor(labels)
+
+
+class FileData(ImageData):
+    """Base of the data modules that read images from files, batch by batch.
+
+    Training images are cropped at random, to between 8 % and all of their area, and half of them mirrored: Szegedy and
+    others, Going Deeper with Convolutions, CVPR 2015, section 6.
+
+    Args:
+        num_images: How many test images are attacked.
+        selection: How they are chosen; see `rfdlight.data.subset.select`.
+        seed: Of that choice.
+        batch_size: Images per training batch.
+        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        validation: Training images held out of the training, equally many of each class.
+        unreadable: Whether a file that cannot be read ends the run ("refuse") or is told and left out ("skip"); then
+            another image is attacked in its place.
+        workers: Processes that read batches ahead.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+
+    has_native_size = False
+
+    def __init__(
+        self,
+        num_images: int,
+        selection: Literal["balanced", "first", "random"],
+        seed: int,
+        batch_size: int,
+        size: int | None,
+        validation: int,
+        unreadable: Unreadable,
+        workers: int,
+    ) -> None:
+        super().__init__(num_images, selection, seed, batch_size, size, validation)
+        if workers < 0:
+            raise UserError(f"data.workers must be at least 0, got {workers}")
+        self.unreadable = unreadable
+        self.workers = workers
+        self._readable: list[int] | None = None
+
+    def augment(self, pixels: Tensor) -> Tensor:
+        """Crop an image at random to the size of the preparation, and mirror it with probability one half."""
+        preparation = self.preparation
+        size = min(pixels.shape[-2:]) if preparation is None else preparation.size
+        interpolation = "bilinear" if preparation is None else preparation.interpolation
+        cropped = RandomResizedCrop(size, interpolation=InterpolationMode(interpolation), antialias=True)(pixels)
+        return cropped.flip(-1) if torch.rand(()) < 0.5 else cropped
+
+    def _positions(self) -> list[int]:
+        """Choose the attacked images among those that can be read."""
+        if self._readable is None:
+            test = self.images("test")
+            candidates = list(range(len(test)))
+            while self._readable is None:
+                chosen = self._select(test.take(candidates))
+                positions = [candidates[position] for position in chosen]
+                assert isinstance(test, ImageFiles)
+                readable = set(test.without_unreadable(positions))
+                if len(readable) == len(positions):
+                    self._readable = positions
+                unreadable = set(positions) - readable
+                candidates = [position for position in candidates if position not in unreadable]
+        return self._readable

@@ -1,0 +1,75 @@
+"""ImageNet, from its usual folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from rfdlight.data.files import FileData, ImageFiles, Unreadable, class_folders, list_files
+from rfdlight.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from rfdlight.errors import UserError
+
+
+class ImageNet(FileData):
+    """ImageNet of 2012: 1000 classes, 1.28 million training images; the 50,000 for validation are the test images.
+
+    The data root holds `val/<class>/*` and, for `fit`, `train/<class>/*`, with one folder per class, named by its
+    WordNet id ("n01440764") or in any other way whose alphabetical order is that of the labels. Files are read
+    batch by batch.
+
+    Source: Russakovsky and others, ImageNet Large Scale Visual Recognition Challenge, IJCV 2015.
+
+    Args:
+        root: The data root; by default the environment variable RFDLIGHT_IMAGENET.
+        num_images: How many validation images are attacked; 1000 are one per class.
+        selection: How they are chosen; see `rfdlight.data.subset.select`.
+        seed: Of that choice.
+        batch_size: Images per training batch.
+        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        validation: Training images held out of the training, equally many of each class.
+        unreadable: Whether a file that cannot be read ends the run ("refuse") or is told and left out ("skip"); then
+            another image is attacked in its place.
+        workers: Processes that read batches ahead.
+
+    Raises:
+        UserError: If there are no such folders, or a number is out of range.
+    """
+
+    name = "imagenet"
+    num_classes = 1000
+    mean = IMAGENET_MEAN
+    std = IMAGENET_STD
+    default_victim = "timm:resnet50"
+    reference_eps = 0.05
+
+    def __init__(
+        self,
+        root: str | None = None,
+        num_images: int = 1000,
+        selection: Literal["balanced", "first", "random"] = "balanced",
+        seed: int = 0,
+        batch_size: int = 128,
+        size: int | None = None,
+        validation: int = 0,
+        unreadable: Unreadable = "refuse",
+        workers: int = 0,
+    ) -> None:
+        super().__init__(num_images, selection, seed, batch_size, size, validation, unreadable, workers)
+        self.root = root
+
+    def load(self, split: Literal["train", "test"]) -> ImageFiles:
+        """List the files of a split; an image's id is `imagenet/val/<file name>` or `imagenet/train/<file name>`."""
+        named = self.root or os.environ.get("RFDLIGHT_IMAGENET")
+        if not named:
+            raise UserError("imagenet needs a data root: give --data.root FOLDER or set RFDLIGHT_IMAGENET")
+        part = "val" if split == "test" else "train"
+        folder = Path(named).expanduser() / part
+        classes = class_folders(folder)
+        if len(classes) != self.num_classes:
+            raise UserError(
+                f"expected the 1000 class folders of ImageNet in {folder}, found {len(classes)}; "
+                "other sets of classes are for --data folder"
+            )
+        paths, labels = list_files(folder, classes)
+        return ImageFiles(paths, labels, [f"imagenet/{part}/{path.name}" for path in paths], self.unreadable)

@@ -1,0 +1,50 @@
+"""How an image comes to the size that a network takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
+
+from rfdlight.errors import UserError
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Enlarges or shrinks an image until its shorter side is size / crop, then cuts the middle out.
+
+    Attributes:
+        size: Height and width of the result, in pixels, >= 1.
+        interpolation: With antialiasing.
+        crop: Share of the shorter side that is kept, in (0, 1].
+
+    Raises:
+        UserError: If a number is out of range.
+
+    Example:
+        >>> import torch
+        >>> Preparation(4, "bilinear", 0.5)(torch.zeros(1, 3, 6, 9, dtype=torch.uint8)).shape
+        torch.Size([1, 3, 4, 4])
+    """
+
+    size: int
+    interpolation: Interpolation = "bicubic"
+    crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise UserError(f"data.size must be at least 1, got {self.size}")
+        if not 0 < self.crop <= 1:
+            raise UserError(f"the crop of a preparation must lie in (0, 1], got {self.crop}")
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Return (..., C, size, size) from (..., C, H, W), uint8 to uint8; an image that fits is left as it is."""
+        if self.crop == 1 and tuple(pixels.shape[-2:]) == (self.size, self.size):
+            return pixels
+        # The middle of an image as timm's and torchvision's evaluation transforms cut it.
+        enlarged = resize(pixels, [int(self.size / self.crop)], InterpolationMode(self.interpolation), antialias=True)
+        return center_crop(enlarged, [self.size, self.size])

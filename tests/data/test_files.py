@@ -1,0 +1,209 @@
+"""Images in folders, read as they are needed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rfdlight.data import files
+from rfdlight.data.files import ImageFiles
+from rfdlight.data.folder import ImageFolder
+from rfdlight.data.imagenet import ImageNet
+from rfdlight.data.preparation import Preparation
+from rfdlight.errors import UserError
+
+
+def save(path: Path, shape=(20, 30), mode="RGB", seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    channels = {"RGB": 3, "RGBA": 4, "L": 0}[mode]
+    pixels = np.random.default_rng(seed).integers(256, size=(*shape, channels) if channels else shape, dtype="uint8")
+    Image.fromarray(pixels, mode).save(path)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three classes, four images of several sizes, modes and formats each, in both splits."""
+    for split in ("train", "test"):
+        for c, name in enumerate(("cat", "dog", "eel")):
+            for i in range(4):
+                suffix, mode = (("png", "RGB"), ("JPEG", "RGB"), ("png", "L"), ("png", "RGBA"))[i]
+                save(tmp_path / split / name / f"{name}{i}.{suffix}", (20 + i, 30 - i), mode, seed=10 * c + i)
+    (tmp_path / "test" / "cat" / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def folder(root, **options):
+    return ImageFolder(str(root), num_images=options.pop("num_images", 6), size=options.pop("size", 16), **options)
+
+
+def says(line, call):
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value) == line
+
+
+def test_classes_are_the_folders_in_alphabetical_order_and_ids_name_the_files(root):
+    data = folder(root)
+    test = data.images("test")
+    assert data.num_classes == 3
+    assert test.ids[:4] == [f"folder/test/cat/cat{i}.{s}" for i, s in enumerate(("png", "JPEG", "png", "png"))]
+    assert test.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+@pytest.mark.parametrize("kind", [0, 2, 3])
+def test_pixels_are_the_files_as_rgb(root, kind):
+    path = root / "test" / "dog" / f"dog{kind}.png"
+    expected = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)
+    stored = ImageFiles([path], torch.tensor([0]), ["a"])
+    assert torch.equal(stored.read([0])[0], expected)
+    assert torch.equal(stored.prepared(Preparation(16)).read([0])[0], Preparation(16)(expected))
+
+
+def test_nothing_is_read_that_was_not_asked_for(root, monkeypatch):
+    read = []
+    original = files.read_bytes
+    monkeypatch.setattr(files, "read_bytes", lambda path: read.append(path) or original(path))
+    data = folder(root, num_images=3, batch_size=4)
+    data.setup("fit")
+    assert data.image_shape == (3, 16, 16)
+    assert read == []
+    attacked = data.attacked()
+    assert len(read) == 3
+    list(data.test_dataloader())
+    assert {path.name for path in read} == {image.rpartition("/")[2] for image in attacked.ids}
+
+
+def test_a_subset_is_balanced(root):
+    assert torch.bincount(folder(root).attacked().labels).tolist() == [2, 2, 2]
+
+
+def test_a_test_split_may_be_called_val_and_stand_alone(root):
+    (root / "test").rename(root / "val")
+    for file in sorted((root / "train").rglob("*.*")):
+        file.unlink()
+    for empty in (root / "train").iterdir():
+        empty.rmdir()
+    (root / "train").rmdir()
+    (root / "val").rename(root / "test")
+    assert folder(root).num_classes == 3
+    (root / "test").rename(root / "val")
+    save(root / "train" / "cat" / "a.png")
+    says(f"the class folder {root}/val/dog is not among the 1 classes of the data", lambda: folder(root).images("test"))
+
+
+def test_training_images_are_cropped_at_random_and_have_the_size(root):
+    data = folder(root, batch_size=12)
+    torch.manual_seed(0)
+    batches = [next(iter(data.train_dataloader()))[0] for _ in range(2)]
+    assert batches[0].shape == (12, 3, 16, 16)
+    assert not torch.equal(*batches)
+
+
+def damage(root, name="cat1.JPEG"):
+    path = root / "test" / "cat" / name
+    path.write_bytes(path.read_bytes()[:200])
+    return path
+
+
+@pytest.mark.parametrize("content", [None, b"", b"GIF89a"])
+def test_an_unreadable_file_is_refused_by_name_before_the_first_query(root, content):
+    path = damage(root)
+    if content is not None:
+        path.write_bytes(content)
+    says(f"cannot read the image {path}: it is damaged or no image", lambda: folder(root, num_images=12).setup("test"))
+
+
+def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
+    path = damage(root)
+    data = folder(root, num_images=9, unreadable="skip", seed=1)
+    data.setup("test")
+    attacked = data.attacked()
+    assert torch.bincount(attacked.labels).tolist() == [3, 3, 3]
+    assert f"folder/test/cat/{path.name}" not in attacked.ids
+    assert list(data.test_dataloader())
+    assert capsys.readouterr().err.count(str(path)) == 1
+
+
+def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
+    path = root / "train" / "eel" / "eel2.png"
+    path.write_bytes(b"nothing")
+    data = folder(root, batch_size=12, unreadable="skip")
+    for _ in range(2):
+        (pixels, labels, ids) = next(iter(data.train_dataloader()))
+        assert len(pixels) == len(labels) == len(ids) == 11
+        assert f"folder/train/eel/{path.name}" not in ids
+    assert capsys.readouterr().err.count(str(path)) == 1
+    says(
+        f"cannot read the image {path}: it is damaged or no image",
+        lambda: next(iter(folder(root, batch_size=12).train_dataloader())),
+    )
+
+
+def test_images_of_several_sizes_need_a_size(root):
+    data = ImageFolder(str(root), num_images=6)
+    says(
+        "the images have several sizes, such as (20, 30) and (23, 27): give --data.size",
+        lambda: list(data.test_dataloader()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda root: ImageFolder(), "the data folder needs its place: give --data.root FOLDER"),
+        (
+            lambda root: ImageFolder(str(root / "no")),
+            "expected images as {root}/no/test/<class>/<name>.jpg, there is no such folder",
+        ),
+        (lambda root: folder(root, workers=-1), "data.workers must be at least 0, got -1"),
+        (lambda root: folder(root, std=(0.2, 0.0, 0.2)), "data.std must be positive, got [0.2, 0.0, 0.2]"),
+    ],
+)
+def test_wrong_folders_and_numbers_are_refused(root, make, line):
+    says(line.format(root=root), lambda: make(root))
+
+
+@pytest.fixture
+def imagenet(tmp_path):
+    """A thousand classes with an image each, and a second one for the first."""
+    for number in range(1000):
+        save(tmp_path / "val" / f"n{number:08d}" / f"ILSVRC2012_val_{number:08d}.JPEG", (8, 9), seed=number)
+    save(tmp_path / "val" / "n00000000" / "ILSVRC2012_val_00099999.JPEG", (8, 9), seed=-1 % 2**32)
+    return tmp_path
+
+
+def test_imagenet_is_one_image_per_class_in_the_order_of_the_wordnet_ids(imagenet, monkeypatch):
+    monkeypatch.setenv("RFDLIGHT_IMAGENET", str(imagenet))
+    data = ImageNet(size=8)
+    data.setup("test")
+    attacked = data.attacked()
+    assert sorted(attacked.labels.tolist()) == list(range(1000))
+    by_id = dict(zip(attacked.ids, attacked.labels.tolist(), strict=True))
+    assert by_id["imagenet/val/ILSVRC2012_val_00000123.JPEG"] == 123
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda root: None, "imagenet needs a data root: give --data.root FOLDER or set RFDLIGHT_IMAGENET"),
+        (
+            lambda root: root,
+            "expected images as {root}/val/<class>/<name>.jpg, there is no such folder",
+        ),
+        (
+            lambda root: save(root / "val" / "a.jpg") or root,
+            "expected images as {root}/val/<class>/<name>.jpg, found no class folders in {root}/val",
+        ),
+        (
+            lambda root: save(root / "val" / "n01440764" / "a.jpg") or root,
+            "expected the 1000 class folders of ImageNet in {root}/val, found 1; other sets of classes are for "
+            "--data folder",
+        ),
+    ],
+)
+def test_a_wrong_shape_of_imagenets_folders_is_said_in_one_line(tmp_path, monkeypatch, make, line):
+    monkeypatch.delenv("RFDLIGHT_IMAGENET", raising=False)
+    made = make(tmp_path)
+    says(line.format(root=tmp_path), lambda: ImageNet(None if made is None else str(made)).setup("test"))

@@ -1,0 +1,177 @@
+"""Files of weights that users bring."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from rfdlight.errors import UserError
+from rfdlight.victims.networks import create_network, pretrained_settings
+from rfdlight.victims.weights import fit_weights, head_names, read_checkpoint, start_from
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return create_network("resnet8", num_classes=10)
+
+
+def says(line, call):
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value) == line
+
+
+def same(first, second):
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("nested", [None, "state_dict", "model", "model_state_dict"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "victim.network.", "module.model."])
+def test_tensor_state_dicts_are_found_where_scripts_keep_them(tmp_path, network, nested, prefix):
+    stored = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
+    path = tmp_path / "weights.pth"
+    torch.save({nested: stored, "epoch": 3, "best": 0.5} if nested else stored, path)
+    same(read_checkpoint(path)[0], network.state_dict())
+
+
+def test_safetensors_are_read_whatever_the_file_is_called(tmp_path, network):
+    save_file(network.state_dict(), tmp_path / "weights.bin")
+    same(read_checkpoint(tmp_path / "weights.bin")[0], network.state_dict())
+
+
+class Runs:
+    """Code in a pickle: reading it writes a file."""
+
+    def __init__(self, canary: Path):
+        self.canary = canary
+
+    def __reduce__(self):
+        return Path.write_text, (self.canary, "ran")
+
+
+@pytest.mark.parametrize("form", ["pickle", "zip", "legacy", "nested"])
+def test_a_checkpoint_with_code_is_refused_and_nothing_runs(tmp_path, network, form):
+    path, canary = tmp_path / "weights.pth", tmp_path / "canary"
+    content = {"state_dict": network.state_dict(), "args": Runs(canary)} if form == "nested" else Runs(canary)
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form != "legacy")
+    says(
+        f"{path} holds more than tensors and could run code, so it was not read; "
+        "save the state dict alone, best as safetensors",
+        lambda: read_checkpoint(path),
+    )
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(Runs(canary)))
+    assert canary.exists(), "the code in the file would not have run anyway"
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.99])
+@pytest.mark.parametrize("form", ["zip", "legacy", "safetensors"])
+def test_a_file_that_was_cut_off_is_one_line(tmp_path, network, kept, form):
+    path = tmp_path / "weights.pth"
+    if form == "safetensors":
+        save_file(network.state_dict(), path)
+    else:
+        torch.save(network.state_dict(), path, _use_new_zipfile_serialization=form == "zip")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(path)
+    assert str(caught.value).startswith(f"{path} is")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "rest"),
+    [
+        ([1, 2], "holds a list; expected a state dict, tensors by name"),
+        ({}, "holds a dict; expected a state dict, tensors by name"),
+        ({"epoch": 3}, "is no state dict: expected a tensor for epoch, got a int"),
+    ],
+)
+def test_other_content_is_refused(tmp_path, content, rest):
+    path = tmp_path / "weights.pth"
+    torch.save(content, path)
+    says(f"{path} {rest}", lambda: read_checkpoint(path))
+
+
+def test_another_architecture_is_told_by_what_is_missing_and_what_is_left_over(tmp_path, network):
+    other = timm.create_model("vgg19_bn_thin").state_dict()
+    with pytest.raises(UserError) as caught:
+        fit_weights(network, other, Path("w.pth"), "resnet8")
+    lacks, has = network.state_dict().keys() - other.keys(), other.keys() - network.state_dict().keys()
+    assert str(caught.value) == (
+        f"w.pth does not fit the network 'resnet8': it lacks {len(lacks)} needed tensors, the first is {min(lacks)}; "
+        f"it has {len(has)} other tensors, the first is {min(has)}"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet8", "vgg19_bn_thin", "vit_thin_patch4_32", "resnet18", "vgg11", "deit_tiny_patch16_224"]
+)
+def test_the_head_is_the_last_layer(name):
+    network = create_network(name, num_classes=7)
+    heads = head_names(network)
+    assert {len(network.state_dict()[key]) for key in heads} == {7}
+    assert {key.rpartition(".")[2] for key in heads} == {"weight", "bias"}
+
+
+def test_fine_tuning_starts_from_all_but_a_head_of_another_size(tmp_path, network):
+    theirs = create_network("resnet8", num_classes=3).state_dict()
+    path, before = tmp_path / "weights.pth", {key: value.clone() for key, value in network.state_dict().items()}
+    torch.save({**theirs, "aux.weight": torch.zeros(1)}, path)
+    told = start_from(network, path, "resnet8")
+    after = network.state_dict()
+    assert all(torch.equal(after[key], theirs[key]) for key in after if not key.startswith("fc."))
+    assert all(torch.equal(after[key], before[key]) for key in after if key.startswith("fc."))
+    assert f"{len(theirs) - 2} tensors loaded, 2 of a new head: fc.bias, fc.weight, 1 unexpected: aux.weight" in told
+
+
+def test_fine_tuning_takes_the_head_too_where_it_fits(tmp_path, network):
+    theirs = create_network("resnet8", num_classes=10).state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file(theirs, path)
+    assert "0 missing" in start_from(network, path, "resnet8")
+    same(network.state_dict(), theirs)
+
+
+def test_fine_tuning_does_not_start_half_at_random(tmp_path, network):
+    theirs = dict(create_network("resnet8", num_classes=10).state_dict())
+    del theirs["layer2.0.conv1.weight"]
+    path = tmp_path / "weights.safetensors"
+    save_file(theirs, path)
+    says(
+        f"{path} does not fit the network 'resnet8': it lacks 1 needed tensors, the first is layer2.0.conv1.weight",
+        lambda: start_from(network, path, "resnet8"),
+    )
+
+
+def test_pretrained_weights_that_cannot_be_fetched_say_what_to_do(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    says(
+        "cannot fetch the pretrained weights of 'resnet50': no route to host; offline, download them elsewhere and "
+        "give --model.pretrained false --model.checkpoint FILE",
+        lambda: create_network("resnet50", pretrained=True),
+    )
+
+
+@pytest.mark.parametrize("name", ["vgg19_bn", "resnet50", "vit_base_patch16_224", "deit_base_patch16_224"])
+def test_the_papers_networks_have_settings_of_their_own(name):
+    settings = pretrained_settings(name)
+    assert settings is not None
+    assert settings.num_classes == 1000
+    assert settings.preparation.size == 224
+
+
+def test_our_networks_have_none():
+    assert pretrained_settings("resnet20") is None
