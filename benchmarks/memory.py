@@ -14,8 +14,6 @@ import multiprocessing
 import resource
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from rfdlight.engine import Engine, Judge, Oracle
@@ -78,15 +76,14 @@ def _child(name: str, images: int, size: int, pipe: multiprocessing.connection.C
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure and print one row after the other."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--images", type=int, default=1000, help="in the pool at a time")
     parser.add_argument("--size", type=int, default=224, help="height and width, in pixels")
     parser.add_argument("--attack", nargs="*", default=sorted(NAMES["attack"]), choices=sorted(NAMES["attack"]))
     chosen = parser.parse_args()
-    table = Table(title=f"{chosen.images} images of 3 x {chosen.size} x {chosen.size} in the pool, batches of {BATCH}")
-    for heading in ("attack", "MB per image", "pool, GB", "peak, GB"):
-        table.add_column(heading, justify="left" if heading == "attack" else "right")
+    print(f"{chosen.images} images of 3 x {chosen.size} x {chosen.size} in the pool, batches of {BATCH}")
+    print(f"{'attack':14}{'MB per image':>14}{'pool, GB':>10}{'peak, GB':>10}")
     spawn = multiprocessing.get_context("spawn")
     for name in chosen.attack:
         here, there = spawn.Pipe()
@@ -95,8 +92,8 @@ def main() -> None:
         there.close()
         per_image, highest = here.recv()
         child.join()
-        table.add_row(name, f"{per_image / 1e6:.2f}", f"{per_image * chosen.images / 1e9:.2f}", f"{highest / 1e9:.2f}")
-    Console().print(table)
+        pool = per_image * chosen.images
+        print(f"{name:14}{per_image / 1e6:14.2f}{pool / 1e9:10.2f}{highest / 1e9:10.2f}", flush=True)
 
 
 if __name__ == "__main__":
