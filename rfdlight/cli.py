@@ -114,7 +114,6 @@ class RFDLightCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's nor the model's nor the data's."""
-        parser.set_defaults({"data": {"class_path": names.resolve("data", "digits")}})
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
         if self._model_class is AttackEvaluation:
             parser.add_subclass_arguments(Attack, "attack", required=True, instantiate=False)
@@ -229,6 +228,11 @@ def _expand_configs(args: list[str]) -> list[str]:
     return expanded
 
 
+def _with_default_data(args: list[str]) -> list[str]:
+    """Put the digits before everything else: as a parser's default, their own defaults would stay with other data."""
+    return [args[0], f"--data={names.resolve('data', 'digits')}", *args[1:]] if args[0] in MODELS else args
+
+
 def _config_path(name: str) -> str:
     path = Path(name) if Path(name).is_file() else packaged.find("configs", name, ".yaml")
     try:
@@ -260,7 +264,7 @@ def main(args: list[str] | None = None) -> int:
             raise UserError(f"expected a command: {', '.join(known)}")
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
-        cli = RFDLightCLI(names.expand_args(_expand_configs(args)), shlex.join(["rfdlight", *args]))
+        cli = RFDLightCLI(_with_default_data(names.expand_args(_expand_configs(args))), shlex.join(["rfdlight", *args]))
     except UserError as error:
         print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
         return 2
