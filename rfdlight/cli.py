@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
+import torch
 import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -182,8 +183,10 @@ class RFDLightCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def before_fit(self) -> None:
-        """Find bad data before the run directory is made."""
+        """Find bad data and bad weights before the run directory is made."""
         self.datamodule.setup("fit")
+        self.model.build(self.datamodule)
+        warn_of_slow_precision(self.trainer)
         self.save_config()
 
     def after_fit(self) -> None:
@@ -209,6 +212,17 @@ class RFDLightCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         config = self.config[self.subcommand].clone()
         parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
+
+
+def warn_of_slow_precision(trainer: Trainer) -> None:
+    """Say so if this processor has to imitate bfloat16, which takes many times as long as float32."""
+    on_cpu = trainer.strategy.root_device.type == "cpu"
+    if on_cpu and "bf16" in str(trainer.precision) and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        print(  # noqa: T201
+            f"rfdlight: this processor imitates the precision {trainer.precision}, slowly; "
+            "--trainer.precision 32-true is faster",
+            file=sys.stderr,
+        )
 
 
 def _first_line(thing: Any) -> str:
@@ -283,6 +297,9 @@ def _quiet() -> None:
         "does not have many workers",
         "smaller than the logging interval",
         "WeightAveraging callback with a model that overrides",
+        "Experiment logs directory",
+        "is not supported by the model summary",
+        "Total length of `list` across ranks is zero",
     )
     for message in (f".*{part}.*" for part in meant):
         warnings.filterwarnings("ignore", message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rfdlight.attacks.pgd import PGD, perturb
+from rfdlight.errors import UserError
 from rfdlight.norms import Norm
 from rfdlight.threat import ThreatModel
 
@@ -23,9 +25,14 @@ class Adversary(ABC):
     Args:
         eps: Radius of its ball in pixel units, > 0.
         norm: "linf" or "l2".
+
+    Raises:
+        UserError: If `eps` is no positive number.
     """
 
     def __init__(self, eps: float, norm: Norm) -> None:
+        if not 0 < eps < math.inf:
+            raise UserError(f"model.adversary.eps must be a positive number of pixel units, got {eps}")
         self.threat = ThreatModel(norm, eps)
 
     @abstractmethod

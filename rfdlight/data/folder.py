@@ -33,7 +33,7 @@ class ImageFolder(FileData):
         workers: Processes that read batches ahead.
 
     Raises:
-        UserError: If there are no such folders, or a number is out of range.
+        UserError: If there are no such folders or only one class, or a number is out of range.
     """
 
     name = "folder"
@@ -62,7 +62,10 @@ class ImageFolder(FileData):
             raise UserError(f"data.std must be positive, got {list(std)}")
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.classes = class_folders(self._folder("train" if (self.root / "train").is_dir() else "test"))
+        folder = self._folder("train" if (self.root / "train").is_dir() else "test")
+        self.classes = class_folders(folder)
+        if len(self.classes) < 2:
+            raise UserError(f"expected the folders of at least 2 classes in {folder}, found {self.classes[0]} alone")
         self.num_classes = len(self.classes)
 
     def _folder(self, split: str) -> Path:

@@ -26,7 +26,7 @@ from rfdlight.attacks.pgd import PGD
 from rfdlight.data.base import Batch, ImageData
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.catastrophic_overfitting import CatastrophicOverfitting
-from rfdlight.victims.networks import PretrainedSettings, create_network, pretrained_settings
+from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import start_from
 
@@ -114,27 +114,29 @@ class Classifier(LightningModule):
         """The data module that the trainer was given."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def setup(self, stage: str) -> None:
-        """Bring the images to the size that pretrained weights ask for, or any network if they have no size."""
-        settings = self._settings
-        if settings is not None:
-            self.data.prepare(settings.preparation)
-
-    @property
-    def _settings(self) -> PretrainedSettings | None:
-        """Timm's settings, where they hold rather than the data's."""
-        return pretrained_settings(self.network_name) if self.pretrained or not self.data.has_native_size else None
-
     def configure_model(self) -> None:
-        """Build the network for the data's classes, once."""
+        """Build the network for the trainer's data, unless it was built before."""
+        self.build(self.data)
+
+    def build(self, data: ImageData) -> None:
+        """Build the network for the classes of `data`, once.
+
+        The images are brought to the size that pretrained weights ask for, or any network if they have none.
+
+        Raises:
+            UserError: If the weights cannot be had or do not fit, or timm refuses the options.
+        """
         if hasattr(self, "victim"):
             return
+        settings = pretrained_settings(self.network_name) if self.pretrained or not data.has_native_size else None
+        if settings is not None:
+            data.prepare(settings.preparation)
         try:
             network = create_network(
                 self.network_name,
                 pretrained=self.pretrained,
-                num_classes=self.data.num_classes,
-                in_chans=len(self.data.mean),
+                num_classes=data.num_classes,
+                in_chans=len(data.mean),
                 **self.network_options,
             )
         except TypeError as error:
@@ -142,10 +144,10 @@ class Classifier(LightningModule):
         if self.start_checkpoint is not None:
             path = Path(self.start_checkpoint).expanduser()
             _say(start_from(network, path, self.network_name))
-        statistics = self._settings or self.data
+        statistics = settings or data
         self.victim = Victim(network, statistics.mean, statistics.std)
         names = ["train_accuracy", "val_accuracy", "val_fgsm_accuracy", "val_pgd_accuracy"]
-        accuracy = {name: MulticlassAccuracy(self.data.num_classes, average="micro") for name in names}
+        accuracy = {name: MulticlassAccuracy(data.num_classes, average="micro") for name in names}
         self.accuracy: Mapping[str, MulticlassAccuracy] = torch.nn.ModuleDict(accuracy)  # type: ignore[assignment]
         if self.channels_last:
             self.victim.to(memory_format=torch.channels_last)

@@ -44,9 +44,10 @@ def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mo
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(f"timm cannot build '{name}': {_one_line(error)}") from error
     except OSError as error:
+        reason = _one_line(error)[:120].rstrip(" .")
         raise UserError(
-            f"cannot fetch the pretrained weights of '{name}': {_one_line(error)[:120]}; offline, download them "
-            "elsewhere and give --model.pretrained false --model.checkpoint FILE"
+            f"cannot fetch the pretrained weights of '{name}': {reason}; offline, download them elsewhere and give "
+            "--model.pretrained false --model.checkpoint FILE"
         ) from error
 
 

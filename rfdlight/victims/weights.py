@@ -63,7 +63,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
             "save the state dict alone, best as safetensors"
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged or cut off: {_one_line(error)}") from error
+        raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
     return _without_prefixes(_state_dict(stored, path)), digest
 
 
@@ -88,8 +88,8 @@ def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a readable safetensors file: {error}") from error
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def _first_sentence(error: BaseException) -> str:
+    return " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
 
 
 def _state_dict(stored: Any, path: Path) -> dict[str, Tensor]:

@@ -87,11 +87,31 @@ def write_victims(folder: Path) -> None:
     (folder / "nonsense.json").write_text("[1, 2]")
 
 
+def write_checkpoints(folder: Path) -> None:
+    """Weights of a user that hold code, or are cut off in the middle."""
+
+    class Code:
+        def __reduce__(self):
+            return Path.touch, (folder / "canary",)
+
+    torch.save({"state_dict": Code()}, folder / "code.pt")
+    torch.save({"weight": torch.zeros(100)}, folder / "half.pt")
+    for whole, half in (("half.pt", "half.pt"), ("tiny.safetensors", "half.safetensors")):
+        content = (folder / whole).read_bytes()
+        (folder / half).write_bytes(content[: len(content) // 2])
+
+
 def write_data(folder: Path) -> None:
     (folder / "tree/test/cat").mkdir(parents=True)
     (folder / "tree/test/cat/damaged.png").write_bytes(b"no image")
     (folder / "zoo/test/lion").mkdir(parents=True)
     (folder / "zoo/test/lion/a.png").write_bytes(b"no image")
+    for flower in ("rose", "tulip"):
+        (folder / f"flowers/test/{flower}").mkdir(parents=True)
+        (folder / f"flowers/test/{flower}/damaged.png").write_bytes(b"no image")
+    (folder / "garden/test/rose").mkdir(parents=True)
+    (folder / "flat/val").mkdir(parents=True)
+    (folder / "flat/val/ILSVRC2012_val_00000001.JPEG").write_bytes(b"no image")
     (folder / "empty").mkdir()
 
 

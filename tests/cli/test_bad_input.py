@@ -5,11 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 
 from rfdlight.names import NAMES
 
-from .faulty_files import FAULTY, write_configs, write_data, write_victims
+from .faulty_files import FAULTY, write_checkpoints, write_configs, write_data, write_victims
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("bad_input")
     (folder / "faulty.py").write_text(FAULTY)
     write_victims(folder)
+    write_checkpoints(folder)
     write_data(folder)
     write_configs(folder)
     (folder / "taken").mkdir()
@@ -50,7 +52,7 @@ CASES = {
     "unknown data": (ATTACK + "--data digit", "unknown data 'digit'; did you mean digits?"),
     "unknown victim": (
         ATTACK + "--model.victim resnet8-digit",
-        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10?",
+        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",
     ),
     "unknown config": (
         ATTACK + "-c fit/resnet8_digit",
@@ -202,6 +204,67 @@ CASES = {
         "fit --data.batch_size 2000",
         "data.batch_size must be at most the 1198 training images, got 2000",
     ),
+    "unreadable image in a folder of one's own": (
+        ATTACK + "--data folder --data.root flowers --data.num_images 2 --model.victim timm:resnet8 "
+        "--model.checkpoint tiny.safetensors",
+        "cannot read the image flowers/test/rose/damaged.png: it is damaged or no image",
+    ),
+    "a single class": (
+        ATTACK + "--data folder --data.root garden --model.victim tiny.json",
+        "expected the folders of at least 2 classes in garden/test, found rose alone",
+    ),
+    "ImageNet without class folders": (
+        ATTACK + "--data imagenet --data.root flat",
+        "expected images as flat/val/<class>/<name>.jpg, found no class folders in flat/val",
+    ),
+    "ImageNet without a root": (
+        ATTACK + "--data imagenet",
+        "imagenet needs a data root: give --data.root FOLDER or set RFDLIGHT_IMAGENET",
+    ),
+    "more held out than there is": (
+        "fit --data.validation 1198",
+        "data.validation must be below the 1198 training images, got 1198",
+    ),
+    # training
+    "start from another architecture": (
+        "fit --model.network resnet20 --model.checkpoint tiny.safetensors",
+        "tiny.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "start from code": (
+        "fit --model.network resnet8 --model.checkpoint code.pt",
+        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
+        "safetensors",
+    ),
+    "start from half a pickle": (
+        "fit --model.network resnet8 --model.checkpoint half.pt",
+        "half.pt is damaged or cut off: PytorchStreamReader failed reading zip archive: failed finding central "
+        "directory",
+    ),
+    "start from half a file": (
+        "fit --model.network resnet8 --model.checkpoint half.safetensors",
+        "half.safetensors is not a readable safetensors file: Error while deserializing: incomplete metadata, file not "
+        "fully covered",
+    ),
+    "start from nothing": ("fit --model.checkpoint missing.pt", "no weights at missing.pt"),
+    "two starts": (
+        "fit --model.checkpoint half.pt --model.pretrained true",
+        "model.pretrained and model.checkpoint both name the first weights: give one of the two",
+    ),
+    "pretrained weights that timm has not": (
+        "fit --model.network resnet8 --model.pretrained true",
+        "timm cannot build 'resnet8': timm has no weights for this network; rfdlight ships some as victims",
+    ),
+    "option that the network lacks": (
+        'fit --model.network resnet8 --model.network_options {"depth":3}',
+        "model.network_options does not fit 'resnet8': expected num_classes, in_chans, got depth",
+    ),
+    "decay above one": ("fit --model.layer_decay 2", "model.layer_decay must lie in (0, 1], got 2.0"),
+    "unknown adversary": ("fit --model.adversary pdg", "unknown adversary 'pdg'; did you mean pgd?"),
+    "adversary without a ball": (
+        "fit --model.adversary pgd --model.adversary.eps 0",
+        "model.adversary.eps must be a positive number of pixel units, got 0.0",
+    ),
     # victims
     "weights that are not the card's": (
         ATTACK + "--model.victim altered.json",
@@ -238,6 +301,21 @@ CASES = {
     "pickle as checkpoint": (
         ATTACK + "--model.victim timm:resnet8 --model.checkpoint pickled.safetensors",
         "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "code as checkpoint": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint code.pt",
+        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
+        "safetensors",
+    ),
+    "checkpoint of another network": (
+        ATTACK + "--model.victim timm:resnet20 --model.checkpoint tiny.safetensors",
+        "tiny.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "checkpoint with another head": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint three.safetensors",
+        "three.safetensors has a head for 3 classes, the data has 10; to fine-tune it: rfdlight fit --model.network "
+        "resnet8 --model.checkpoint three.safetensors",
     ),
     "weights as victim": (
         ATTACK + "--model.victim tiny.safetensors",
@@ -337,6 +415,19 @@ def test_bad_input_is_one_line_status_2_and_nothing_written(name, prepared, comm
     assert said.status == 2
     assert said.out == ""
     assert snapshot(prepared) == before
+
+
+def test_pretrained_weights_that_cannot_be_fetched(elsewhere, command, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(elsewhere))
+    said = command("fit", "--model.network", "resnet18", "--model.pretrained", "true", "--run", "run")
+    assert said.status == 2
+    assert said.err.startswith("rfdlight: cannot fetch the pretrained weights of 'resnet18': ")
+    assert said.err.endswith(
+        "; offline, download them elsewhere and give --model.pretrained false --model.checkpoint FILE\n"
+    )
+    assert said.err.count("\n") == 1
+    assert not (elsewhere / "run").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
