@@ -103,6 +103,7 @@ class Run:
         deterministic: bool = True,
         order: list[int] | None = None,
         chunk: int | None = None,
+        memory: float | None = None,
         **options: Any,
     ) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -126,6 +127,8 @@ class Run:
             on_record=records.append,
             **options,
         )
+        if memory is not None:
+            self.engine.bound_memory(memory, x[:1])
         order = order or list(range(len(x)))
         chunk = chunk or len(order)
         for start in range(0, len(order), chunk):

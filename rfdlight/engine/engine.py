@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -133,12 +134,14 @@ class Engine:
             UserError: If not even one batch fits.
         """
         size, batch = self.bytes_per_image(x), self.oracle.batch_size
-        if size * batch > gigabytes * 1e9:
+        slots = round(gigabytes * 1e9) // size
+        if slots < batch:
+            needed = math.ceil(size * batch / 1e6) / 1e3  # up to a whole MB, so that the number does
             raise UserError(
-                f"model.memory must be at least {size * batch / 1e9:.3g} GB for {batch} images in the pool, got "
+                f"model.memory must be at least {needed:g} GB for {batch} images in the pool, got "
                 f"{gigabytes:g}; lower model.batch_size or raise it"
             )
-        self._pool.shrink(int(gigabytes * 1e9 / size))
+        self._pool.shrink(slots)
 
     @property
     def slots(self) -> int:

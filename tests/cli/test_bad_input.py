@@ -127,6 +127,12 @@ CASES = {
     "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
     "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),
     "no slots": (ATTACK + "--model.slots 0", "model.slots must be at least 1, got 0"),
+    "less memory than a batch takes": (
+        ATTACK + "--model.memory 0.0001",
+        "model.memory must be at least 0.002 GB for 64 images in the pool, got 0.0001; lower model.batch_size or "
+        "raise it",
+    ),
+    "no memory": (ATTACK + "--model.memory 0", "model.memory must be a positive number of GB, got 0.0"),
     "unknown judge": (
         ATTACK + "--model.judge jury",
         "unknown model.judge 'jury'; known: never, paper, sequential, single",

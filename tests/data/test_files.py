@@ -90,7 +90,9 @@ def test_a_test_split_may_be_called_val_and_stand_alone(root):
     assert folder(root).num_classes == 3
     (root / "test").rename(root / "val")
     save(root / "train" / "cat" / "a.png")
-    says(f"the class folder {root}/val/dog is not among the 1 classes of the data", lambda: folder(root).images("test"))
+    says(f"expected the folders of at least 2 classes in {root}/train, found cat alone", lambda: folder(root))
+    save(root / "train" / "owl" / "a.png")
+    says(f"the class folder {root}/val/dog is not among the 2 classes of the data", lambda: folder(root).images("test"))
 
 
 def test_training_images_are_cropped_at_random_and_have_the_size(root):

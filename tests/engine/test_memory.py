@@ -1,0 +1,68 @@
+"""The bound on what the images in the pool take up."""
+
+import importlib
+import re
+
+import pytest
+import torch
+from harness import Run, centred_resnet, images
+
+from rfdlight.errors import UserError
+from rfdlight.names import NAMES
+
+COUNT, BATCH = 24, 4
+
+
+@pytest.fixture(scope="module")
+def clean():
+    victim, x = centred_resnet(), images(COUNT)
+    with torch.no_grad():
+        return victim, x, victim(x).argmax(1)
+
+
+def run(name, clean, **options):
+    victim, x, y = clean
+    module, _, attribute = NAMES["attack"][name].rpartition(".")
+    made = getattr(importlib.import_module(module), attribute)
+    norm = made.norms[0]
+    attack = made(eps=0.05 if norm == "linf" else 2.0, norm=norm)
+    return Run(victim, attack, x, y, budget=20, batch_size=BATCH, slots=COUNT, **options)
+
+
+def held(run):
+    """What the pool's columns really take up, in bytes."""
+    return sum(column.numel() * column.element_size() for column in run.engine._pool.columns.values())
+
+
+@pytest.mark.parametrize("name", sorted(NAMES["attack"]))
+def test_what_an_image_takes_up_is_told_to_the_byte(name, clean):
+    whole = run(name, clean)
+    assert held(whole) == COUNT * whole.engine.bytes_per_image(clean[1][:1])
+
+
+@pytest.mark.parametrize("name", ["pgd", "signflip", "square"])
+def test_fewer_images_at_a_time_have_the_same_records(name, clean):
+    whole = run(name, clean)
+    size = whole.engine.bytes_per_image(clean[1][:1])
+    for slots in (BATCH, BATCH + 3):
+        # Half an image more than fits.
+        bound = (slots + 0.5) * size / 1e9
+        bounded = run(name, clean, memory=bound)
+        assert bounded.engine.slots == slots
+        assert held(bounded) == slots * size <= bound * 1e9
+        assert bounded.records == whole.records
+
+
+def test_a_bound_above_what_is_asked_for_adds_no_slots(clean):
+    assert run("square", clean, memory=1.0).engine.slots == COUNT
+
+
+def test_less_than_a_batch_is_refused_with_what_it_needs(clean):
+    size = run("square", clean).engine.bytes_per_image(clean[1][:1])
+    with pytest.raises(UserError) as caught:
+        run("square", clean, memory=(BATCH - 0.5) * size / 1e9)
+    needed = re.fullmatch(
+        rf"model.memory must be at least (\S+) GB for {BATCH} images in the pool, .*", str(caught.value)
+    )
+    assert run("square", clean, memory=float(needed[1])).engine.slots >= BATCH
+    assert run("square", clean, memory=BATCH * size / 1e9).engine.slots == BATCH
