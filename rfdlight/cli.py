@@ -242,8 +242,10 @@ def _expand_configs(args: list[str]) -> list[str]:
     return expanded
 
 
-def _with_default_data(args: list[str]) -> list[str]:
-    """Put the digits before everything else: as a parser's default, their own defaults would stay with other data."""
+def expand(args: list[str]) -> list[str]:
+    """Write a command line out: packaged configs, short names, and the digits as the data."""
+    args = names.expand_args(_expand_configs(args))
+    # Not a default of the parser: the digits' own defaults would then stay when other data is named.
     return [args[0], f"--data={names.resolve('data', 'digits')}", *args[1:]] if args[0] in MODELS else args
 
 
@@ -278,7 +280,7 @@ def main(args: list[str] | None = None) -> int:
             raise UserError(f"expected a command: {', '.join(known)}")
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
-        cli = RFDLightCLI(_with_default_data(names.expand_args(_expand_configs(args))), shlex.join(["rfdlight", *args]))
+        cli = RFDLightCLI(expand(args), shlex.join(["rfdlight", *args]))
     except UserError as error:
         print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -148,6 +148,15 @@ def test_an_attack_on_the_command_line_keeps_the_radius_of_the_file(built):
     assert (type(cli.model.attack), cli.model.attack.eps) == (RayS, 0.3)
 
 
+def test_other_data_than_the_digits_has_its_own_defaults(built):
+    built_for = [("--data", "cifar10"), ("--data.seed", "1", "--data", "cifar10"), ("-c", "cifar10.yaml")]
+    Path("cifar10.yaml").write_text("data: cifar10\n")
+    assert built("test", "--attack", "rays").datamodule.num_images == 200
+    for options in built_for:
+        assert built("test", "--attack", "rays", *options).datamodule.num_images == 1000
+    assert built("test", "--attack", "rays", "--data.num_images", "7", "--data", "cifar10").datamodule.num_images == 7
+
+
 def test_a_file_may_describe_a_component(built):
     Path("attack.yaml").write_text("class_path: square\ninit_args: {p: 0.1}\n")
     cli = built("test", "--attack", "attack.yaml", "--attack.eps", "0.3")
