@@ -147,7 +147,7 @@ def _whole_numbers(values: object, count: int) -> bool:
 
 
 def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCard]:
-    """Build the network of a card and load its weights, after checking both against the card.
+    """Build the network of a card, in eval mode, and load its weights, after checking both against the card.
 
     Args:
         card_path: A `.json`, with the weights beside it.
@@ -167,7 +167,7 @@ def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCar
     network = build_network(card, card_path)
     fit_weights(network, tensors, path, card.network)
     stored = read_scales(scales_path(card_path), card.sha256) if scales else {}
-    return Victim(network, card.mean, card.std, stored), card
+    return Victim(network, card.mean, card.std, stored).eval(), card
 
 
 def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:

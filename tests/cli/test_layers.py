@@ -124,7 +124,10 @@ def test_weights_are_neither_made_nor_loaded(command, monkeypatch):
 
 CASES = {
     "no model": ("layers", "expected model, got none"),
-    "misspelt victim": ("layers resnt20-cifar10", "unknown model 'resnt20-cifar10'; did you mean resnet20-cifar10?"),
+    "misspelt victim": (
+        "layers resnt20-cifar10",
+        "unknown model 'resnt20-cifar10'; did you mean resnet20-cifar10 or resnet20-at-cifar10 or vit-cifar10?",
+    ),
     "timm name without its prefix": (
         "layers resnet50",
         "unknown model 'resnet50'; did you mean timm:resnet50 or resnet20-cifar10 or resnet8-digits?",
@@ -150,7 +153,7 @@ CASES = {
     "scales without data": ("scales resnet8-digits", "--data is needed; known: cifar10, digits, folder, imagenet"),
     "scales of an unknown victim": (
         "scales resnet8-digit --data digits",
-        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10?",
+        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",
     ),
     "scales of no images": (
         "scales resnet8-digits --data digits --num_images 0",

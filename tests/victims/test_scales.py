@@ -207,7 +207,7 @@ def test_an_exported_victim_has_the_scales_of_its_default_points(tmp_path, digit
         assert not torch.equal(loaded(x), loaded(x))
 
 
-@pytest.mark.parametrize("name", ["resnet8-digits", "resnet20-cifar10"])
+@pytest.mark.parametrize("name", ["resnet8-digits", "resnet20-cifar10", "resnet20-at-cifar10"])
 def test_a_shipped_victim_comes_with_the_scales_of_its_three_stages(name):
     path = packaged.find("checkpoints", name, ".json")
     scales = load_victim(path)[0].feature_scales
