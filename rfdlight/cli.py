@@ -67,8 +67,8 @@ class Parser(LightningArgumentParser):
 class RFDLightCLI(LightningCLI):
     """The LightningCLI of rfdlight: one model class per subcommand, short names, a run directory."""
 
-    def __init__(self, args: list[str], command: str) -> None:
-        self.command = command
+    def __init__(self, args: list[str]) -> None:
+        self.command = shlex.join(["rfdlight", *args])
         super().__init__(
             model_class=Classifier,
             datamodule_class=LightningDataModule,
@@ -78,7 +78,7 @@ class RFDLightCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            args=args,
+            args=expand(args),
         )
 
     @staticmethod
@@ -280,7 +280,7 @@ def main(args: list[str] | None = None) -> int:
             raise UserError(f"expected a command: {', '.join(known)}")
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
-        cli = RFDLightCLI(expand(args), shlex.join(["rfdlight", *args]))
+        cli = RFDLightCLI(args)
     except UserError as error:
         print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
         return 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfdlight import cli, names
+from rfdlight import cli
 from rfdlight.clock import ticking
 from rfdlight.defenses import FeatureNoise, InputNoise, LogitNoise, Noise
 from rfdlight.errors import UserError
@@ -147,8 +147,6 @@ class TestExample:
         self, my_schedule, options, named, defense, model, monkeypatch
     ):
         monkeypatch.setattr(cli.RFDLightCLI, "_run_subcommand", lambda self, subcommand: None)
-        made = cli.RFDLightCLI(
-            names.expand_args(["test", "--attack", "random_noise", "--defense", defense, *options]), "rfdlight"
-        )
+        made = cli.RFDLightCLI(["test", "--attack", "random_noise", "--defense", defense, *options])
         (noise,) = (callback for callback in made.trainer.callbacks if isinstance(callback, Noise))
         assert noise.describe(model).endswith(named)
