@@ -246,7 +246,7 @@ def expand(args: list[str]) -> list[str]:
     """Write a command line out: packaged configs, short names, and the digits as the data."""
     args = names.expand_args(_expand_configs(args))
     # Not a default of the parser: the digits' own defaults would then stay when other data is named.
-    return [args[0], f"--data={names.resolve('data', 'digits')}", *args[1:]] if args[0] in MODELS else args
+    return [args[0], f"--data={names.resolve('data', 'digits')}", *args[1:]] if args and args[0] in MODELS else args
 
 
 def _config_path(name: str) -> str:

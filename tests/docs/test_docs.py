@@ -73,7 +73,7 @@ class Parsers(cli.RFDLightCLI):
 def parser() -> Any:
     built = Parsers.__new__(Parsers)
     with pytest.raises(SystemExit):
-        built.__init__([], "rfdlight")
+        built.__init__([])
     return built.built
 
 
