@@ -11,10 +11,10 @@ each ratio is taken to their mean, so that a drifting machine does not favour ei
 from __future__ import annotations
 
 import argparse
-import importlib
 import platform
 import time
 from collections.abc import Callable
+from pkgutil import resolve_name
 
 import timm
 import torch
@@ -41,8 +41,7 @@ def attacks() -> dict[str, Attack]:
     """Return every attack in each of its norms."""
     found: dict[str, Attack] = {}
     for name, path in sorted(NAMES["attack"].items()):
-        module, _, cls = path.rpartition(".")
-        made = getattr(importlib.import_module(module), cls)
+        made = resolve_name(path)
         for norm in made.norms:
             found[f"{name} {norm}"] = made(eps=0.05 if norm == "linf" else 1.0, norm=norm)
     return found

@@ -9,9 +9,9 @@ process takes beyond what it took before the first image came: pool, attack, for
 from __future__ import annotations
 
 import argparse
-import importlib
 import multiprocessing
 import resource
+from pkgutil import resolve_name
 
 import torch
 from torch import nn
@@ -42,8 +42,7 @@ def measure(name: str, images: int, size: int) -> tuple[int, int]:
     """Return bytes per image in the pool, and the peak beyond the start, in bytes."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    module, _, attribute = NAMES["attack"][name].rpartition(".")
-    made = getattr(importlib.import_module(module), attribute)
+    made = resolve_name(NAMES["attack"][name])
     norm = made.norms[0]
     attack = made(eps=0.05 if norm == "linf" else 5.0, norm=norm)
     victim = Shrinking().eval()

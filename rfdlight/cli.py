@@ -25,7 +25,7 @@ from rfdlight.commands.layers import layers
 from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
 from rfdlight.defenses.base import Defense
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
@@ -186,7 +186,7 @@ class RFDLightCLI(LightningCLI):
         """Find bad data and bad weights before the run directory is made."""
         self.datamodule.setup("fit")
         self.model.build(self.datamodule)
-        warn_of_slow_precision(self.trainer)
+        _warn_of_slow_precision(self.trainer)
         self.save_config()
 
     def after_fit(self) -> None:
@@ -214,7 +214,7 @@ class RFDLightCLI(LightningCLI):
         parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
 
 
-def warn_of_slow_precision(trainer: Trainer) -> None:
+def _warn_of_slow_precision(trainer: Trainer) -> None:
     """Say so if this processor has to imitate bfloat16, which takes many times as long as float32."""
     on_cpu = trainer.strategy.root_device.type == "cpu"
     if on_cpu and "bf16" in str(trainer.precision) and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
@@ -254,7 +254,7 @@ def _config_path(name: str) -> str:
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the config {path}: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"the config {path} must be a mapping of settings, got {content!r:.40}")
     return str(path)

@@ -14,6 +14,11 @@ class UserError(ValueError):
     """
 
 
+def one_line(text: object) -> str:
+    """Return a message, of an exception or as text, with every run of white space as one space."""
+    return " ".join(str(text).split())
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not in a table, with the nearest names.
 

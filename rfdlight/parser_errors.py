@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.names import NAMES
 
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "str": "text"}
@@ -115,7 +115,7 @@ def _meant(error: BaseException, leaf: str) -> str:
 def _unrecognized(message: str, known: Iterable[str]) -> UserError:
     found = re.match(r"unrecognized arguments: (\S+)", message)
     if not found:
-        return ParserError(" ".join(message.split()))
+        return ParserError(one_line(message))
     if not found[1].startswith("-"):
         return ParserError(f"expected options, which begin with --, got '{found[1]}'")
     return UnknownOptionError(found[1].lstrip("-").partition("=")[0], known)
@@ -137,6 +137,6 @@ def _say(setting: str, text: str, whole: str) -> str:
         return f"'{kind['path']}' given as {setting} is no {kind['base']}"
     path = _CLASS.search(whole)
     if path:
-        return f"cannot import '{path[1]}' given as {setting}: {' '.join(text.split())}"
-    plain = " ".join(text.split())
+        return f"cannot import '{path[1]}' given as {setting}: {one_line(text)}"
+    plain = one_line(text)
     return f"{setting}: {plain}" if setting else plain

@@ -16,6 +16,16 @@ _SLACK = {"linf": 1e-6, "l2": 1e-4}
 """How far rounding may carry a point out of its ball: absolute for linf, relative to eps for l2."""
 
 
+def check_eps(eps: float, option: str) -> None:
+    """Refuse a radius that is not a positive number.
+
+    Raises:
+        UserError: Names `option`.
+    """
+    if not (eps > 0 and math.isfinite(eps)):
+        raise UserError(f"{option} must be a positive number of pixel units, got {eps}")
+
+
 @dataclass(frozen=True)
 class ThreatModel:
     """A ball around the clean image, cut off at the pixel range [0, 1].
@@ -32,8 +42,7 @@ class ThreatModel:
     eps: float
 
     def __post_init__(self) -> None:
-        if not (self.eps > 0 and math.isfinite(self.eps)):
-            raise UserError(f"attack.eps must be a positive number of pixel units, got {self.eps}")
+        check_eps(self.eps, "attack.eps")
 
     def distance(self, x: Tensor, point: Tensor) -> Tensor:
         """Return how far each point is from its clean image, (rows,)."""

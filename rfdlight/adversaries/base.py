@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -11,9 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rfdlight.attacks.pgd import PGD, perturb
-from rfdlight.errors import UserError
 from rfdlight.norms import Norm
-from rfdlight.threat import ThreatModel
+from rfdlight.threat import ThreatModel, check_eps
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (rows, classes) and labels (rows,) to the mean loss."""
@@ -31,8 +29,7 @@ class Adversary(ABC):
     """
 
     def __init__(self, eps: float, norm: Norm) -> None:
-        if not 0 < eps < math.inf:
-            raise UserError(f"model.adversary.eps must be a positive number of pixel units, got {eps}")
+        check_eps(eps, "model.adversary.eps")
         self.threat = ThreatModel(norm, eps)
 
     @abstractmethod

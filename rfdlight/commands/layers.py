@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from rfdlight import packaged
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.insertion_points import default_points
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.networks import create_network
 from rfdlight.victims.resolve import card_path
@@ -109,7 +109,7 @@ def output_shapes(network: nn.Module, shape: tuple[int, ...], name: str) -> dict
     try:
         network(torch.zeros(1, *shape, device=device))
     except _CANNOT as error:
-        raise UserError(f"{name} does not take images of {_times(shape)}: {' '.join(str(error).split())}") from error
+        raise UserError(f"{name} does not take images of {_times(shape)}: {one_line(error)}") from error
     finally:
         for handle in handles:
             handle.remove()

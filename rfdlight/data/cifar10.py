@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from rfdlight.data.base import ImageData, Images, random_crop_flip
 from rfdlight.data.tree import read_tree
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, one_line
 
 _ARCHIVE = "cifar-10-batches-py"
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -100,7 +100,7 @@ class CIFAR10(ImageData):
         try:
             datasets.CIFAR10(str(root), download=True)
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             raise UserError(f"cannot fetch the CIFAR-10 archive into {root}: {reason}") from error
 
     def _read_archive(self, base: Path, split: str) -> Images:

@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from rfdlight.data.preparation import Interpolation, Preparation
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims import cifar_resnet, cifar_vgg, cifar_vit  # noqa: F401  registers our networks with timm
 
 
@@ -42,17 +42,13 @@ def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mo
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(f"timm cannot build '{name}': {_one_line(error)}") from error
+        raise UserError(f"timm cannot build '{name}': {one_line(error)}") from error
     except OSError as error:
-        reason = _one_line(error)[:120].rstrip(" .")
+        reason = one_line(error)[:120].rstrip(" .")
         raise UserError(
             f"cannot fetch the pretrained weights of '{name}': {reason}; offline, download them elsewhere and give "
             "--model.pretrained false --model.checkpoint FILE"
         ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def pretrained_settings(name: str) -> PretrainedSettings | None:

@@ -13,7 +13,7 @@ from torch import nn
 from rfdlight import packaged
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims.card import VictimCard, load_victim
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
@@ -121,7 +121,7 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise UserError(f"cannot import the victim '{spec}': {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot import the victim '{spec}': {one_line(error)}") from error
     if not hasattr(module, attribute):
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise unknown_name(f"name in the module {module_name}:", attribute, public)
@@ -154,7 +154,7 @@ def _check_answer(victim: nn.Module, spec: str, classes: int, shape: tuple[int, 
         try:
             logits = victim(torch.zeros(2, *shape))
         except (AssertionError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             size = " x ".join(map(str, shape))
             raise UserError(f"the victim '{spec}' does not take images of {size}: {reason}") from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

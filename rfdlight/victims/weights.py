@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, one_line
 
 _NESTED = ("state_dict", "model_state_dict", "model")
 """Where training scripts keep the weights inside of what they save."""
@@ -89,7 +89,7 @@ def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
 
 
 def _first_sentence(error: BaseException) -> str:
-    return " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
+    return one_line(error).partition(". ")[0][:200] or type(error).__name__
 
 
 def _state_dict(stored: Any, path: Path) -> dict[str, Tensor]:

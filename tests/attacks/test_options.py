@@ -1,7 +1,7 @@
 """What an attack says of its options."""
 
-import importlib
 import inspect
+from pkgutil import resolve_name
 
 import pytest
 
@@ -11,8 +11,7 @@ from rfdlight.names import NAMES
 
 @pytest.mark.parametrize("path", NAMES["attack"].values())
 def test_every_option_is_an_attribute_of_its_name(path):
-    module, _, name = path.rpartition(".")
-    made = getattr(importlib.import_module(module), name)
+    made = resolve_name(path)
     attack = made(eps=0.1)
     for parameter in inspect.signature(made.__init__).parameters.values():
         if parameter.default is not parameter.empty:

@@ -149,10 +149,10 @@ def test_an_attack_on_the_command_line_keeps_the_radius_of_the_file(built):
 
 
 def test_other_data_than_the_digits_has_its_own_defaults(built):
-    built_for = [("--data", "cifar10"), ("--data.seed", "1", "--data", "cifar10"), ("-c", "cifar10.yaml")]
+    ways = [("--data", "cifar10"), ("--data.seed", "1", "--data", "cifar10"), ("-c", "cifar10.yaml")]
     Path("cifar10.yaml").write_text("data: cifar10\n")
     assert built("test", "--attack", "rays").datamodule.num_images == 200
-    for options in built_for:
+    for options in ways:
         assert built("test", "--attack", "rays", *options).datamodule.num_images == 1000
     assert built("test", "--attack", "rays", "--data.num_images", "7", "--data", "cifar10").datamodule.num_images == 7
 

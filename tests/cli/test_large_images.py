@@ -35,31 +35,18 @@ def pets(elsewhere):
 def test_fine_tuning_and_an_attack_within_a_bound_on_memory(pets, command, network, points, crop):
     assert f"default: --defense.layers '{points}" in command("layers", f"timm:{network}").out
 
-    data = ("--data", "folder", "--data.root", "pets", "--data.num_images", "4")
-    fitted = command(
-        *("fit", *data, "--data.batch_size", "4", "--model.network", network, "--trainer.max_steps", "2"),
-        *("--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.001", "--run", "fitted"),
-    )
+    data = "--data folder --data.root pets --data.num_images 4"
+    fit = f"fit {data} --data.batch_size 4 --model.network {network} --trainer.max_steps 2 --run fitted"
+    fitted = command(*f"{fit} --model.optimizer torch.optim.SGD --model.optimizer.lr 0.001".split())
     assert fitted.status == 0
     card = json.loads((pets / "fitted/victim.json").read_text())
     assert (card["network"], card["num_classes"], card["image_shape"]) == (network, 2, [3, 224, 224])
     assert (card["preparation"]["size"], card["preparation"]["crop"]) == (224, crop)
 
     # An image of square takes up some 1.4 MB: three of them fit, in forward passes of two rows.
-    tested = command(
-        *("test", *data, "--attack", "square", "--model.victim", "fitted/victim.json", "--model.budget", "5"),
-        *(
-            "--defense",
-            "feature_noise",
-            "--defense.sigma",
-            "0.1",
-            "--model.judge",
-            "single",
-            "--model.final_draws",
-            "4",
-        ),
-        *("--model.batch_size", "2", "--model.memory", "0.0042", "--run", "tested"),
-    )
+    test = f"test {data} --attack square --model.victim fitted/victim.json --model.budget 5 --run tested"
+    cheap = "--model.judge single --model.final_draws 4 --model.batch_size 2 --model.memory 0.0042"
+    tested = command(*f"{test} {cheap} --defense feature_noise --defense.sigma 0.1".split())
     assert tested.status == 0
     assert "up to 3 at a time" in tested.out
     records = [json.loads(line) for line in (pets / "tested/records.jsonl").read_text().splitlines()]

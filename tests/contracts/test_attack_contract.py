@@ -1,10 +1,10 @@
 """What every attack has to obey, whatever it does; a new attack gets these tests from its name alone."""
 
 import ast
-import importlib
 import inspect
 import sys
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -26,8 +26,7 @@ BASE |= {f"rfdlight.{module}" for module in ("clock", "errors", "losses", "norms
 
 
 def attack_class(name):
-    module, _, cls = NAMES["attack"][name].rpartition(".")
-    return getattr(importlib.import_module(module), cls)
+    return resolve_name(NAMES["attack"][name])
 
 
 OPTIONS = {

@@ -1,25 +1,11 @@
 """The real CIFAR-10: run where RFDLIGHT_DATA has it. (The other tests of this folder hide that variable.)"""
 
-import os
-from pathlib import Path
-
 import pytest
+from pixels import NEEDS_PIXELS, ROOT
 
 from rfdlight.data.cifar10 import CIFAR10
 
-ROOT = os.environ.get("RFDLIGHT_DATA", "")
-
-
-def _has_data() -> bool:
-    root = Path(ROOT)
-    folders = (base / name for base in (root, root / "cifar10") for name in ("test", "cifar-10-batches-py"))
-    return bool(ROOT) and any(folder.is_dir() for folder in folders)
-
-
-pytestmark = [
-    pytest.mark.cifar10,
-    pytest.mark.skipif(not _has_data(), reason="RFDLIGHT_DATA names no folder with CIFAR-10"),
-]
+pytestmark = NEEDS_PIXELS
 
 
 def _means(images) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 import shlex
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from math import comb
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -117,8 +117,7 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
     commands = parser._subcommands_action.choices.values()
     known = {flag for command in commands for action in command._actions for flag in action.option_strings}
     for kind, path in [(kind, path) for kind, listed in names.NAMES.items() for path in listed.values()]:
-        module, _, name = path.rpartition(".")
-        parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters
+        parameters = inspect.signature(resolve_name(path).__init__).parameters
         known |= {f"--{names.FLAGS[kind]}.{parameter}" for parameter in parameters}
     known |= {f"--attack.{parameter}" for parameter in inspect.signature(Attack.__init__).parameters}
     known |= {"--attack.share", "--defense.queries"}  # of the examples
@@ -145,8 +144,7 @@ def test_the_page_on_attacks_lists_every_attack_as_it_is():
         if len(cells) == 5:
             listed[name.strip("`")] = cells[:3]
     for name, path in names.NAMES["attack"].items():
-        module, _, cls = path.rpartition(".")
-        made = getattr(importlib.import_module(module), cls)
+        made = resolve_name(path)
         assert listed.pop(name) == [made.reads, ", ".join(made.norms), "yes" if made.has_targeted_form else "no"]
     assert not listed
 

@@ -1,11 +1,11 @@
 """The bound on what the images in the pool take up."""
 
-import importlib
 import re
+from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import Run, centred_resnet, images
+from harness import Run, images
 
 from rfdlight.errors import UserError
 from rfdlight.names import NAMES
@@ -13,17 +13,16 @@ from rfdlight.names import NAMES
 COUNT, BATCH = 24, 4
 
 
-@pytest.fixture(scope="module")
-def clean():
-    victim, x = centred_resnet(), images(COUNT)
+@pytest.fixture
+def clean(resnet):
+    x = images(COUNT)
     with torch.no_grad():
-        return victim, x, victim(x).argmax(1)
+        return resnet, x, resnet(x).argmax(1)
 
 
 def run(name, clean, **options):
     victim, x, y = clean
-    module, _, attribute = NAMES["attack"][name].rpartition(".")
-    made = getattr(importlib.import_module(module), attribute)
+    made = resolve_name(NAMES["attack"][name])
     norm = made.norms[0]
     attack = made(eps=0.05 if norm == "linf" else 2.0, norm=norm)
     return Run(victim, attack, x, y, budget=20, batch_size=BATCH, slots=COUNT, **options)

@@ -1,11 +1,11 @@
 """The shipped victims are what their cards and the docs say of them."""
 
-import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from pixels import NEEDS_PIXELS, ROOT
 from scipy.stats import hypergeom
 
 from rfdlight import packaged
@@ -16,19 +16,10 @@ from rfdlight.victims.card import load_victim, read_card
 
 CARDS = {path.stem: path for path in sorted(packaged.folder("checkpoints").glob("*.json"))}
 ON_CIFAR10 = [name for name, path in CARDS.items() if read_card(path).data == "cifar10"]
-ROOT = os.environ.get("RFDLIGHT_DATA", "")
-
-pixels = [
-    pytest.mark.cifar10,
-    pytest.mark.skipif(
-        not any((Path(ROOT) / name).is_dir() for name in ("test", "cifar10/test", "cifar-10-batches-py")),
-        reason="RFDLIGHT_DATA names no folder with CIFAR-10",
-    ),
-]
 
 
 def cifar10(name):
-    return pytest.param(name, marks=pixels)
+    return pytest.param(name, marks=NEEDS_PIXELS)
 
 
 @pytest.mark.parametrize("name", CARDS)

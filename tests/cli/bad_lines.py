@@ -1,0 +1,377 @@
+"""Command lines that cannot be used, and the line that each is answered, below a folder with `faulty_files`."""
+
+from rfdlight.names import NAMES
+
+ATTACK = "test --attack rays "
+SQUARE = "test --attack square "
+NOISE = "test --attack rays --defense feature_noise "
+
+CASES = {
+    # commands and names
+    "no command": ("", "expected a command: fit, test, layers, report, scales"),
+    "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
+    "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
+    "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),
+    "no attack": ("test", f"--attack is needed; known: {', '.join(sorted(NAMES['attack']))}"),
+    "unknown defense": (
+        ATTACK + "--defense feature_nose",
+        "unknown defense 'feature_nose'; did you mean feature_noise or logit_noise or input_noise?",
+    ),
+    "unknown data": (ATTACK + "--data digit", "unknown data 'digit'; did you mean digits?"),
+    "unknown victim": (
+        ATTACK + "--model.victim resnet8-digit",
+        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",
+    ),
+    "unknown config": (
+        ATTACK + "-c fit/resnet8_digit",
+        "unknown config 'fit/resnet8_digit'; did you mean fit/resnet8_digits or fit/resnet20_at or fit/resnet50?",
+    ),
+    "unknown network": (
+        "fit --model.network resnet88",
+        "unknown network 'resnet88'; did you mean resnet8 or resnet18 or resnet18d?",
+    ),
+    "unknown timm network": (
+        ATTACK + "--model.victim timm:resnet88",
+        "unknown network 'resnet88'; did you mean resnet8 or resnet18 or resnet18d?",
+    ),
+    # options
+    "unknown option of the module": (
+        ATTACK + "--model.budgte 3",
+        "unknown option 'model.budgte'; did you mean model.budget?",
+    ),
+    "an attack without a targeted form": (
+        ATTACK + "--attack.targeted true",
+        "RayS has no targeted form; leave attack.targeted at false",
+    ),
+    "more evaluations per query than rows in a forward pass": (
+        SQUARE + "--model.eot 65",
+        "model.eot must be at most model.batch_size, 64, got 65",
+    ),
+    "no evaluations per query": (SQUARE + "--model.eot 0", "model.eot must be at least 1, got 0"),
+    "an unknown clock": (
+        SQUARE + "--attack.schedule_clock hours",
+        "unknown attack.schedule_clock 'hours'; known: evaluations, iterations",
+    ),
+    "even votes": (ATTACK + "--attack.votes 4", "attack.votes must be odd and at least 1, got 4"),
+    "unknown section": (
+        ATTACK + "--modle.budget=3",
+        "unknown option 'modle.budget'; did you mean model.budget?",
+    ),
+    "unknown option of an attack": (
+        ATTACK + "--attack.epsilon 0.1",
+        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
+    ),
+    "option of another attack": (
+        ATTACK + "--attack.p 0.1",
+        "unknown option 'attack.p'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
+    ),
+    "unknown option of a defense": (
+        NOISE + "--defense.layer layer1",
+        "unknown option 'defense.layer'; did you mean defense.layers?",
+    ),
+    "unknown option of the data": (
+        ATTACK + "--data.num 3",
+        "unknown option 'data.num'; known: data.batch_size, data.num_images, data.seed, data.selection, data.size, "
+        "data.validation",
+    ),
+    "option of another command": ("fit --attack rays", "unknown option 'attack'; --help lists the options"),
+    "unknown option of the report": ("report a_file --outptu x", "unknown option 'outptu'; did you mean output?"),
+    "value without its option": (ATTACK + "surplus", "expected options, which begin with --, got 'surplus'"),
+    "option without its value": (ATTACK + "--model.budget", "argument --model.budget: expected one argument"),
+    # numbers
+    "eps of zero": (ATTACK + "--attack.eps 0", "attack.eps must be a positive number of pixel units, got 0.0"),
+    "negative eps": (ATTACK + "--attack.eps -1", "attack.eps must be a positive number of pixel units, got -1.0"),
+    "eps that is no number": (
+        ATTACK + "--attack.eps .nan",
+        "attack.eps must be a positive number of pixel units, got nan",
+    ),
+    "eps in words": (ATTACK + "--attack.eps small", "attack.eps must be a number, got 'small'"),
+    "norm that the attack lacks": (ATTACK + "--attack.norm l2", "attack.norm of RayS must be linf, got l2"),
+    "an l2 ball without a radius": (
+        SQUARE + "--attack.norm l2",
+        "attack.eps must be given for l2: the data's reference radius, 0.2, is one of linf",
+    ),
+    "unknown norm": (ATTACK + "--attack.norm l3", "unknown attack.norm 'l3'; did you mean l2?"),
+    "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
+    "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),
+    "no slots": (ATTACK + "--model.slots 0", "model.slots must be at least 1, got 0"),
+    "less memory than a batch takes": (
+        ATTACK + "--model.memory 0.0001",
+        "model.memory must be at least 0.002 GB for 64 images in the pool, got 0.0001; lower model.batch_size or "
+        "raise it",
+    ),
+    "no memory": (ATTACK + "--model.memory 0", "model.memory must be a positive number of GB, got 0.0"),
+    "unknown judge": (
+        ATTACK + "--model.judge jury",
+        "unknown model.judge 'jury'; known: never, paper, sequential, single",
+    ),
+    "epochs in words": (
+        "fit --trainer.max_epochs few",
+        "trainer.max_epochs must be a whole number, got 'few'",
+    ),
+    # defenses
+    "negative sigma": (
+        ATTACK + "--defense input_noise --defense.sigma -1",
+        "defense.sigma must be at least 0, got -1.0",
+    ),
+    "negative sigma in a list of defenses": (
+        ATTACK + "-c negative.yaml",
+        "defense.sigma must be at least 0, got -1.0",
+    ),
+    "sigma in words": (NOISE + "--defense.sigma loud", "defense.sigma must be a number, got 'loud'"),
+    "pattern without a layer": (
+        NOISE + "--defense.layers stem*",
+        "no layer matches 'stem*'; the network has conv1, bn1, layer1, layer1.0, layer1.0.conv1, layer1.0.bn1, "
+        "layer1.0.conv2, layer1.0.bn2, ...",
+    ),
+    "more sigmas than layers": (
+        NOISE + "--defense.sigma [1,2]",
+        "defense.sigma needs one value or 1, one per layer, got 2",
+    ),
+    "missing module": (
+        ATTACK + "--defense nowhere.Noise",
+        "cannot import 'nowhere.Noise' given as defense: No module named 'nowhere'",
+    ),
+    "missing class": (
+        "test --attack faulty.Missing",
+        "cannot import 'faulty.Missing' given as attack: module 'faulty' has no attribute 'Missing'",
+    ),
+    "unrelated class": (ATTACK + "--defense faulty.Unrelated", "'faulty.Unrelated' given as defense is no Defense"),
+    # data
+    "more images than there are": (
+        ATTACK + "--data.num_images 600",
+        "data.num_images must be from 1 to 599 for this data, got 600",
+    ),
+    "no images": (ATTACK + "--data.num_images 0", "data.num_images must be at least 1, got 0"),
+    "unknown selection": (
+        ATTACK + "--data.selection best",
+        "unknown data.selection 'best'; known: balanced, first, random",
+    ),
+    "no data root": (
+        ATTACK + "--data cifar10",
+        "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
+        "with --data.download true the official archive is fetched into it",
+    ),
+    "root without the data": (
+        ATTACK + "--data cifar10 --data.root empty",
+        "no CIFAR-10 under empty: expected cifar-10-batches-py/ or test/<class>/*.png; "
+        "--data.download true fetches the official archive",
+    ),
+    "damaged image": (
+        ATTACK + "--data cifar10 --data.root tree",
+        "cannot read the image tree/test/cat/damaged.png: it is damaged or no image",
+    ),
+    "unknown class folder": (
+        ATTACK + "--data cifar10 --data.root zoo",
+        "unknown class folder in zoo/test: 'lion'; known: airplane, automobile, bird, cat, deer, dog, frog, horse, "
+        "ship, truck",
+    ),
+    "label outside the classes": (
+        ATTACK + "--data faulty.Shifted",
+        "digits has 10 classes, but an image of its test split has the label 10",
+    ),
+    "pixels outside the range": (
+        ATTACK + "--data faulty.Bright",
+        "expected pixels in [0, 1], got values from 0 to 255",
+    ),
+    "batch larger than the training data": (
+        "fit --data.batch_size 2000",
+        "data.batch_size must be at most the 1198 training images, got 2000",
+    ),
+    "unreadable image in a folder of one's own": (
+        ATTACK + "--data folder --data.root flowers --data.num_images 2 --model.victim timm:resnet8 "
+        "--model.checkpoint tiny.safetensors",
+        "cannot read the image flowers/test/rose/damaged.png: it is damaged or no image",
+    ),
+    "a single class": (
+        ATTACK + "--data folder --data.root garden --model.victim tiny.json",
+        "expected the folders of at least 2 classes in garden/test, found rose alone",
+    ),
+    "ImageNet without class folders": (
+        ATTACK + "--data imagenet --data.root flat",
+        "expected images as flat/val/<class>/<name>.jpg, found no class folders in flat/val",
+    ),
+    "ImageNet without a root": (
+        ATTACK + "--data imagenet",
+        "imagenet needs a data root: give --data.root FOLDER or set RFDLIGHT_IMAGENET",
+    ),
+    "more held out than there is": (
+        "fit --data.validation 1198",
+        "data.validation must be below the 1198 training images, got 1198",
+    ),
+    # training
+    "start from another architecture": (
+        "fit --model.network resnet20 --model.checkpoint tiny.safetensors",
+        "tiny.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "start from code": (
+        "fit --model.network resnet8 --model.checkpoint code.pt",
+        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
+        "safetensors",
+    ),
+    "start from half a pickle": (
+        "fit --model.network resnet8 --model.checkpoint half.pt",
+        "half.pt is damaged or cut off: PytorchStreamReader failed reading zip archive: failed finding central "
+        "directory",
+    ),
+    "start from half a file": (
+        "fit --model.network resnet8 --model.checkpoint half.safetensors",
+        "half.safetensors is not a readable safetensors file: Error while deserializing: incomplete metadata, file not "
+        "fully covered",
+    ),
+    "start from nothing": ("fit --model.checkpoint missing.pt", "no weights at missing.pt"),
+    "two starts": (
+        "fit --model.checkpoint half.pt --model.pretrained true",
+        "model.pretrained and model.checkpoint both name the first weights: give one of the two",
+    ),
+    "pretrained weights that timm has not": (
+        "fit --model.network resnet8 --model.pretrained true",
+        "timm cannot build 'resnet8': timm has no weights for this network; rfdlight ships some as victims",
+    ),
+    "option that the network lacks": (
+        'fit --model.network resnet8 --model.network_options {"depth":3}',
+        "model.network_options does not fit 'resnet8': expected num_classes, in_chans, got depth",
+    ),
+    "decay above one": ("fit --model.layer_decay 2", "model.layer_decay must lie in (0, 1], got 2.0"),
+    "unknown adversary": ("fit --model.adversary pdg", "unknown adversary 'pdg'; did you mean pgd?"),
+    "adversary without a ball": (
+        "fit --model.adversary pgd --model.adversary.eps 0",
+        "model.adversary.eps must be a positive number of pixel units, got 0.0",
+    ),
+    # victims
+    "weights that are not the card's": (
+        ATTACK + "--model.victim altered.json",
+        "altered.safetensors is not the file its card describes: expected sha256 0000000000000000..., got {sha}...",
+    ),
+    "weights of another network": (
+        ATTACK + "--model.victim deeper.json",
+        "deeper.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "card of an unknown network": (
+        ATTACK + "--model.victim unheard.json",
+        "the card unheard.json names the network 'resnet9', which timm does not know",
+    ),
+    "card for other classes": (
+        ATTACK + "--model.victim three.json",
+        "the victim 'three.json' is for classes 3, the data digits has 10",
+    ),
+    "card without weights": (ATTACK + "--model.victim bare.json", "no weights at bare.safetensors"),
+    "no card": (
+        ATTACK + "--model.victim missing.json",
+        "cannot read the victim card missing.json: No such file or directory",
+    ),
+    "other JSON": (
+        ATTACK + "--model.victim nonsense.json",
+        "nonsense.json is no victim card; expected the fields network, num_classes, image_shape, mean, std, data, "
+        "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions, "
+        "preparation, train_seconds, pgd10_correct, pgd10_total, pgd10_eps",
+    ),
+    "pickle beside a card": (
+        ATTACK + "--model.victim pickled.json",
+        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "pickle as checkpoint": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint pickled.safetensors",
+        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "code as checkpoint": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint code.pt",
+        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
+        "safetensors",
+    ),
+    "checkpoint of another network": (
+        ATTACK + "--model.victim timm:resnet20 --model.checkpoint tiny.safetensors",
+        "tiny.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "checkpoint with another head": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint three.safetensors",
+        "three.safetensors has a head for 3 classes, the data has 10; to fine-tune it: rfdlight fit --model.network "
+        "resnet8 --model.checkpoint three.safetensors",
+    ),
+    "weights as victim": (
+        ATTACK + "--model.victim tiny.safetensors",
+        "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
+        "--model.checkpoint, with --model.victim timm:NAME",
+    ),
+    "timm network without weights": (
+        ATTACK + "--model.victim timm:resnet8",
+        "'timm:resnet8' alone has random weights; give its file with --model.checkpoint",
+    ),
+    "checkpoint beside a card": (
+        ATTACK + "--model.victim tiny.json --model.checkpoint tiny.safetensors",
+        "--model.checkpoint is for timm:NAME or an import path; the victim 'tiny.json' has weights of its own",
+    ),
+    "victim with three outputs": (
+        ATTACK + "--model.victim faulty.ThreeOutputs",
+        "the victim 'faulty.ThreeOutputs' must answer 2 images with logits of shape (2, 10), got (2, 3)",
+    ),
+    "victim that answers NaN": (
+        ATTACK + "--model.victim faulty.Unsure",
+        "the victim answered NaN or infinity; attacks need finite scores",
+    ),
+    "victim that needs arguments": (
+        ATTACK + "--model.victim faulty.needs_a_depth",
+        "'faulty.needs_a_depth' must need no arguments: missing a required argument: 'depth'; "
+        "wrap it in a function that gives them",
+    ),
+    "victim that is built already": (
+        ATTACK + "--model.victim faulty.a_module",
+        "'faulty.a_module' must be a class or a function that makes a module, got a Identity",
+    ),
+    "victim that makes no module": (
+        ATTACK + "--model.victim faulty.a_number",
+        "'faulty.a_number' must make a torch.nn.Module, it made a int",
+    ),
+    "victim in a missing module": (
+        ATTACK + "--model.victim nowhere.net",
+        "cannot import the victim 'nowhere.net': No module named 'nowhere'",
+    ),
+    # files
+    "folder of another run": (
+        ATTACK + "--run taken",
+        "taken already holds another run; give --run another folder, or move that one",
+    ),
+    "file as run directory": (
+        ATTACK + "--run a_file",
+        "a_file is a file; give --run a folder",
+    ),
+    "folder of another training": (
+        "fit --run taken",
+        "taken already holds another run; give --run another folder, or move that one",
+    ),
+    "config that is a list": (
+        ATTACK + "-c list.yaml",
+        "the config list.yaml must be a mapping of settings, got ['budget']",
+    ),
+    "empty config": (ATTACK + "-c nothing.yaml", "the config nothing.yaml must be a mapping of settings, got None"),
+    "broken config": (
+        ATTACK + "--config=broken.yaml",
+        "cannot read the config broken.yaml: while parsing a flow node expected the node content, but found "
+        "'<stream end>' in \"<unicode string>\", line 2, column 1: ^",
+    ),
+    "unknown key in a config": (
+        ATTACK + "-c key.yaml",
+        "unknown option 'model.budgte'; did you mean model.budget?",
+    ),
+    "unknown section in a config": (
+        ATTACK + "-c section.yaml",
+        "unknown option 'modle.budget'; did you mean model.budget?",
+    ),
+    "unknown option of an attack in a config": (
+        "test -c option.yaml",
+        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
+    ),
+    "report of nothing": ("report", "expected runs, got none"),
+    "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
+    "report of a folder near a run": (
+        "report takn",
+        "expected a run directory, got takn, which is no folder; did you mean taken?",
+    ),
+    "report of an unfinished run": (
+        "report taken",
+        "taken is no run directory: it lacks config.yaml, summary.json",
+    ),
+}
