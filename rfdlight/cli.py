@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shlex
@@ -21,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rfdlight import names, packaged
 from rfdlight.attacks.base import Attack
+from rfdlight.commands.calibrate import calibrate
 from rfdlight.commands.layers import layers
 from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
@@ -33,10 +35,16 @@ from rfdlight.parser_errors import mended
 from rfdlight.results import run_directory
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
-COMMANDS: dict[str, Callable[..., None]] = {"layers": layers, "report": report, "scales": scales}
-"""The subcommands that need no trainer."""
+COMMANDS: dict[str, Callable[..., None]] = {
+    "calibrate": calibrate,
+    "layers": layers,
+    "report": report,
+    "scales": scales,
+}
+"""The subcommands that need no trainer. One with an argument `parsed` gets its command line as a configuration."""
 
 POSITIONALS: dict[str, dict[str, Any]] = {
+    "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
@@ -45,7 +53,10 @@ POSITIONALS: dict[str, dict[str, Any]] = {
 
 
 def _load_yaml(text: str) -> Any:
-    return names.expand_config(get_loader("yaml")(text))
+    config = names.expand_config(get_loader("yaml")(text))
+    if isinstance(config, dict) and "class_path" in config:
+        config.pop("calibration", None)  # what `rfdlight calibrate` measured, for the reader of its file
+    return config
 
 
 set_loader("rfdlight", _load_yaml, exceptions=(yaml.YAMLError,))
@@ -101,7 +112,7 @@ class RFDLightCLI(LightningCLI):
             command = Parser(description=_first_line(function), parser_mode="rfdlight", allow_abbrev=False)
             positional = dict(POSITIONALS[name])
             dest = positional.pop("dest")
-            command.add_function_arguments(function, as_group=False, skip={dest})
+            command.add_function_arguments(function, as_group=False, skip={dest, "parsed"})
             command.add_argument(dest, type=str, **positional)
             self._subcommand_parsers[name] = command
             parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
@@ -178,7 +189,11 @@ class RFDLightCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in COMMANDS:
-            COMMANDS[subcommand](**self.config_init)
+            function, arguments = COMMANDS[subcommand], dict(self.config_init)
+            if "parsed" in inspect.signature(function).parameters:
+                parser = self._parser(subcommand)
+                arguments["parsed"] = yaml.safe_load(parser.dump(self.config[subcommand], skip_validation=True))
+            function(**arguments)
         else:
             super()._run_subcommand(subcommand)
 

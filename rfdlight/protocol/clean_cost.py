@@ -1,0 +1,130 @@
+"""What a random defense costs in clean accuracy, with the uncertainty that belongs to each question."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import norm, ttest_1samp
+from torch import Tensor, nn
+
+from rfdlight.data.base import ImageSource, loader
+from rfdlight.defenses.noise import Noise
+from rfdlight.rng import image_seed
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class CleanCost:
+    """A measured drop of the clean accuracy, as shares of the images.
+
+    Attributes:
+        drop: Clean accuracy without the defense minus that of one answer with it.
+        error: Standard error of the drop on these very images, from the draws.
+        over_images: 95 % interval of the drop on the population that the images are a sample of.
+        draws: Answers per image.
+    """
+
+    drop: float
+    error: float
+    over_images: tuple[float, float]
+    draws: int
+
+    @property
+    def half(self) -> float:
+        """Half the width of the interval over draws."""
+        return float(norm.ppf(0.5 + CONFIDENCE / 2)) * self.error
+
+    @property
+    def over_draws(self) -> tuple[float, float]:
+        """The 95 % interval of the drop on these very images, were the noise drawn for ever."""
+        return self.drop - self.half, self.drop + self.half
+
+    def __str__(self) -> str:
+        low, high = self.over_draws
+        return f"{100 * self.drop:.2f} points ({100 * low:.2f} to {100 * high:.2f})"
+
+
+class CleanCostMeter:
+    """Measures the cost of a noise on a victim, with common random numbers for every sigma.
+
+    Draw number `d` starts from the same seed whatever the sigma, so that two sigmas differ by the sigma
+    alone. The interval over draws takes the images' answers as independent given the images, which the
+    noises of rfdlight make them; with `s_i` the sample variance of image i's draws its variance is
+    `sum_i s_i / (draws N^2)`. The interval over images is Student's, of the N differences between the
+    undefended answer and the mean of the draws.
+
+    Args:
+        victim: In eval mode; without defenses attached.
+        images: N images, at least 2.
+        seed: Of all draws.
+        batch_size: Images per forward pass.
+    """
+
+    def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0, batch_size: int = 128) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.victim = victim.to(self.device).to(memory_format=torch.channels_last)
+        self.images = images
+        self.seed = seed
+        self.batch_size = batch_size
+        self.undefended = self._right()
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Of the undefended victim, on these images."""
+        return float(self.undefended.mean())
+
+    def times_right(self, defense: Noise, first: int, draws: int) -> Tensor:
+        """Count for each image how many of the draws `first` to `first + draws` are right.
+
+        Args:
+            defense: With the sigma that is measured.
+            first: Number of the first draw.
+            draws: How many.
+
+        Returns:
+            (N,) float64.
+        """
+        counts = torch.zeros_like(self.undefended)
+        with defense.on(self.victim), torch.random.fork_rng():
+            for draw in range(first, first + draws):
+                torch.manual_seed(image_seed(self.seed, f"draw {draw}") % 2**32)  # torch reads no more bits on the CPU
+                counts += self._right()
+        return counts
+
+    @torch.no_grad()
+    def _right(self) -> Tensor:
+        """Return for each image whether one answer is right, (N,) float64 of 0 and 1."""
+        answers = []
+        for x, y, _ in loader(self.images, self.batch_size):
+            x = x.to(self.device, memory_format=torch.channels_last)
+            answers.append(self.victim(x).argmax(1).cpu() == y)
+        return torch.cat(answers).double()
+
+
+def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:
+    """Return the cost and its intervals.
+
+    Args:
+        undefended: (N,) float64 of 0 and 1, whether the undefended answer is right.
+        times_right: (N,) float64, how many of the defended answers are.
+        draws: Defended answers per image, at least 2.
+
+    Example:
+        >>> cost = cost_of(torch.ones(4).double(), torch.tensor([2.0, 2.0, 2.0, 0.0]).double(), draws=2)
+        >>> cost.drop, cost.over_draws
+        (0.25, (0.25, 0.25))
+    """
+    share = times_right / draws
+    difference = undefended - share
+    drop = float(difference.mean())
+    variance = share * (1 - share) * draws / (draws - 1)  # of one draw, unbiased, for each image
+    error = math.sqrt(float(variance.sum()) / draws) / len(share)
+    if float(difference.std()) == 0:
+        over_images = drop, drop
+    else:
+        low, high = ttest_1samp(difference.numpy(), 0).confidence_interval(CONFIDENCE)
+        over_images = float(low), float(high)
+    return CleanCost(drop, error, over_images, draws)

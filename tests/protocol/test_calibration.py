@@ -1,0 +1,159 @@
+"""The cost of a defense and the sigma of a cost, on victims whose drop is known in closed form."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom, norm, ttest_1samp
+from torch import nn
+
+from rfdlight.data import Images
+from rfdlight.defenses import FeatureNoise, InputNoise
+from rfdlight.errors import UserError
+from rfdlight.protocol.calibration import Target, find_factor
+from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
+
+
+class Threshold(nn.Module):
+    """Class 1 where the first feature, twice the one pixel, is positive: noise nu on it errs with Phi(-2 x / nu)."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.feature.weight, 2.0)
+
+    def forward(self, x):
+        z = self.feature(x.flatten(1))
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def bright(count: int, value: int = 255) -> Images:
+    pixels = torch.full((count, 1, 1, 1), value, dtype=torch.uint8)
+    return Images(pixels, torch.ones(count, dtype=torch.int64), [f"{number:05d}" for number in range(count)])
+
+
+def calibrated(victim, images, defense, target=0.02, tolerance=0.002, max_draws=64, seed=0):
+    meter, begin = CleanCostMeter(victim, images, seed=seed), defense.sigma
+
+    def times_right(factor, first, draws):
+        defense.sigma = begin * factor
+        return meter.times_right(defense, first, draws)
+
+    found = find_factor(times_right, meter.undefended, Target(target, tolerance), max_draws)
+    return found, begin * found.factor
+
+
+@pytest.mark.parametrize("begin", [0.001, 0.97, 200.0])
+@pytest.mark.parametrize(("defense", "margin"), [(InputNoise, 1.0), (lambda sigma: FeatureNoise(sigma, "feature"), 2.0)])
+def test_the_sigma_is_that_of_the_closed_form_wherever_the_search_begins(begin, defense, margin):
+    found, sigma = calibrated(Threshold(), bright(3000), defense(begin))
+    truth = norm.cdf(-margin / sigma)
+    assert abs(truth - 0.02) <= 0.002
+    low, high = found.cost.over_draws
+    assert 0.018 <= low < high <= 0.022
+    assert found.note == ""
+
+
+def test_the_interval_over_draws_covers_the_true_drop_as_often_as_it_says():
+    """Of 400 intervals of 95 %, fewer than 366 or more than 393 would happen less than twice in 1000 times."""
+    images = bright(300)
+    images.pixels[::3] = 60
+    meter = CleanCostMeter(Threshold(), images)
+    noise = InputNoise(0.7)
+    truth = np.mean(norm.cdf(-images.pixels.double().numpy() / 255 / 0.7))
+    inside = 0
+    for trial in range(400):
+        low, high = cost_of(meter.undefended, meter.times_right(noise, 6 * trial, 6), 6).over_draws
+        inside += low <= truth <= high
+    assert binom.ppf(0.001, 400, 0.95) <= inside <= binom.ppf(0.999, 400, 0.95)
+
+
+def test_the_error_and_the_interval_over_images_are_those_of_a_slow_reference():
+    draws = torch.randint(2, (7, 50), generator=torch.Generator().manual_seed(3)).double()
+    undefended = torch.ones(50).double()
+    undefended[:5] = 0
+    cost = cost_of(undefended, draws.sum(0), 7)
+    variances = [np.var(draws[:, image].numpy(), ddof=1) for image in range(50)]
+    assert cost.error == pytest.approx(math.sqrt(sum(variances) / 7) / 50)
+    differences = [float(undefended[image] - draws[:, image].mean()) for image in range(50)]
+    assert cost.drop == pytest.approx(np.mean(differences))
+    assert cost.over_images == pytest.approx(tuple(ttest_1samp(differences, 0).confidence_interval(0.95)))
+
+
+def test_draws_are_common_to_all_sigmas_and_new_for_every_number():
+    meter = CleanCostMeter(Threshold(), bright(200))
+    before = torch.get_rng_state()
+    small, large = (meter.times_right(InputNoise(sigma), 0, 8) for sigma in (0.8, 1.6))
+    assert torch.equal(torch.get_rng_state(), before)
+    # On this victim the same draw with twice the sigma can only err more often, image by image.
+    assert bool((large <= small).all())
+    assert bool((large < small).any())
+    again = meter.times_right(InputNoise(0.8), 0, 3) + meter.times_right(InputNoise(0.8), 3, 5)
+    assert torch.equal(again, small)
+    assert not torch.equal(meter.times_right(InputNoise(0.8), 8, 8), small)
+    other = CleanCostMeter(Threshold(), bright(200), seed=1)
+    assert not torch.equal(other.times_right(InputNoise(0.8), 0, 8), small)
+
+
+def test_the_reported_draws_are_not_those_that_the_search_chose_by():
+    asked = []
+
+    def times_right(factor, first, draws):
+        asked.append((factor, first, draws))
+        generator = torch.Generator().manual_seed(first * 1000 + draws)
+        return torch.rand((1000, draws), generator=generator).gt(0.02).sum(1).double()
+
+    found = find_factor(times_right, torch.ones(1000).double(), Target(0.02, 0.003), 64)
+    assert asked[-1][1] >= 64  # the first that no search sees
+    assert found.cost.draws == sum(draws for factor, first, draws in asked if first >= 64)
+
+
+def test_a_drop_that_no_sigma_reaches_is_refused():
+    with pytest.raises(UserError, match=r"no sigma costs as much as 60 points: (4[89]|5[0-2])\.\d\d points .* the given sigma$"):
+        calibrated(Threshold(), bright(500), InputNoise(1.0), target=0.6, tolerance=0.05)
+
+
+def test_a_victim_that_no_sigma_spares_is_refused():
+    def times_right(factor, first, draws):
+        return torch.zeros(100).double()
+
+    with pytest.raises(UserError, match="no sigma costs as little as 2 points: 100.00 points"):
+        find_factor(times_right, torch.ones(100).double(), Target(0.02, 0.002), 8)
+
+
+class Band(nn.Module):
+    """Right outside of [-1, 1], where the images lie too: noise errs most where it just reaches the band."""
+
+    def forward(self, x):
+        z = 1.5 * x.flatten(1)
+        return torch.cat([torch.ones_like(z), z.abs()], 1)
+
+
+def test_a_drop_that_is_not_monotone_is_said():
+    with pytest.raises(UserError, match="no sigma costs as much as 10 points.*; the drop is not monotone in sigma"):
+        calibrated(Band(), bright(1000), InputNoise(10.0), target=0.1, tolerance=0.01)
+    # From below the first crossing is found, with no larger sigma that would tell.
+    found, sigma = calibrated(Band(), bright(1000), InputNoise(0.05), target=0.1, tolerance=0.01)
+    truth = norm.cdf((1 - 1.5) / (1.5 * sigma)) - norm.cdf((-1 - 1.5) / (1.5 * sigma))
+    assert abs(truth - 0.1) < 0.01
+    assert found.note == ""
+
+
+def test_too_few_draws_for_the_tolerance_are_said():
+    found, _ = calibrated(Threshold(), bright(50), InputNoise(0.4), max_draws=8)
+    assert found.note == "8 draws do not bring it inside the tolerance"
+    assert found.cost.draws == 8
+
+
+def test_a_drop_that_leaps_is_said():
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        if factor > 3.3:
+            right[:10] = 0
+        return right
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
+    assert found.note.startswith("the drop leaps over the target: 0.00 points")
+    assert "10.00 points" in found.note
+    assert found.factor == pytest.approx(3.3, rel=0.002)
