@@ -45,7 +45,9 @@ def calibrated(victim, images, defense, target=0.02, tolerance=0.002, max_draws=
 
 
 @pytest.mark.parametrize("begin", [0.001, 0.97, 200.0])
-@pytest.mark.parametrize(("defense", "margin"), [(InputNoise, 1.0), (lambda sigma: FeatureNoise(sigma, "feature"), 2.0)])
+@pytest.mark.parametrize(
+    ("defense", "margin"), [(InputNoise, 1.0), (lambda sigma: FeatureNoise(sigma, "feature"), 2.0)]
+)
 def test_the_sigma_is_that_of_the_closed_form_wherever_the_search_begins(begin, defense, margin):
     found, sigma = calibrated(Threshold(), bright(3000), defense(begin))
     truth = norm.cdf(-margin / sigma)
@@ -110,7 +112,9 @@ def test_the_reported_draws_are_not_those_that_the_search_chose_by():
 
 
 def test_a_drop_that_no_sigma_reaches_is_refused():
-    with pytest.raises(UserError, match=r"no sigma costs as much as 60 points: (4[89]|5[0-2])\.\d\d points .* the given sigma$"):
+    with pytest.raises(
+        UserError, match=r"no sigma costs as much as 60 points: (4[89]|5[0-2])\.\d\d points .* the given sigma$"
+    ):
         calibrated(Threshold(), bright(500), InputNoise(1.0), target=0.6, tolerance=0.05)
 
 
@@ -118,7 +122,7 @@ def test_a_victim_that_no_sigma_spares_is_refused():
     def times_right(factor, first, draws):
         return torch.zeros(100).double()
 
-    with pytest.raises(UserError, match="no sigma costs as little as 2 points: 100.00 points"):
+    with pytest.raises(UserError, match=r"no sigma costs as little as 2 points: 100\.00 points"):
         find_factor(times_right, torch.ones(100).double(), Target(0.02, 0.002), 8)
 
 
@@ -131,7 +135,7 @@ class Band(nn.Module):
 
 
 def test_a_drop_that_is_not_monotone_is_said():
-    with pytest.raises(UserError, match="no sigma costs as much as 10 points.*; the drop is not monotone in sigma"):
+    with pytest.raises(UserError, match=r"no sigma costs as much as 10 points.*; the drop is not monotone in sigma"):
         calibrated(Band(), bright(1000), InputNoise(10.0), target=0.1, tolerance=0.01)
     # From below the first crossing is found, with no larger sigma that would tell.
     found, sigma = calibrated(Band(), bright(1000), InputNoise(0.05), target=0.1, tolerance=0.01)

@@ -1,0 +1,170 @@
+"""`rfdlight calibrate`: what it writes is what `rfdlight test` takes, and true on draws that it has not seen."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rfdlight.data import Digits
+from rfdlight.defenses import FeatureNoise
+from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
+from rfdlight.victims.resolve import resolve_victim
+
+NEAREST_MEAN = """
+import torch
+from torch import nn
+
+from rfdlight.data import Digits
+
+
+class NearestMean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        train = Digits().images("train")
+        x = train.pixels.float().div(255).flatten(1)
+        means = torch.stack([x[train.labels == label].mean(0) for label in range(10)])
+        self.pixels, self.distances = nn.Flatten(), nn.Linear(means.shape[1], 10)
+        self.distances.weight.data = means
+        self.distances.bias.data = -means.square().sum(1) / 2
+
+    def forward(self, x):
+        return self.distances(self.pixels(x))
+"""
+
+LINE = "calibrate nearest_mean.NearestMean --data digits --defense feature_noise --defense.layers distances "
+
+
+@pytest.fixture(autouse=True)
+def victim(elsewhere):
+    """A victim that answers fast and is right about nine times in ten."""
+    (elsewhere / "nearest_mean.py").write_text(NEAREST_MEAN)
+    yield
+    sys.modules.pop("nearest_mean", None)
+
+
+def drop_of(defense: FeatureNoise, draws: int = 200):
+    """The cost by other draws than those of the command."""
+    data = Digits()
+    victim, _, _ = resolve_victim("nearest_mean.NearestMean", None, data)
+    meter = CleanCostMeter(victim, data.held_out(), seed=1)
+    return meter, cost_of(meter.undefended, meter.times_right(defense, 0, draws), draws)
+
+
+def defended_by(command, file: str) -> str:
+    """What a short evaluation says of the defense in a file."""
+    line = "test --attack square --model.victim nearest_mean.NearestMean --data.num_images 2 --model.budget 1 --run"
+    assert command(*line.split(), f"run-{file}", "--defense", file).status == 0
+    return json.loads(Path(f"run-{file}", "summary.json").read_text())["run"]["defense"]
+
+
+def test_the_file_holds_the_defense_and_what_was_measured(command):
+    said = command(*(LINE + "--tolerance 0.004 --max_draws 512").split())
+    assert (said.status, said.err) == (0, "")
+    written = yaml.safe_load(Path("calibrated.yaml").read_text())
+    facts = written["calibration"]
+    sigma = written["init_args"]["sigma"]
+    assert f"calibrated.yaml: FeatureNoise sigma {sigma:g} at the output of distances\n" in said.out
+
+    meter, cost = drop_of(FeatureNoise(sigma, "distances"))
+    assert abs(cost.drop - 0.02) < 0.004 + 4 * cost.error
+    low, high = facts["interval_over_draws"]
+    assert 0.016 <= low < facts["drop"] < high <= 0.024
+    assert facts["interval_over_images"][0] < low < high < facts["interval_over_images"][1]
+    assert facts["clean_accuracy"] == pytest.approx(meter.clean_accuracy)
+    assert (facts["images"], facts["data"], facts["target_drop"]) == (399, "digits", 0.02)
+    assert len(facts["weights_sha256"]) == len(facts["images_sha256"]) == 64
+
+    assert defended_by(command, "calibrated.yaml") == f"FeatureNoise sigma {sigma:g} at the output of distances"
+
+
+def test_the_same_command_finds_the_same_and_never_overwrites(command):
+    line = LINE + "--tolerance 0.01 --target_drop 0.05 --output "
+    assert command(*(line + "one.yaml").split()).status == 0
+    assert command(*(line + "two.yaml").split()).status == 0
+    assert Path("one.yaml").read_text() == Path("two.yaml").read_text()
+    said = command(*(line + "one.yaml").split())
+    assert said.status == 2
+    assert said.err == "rfdlight: one.yaml is there already; give --output another name, or move it\n"
+
+
+def test_several_sigmas_keep_their_ratios(command):
+    line = (
+        LINE.replace("distances", "[pixels,distances]")
+        + "--defense.sigma [0.1,1.0] --target_drop 0.05 --tolerance 0.01"
+    )
+    assert command(*line.split()).status == 0
+    first, second = yaml.safe_load(Path("calibrated.yaml").read_text())["init_args"]["sigma"]
+    assert second == pytest.approx(10 * first, rel=1e-4)
+
+
+def test_a_sweep_calibrates_every_layer_by_itself(command):
+    line = LINE.replace("distances", "*") + "--sweep layers --target_drop 0.05 --tolerance 0.01"
+    said = command(*line.split())
+    assert (said.status, said.err) == (0, "")
+    for layer in ("pixels", "distances"):
+        written = yaml.safe_load(Path(f"calibrated-{layer}.yaml").read_text())
+        assert written["init_args"]["layers"] == [layer]
+        _, cost = drop_of(FeatureNoise(written["init_args"]["sigma"], layer))
+        assert abs(cost.drop - 0.05) < 0.01 + 4 * cost.error
+        described = defended_by(command, f"calibrated-{layer}.yaml")
+        assert described == f"FeatureNoise sigma {written['init_args']['sigma']:g} at the output of {layer}"
+
+
+def test_a_sweep_goes_on_after_a_layer_that_cannot_cost_so_much(command):
+    net = NEAREST_MEAN.replace("self.pixels, self.dist", "self.spare = nn.Identity()\n        self.pixels, self.dist")
+    net = net.replace("        return self.dist", "        self.spare(x)\n        return self.dist")
+    Path("nearest_mean.py").write_text(net)
+    line = (
+        LINE.replace("layers distances", "layers [spare,distances]")
+        + "--sweep layers --target_drop 0.05 --tolerance 0.01"
+    )
+    said = command(*line.split())
+    assert (said.status, said.err) == (0, "")
+    assert "spare: no sigma costs as much as 5 points: 0.00 points (0.00 to 0.00)" in said.out
+    assert not Path("calibrated-spare.yaml").exists()
+    assert Path("calibrated-distances.yaml").exists()
+
+
+CASES = {
+    "no victim": ("calibrate --data digits --defense input_noise", "expected victim, got none"),
+    "no defense": ("calibrate resnet8-digits --data digits", "--defense is needed"),
+    "no noise": (
+        "calibrate resnet8-digits --data digits --defense aaa",
+        "'rfdlight.defenses.aaa.AAA' given as defense is no Noise",
+    ),
+    "no drop": (LINE + "--target_drop 0", "target_drop must lie in (0, 1), got 0.0; 0.02 is 2 points"),
+    "drop in points": (LINE + "--target_drop 2", "target_drop must lie in (0, 1), got 2.0; 0.02 is 2 points"),
+    "wide tolerance": (
+        LINE + "--tolerance 0.02",
+        "tolerance must lie in (0, target_drop), got 0.02; 0.002 is 0.2 points",
+    ),
+    "few draws": (LINE + "--max_draws 3", "max_draws must be at least 4, got 3"),
+    "no sigma": (LINE + "--defense.sigma 0", "defense.sigma must be positive: the search begins there"),
+    "sweep of pixels": (
+        "calibrate resnet8-digits --data digits --defense input_noise --sweep layers",
+        "--sweep layers is for a defense with layers, such as feature_noise",
+    ),
+    "sweep of several sigmas": (
+        LINE + "--defense.sigma [1.0,2.0] --sweep layers",
+        "--sweep layers needs one --defense.sigma, from which the search of every layer begins",
+    ),
+    "no yaml": (LINE + "--output calibrated.json", "--output must end in .yaml, got 'calibrated.json'"),
+    "no folder": (LINE + "--output a/b.yaml", "the folder of --output a/b.yaml does not exist"),
+    "every image attacked": (
+        LINE + "--data.num_images 599 --data.selection first",
+        "0 test images of digits are not attacked, at least 2 are needed; lower --data.num_images, 599",
+    ),
+    "unreachable": (LINE + "--target_drop 0.99", "no sigma costs as much as 99 points: "),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line_and_writes_nothing(name, command, elsewhere):
+    line, expected = CASES[name]
+    said = command(*line.split())
+    assert said.status == 2
+    assert said.err.startswith(f"rfdlight: {expected}"), said.err
+    assert said.err.count("\n") == 1
+    assert sorted(path.name for path in elsewhere.iterdir() if path.suffix in (".yaml", ".json")) == []
