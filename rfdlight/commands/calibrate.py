@@ -83,13 +83,8 @@ def calibrate(
     for name, place in places.items():
         for argument, value in place.items():
             setattr(defense, argument, value)
-
-        def times_right(factor: float, first: int, draws: int) -> Tensor:
-            defense.sigma = _times(begin, factor)
-            return meter.times_right(defense, first, draws)
-
         try:
-            result = find_factor(times_right, meter.undefended, Target(target_drop, tolerance), max_draws)
+            result = _search(console, meter, defense, begin, Target(target_drop, tolerance), max_draws, name)
         except UserError as error:
             if not sweep:
                 raise
@@ -151,11 +146,38 @@ def _file(output: str, layer: str) -> Path:
     return path
 
 
+def _search(
+    console: Console,
+    meter: CleanCostMeter,
+    defense: Noise,
+    begin: float | list[float],
+    target: Target,
+    max_draws: int,
+    layer: str,
+) -> Calibration:
+    """Find the factor of the sigma `begin`, and say every step."""
+
+    def times_right(factor: float, first: int, draws: int) -> Tensor:
+        defense.sigma = _times(begin, factor)
+        return meter.times_right(defense, first, draws)
+
+    def tell(factor: float, cost: CleanCost) -> None:
+        sigma = _shown(_times(begin, factor))
+        step = f"{layer}: sigma {sigma}" if layer else f"sigma {sigma}"
+        console.print(Text(f"{step} costs {cost}, {cost.draws} draws", style="dim"), soft_wrap=True)
+
+    return find_factor(times_right, meter.undefended, target, max_draws, tell)
+
+
 def _times(sigma: float | list[float], factor: float) -> float | list[float]:
     """Multiply, to five digits: a sigma is to be read, and nothing hangs on the sixth."""
     if isinstance(sigma, list):
         return [float(f"{value * factor:.5g}") for value in sigma]
     return float(f"{sigma * factor:.5g}")
+
+
+def _shown(sigma: float | list[float]) -> str:
+    return "/".join(f"{value:g}" for value in (sigma if isinstance(sigma, list) else [sigma]))
 
 
 def _digest(content: bytes) -> str:
@@ -173,12 +195,14 @@ def _facts(cost: CleanCost) -> dict[str, Any]:
 
 def _table(results: dict[str, tuple[Any, Calibration]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", overflow="fold")
+    swept = "" not in results
+    if swept:
+        table.add_column("layer", overflow="fold")
     for column in ("sigma", "drop in points", "over draws", "over images", "draws"):
         table.add_column(column, justify="right")
     for name, (sigma, result) in results.items():
         cost = result.cost
         intervals = [f"{100 * low:.2f} to {100 * high:.2f}" for low, high in (cost.over_draws, cost.over_images)]
-        shown = "/".join(f"{value:g}" for value in (sigma if isinstance(sigma, list) else [sigma]))
-        table.add_row(name, shown, f"{100 * cost.drop:.2f}", *intervals, str(cost.draws))
+        cells = (_shown(sigma), f"{100 * cost.drop:.2f}", *intervals, str(cost.draws))
+        table.add_row(*((name, *cells) if swept else cells))
     return table

@@ -115,7 +115,13 @@ class _Search:
         return UserError(f"{told}; {falling}" if falling else told)
 
 
-def find_factor(times_right: TimesRight, undefended: Tensor, target: Target, max_draws: int) -> Calibration:
+def find_factor(
+    times_right: TimesRight,
+    undefended: Tensor,
+    target: Target,
+    max_draws: int,
+    tell: Callable[[float, CleanCost], None] = lambda factor, cost: None,
+) -> Calibration:
     """Find the factor of sigma whose cost is the target, by bisection on its logarithm.
 
     At each sigma the draws are doubled until the interval over draws lies inside the tolerance, or the target
@@ -126,6 +132,7 @@ def find_factor(times_right: TimesRight, undefended: Tensor, target: Target, max
         undefended: (N,) float64 of 0 and 1, whether the undefended answer is right.
         target: What the cost is to be.
         max_draws: At each sigma, at least `FIRST_DRAWS`.
+        tell: Called with each factor that is tried, and its cost.
 
     Raises:
         UserError: If no sigma within a factor of a million costs so much, or so little.
@@ -134,6 +141,7 @@ def find_factor(times_right: TimesRight, undefended: Tensor, target: Target, max
     factor = 1.0
     while True:
         cost = search.tried[factor] = search.cost(factor)
+        tell(factor, cost)
         near = abs(cost.drop - target.drop) <= target.tolerance
         if near and (target.hit_by(cost) or cost.half > target.tolerance):
             cost = search.cost(factor, first=max_draws)
