@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rfdlight import names, packaged
 from rfdlight.attacks.base import Attack
+from rfdlight.commands.analyze import analyze
 from rfdlight.commands.calibrate import calibrate
 from rfdlight.commands.layers import layers
 from rfdlight.commands.report import report
@@ -36,6 +37,7 @@ from rfdlight.results import run_directory
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 COMMANDS: dict[str, Callable[..., None]] = {
+    "analyze": analyze,
     "calibrate": calibrate,
     "layers": layers,
     "report": report,
@@ -44,6 +46,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """The subcommands that need no trainer. One with an argument `parsed` gets its command line as a configuration."""
 
 POSITIONALS: dict[str, dict[str, Any]] = {
+    "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},

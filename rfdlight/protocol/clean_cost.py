@@ -6,11 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm, ttest_1samp
+from scipy.stats import norm
 from torch import Tensor, nn
 
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.noise import Noise
+from rfdlight.results.intervals import mean_interval
 from rfdlight.rng import image_seed
 
 CONFIDENCE = 0.95
@@ -122,9 +123,4 @@ def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:
     drop = float(difference.mean())
     variance = share * (1 - share) * draws / (draws - 1)  # of one draw, unbiased, for each image
     error = math.sqrt(float(variance.sum()) / draws) / len(share)
-    if float(difference.std()) == 0:
-        over_images = drop, drop
-    else:
-        low, high = ttest_1samp(difference.numpy(), 0).confidence_interval(CONFIDENCE)
-        over_images = float(low), float(high)
-    return CleanCost(drop, error, over_images, draws)
+    return CleanCost(drop, error, mean_interval(difference.numpy(), CONFIDENCE), draws)

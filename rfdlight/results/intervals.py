@@ -1,10 +1,11 @@
-"""Confidence intervals of shares."""
+"""Confidence intervals of shares and of means."""
 
 from __future__ import annotations
 
 import math
 
-from scipy.stats import norm
+import numpy as np
+from scipy.stats import norm, ttest_1samp
 
 
 def wilson(successes: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -34,3 +35,20 @@ def wilson(successes: float, total: int, confidence: float = 0.95) -> tuple[floa
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Student's interval of a mean; of equal values it has no width.
+
+    Args:
+        values: At least 2.
+        confidence: In (0, 1).
+
+    Example:
+        >>> mean_interval(np.array([1.0, 1.0]))
+        (1.0, 1.0)
+    """
+    if np.ptp(values) <= 1e-12 * np.abs(values).max():  # scipy warns of equal values
+        return float(values[0]), float(values[0])
+    low, high = ttest_1samp(values, 0).confidence_interval(confidence)
+    return float(low), float(high)

@@ -14,7 +14,7 @@ from rfdlight.results.intervals import wilson
 from rfdlight.results.records import Record
 from rfdlight.results.summary import breaks_at, clean_right, was_screened
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers of every colour vision can tell apart, without its yellow."""
 
 
@@ -36,8 +36,8 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], path: Path, log: bool
     handles = []
     for i, (label, records, budget) in enumerate(runs):
         if records:
-            colour = _COLOURS[i % len(_COLOURS)]
-            style = "-" if i < len(_COLOURS) else "-."
+            colour = COLOURS[i % len(COLOURS)]
+            style = "-" if i < len(COLOURS) else "-."
             handles.append(_draw(axes, label, records, budget, start, colour, style))
     most = max([budget for _, _, budget in runs] + [start + 1])
     if log:

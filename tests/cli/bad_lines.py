@@ -8,7 +8,7 @@ NOISE = "test --attack rays --defense feature_noise "
 
 CASES = {
     # commands and names
-    "no command": ("", "expected a command: fit, test, layers, report, scales"),
+    "no command": ("", "expected a command: fit, test, analyze, calibrate, layers, report, scales"),
     "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
     "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
     "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),

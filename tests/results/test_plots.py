@@ -33,7 +33,7 @@ def test_steps_without_a_break_are_flat():
 def test_the_picture_shows_each_run_in_its_own_colour(tmp_path, log):
     draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], 100)], tmp_path / "curves.png", log=log)
     picture = matplotlib.image.imread(tmp_path / "curves.png")[..., :3]
-    for colour in plots._COLOURS[:2]:
+    for colour in plots.COLOURS[:2]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
 

@@ -1,0 +1,101 @@
+"""The pictures of an analysis: figures 1 and 2 of the paper for any victim, and theorem 1 against measurement."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from rfdlight.protocol.analysis import Point
+from rfdlight.results.intervals import mean_interval
+from rfdlight.results.plots import COLOURS
+
+
+def draw_ratios(points: list[Point], path: Path) -> None:
+    """Draw the ratios of gradient norms, layer over image, before and after one step of an attacker.
+
+    Boxes hold the middle half of the images, whiskers 5 to 95 %, the line is the median.
+    """
+    layers = points[1:]
+    figure, axes = _begin(len(layers))
+    for offset, colour, values in (
+        (-0.2, COLOURS[0], [point.ratios for point in layers]),
+        (0.2, COLOURS[1], [point.ratios_after for point in layers]),
+    ):
+        _boxes(axes, [_positive(column.numpy()) for column in values], offset, 0.35, colour)
+    axes.set_yscale("log")
+    axes.set_ylabel("gradient norm, layer over image")
+    _layers(axes, layers)
+    patches = [Patch(facecolor=COLOURS[0], label="clean"), Patch(facecolor=COLOURS[1], label="after one step")]
+    figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def draw_magnitudes(points: list[Point], path: Path) -> None:
+    """Draw the magnitude of robustness at the image and at every layer; boxes and whiskers as for the ratios."""
+    figure, axes = _begin(len(points))
+    _boxes(axes, [_positive(point.magnitudes.numpy()) for point in points], 0, 0.6, COLOURS[2])
+    axes.set_yscale("log")
+    axes.set_ylabel("1 % quantile of margin over gradient\nnorm, times gradient norm")
+    _layers(axes, points)
+    figure.savefig(path, dpi=150)
+
+
+def draw_misled(points: list[Point], path: Path) -> None:
+    """Draw how often an attacker is misled at equal cost: predicted, and measured with 95 % intervals over images."""
+    shown = [point for point in points if point.sigma is not None]
+    figure, axes = _begin(len(shown))
+    for offset, colour, marker, label, columns in (
+        (-0.12, COLOURS[0], "s", "predicted by theorem 1", [point.predicted for point in shown]),
+        (0.12, COLOURS[1], "o", "measured", [point.measured for point in shown]),
+    ):
+        means = np.array([float(column.mean()) for column in columns])
+        ends = np.array([mean_interval(column.numpy()) for column in columns]).reshape(-1, 2).T
+        errors = np.abs(ends - means)
+        places = np.arange(len(shown)) + offset
+        axes.errorbar(places, means, errors, fmt=marker, color=colour, capsize=3, label=label)
+    axes.set_ylim(0, 0.52)
+    axes.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axes.set_ylabel("comparisons that mislead (95 % intervals)")
+    _layers(axes, shown)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _begin(count: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(max(5.0, 1.5 + 0.55 * count), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(axis="y", alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _boxes(axes: Axes, columns: list[np.ndarray], offset: float, width: float, colour: str) -> None:
+    axes.boxplot(
+        columns,
+        positions=[place + offset for place in range(len(columns))],
+        widths=width,
+        whis=(5, 95),
+        showfliers=False,
+        manage_ticks=False,
+        patch_artist=True,
+        boxprops={"facecolor": colour, "alpha": 0.8},
+        medianprops={"color": "black"},
+    )
+
+
+def _positive(values: np.ndarray) -> np.ndarray:
+    """Leave out what a logarithmic axis cannot show: layers that an image's margin does not depend on."""
+    return values[np.isfinite(values) & (values > 0)]
+
+
+def _layers(axes: Axes, points: list[Point]) -> None:
+    rotation = 90 if len(points) > 6 else 0
+    axes.set_xticks(range(len(points)), [point.name for point in points], rotation=rotation)
+    axes.set_xlim(-0.6, len(points) - 0.4)

@@ -1,0 +1,68 @@
+"""Norms of the margin's gradient, at the image and at hidden layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rfdlight.defenses.base import Place
+from rfdlight.defenses.noise import Noise
+from rfdlight.losses import margin
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What one backward pass says of some images.
+
+    Attributes:
+        margins: (N,) float64, of the logits; negative where the answer is wrong.
+        at_image: (N,) float64, l2 norm of the margin's gradient at the pixels.
+        at_layers: (N, layers) float64, l2 norm of its gradient at each layer's activation.
+        direction: (N, C, H, W), the gradient at the pixels itself.
+    """
+
+    margins: Tensor
+    at_image: Tensor
+    at_layers: Tensor
+    direction: Tensor
+
+
+class _Probe(Noise):
+    """Adds zeros to activations: their gradient is the activation's, whatever is done to it in place later."""
+
+    def __init__(self, places: list[Place]) -> None:
+        super().__init__(0.0)
+        self._places = places
+        self.zeros: dict[int, Tensor] = {}
+
+    def places(self, model: nn.Module) -> list[Place]:
+        return self._places
+
+    def transform(self, x: Tensor, place: int) -> Tensor:
+        self.zeros[place] = torch.zeros_like(x, requires_grad=True)
+        return x + self.zeros[place]
+
+
+def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> Gradients:
+    """Return the margins and their gradients' norms.
+
+    Args:
+        victim: In eval mode, so that a row's logits depend on that row alone; without defenses.
+        x: (N, C, H, W) in [0, 1].
+        y: (N,) int64.
+        places: At least one, each called once in a forward pass.
+    """
+    probe = _Probe(places)
+    with probe.on(victim), torch.enable_grad():
+        pixels = x.detach().requires_grad_()
+        margins = margin(victim(pixels), y)
+        zeros = [probe.zeros[number] for number in range(len(places))]
+        direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros])
+    norms = torch.stack([_norm(gradient) for gradient in inside], 1)
+    return Gradients(margins.detach().double().cpu(), _norm(direction), norms, direction)
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    return gradient.flatten(1).double().norm(dim=1).cpu()
