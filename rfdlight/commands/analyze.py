@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -116,25 +117,30 @@ _RANGES = {
 
 def _plain(point: Point) -> dict[str, Any]:
     values = {name: getattr(point, name) for name in point.__dataclass_fields__}
-    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return {name: _finite(value.tolist()) if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def _finite(values: list[float]) -> list[float | None]:
+    """Leave out the ratios to a gradient of 0, which JSON has no number for."""
+    return [value if math.isfinite(value) else None for value in values]
 
 
 def _table(points: list[Point]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("place", overflow="fold")
-    for column in ("ratio", "after", "quantile", "magnitude", "sigma", "predicted", "measured"):
-        table.add_column(column, justify="right")
+    for column in ("ratio", "after", "quantile", "magnitude", "sigma", "theory %", "measured %"):
+        table.add_column(column, justify="right", no_wrap=True)
     for point in points:
         ratio, after, magnitude = (
-            f"{float(column.median()):.3g}" for column in (point.ratios, point.ratios_after, point.magnitudes)
+            f"{float(column.nanmedian()):.3g}" for column in (point.ratios, point.ratios_after, point.magnitudes)
         )
-        cells = [ratio, after, f"{point.quantile:.3g}", magnitude]
+        cells = [ratio, after, "none" if point.quantile is None else f"{point.quantile:.3g}", magnitude]
         if point.sigma is None:
             cells += ["none", "", ""]
         else:
             low, high = mean_interval(point.measured.numpy())
-            measured = f"{100 * float(point.measured.mean()):.1f} +- {50 * (high - low):.1f} %"
-            cells += [f"{point.sigma:.3g}", f"{100 * float(point.predicted.mean()):.1f} %", measured]
+            measured = f"{100 * float(point.measured.mean()):.1f} +- {50 * (high - low):.1f}"
+            cells += [f"{point.sigma:.3g}", f"{100 * float(point.predicted.mean()):.1f}", measured]
         table.add_row(point.name, *cells)
     return table
 
@@ -144,7 +150,7 @@ def _legend(attacker: Attacker, drop: float) -> str:
         "ratio: gradient norm of the margin over that at the image, median; "
         f"after: the same after a step of {attacker.eps:g} against the image; "
         "quantile: 1 % quantile of margin over gradient norm; magnitude: that times the gradient norm, median; "
-        f"sigma: what costs {100 * drop:g} points on the linearised victim; predicted and measured: how often noise "
+        f"sigma: what costs {100 * drop:g} points on the linearised victim; theory and measured: how often noise "
         f"of that sigma misleads an attacker who compares steps of {attacker.step:g}"
     )
 

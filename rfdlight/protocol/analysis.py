@@ -32,7 +32,8 @@ class Point:
         norms: Of the margin's gradient there.
         ratios: Those norms over the norm of the gradient at the pixels.
         ratios_after: The same after one step of an attacker.
-        quantile: The 1 % quantile of margin over gradient norm, of the images that are classified rightly.
+        quantile: The 1 % quantile of margin over gradient norm, of the images that are classified rightly; None
+            where no margin depends on the place.
         sigma: What costs the wanted drop on the linearised victim, or None.
         predicted: Probability that noise of that sigma misleads the attacker; empty without a sigma.
         measured: How often it did; empty without a sigma.
@@ -44,15 +45,15 @@ class Point:
     norms: Tensor
     ratios: Tensor
     ratios_after: Tensor
-    quantile: float
+    quantile: float | None
     sigma: float | None
     predicted: Tensor
     measured: Tensor
 
     @property
     def magnitudes(self) -> Tensor:
-        """The paper's magnitude of robustness: the quantile times each image's gradient norm."""
-        return self.quantile * self.norms
+        """The paper's magnitude of robustness, the quantile times each image's gradient norm; 0 without a quantile."""
+        return (self.quantile or 0.0) * self.norms
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,14 @@ def measure_points(
             predicted = misled_probability(at_place, image, sigma, attacker.step)
             noise: Noise = InputNoise(sigma) if number == 0 else FeatureNoise(sigma, name, at=places[number - 1].side)
             measured = _measured(victim, noise, batches, attacker, seed)
-        right = margins > 0
-        quantile = float(np.quantile((margins / at_place)[right].numpy(), QUANTILE)) if right.any() else 0.0
         columns = (margins, at_place, ratios[:, number], ratios_after[:, number])
-        points.append(Point(name, side, *columns, quantile, sigma, predicted, measured))
+        points.append(Point(name, side, *columns, _quantile(margins, at_place), sigma, predicted, measured))
     return points
+
+
+def _quantile(margins: Tensor, norms: Tensor) -> float | None:
+    usable = (margins > 0) & (norms > 0)
+    return float(np.quantile((margins / norms)[usable].numpy(), QUANTILE)) if usable.any() else None
 
 
 def _measured(

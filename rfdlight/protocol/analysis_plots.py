@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from rfdlight.protocol.analysis import Point
 from rfdlight.results.intervals import mean_interval
@@ -27,7 +28,7 @@ def draw_ratios(points: list[Point], path: Path) -> None:
         (0.2, COLOURS[1], [point.ratios_after for point in layers]),
     ):
         _boxes(axes, [_positive(column.numpy()) for column in values], offset, 0.35, colour)
-    axes.set_yscale("log")
+    _logarithmic(axes)
     axes.set_ylabel("gradient norm, layer over image")
     _layers(axes, layers)
     patches = [Patch(facecolor=COLOURS[0], label="clean"), Patch(facecolor=COLOURS[1], label="after one step")]
@@ -39,7 +40,7 @@ def draw_magnitudes(points: list[Point], path: Path) -> None:
     """Draw the magnitude of robustness at the image and at every layer; boxes and whiskers as for the ratios."""
     figure, axes = _begin(len(points))
     _boxes(axes, [_positive(point.magnitudes.numpy()) for point in points], 0, 0.6, COLOURS[2])
-    axes.set_yscale("log")
+    _logarithmic(axes)
     axes.set_ylabel("1 % quantile of margin over gradient\nnorm, times gradient norm")
     _layers(axes, points)
     figure.savefig(path, dpi=150)
@@ -88,6 +89,14 @@ def _boxes(axes: Axes, columns: list[np.ndarray], offset: float, width: float, c
         boxprops={"facecolor": colour, "alpha": 0.8},
         medianprops={"color": "black"},
     )
+
+
+def _logarithmic(axes: Axes) -> None:
+    """Mark 1, 2 and 5 of every decade, in plain numbers: few of these axes span more than one."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -59,7 +59,7 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
         pixels = x.detach().requires_grad_()
         margins = margin(victim(pixels), y)
         zeros = [probe.zeros[number] for number in range(len(places))]
-        direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros])
+        direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros], materialize_grads=True)
     norms = torch.stack([_norm(gradient) for gradient in inside], 1)
     return Gradients(margins.detach().double().cpu(), _norm(direction), norms, direction)
 

@@ -1,0 +1,53 @@
+"""`rfdlight analyze` on a command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+LINE = "analyze resnet8-digits --data digits --num_images 12 --draws 2 "
+
+
+def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
+    said = command(*LINE.split(), "--layers", "layer*", "--output", "folder")
+    assert (said.status, said.err) == (0, "")
+    facts = json.loads(Path("folder", "analysis.json").read_text())
+    assert [place["name"] for place in facts["places"]] == ["the image", "layer1", "layer2", "layer3"]
+    assert len(facts["image_ids"]) == len(facts["places"][3]["measured"]) == len(facts["places"][3]["norms"]) == 12
+    assert facts["attacker"] == {"step": 0.01, "eps": 0.2, "draws": 2}
+    pictures = {"ratios.png", "magnitudes.png", "misled.png"}
+    assert {path.name for path in Path("folder").iterdir()} == {"analysis.json", *pictures}
+    assert "predicted to mislead most at a cost of 2 points: layer" in said.out
+
+
+def test_the_default_layers_are_those_of_the_noise_and_a_run_is_not_overwritten(command):
+    assert command(*LINE.split()).status == 0
+    facts = json.loads(Path("analysis", "analysis.json").read_text())
+    assert [place["name"] for place in facts["places"]] == ["the image", "layer3"]
+    said = command(*LINE.split())
+    assert said.status == 2
+    assert said.err.startswith("rfdlight: analysis already holds another run")
+
+
+CASES = {
+    "no step": ("--step 0", "step must be positive, got 0.0"),
+    "no eps": ("--eps 0", "eps must be positive, got 0.0"),
+    "drop in points": ("--target_drop 2", "target_drop must be in (0, 1), got 2.0"),
+    "no draws": ("--draws 0", "draws must be at least 1, got 0"),
+    "one image": ("--num_images 1", "num_images must be at least 2, got 1"),
+    "too many images": (
+        "--num_images 400",
+        "num_images must be at most the 399 test images that are not attacked, got 400",
+    ),
+    "unknown layer": ("--layers stem", "no layer matches 'stem'; the network has conv1, bn1, layer1, layer1.0, "),
+    "unknown side": ("--at middle", "unknown at 'middle'; known: input, output"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line_and_writes_nothing(name, command, elsewhere):
+    options, expected = CASES[name]
+    said = command(*LINE.split(), *options.split())
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith(f"rfdlight: {expected}")
+    assert list(elsewhere.iterdir()) == []
