@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
 
 from rfdlight import cli
+from rfdlight.data import Digits
 from rfdlight.engine import Engine
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.results.records import FIELDS, read_records
@@ -99,7 +102,8 @@ def test_the_attack_breaks_it_and_noise_defends_it(attacked, defended):
 @pytest.mark.parametrize("which", ["attacked", "defended"])
 def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     folder = request.getfixturevalue(which)
-    assert {path.name for path in folder.iterdir()} == {"config.yaml", "records.jsonl", "summary.json", "curves.png"}
+    files = {"config.yaml", "records.jsonl", "summary.json", "curves.png", "images.safetensors"}
+    assert {path.name for path in folder.iterdir()} == files
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     records, summary = read_records(folder / "records.jsonl"), summary_of(folder)
     assert summary == json.loads(json.dumps(summarize(records, summary["run"])))
@@ -114,6 +118,18 @@ def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
         assert record.keys() == FIELDS.keys()
         assert record["billed"] == record["attack"] + record["observe"] <= BUDGET
         assert record["linf"] <= 0.2 + 1e-6
+
+
+def test_the_kept_pixels_are_those_of_the_records(attacked):
+    records = {record["id"]: record for record in read_records(attacked / "records.jsonl")}
+    with safe_open(attacked / "images.safetensors", "pt") as file:
+        ids = json.loads(file.metadata()["ids"])
+        clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
+    data = Digits(num_images=IMAGES, selection="random").attacked()
+    assert 8 < len(ids) <= 16
+    assert torch.equal(clean, data.read([data.ids.index(image_id) for image_id in ids]) / 255)
+    changes = (adversarial - clean).abs().amax((1, 2, 3)).tolist()
+    assert changes == pytest.approx([records[image_id]["linf"] for image_id in ids])
 
 
 def test_both_runs_attack_the_same_images(attacked, defended):

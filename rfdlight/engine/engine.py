@@ -52,6 +52,7 @@ class Engine:
         starts: Images (rows, C, H, W) of known classes (rows,), for an attack that needs a start; by default none.
         deterministic: Whether the victim answers the same every time.
         on_record: Called with each finished image's record.
+        on_point: Called before that with its id, its clean pixels and its final point, (C, H, W) both.
         stop: Looked at before every tick; when it returns True, the engine ends with what it has.
     """
 
@@ -70,6 +71,7 @@ class Engine:
         starts: tuple[Tensor, Tensor] | None = None,
         deterministic: bool,
         on_record: Callable[[Record], None],
+        on_point: Callable[[str, Tensor, Tensor], None] = lambda image_id, x, point: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.oracle = oracle
@@ -86,6 +88,7 @@ class Engine:
         self.deterministic = deterministic
         self.ledger = Ledger()
         self._on_record = on_record
+        self._on_point = on_point
         self._stop = stop
         self._pool = Pool(slots)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
@@ -369,6 +372,7 @@ class Engine:
         for row in sorted(rows[phases == Phase.FINAL].tolist(), reverse=True):
             one = torch.tensor([row], device=columns["y"].device)
             billed = int(self._billed(one, self._state(one)))
+            self._on_point(self._pool.ids[row], columns["x"][row], columns["point"][row])
             self._on_record(describe(self._pool.ids[row], columns, one, billed, judge))
             self._pool.release(row)
 

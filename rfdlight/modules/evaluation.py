@@ -24,6 +24,7 @@ from rfdlight.errors import UserError
 from rfdlight.modules.progress import ProgressDisplay
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
+from rfdlight.results.images import KeptImages
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, RecordWriter, in_order
 from rfdlight.results.summary import clean_right, summarize
@@ -35,7 +36,7 @@ class AttackEvaluation(LightningModule):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
 
     The trainer's `default_root_dir` gets `records.jsonl`, one line per image as it finishes,
-    `summary.json` and `curves.png`.
+    `summary.json`, `curves.png` and `images.safetensors`.
 
     `on_ready`, if set, is called once, when everything that can be wrong has been checked and before the
     first file is written.
@@ -60,6 +61,7 @@ class AttackEvaluation(LightningModule):
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
         precision: Of the attack's forward passes; the judge decides in float32 always.
         channels_last: Run the victim in channels-last memory, usually faster.
+        keep_images: Images whose pixels, clean and at their final points, are stored for people to look at, >= 0.
         seed: Of the attack's and the victim's randomness.
 
     Raises:
@@ -85,6 +87,7 @@ class AttackEvaluation(LightningModule):
         memory: float = 4.0,
         precision: Precision = "float32",
         channels_last: bool = True,
+        keep_images: int = 16,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -94,6 +97,7 @@ class AttackEvaluation(LightningModule):
             ("batch_size", batch_size, 1),
             ("slots", 1 if slots is None else slots, 1),
             ("eot", eot, 1),
+            ("keep_images", keep_images, 0),
         ):
             if value < least:
                 raise UserError(f"model.{name} must be at least {least}, got {value}")
@@ -116,6 +120,7 @@ class AttackEvaluation(LightningModule):
         self.memory = memory
         self.precision = precision
         self.channels_last = channels_last
+        self.keep_images = keep_images
         self.seed = seed
         self.complete = False
         self.console = Console()
@@ -177,6 +182,7 @@ class AttackEvaluation(LightningModule):
         self.complete = len(self._records) == self.data.num_images
         summary = summarize(self._records, self._facts())
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        self._images.save(self.folder / "images.safetensors")
         if not self._records:
             return
         draw_curves([(self.folder.name, in_order(self._records), self.budget)], self.folder / "curves.png")
@@ -201,6 +207,7 @@ class AttackEvaluation(LightningModule):
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
+        self._images = KeptImages(self.data.attacked().ids, self.keep_images)
         self._engine = Engine(
             self._oracle,
             self.attack,
@@ -214,6 +221,7 @@ class AttackEvaluation(LightningModule):
             starts=starts,
             deterministic=deterministic,
             on_record=self._on_record,
+            on_point=self._images,
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
