@@ -9,7 +9,6 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
@@ -27,8 +26,9 @@ from rfdlight.commands.calibrate import calibrate
 from rfdlight.commands.layers import layers
 from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
+from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
@@ -36,14 +36,15 @@ from rfdlight.parser_errors import mended
 from rfdlight.results import run_directory
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "analyze": analyze,
     "calibrate": calibrate,
     "layers": layers,
     "report": report,
     "scales": scales,
+    "sweep": sweep,
 }
-"""The subcommands that need no trainer. One with an argument `parsed` gets its command line as a configuration."""
+"""The subcommands that need no trainer; what they return is the exit status, None for 0."""
 
 POSITIONALS: dict[str, dict[str, Any]] = {
     "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
@@ -51,8 +52,13 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
+    "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
 }
 """The one argument of each of those commands that is not a flag, as argparse takes it."""
+
+INJECTED = {"parsed", "parse", "run"}
+"""Arguments of those commands that are no flags: the command line as a configuration, the function that parses a
+command line and the one that runs it."""
 
 
 def _load_yaml(text: str) -> Any:
@@ -80,6 +86,9 @@ class Parser(LightningArgumentParser):
 
 class RFDLightCLI(LightningCLI):
     """The LightningCLI of rfdlight: one model class per subcommand, short names, a run directory."""
+
+    status = 0
+    """The exit status of a command that needs no trainer."""
 
     def __init__(self, args: list[str]) -> None:
         self.command = shlex.join(["rfdlight", *args])
@@ -115,7 +124,7 @@ class RFDLightCLI(LightningCLI):
             command = Parser(description=_first_line(function), parser_mode="rfdlight", allow_abbrev=False)
             positional = dict(POSITIONALS[name])
             dest = positional.pop("dest")
-            command.add_function_arguments(function, as_group=False, skip={dest, "parsed"})
+            command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
             command.add_argument(dest, type=str, **positional)
             self._subcommand_parsers[name] = command
             parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
@@ -193,12 +202,17 @@ class RFDLightCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in COMMANDS:
             function, arguments = COMMANDS[subcommand], dict(self.config_init)
-            if "parsed" in inspect.signature(function).parameters:
-                parser = self._parser(subcommand)
-                arguments["parsed"] = yaml.safe_load(parser.dump(self.config[subcommand], skip_validation=True))
-            function(**arguments)
+            for name in INJECTED & inspect.signature(function).parameters.keys():
+                arguments[name] = self._injected(name)
+            self.status = function(**arguments) or 0
         else:
             super()._run_subcommand(subcommand)
+
+    def _injected(self, name: str) -> Any:
+        if name == "parsed":
+            parser = self._parser(self.subcommand)
+            return yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True))
+        return {"parse": parse, "run": main}[name]
 
     def before_fit(self) -> None:
         """Find bad data and bad weights before the run directory is made."""
@@ -254,9 +268,9 @@ def _expand_configs(args: list[str]) -> list[str]:
         if flag not in ("-c", "--config"):
             continue
         if equals:
-            expanded[i] = f"{flag}={_config_path(value)}"
+            expanded[i] = f"{flag}={packaged.config_path(value)}"
         elif i + 1 < len(args):
-            expanded[i + 1] = _config_path(args[i + 1])
+            expanded[i + 1] = str(packaged.config_path(args[i + 1]))
     return expanded
 
 
@@ -267,17 +281,6 @@ def expand(args: list[str]) -> list[str]:
     return [args[0], f"--data={names.resolve('data', 'digits')}", *args[1:]] if args and args[0] in MODELS else args
 
 
-def _config_path(name: str) -> str:
-    path = Path(name) if Path(name).is_file() else packaged.find("configs", name, ".yaml")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the config {path} must be a mapping of settings, got {content!r:.40}")
-    return str(path)
-
-
 def main(args: list[str] | None = None) -> int:
     """Run a command line.
 
@@ -285,7 +288,8 @@ def main(args: list[str] | None = None) -> int:
         args: Without the program's name; by default those of this process.
 
     Returns:
-        The exit status: 0, 1 for an evaluation that was stopped, 2 for input that cannot be used.
+        The exit status: 0, 1 for an evaluation that was stopped or a cell of a sweep that failed, 2 for input that
+        cannot be used, 130 for any other command that Ctrl-C ended.
     """
     args = sys.argv[1:] if args is None else args
     if os.getcwd() not in sys.path:
@@ -302,10 +306,36 @@ def main(args: list[str] | None = None) -> int:
     except UserError as error:
         print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
     if cli.subcommand == "test" and not cli.model.complete:
         print("rfdlight: stopped before all images were done; the records so far are kept", file=sys.stderr)  # noqa: T201
         return 1
-    return 0
+    return cli.status
+
+
+class _Settings(RFDLightCLI):
+    """Parses a command line, and makes and runs nothing."""
+
+    def _set_seed(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+def parse(args: list[str]) -> Any:
+    """Parse a command line and return its settings.
+
+    Raises:
+        UserError: If it cannot be used.
+    """
+    cli = _Settings(args)
+    return cli.config[cli.subcommand]
 
 
 def _quiet() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from rfdlight.errors import unknown_name
+import yaml
+
+from rfdlight.errors import UserError, one_line, unknown_name
 
 
 def folder(kind: str) -> Path:
@@ -25,3 +27,19 @@ def find(kind: str, name: str, suffix: str) -> Path:
         return path
     known = [found.relative_to(folder(kind)).with_suffix("").as_posix() for found in folder(kind).rglob(f"*{suffix}")]
     raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, known)
+
+
+def config_path(name: str) -> Path:
+    """Return the path of a config: a file, or one that comes with rfdlight, by its name.
+
+    Raises:
+        UserError: If there is none, or it is no mapping.
+    """
+    path = Path(name) if Path(name).is_file() else find("configs", name, ".yaml")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the config {path} must be a mapping of settings, got {content!r:.40}")
+    return path

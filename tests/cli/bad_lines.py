@@ -8,7 +8,7 @@ NOISE = "test --attack rays --defense feature_noise "
 
 CASES = {
     # commands and names
-    "no command": ("", "expected a command: fit, test, analyze, calibrate, layers, report, scales"),
+    "no command": ("", "expected a command: fit, test, analyze, calibrate, layers, report, scales, sweep"),
     "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
     "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
     "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),
@@ -364,6 +364,12 @@ CASES = {
         "test -c option.yaml",
         "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
+    "sweep of nothing": ("sweep", "expected experiment, got none"),
+    "sweep of a config of another kind": (
+        "sweep key.yaml",
+        "unknown part of the experiment key.yaml 'model'; known: axes, common, leave_out",
+    ),
+    "sweep of a missing file": ("sweep fit/resnet21", "unknown config 'fit/resnet21'; did you mean fit/resnet20?"),
     "report of nothing": ("report", "expected runs, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
     "report of a folder near a run": (

@@ -1,9 +1,11 @@
 """The command line: what is typed reaches the object that it means."""
 
 import importlib
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,10 @@ import yaml
 
 from rfdlight import packaged
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
-from rfdlight.cli import COMMANDS, MODELS
+from rfdlight.cli import COMMANDS, MODELS, parse
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.defenses import Defense, FeatureNoise, InputNoise
+from rfdlight.protocol.experiment import Cell, read_cells
 from rfdlight.results.records import read_records
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -175,7 +178,10 @@ def test_a_file_in_the_working_folder_hides_a_packaged_config(built):
     assert built("fit", "-c", "fit/resnet8_digits").model.network_name == "resnet20"
 
 
-CONFIGS = sorted(path.relative_to(packaged.folder("configs")) for path in packaged.folder("configs").rglob("*.yaml"))
+SHIPPED = sorted(path.relative_to(packaged.folder("configs")) for path in packaged.folder("configs").rglob("*.yaml"))
+EXPERIMENTS = [config for config in SHIPPED if config.parts[0] == "experiment"]
+CALIBRATED = [config for config in SHIPPED if config.parts[0] == "calibrated"]
+CONFIGS = [config for config in SHIPPED if config not in (*EXPERIMENTS, *CALIBRATED)]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -196,13 +202,54 @@ def test_every_shipped_config_instantiates_and_its_resolved_form_gives_itself_ag
     assert first.datamodule.num_images == resolved["data"]["init_args"]["num_images"]
 
 
+def distinct(cells: list[Cell]) -> Iterator[Cell]:
+    """The cells that have a part which no cell before them has."""
+    seen = set()
+    for cell in cells:
+        parts = {(name, str(part)) for name, part in cell.config.items()}
+        if parts - seen:
+            yield cell
+        seen |= parts
+
+
+@pytest.mark.parametrize("config", EXPERIMENTS, ids=str)
+def test_every_part_of_an_experiment_instantiates_and_its_resolved_form_gives_itself_again(built, config):
+    for cell in distinct(read_cells(packaged.folder("configs") / config)):
+        Path("cell.yaml").write_text(yaml.safe_dump(cell.config))
+        first = built("test", "-c", "cell.yaml", "--run", cell.name)
+        first.save_config()
+        assert parse(["test", "-c", f"{cell.name}/config.yaml"]).as_dict() == first.config.test.as_dict()
+        resolved = yaml.safe_load(Path(cell.name, "config.yaml").read_text())
+        assert cell.config["model"].items() <= resolved["model"].items()
+        packaged.find("checkpoints", cell.config["model"]["victim"], ".json")
+
+
+@pytest.mark.parametrize("config", CALIBRATED, ids=str)
+def test_a_shipped_calibration_is_of_the_shipped_weights(built, config):
+    path = packaged.folder("configs") / config
+    facts = yaml.safe_load(path.read_text())["calibration"]
+    card = json.loads(packaged.find("checkpoints", facts["victim"], ".json").read_text())
+    assert facts["weights_sha256"] == card["sha256"]
+    (defense,) = defenses(built("test", "--attack", "rays", "--defense", str(path)))
+    assert defense.sigma > 0
+
+
 # Help
+
+
+def test_ctrl_c_during_a_command_is_one_line(command, monkeypatch):
+    def interrupted(**arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, "layers", interrupted)
+    said = command("layers", "resnet8-digits")
+    assert (said.status, said.out, said.err) == (130, "", "rfdlight: interrupted\n")
 
 
 def test_the_help_lists_every_command(command):
     said = command("--help")
     assert said.status == 0
-    assert {*MODELS, *COMMANDS} == {"fit", "test", "analyze", "calibrate", "layers", "report", "scales"}
+    assert {*MODELS, *COMMANDS} == {"fit", "test", "analyze", "calibrate", "layers", "report", "scales", "sweep"}
     for name in (*MODELS, *COMMANDS):
         assert f"    {name} " in said.out
     assert first_line(COMMANDS["report"]) in " ".join(said.out.split())

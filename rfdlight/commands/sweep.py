@@ -1,0 +1,197 @@
+"""`rfdlight sweep`: a grid of evaluations, run cell by cell and reported together."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rfdlight import packaged
+from rfdlight.commands.report import report
+from rfdlight.errors import UserError, one_line
+from rfdlight.protocol.experiment import Cell, read_cells
+from rfdlight.results import run_directory
+
+_PROBE = {"images": 64, "budget": 8}
+"""Of the short run that tells how many rows a second a victim answers."""
+
+
+def sweep(
+    experiment: str,
+    parse: Callable[[list[str]], Any],
+    run: Callable[[list[str]], int],
+    output: str | None = None,
+    dry_run: bool = False,
+) -> int:
+    """Run a grid of evaluations, those that are not there yet, and report on all of them.
+
+    Every cell is a run of `rfdlight test` in a folder of its own, beside the configuration that it was made from.
+    A cell that is complete is not run again, so the same command goes on where it was stopped or killed; one that
+    was cut off begins anew. A cell that fails is told, and the others go on.
+
+    Args:
+        experiment: A file, or the name of one that comes with rfdlight, such as "experiment/table4".
+        parse: Parses a command line and returns its settings.
+        run: Runs a command line and returns its exit status.
+        output: Folder of the cells and of their `report` (default: below runs/, with the experiment's name).
+        dry_run: Only list the cells, and how long those that are missing take at most, by a short run against each
+            of their victims.
+
+    Returns:
+        The exit status: 0, or 1 if the sweep was stopped or a cell failed.
+
+    Raises:
+        UserError: If the experiment or a cell of it cannot be used.
+    """
+    path = packaged.config_path(experiment)
+    cells = read_cells(path)
+    folder = Path(output) if output is not None else Path("runs") / path.stem
+    missing = [cell for cell in cells if not _is_complete(folder, cell)]
+    console = Console()
+    with tempfile.TemporaryDirectory() as scratch:
+        settings = {cell.name: _parsed(cell, Path(scratch), parse) for cell in cells}
+        if dry_run:
+            rates = _rates(missing, settings, Path(scratch), run)
+            console.print(_plan(cells, settings, rates))
+            return 0
+    run_directory.create(folder)
+    failed = []
+    for number, cell in enumerate(missing, 1):
+        console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
+        status, reason = _run(folder, cell, run)
+        if status == 1:
+            console.print("stopped; the same command goes on from here")
+            return 1
+        if reason:
+            console.print(Text(f"{cell.name} failed: {reason}", style="red"), soft_wrap=True)
+            failed.append(cell.name)
+    done = [str(folder / cell.name) for cell in cells if cell.name not in failed]
+    if done:
+        shutil.rmtree(folder / "report", ignore_errors=True)
+        report(done, str(folder / "report"))
+    if failed:
+        console.print(Text(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", style="red"))
+    return 1 if failed else 0
+
+
+def _config(folder: Path, cell: Cell) -> Path:
+    return folder / f"{cell.name}.yaml"
+
+
+def _written(cell: Cell) -> str:
+    return yaml.safe_dump(cell.config, sort_keys=False)
+
+
+def _is_complete(folder: Path, cell: Cell) -> bool:
+    """Return whether a cell was run to its end.
+
+    Raises:
+        UserError: If it was run, or begun, with other settings.
+    """
+    config = _config(folder, cell)
+    if not (folder / cell.name).exists():
+        return False
+    if not config.is_file() or config.read_text() != _written(cell):
+        raise UserError(
+            f"{folder / cell.name} was not made from this experiment's settings; give --output another folder, or "
+            f"remove that one and {config.name}"
+        )
+    try:
+        return bool(json.loads((folder / cell.name / "summary.json").read_text())["run"]["complete"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _parsed(cell: Cell, scratch: Path, parse: Callable[[list[str]], Any]) -> Any:
+    """Return a cell's settings, all of them, and find what is wrong with them before the first one runs."""
+    config = _config(scratch, cell)
+    config.write_text(_written(cell))
+    try:
+        return parse(["test", "-c", str(config)])
+    except UserError as error:
+        raise UserError(f"cell {cell.name}: {error}") from error
+
+
+def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int]) -> tuple[int, str]:
+    """Run a cell; return its exit status, and in words what failed."""
+    place = folder / cell.name
+    shutil.rmtree(place, ignore_errors=True)  # what a killed run has left
+    _config(folder, cell).write_text(_written(cell))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            status = run(["test", "-c", str(_config(folder, cell)), "--run", str(place)])
+    except Exception as error:  # a victim or an attack of the user's own may raise anything
+        return 2, f"{type(error).__name__}: {one_line(error)}"
+    return status, one_line(errors.getvalue()).removeprefix("rfdlight: ") if status else ""
+
+
+def _rates(
+    cells: list[Cell], settings: dict[str, Any], scratch: Path, run: Callable[[list[str]], int]
+) -> dict[str, float]:
+    """Return for each cell how many rows its victim answers per second, measured once for cells of one victim."""
+    known: dict[str, float] = {}
+    rates = {}
+    for cell in cells:
+        victim = json.dumps({key: value for key, value in cell.config.items() if key != "attack"}, sort_keys=True)
+        if victim not in known:
+            known[victim] = _rate(cell, settings[cell.name], scratch, run)
+        rates[cell.name] = known[victim]
+    return rates
+
+
+def _rate(cell: Cell, settings: Any, scratch: Path, run: Callable[[list[str]], int]) -> float:
+    place = scratch / "probe"
+    options = {
+        "attack": "random_noise",
+        "attack.eps": settings.attack.init_args.eps,
+        "attack.norm": settings.attack.init_args.norm,
+        "model.budget": _PROBE["budget"],
+        "data.num_images": min(_PROBE["images"], settings.data.init_args.num_images),
+        "run": place,
+    }
+    line = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    errors = io.StringIO()
+    started = time.monotonic()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
+        status = run(["test", "-c", str(_config(scratch, cell)), *line])
+    if status:
+        reason = one_line(errors.getvalue()).removeprefix("rfdlight: ")
+        raise UserError(f"cell {cell.name}: {reason or 'stopped'} (after {time.monotonic() - started:.0f} s)")
+    summary = json.loads((place / "summary.json").read_text())
+    shutil.rmtree(place)
+    return float(summary["ledger"]["rows"] / summary["run"]["wall_seconds"])
+
+
+def _plan(cells: list[Cell], settings: dict[str, Any], rates: dict[str, float]) -> Table:
+    """Show every cell: what it asks at most, and how long that takes; the judge's rows come on top."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("cell", f"{len(rates)} of {len(cells)} to run", overflow="fold")
+    lines, total = [], 0.0
+    for cell in cells:
+        images, budget = settings[cell.name].data.init_args.num_images, settings[cell.name].model.budget
+        seconds = images * budget / rates[cell.name] if cell.name in rates else None
+        total += seconds or 0.0
+        rate = f"{rates[cell.name]:,.0f}" if cell.name in rates else ""
+        lines.append((cell.name, f"{images:,}", f"{budget:,}", rate, "done" if seconds is None else _minutes(seconds)))
+    for column, footer in (("images", ""), ("queries", ""), ("rows/s", ""), ("at most", _minutes(total))):
+        table.add_column(column, footer, justify="right")
+    for line in lines:
+        table.add_row(*line)
+    return table
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:,.1f} min"

@@ -1,0 +1,157 @@
+"""`rfdlight sweep`: every cell is run once, whatever happens in between."""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from rfdlight.modules.evaluation import AttackEvaluation
+
+GRID = """
+common:
+  data: {class_path: digits, init_args: {num_images: 4}}
+  model: {budget: 4, batch_size: 3, slots: 3}
+axes:
+  victim:
+    shipped: {}
+    own: {model: {victim: faulty_victim.net}}
+  attack:
+    square: {attack: square}
+    rays: {attack: rays}
+"""
+VICTIM = """
+import torch
+from torch import nn
+
+FAILS = False
+
+class Net(nn.Module):
+    def forward(self, x):
+        if FAILS and len(x) == 3:
+            raise RuntimeError("no memory\\nat all")
+        return x.flatten(1)[:, :10]
+
+net = Net
+"""
+CELLS = ["shipped-square", "shipped-rays", "own-square", "own-rays"]
+
+
+@pytest.fixture(autouse=True)
+def grid(elsewhere):
+    (elsewhere / "grid.yaml").write_text(GRID)
+    (elsewhere / "faulty_victim.py").write_text(VICTIM)
+    yield
+    sys.modules.pop("faulty_victim", None)
+
+
+def summary_of(cell: str) -> dict:
+    return json.loads(Path("runs/grid", cell, "summary.json").read_text())
+
+
+def made_at(cells=CELLS) -> dict[str, int]:
+    return {cell: Path("runs/grid", cell, "summary.json").stat().st_mtime_ns for cell in cells}
+
+
+def test_every_cell_is_run_with_its_settings_and_reported(command):
+    said = command("sweep", "grid.yaml")
+    assert said.status == 0
+    for cell in CELLS:
+        run = summary_of(cell)["run"]
+        assert run["complete"]
+        assert (run["attack"], run["budget"], run["num_images"]) == (cell.split("-")[1], 4, 4)
+        assert run["victim"].startswith("resnet8-digits" if cell.startswith("shipped") else "faulty_victim.net")
+    report = Path("runs/grid/report/report.md").read_text()
+    assert all(cell in report for cell in CELLS)
+
+
+def test_only_what_is_missing_is_run_again(command):
+    assert command("sweep", "grid.yaml").status == 0
+    before = made_at()
+    lost, cut = Path("runs/grid/own-rays"), Path("runs/grid/shipped-rays")
+    for path in sorted(lost.iterdir()):
+        path.unlink()
+    lost.rmdir()
+    summary = summary_of("shipped-rays")
+    summary["run"]["complete"] = False
+    (cut / "summary.json").write_text(json.dumps(summary))
+    (cut / "records.jsonl").write_text("")
+    said = command("sweep", "grid.yaml")
+    assert said.status == 0
+    assert re.findall(r"cell \d of \d to run: (.*)", said.out) == ["shipped-rays", "own-rays"]
+    after = made_at()
+    assert [cell for cell in CELLS if after[cell] == before[cell]] == ["shipped-square", "own-square"]
+    assert summary_of("shipped-rays")["counts"]["images"] == 4
+
+
+def test_cells_of_other_settings_are_not_taken_for_these(command):
+    assert command("sweep", "grid.yaml").status == 0
+    before = made_at()
+    Path("grid.yaml").write_text(GRID.replace("budget: 4", "budget: 5"))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 2
+    assert said.err == (
+        "rfdlight: runs/grid/shipped-square was not made from this experiment's settings; give --output another "
+        "folder, or remove that one and shipped-square.yaml\n"
+    )
+    assert made_at() == before
+
+
+def test_a_cell_that_fails_is_told_and_the_others_go_on(command):
+    Path("faulty_victim.py").write_text(VICTIM.replace("FAILS = False", "FAILS = True"))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert "own-square failed: RuntimeError: no memory at all" in said.out
+    assert "2 of 4 cells failed: own-square, own-rays" in said.out
+    assert all(summary_of(cell)["run"]["complete"] for cell in CELLS[:2])
+    sys.modules.pop("faulty_victim")
+    Path("faulty_victim.py").write_text(VICTIM)
+    before = made_at(CELLS[:2])
+    assert command("sweep", "grid.yaml").status == 0
+    assert made_at(CELLS[:2]) == before
+
+
+def test_a_signal_ends_the_sweep_and_the_next_one_goes_on(command, monkeypatch):
+    write = AttackEvaluation._on_record
+
+    def write_and_signal(self, record):
+        write(self, record)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AttackEvaluation, "_on_record", write_and_signal)
+        said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert said.out.endswith("stopped; the same command goes on from here\n")
+    assert not Path("runs/grid/shipped-rays").exists()
+    assert command("sweep", "grid.yaml").status == 0
+    assert all(summary_of(cell)["run"]["complete"] for cell in CELLS)
+
+
+def test_a_dry_run_lists_the_cells_with_times_and_makes_nothing(command, elsewhere):
+    said = command("sweep", "grid.yaml", "--dry_run", "true")
+    assert said.status == 0
+    for cell in CELLS:
+        assert re.search(rf"{cell} +4 +4 +[\d,]+ +\d+\.\d min", said.out)
+    assert "4 of 4 to run" in said.out
+    assert sorted(path.name for path in elsewhere.iterdir() if path.name != "__pycache__") == [
+        "faulty_victim.py",
+        "grid.yaml",
+    ]
+    assert command("sweep", "grid.yaml").status == 0
+    said = command("sweep", "grid.yaml", "--dry_run", "true")
+    assert "0 of 4 to run" in said.out
+    assert said.out.count("done") == 4
+
+
+def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):
+    Path("grid.yaml").write_text(GRID + "    wrong: {attack: sqare}\n")
+    said = command("sweep", "grid.yaml")
+    assert (said.status, said.err) == (
+        2,
+        "rfdlight: cell shipped-wrong: unknown attack 'sqare'; did you mean square?\n",
+    )
+    assert not Path("runs").exists()

@@ -1,0 +1,28 @@
+"""The experiments that the page on sweeps shows are experiments."""
+
+import re
+from pathlib import Path
+
+from rfdlight import packaged
+from rfdlight.protocol.experiment import read_cells
+
+PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
+
+
+def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
+    shown = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(shown) == 2
+    for text, names in (
+        (shown[0], ("none-rays-m1", "input-square-m5")),
+        (shown[1], ("resnet20-feature-square", "vit-feature-square")),
+    ):
+        (tmp_path / "mine.yaml").write_text(text)
+        cells = read_cells(tmp_path / "mine.yaml")
+        assert (cells[0].name, cells[-1].name) == names
+        assert all("sigma" in cell.config["defense"]["init_args"] for cell in cells if "defense" in cell.config)
+    (tmp_path / "mine.yaml").write_text(shown[0])
+    assert len(read_cells(tmp_path / "mine.yaml")) == 10
+
+
+def test_the_shipped_experiment_is_every_victim_by_defense_by_attack():
+    assert len(read_cells(packaged.folder("configs") / "experiment/victims.yaml")) == 4 * 2 * 4
