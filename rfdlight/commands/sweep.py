@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.text import Text
 from rfdlight import packaged
 from rfdlight.commands.report import report
 from rfdlight.errors import UserError, one_line
-from rfdlight.protocol.experiment import Cell, read_cells
+from rfdlight.protocol.experiment import Cell, merged, read_cells
 from rfdlight.results import run_directory
 
 _PROBE = {"images": 64, "budget": 8}
@@ -33,6 +34,7 @@ def sweep(
     parse: Callable[[list[str]], Any],
     run: Callable[[list[str]], int],
     output: str | None = None,
+    num_images: int | None = None,
     dry_run: bool = False,
 ) -> int:
     """Run a grid of evaluations, those that are not there yet, and report on all of them.
@@ -45,7 +47,9 @@ def sweep(
         experiment: A file, or the name of one that comes with rfdlight, such as "experiment/table4".
         parse: Parses a command line and returns its settings.
         run: Runs a command line and returns its exit status.
-        output: Folder of the cells and of their `report` (default: below runs/, with the experiment's name).
+        output: Folder of the cells and of their report (default: below runs/, with the experiment's name). Experiments
+            with cells of one name and the same settings may share it.
+        num_images: Attack so many images in every cell, for a quick look at a long experiment.
         dry_run: Only list the cells, and how long those that are missing take at most, by a short run against each
             of their victims.
 
@@ -56,8 +60,9 @@ def sweep(
         UserError: If the experiment or a cell of it cannot be used.
     """
     path = packaged.config_path(experiment)
-    cells = read_cells(path)
-    folder = Path(output) if output is not None else Path("runs") / path.stem
+    name = path.stem if num_images is None else f"{path.stem}-{num_images}"
+    cells = [_resized(cell, num_images) for cell in read_cells(path)]
+    folder = Path(output) if output is not None else Path("runs") / name
     missing = [cell for cell in cells if not _is_complete(folder, cell)]
     console = Console()
     with tempfile.TemporaryDirectory() as scratch:
@@ -79,11 +84,18 @@ def sweep(
             failed.append(cell.name)
     done = [str(folder / cell.name) for cell in cells if cell.name not in failed]
     if done:
-        shutil.rmtree(folder / "report", ignore_errors=True)
-        report(done, str(folder / "report"))
+        report(done, str(folder / f"report-{name}"))
     if failed:
         console.print(Text(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", style="red"))
     return 1 if failed else 0
+
+
+def _resized(cell: Cell, num_images: int | None) -> Cell:
+    if num_images is None:
+        return cell
+    data = cell.config.get("data", {})
+    data = merged({"class_path": data} if isinstance(data, str) else data, {"init_args": {"num_images": num_images}})
+    return replace(cell, config={**cell.config, "data": data})
 
 
 def _config(folder: Path, cell: Cell) -> Path:

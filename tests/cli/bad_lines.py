@@ -369,7 +369,10 @@ CASES = {
         "sweep key.yaml",
         "unknown part of the experiment key.yaml 'model'; known: axes, common, leave_out",
     ),
-    "sweep of a missing file": ("sweep fit/resnet21", "unknown config 'fit/resnet21'; did you mean fit/resnet20?"),
+    "sweep of a missing file": (
+        "sweep experiment/victim",
+        "unknown config 'experiment/victim'; did you mean experiment/victims?",
+    ),
     "report of nothing": ("report", "expected runs, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
     "report of a folder near a run": (

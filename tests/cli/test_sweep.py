@@ -64,7 +64,7 @@ def test_every_cell_is_run_with_its_settings_and_reported(command):
         assert run["complete"]
         assert (run["attack"], run["budget"], run["num_images"]) == (cell.split("-")[1], 4, 4)
         assert run["victim"].startswith("resnet8-digits" if cell.startswith("shipped") else "faulty_victim.net")
-    report = Path("runs/grid/report/report.md").read_text()
+    report = Path("runs/grid/report-grid/report.md").read_text()
     assert all(cell in report for cell in CELLS)
 
 
@@ -145,6 +145,15 @@ def test_a_dry_run_lists_the_cells_with_times_and_makes_nothing(command, elsewhe
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert "0 of 4 to run" in said.out
     assert said.out.count("done") == 4
+
+
+@pytest.mark.parametrize("data", ["data: digits", "data: {class_path: digits, init_args: {num_images: 9}}", ""])
+def test_fewer_images_make_an_experiment_of_their_own(command, data):
+    common = f"common: {{model: {{budget: 2}}, {data or 'attack: rays'}}}"
+    Path("grid.yaml").write_text(f"{common}\naxes: {{a: {{x: {{attack: square}}}}}}")
+    assert command("sweep", "grid.yaml", "--num_images", "2").status == 0
+    assert json.loads(Path("runs/grid-2/x/summary.json").read_text())["counts"]["images"] == 2
+    assert Path("runs/grid-2/report-grid-2/report.md").is_file()
 
 
 def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):
