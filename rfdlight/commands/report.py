@@ -23,27 +23,30 @@ _IN_ONE_PANEL = 4
 """Curves that can be told apart where they cross."""
 
 
-def report(runs: list[str], output: str | None = None, budgets: list[int] | None = None, details: bool = False) -> None:
+def report(
+    runs: list[str], output: str | None = None, budgets: int | list[int] | None = None, details: bool = False
+) -> None:
     """Put finished runs into one table of defenses by attacks, and test what differs on the same images.
 
     Args:
         runs: Run directories.
         output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv` and
             `curves.png`; by default nothing is written.
-        budgets: Numbers of queries at which the table is read, for example `[100,1000]`, each at most that of every
-            run; by default each attack's own.
+        budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most that of
+            every run; by default each attack's own.
         details: Also show every number of each run, side by side, and its ledger; a single run's are always shown.
 
     Raises:
         UserError: If a folder is no run directory, a run is given twice, a budget is out of range, or the files
             cannot be written.
     """
-    if budgets is not None and (not budgets or min(budgets) < 1):
+    chosen = [budgets] if isinstance(budgets, int) else budgets
+    if chosen is not None and (not chosen or min(chosen) < 1):
         raise UserError(f"budgets must be numbers of queries of at least 1, got {budgets}")
     loaded = load_all(runs)
     if output is not None and (Path(output) / "records.jsonl").exists():
         raise UserError(f"{output} is a run directory; give --output another folder")
-    compiled = compile_report(loaded, None if budgets is None else sorted(set(budgets)))
+    compiled = compile_report(loaded, chosen and sorted(set(chosen)))
     files = {} if output is None else _files(compiled)
     console = Console()
     shown = [*grid_tables(compiled, console.width), *paired_table(compiled)]

@@ -79,7 +79,7 @@ def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
             f"{path}: expected clean and adversarial of one shape (images, 1 or 3, height, width), "
             f"got {shape} and {adversarial.shape}"
         )
-    if not isinstance(ids, list) or len(ids) != shape[0]:
+    if not isinstance(ids, list) or len(ids) != shape[0] or not all(isinstance(name, str) for name in ids):
         raise UserError(f"{path}: expected a list of {shape[0]} ids, got {ids!r:.60}")
     for name, pixels in (("clean", clean), ("adversarial", adversarial)):
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):

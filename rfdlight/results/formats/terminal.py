@@ -106,7 +106,7 @@ def _letters(report: Report) -> dict[Method, str]:
 
 def _grid_table(report: Report, columns: list[_Column], part: list[int], width: int) -> Table:
     letters = _letters(report) if report.comparisons else {}
-    names = {row.method: f"{letters.get(row.method, '')} {defense_text(row.method)}" for row in report.grid.rows}
+    names = {row.method: f"{letters.get(row.method, ' ')} {defense_text(row.method)}" for row in report.grid.rows}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     height = max(len(columns[i].lines) for i in part)
     above = "\n" * (height - 1)
