@@ -51,19 +51,19 @@ class Comparison:
 
 
 def compare(grid: Grid) -> list[Comparison]:
-    """Compare each defense of a victim with each other one, column by column of a grid, the undefended one first.
+    """Compare each defense of a victim with each other one, column by column of a grid, first the undefended one.
 
     Returns:
         The comparisons, with Holm's p over all of them. Runs without a common image are not compared.
     """
+    victims = list(dict.fromkeys((row.method.victim, row.method.data) for row in grid.rows))
     found = []
-    for i in range(len(grid.columns)):
-        cells = {row.method: row.cells[i] for row in grid.rows}
-        by_victim = sorted(cells, key=lambda method: method.defense != "none")
-        for first, second in itertools.combinations(by_victim, 2):
-            one, two = cells[first], cells[second]
-            if (first.victim, first.data) == (second.victim, second.data) and one is not None and two is not None:
-                found.append(_compared(grid.columns[i].setting.label, first, second, one, two))
+    for victim, i in itertools.product(victims, range(len(grid.columns))):
+        rows = [row for row in grid.rows if (row.method.victim, row.method.data) == victim]
+        rows.sort(key=lambda row: row.method.defense != "none")
+        cells = [(row.method, cell) for row in rows if (cell := row.cells[i]) is not None]
+        for (first, one), (second, two) in itertools.combinations(cells, 2):
+            found.append(_compared(grid.columns[i].setting.label, first, second, one, two))
     found = [comparison for comparison in found if comparison.images]
     adjusted = holm([comparison.p for comparison in found])
     return [replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)]

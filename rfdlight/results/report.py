@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from rfdlight.results.grid import Grid, Row, Worst, build_grid
 from rfdlight.results.notes import notes_of
@@ -28,6 +29,7 @@ READING_PAIRS = (
     "B - A: gain in robust accuracy, in points, from A to B on the images that both runs have, with the 95% interval "
     "of Agresti and Min (2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here."
 )
+READING_LETTERS = "Only: the images that stand behind the one alone, and behind the other alone."
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,11 @@ class Report:
         for row in self.grid.rows:
             rows.setdefault(self.victim(row.method), []).append(row)
         return rows
+
+    def letters(self) -> dict[Method, str]:
+        """Return a letter for each method, by which short forms of the comparisons call it: A, B, ..., Z, A1, ..."""
+        rows = enumerate(self.grid.rows)
+        return {row.method: ascii_uppercase[i % 26] + (str(i // 26) if i >= 26 else "") for i, row in rows}
 
     def by_attack(self) -> dict[str, list[Comparison]]:
         """Return the comparisons below their victim, attack and queries."""

@@ -1,6 +1,7 @@
 import csv
 import json
 
+import matplotlib.image
 import pytest
 from hand import broken, facts, record
 from scipy.stats import binomtest
@@ -290,6 +291,15 @@ def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp
         "p_holm": "1.0",
     }
     assert (rays["attack"], rays["only_a"], rays["only_b"]) == ("rays", "1", "1")
+
+
+def test_many_runs_of_several_attacks_are_drawn_in_panels(write, four, tmp_path):
+    def width(folder):
+        return matplotlib.image.imread(tmp_path / folder / "curves.png").shape[1]
+
+    report(four, "few")
+    report([*four, write("more-rays", [record(0)], attack="rays", defense="more")], "many")
+    assert (width("few"), width("many")) == (1125, 1080)
 
 
 def test_worst_cases_stand_in_the_csv_file_too(four, tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
+import textwrap
 from collections.abc import Iterable
 
 from rfdlight.errors import one_line
 from rfdlight.results.report import (
+    READING_LETTERS,
     READING_PAIRS,
     Heading,
     Report,
@@ -31,7 +33,10 @@ _SPECIAL = {
     "[": "{[}",  # at the start of a row, a bracket would be an argument of the row's end before it
     **{sign: f"\\{sign}" for sign in "&%$#_"},
 }
-_NAME = r">{\raggedright\arraybackslash}p{#\linewidth}"
+_NAME = r">{\raggedright\arraybackslash}p{0.24\linewidth}"
+_HEAD_WIDTH = 12
+"""Characters of an attack's name and settings that one column has room for in a line."""
+
 _PREAMBLE = r"""% For the preamble: \usepackage{booktabs,array}
 % A number over its interval; define \rfdcell before this file to have it another way.
 \providecommand{\rfdcell}[2]{\begin{tabular}[t]{@{}c@{}}#1\\[-1pt]\scriptsize #2\end{tabular}}"""
@@ -44,7 +49,7 @@ def latex(report: Report) -> str:
     """
     tables = [_PREAMBLE, _float(f"Robust accuracy in %. {' '.join(report.reading())}", _grid(report))]
     if report.comparisons:
-        tables.append(_float(f"Defenses on the same images. {READING_PAIRS}", _pairs(report)))
+        tables.append(_float(f"Defenses on the same images. {READING_PAIRS} {READING_LETTERS}", _pairs(report)))
     return "\n\n".join(tables) + "\n"
 
 
@@ -62,7 +67,7 @@ def _float(caption: str, lines: Iterable[str]) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering\small",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             f"\\caption{{{escape(caption)}}}",
             r"\smallskip",
             *lines,
@@ -73,15 +78,17 @@ def _float(caption: str, lines: Iterable[str]) -> str:
 
 def _grid(report: Report) -> Iterable[str]:
     headings = report.headings()
+    letters = report.letters() if report.comparisons else {}
     numbers = len(headings) + 1
-    yield f"\\begin{{tabular}}{{{_NAME.replace('#', '0.26')}{'c' * numbers}}}"
+    yield f"\\begin{{tabular}}{{{_NAME}{'c' * numbers}}}"
     yield r"\toprule"
     yield from _head(headings)
     for victim, rows in report.by_victim().items():
         yield from _group(victim, numbers + 1)
         for row in rows:
             cells = map(_share, report.shares(row), report.remarks(row))
-            yield _row([escape(defense_text(row.method)), _share(row.clean), *cells])
+            name = f"{letters.get(row.method, '')} {defense_text(row.method)}".strip()
+            yield _row([escape(name), _share(row.clean), *cells])
     yield r"\bottomrule"
     yield r"\end{tabular}"
 
@@ -91,7 +98,8 @@ def _head(headings: list[Heading]) -> Iterable[str]:
     spans, rules, first = [], [], 3
     for attack, over in itertools.groupby(heading.attack for heading in headings):
         width = len(list(over))
-        spans.append(f"\\multicolumn{{{width}}}{{c}}{{{escape(attack)}}}")
+        name = r"\\".join(map(escape, textwrap.wrap(attack, _HEAD_WIDTH * width, break_long_words=False)))
+        spans.append(f"\\multicolumn{{{width}}}{{c}}{{\\shortstack{{{name}}}}}")
         rules.append(f"\\cmidrule(lr){{{first}-{first + width - 1}}}")
         first += width
     yield _row(["", "", *spans])
@@ -105,19 +113,20 @@ def _group(name: str, columns: int) -> Iterable[str]:
 
 
 def _pairs(report: Report) -> Iterable[str]:
-    yield f"\\begin{{tabular}}{{{_NAME.replace('#', '0.2') * 2}ccccc}}"
+    letters = report.letters()
+    yield r"\begin{tabular}{ccccccc}"
     yield r"\toprule"
-    yield _row(["A", "B", "only A", "only B", "$B - A$", "$p$", "$p$ Holm"])
+    yield _row(["pair", "only 1st", "only 2nd", "points", r"95\% interval", "$p$", "$p$ Holm"])
     for heading, pairs in report.by_attack().items():
         yield from _group(heading, 7)
         for pair in pairs:
             yield _row(
                 [
-                    escape(defense_text(pair.first)),
-                    escape(defense_text(pair.second)),
-                    f"{pair.only_first:,}",
+                    f"{letters[pair.second]} $-$ {letters[pair.first]}",
                     f"{pair.only_second:,}",
-                    f"\\rfdcell{{{_math(points(pair.difference))}}}{{{_math(points_interval(pair.interval))}}}",
+                    f"{pair.only_first:,}",
+                    _math(points(pair.difference)),
+                    _math(points_interval(pair.interval)),
                     _math(p_text(pair.p)),
                     _math(p_text(pair.p_holm)),
                 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from string import ascii_uppercase
 
 from rich import box
 from rich.console import RenderableType
@@ -11,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rfdlight.results.report import (
+    READING_LETTERS,
     READING_PAIRS,
     Heading,
     Report,
@@ -19,7 +19,6 @@ from rfdlight.results.report import (
     points,
     points_interval,
 )
-from rfdlight.results.settings import Method
 from rfdlight.results.summary import Share
 from rfdlight.results.tables import percent
 
@@ -51,7 +50,7 @@ def paired_table(report: Report) -> list[RenderableType]:
     """Return the comparisons, the methods by their letters in the grid, and how they are read; none, nothing."""
     if not report.comparisons:
         return []
-    letters = _letters(report)
+    letters = report.letters()
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("attack", overflow="fold")
     for heading in ("queries", "pair", "points", "95% interval", "only", "p", "p Holm"):
@@ -67,11 +66,10 @@ def paired_table(report: Report) -> list[RenderableType]:
             p_text(pair.p),
             p_text(pair.p_holm),
         )
-    only = "Only: the images that stand behind the one alone, and behind the other alone."
     return [
         Text("\nDefenses on the same images\n", style="bold"),
         table,
-        Text(f"\n{READING_PAIRS} {only}\n", style="dim"),
+        Text(f"\n{READING_PAIRS} {READING_LETTERS}\n", style="dim"),
     ]
 
 
@@ -99,20 +97,15 @@ def _taken(columns: list[_Column]) -> int:
     return 1 + _CLEAN + sum(1 + column.width for column in columns)
 
 
-def _letters(report: Report) -> dict[Method, str]:
-    rows = enumerate(report.grid.rows)
-    return {row.method: ascii_uppercase[i % 26] + (str(i // 26) if i >= 26 else "") for i, row in rows}
-
-
 def _grid_table(report: Report, columns: list[_Column], part: list[int], width: int) -> Table:
-    letters = _letters(report) if report.comparisons else {}
+    letters = report.letters() if report.comparisons else {}
     names = {row.method: f"{letters.get(row.method, ' ')} {defense_text(row.method)}" for row in report.grid.rows}
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
     height = max(len(columns[i].lines) for i in part)
     above = "\n" * (height - 1)
     wanted = max(2 + len(name) for name in [*names.values(), *report.by_victim(), "robust accuracy"])
     room = max(_LEAST, width - _taken([columns[i] for i in part]))
-    table.add_column(f"{above}robust accuracy\nafter queries", width=min(room, wanted))
+    table.add_column(f"{above}robust accuracy\nafter queries", width=min(room, wanted), overflow="fold")
     table.add_column(f"{above}\nclean", justify="right", no_wrap=True, min_width=_CLEAN)
     for i in part:
         table.add_column(columns[i].head(height), justify="right", no_wrap=True, min_width=columns[i].width)
