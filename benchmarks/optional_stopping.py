@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from rfdlight.commands.report import Run, load
 from rfdlight.results.plots import steps
 from rfdlight.results.records import Record
+from rfdlight.results.runs import Run, load
 from rfdlight.results.summary import breaks_at
 from rfdlight.results.tables import interval, percent
 

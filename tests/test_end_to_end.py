@@ -139,8 +139,10 @@ def test_both_runs_attack_the_same_images(attacked, defended):
 
 
 def test_the_report_puts_both_side_by_side(attacked, defended, elsewhere, capsys):
-    assert cli.main(["report", str(attacked), str(defended), "--output", "report"]) == 0
-    assert {path.name for path in Path("report").iterdir()} == {"report.md", "report.csv", "curves.png"}
+    assert cli.main(["report", str(attacked), str(defended), "--output", "report", "--details", "true"]) == 0
+    assert {path.name for path in Path("report").iterdir()} == {
+        "report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png",
+    }  # fmt: skip
     text = Path("report/report.md").read_text()
     assert "NOT COMPARABLE" not in text
     shown = capsys.readouterr().out

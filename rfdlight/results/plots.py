@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,7 +21,14 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's palette, which readers of every colour vision can tell apart, without its yellow."""
 
 
-def draw_curves(runs: list[tuple[str, list[Record], int]], path: Path, log: bool = False) -> None:
+LONG = 1000
+"""Queries from which on an axis is better logarithmic."""
+
+SCREEN = " first 9-vote screen"
+"""What a legend calls the dashes."""
+
+
+def draw_curves(runs: list[tuple[str, list[Record], int]], file: Path | IO[bytes], log: bool = False) -> None:
     """Draw the robust accuracy of runs against the queries billed, as a PNG.
 
     A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
@@ -26,20 +36,53 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], path: Path, log: bool
 
     Args:
         runs: Label, records and budget of each; a run without records is left out.
-        path: Of the picture.
+        file: What the picture is written to, a path or an open file.
         log: Whether the axis of the queries is logarithmic; it then starts at 1.
     """
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = _figure(7.5, 4.6)
     axes = figure.add_subplot()
+    handles = _draw_all(axes, [(label, records, budget, i) for i, (label, records, budget) in enumerate(runs)], log)
+    axes.set_ylabel("robust accuracy (mean logits, 95% band)")
+    _finish(figure, handles, file)
+
+
+def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]], file: Path | IO[bytes]) -> None:
+    """Draw runs as `draw_curves` does, side by side, and those with one label in one colour.
+
+    Args:
+        panels: A title, and label, records and budget of each run below it.
+        file: What the picture is written to, a path or an open file.
+    """
+    labels = list(dict.fromkeys(label for _, runs in panels for label, _, _ in runs))
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = _figure(3.6 * columns, 2.9 * rows + 0.25 * len(labels) + 0.3)
+    handles: dict[str, Line2D] = {}
+    for place, (title, runs) in enumerate(panels, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        log = max(budget for _, _, budget in runs) >= LONG
+        lines = _draw_all(axes, [(*run, labels.index(run[0])) for run in runs], log)
+        handles |= {str(line.get_label()): line for line in lines}
+        axes.set_title(textwrap.fill(title, 40).replace("$", r"\$"), fontsize=10)
+    figure.supylabel("robust accuracy (mean logits, 95% band)", fontsize=10)
+    _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() == SCREEN), file)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: bool) -> list[Line2D]:
+    """Draw the curves of runs, each given with the number of its colour; return what a legend shows."""
     start = 1 if log else 0
     handles = []
-    for i, (label, records, budget) in enumerate(runs):
+    for label, records, budget, i in runs:
         if records:
-            colour = COLOURS[i % len(COLOURS)]
             style = "-" if i < len(COLOURS) else "-."
-            handles.append(_draw(axes, label, records, budget, start, colour, style))
-    most = max([budget for _, _, budget in runs] + [start + 1])
+            handles.append(_draw(axes, label, records, budget, start, COLOURS[i % len(COLOURS)], style))
+    most = max([budget for _, _, budget, _ in runs] + [start + 1])
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -48,14 +91,17 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], path: Path, log: bool
     axes.set_ylim(-0.01, 1.01)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_xlabel("queries billed per image")
-    axes.set_ylabel("robust accuracy (mean logits, 95% band)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(was_screened(records) for _, records, _ in runs):
-        handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle="--", label=" first 9-vote screen"))
-    # Below the axes, where long labels cover no curve.
+    if any(was_screened(records) for _, records, _, _ in runs):
+        handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle="--", label=SCREEN))
+    return handles
+
+
+def _finish(figure: Figure, handles: list[Line2D], file: Path | IO[bytes]) -> None:
+    """Put the legend below the axes, where long labels cover no curve, and write the picture."""
     figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    figure.savefig(file, dpi=150, format="png")
 
 
 def steps(records: list[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

@@ -70,22 +70,37 @@ def clean_right(record: Record) -> bool:
     return record["clean_margin"] > 0 or (record["clean_margin"] == 0 and record["attack"] + record["gradient"] > 0)
 
 
-def breaks_at(record: Record) -> int | None:
+def breaks_at(record: Record, undecided: bool = False) -> int | None:
     """Return the billed queries at which an image broke, None if it is not broken.
 
     The final draws decide whether it is. If the judge had not called the image broken before, it counts
     from the last query on.
+
+    Args:
+        record: Of the image.
+        undecided: Whether an undecided image counts as broken, which gives a lower bound.
     """
-    if not clean_right(record) or record["verdict"] != "broken":
+    verdicts = ("broken", "undecided") if undecided else ("broken",)
+    if not clean_right(record) or record["verdict"] not in verdicts:
         return None
     return record["billed"] if record["broken_at"] is None else record["broken_at"]
 
 
-def robust_at(records: list[Record], queries: int) -> Share:
-    """Return the robust accuracy of the mean logits after so many queries, with its interval."""
-    right = [record for record in records if clean_right(record)]
-    ends = [breaks_at(record) for record in right]
-    return _share(sum(end is None or end > queries for end in ends), len(records))
+def stands_at(record: Record, queries: int, undecided: bool = False) -> bool:
+    """Return whether an image counts as robust after so many queries: it was right, and has not broken.
+
+    `undecided` is as in `breaks_at`.
+    """
+    end = breaks_at(record, undecided)
+    return clean_right(record) and (end is None or end > queries)
+
+
+def robust_at(records: list[Record], queries: int, undecided: bool = False) -> Share:
+    """Return the robust accuracy of the mean logits after so many queries, with its interval.
+
+    `undecided` is as in `breaks_at`.
+    """
+    return share_of(sum(stands_at(record, queries, undecided) for record in records), len(records))
 
 
 def budgets(budget: int) -> list[int]:
@@ -115,7 +130,7 @@ def screened_robust(records: list[Record]) -> Share | None:
     """Return the robust accuracy by the first majority of 9 votes, None if the judge took no votes."""
     if not was_screened(records):
         return None
-    return _share(sum(clean_right(r) and r["first_screen9"] is None for r in records), len(records))
+    return share_of(sum(clean_right(r) and r["first_screen9"] is None for r in records), len(records))
 
 
 def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
@@ -154,18 +169,18 @@ def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
             "late": sum(r["broken_at"] is None for r in broken),
         },
         "single_draw": {
-            "clean": _share(math.fsum(1 - r["clean_wrong"] / r["clean_draws"] for r in records), total),
+            "clean": share_of(math.fsum(1 - r["clean_wrong"] / r["clean_draws"] for r in records), total),
             "robust": None
             if run["targeted"]
-            else _share(math.fsum(1 - r["final_wrong"] / r["final_draws"] for r in records), total),
+            else share_of(math.fsum(1 - r["final_wrong"] / r["final_draws"] for r in records), total),
         },
         "mean_logits": {
-            "clean": _share(len(right), total),
-            "robust": _share(robust, total),
-            "robust_lower": _share(robust - undecided, total),
+            "clean": share_of(len(right), total),
+            "robust": share_of(robust, total),
+            "robust_lower": share_of(robust - undecided, total),
         },
-        "attack_success": _share(len(broken), len(right)),
-        "declared": _share(sum(clean_right(r) and r["broken_at"] is None for r in records), total),
+        "attack_success": share_of(len(broken), len(right)),
+        "declared": share_of(sum(clean_right(r) and r["broken_at"] is None for r in records), total),
         "first_screen9": screened_robust(records),
         "curve": [{"queries": queries, **robust_at(records, queries)} for queries in budgets(run["budget"])],
         "broken_images": _broken_images(broken),
@@ -173,7 +188,8 @@ def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _share(successes: float, total: int) -> Share:
+def share_of(successes: float, total: int) -> Share:
+    """Return a share with Wilson's 95 % interval; of nothing, it is None."""
     low, high = wilson(successes, total)
     return {"share": successes / total if total else None, "low": low, "high": high, "total": total}
 

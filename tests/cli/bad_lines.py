@@ -379,6 +379,24 @@ CASES = {
         "report takn",
         "expected a run directory, got takn, which is no folder; did you mean taken?",
     ),
+    "report at no budget": ("report finished --budgets []", "budgets must be numbers of queries of at least 1, got []"),
+    "report at a budget of 0": (
+        "report finished --budgets [10,0]",
+        "budgets must be numbers of queries of at least 1, got [10, 0]",
+    ),
+    "report at a budget that is no number": (
+        "report finished --budgets many",
+        "budgets must be a whole number, got 'many'",
+    ),
+    "report at a budget above a run's": (
+        "report finished --budgets 1000 --output out",
+        "budgets must be at most 30, the queries that finished was given, got 1,000",
+    ),
+    "report of images that are none": (
+        "report finished --output out",
+        "finished/images.safetensors holds no images of a run: expected clean, adversarial and ids, got: "
+        "Error while deserializing header: header too small",
+    ),
     "report of an unfinished run": (
         "report taken",
         "taken is no run directory: it lacks config.yaml, summary.json",

@@ -7,6 +7,7 @@ import timm
 import torch
 
 from rfdlight.data.digits import Digits
+from rfdlight.results.summary import ROWS, RUN_FIELDS
 from rfdlight.victims import Victim
 from rfdlight.victims.card import save_victim
 
@@ -127,3 +128,14 @@ def write_configs(folder: Path) -> None:
         ("negative", "defense: [feature_noise, {class_path: input_noise, init_args: {sigma: -1}}]\n"),
     ):
         (folder / f"{name}.yaml").write_text(text)
+
+
+def write_run(folder: Path) -> None:
+    """A run of 30 queries per image that was stopped before the first one, with images that are none."""
+    folder.mkdir()
+    (folder / "config.yaml").write_text("seed_everything: 0\n")
+    (folder / "records.jsonl").write_text("")
+    run = dict.fromkeys(RUN_FIELDS, "") | {"budget": 30, "eps": 0.2, "eot": 1, "num_images": 10, "complete": False}
+    run["totals"] = dict.fromkeys(ROWS, 0)
+    (folder / "summary.json").write_text(json.dumps({"run": run}))
+    (folder / "images.safetensors").write_bytes(b"")

@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 
 from .bad_lines import CASES
-from .faulty_files import FAULTY, write_checkpoints, write_configs, write_data, write_victims
+from .faulty_files import FAULTY, write_checkpoints, write_configs, write_data, write_run, write_victims
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory):
     write_checkpoints(folder)
     write_data(folder)
     write_configs(folder)
+    write_run(folder / "finished")
     (folder / "taken").mkdir()
     (folder / "taken/records.jsonl").write_text("someone's work\n")
     (folder / "a_file").write_text("")

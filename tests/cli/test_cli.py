@@ -261,7 +261,7 @@ def test_the_help_lists_every_command(command):
         ("fit", ["--model.network"]),
         ("test", ["--attack", "--model.budget", "--model.eot", "--model.defended"]),
         ("layers", ["--depth"]),
-        ("report", ["--output"]),
+        ("report", ["--output", "--budgets", "--details"]),
         ("scales", ["--num_images", "--data"]),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from hand import record, ten
 
 from rfdlight.results import plots
-from rfdlight.results.plots import draw_curves, steps
+from rfdlight.results.plots import draw_curves, draw_panels, steps
 from rfdlight.results.summary import breaks_at, robust_at
 
 
@@ -36,6 +36,25 @@ def test_the_picture_shows_each_run_in_its_own_colour(tmp_path, log):
     for colour in plots.COLOURS[:2]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
+
+
+def colours_in(path):
+    picture = matplotlib.image.imread(path)[..., :3]
+    shares = []
+    for colour in plots.COLOURS[:3]:
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        found = (np.abs(picture - rgb).max(2) < 0.01).any(0)
+        # The legend is in the middle; the outer quarters hold panels alone.
+        quarter = len(found) // 4
+        shares.append((bool(found[:quarter].any()), bool(found[-quarter:].any())))
+    return shares
+
+
+def test_panels_give_each_label_one_colour(tmp_path):
+    left = ("square, $p$", [("a", ten(), 30), ("b", [record(0)], 30)])
+    right = ("rays", [("b", [record(0)], 2000), ("c", ten(), 2000)])
+    draw_panels([left, right], tmp_path / "curves.png")
+    assert colours_in(tmp_path / "curves.png") == [(True, False), (True, True), (False, True)]
 
 
 @pytest.mark.parametrize("runs", [[], [("empty", [], 30)], [("no queries", [record(0, attack=0, billed=0)], 0)]])

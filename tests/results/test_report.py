@@ -1,31 +1,13 @@
 import csv
 import json
 
+import matplotlib.image
 import pytest
 from hand import broken, facts, record
 from scipy.stats import binomtest
 
 from rfdlight.commands.report import report
 from rfdlight.errors import UserError
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    """Write a run directory below the current folder; return its name."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def write_run(name, records, **changes):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text("seed_everything: 0\n")
-        (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
-        # The numbers of the stored summary are wrong on purpose: the report computes its own.
-        stored = {"run": facts(name=name, num_images=len(records), **changes), "mean_logits": "stale"}
-        (folder / "summary.json").write_text(json.dumps(stored))
-        return name
-
-    return write_run
 
 
 @pytest.fixture
@@ -41,7 +23,26 @@ def two(write):
 
 
 # Wilson's interval of 0.5 of 2, with z = 1.96: (0.25 + 0.960) / 2.921 = 0.414, give or take 0.671 * 0.578 = 0.388.
+# The comparison is of 0 and 1 discordant images of 2: half an image in each
+# cell, (1.5 - 0.5) / 4, give or take 1.96 * sqrt(2 - 4 / 16) / 4 = 0.648.
 MARKDOWN = """\
+# Robust accuracy
+
+| victim | defense | clean | square, 30 queries | square, 60 queries |
+| --- | --- | --- | --- | --- |
+| digits_small | undefended | 100.0% (34.2 to 100.0) | 0.0% (0.0 to 65.8) | - |
+| digits_small | feature_noise a\\|b | 100.0% (34.2 to 100.0) | 50.0% (9.5 to 90.5) | 50.0% (9.5 to 90.5) |
+
+A cell is the robust accuracy of the mean logits over all images; an undecided image counts as robust. Clean: an image counts once, with the share of the method's runs that found it right.
+
+# Defenses on the same images
+
+| victim | attack | queries | A | B | both | only A | only B | neither | B - A | 95% interval | p | p Holm |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| digits_small | square | 30 | undefended | feature_noise a\\|b | 0 | 0 | 1 | 1 | +50.0 | -39.8 to +89.8 | 1 | 1 |
+
+B - A: gain in robust accuracy, in points, from A to B on the images that both runs have, with the 95% interval of Agresti and Min (2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here.
+
 # Runs side by side
 
 |  | bare | noise |
@@ -89,10 +90,20 @@ def test_markdown_holds_the_runs_side_by_side(two, tmp_path):
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_csv_holds_every_number_of_each_run(two, tmp_path):
+def test_csv_holds_every_number_of_each_run_at_each_budget(two, tmp_path):
     report(two, "out")
     with (tmp_path / "out" / "report.csv").open(newline="") as file:
-        bare, noise = csv.DictReader(file)
+        bare, early, noise = csv.DictReader(file)
+    read = ("at_budget", "robust_at_budget", "robust_lower_at_budget", "method_clean")
+    assert [[line.pop(name) for name in read] for line in (bare, early, noise)] == [
+        ["30", "0.0", "0.0", "1.0"],
+        ["30", "0.5", "0.0", "1.0"],
+        ["60", "0.5", "0.0", "1.0"],
+    ]
+    for line in (bare, early, noise):
+        for name in read[1:]:
+            del line[f"{name}_low"], line[f"{name}_high"]
+    assert early == noise
     common = {
         "attack": "square",
         "options": "defaults",
@@ -158,8 +169,8 @@ def test_csv_holds_every_number_of_each_run(two, tmp_path):
             assert (float(row[f"{name}_low"]), float(row[f"{name}_high"])) == pytest.approx((low, high), abs=1e-12)
 
 
-def test_terminal_shows_the_runs_and_nothing_is_written_by_default(two, tmp_path, capsys):
-    report(two)
+def test_terminal_shows_the_runs_in_detail_and_nothing_is_written_by_default(two, tmp_path, capsys):
+    report(two, details=True)
     shown = capsys.readouterr().out
     lines = [" ".join(each.split()) for each in shown.splitlines()]
     assert "bare noise" in lines
@@ -170,7 +181,7 @@ def test_terminal_shows_the_runs_and_nothing_is_written_by_default(two, tmp_path
 
 
 def test_many_runs_are_shown_in_several_tables(write, capsys):
-    report([write(f"run{i}", [record(0)]) for i in range(5)])
+    report([write(f"run{i}", [record(0)]) for i in range(5)], details=True)
     shown = capsys.readouterr().out
     assert all(f"run{i}" in shown for i in range(5))
     assert shown.count("mean logits: robust") == 3
@@ -187,7 +198,7 @@ def test_runs_of_one_budget_have_no_line_for_a_smaller_one(write, capsys):
 
 def test_a_budget_is_cut_to_the_smaller_one(write, capsys):
     late = broken(1, 50)
-    report([write("a", [record(0), record(1)]), write("b", [record(0), late], budget=60)])
+    report([write("a", [record(0), record(1)]), write("b", [record(0), late], budget=60)], details=True)
     lines = [" ".join(each.split()) for each in capsys.readouterr().out.splitlines()]
     assert "robust at 30 queries 100.0% (34.2 to 100.0) 100.0% (34.2 to 100.0)" in lines
     assert "mean logits: robust 100.0% (34.2 to 100.0) 50.0% (9.5 to 90.5)" in lines
@@ -219,7 +230,7 @@ def test_an_incomplete_run_is_marked(write, capsys):
 
 
 def test_runs_of_one_name_are_told_apart_by_their_paths(write, capsys):
-    report([write("x/run", [record(0)]), write("y/run", [record(0)])])
+    report([write("x/run", [record(0)]), write("y/run", [record(0)])], details=True)
     assert "x/run y/run" in said(capsys)
 
 
@@ -240,6 +251,80 @@ def test_refusals_name_what_is_wrong(write, tmp_path):
     assert refusal([run], run) == "square-digits is a run directory; give --output another folder"
     (tmp_path / "file").write_text("")
     assert refusal([run], "file") == "cannot write the report to file: File exists"
+
+
+def test_budgets_out_of_range_are_refused_before_anything_is_written(two, tmp_path):
+    assert refusal(two, "out", [10, 31]) == "budgets must be at most 30, the queries that bare was given, got 31"
+    assert refusal(two, "out", 31) == "budgets must be at most 30, the queries that bare was given, got 31"
+    assert refusal(two, "out", [0]) == "budgets must be numbers of queries of at least 1, got [0]"
+    assert refusal(two, "out", []) == "budgets must be numbers of queries of at least 1, got []"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_is_recorded_twice_is_refused(write):
+    run = write("run", [record(0), record(1), record(1)])
+    assert refusal([run]) == "run/records.jsonl holds the image digits/test/0001 twice"
+
+
+def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp_path):
+    report(four, "out")
+    names = {"report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    with (tmp_path / "out" / "paired.csv").open(newline="") as file:
+        square, rays = csv.DictReader(file)
+    low, high = (float(square.pop(f"difference_{bound}")) for bound in ("low", "high"))
+    assert (low, high) == pytest.approx((-0.1657, 0.8323), abs=1e-4)
+    assert square == {
+        "victim": "digits_small",
+        "data": "digits",
+        "attack": "square",
+        "at_budget": "30",
+        "a": "none",
+        "b": "noise",
+        "images": "4",
+        "both": "1",
+        "only_a": "0",
+        "only_b": "2",
+        "neither": "1",
+        "difference": "0.5",
+        "p": "0.5",
+        "p_holm": "1.0",
+    }
+    assert (rays["attack"], rays["only_a"], rays["only_b"]) == ("rays", "1", "1")
+
+
+def test_many_runs_of_several_attacks_are_drawn_in_panels(write, four, tmp_path):
+    def width(folder):
+        return matplotlib.image.imread(tmp_path / folder / "curves.png").shape[1]
+
+    report(four, "few")
+    report([*four, write("more-rays", [record(0)], attack="rays", defense="more")], "many")
+    assert (width("few"), width("many")) == (1125, 1080)
+
+
+def test_worst_cases_stand_in_the_csv_file_too(four, tmp_path):
+    report(four, "out", [10, 30])
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 8 + 4
+    told = [
+        [line[name] for name in ("run", "defense", "at_budget", "robust_at_budget", "robust_lower_at_budget", "images")]
+        for line in lines
+        if line["attack"] == "worst case"
+    ]
+    noise, none = "noise-square + noise-rays", "none-square + none-rays"
+    assert told == [
+        [noise, "noise", "10", "1.0", "1.0", "4"],
+        [none, "none", "10", "0.25", "0.25", "4"],
+        [noise, "noise", "30", "0.5", "0.25", "4"],
+        [none, "none", "30", "0.0", "0.0", "4"],
+    ]
+
+
+def test_comparisons_of_an_earlier_report_do_not_stay_behind(two, tmp_path):
+    report(two, "out")
+    report(two[:1], "out")
+    assert (tmp_path / "out" / "paired.csv").read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("output", [None, "out"])

@@ -1,0 +1,96 @@
+"""The attacked images that a run kept, as pictures."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+
+from rfdlight.errors import UserError, one_line
+from rfdlight.results.records import Record
+from rfdlight.results.runs import Run
+
+FILE = "images.safetensors"
+"""In a run directory: float32 tensors `clean` and `adversarial`, both (K, C, H, W) in [0, 1], and in the metadata
+`ids`, the JSON list of their K image ids."""
+
+MOST = 6
+"""Images shown of each run."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An attacked image: its record, three pictures as PNG files, and by how much the difference is magnified."""
+
+    record: Record
+    clean: bytes
+    adversarial: bytes
+    difference: bytes
+    factor: float | None
+    """None where nothing was changed."""
+
+
+def examples(run: Run) -> list[Example]:
+    """Return the first images that a run kept, in the order of its file; none if it kept none.
+
+    The difference is shown around grey. In an linf ball it is magnified so that a change by the radius is black or
+    white. In an l2 ball, whose radius bounds no pixel closely, the largest change of each image is.
+
+    Raises:
+        UserError: If the file is damaged, or is not of this run.
+    """
+    path = run.folder / FILE
+    if not path.exists():
+        return []
+    clean, adversarial, ids = _read(path)
+    unknown = [name for name in ids if name not in run.by_id]
+    if unknown:
+        raise UserError(f"{path} holds the image {unknown[0]!r:.80}, which the run has no record of")
+    found = []
+    for before, after, name in list(zip(clean, adversarial, ids, strict=True))[:MOST]:
+        change = after.astype(np.float64) - before
+        largest = float(np.abs(change).max())
+        reach = float(run.facts["eps"]) if run.facts["norm"] == "linf" else largest
+        factor = 0.5 / reach if largest > 0 and reach > 0 else None
+        difference = np.clip(0.5 + change * (factor or 0.0), 0, 1)
+        found.append(Example(run.by_id[name], _png(before), _png(after), _png(difference), factor))
+    return found
+
+
+def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    try:
+        with safe_open(path, "numpy") as file:
+            clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
+            ids = json.loads((file.metadata() or {})["ids"])
+    except OSError as error:
+        raise UserError(f"cannot read the images {path}: {error.strerror or one_line(error)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no images of a run: expected clean, adversarial and ids, got: {one_line(error)}"
+        ) from error
+    shape = clean.shape
+    if len(shape) != 4 or adversarial.shape != shape or shape[1] not in (1, 3):
+        raise UserError(
+            f"{path}: expected clean and adversarial of one shape (images, 1 or 3, height, width), "
+            f"got {shape} and {adversarial.shape}"
+        )
+    if not isinstance(ids, list) or len(ids) != shape[0] or not all(isinstance(name, str) for name in ids):
+        raise UserError(f"{path}: expected a list of {shape[0]} ids, got {ids!r:.60}")
+    for name, pixels in (("clean", clean), ("adversarial", adversarial)):
+        if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
+            raise UserError(f"{path}: the pixels of {name} are not within [0, 1]")
+    return clean, adversarial, ids
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Return an image, (C, H, W) in [0, 1], as the bytes of a PNG file of 8 bits a channel."""
+    levels = np.rint(255 * pixels.astype(np.float64)).astype(np.uint8)
+    image = Image.fromarray(levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, 2))
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()

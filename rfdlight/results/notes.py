@@ -1,0 +1,67 @@
+"""What a reader must know before believing a report."""
+
+from __future__ import annotations
+
+from rfdlight.results.grid import Grid
+from rfdlight.results.runs import Run
+from rfdlight.results.settings import is_white_box
+from rfdlight.results.side_by_side import common_budget
+
+COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
+"""The facts whose difference makes two numbers answers to different questions."""
+
+
+def notes_of(runs: list[Run], grid: Grid) -> list[str]:
+    """Return the notes, the gravest first."""
+    notes = [*_images(runs), *_rules(runs), *grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
+    if all(run.facts["attack"] != "random_noise" for run in runs):
+        notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
+    notes.append("Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.")
+    if not all(run.facts["deterministic"] for run in runs):
+        notes.append("A run against a random victim can be repeated in distribution only.")
+    return notes
+
+
+def _images(runs: list[Run]) -> list[str]:
+    notes = []
+    first = runs[0]
+    for run in runs[1:]:
+        if run.facts["data"] != first.facts["data"]:
+            notes.append(f"NOT COMPARABLE: the data of {run.label} and {first.label} differ.")
+        elif run.by_id.keys() != first.by_id.keys():
+            common = len(run.by_id.keys() & first.by_id.keys())
+            notes.append(f"NOT COMPARABLE: {run.label} and {first.label} have only {common:,} images in common.")
+    return notes
+
+
+def _rules(runs: list[Run]) -> list[str]:
+    differing = [name for name in COMPARED if len({run.facts[name] for run in runs}) > 1]
+    return [f"The runs differ in {', '.join(differing)}."] if differing else []
+
+
+def _budgets(runs: list[Run], grid: Grid) -> list[str]:
+    caution = "an attack that plans with its budget may do better there when that is its budget."
+    if len({run.facts["budget"] for run in runs}) > 1:
+        return [f"Budgets differ: compare at {common_budget(runs):,} queries; {caution}"]
+    if any(cell.below_own for cell in grid.cells):
+        return [f"Numbers below a run's own budget are read from its records; {caution}"]
+    return []
+
+
+def _worst_cases(grid: Grid) -> list[str]:
+    notes = []
+    for i in range(len(grid.worst_columns)):
+        cases = [(row, row.worst[i]) for row in grid.rows]
+        shown = [(row, worst) for row, worst in cases if worst is not None]
+        if len({frozenset(worst.attacks) for _, worst in shown}) > 1:
+            notes.append("The worst cases are of different attacks, see their number: compare those of the same ones.")
+        notes += [
+            f"The worst case of {row.method.defense} is over the images that all its runs have: "
+            f"{worst.robust['total']:,} of {worst.all_images:,}."
+            for row, worst in shown
+            if worst.robust["total"] < worst.all_images
+        ]
+    left_out = list(dict.fromkeys(cell.run.facts["attack"] for cell in grid.cells if is_white_box(cell.run)))
+    if left_out and grid.worst_columns:
+        notes.append(f"Not in the worst case, since they are given gradients: {', '.join(left_out)}.")
+    return list(dict.fromkeys(notes))

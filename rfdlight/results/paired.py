@@ -1,0 +1,145 @@
+"""Defenses compared on the same images."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from scipy.stats import binomtest, norm
+
+from rfdlight.results.grid import Cell, Grid, standing
+from rfdlight.results.settings import Method
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two defenses of one victim under one attack: how many of their common images stand behind each."""
+
+    attack: str
+    budget: int
+    first: Method
+    second: Method
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+    p_holm: float = math.nan
+    """The p of this comparison among all of a report."""
+
+    @property
+    def images(self) -> int:
+        """Images that both runs have."""
+        return self.both + self.only_first + self.only_second + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Robust accuracy behind the second defense less that behind the first, in [-1, 1]."""
+        return (self.only_second - self.only_first) / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference."""
+        return paired_interval(self.only_first, self.only_second, self.images)
+
+    @property
+    def p(self) -> float:
+        """Of McNemar's exact test."""
+        return mcnemar(self.only_first, self.only_second)
+
+
+def compare(grid: Grid) -> list[Comparison]:
+    """Compare each defense of a victim with each other one, column by column of a grid, first the undefended one.
+
+    Returns:
+        The comparisons, with Holm's p over all of them. Runs without a common image are not compared.
+    """
+    victims = list(dict.fromkeys((row.method.victim, row.method.data) for row in grid.rows))
+    found = []
+    for victim, i in itertools.product(victims, range(len(grid.columns))):
+        rows = [row for row in grid.rows if (row.method.victim, row.method.data) == victim]
+        rows.sort(key=lambda row: row.method.defense != "none")
+        cells = [(row.method, cell) for row in rows if (cell := row.cells[i]) is not None]
+        for (first, one), (second, two) in itertools.combinations(cells, 2):
+            found.append(_compared(grid.columns[i].setting.label, first, second, one, two))
+    found = [comparison for comparison in found if comparison.images]
+    adjusted = holm([comparison.p for comparison in found])
+    return [replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)]
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p of McNemar's exact test: whether both sides are equally likely among the discordant pairs.
+
+    Source: McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
+    Psychometrika 12, 1947; exact, by the binomial distribution.
+
+    Example:
+        >>> mcnemar(0, 5)
+        0.0625
+        >>> mcnemar(0, 0)
+        1.0
+    """
+    discordant = only_first + only_second
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+
+
+def paired_interval(only_first: int, only_second: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return an interval of the second share less the first one, of the same images.
+
+    Half an observation is added to each of the four cells, then Wald's interval is taken: its coverage is
+    near the nominal one also for few pairs, and it has a width if no pair is discordant.
+
+    Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions, Statistics in
+    Medicine 24, 2005.
+
+    Args:
+        only_first: Images that count for the first share alone.
+        only_second: Images that count for the second one alone.
+        images: All images, at least 1.
+        confidence: In (0, 1).
+
+    Example:
+        >>> low, high = paired_interval(86, 150, 1600)
+        >>> print(f"{low:.3f} {high:.3f}")
+        0.021 0.059
+    """
+    first, second, total = only_first + 0.5, only_second + 0.5, images + 2
+    centre = (second - first) / total
+    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(first + second - total * centre**2) / total
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return the p values adjusted for their number; all claims with an adjusted p up to a level hold together at it.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6,
+    1979.
+
+    Example:
+        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03, 0.005])]
+        [0.03, 0.06, 0.06, 0.02]
+    """
+    order = sorted(range(len(ps)), key=ps.__getitem__)
+    adjusted, largest = [0.0] * len(ps), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _compared(attack: str, first: Method, second: Method, one: Cell, two: Cell) -> Comparison:
+    common = one.run.by_id.keys() & two.run.by_id.keys()
+    pairs = zip(standing([one.run], common, one.budget), standing([two.run], common, two.budget), strict=True)
+    counts = Counter(pairs)
+    return Comparison(
+        attack,
+        one.budget,
+        first,
+        second,
+        both=counts[True, True],
+        only_first=counts[True, False],
+        only_second=counts[False, True],
+        neither=counts[False, False],
+    )

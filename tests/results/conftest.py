@@ -1,0 +1,42 @@
+"""Run directories written by hand."""
+
+import json
+
+import pytest
+from hand import broken, facts, record
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a run directory below the current folder; return its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def write_run(name, records, selection="balanced", **changes):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("seed_everything: 0\n")
+        (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+        # The numbers of the stored summary are wrong on purpose: the report computes its own.
+        run = facts(**{"name": name, "num_images": len(records), **changes}) | {"selection": selection}
+        (folder / "summary.json").write_text(json.dumps({"run": run, "mean_logits": "stale"}))
+        return name
+
+    return write_run
+
+
+@pytest.fixture
+def four(write):
+    """Two defenses under two attacks on four images; what stands at 30 queries:
+
+    |          | square     | rays    | both |
+    | none     | 3          | 0, 1, 2 | -    |
+    | noise    | 0, (1), 3  | 1, 2, 3 | (1), 3 |   in brackets: undecided
+    """
+    undecided = {"verdict": "undecided", "final_wrong": 50}
+    return [
+        write("noise-square", [record(0), record(1, **undecided), broken(2, 25), record(3)], defense="noise"),
+        write("none-square", [broken(0, 1), broken(1, 8), broken(2, 20), record(3)], deterministic=True),
+        write("none-rays", [record(0), record(1), record(2), broken(3, 5)], attack="rays", deterministic=True),
+        write("noise-rays", [broken(0, 30), record(1), record(2), record(3)], attack="rays", defense="noise"),
+    ]
