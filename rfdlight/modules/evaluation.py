@@ -182,7 +182,7 @@ class AttackEvaluation(LightningModule):
         self.complete = len(self._records) == self.data.num_images
         summary = summarize(self._records, self._facts())
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        self._images.save(self.folder / "images.safetensors")
+        self._images.save(self.folder)
         if not self._records:
             return
         draw_curves([(self.folder.name, in_order(self._records), self.budget)], self.folder / "curves.png")

@@ -12,12 +12,9 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from rfdlight.errors import UserError, one_line
+from rfdlight.results.images import FILE
 from rfdlight.results.records import Record
 from rfdlight.results.runs import Run
-
-FILE = "images.safetensors"
-"""In a run directory: float32 tensors `clean` and `adversarial`, both (K, C, H, W) in [0, 1], and in the metadata
-`ids`, the JSON list of their K image ids."""
 
 MOST = 6
 """Images shown of each run."""

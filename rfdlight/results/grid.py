@@ -38,10 +38,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class WorstColumn:
-    """A ball, and a number of queries; None is each run's own budget."""
+    """A ball, how queries are billed, and a number of them; None is each run's own budget."""
 
     norm: str
     eps: float
+    accounting: str
     budget: int | None
 
 
@@ -90,8 +91,8 @@ def build_grid(runs: list[Run], budgets: list[int] | None = None) -> Grid:
     at a number of queries. A cell is the robust accuracy of the mean logits, read from the records.
 
     The worst case of a method counts an image as robust if it stands in every run of that method in one
-    ball: of all attacks without gradients, `random_noise` among them, since who may ask a query may ask that
-    one too. An attack with gradients belongs to another threat model and is left out.
+    ball and under one accounting: of all attacks without gradients, `random_noise` among them, since who may
+    ask a query may ask that one too. An attack with gradients belongs to another threat model and is left out.
 
     Args:
         runs: Of any methods and attacks.
@@ -105,8 +106,8 @@ def build_grid(runs: list[Run], budgets: list[int] | None = None) -> Grid:
     columns = [Column(setting, budget) for setting in settings for budget in budgets or _own_budgets(setting)]
     searches = [run for run in runs if not is_white_box(run)]
     common: Sequence[int | None] = budgets or [None]
-    balls = dict.fromkeys((run.facts["norm"], run.facts["eps"]) for run in searches)
-    worst_columns = [WorstColumn(norm, eps, budget) for norm, eps in balls for budget in common]
+    models = dict.fromkeys(map(_threat_model, searches))
+    worst_columns = [WorstColumn(*model, budget) for model in models for budget in common]
     rows = []
     for method in dict.fromkeys(map(method_of, runs)):
         own = [run for run in runs if method_of(run) == method]
@@ -159,12 +160,16 @@ def _cell(column: Column, method: Method) -> Cell | None:
     return Cell(run, column.budget, robust_at(run.records, column.budget), lower)
 
 
+def _threat_model(run: Run) -> tuple[str, float, str]:
+    return run.facts["norm"], run.facts["eps"], run.facts["accounting"]
+
+
 def _worst(settings: list[Setting], method: Method, column: WorstColumn) -> Worst | None:
     held = [(setting.label, setting.runs[method]) for setting in settings if method in setting.runs]
     chosen = [
         (label, run)
         for label, run in held
-        if not is_white_box(run) and (run.facts["norm"], run.facts["eps"]) == (column.norm, column.eps)
+        if not is_white_box(run) and _threat_model(run) == (column.norm, column.eps, column.accounting)
     ]
     runs = [run for _, run in chosen]
     common = set.intersection(*(set(run.by_id) for run in runs)) if runs else set()

@@ -10,6 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+FILE = "images.safetensors"
+"""In a run directory: float32 tensors `clean` and `adversarial`, both (images, C, H, W) in [0, 1], and in the metadata
+`ids`, the JSON list of their image ids."""
+
 
 class KeptImages:
     """Keeps the clean pixels and the final points of some images of a run, and stores them.
@@ -32,13 +36,10 @@ class KeptImages:
         if image_id in self.chosen:
             self._pixels[image_id] = clean.cpu().clone(), final.cpu().clone()
 
-    def save(self, path: Path) -> None:
-        """Store the images that have come as safetensors, nothing if there are none.
-
-        The file holds `clean` and `adversarial`, float32 (images, C, H, W), and as metadata `ids`, a JSON list.
-        """
+    def save(self, folder: Path) -> None:
+        """Store the images that have come in a run directory's `FILE`, nothing if there are none."""
         ids = [image_id for image_id in self.chosen if image_id in self._pixels]
         if not ids:
             return
         clean, final = (torch.stack(images) for images in zip(*(self._pixels[key] for key in ids), strict=True))
-        save_file({"clean": clean, "adversarial": final}, path, {"ids": json.dumps(ids)})
+        save_file({"clean": clean, "adversarial": final}, folder / FILE, {"ids": json.dumps(ids)})

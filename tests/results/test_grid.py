@@ -159,6 +159,20 @@ def test_each_ball_has_a_worst_case_of_its_own(write):
     assert headings[-2:] == ["worst case, linf 0.1, 30 queries", "worst case, linf 0.2, 30 queries"]
 
 
+def test_each_accounting_has_a_worst_case_of_its_own(write):
+    runs = [
+        write(f"{attack}-{accounting}", [record(0), fallen], attack=attack, accounting=accounting)
+        for accounting, fallen in (("exact", record(1)), ("paper", broken(1, 2)))
+        for attack in ("square", "rays")
+    ]
+    report = compile_report(load_all(runs))
+    assert [heading.attack for heading in report.headings()[-2:]] == [
+        "worst case, accounting exact",
+        "worst case, accounting paper",
+    ]
+    assert shares(report.grid.rows[0].worst) == [(1.0, 1.0), (0.5, 0.5)]
+
+
 def test_a_worst_case_needs_two_attacks_on_common_images(write):
     alone = build_grid(load_all([write("a", [record(0)]), write("b", [record(0)], attack="rays", defense="noise")]))
     assert alone.worst_columns == []

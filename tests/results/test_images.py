@@ -20,7 +20,7 @@ def test_only_the_chosen_that_came_are_stored_in_their_order(tmp_path):
         x = torch.full((1, 2, 2), float(image_id))
         kept(image_id, x, x + 0.5)
         x.zero_()  # the pool uses its rows again
-    kept.save(tmp_path / "images.safetensors")
+    kept.save(tmp_path)
     with safe_open(tmp_path / "images.safetensors", "pt") as file:
         assert json.loads(file.metadata()["ids"]) == ["000", "006"]
         assert file.get_tensor("clean")[:, 0, 0, 0].tolist() == [0.0, 6.0]
@@ -28,7 +28,7 @@ def test_only_the_chosen_that_came_are_stored_in_their_order(tmp_path):
 
 
 def test_nothing_is_stored_of_no_images(tmp_path):
-    KeptImages(IDS, 0).save(tmp_path / "images.safetensors")
-    KeptImages([], 4).save(tmp_path / "images.safetensors")
-    KeptImages(IDS, 4).save(tmp_path / "images.safetensors")
+    KeptImages(IDS, 0).save(tmp_path)
+    KeptImages([], 4).save(tmp_path)
+    KeptImages(IDS, 4).save(tmp_path)
     assert not (tmp_path / "images.safetensors").exists()
