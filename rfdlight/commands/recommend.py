@@ -6,12 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from rfdlight.attacks.base import Attack
+from rfdlight.commands.recommendation_table import legend, table
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError
@@ -31,7 +30,7 @@ from rfdlight.protocol.recommendation import (
     told_choice,
 )
 from rfdlight.protocol.short_attack import Outcome, settle_eps, short_attack
-from rfdlight.results.tables import interval, number, percent
+from rfdlight.results.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim
 
 PREDICTED_ON = 200
@@ -107,8 +106,10 @@ def recommend(
     ranked, without = candidates(linear, target_drop)
     for layers_without in without:
         _say(console, f"{named(layers_without)}: no sigma costs {_points(target)} on the linearised victim")
-    order = ", ".join(f"{one} {one.predicted:.1%}" for one in ranked) or "none"
-    _say(console, f"predicted to mislead steps of {step:.3g} at a cost of {_points(target)}, both linearised: {order}")
+    if not ranked:
+        raise _nothing_costs(target)
+    order = ", ".join(f"{one} {one.predicted:.1%}" for one in ranked)
+    _say(console, f"predicted share of steps of {step:.3g} that noise misleads, before calibration: {order}")
     caution = attack.caution(budget)
     if caution:
         _say(console, f"caution: {caution}")
@@ -117,11 +118,11 @@ def recommend(
     undefended = bench.attacked(NO_NOISE)
     confirmed: list[Confirmed] = []
     for candidate in ranked:
-        # The pixels are the baseline, and no matter where they rank.
+        # The pixels are the baseline, wherever they rank.
         if not candidate.layers or sum(bool(one.candidate.layers) for one in confirmed) < confirm:
             confirmed += bench.confirmed(candidate, places[0].side, linear)
     if not confirmed:
-        raise UserError(f"no candidate has a sigma that costs {_points(target)}")
+        raise _nothing_costs(target)
     best = best_of(confirmed)
     conditions = {
         "defense": best.noise.describe(loaded),
@@ -133,15 +134,18 @@ def recommend(
         calibration={**conditions, **defense_file.cost_facts(best.calibration.cost)},
         recommendation={**bench.facts(), "step": step, **choice_facts(confirmed, undefended)},
     )
-    console.print(_table(confirmed, undefended))
-    _say(console, _legend(step, len(rest), num_images), style="dim")
+    console.print(table(confirmed, undefended))
+    _say(console, legend(step, len(rest), num_images), style="dim")
     for line in (told_agreement(confirmed), *told_choice(confirmed, undefended)):
         _say(console, line)
     _say(console, f"{file}: {best.noise.describe(loaded)}")
     _say(
         console,
-        "The best was chosen by these attacks, so its number here flatters it. On images not looked at:\n"
-        f"rfdlight test --attack {bench.attack_name} --model.victim {victim} --defense {file}",
+        "The best was chosen by these attacks, so its number here flatters it. To measure it on images that were not "
+        "looked at, with the same options of data and attack:\n"
+        f"rfdlight test --data {short_name('data', type(data))} --attack {bench.attack_name} --model.victim {victim} "
+        + (f"--model.checkpoint {checkpoint} " if checkpoint else "")
+        + f"--defense {file}",
     )
 
 
@@ -249,42 +253,9 @@ def _as_long_as_the_radius(attack: Attack, data: ImageData) -> float:
     return eps if attack.norm == "linf" else eps / math.prod(data.image_shape) ** 0.5
 
 
+def _nothing_costs(target: Target) -> UserError:
+    return UserError(f"no candidate has a sigma that costs {_points(target)}")
+
+
 def _points(target: Target) -> str:
     return f"{100 * target.drop:g} points"
-
-
-def _table(confirmed: list[Confirmed], undefended: Outcome) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("noise at", overflow="fold")
-    for column in ("drop", "misled %", "robust %", "single %", "judge"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_row(NO_NOISE, "", "", *_attacked(undefended))
-    for one in sorted(confirmed, key=lambda one: -one.candidate.predicted):
-        cost = one.calibration.cost
-        name = Text(f"{one.candidate}\nsigma {shown(one.noise.sigma)}")
-        drop = _above(cost.drop, *cost.over_draws, digits=2)
-        table.add_row(name, drop, f"{100 * one.candidate.predicted:.1f}", *_attacked(one.outcome))
-    return table
-
-
-def _attacked(outcome: Outcome) -> list[str]:
-    robust, summary = outcome.robust, outcome.summary
-    single = f"{100 * summary['single_draw']['robust']['share']:.1f}"
-    return [
-        _above(robust["share"], robust["low"], robust["high"], digits=1),
-        single,
-        number(summary["ledger"]["judge_ratio"], 2),
-    ]
-
-
-def _above(value: float, low: float, high: float, digits: int) -> str:
-    """Return a share in percent, and below it its interval."""
-    return f"{100 * value:.{digits}f}\n{100 * low:.{digits}f} to {100 * high:.{digits}f}"
-
-
-def _legend(step: float, calibrated_on: int, attacked: int) -> str:
-    return (
-        f"drop: measured, clean accuracy in points on {calibrated_on} images, 95 % over draws; misled: predicted by "
-        f"theorem 1 at these sigmas, steps of {step:.3g} that noise misleads; robust: measured, mean logits, "
-        f"{attacked} images, 95 %; single: measured, one answer; judge: its rows per row of the attack"
-    )

@@ -56,7 +56,7 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
         places: At least one, each called once in a forward pass.
 
     Raises:
-        UserError: If one is not called.
+        UserError: If one is not called, or the victim cuts gradients off.
     """
     probe = _Probe(places)
     with probe.on(victim), torch.enable_grad():
@@ -65,6 +65,8 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
         uncalled = [place.name for number, place in enumerate(places) if number not in probe.zeros]
         if uncalled:
             raise UserError(f"a forward pass does not call the layer {uncalled[0]}: no noise there can act")
+        if not margins.requires_grad:
+            raise UserError("the gradient does not reach the image: something in the victim cuts it off")
         zeros = [probe.zeros[number] for number in range(len(places))]
         direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros], materialize_grads=True)
     norms = torch.stack([_norm(gradient) for gradient in inside], 1)

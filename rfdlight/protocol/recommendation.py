@@ -63,7 +63,7 @@ def told_agreement(confirmed: list[Confirmed]) -> str:
         return "predicted and confirmed order: there is none to compare, too few candidates or all alike"
     tau, p = found
     told = f"predicted and confirmed order: Kendall's tau {tau:.2f}, n = {len(confirmed)}, p = {p:.2g}"
-    return told if p < LEVEL else f"{told}, so chance explains it too"
+    return told if p < LEVEL else f"{told}: not beyond chance"
 
 
 def discordant(one: Outcome, other: Outcome) -> tuple[int, int]:
