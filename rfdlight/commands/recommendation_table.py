@@ -54,6 +54,6 @@ def legend(step: float, calibrated_on: int, attacked: int) -> str:
     """Say what the columns are, and which of them were measured."""
     return (
         f"drop: measured, clean accuracy in points on {calibrated_on} images, 95 % over draws; misled: predicted by "
-        f"theorem 1 at these sigmas, steps of {step:.3g} that noise misleads; robust: measured, mean logits, "
-        f"{attacked} images, 95 %; single: measured, one answer; judge: its rows per row of the attack"
+        f"theorem 1 at these sigmas, steps of {step:.3g} that noise misleads; robust: measured, mean logits, undecided "
+        f"as robust, {attacked} images, 95 %; single: measured, one answer; judge: its rows per row of the attack"
     )
