@@ -202,7 +202,7 @@ def test_every_shipped_config_instantiates_and_its_resolved_form_gives_itself_ag
 def test_the_help_lists_every_command(command):
     said = command("--help")
     assert said.status == 0
-    assert {*MODELS, *COMMANDS} == {"fit", "test", "analyze", "calibrate", "layers", "report", "scales"}
+    assert {*MODELS, *COMMANDS} == {"fit", "test", "analyze", "calibrate", "layers", "recommend", "report", "scales"}
     for name in (*MODELS, *COMMANDS):
         assert f"    {name} " in said.out
     assert first_line(COMMANDS["report"]) in " ".join(said.out.split())
