@@ -39,7 +39,14 @@ class Candidate:
 
 
 def named(layers: tuple[str, ...]) -> str:
-    """Return a set of places as text."""
+    """Return a set of places as text; more than are ever combined by rank can only be all of them.
+
+    Example:
+        >>> named(("a", "b")), named(("a", "b", "c", "d"))
+        ('a + b', 'all 4 from a to d')
+    """
+    if len(layers) > max(_BEST):
+        return f"all {len(layers)} from {layers[0]} to {layers[-1]}"
     return " + ".join(layers) or "the pixels"
 
 

@@ -131,6 +131,7 @@ def choice_facts(confirmed: list[Confirmed], undefended: Outcome) -> dict[str, A
         "confirmed": [
             {
                 "places": str(one.candidate),
+                "layers": list(one.candidate.layers),
                 "sigma": one.noise.sigma,
                 "drop": one.calibration.cost.drop,
                 "predicted_misled": one.candidate.predicted,
