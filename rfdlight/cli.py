@@ -24,6 +24,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.commands.analyze import analyze
 from rfdlight.commands.calibrate import calibrate
 from rfdlight.commands.layers import layers
+from rfdlight.commands.recommend import recommend
 from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
 from rfdlight.commands.sweep import sweep
@@ -35,11 +36,15 @@ from rfdlight.modules.export import export_victim, take_best_weights
 from rfdlight.parser_errors import mended
 from rfdlight.results import run_directory
 
+UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
+"""The component of each command that is taken where none is named."""
+
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "analyze": analyze,
     "calibrate": calibrate,
     "layers": layers,
+    "recommend": recommend,
     "report": report,
     "scales": scales,
     "sweep": sweep,
@@ -50,6 +55,7 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
+    "recommend": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
     "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
@@ -64,7 +70,8 @@ command line and the one that runs it."""
 def _load_yaml(text: str) -> Any:
     config = names.expand_config(get_loader("yaml")(text))
     if isinstance(config, dict) and "class_path" in config:
-        config.pop("calibration", None)  # what `rfdlight calibrate` measured, for the reader of its file
+        for facts in ("calibration", "recommendation"):  # for the reader of the file, see protocol/defense_file.py
+            config.pop(facts, None)
     return config
 
 
@@ -275,10 +282,11 @@ def _expand_configs(args: list[str]) -> list[str]:
 
 
 def expand(args: list[str]) -> list[str]:
-    """Write a command line out: packaged configs, short names, and the digits as the data."""
+    """Write a command line out: packaged configs, short names, and the components that need not be named."""
     args = names.expand_args(_expand_configs(args))
-    # Not a default of the parser: the digits' own defaults would then stay when other data is named.
-    return [args[0], f"--data={names.resolve('data', 'digits')}", *args[1:]] if args and args[0] in MODELS else args
+    kind, name = UNNAMED.get(args[0], (None, None)) if args else (None, None)
+    # Not defaults of the parser: the digits' own defaults would then stay when other data is named.
+    return [args[0], f"--{kind}={names.resolve(kind, name)}", *args[1:]] if kind and name else args
 
 
 def main(args: list[str] | None = None) -> int:

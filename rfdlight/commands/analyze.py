@@ -15,10 +15,10 @@ from torch import Tensor
 
 from rfdlight.data.base import ImageData
 from rfdlight.data.subset import select
-from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.errors import UserError
 from rfdlight.protocol.analysis import Attacker, Point, measure_points, ranked
 from rfdlight.protocol.analysis_plots import draw_magnitudes, draw_misled, draw_ratios
+from rfdlight.protocol.places import chosen_places
 from rfdlight.results import run_directory
 from rfdlight.results.intervals import mean_interval
 from rfdlight.victims.resolve import resolve_victim
@@ -73,7 +73,7 @@ def analyze(
             raise UserError(f"{name} must be {_RANGES[name]}, got {value}")
     folder = run_directory.plan(output, "analysis")
     loaded, _, told = resolve_victim(victim, checkpoint, data)
-    places = FeatureNoise(layers=layers, at=at).places(loaded)
+    places = chosen_places(loaded, layers, at)
     free = data.held_out()
     if num_images > len(free):
         raise UserError(

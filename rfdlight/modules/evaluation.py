@@ -24,6 +24,7 @@ from rfdlight.errors import UserError
 from rfdlight.modules.progress import ProgressDisplay
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
+from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results.images import KeptImages
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, RecordWriter, in_order
@@ -154,14 +155,7 @@ class AttackEvaluation(LightningModule):
         if self.trainer.world_size > 1:
             raise UserError("rfdlight test runs on one device: use --trainer.devices 1")
         self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
-        if self.attack.eps is None:
-            reference = self.data.reference_eps
-            if self.attack.norm != "linf":
-                raise UserError(
-                    f"attack.eps must be given for {self.attack.norm}: the data's reference radius, {reference:g}, "
-                    "is one of linf"
-                )
-            self.attack.eps = reference
+        settle_eps(self.attack, self.data)
         self.threat = self.attack.threat
 
     def test_step(self, batch: Batch, batch_index: int) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise
+from rfdlight.errors import UserError
 from rfdlight.losses import margin
 
 
@@ -53,11 +54,19 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
         x: (N, C, H, W) in [0, 1].
         y: (N,) int64.
         places: At least one, each called once in a forward pass.
+
+    Raises:
+        UserError: If one is not called, or the victim cuts gradients off.
     """
     probe = _Probe(places)
     with probe.on(victim), torch.enable_grad():
         pixels = x.detach().requires_grad_()
         margins = margin(victim(pixels), y)
+        uncalled = [place.name for number, place in enumerate(places) if number not in probe.zeros]
+        if uncalled:
+            raise UserError(f"a forward pass does not call the layer {uncalled[0]}: no noise there can act")
+        if not margins.requires_grad:
+            raise UserError("the gradient does not reach the image: something in the victim cuts it off")
         zeros = [probe.zeros[number] for number in range(len(places))]
         direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros], materialize_grads=True)
     norms = torch.stack([_norm(gradient) for gradient in inside], 1)

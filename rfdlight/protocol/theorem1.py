@@ -21,21 +21,43 @@ _WIDEST = 1e9
 """Factor around the median of margin over gradient norm in which a sigma is looked for."""
 
 
-def misled_probability(at_layer: Tensor, at_image: Tensor, sigma: float, step: float) -> Tensor:
+def margin_deviation(at_layers: Tensor, sigma: float | list[float]) -> Tensor:
+    """Return the standard deviation of the margin under noise at one layer, or at several at once.
+
+    The noises are independent, and on a victim that is linear between them and the margin each adds its own
+    variance: the square of this is sum_l sigma_l^2 |g_l|^2. The paper has one layer in mind; the sum over
+    several is ours.
+
+    Args:
+        at_layers: Norms of the gradient: (N,) at one layer, (N, layers) at several.
+        sigma: > 0, of the noise, in the units of the activation; one per layer where there are several.
+
+    Returns:
+        (N,) float64.
+
+    Example:
+        >>> float(margin_deviation(torch.tensor([[1.0, 2.0]]), [3.0, 2.0]))
+        5.0
+    """
+    sigmas = torch.tensor(sigma, dtype=torch.float64).view(-1)
+    return (at_layers.double().reshape(len(at_layers), -1) * sigmas).norm(dim=1)
+
+
+def misled_probability(at_layers: Tensor, at_image: Tensor, sigma: float | list[float], step: float) -> Tensor:
     """Return the probability that noise turns the sign of what an attacker reads off two answers.
 
     The attacker compares the margins at x + u and at x, where u is normal with standard deviation `step`; each of
-    the two answers has fresh noise of standard deviation `sigma` in the layer. On a victim that is linear between
+    the two answers has fresh noise of standard deviation `sigma` in the layers. On a victim that is linear between
     the image and the margin, the difference that it looks for and the noise on it are independent and normal, and
     differ in sign with probability arctan(s) / pi, where s is the ratio of their standard deviations.
 
     Theorem 1 says "positively correlates with arctan(-(2 nu |g_h|^2 / mu |g_x|^2)^-0.5)"; with nu = sigma^2 and
-    mu = step^2 this probability is exactly 1/2 + that / pi.
+    mu = step^2 this probability is exactly 1/2 + that / pi. Several layers: see `margin_deviation`.
 
     Args:
-        at_layer: (N,), norms of the gradient at the layer.
+        at_layers: Norms of the gradient: (N,) at one layer, (N, layers) at several.
         at_image: (N,), norms of the gradient at the pixels.
-        sigma: > 0, of the defense, in the units of the activation.
+        sigma: > 0, of the defense, in the units of the activation; one per layer where there are several.
         step: > 0, of the attacker, in pixel units.
 
     Returns:
@@ -46,7 +68,8 @@ def misled_probability(at_layer: Tensor, at_image: Tensor, sigma: float, step: f
         >>> round(float(misled_probability(one, one, sigma=0.5**0.5, step=1.0)), 4)
         0.25
     """
-    return torch.atan2(math.sqrt(2) * sigma * at_layer, step * at_image) / math.pi
+    noise = math.sqrt(2) * margin_deviation(at_layers, sigma)
+    return torch.atan2(noise, step * at_image.double()) / math.pi
 
 
 @torch.no_grad()

@@ -4,11 +4,12 @@ from rfdlight.names import NAMES
 
 ATTACK = "test --attack rays "
 SQUARE = "test --attack square "
+RECOMMEND = "recommend resnet8-digits --data digits "
 NOISE = "test --attack rays --defense feature_noise "
 
 CASES = {
     # commands and names
-    "no command": ("", "expected a command: fit, test, analyze, calibrate, layers, report, scales, sweep"),
+    "no command": ("", "expected a command: fit, test, analyze, calibrate, layers, recommend, report, scales, sweep"),
     "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
     "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
     "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),
@@ -328,6 +329,59 @@ CASES = {
     "victim in a missing module": (
         ATTACK + "--model.victim nowhere.net",
         "cannot import the victim 'nowhere.net': No module named 'nowhere'",
+    ),
+    # recommendations
+    "recommendation without a drop": (
+        RECOMMEND + "--target_drop 0",
+        "target_drop must lie in (0, 1), got 0.0; 0.02 is 2 points",
+    ),
+    "recommendation with a tolerance beyond the drop": (
+        RECOMMEND + "--target_drop 0.004",
+        "tolerance must lie in (0, target_drop), got 0.005; 0.002 is 0.2 points",
+    ),
+    "recommendation without draws": (RECOMMEND + "--max_draws 1", "max_draws must be at least 4, got 1"),
+    "recommendation without a step": (RECOMMEND + "--step 0", "step must be positive, got 0.0"),
+    "recommendation of nothing": (RECOMMEND + "--confirm 0", "confirm must be at least 1, got 0"),
+    "recommendation without queries": (RECOMMEND + "--budget 0", "budget must be at least 1, got 0"),
+    "recommendation without images": (RECOMMEND + "--num_images 0", "num_images must be at least 1, got 0"),
+    "recommendation with all images": (
+        RECOMMEND + "--num_images 398",
+        "num_images must be at most 397, got 398: 399 test images of digits are not attacked, and at least 2 are "
+        "needed for the calibration",
+    ),
+    "recommendation by a white-box attack": (
+        RECOMMEND + "--attack pgd",
+        "--attack must be a black-box attack, got pgd",
+    ),
+    "recommendation by a targeted attack": (
+        RECOMMEND + "--attack.targeted true",
+        "attack.targeted must be false: what is compared is robust accuracy",
+    ),
+    "recommendation in l2 without a radius": (
+        RECOMMEND + "--attack.norm l2",
+        "attack.eps must be given for l2: the data's reference radius, 0.2, is one of linf",
+    ),
+    "recommendation by an unknown attack": (
+        RECOMMEND + "--attack squar",
+        "unknown attack 'squar'; did you mean square?",
+    ),
+    "recommendation for an unknown layer": (
+        RECOMMEND + "--layers stem*",
+        "no layer matches 'stem*'; the network has conv1, bn1, layer1, layer1.0, layer1.0.conv1, layer1.0.bn1, "
+        "layer1.0.conv2, layer1.0.bn2, ...",
+    ),
+    "recommendation as another file": (
+        RECOMMEND + "--output a_file.json",
+        "--output must end in .yaml, got 'a_file.json'",
+    ),
+    "recommendation over a file": (
+        RECOMMEND + "--output key.yaml",
+        "key.yaml is there already; give --output another name, or move it",
+    ),
+    "recommendation for nobody": ("recommend --data digits", "expected victim, got none"),
+    "recommendation without data": (
+        "recommend resnet8-digits",
+        "--data is needed; known: cifar10, digits, folder, imagenet",
     ),
     # files
     "folder of another run": (

@@ -1,7 +1,6 @@
 """`rfdlight calibrate`: what it writes is what `rfdlight test` takes, and true on draws that it has not seen."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,36 +11,12 @@ from rfdlight.defenses import FeatureNoise
 from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
 from rfdlight.victims.resolve import resolve_victim
 
-NEAREST_MEAN = """
-import torch
-from torch import nn
-
-from rfdlight.data import Digits
-
-
-class NearestMean(nn.Module):
-    def __init__(self):
-        super().__init__()
-        train = Digits().images("train")
-        x = train.pixels.float().div(255).flatten(1)
-        means = torch.stack([x[train.labels == label].mean(0) for label in range(10)])
-        self.pixels, self.distances = nn.Flatten(), nn.Linear(means.shape[1], 10)
-        self.distances.weight.data = means
-        self.distances.bias.data = -means.square().sum(1) / 2
-
-    def forward(self, x):
-        return self.distances(self.pixels(x))
-"""
-
 LINE = "calibrate nearest_mean.NearestMean --data digits --defense feature_noise --defense.layers distances "
 
 
 @pytest.fixture(autouse=True)
-def victim(elsewhere):
-    """A victim that answers fast and is right about nine times in ten."""
-    (elsewhere / "nearest_mean.py").write_text(NEAREST_MEAN)
-    yield
-    sys.modules.pop("nearest_mean", None)
+def victim(nearest_mean):
+    """The victim of these lines."""
 
 
 def drop_of(defense: FeatureNoise, draws: int = 200):
@@ -113,18 +88,20 @@ def test_a_sweep_calibrates_every_layer_by_itself(command):
 
 
 def test_a_sweep_goes_on_after_a_layer_that_cannot_cost_so_much(command):
-    net = NEAREST_MEAN.replace("self.pixels, self.dist", "self.spare = nn.Identity()\n        self.pixels, self.dist")
-    net = net.replace("        return self.dist", "        self.spare(x)\n        return self.dist")
-    Path("nearest_mean.py").write_text(net)
-    line = (
-        LINE.replace("layers distances", "layers [spare,distances]")
-        + "--sweep layers --target_drop 0.05 --tolerance 0.01"
-    )
+    line = LINE.replace("NearestMean", "WithSpare").replace("layers distances", "layers [spare,distances]")
+    line += "--sweep layers --target_drop 0.05 --tolerance 0.01"
     said = command(*line.split())
     assert (said.status, said.err) == (0, "")
     assert "spare: no sigma costs as much as 5 points: 0.00 points (0.00 to 0.00)" in said.out
     assert not Path("calibrated-spare.yaml").exists()
     assert Path("calibrated-distances.yaml").exists()
+
+
+def test_the_weights_of_a_convolution_without_a_card_are_told_by_their_digest(command):
+    line = LINE.replace("NearestMean", "Convolved") + "--target_drop 0.05 --tolerance 0.04"
+    said = command(*line.split())
+    assert (said.status, said.err) == (0, "")
+    assert len(yaml.safe_load(Path("calibrated.yaml").read_text())["calibration"]["weights_sha256"]) == 64
 
 
 CASES = {

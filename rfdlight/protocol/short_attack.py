@@ -1,0 +1,114 @@
+"""One attack on some images through the engine, without a trainer and without a run directory."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from rfdlight.attacks.base import Attack
+from rfdlight.data.base import ImageData, ImageSource, loader
+from rfdlight.engine.engine import Engine
+from rfdlight.engine.judge import Judge
+from rfdlight.engine.oracle import Oracle
+from rfdlight.errors import UserError
+from rfdlight.results.records import Record, in_order
+from rfdlight.results.summary import Share, clean_right, summarize
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack left.
+
+    Attributes:
+        records: Ordered by id, see `rfdlight.results.records.FIELDS`.
+        summary: See `rfdlight.results.summary.summarize`.
+    """
+
+    records: list[Record]
+    summary: dict[str, Any]
+
+    @property
+    def robust(self) -> Share:
+        """Robust accuracy of the mean logits."""
+        share: Share = self.summary["mean_logits"]["robust"]
+        return share
+
+    @property
+    def withstood(self) -> dict[str, bool]:
+        """Whether each image, by its id, counts as robust there."""
+        return {record["id"]: clean_right(record) and record["verdict"] != "broken" for record in self.records}
+
+
+def settle_eps(attack: Attack, data: ImageData) -> None:
+    """Give an attack without a radius the reference radius of the data.
+
+    Raises:
+        UserError: If the attack is not in linf, for which data have one.
+    """
+    if attack.eps is not None:
+        return
+    if attack.norm != "linf":
+        raise UserError(
+            f"attack.eps must be given for {attack.norm}: the data's reference radius, {data.reference_eps:g}, "
+            "is one of linf"
+        )
+    attack.eps = data.reference_eps
+
+
+def short_attack(
+    victim: nn.Module,
+    images: ImageSource,
+    attack: Attack,
+    *,
+    classes: int,
+    budget: int,
+    device: torch.device,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Outcome:
+    """Attack every image with exact accounting and the sequential judge.
+
+    Args:
+        victim: In eval mode, on `device`, with whatever defenses are attached.
+        images: At least one.
+        attack: Untargeted, with a radius.
+        classes: Of the victim.
+        budget: Billed queries per image, >= 0.
+        device: Where the images go.
+        seed: Of the attack's and the victim's randomness.
+        batch_size: Rows per forward pass; with a hundred images, larger ones are padded more and end later.
+
+    Raises:
+        UserError: If pixels lie outside [0, 1], or the victim answers NaN or infinity.
+    """
+    records: list[Record] = []
+    oracle = Oracle(victim, batch_size, seed=seed)
+    try:
+        batches = ((x.to(device), y.to(device), ids) for x, y, ids in loader(images, batch_size))
+        first = next(batches)
+        engine = Engine(
+            oracle,
+            attack,
+            classes=classes,
+            budget=budget,
+            slots=2 * batch_size,
+            judge=Judge(),
+            seed=seed,
+            deterministic=not oracle.is_random(first[0]),
+            on_record=records.append,
+        )
+        engine.ledger.pad(oracle.forwarded)
+        for batch in itertools.chain([first], batches):
+            engine.submit(*batch)
+            engine.run(until_room=True)
+        engine.run()
+        engine.ledger.check(oracle.forwarded)
+    finally:
+        oracle.close()
+    records = in_order(records)
+    facts = {"budget": budget, "targeted": False, "totals": engine.ledger.total}
+    return Outcome(records, summarize(records, facts))

@@ -1,0 +1,106 @@
+"""`rfdlight recommend`: what it writes is what `rfdlight test` takes, from images that are nobody else's."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rfdlight.commands.recommend import _split
+from rfdlight.data import Digits
+from rfdlight.defenses import FeatureNoise, InputNoise
+from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
+from rfdlight.victims.resolve import resolve_victim
+
+LINE = (
+    "recommend nearest_mean.WithSpare --data digits --layers [spare,pixels,distances] "
+    "--target_drop 0.05 --tolerance 0.03 --num_images 30 --budget 20 "
+)
+
+
+@pytest.fixture(autouse=True)
+def victim(nearest_mean):
+    """The victim of these lines."""
+
+
+def digest(ids):
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
+def test_the_three_sets_of_images_have_none_in_common():
+    data = Digits()
+    fresh, rest = _split(data, 100, seed=0)
+    sets = [set(data.attacked().ids), set(fresh.ids), set(rest.ids)]
+    assert [len(ids) for ids in sets] == [200, 100, 299]
+    assert len(set.union(*sets)) == 599
+    assert set(_split(data, 100, seed=1)[0].ids) != sets[1]
+
+
+def test_the_file_is_the_best_defense_and_says_why(command):
+    said = command(*LINE.split())
+    assert (said.status, said.err) == (0, "")
+    written = yaml.safe_load(Path("recommended.yaml").read_text())
+    measured, reasons = written["calibration"], written["recommendation"]
+
+    # nothing depends on the spare layer
+    assert "spare: no sigma costs 5 points on the linearised victim" in said.out
+    tried = {one["places"]: one for one in reasons["confirmed"]}
+    assert tried.keys() == {"the pixels", "pixels", "distances", "pixels + distances"}
+    best = max(tried.values(), key=lambda one: (one["robust"], one["predicted_misled"]))
+    assert written["init_args"]["sigma"] == best["sigma"]
+    assert f"best: {best['places']}, robust accuracy" in said.out
+    assert best["drop"] == measured["drop"]
+
+    fresh, rest = _split(Digits(), 30, seed=0)
+    assert (reasons["images"], reasons["images_sha256"]) == (30, digest(fresh.ids))
+    assert (measured["images"], measured["images_sha256"]) == (len(rest), digest(rest.ids))
+    assert (reasons["attack"], reasons["eps"], reasons["step"], reasons["budget"]) == ("square", 0.2, 0.2, 20)
+
+    # by other draws than those of the command
+    arguments = written["init_args"]
+    defense = FeatureNoise(**arguments) if "layers" in arguments else InputNoise(**arguments)
+    loaded, _, _ = resolve_victim("nearest_mean.WithSpare", None, Digits())
+    meter = CleanCostMeter(loaded, rest, seed=1)
+    cost = cost_of(meter.undefended, meter.times_right(defense, 0, 100), 100)
+    assert abs(cost.drop - 0.05) < 0.03 + 4 * cost.error
+
+    line = "test --attack square --model.victim nearest_mean.WithSpare --data.num_images 2 --model.budget 1 --run run"
+    assert command(*line.split(), "--defense", "recommended.yaml").status == 0
+    facts = json.loads(Path("run", "summary.json").read_text())["run"]
+    assert facts["defense"] == measured["defense"]
+
+
+def test_the_same_command_recommends_the_same_with_the_attack_that_is_asked_for(command):
+    line = LINE + "--confirm 1 --attack rays --attack.eps 0.1 --output "
+    assert command(*(line + "one.yaml").split()).status == 0
+    assert command(*(line + "two.yaml").split()).status == 0
+    assert Path("one.yaml").read_text() == Path("two.yaml").read_text()
+    reasons = yaml.safe_load(Path("one.yaml").read_text())["recommendation"]
+    assert (reasons["attack"], reasons["eps"], reasons["step"]) == ("rays", 0.1, 0.1)
+    assert len(reasons["confirmed"]) == 2
+    assert "the pixels" in {one["places"] for one in reasons["confirmed"]}
+
+
+def test_a_step_in_l2_is_as_long_as_the_radius(command):
+    line = LINE + "--confirm 1 --attack.norm l2 --attack.eps 1.0"
+    assert command(*line.split()).status == 0
+    reasons = yaml.safe_load(Path("recommended.yaml").read_text())["recommendation"]
+    assert reasons["step"] == pytest.approx(1 / 3072**0.5)
+
+
+def test_a_drop_that_nothing_costs_is_one_line(command):
+    said = command(*(LINE + "--target_drop 0.97").split())
+    assert said.status == 2
+    assert said.err == "rfdlight: no candidate has a sigma that costs 97 points\n"
+    assert "the pixels: no sigma costs 97 points on the linearised victim" in said.out
+    assert not Path("recommended.yaml").exists()
+
+
+def test_a_victim_without_default_points_asks_for_layers(command):
+    said = command(*LINE.replace("--layers [spare,pixels,distances] ", "").split())
+    assert (said.status, said.out) == (2, "")
+    assert said.err == (
+        "rfdlight: --layers is needed: a WithSpare has no default insertion points; "
+        "its top layers are spare, pixels, distances\n"
+    )
