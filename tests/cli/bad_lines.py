@@ -424,8 +424,8 @@ CASES = {
         "unknown part of the experiment key.yaml 'model'; known: axes, common, leave_out",
     ),
     "sweep of a missing file": (
-        "sweep experiment/victim",
-        "unknown config 'experiment/victim'; did you mean experiment/victims?",
+        "sweep cifar10_resnet2",
+        "unknown config 'cifar10_resnet2'; did you mean cifar10_resnet20?",
     ),
     "report of nothing": ("report", "expected runs, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
