@@ -425,7 +425,7 @@ CASES = {
     ),
     "sweep of a missing file": (
         "sweep cifar10_resnet2",
-        "unknown config 'cifar10_resnet2'; did you mean cifar10_resnet20?",
+        "unknown config 'cifar10_resnet2'; did you mean cifar10_resnet20 or fit/resnet20 or fit/resnet20_at?",
     ),
     "report of nothing": ("report", "expected runs, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
