@@ -18,7 +18,10 @@ TimesRight = Callable[[float, int, int], Tensor]
 
 FIRST_DRAWS = 4
 STEP = 4.0
-"""Factor between the sigmas that are tried until the target lies between two of them."""
+"""Factor between the sigmas that are tried until the target lies between two of them, the first two apart."""
+
+_EDGE = 0.1
+"""Share of the way between two sigmas by which a third keeps away from both."""
 
 FARTHEST = STEP**10
 NARROWEST = 1.001
@@ -69,6 +72,7 @@ class _Search:
         self.max_draws = max_draws
         self.tried: dict[float, CleanCost] = {}
         self.low, self.high = 0.0, math.inf  # too cheap, too dear
+        self.width = math.inf
 
     def cost(self, factor: float, first: int = 0) -> CleanCost:
         """Double the draws until they tell that the target is hit, or on which side of it the cost is."""
@@ -91,12 +95,29 @@ class _Search:
         if self.high == math.inf:
             if self.low * STEP > FARTHEST or self.falling():
                 raise self._refusal(f"as much as {wanted}", max(self.tried, key=lambda factor: self.tried[factor].drop))
-            return self.low * STEP
+            return self.low * self._stride(self.low)
         if self.low == 0:
             if self.high / STEP < 1 / FARTHEST:
                 raise self._refusal(f"as little as {wanted}", self.high)
-            return self.high / STEP
-        return (self.low * self.high) ** 0.5 if self.high / self.low >= NARROWEST else None
+            return self.high / self._stride(self.high)
+        return self._between() if self.high / self.low >= NARROWEST else None
+
+    def _stride(self, factor: float) -> float:
+        """Return the first step so that it hits a cost in proportion to sigma squared, and the later ones long."""
+        drop = self.tried[factor].drop
+        if len(self.tried) > 1 or drop <= 0:
+            return STEP
+        return min(STEP, math.exp(abs(math.log(self.target.drop / drop)) / 2))
+
+    def _between(self) -> float:
+        """Interpolate between the two as if the drop were a power of sigma, or bisect if that did not halve them."""
+        width = math.log(self.high / self.low)
+        halved, self.width = width <= self.width / 2, width
+        below, above = self.tried[self.low].drop, self.tried[self.high].drop
+        if below <= 0 or not halved:
+            return (self.low * self.high) ** 0.5
+        share = math.log(self.target.drop / below) / math.log(above / below)
+        return self.low * math.exp(width * min(max(share, _EDGE), 1 - _EDGE))
 
     def falling(self) -> str:
         """Say where a larger sigma costs less, beyond what the draws explain."""
@@ -122,7 +143,7 @@ def find_factor(
     max_draws: int,
     tell: Callable[[float, CleanCost], None] = lambda factor, cost: None,
 ) -> Calibration:
-    """Find the factor of sigma whose cost is the target, by bisection on its logarithm.
+    """Find the factor of sigma whose cost is the target, by interpolation and bisection on its logarithm.
 
     At each sigma the draws are doubled until the interval over draws lies inside the tolerance, or the target
     is missed beyond doubt. A sigma that hits is measured again with fresh draws, which are what is reported.

@@ -57,6 +57,25 @@ def test_the_sigma_is_that_of_the_closed_form_wherever_the_search_begins(begin, 
     assert found.note == ""
 
 
+@pytest.mark.parametrize(("power", "most"), [(2.0, 2), (2.6, 3)])
+def test_a_drop_that_is_about_a_power_of_sigma_takes_few_sigmas(power, most):
+    """The drop of a network is one: measured powers lie between 2 and 3."""
+
+    def tries(begin):
+        def times_right(factor, first, draws):
+            wrong = min(0.02 * (begin * factor) ** power, 0.9)
+            generator = torch.Generator().manual_seed(first)
+            return torch.rand((9000, draws), generator=generator).gt(wrong).sum(1).double()
+
+        tried = []
+        target = Target(0.02, 0.003)
+        find_factor(times_right, torch.ones(9000).double(), target, 64, lambda factor, cost: tried.append(factor))
+        return len(tried)
+
+    assert max(tries(0.6), tries(0.9), tries(1.5)) <= most
+    assert max(tries(0.01), tries(30.0)) <= 6
+
+
 def test_the_interval_over_draws_covers_the_true_drop_as_often_as_it_says():
     """Of 400 intervals of 95 %, fewer than 366 or more than 393 would happen less than twice in 1000 times."""
     images = bright(300)

@@ -26,7 +26,7 @@ def cifar10(name):
 def test_the_files_are_small_and_the_card_names_a_config_of_ours(name):
     card = read_card(CARDS[name])
     assert sum(path.stat().st_size for path in CARDS[name].parent.glob(f"{name}.*")) <= 12e6
-    config = re.match(r"rfdlight fit -c (\S+) --run runs/", card.command)
+    config = re.match(r"rfdlight fit -c (\S+) .*--run runs/", card.command)
     assert config
     assert packaged.find("configs", config[1], ".yaml").is_file()
 
