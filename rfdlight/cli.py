@@ -268,16 +268,22 @@ def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").partition("\n")[0]
 
 
+_COMPONENTS = ("--attack", "--data", "--defense")
+"""Options that may name a file of one component."""
+
+
 def _expand_configs(args: list[str]) -> list[str]:
     expanded = list(args)
     for i, token in enumerate(args):
         flag, equals, value = token.partition("=")
-        if flag not in ("-c", "--config"):
-            continue
-        if equals:
-            expanded[i] = f"{flag}={packaged.config_path(value)}"
-        elif i + 1 < len(args):
-            expanded[i + 1] = str(packaged.config_path(args[i + 1]))
+        value = value if equals else next(iter(args[i + 1 : i + 2]), "")
+        is_component = flag.rstrip("+") in _COMPONENTS and value.endswith(".yaml")
+        if value and (flag in ("-c", "--config") or is_component):
+            path = str(packaged.config_path(value))
+            if equals:
+                expanded[i] = f"{flag}={path}"
+            else:
+                expanded[i + 1] = path
     return expanded
 
 

@@ -60,7 +60,8 @@ class AttackEvaluation(LightningModule):
         slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
         memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
-        precision: Of the attack's forward passes; the judge decides in float32 always.
+        precision: Of the attack's forward passes; the judge decides in float32 always. The rounding of bfloat16 hides
+            small changes of the scores from an attack that reads them, which weakens it.
         channels_last: Run the victim in channels-last memory, usually faster.
         keep_images: Images whose pixels, clean and at their final points, are stored for people to look at, >= 0.
         seed: Of the attack's and the victim's randomness.
@@ -293,7 +294,7 @@ class AttackEvaluation(LightningModule):
         if self.attack.targeted:
             attack += ", targeted"
         reads = "gradients (white-box)" if self.attack.reads == "gradients" else self.attack.reads
-        caution = self.attack.caution(self.budget)
+        cautions = "".join(f"\ncaution  {caution}" for caution in self._cautions())
         averaged = f", {self.eot} evaluations averaged in each" if self.eot > 1 else ""
         return (
             f"victim   {self.victim_text}\n"
@@ -303,5 +304,13 @@ class AttackEvaluation(LightningModule):
             f"budget   {self.budget} queries per image{averaged}, accounting {self.accounting}, "
             f"judge {self.judge.rule}, attack in {self.precision}\n"
             f"images   {self.data.num_images} of {self.data.name} ({self.data.selection}), "
-            f"up to {self._engine.slots} at a time" + (f"\ncaution  {caution}" if caution else "")
+            f"up to {self._engine.slots} at a time{cautions}"
         )
+
+    def _cautions(self) -> list[str]:
+        """Return what makes the attack weaker than its name promises."""
+        own = self.attack.caution(self.budget)
+        cautions = [] if own is None else [own]
+        if self.precision == "bfloat16" and self.attack.reads != "labels":
+            cautions.append(f"bfloat16 rounds the {self.attack.reads}, which hides small changes from the attack")
+        return cautions

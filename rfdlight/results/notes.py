@@ -13,7 +13,7 @@ COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision"
 
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
-    notes = [*_images(runs), *_rules(runs), *grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
+    notes = [*_images(runs), *_rules(runs), *_rounding(runs), *grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
     notes.append("Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.")
@@ -37,6 +37,16 @@ def _images(runs: list[Run]) -> list[str]:
 def _rules(runs: list[Run]) -> list[str]:
     differing = [name for name in COMPARED if len({run.facts[name] for run in runs}) > 1]
     return [f"The runs differ in {', '.join(differing)}."] if differing else []
+
+
+def _rounding(runs: list[Run]) -> list[str]:
+    rounded = [run.label for run in runs if run.facts["precision"] == "bfloat16"]
+    if not rounded:
+        return []
+    return [
+        f"Attacked in bfloat16: {', '.join(rounded)}. Its rounding hides small changes from attacks that read scores, "
+        "which are weaker than in float32."
+    ]
 
 
 def _budgets(runs: list[Run], grid: Grid) -> list[str]:

@@ -400,6 +400,15 @@ CASES = {
         ATTACK + "-c list.yaml",
         "the config list.yaml must be a mapping of settings, got ['budget']",
     ),
+    "missing file of a defense": (
+        "test --attack rays --defense calibrated/resnet20-featur.yaml",
+        "unknown config 'calibrated/resnet20-featur.yaml'; did you mean calibrated/resnet20-feature or "
+        "calibrated/resnet20-at-feature or calibrated/resnet20-at-input?",
+    ),
+    "file of a defense that is none": (
+        "test --attack rays --defense list.yaml",
+        "the config list.yaml must be a mapping of settings, got ['budget']",
+    ),
     "empty config": (ATTACK + "-c nothing.yaml", "the config nothing.yaml must be a mapping of settings, got None"),
     "broken config": (
         ATTACK + "--config=broken.yaml",

@@ -218,7 +218,8 @@ def test_every_part_of_an_experiment_instantiates_and_its_resolved_form_gives_it
         Path("cell.yaml").write_text(yaml.safe_dump(cell.config))
         first = built("test", "-c", "cell.yaml", "--run", cell.name)
         first.save_config()
-        assert parse(["test", "-c", f"{cell.name}/config.yaml"]).as_dict() == first.config.test.as_dict()
+        settings, again = first.config.test.as_dict(), parse(["test", "-c", f"{cell.name}/config.yaml"]).as_dict()
+        assert {**again, "config": None} == {**settings, "config": None}
         resolved = yaml.safe_load(Path(cell.name, "config.yaml").read_text())
         assert cell.config["model"].items() <= resolved["model"].items()
         packaged.find("checkpoints", cell.config["model"]["victim"], ".json")
@@ -230,7 +231,7 @@ def test_a_shipped_calibration_is_of_the_shipped_weights(built, config):
     facts = yaml.safe_load(path.read_text())["calibration"]
     card = json.loads(packaged.find("checkpoints", facts["victim"], ".json").read_text())
     assert facts["weights_sha256"] == card["sha256"]
-    (defense,) = defenses(built("test", "--attack", "rays", "--defense", str(path)))
+    (defense,) = defenses(built("test", "--attack", "rays", "--defense", str(config)))
     assert defense.sigma > 0
 
 
@@ -298,6 +299,15 @@ def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypa
                    "--model.judge", "single")  # fmt: skip
     assert said.status == 0
     assert f"caution  this budget allows {steps}" in " ".join(said.out.split("\n")).replace("  ", "  ")
+
+
+@pytest.mark.parametrize(("attack", "warned"), [("square", True), ("rays", False)])
+def test_the_card_warns_of_rounded_scores(command, attack, warned):
+    size = ["--data.num_images", "2", "--model.budget", "1", "--model.batch_size", "2"]
+    said = command("test", "--attack", attack, *size, "--model.precision", "bfloat16", "--run", "here")
+    assert said.status == 0
+    told = "caution bfloat16 rounds the scores, which hides small changes from the attack"
+    assert (told in " ".join(said.out.split())) == warned
 
 
 def test_the_package_runs_as_a_module(elsewhere):

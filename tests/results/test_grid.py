@@ -126,6 +126,13 @@ def test_what_differs_between_methods_alone_splits_no_column(write):
     assert labels(build_grid(load_all(names))) == [("square", 30)]
 
 
+def test_runs_whose_scores_were_rounded_are_named(write):
+    names = [write("a", [record(0)]), write("b", [record(0)], defense="noise", precision="bfloat16")]
+    (note,) = [note for note in compile_report(load_all(names)).notes if "bfloat16" in note]
+    assert note.startswith("Attacked in bfloat16: b. Its rounding hides small changes")
+    assert not any("bfloat16" in note for note in compile_report(load_all(names[:1])).notes)
+
+
 def test_data_of_two_sets_are_two_rows(write):
     report = compile_report(load_all([write("a", [record(0)]), write("b", [record(0)], data="cifar10")]))
     assert list(report.by_victim()) == ["digits_small on digits", "digits_small on cifar10"]
