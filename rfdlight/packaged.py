@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -36,10 +37,20 @@ def config_path(name: str) -> Path:
         UserError: If there is none, or it is no mapping.
     """
     path = Path(name) if Path(name).is_file() else find("configs", name, ".yaml")
+    read_config(path)
+    return path
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        UserError: If it cannot be read, or holds something else.
+    """
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"the config {path} must be a mapping of settings, got {content!r:.40}")
-    return path
+    return content

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rfdlight import packaged
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, unknown_name
 
 PARTS = ("common", "axes", "leave_out")
 _LABEL = re.compile(r"\w[\w.-]*")
@@ -50,12 +48,7 @@ def read_cells(path: Path) -> list[Cell]:
     Raises:
         UserError: If it cannot be read, has another form, or has two cells of one name, or none.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the experiment {path}: {one_line(error)}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the experiment {path} must be a mapping of {', '.join(PARTS)}, got {content!r:.40}")
+    content = packaged.read_config(path)
     for part in content:
         if part not in PARTS:
             raise unknown_name(f"part of the experiment {path}", str(part), PARTS)
@@ -154,7 +147,7 @@ def _with_file(value: Any, folder: Path) -> Any:
     if not isinstance(value, str) or not value.endswith(".yaml"):
         return value
     path = folder / value if (folder / value).is_file() else packaged.find("configs", value, ".yaml")
-    content = yaml.safe_load(packaged.config_path(str(path)).read_text())
+    content = packaged.read_config(path)
     # What else a calibrated defense says is for its reader.
     return {key: content[key] for key in ("class_path", "init_args") if key in content}
 

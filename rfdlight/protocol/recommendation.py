@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import binomtest, kendalltau
+from scipy.stats import kendalltau
 
 from rfdlight.defenses.noise import Noise
 from rfdlight.protocol.calibration import Calibration
 from rfdlight.protocol.candidates import Candidate
 from rfdlight.protocol.short_attack import Outcome
+from rfdlight.results.paired import mcnemar
 from rfdlight.results.tables import interval, percent
 
 NO_NOISE = "no noise"
@@ -79,16 +80,12 @@ def told_apart(one: Outcome, other: Outcome, pairs: int) -> bool:
     Two intervals that overlap do not say that: the images that are hard are so under both. The level is divided by
     the number of pairs that could have been compared, since the best is known only afterwards.
 
-    Source: McNemar, Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages,
-    Psychometrika 12, 1947; the exact form is the binomial test of the discordant images.
-
     Args:
         one: An outcome.
         other: Another, on the same images.
         pairs: Of outcomes, at least 1.
     """
-    alone, against = discordant(one, other)
-    return alone + against > 0 and binomtest(alone, alone + against).pvalue <= LEVEL / pairs
+    return mcnemar(*discordant(one, other)) <= LEVEL / pairs
 
 
 def told_choice(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:

@@ -62,7 +62,7 @@ def test_arguments_of_another_class_do_not_stay():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("- a", "the experiment {path} must be a mapping of common, axes, leave_out, got ['a']"),
+        ("- a", "the config {path} must be a mapping of settings, got ['a']"),
         ("axis: {}", "unknown part of the experiment {path} 'axis'; did you mean axes?"),
         ("common: {}", "axes must be a mapping of at least one axis to its labels, got None"),
         ("axes: {a: [x]}", "axes.a must be a mapping of at least one label to its settings, got ['x']"),
@@ -79,7 +79,7 @@ def test_arguments_of_another_class_do_not_stay():
             "two cells have the name x-y-z; change a label so that the joined labels differ",
         ),
         ("axes: {a: {x: {attack: square.yaml}}}", "unknown config 'square.yaml'; "),
-        ("axes: [", "cannot read the experiment {path}: while parsing a flow node"),
+        ("axes: [", "cannot read the config {path}: while parsing a flow node"),
     ],
 )
 def test_another_form_is_one_line(cells, tmp_path, text, expected):
