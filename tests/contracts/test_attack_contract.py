@@ -47,8 +47,14 @@ CASES = [
 ]
 
 
-TARGETED = {"square", "signflip"}
-"""Whose targeted forms are tested by default: one that reads scores, one labels. The others' are slow tests."""
+TARGETED, IN_L2 = {"square", "signflip"}, {"square", "hsja"}
+"""Whose targeted forms, and whose l2 forms beside their linf ones, are tested by default: one that reads scores and one
+that reads labels. The others' are slow tests."""
+
+
+def is_slow(name, norm, targeted):
+    second = norm != attack_class(name).norms[0]
+    return (targeted and name not in TARGETED) or (second and name not in IN_L2)
 
 
 @pytest.fixture(
@@ -56,7 +62,7 @@ TARGETED = {"square", "signflip"}
         pytest.param(
             (name, norm, targeted),
             id=f"{name}-{norm}{'-targeted' * targeted}",
-            marks=[pytest.mark.slow] * (targeted and name not in TARGETED),
+            marks=[pytest.mark.slow] * is_slow(name, norm, targeted),
         )
         for name, norm, targeted in CASES
     ]
