@@ -18,8 +18,10 @@ def test_only_the_chosen_that_came_are_stored_in_their_order(tmp_path):
     kept = KeptImages(IDS, 4)
     for image_id in ("006", "001", "000"):
         x = torch.full((1, 2, 2), float(image_id))
-        kept(image_id, x, x + 0.5)
-        x.zero_()  # the pool uses its rows again
+        point = x + 0.5
+        kept(image_id, x, point)
+        for row in (x, point):
+            row.zero_()  # the pool uses its rows again
     kept.save(tmp_path)
     with safe_open(tmp_path / "images.safetensors", "pt") as file:
         assert json.loads(file.metadata()["ids"]) == ["000", "006"]
