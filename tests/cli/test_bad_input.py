@@ -8,8 +8,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from .bad_lines import CASES
+from . import bad_command_lines, bad_lines
 from .faulty_files import FAULTY, write_checkpoints, write_configs, write_data, write_run, write_victims
+
+CASES = bad_lines.CASES | bad_command_lines.CASES
 
 
 @pytest.fixture(scope="module")

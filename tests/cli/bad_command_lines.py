@@ -1,0 +1,97 @@
+"""Command lines of the commands that need no trainer, which cannot be used, and the line that each is answered."""
+
+RECOMMEND = "recommend resnet8-digits --data digits "
+
+CASES = {
+    # recommendations
+    "recommendation without a drop": (
+        RECOMMEND + "--target_drop 0",
+        "target_drop must lie in (0, 1), got 0.0; 0.02 is 2 points",
+    ),
+    "recommendation with a tolerance beyond the drop": (
+        RECOMMEND + "--target_drop 0.004",
+        "tolerance must lie in (0, target_drop), got 0.005; 0.002 is 0.2 points",
+    ),
+    "recommendation without draws": (RECOMMEND + "--max_draws 1", "max_draws must be at least 4, got 1"),
+    "recommendation without a step": (RECOMMEND + "--step 0", "step must be positive, got 0.0"),
+    "recommendation of nothing": (RECOMMEND + "--confirm 0", "confirm must be at least 1, got 0"),
+    "recommendation without queries": (RECOMMEND + "--budget 0", "budget must be at least 1, got 0"),
+    "recommendation without images": (RECOMMEND + "--num_images 0", "num_images must be at least 1, got 0"),
+    "recommendation with all images": (
+        RECOMMEND + "--num_images 398",
+        "num_images must be at most 397, got 398: 399 test images of digits are not attacked, and at least 2 are "
+        "needed for the calibration",
+    ),
+    "recommendation by a white-box attack": (
+        RECOMMEND + "--attack pgd",
+        "--attack must be a black-box attack, got pgd",
+    ),
+    "recommendation by a targeted attack": (
+        RECOMMEND + "--attack.targeted true",
+        "attack.targeted must be false: what is compared is robust accuracy",
+    ),
+    "recommendation in l2 without a radius": (
+        RECOMMEND + "--attack.norm l2",
+        "attack.eps must be given for l2: the data's reference radius, 0.2, is one of linf",
+    ),
+    "recommendation by an unknown attack": (
+        RECOMMEND + "--attack squar",
+        "unknown attack 'squar'; did you mean square?",
+    ),
+    "recommendation for an unknown layer": (
+        RECOMMEND + "--layers stem*",
+        "no layer matches 'stem*'; the network has conv1, bn1, layer1, layer1.0, layer1.0.conv1, layer1.0.bn1, "
+        "layer1.0.conv2, layer1.0.bn2, ...",
+    ),
+    "recommendation as another file": (
+        RECOMMEND + "--output a_file.json",
+        "--output must end in .yaml, got 'a_file.json'",
+    ),
+    "recommendation over a file": (
+        RECOMMEND + "--output key.yaml",
+        "key.yaml is there already; give --output another name, or move it",
+    ),
+    "recommendation for nobody": ("recommend --data digits", "expected victim, got none"),
+    "recommendation without data": (
+        "recommend resnet8-digits",
+        "--data is needed; known: cifar10, digits, folder, imagenet",
+    ),
+    # sweeps and reports
+    "sweep of nothing": ("sweep", "expected experiment, got none"),
+    "sweep of a config of another kind": (
+        "sweep key.yaml",
+        "unknown part of the experiment key.yaml 'model'; known: axes, common, leave_out",
+    ),
+    "sweep of a missing file": (
+        "sweep cifar10_resnet2",
+        "unknown config 'cifar10_resnet2'; did you mean cifar10_resnet20 or fit/resnet20 or fit/resnet20_at?",
+    ),
+    "report of nothing": ("report", "expected runs, got none"),
+    "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
+    "report of a folder near a run": (
+        "report takn",
+        "expected a run directory, got takn, which is no folder; did you mean taken?",
+    ),
+    "report at no budget": ("report finished --budgets []", "budgets must be numbers of queries of at least 1, got []"),
+    "report at a budget of 0": (
+        "report finished --budgets [10,0]",
+        "budgets must be numbers of queries of at least 1, got [10, 0]",
+    ),
+    "report at a budget that is no number": (
+        "report finished --budgets many",
+        "budgets must be a whole number, got 'many'",
+    ),
+    "report at a budget above a run's": (
+        "report finished --budgets 1000 --output out",
+        "budgets must be at most 30, the queries that finished was given, got 1,000",
+    ),
+    "report of images that are none": (
+        "report finished --output out",
+        "finished/images.safetensors holds no images of a run: expected clean, adversarial and ids, got: "
+        "Error while deserializing header: header too small",
+    ),
+    "report of an unfinished run": (
+        "report taken",
+        "taken is no run directory: it lacks config.yaml, summary.json",
+    ),
+}
