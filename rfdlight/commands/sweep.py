@@ -7,7 +7,6 @@ import io
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,9 @@ from rfdlight.results import run_directory
 
 _PROBE = {"images": 64, "budget": 8}
 """Of the short run that tells how many rows a second a victim answers."""
+
+_STOPPED = (1, 130)
+"""Exit statuses of a run that was told to stop, during its attack or before it."""
 
 
 def sweep(
@@ -76,7 +78,7 @@ def sweep(
     for number, cell in enumerate(missing, 1):
         console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
         status, reason = _run(folder, cell, run)
-        if status == 1:
+        if status in _STOPPED:
             console.print("stopped; the same command goes on from here")
             return 1
         if reason:
@@ -141,10 +143,17 @@ def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int]) -> tuple[int
     place = folder / cell.name
     shutil.rmtree(place, ignore_errors=True)  # what a killed run has left
     _config(folder, cell).write_text(_written(cell))
+    return _attempt(["test", "-c", str(_config(folder, cell)), "--run", str(place)], run)
+
+
+def _attempt(line: list[str], run: Callable[[list[str]], int]) -> tuple[int, str]:
+    """Run a command line; return its exit status, and what it said of its failure."""
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            status = run(["test", "-c", str(_config(folder, cell)), "--run", str(place)])
+            status = run(line)
+    except SystemExit:  # how Lightning's trainer ends at Ctrl-C
+        return 130, "interrupted"
     except Exception as error:  # a victim or an attack of the user's own may raise anything
         return 2, f"{type(error).__name__}: {one_line(error)}"
     return status, one_line(errors.getvalue()).removeprefix("rfdlight: ") if status else ""
@@ -175,13 +184,10 @@ def _rate(cell: Cell, settings: Any, scratch: Path, run: Callable[[list[str]], i
         "run": place,
     }
     line = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    errors = io.StringIO()
-    started = time.monotonic()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(errors):
-        status = run(["test", "-c", str(_config(scratch, cell)), *line])
+    with contextlib.redirect_stdout(io.StringIO()):
+        status, reason = _attempt(["test", "-c", str(_config(scratch, cell)), *line], run)
     if status:
-        reason = one_line(errors.getvalue()).removeprefix("rfdlight: ")
-        raise UserError(f"cell {cell.name}: {reason or 'stopped'} (after {time.monotonic() - started:.0f} s)")
+        raise UserError(f"cell {cell.name}: {reason}")
     summary = json.loads((place / "summary.json").read_text())
     shutil.rmtree(place)
     return float(summary["ledger"]["rows"] / summary["run"]["wall_seconds"])

@@ -131,6 +131,23 @@ def test_a_signal_ends_the_sweep_and_the_next_one_goes_on(command, monkeypatch):
     assert all(summary_of(cell)["run"]["complete"] for cell in CELLS)
 
 
+def test_ctrl_c_before_the_attack_of_a_cell_ends_the_sweep_too(command, monkeypatch):
+    def interrupted(self, stage):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AttackEvaluation, "setup", interrupted)
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert said.out.endswith("stopped; the same command goes on from here\n")
+    assert "cell 2 of 4" not in said.out
+
+
+def test_a_dry_run_of_a_victim_that_raises_is_one_line(command):
+    Path("faulty_victim.py").write_text(VICTIM.replace("FAILS = False", "FAILS = True"))
+    said = command("sweep", "grid.yaml", "--dry_run", "true")
+    assert (said.status, said.err) == (2, "rfdlight: cell own-square: RuntimeError: no memory at all\n")
+
+
 def test_a_dry_run_lists_the_cells_with_times_and_makes_nothing(command, elsewhere):
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert said.status == 0
