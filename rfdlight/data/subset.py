@@ -15,7 +15,9 @@ def select(ids: Sequence[str], labels: Sequence[int], count: int, selection: str
     """Choose images reproducibly, whatever order they are stored in.
 
     The images are first put in order of their id, so that two copies of a data set that store
-    the same images in different orders give the same subset.
+    the same images in different orders give the same subset. A subset of fewer images is part of every
+    larger one of the same selection and seed: what is chosen on the images that 1000 leave out is
+    chosen without the 300 attacked.
 
     Args:
         ids: One unique id per image.
@@ -45,7 +47,8 @@ def select(ids: Sequence[str], labels: Sequence[int], count: int, selection: str
     if selection == "first":
         return order[:count]
     if selection == "random":
-        return sorted(draw.sample(order, count), key=ids.__getitem__)
+        draw.shuffle(order)
+        return sorted(order[:count], key=ids.__getitem__)
 
     by_class = defaultdict(list)
     for position in order:
@@ -59,5 +62,6 @@ def select(ids: Sequence[str], labels: Sequence[int], count: int, selection: str
                 f"a balanced subset of {count} needs {wanted} images of class {label}, "
                 f"the data has {len(by_class[label])}"
             )
-        chosen += draw.sample(by_class[label], wanted)
+        draw.shuffle(by_class[label])
+        chosen += by_class[label][:wanted]
     return sorted(chosen, key=ids.__getitem__)

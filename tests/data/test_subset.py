@@ -62,6 +62,15 @@ def test_every_image_has_the_same_chance(selection):
     assert all(abs(counts[p] - 80) < 40 for p in range(100))
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+@settings(max_examples=50, deadline=None)
+@given(data=choices(), fewer=st.floats(0, 1))
+def test_a_smaller_subset_is_part_of_a_larger_one(selection, data, fewer):
+    ids, labels, count, seed = data
+    smaller = max(1, round(fewer * count))
+    assert set(select(ids, labels, smaller, selection, seed)) <= set(select(ids, labels, count, selection, seed))
+
+
 def test_first_takes_the_smallest_ids_whatever_the_seed():
     order = list(range(100))
     random.Random(5).shuffle(order)
