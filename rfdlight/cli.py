@@ -9,6 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
@@ -19,7 +20,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
-from rfdlight import names, packaged
+from rfdlight import names, packaged, resumption
 from rfdlight.attacks.base import Attack
 from rfdlight.commands.analyze import analyze
 from rfdlight.commands.calibrate import calibrate
@@ -147,6 +148,13 @@ class RFDLightCLI(LightningCLI):
         """Add what is neither the trainer's nor the model's nor the data's."""
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
         if self._model_class is AttackEvaluation:
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                metavar="RUN",
+                help="The folder of a run that was stopped or killed: go on with it, with its own settings.",
+            )
             parser.add_subclass_arguments(Attack, "attack", required=True, instantiate=False)
             parser.link_arguments("attack", "model.attack")
         parser.add_argument(
@@ -190,8 +198,7 @@ class RFDLightCLI(LightningCLI):
             if config.logger is None:
                 kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
         else:
-            attack = names.short_name("attack", type(self.model.attack)).rpartition(".")[2]
-            self.run = run_directory.plan(self._get(self.config, "run"), f"{attack}-{self.datamodule.name}")
+            self._place_test()
             # Gradient-based answers need autograd; everything else here is shown and stored by rfdlight.
             kwargs |= {
                 "inference_mode": False,
@@ -203,8 +210,24 @@ class RFDLightCLI(LightningCLI):
             }
             if config.devices == "auto":
                 kwargs["devices"] = 1
-            self.model.on_ready = self.save_config
         return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
+
+    def _place_test(self) -> None:
+        """Give an evaluation its folder: a new one, or that of the run to go on with."""
+        resumed = self._get(self.config, "resume")
+        if resumed:
+            self.run = Path(resumed)
+            resumption.check_unchanged(self.run, self._settings())
+            self.model.resume = True
+            return
+        attack = names.short_name("attack", type(self.model.attack)).rpartition(".")[2]
+        self.run = run_directory.plan(self._get(self.config, "run"), f"{attack}-{self.datamodule.name}")
+        self.model.on_ready = self.save_config
+
+    def _settings(self) -> dict[str, Any]:
+        """What was parsed, as the YAML of it reads."""
+        parser = self._parser(self.subcommand)
+        return yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True))
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in COMMANDS:
@@ -217,8 +240,7 @@ class RFDLightCLI(LightningCLI):
 
     def _injected(self, name: str) -> Any:
         if name == "parsed":
-            parser = self._parser(self.subcommand)
-            return yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True))
+            return self._settings()
         return {"parse": parse, "run": main}[name]
 
     def before_fit(self) -> None:
@@ -289,7 +311,7 @@ def _expand_configs(args: list[str]) -> list[str]:
 
 def expand(args: list[str]) -> list[str]:
     """Write a command line out: packaged configs, short names, and the components that need not be named."""
-    args = names.expand_args(_expand_configs(args))
+    args = names.expand_args(resumption.with_settings(_expand_configs(args)))
     kind, name = UNNAMED.get(args[0], (None, None)) if args else (None, None)
     # Not defaults of the parser: the digits' own defaults would then stay when other data is named.
     return [args[0], f"--{kind}={names.resolve(kind, name)}", *args[1:]] if kind and name else args

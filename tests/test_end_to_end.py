@@ -102,7 +102,15 @@ def test_the_attack_breaks_it_and_noise_defends_it(attacked, defended):
 @pytest.mark.parametrize("which", ["attacked", "defended"])
 def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     folder = request.getfixturevalue(which)
-    files = {"config.yaml", "records.jsonl", "summary.json", "curves.png", "images.safetensors"}
+    files = {
+        "config.yaml",
+        "identity.json",
+        "journal",
+        "records.jsonl",
+        "summary.json",
+        "curves.png",
+        "images.safetensors",
+    }
     assert {path.name for path in folder.iterdir()} == files
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     records, summary = read_records(folder / "records.jsonl"), summary_of(folder)
@@ -180,7 +188,7 @@ def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch,
 
     def write_and_signal(self, record):
         write(self, record)
-        if len(self._records) == 2:
+        if len(self._book.records) == 2:
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(AttackEvaluation, "_on_record", write_and_signal)

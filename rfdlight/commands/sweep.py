@@ -21,6 +21,7 @@ from rich.text import Text
 from rfdlight import packaged
 from rfdlight.commands.report import report
 from rfdlight.errors import UserError, one_line
+from rfdlight.protocol import identity
 from rfdlight.protocol.experiment import Cell, merged, read_cells
 from rfdlight.results import run_directory
 
@@ -77,7 +78,7 @@ def sweep(
     failed = []
     for number, cell in enumerate(missing, 1):
         console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
-        status, reason = _run(folder, cell, run)
+        status, reason = _run(folder, cell, run, console)
         if status in _STOPPED:
             console.print("stopped; the same command goes on from here")
             return 1
@@ -138,10 +139,15 @@ def _parsed(cell: Cell, scratch: Path, parse: Callable[[list[str]], Any]) -> Any
         raise UserError(f"cell {cell.name}: {error}") from error
 
 
-def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int]) -> tuple[int, str]:
-    """Run a cell; return its exit status, and in words what failed."""
+def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int], console: Console) -> tuple[int, str]:
+    """Run a cell, or go on with it; return its exit status, and in words what failed."""
     place = folder / cell.name
-    shutil.rmtree(place, ignore_errors=True)  # what a killed run has left
+    if (place / identity.FILE).is_file():
+        status, reason = _attempt(["test", "--resume", str(place)], run)
+        if not reason.startswith("cannot go on"):
+            return status, reason
+        console.print(Text(f"{reason}; it begins anew", style="yellow"), soft_wrap=True)
+    shutil.rmtree(place, ignore_errors=True)
     _config(folder, cell).write_text(_written(cell))
     return _attempt(["test", "-c", str(_config(folder, cell)), "--run", str(place)], run)
 

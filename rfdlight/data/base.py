@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
@@ -194,6 +194,7 @@ class ImageData(LightningDataModule):
         self.size = size
         self.validation = validation
         self._asked: Preparation | None = None
+        self._finished: frozenset[str] = frozenset()
         self._splits: dict[str, ImageSource] = {}
 
     def load(self, split: Literal["train", "test"]) -> ImageSource:
@@ -264,6 +265,10 @@ class ImageData(LightningDataModule):
         """Return the attacked subset of the test split, ordered by id."""
         return self.images("test").take(self._positions())
 
+    def leave_out(self, finished: Collection[str]) -> None:
+        """Have `test_dataloader` leave out the images of these ids: an earlier attempt at the run has finished them."""
+        self._finished = frozenset(finished)
+
     def held_out(self) -> ImageSource:
         """Return the test images that are not attacked: those that a calibration may look at."""
         attacked = set(self._positions())
@@ -296,8 +301,10 @@ class ImageData(LightningDataModule):
         return loader(self.images("validation"), self.batch_size, self.workers) if self.validation else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Return the attacked subset, in order of id."""
-        return loader(self.attacked(), self.batch_size, self.workers)
+        """Return the attacked subset without what `leave_out` names, in order of id."""
+        attacked = self.attacked()
+        left = [position for position, image_id in enumerate(attacked.ids) if image_id not in self._finished]
+        return loader(attacked.take(left), self.batch_size, self.workers)
 
 
 def loader(images: ImageSource, batch_size: int, workers: int = 0) -> DataLoader[Batch]:

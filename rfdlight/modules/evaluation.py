@@ -22,12 +22,14 @@ from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.errors import UserError
 from rfdlight.modules.progress import ProgressDisplay
+from rfdlight.modules.run_book import RunBook
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
+from rfdlight.protocol.identity import identity, weights_digest
 from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results.images import KeptImages
 from rfdlight.results.plots import draw_curves
-from rfdlight.results.records import Record, RecordWriter, in_order
+from rfdlight.results.records import Record, in_order
 from rfdlight.results.summary import clean_right, summarize
 from rfdlight.results.tables import run_table
 from rfdlight.victims.resolve import resolve_victim
@@ -36,11 +38,11 @@ from rfdlight.victims.resolve import resolve_victim
 class AttackEvaluation(LightningModule):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
 
-    The trainer's `default_root_dir` gets `records.jsonl`, one line per image as it finishes,
-    `summary.json`, `curves.png` and `images.safetensors`.
+    The trainer's `default_root_dir` gets a journal with one line per image as it finishes, and at the end
+    `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`.
 
-    `on_ready`, if set, is called once, when everything that can be wrong has been checked and before the
-    first file is written.
+    `on_ready`, if set, is called once, when everything that can be wrong has been checked and the directory is
+    this run's. If `resume` is set to True, the run that the directory holds is gone on with.
 
     Args:
         victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the
@@ -124,9 +126,9 @@ class AttackEvaluation(LightningModule):
         self.channels_last = channels_last
         self.keep_images = keep_images
         self.seed = seed
+        self.resume = False
         self.complete = False
         self.console = Console()
-        self._records: list[Record] = []
         self._robust = 0
         self._running = False
         self._asked_to_stop = False
@@ -158,6 +160,13 @@ class AttackEvaluation(LightningModule):
         self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
         settle_eps(self.attack, self.data)
         self.threat = self.attack.threat
+        self._weights = weights_digest(self.victim)
+        self._book = RunBook(self.folder, self.resume)
+        self._open.callback(self._book.close)
+        self._robust = sum(map(_stands, self._book.records))
+        finished = [record["id"] for record in self._book.records]
+        # Lightning skips a test without batches: a run that lacks its summary alone attacks its last image again.
+        self.data.leave_out(finished if len(finished) < self.data.num_images else finished[:-1])
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
@@ -174,20 +183,20 @@ class AttackEvaluation(LightningModule):
         with self._open, self._switched():
             self._engine.run()
         self._engine.ledger.check(self._oracle.forwarded)
-        self.complete = len(self._records) == self.data.num_images
-        summary = summarize(self._records, self._facts())
+        records = self._book.records
+        self.complete = len(records) == self.data.num_images
+        summary = summarize(records, self._facts())
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        self._images.save(self.folder)
-        if not self._records:
+        if not records:
             return
-        draw_curves([(self.folder.name, in_order(self._records), self.budget)], self.folder / "curves.png")
+        draw_curves([(self.folder.name, in_order(records), self.budget)], self.folder / "curves.png")
         self.console.print(run_table(summary))
         self.console.print(f"records, summary and picture: {self.folder}")
 
     def _start(self, x: Tensor) -> None:
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
-        if (self.folder / "records.jsonl").exists():
-            raise UserError(f"{self.folder} already holds another run; give --run another folder")
+        if weights_digest(self.victim) != self._weights:
+            raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         self._oracle = Oracle(
             self.victim,
             self.batch_size,
@@ -195,6 +204,7 @@ class AttackEvaluation(LightningModule):
             precision=self.precision,
             channels_last=self.channels_last,
             any_pixels=self.accounting == "paper",
+            attempt=self._book.past.attempts,
         )
         self._open.callback(self._oracle.close)
         answers_differ = self._oracle.is_random(x)
@@ -202,7 +212,7 @@ class AttackEvaluation(LightningModule):
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
-        self._images = KeptImages(self.data.attacked().ids, self.keep_images)
+        self._images = KeptImages(self.data.attacked().ids, self.keep_images, self.folder)
         self._engine = Engine(
             self._oracle,
             self.attack,
@@ -221,11 +231,9 @@ class AttackEvaluation(LightningModule):
         )
         self._engine.ledger.pad(self._oracle.forwarded)
         self._engine.bound_memory(self.memory, x[:1])
+        self._book.begin(self._identity(), lambda: self._engine.ledger.total)
         self.on_ready()
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.console.print(self._card())
-        self._writer = RecordWriter(self.folder / "records.jsonl")
-        self._open.callback(self._writer.close)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))
         self._display = ProgressDisplay(self.console, self.data.num_images)
@@ -250,19 +258,38 @@ class AttackEvaluation(LightningModule):
         self._asked_to_stop = True
 
     def _on_record(self, record: Record) -> None:
-        self._writer(record)
-        self._records.append(record)
-        self._robust += clean_right(record) and record["verdict"] != "broken"
+        self._book.add(record)
+        self._robust += _stands(record)
 
     def _tick(self) -> bool:
         total = self._engine.ledger.total
-        self._display.update(len(self._records), self._robust, total["attack"] + total["gradient"])
+        self._display.update(len(self._book.records), self._robust, total["attack"] + total["gradient"])
         return self._asked_to_stop
 
+    def _identity(self) -> dict[str, Any]:
+        """What an attempt must have in common with the earlier ones."""
+        schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
+        parts = [part for part in (self.attack, self.data, *self.defenses, *schedules) if part is not None]
+        return identity(self.victim, self.data.attacked(), parts, self._settings())
+
     def _facts(self) -> dict[str, Any]:
-        """What is true of the run as a whole."""
+        """What is true of the run as a whole, over all attempts."""
+        past, totals = self._book.past, self._engine.ledger.total
         return {
             "name": self.folder.name,
+            **self._settings(),
+            "deterministic": self._engine.deterministic,
+            "complete": self.complete,
+            "totals": {kind: rows + past.totals.get(kind, 0) for kind, rows in totals.items()},
+            "wall_seconds": time.monotonic() - self._started + past.seconds,
+            "attempts": past.attempts + 1,
+            "killed_attempts": past.killed,
+            "damaged_lines": past.damaged,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What was asked for."""
+        return {
             "data": self.data.name,
             "num_images": self.data.num_images,
             "selection": self.data.selection,
@@ -280,10 +307,6 @@ class AttackEvaluation(LightningModule):
             "precision": self.precision,
             "batch_size": self.batch_size,
             "seed": self.seed,
-            "deterministic": self._engine.deterministic,
-            "complete": self.complete,
-            "totals": self._engine.ledger.total,
-            "wall_seconds": time.monotonic() - self._started,
         }
 
     def _defense_text(self) -> str:
@@ -314,3 +337,7 @@ class AttackEvaluation(LightningModule):
         if self.precision == "bfloat16" and self.attack.reads != "labels":
             cautions.append(f"bfloat16 rounds the {self.attack.reads}, which hides small changes from the attack")
         return cautions
+
+
+def _stands(record: Record) -> bool:
+    return clean_right(record) and record["verdict"] != "broken"

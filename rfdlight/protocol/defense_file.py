@@ -12,14 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-import torch
 import yaml
 
 from rfdlight.data.base import ImageSource
 from rfdlight.errors import UserError
 from rfdlight.protocol.calibration import Target
 from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
+from rfdlight.protocol.identity import weights_digest
 from rfdlight.victims.card import VictimCard
 
 
@@ -56,7 +55,7 @@ def conditions(spec: str, card: VictimCard | None, data: str, meter: CleanCostMe
     """
     return {
         "victim": spec,
-        "weights_sha256": card.sha256 if card else _weights_digest(meter),
+        "weights_sha256": card.sha256 if card else weights_digest(meter.victim),
         "data": data,
         **image_facts(meter.images),
         "clean_accuracy": meter.clean_accuracy,
@@ -92,13 +91,6 @@ def write(path: Path, defense: dict[str, Any], **facts: dict[str, Any]) -> None:
         path.write_text(yaml.safe_dump({**defense, **facts}, sort_keys=False))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _weights_digest(meter: CleanCostMeter) -> str:
-    # safetensors refuses the channels-last memory of the meter's victim, and tensors with two names.
-    state = meter.victim.state_dict().items()
-    copies = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state}
-    return _digest(safetensors.torch.save(copies))
 
 
 def _digest(content: bytes) -> str:

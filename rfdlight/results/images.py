@@ -7,8 +7,11 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from rfdlight.errors import UserError, one_line
 
 FILE = "images.safetensors"
 """In a run directory: float32 tensors `clean` and `adversarial`, both (images, C, H, W) in [0, 1], and in the metadata
@@ -16,30 +19,47 @@ FILE = "images.safetensors"
 
 
 class KeptImages:
-    """Keeps the clean pixels and the final points of some images of a run, and stores them.
+    """Keeps the clean pixels and the final points of some images of a run, in its directory, as they come.
 
     Args:
         ids: Of all images that the run attacks, in order.
         most: How many are kept, spread evenly over `ids`.
+        folder: The run directory; images that it holds already are kept.
 
     Example:
-        >>> KeptImages(["a", "b", "c", "d", "e"], most=2).chosen
+        >>> KeptImages(["a", "b", "c", "d", "e"], most=2, folder=Path("runs/mine")).chosen
         ['a', 'd']
     """
 
-    def __init__(self, ids: list[str], most: int) -> None:
+    def __init__(self, ids: list[str], most: int, folder: Path) -> None:
         self.chosen = ids[:: math.ceil(len(ids) / most)] if most and ids else []
-        self._pixels: dict[str, tuple[Tensor, Tensor]] = {}
+        self._path = folder / FILE
+        self._pixels = _stored(self._path)
 
     def __call__(self, image_id: str, clean: Tensor, final: Tensor) -> None:
         """Take an image, (C, H, W) both, if it is one of the chosen."""
         if image_id in self.chosen:
             self._pixels[image_id] = clean.cpu().clone(), final.cpu().clone()
+            self._save()
 
-    def save(self, folder: Path) -> None:
-        """Store the images that have come in a run directory's `FILE`, nothing if there are none."""
+    def _save(self) -> None:
         ids = [image_id for image_id in self.chosen if image_id in self._pixels]
-        if not ids:
-            return
         clean, final = (torch.stack(images) for images in zip(*(self._pixels[key] for key in ids), strict=True))
-        save_file({"clean": clean, "adversarial": final}, folder / FILE, {"ids": json.dumps(ids)})
+        partial = self._path.with_suffix(".partial")
+        try:
+            save_file({"clean": clean, "adversarial": final}, partial, {"ids": json.dumps(ids)})
+            partial.replace(self._path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"cannot write {self._path}: {one_line(error)}") from error
+
+
+def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the images of a file, none where it cannot be read: they are for people to look at, no result."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            ids = json.loads(file.metadata()["ids"])
+            return dict(
+                zip(ids, zip(file.get_tensor("clean"), file.get_tensor("adversarial"), strict=True), strict=True)
+            )
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,26 +39,41 @@ FIELDS: dict[str, str] = {
 Record = dict[str, Any]
 
 
-class RecordWriter:
-    """Appends records to a file, each flushed as it comes."""
+_SEAL = "crc32"
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("a")
 
-    def __call__(self, record: Record) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+def seal(record: Record) -> str:
+    """Return a record as the line that a file holds, with the CRC-32 of all before it as its last field.
 
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    Example:
+        >>> seal({"id": "a"})
+        '{"id": "a", "crc32": "01efa89d"}'
+    """
+    body = json.dumps(record).removesuffix("}")
+    return f'{body}, "{_SEAL}": "{zlib.crc32(body.encode()):08x}"}}'
+
+
+def unseal(line: str) -> Record:
+    """Return the record that a line holds.
+
+    Raises:
+        ValueError: If it holds none, or was changed since it was written.
+    """
+    record = json.loads(line)
+    if not isinstance(record, dict):
+        raise ValueError("no record")
+    if _SEAL in record:
+        del record[_SEAL]
+        if seal(record) != line:
+            raise ValueError("damaged")
+    return record
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read a file of records, ordered by id.
+    """Read a file of records, ordered by id; lines without a checksum, as before version 0.2, are taken as they are.
 
     Raises:
-        UserError: If there is none, or a line is no record.
+        UserError: If there is none, or a line is no record, or its checksum is not its own.
     """
     try:
         lines = path.read_text().splitlines()
@@ -66,10 +82,11 @@ def read_records(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            missing = FIELDS.keys() - record.keys()
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{path}, line {number}, is no record") from error
+            record = unseal(line)
+        except ValueError as error:
+            what = "damaged" if str(error) == "damaged" else "no record"
+            raise UserError(f"{path}, line {number}, is {what}") from error
+        missing = FIELDS.keys() - record.keys()
         if missing:
             raise UserError(f"{path}, line {number}: the record lacks {min(missing)}")
         records.append(record)

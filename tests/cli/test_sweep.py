@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -72,19 +73,34 @@ def test_only_what_is_missing_is_run_again(command):
     assert command("sweep", "grid.yaml").status == 0
     before = made_at()
     lost, cut = Path("runs/grid/own-rays"), Path("runs/grid/shipped-rays")
-    for path in sorted(lost.iterdir()):
-        path.unlink()
-    lost.rmdir()
+    shutil.rmtree(lost)
     summary = summary_of("shipped-rays")
     summary["run"]["complete"] = False
     (cut / "summary.json").write_text(json.dumps(summary))
-    (cut / "records.jsonl").write_text("")
+    lines = (cut / "records.jsonl").read_text().splitlines()
+    (cut / "records.jsonl").unlink()
+    (cut / "journal/records-0-0.jsonl").write_text("".join(f"{line}\n" for line in lines[:3]))
     said = command("sweep", "grid.yaml")
     assert said.status == 0
     assert re.findall(r"cell \d of \d to run: (.*)", said.out) == ["shipped-rays", "own-rays"]
     after = made_at()
     assert [cell for cell in CELLS if after[cell] == before[cell]] == ["shipped-square", "own-square"]
     assert summary_of("shipped-rays")["counts"]["images"] == 4
+    assert summary_of("shipped-rays")["run"]["attempts"] == 2
+    assert (cut / "records.jsonl").read_text().splitlines() == lines
+
+
+def test_a_cell_of_older_code_is_not_gone_on_with(command):
+    assert command("sweep", "grid.yaml").status == 0
+    cut = Path("runs/grid/shipped-rays")
+    (cut / "summary.json").unlink()
+    identity = json.loads((cut / "identity.json").read_text())
+    (cut / "identity.json").write_text(json.dumps({**identity, "code of rfdlight": "older"}))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 0
+    assert "two experiments would be mixed: code of rfdlight is " in said.out
+    assert ", was older; it begins anew" in said.out
+    assert summary_of("shipped-rays")["run"]["attempts"] == 1
 
 
 def test_cells_of_other_settings_are_not_taken_for_these(command):

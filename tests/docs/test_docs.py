@@ -91,6 +91,9 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What the pages call files of one's own."""
     (body,) = (body for body in blocks(ROOT / "README.md", "python") if "class UniformNoise" in body)
     (tmp_path / "my_uniform.py").write_text(body)
+    (tmp_path / "runs/mine").mkdir(parents=True)
+    (tmp_path / "runs/mine/config.yaml").write_text("attack: square\n")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
     yield

@@ -1,0 +1,124 @@
+"""What two halves of a run must have in common, so that no table mixes two experiments."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import rfdlight
+from rfdlight.data.base import ImageSource
+from rfdlight.errors import UserError
+
+FILE = "identity.json"
+"""In a run directory; see `identity`."""
+
+_LIBRARIES = ("rfdlight", "torch", "timm")
+_CHUNK = 64
+"""Images read at a time."""
+
+
+def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what decides the numbers of a run.
+
+    Args:
+        victim: Its weights and the code of its modules count.
+        images: That are attacked; ids, labels and pixels count.
+        parts: Attack, defenses, schedules, data: their code counts.
+        facts: Of the run, of types that JSON knows.
+
+    Returns:
+        Of types that JSON knows: the facts, versions of libraries, and digests of weights, images and sources.
+    """
+    modules = {type(part).__module__ for part in [*victim.modules(), *parts]}
+    modules |= {part.__module__ for part in parts if inspect.isfunction(part)}
+    return {
+        **facts,
+        **{f"version of {name}": version(name) for name in _LIBRARIES},
+        "weights": weights_digest(victim),
+        "images": _images_digest(images),
+        "code of rfdlight": _sources_digest(sorted(Path(rfdlight.__file__).parent.rglob("*.py"))),
+        **{f"code of {name}": _sources_digest([path]) for name, path in _user_sources(modules)},
+    }
+
+
+def check_same(run: Path, now: dict[str, Any]) -> None:
+    """Compare a run's identity with what would go on with it.
+
+    Raises:
+        UserError: If they differ, which says in what, or the run has none.
+    """
+    path = run / FILE
+    try:
+        before = json.loads(path.read_text())
+        names = before.keys() | now.keys()
+    except OSError as error:
+        raise UserError(f"cannot go on with {run}: it has no {FILE}, so it was never begun or is older") from error
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"cannot go on with {run}: {path} is damaged") from error
+    now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
+    different = sorted(name for name in names if before.get(name) != now.get(name))
+    if different:
+        told = "; ".join(f"{name} is {_short(now.get(name))}, was {_short(before.get(name))}" for name in different)
+        raise UserError(f"cannot go on with {run}, two experiments would be mixed: {told}")
+
+
+def write(run: Path, found: dict[str, Any]) -> None:
+    """Write a run's identity into its directory.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    try:
+        (run / FILE).write_text(json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {run / FILE}: {error.strerror}") from error
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return the sha256 of all parameters and buffers: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _images_digest(images: ImageSource) -> str:
+    digest = hashlib.sha256(json.dumps([images.ids, images.labels.tolist()]).encode())
+    for start in range(0, len(images), _CHUNK):
+        digest.update(images.read(list(range(start, min(start + _CHUNK, len(images))))).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sources_digest(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)} ".encode() + content)
+    return digest.hexdigest()
+
+
+def _user_sources(modules: Iterable[str]) -> list[tuple[str, Path]]:
+    """Return the files of those modules that are neither rfdlight's nor of an installed library."""
+    found = []
+    for name in sorted(modules):
+        file = getattr(sys.modules.get(name), "__file__", None)
+        path = Path(file).resolve() if file else None
+        if path and path.suffix == ".py" and name.partition(".")[0] != "rfdlight" and "site-packages" not in path.parts:
+            found.append((name, path))
+    return found
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else value
+    return text if len(text) <= 40 else f"{text[:12]}..."

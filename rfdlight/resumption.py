@@ -1,0 +1,57 @@
+"""The command line of a run that is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rfdlight.errors import UserError
+
+CONFIG = "config.yaml"
+"""In a run directory: the settings that the run was begun with."""
+
+_FREE = ("trainer", "run", "resume", "model.slots", "model.memory", "data.init_args.workers", "data.init_args.root")
+"""Settings that no number of a run depends on."""
+
+
+def with_settings(args: list[str]) -> list[str]:
+    """Put the settings of the run that `--resume` names in front of what else a command line says.
+
+    Raises:
+        UserError: If there are none.
+    """
+    for position, token in enumerate(args if args[:1] == ["test"] else []):
+        flag, equals, value = token.partition("=")
+        run = value if equals else next(iter(args[position + 1 : position + 2]), "")
+        if flag == "--resume" and run:
+            config = Path(run, CONFIG)
+            if not config.is_file():
+                raise UserError(f"cannot go on with {run}: there is no {config}")
+            return [args[0], "--config", str(config), *args[1:]]
+    return args
+
+
+def check_unchanged(run: Path, settings: dict[str, Any]) -> None:
+    """Refuse settings that are not the run's own.
+
+    Raises:
+        UserError: Names the first that differs.
+    """
+    before, now = (dict(_flat(each)) for each in (yaml.safe_load((run / CONFIG).read_text()), settings))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and not any(name == free or name.startswith(f"{free}.") for free in _FREE):
+            raise UserError(
+                f"cannot go on with {run}, two experiments would be mixed: {name} is {now.get(name)}, "
+                f"was {before.get(name)}"
+            )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

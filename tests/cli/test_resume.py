@@ -1,0 +1,123 @@
+"""`rfdlight test --resume RUN`: the same records, whatever ended the run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rfdlight.results.records import read_records
+
+TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size", "4")
+
+
+@pytest.fixture
+def whole(command):
+    """The folder of a run that nothing stopped."""
+    assert command(*TEST, "--run", "whole").status == 0
+    return Path("whole")
+
+
+def killed(whole: Path, finished: int, torn: str = "") -> Path:
+    """Return a copy of a run as SIGKILL leaves it after some images."""
+    run = Path("killed")
+    shutil.copytree(whole, run)
+    lines = (run / "records.jsonl").read_text().splitlines()
+    for name in ("records.jsonl", "summary.json", "curves.png", "images.safetensors"):
+        (run / name).unlink()
+    (run / "journal/records-0-0.jsonl").write_text("".join(f"{line}\n" for line in lines[:finished]) + torn)
+    events = (run / "journal/events-0-0.jsonl").read_text().splitlines()
+    (run / "journal/events-0-0.jsonl").write_text("\n".join(events[: finished + 1]) + "\n")
+    return run
+
+
+@pytest.mark.parametrize("finished", [0, 3, 9, 10])
+def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole, command):
+    run = killed(whole, finished, torn='{"id": "digits/te')
+    said = command("test", "--resume", str(run))
+    assert (said.status, said.err) == (0, "")
+    assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
+    one, two = (json.loads((each / "summary.json").read_text()) for each in (whole, run))
+    assert (two["run"]["attempts"], two["run"]["killed_attempts"], two["run"]["damaged_lines"]) == (2, 1, 1)
+    assert two["counts"] == one["counts"]
+    assert two["mean_logits"] == one["mean_logits"]
+    assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+
+
+def test_a_complete_run_stays_as_it_is(whole, command):
+    before = (whole / "records.jsonl").read_bytes()
+    assert command("test", "--resume", "whole").status == 0
+    assert (whole / "records.jsonl").read_bytes() == before
+
+
+def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
+    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3")
+    assert command(*noisy, "--run", "whole").status == 0
+    run = killed(Path("whole"), finished=0)
+    assert command("test", "--resume", str(run)).status == 0
+    one, two = (read_records(each / "records.jsonl") for each in (Path("whole"), run))
+    assert [each["id"] for each in one] == [each["id"] for each in two]
+    assert [each["final_margin"] for each in one] != [each["final_margin"] for each in two]
+
+
+def test_pool_and_devices_may_change(whole, command):
+    run = killed(whole, 4)
+    line = ("--model.slots", "3", "--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    assert command("test", "--resume", str(run), *line).status == 0
+    assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        (("--model.budget", "13"), "model.budget is 13, was 12"),
+        (("--attack.eps", "0.1"), "attack.init_args.eps is 0.1, was None"),
+        (("--data.num_images", "11"), "data.init_args.num_images is 11, was 10"),
+        (("--model.victim", "resnet20-cifar10"), "model.victim is resnet20-cifar10, was None"),
+        (("--model.batch_size", "5"), "model.batch_size is 5, was 4"),
+    ],
+)
+def test_other_settings_are_refused(changed, name, whole, command):
+    run = killed(whole, 4)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    said = command("test", "--resume", str(run), *changed)
+    assert said.status == 2
+    assert said.err == f"rfdlight: cannot go on with {run}, two experiments would be mixed: {name}\n"
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_other_weights_images_and_code_are_refused(whole, command):
+    run = killed(whole, 4)
+    known = json.loads((run / "identity.json").read_text())
+    for name in ("weights", "images", "code of rfdlight", "version of torch"):
+        (run / "identity.json").write_text(json.dumps({**known, name: "another"}))
+        said = command("test", "--resume", str(run))
+        assert said.status == 2
+        assert said.err.startswith(f"rfdlight: cannot go on with {run}, two experiments would be mixed: {name} is ")
+        assert said.err.endswith(", was another\n")
+        assert not (run / "records.jsonl").exists()
+
+
+def test_the_code_of_a_users_defense_counts(command, monkeypatch, elsewhere):
+    source = "from rfdlight.defenses.input_noise import InputNoise\n\n\nclass Mine(InputNoise):\n    pass\n"
+    Path("own_noise.py").write_text(source)
+    assert command(*TEST, "--defense", "own_noise.Mine", "--run", "whole").status == 0
+    run = killed(Path("whole"), 4)
+    Path("own_noise.py").write_text(source.replace("pass", "factor = 2"))
+    said = command("test", "--resume", str(run))
+    assert said.status == 2
+    assert "two experiments would be mixed: code of own_noise is " in said.err
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("missing", "cannot go on with missing: there is no missing/config.yaml"),
+        ("old", "cannot go on with old: it has no identity.json, so no run was begun there"),
+    ],
+)
+def test_what_is_no_run_is_refused(run, said, whole, command):
+    shutil.copytree(whole, "old")
+    Path("old/identity.json").unlink()
+    found = command("test", "--resume", run)
+    assert (found.status, found.err) == (2, f"rfdlight: {said}\n")
