@@ -16,7 +16,7 @@ export RFDLIGHT_DATA := $(CURDIR)/.data
 DATA := .data/cifar10/test
 endif
 
-.PHONY: demo test test-slow lint bench reproduce-quick data clean
+.PHONY: demo test test-slow faults lint bench reproduce-quick data clean
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -31,6 +31,9 @@ test: $(READY) $(DATA)
 
 test-slow: $(READY) $(DATA)
 	$(BIN)/python -m pytest -q -m slow
+
+faults: $(READY)
+	$(BIN)/python -m pytest -q -m faults tests/faults
 
 lint: $(READY)
 	$(BIN)/ruff check .

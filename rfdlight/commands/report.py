@@ -24,7 +24,11 @@ _IN_ONE_PANEL = 4
 
 
 def report(
-    runs: list[str], output: str | None = None, budgets: int | list[int] | None = None, details: bool = False
+    runs: list[str],
+    output: str | None = None,
+    budgets: int | list[int] | None = None,
+    details: bool = False,
+    as_declared: bool = False,
 ) -> None:
     """Put finished runs into one table of defenses by attacks, and test what differs on the same images.
 
@@ -35,6 +39,8 @@ def report(
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most that of
             every run; by default each attack's own.
         details: Also show every number of each run, side by side, and its ledger; a single run's are always shown.
+        as_declared: Count runs under the paper's judge as its code does: an image is broken where that judge said so
+            while the attack ran. By default the final draws decide in every run.
 
     Raises:
         UserError: If a folder is no run directory, a run is given twice, a budget is out of range, or the files
@@ -46,6 +52,8 @@ def report(
     loaded = load_all(runs)
     if output is not None and (Path(output) / "records.jsonl").exists():
         raise UserError(f"{output} is a run directory; give --output another folder")
+    if as_declared:
+        loaded = [run.as_declared() if run.facts["judge"] == "paper" else run for run in loaded]
     compiled = compile_report(loaded, chosen and sorted(set(chosen)))
     files = {} if output is None else _files(compiled)
     console = Console()

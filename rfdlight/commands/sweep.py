@@ -21,12 +21,16 @@ from rich.text import Text
 from rfdlight import packaged
 from rfdlight.commands.report import report
 from rfdlight.errors import UserError, one_line
+from rfdlight.modules.evaluation import BATCH_SIZE
 from rfdlight.protocol import identity
 from rfdlight.protocol.experiment import Cell, merged, read_cells
 from rfdlight.results import run_directory
 
 _PROBE = {"images": 64, "budget": 8}
 """Of the short run that tells how many rows a second a victim answers."""
+
+_IMAGES_PER_ROW = 4
+"""Of a forward pass, in a sweep with fewer images: so many that passes stay full while images break one by one."""
 
 _STOPPED = (1, 130)
 """Exit statuses of a run that was told to stop, during its attack or before it."""
@@ -43,8 +47,8 @@ def sweep(
     """Run a grid of evaluations, those that are not there yet, and report on all of them.
 
     Every cell is a run of `rfdlight test` in a folder of its own, beside the configuration that it was made from.
-    A cell that is complete is not run again, so the same command goes on where it was stopped or killed; one that
-    was cut off begins anew. A cell that fails is told, and the others go on.
+    A cell that is complete is not run again, and one that was cut off goes on, so the same command goes on where it
+    was stopped or killed. A cell that fails is told, and the others go on.
 
     Args:
         experiment: A file, or the name of one that comes with rfdlight, such as "experiment/table4".
@@ -52,7 +56,8 @@ def sweep(
         run: Runs a command line and returns its exit status.
         output: Folder of the cells and of their report (default: below runs/, with the experiment's name). Experiments
             with cells of one name and the same settings may share it.
-        num_images: Attack so many images in every cell, for a quick look at a long experiment.
+        num_images: Attack so many images in every cell, for a quick look at a long experiment; in forward passes of
+            at most a quarter of them.
         dry_run: Only list the cells, and how long those that are missing take at most, by a short run against each
             of their victims.
 
@@ -94,11 +99,15 @@ def sweep(
 
 
 def _resized(cell: Cell, num_images: int | None) -> Cell:
+    """Return the cell with so many images, in forward passes that so many keep full."""
     if num_images is None:
         return cell
     data = cell.config.get("data", {})
     data = merged({"class_path": data} if isinstance(data, str) else data, {"init_args": {"num_images": num_images}})
-    return replace(cell, config={**cell.config, "data": data})
+    model = cell.config.get("model", {})
+    rows = min(model.get("batch_size", BATCH_SIZE), max(1, num_images // _IMAGES_PER_ROW))
+    rows = max(rows, model.get("eot", 1))
+    return replace(cell, config={**cell.config, "data": data, "model": {**model, "batch_size": rows}})
 
 
 def _config(folder: Path, cell: Cell) -> Path:

@@ -34,6 +34,9 @@ from rfdlight.results.summary import clean_right, summarize
 from rfdlight.results.tables import run_table
 from rfdlight.victims.resolve import resolve_victim
 
+BATCH_SIZE = 64
+"""Rows per forward pass where nothing else is asked for."""
+
 
 class AttackEvaluation(LightningModule):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
@@ -86,7 +89,7 @@ class AttackEvaluation(LightningModule):
         eot: int = 1,
         defended: bool = True,
         final_draws: int = 100,
-        batch_size: int = 64,
+        batch_size: int = BATCH_SIZE,
         slots: int | None = None,
         memory: float = 4.0,
         precision: Precision = "float32",
@@ -231,8 +234,7 @@ class AttackEvaluation(LightningModule):
         )
         self._engine.ledger.pad(self._oracle.forwarded)
         self._engine.bound_memory(self.memory, x[:1])
-        self._book.begin(self._identity(), lambda: self._engine.ledger.total)
-        self.on_ready()
+        self._book.begin(self._identity(), lambda: self._engine.ledger.total, self.on_ready)
         self.console.print(self._card())
         for number in (signal.SIGINT, signal.SIGTERM):
             self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))

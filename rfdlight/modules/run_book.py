@@ -42,24 +42,29 @@ class RunBook:
         self._known = {record["id"] for record in self.records}
         self._journal: journal.Journal | None = None
 
-    def begin(self, now: dict[str, Any], totals: Callable[[], dict[str, int]]) -> None:
+    def begin(
+        self, now: dict[str, Any], totals: Callable[[], dict[str, int]], on_ready: Callable[[], None] = lambda: None
+    ) -> None:
         """Take the directory, if that is still to be done, and open this attempt's journal; nothing was written before.
 
         Args:
             now: The identity of what is about to run.
             totals: Says at the end what rows the victim saw in this attempt.
+            on_ready: Called when the directory is this run's and before it counts as begun.
 
         Raises:
             UserError: If the directory holds another run, or another process writes there.
         """
         if self.resume:
             identity.check_same(self.folder, now)
+            on_ready()
         else:
             self._open.callback(journal.lock(self.folder).release)
             if (self.folder / identity.FILE).exists() or (self.folder / journal.RECORDS).exists():
                 raise UserError(
                     f"{self.folder} already holds another run; give --run another folder, or go on with it: --resume"
                 )
+            on_ready()
             identity.write(self.folder, now)
         self._journal = journal.Journal(self.folder, self.past.attempts)
         self._totals = totals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,12 @@ class Run:
     def by_id(self) -> dict[str, Record]:
         """The records by image id."""
         return {record["id"]: record for record in self.records}
+
+    def as_declared(self) -> Run:
+        """Return the run with every image counted by the judge's call while the attack ran, not by its final draws."""
+        records = [{**r, "verdict": "robust" if r["broken_at"] is None else "broken"} for r in self.records]
+        facts = {**self.facts, "judge": f"{self.facts['judge']} (as declared)"}
+        return replace(self, records=records, summary=summarize(records, facts))
 
     @property
     def config(self) -> str:

@@ -186,7 +186,19 @@ def test_fewer_images_make_an_experiment_of_their_own(command, data):
     Path("grid.yaml").write_text(f"{common}\naxes: {{a: {{x: {{attack: square}}}}}}")
     assert command("sweep", "grid.yaml", "--num_images", "2").status == 0
     assert json.loads(Path("runs/grid-2/x/summary.json").read_text())["counts"]["images"] == 2
+    assert json.loads(Path("runs/grid-2/x/summary.json").read_text())["run"]["batch_size"] == 1
     assert Path("runs/grid-2/report-grid-2/report.md").is_file()
+
+
+def test_fewer_images_are_asked_in_smaller_passes_but_not_below_what_a_query_averages(command):
+    axes = "axes: {m: {one: {}, wide: {model: {eot: 3}}, small: {model: {batch_size: 1}}}}"
+    Path("grid.yaml").write_text(f"common: {{attack: square, model: {{budget: 3, batch_size: 8}}}}\n{axes}")
+    assert command("sweep", "grid.yaml", "--num_images", "9").status == 0
+    sizes = {
+        cell: json.loads(Path(f"runs/grid-9/{cell}/summary.json").read_text())["run"]["batch_size"]
+        for cell in ("one", "wide", "small")
+    }
+    assert sizes == {"one": 2, "wide": 3, "small": 1}
 
 
 def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):

@@ -357,3 +357,20 @@ def test_a_broken_record_is_refused(write, tmp_path):
     with (tmp_path / "run" / "records.jsonl").open("a") as file:
         file.write('{"id": ')
     assert refusal([run]) == "run/records.jsonl, line 2, is no record"
+
+
+def test_runs_under_the_papers_judge_can_be_counted_as_its_code_does(write, capsys):
+    # Called broken but standing, standing by the calls but broken at the end, and both agreed.
+    records = [record(1, verdict="broken"), broken(2, 9), record(3)]
+    records += [broken(number, 5, verdict="robust") for number in (0, 4)]
+    runs = [write("paper", records, judge="paper", accounting="paper"), write("own", records)]
+    report(runs, "final")
+    report(runs, "declared", as_declared=True)
+    capsys.readouterr()
+
+    def cells(folder):
+        with open(f"{folder}/report.csv") as file:
+            return {row["judge"]: float(row["robust"]) for row in csv.DictReader(file) if row["run"]}
+
+    assert cells("final") == {"paper": 0.6, "sequential": 0.6}
+    assert cells("declared") == {"paper (as declared)": 0.4, "sequential": 0.6}
