@@ -26,8 +26,10 @@ def killed(whole: Path, finished: int, torn: str = "") -> Path:
     for name in ("records.jsonl", "summary.json", "curves.png", "images.safetensors"):
         (run / name).unlink()
     (run / "journal/records-0-0.jsonl").write_text("".join(f"{line}\n" for line in lines[:finished]) + torn)
+    ids = {json.loads(line)["id"] for line in lines[:finished]}
     events = (run / "journal/events-0-0.jsonl").read_text().splitlines()
-    (run / "journal/events-0-0.jsonl").write_text("\n".join(events[: finished + 1]) + "\n")
+    kept = [line for line in events if json.loads(line).get("id", "") in ids or '"start"' in line]
+    (run / "journal/events-0-0.jsonl").write_text("".join(f"{line}\n" for line in kept))
     return run
 
 
