@@ -62,5 +62,5 @@ def test_the_memory_format_of_the_weights_does_not_count():
 @pytest.mark.parametrize("content", ["{", "[]", "", "3"])
 def test_a_damaged_identity_is_one_line(content, tmp_path):
     (tmp_path / "identity.json").write_text(content)
-    with pytest.raises(UserError, match="identity.json is damaged"):
+    with pytest.raises(UserError, match=r"identity\.json is damaged"):
         check_same(tmp_path, found())
