@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
-import torch
 import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -24,12 +23,14 @@ from rfdlight import names, packaged, resumption
 from rfdlight.attacks.base import Attack
 from rfdlight.commands.analyze import analyze
 from rfdlight.commands.calibrate import calibrate
+from rfdlight.commands.doctor import doctor
 from rfdlight.commands.layers import layers
 from rfdlight.commands.recommend import recommend
 from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
 from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
+from rfdlight.environment.devices import imitates_bfloat16
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
@@ -44,6 +45,7 @@ MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEva
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "analyze": analyze,
     "calibrate": calibrate,
+    "doctor": doctor,
     "layers": layers,
     "recommend": recommend,
     "report": report,
@@ -61,7 +63,7 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
     "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
 }
-"""The one argument of each of those commands that is not a flag, as argparse takes it."""
+"""The one argument of those commands that is not a flag, as argparse takes it, for those that have one."""
 
 INJECTED = {"parsed", "parse", "run"}
 """Arguments of those commands that are no flags: the command line as a configuration, the function that parses a
@@ -130,10 +132,11 @@ class RFDLightCLI(LightningCLI):
         super()._add_subcommands(parser, **kwargs)
         for name, function in COMMANDS.items():
             command = Parser(description=_first_line(function), parser_mode="rfdlight", allow_abbrev=False)
-            positional = dict(POSITIONALS[name])
-            dest = positional.pop("dest")
+            positional = dict(POSITIONALS.get(name, {}))
+            dest = positional.pop("dest", "")
             command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
-            command.add_argument(dest, type=str, **positional)
+            if dest:
+                command.add_argument(dest, type=str, **positional)
             self._subcommand_parsers[name] = command
             parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
                 name, command, help=command.description
@@ -278,7 +281,7 @@ class RFDLightCLI(LightningCLI):
 def _warn_of_slow_precision(trainer: Trainer) -> None:
     """Say so if this processor has to imitate bfloat16, which takes many times as long as float32."""
     on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and "bf16" in str(trainer.precision) and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if on_cpu and "bf16" in str(trainer.precision) and imitates_bfloat16():
         print(  # noqa: T201
             f"rfdlight: this processor imitates the precision {trainer.precision}, slowly; "
             "--trainer.precision 32-true is faster",

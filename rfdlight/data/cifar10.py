@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from rfdlight.data.base import ImageData, Images, random_crop_flip
-from rfdlight.data.tree import read_tree
+from rfdlight.data.tree import list_tree, read_tree
 from rfdlight.errors import UserError, one_line
 
 _ARCHIVE = "cifar-10-batches-py"
@@ -70,31 +70,47 @@ class CIFAR10(ImageData):
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """Find the data under the root and read a split of it."""
+        root = self._root()
+        if self.download and self._base(root, split) is None:
+            self._fetch(root)
+        base = self._found(root, split)
+        if (base / _ARCHIVE).is_dir():
+            return self._read_archive(base, split)
+        return read_tree(base / split, f"cifar10/{split}", (32, 32), _CLASSES)
+
+    def count(self, split: Literal["train", "test"]) -> int:
+        """Return how many images a split has; they are not decoded, and nothing is fetched or cached.
+
+        Raises:
+            UserError: If there are none, or the archive is damaged.
+        """
+        base = self._found(self._root(), split)
+        if (base / _ARCHIVE).is_dir():
+            return len(self._archive(base, split))
+        return len(list_tree(base / split, _CLASSES))
+
+    def _root(self) -> Path:
         named = self.root or os.environ.get("RFDLIGHT_DATA")
         if not named:
             raise UserError(
                 "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
                 "with --data.download true the official archive is fetched into it"
             )
-        root = Path(named).expanduser()
-        found = self._find(root, split)
-        if found is None and self.download:
-            self._fetch(root)
-            found = self._find(root, split)
-        if found is None:
+        return Path(named).expanduser()
+
+    def _base(self, root: Path, split: str) -> Path | None:
+        """Return the folder that holds the archive or the class folders, if there is one."""
+        bases = (root, root / "cifar10")
+        return next((base for base in bases if (base / _ARCHIVE).is_dir() or (base / split).is_dir()), None)
+
+    def _found(self, root: Path, split: str) -> Path:
+        base = self._base(root, split)
+        if base is None:
             raise UserError(
                 f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
                 "--data.download true fetches the official archive"
             )
-        return found
-
-    def _find(self, root: Path, split: str) -> Images | None:
-        for base in (root, root / "cifar10"):
-            if (base / _ARCHIVE).is_dir():
-                return self._read_archive(base, split)
-            if (base / split).is_dir():
-                return read_tree(base / split, f"cifar10/{split}", (32, 32), _CLASSES)
-        return None
+        return base
 
     def _fetch(self, root: Path) -> None:
         try:
@@ -103,14 +119,17 @@ class CIFAR10(ImageData):
             reason = one_line(error)
             raise UserError(f"cannot fetch the CIFAR-10 archive into {root}: {reason}") from error
 
-    def _read_archive(self, base: Path, split: str) -> Images:
+    def _archive(self, base: Path, split: str) -> datasets.CIFAR10:
         try:
-            official = datasets.CIFAR10(str(base), train=split == "train", download=False)
+            return datasets.CIFAR10(str(base), train=split == "train", download=False)
         except RuntimeError as error:
             raise UserError(
                 f"the archive under {base / _ARCHIVE} is incomplete or damaged; remove it and use --data.download true"
             ) from error
-        # The checksums above vouch for these files, so unpickling them is safe. The archive is
+
+    def _read_archive(self, base: Path, split: str) -> Images:
+        official = self._archive(base, split)
+        # Its checksums vouch for these files, so unpickling them is safe. The archive is
         # read again because torchvision drops the file names.
         listing = official.train_list if official.train else official.test_list
         names = []

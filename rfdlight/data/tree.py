@@ -37,15 +37,7 @@ def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequenc
         UserError: If there are no images, a folder is no class, an image cannot be read or has
             another size, or two images have the same file name.
     """
-    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"expected images as {folder}/<class>/<name>.png, found none")
-    for name in sorted({path.parent.name for path in files} - set(classes)):
-        raise unknown_name(f"class folder in {folder}:", name, classes)
-    (name, copies), *_ = Counter(path.name for path in files).most_common(1)
-    if copies > 1:
-        raise UserError(f"expected one image per file name, found {name} {copies} times below {folder}")
-
+    files = list_tree(folder, classes)
     contents = [read_bytes(path) for path in files]
     digest = hashlib.sha256(json.dumps([prefix, size, list(classes)]).encode())
     for path, content in zip(files, contents, strict=True):
@@ -64,6 +56,27 @@ def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequenc
         return Images(pixels, labels, [f"{prefix}/{path.name}" for path in files])
 
     return cached(digest.hexdigest(), build)
+
+
+def list_tree(folder: Path, classes: Sequence[str]) -> list[Path]:
+    """Return the image files of `<folder>/<class>/`, ordered by class and file name.
+
+    Args:
+        folder: The folder of one split.
+        classes: The names that the class folders may have.
+
+    Raises:
+        UserError: If there are no images, a folder is no class, or two images have the same file name.
+    """
+    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"expected images as {folder}/<class>/<name>.png, found none")
+    for name in sorted({path.parent.name for path in files} - set(classes)):
+        raise unknown_name(f"class folder in {folder}:", name, classes)
+    (name, copies), *_ = Counter(path.name for path in files).most_common(1)
+    if copies > 1:
+        raise UserError(f"expected one image per file name, found {name} {copies} times below {folder}")
+    return files
 
 
 def cached(key: str, build: Callable[[], Images]) -> Images:

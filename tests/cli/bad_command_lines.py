@@ -56,6 +56,23 @@ CASES = {
         "recommend resnet8-digits",
         "--data is needed; known: cifar10, digits, folder, imagenet",
     ),
+    # the doctor
+    "doctor with a word": ("doctor now", "expected options, which begin with --, got 'now'"),
+    "doctor with an unknown option": ("doctor --victim a.json", "unknown option 'victim'; did you mean victims?"),
+    "doctor for unknown data": ("doctor --data digit", "unknown data 'digit'; did you mean digits?"),
+    "doctor for data out of range": (
+        "doctor --data digits --data.num_images 0",
+        "data.num_images must be at least 1, got 0",
+    ),
+    "doctor for an unknown victim": (
+        "doctor --victims resnet8-digit",
+        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",
+    ),
+    "doctor for weights": (
+        "doctor --victims [resnet8-digits,tiny.safetensors]",
+        "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
+        "--model.checkpoint, with --model.victim timm:NAME",
+    ),
     # sweeps and reports
     "sweep of nothing": ("sweep", "expected experiment, got none"),
     "sweep of a config of another kind": (

@@ -8,7 +8,10 @@ NOISE = "test --attack rays --defense feature_noise "
 
 CASES = {
     # commands and names
-    "no command": ("", "expected a command: fit, test, analyze, calibrate, layers, recommend, report, scales, sweep"),
+    "no command": (
+        "",
+        "expected a command: fit, test, analyze, calibrate, doctor, layers, recommend, report, scales, sweep",
+    ),
     "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
     "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
     "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),

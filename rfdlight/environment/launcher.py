@@ -1,0 +1,113 @@
+"""The variables by which torchrun and SLURM tell a process that it is one of several.
+
+Lightning reads them at every start; remains of another job make it wait for processes that nobody starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rfdlight.environment.finding import Finding, State
+
+_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_MEETING = ("MASTER_ADDR", "MASTER_PORT")
+_TASK = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
+_INTERACTIVE = ("bash", "interactive")
+"""Names of SLURM jobs that Lightning leaves aside."""
+
+_Rule = tuple[object, State, str, str]
+"""When it applies, and then the state, what was found and what to do."""
+
+
+def check_launcher(environ: Mapping[str, str], terminal: bool) -> list[Finding]:
+    """Compare the variables of torchrun and of SLURM with one another, by Lightning's rules.
+
+    Args:
+        environ: The environment.
+        terminal: Whether someone types here, as in a shell and not in a batch job.
+    """
+    found = [*_torchrun(environ), *_slurm(environ, terminal)]
+    return found or [Finding("launcher", "ok", "no variables of torchrun or SLURM")]
+
+
+def _torchrun(environ: Mapping[str, str]) -> list[Finding]:
+    there = _set(environ, (*_RANKS, *_MEETING))
+    if not there or (not _set(environ, _RANKS) and "SLURM_NTASKS" in environ):
+        return []
+    lacks = [name for name in _RANKS if name not in there]
+    meeting = [name for name in _MEETING if name not in there]
+    numbers, wrong = _whole_numbers(environ, (*_RANKS, "MASTER_PORT"))
+    rank, size, local = (numbers.get(name, 0) for name in _RANKS)
+    told = _told(environ, there)
+    unset = f"unset {' '.join(there)}; or start with torchrun"
+    rules: list[_Rule] = [
+        (wrong, "fail", f"{wrong} is no whole number", unset),
+        (len(lacks) == 3, "warn", f"{told}, no {' '.join(lacks)}", unset),
+        (lacks, "fail", f"{told}, no {' '.join(lacks)}", unset),
+        (rank >= size, "fail", f"{told}: RANK must be below WORLD_SIZE", unset),
+        (local > rank, "fail", f"{told}: LOCAL_RANK must be at most RANK", unset),
+        (
+            "MASTER_PORT" in numbers and not 1 <= numbers["MASTER_PORT"] <= 65535,
+            "fail",
+            f"{told}: MASTER_PORT must lie between 1 and 65535",
+            unset,
+        ),
+        (meeting, "warn", f"{told}, no {' '.join(meeting)}", f"set {' '.join(meeting)}; or start with torchrun"),
+        (True, "ok", told, ""),
+    ]
+    return [_first("torchrun", rules)]
+
+
+def _slurm(environ: Mapping[str, str], terminal: bool) -> list[Finding]:
+    there = _set(environ, ("SLURM_NTASKS", *_TASK))
+    if not there:
+        return []
+    lacks = [name for name in _TASK if name not in there]
+    numbers, wrong = _whole_numbers(environ, there)
+    tasks, task = numbers.get("SLURM_NTASKS"), numbers.get("SLURM_PROCID", 0)
+    several = tasks is not None and tasks > 1
+    alone = terminal or "SLURM_STEP_ID" not in environ
+    told = _told(environ, there)
+    unset = f"unset {' '.join(there)}; or start with srun"
+    rules: list[_Rule] = [
+        (wrong, "fail", f"{wrong} is no whole number", unset),
+        (environ.get("SLURM_JOB_NAME") in _INTERACTIVE, "ok", f"{told}, an interactive job", ""),
+        (tasks is None and task > 0, "fail", f"{told}, no SLURM_NTASKS", unset),
+        (tasks is None, "ok", told, ""),
+        (
+            several and "SLURM_NTASKS_PER_NODE" not in environ,
+            "fail",
+            f"{told}: Lightning refuses several tasks without SLURM_NTASKS_PER_NODE",
+            "unset SLURM_NTASKS for one process; for several give srun --ntasks-per-node",
+        ),
+        (lacks, "fail" if several else "warn", f"{told}, no {' '.join(lacks)}", unset),
+        (tasks is not None and task >= tasks, "fail", f"{told}: SLURM_PROCID must be below SLURM_NTASKS", unset),
+        (
+            several and alone,
+            "warn",
+            f"{told}, but not started by srun as one of {tasks}: Lightning may wait for the others",
+            unset,
+        ),
+        (True, "ok", told, ""),
+    ]
+    return [_first("SLURM", rules)]
+
+
+def _first(check: str, rules: list[_Rule]) -> Finding:
+    """Return what the first rule that applies says; the last always does."""
+    return next(Finding(check, state, found, remedy) for applies, state, found, remedy in rules if applies)
+
+
+def _set(environ: Mapping[str, str], names: Iterable[str]) -> list[str]:
+    return [name for name in names if name in environ]
+
+
+def _told(environ: Mapping[str, str], names: Iterable[str]) -> str:
+    return " ".join(f"{name}={environ[name]}" for name in names)
+
+
+def _whole_numbers(environ: Mapping[str, str], names: Iterable[str]) -> tuple[dict[str, int], str]:
+    """Return the numbers, and the first setting that is none."""
+    there = _set(environ, names)
+    numbers = {name: int(environ[name]) for name in there if environ[name].isdecimal()}
+    return numbers, next((f"{name}={environ[name]}" for name in there if name not in numbers), "")
