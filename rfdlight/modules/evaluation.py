@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
@@ -32,12 +33,16 @@ from rfdlight.results.summary import clean_right, summarize
 from rfdlight.results.tables import run_table
 from rfdlight.victims.resolve import resolve_victim
 
+_FAILURES_SHOWN = 3
+"""How many of the images that failed are named on the console."""
+
 
 class AttackEvaluation(LightningModule):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
 
     The trainer's `default_root_dir` gets `records.jsonl`, one line per image as it finishes,
-    `summary.json`, `curves.png` and `images.safetensors`.
+    `summary.json`, `curves.png` and `images.safetensors`. An image on which the victim raises, or answers NaN or
+    infinity, is left out, and `summary.json` says why.
 
     `on_ready`, if set, is called once, when everything that can be wrong has been checked and before the
     first file is written.
@@ -56,7 +61,7 @@ class AttackEvaluation(LightningModule):
             for attacks that read scores, the most frequent label for the others; all are billed.
         defended: False switches every defense off.
         final_draws: Fresh draws at every image's final point, >= 2.
-        batch_size: Rows per forward pass.
+        batch_size: Rows per forward pass, halved whenever memory runs out in one.
         slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
         memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
@@ -127,6 +132,7 @@ class AttackEvaluation(LightningModule):
         self.complete = False
         self.console = Console()
         self._records: list[Record] = []
+        self.failed: dict[str, str] = {}
         self._robust = 0
         self._running = False
         self._asked_to_stop = False
@@ -174,10 +180,11 @@ class AttackEvaluation(LightningModule):
         with self._open, self._switched():
             self._engine.run()
         self._engine.ledger.check(self._oracle.forwarded)
-        self.complete = len(self._records) == self.data.num_images
+        self.complete = len(self._records) + len(self.failed) == self.data.num_images
         summary = summarize(self._records, self._facts())
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         self._images.save(self.folder)
+        self._tell_failures()
         if not self._records:
             return
         draw_curves([(self.folder.name, in_order(self._records), self.budget)], self.folder / "curves.png")
@@ -195,6 +202,8 @@ class AttackEvaluation(LightningModule):
             precision=self.precision,
             channels_last=self.channels_last,
             any_pixels=self.accounting == "paper",
+            least=self.eot,
+            on_smaller=self._on_smaller,
         )
         self._open.callback(self._oracle.close)
         answers_differ = self._oracle.is_random(x)
@@ -217,6 +226,7 @@ class AttackEvaluation(LightningModule):
             deterministic=deterministic,
             on_record=self._on_record,
             on_point=self._images,
+            on_failure=self.failed.__setitem__,
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
@@ -254,6 +264,19 @@ class AttackEvaluation(LightningModule):
         self._records.append(record)
         self._robust += clean_right(record) and record["verdict"] != "broken"
 
+    def _on_smaller(self, rows: int) -> None:
+        self.console.print(f"memory ran out: forward passes of {rows} images from here on")
+
+    def _tell_failures(self) -> None:
+        """Say on how many images the victim failed, and why on the first ones."""
+        if not self.failed:
+            return
+        lines = [f"{len(self.failed)} of {self.data.num_images} images failed and are in no number:"]
+        lines += [f"  {image_id}: {reason}" for image_id, reason in list(self.failed.items())[:_FAILURES_SHOWN]]
+        if len(self.failed) > _FAILURES_SHOWN:
+            lines.append("  and more, see summary.json")
+        self.console.print(Text("\n".join(lines), style="red"), soft_wrap=True)
+
     def _tick(self) -> bool:
         total = self._engine.ledger.total
         self._display.update(len(self._records), self._robust, total["attack"] + total["gradient"])
@@ -279,9 +302,11 @@ class AttackEvaluation(LightningModule):
             "targeted": self.attack.targeted,
             "precision": self.precision,
             "batch_size": self.batch_size,
+            "batch_size_used": self._oracle.batch_size,
             "seed": self.seed,
             "deterministic": self._engine.deterministic,
             "complete": self.complete,
+            "failed": self.failed,
             "totals": self._engine.ledger.total,
             "wall_seconds": time.monotonic() - self._started,
         }
