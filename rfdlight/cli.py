@@ -327,8 +327,8 @@ def main(args: list[str] | None = None) -> int:
         args: Without the program's name; by default those of this process.
 
     Returns:
-        The exit status: 0, 1 for an evaluation that was stopped or a cell of a sweep that failed, 2 for input that
-        cannot be used, 130 for any other command that Ctrl-C ended.
+        The exit status: 0, 1 for an evaluation that was stopped or in which images failed, or a cell of a sweep that
+        failed, 2 for input that cannot be used, 130 for any other command that Ctrl-C ended.
     """
     args = sys.argv[1:] if args is None else args
     if os.getcwd() not in sys.path:
@@ -348,10 +348,22 @@ def main(args: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    if cli.subcommand == "test" and not cli.model.complete:
+    return _status_of_test(cli.model) if cli.subcommand == "test" else cli.status
+
+
+def _status_of_test(model: AttackEvaluation) -> int:
+    """Return the exit status of an evaluation, and say what is missing."""
+    if not model.complete:
         print("rfdlight: stopped before all images were done; the records so far are kept", file=sys.stderr)  # noqa: T201
         return 1
-    return cli.status
+    if model.failed:
+        print(  # noqa: T201
+            f"rfdlight: {len(model.failed)} of {model.data.num_images} images failed and are in no number; "
+            "summary.json says why",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
 
 
 class _Settings(RFDLightCLI):

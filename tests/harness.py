@@ -108,7 +108,8 @@ class Run:
     ) -> None:
         self.shapes: list[tuple[int, ...]] = []
         hook = victim.register_forward_hook(lambda _, inputs, __: self.shapes.append(tuple(inputs[0].shape)))
-        own = {name: options.pop(name) for name in ("precision",) if name in options}
+        own = {name: options.pop(name) for name in ("precision", "on_smaller") if name in options}
+        own["least"] = options.get("eot", 1)
         self.oracle = Oracle(victim, batch_size, any_pixels=options.get("accounting") == "paper", **own)
         records: list[dict[str, Any]] = []
         classes = victim(x[:1]).shape[1]

@@ -90,7 +90,7 @@ def sweep(
         if reason:
             console.print(Text(f"{cell.name} failed: {reason}", style="red"), soft_wrap=True)
             failed.append(cell.name)
-    done = [str(folder / cell.name) for cell in cells if cell.name not in failed]
+    done = [str(folder / cell.name) for cell in cells if cell.name not in failed or _is_complete(folder, cell)]
     if done:
         report(done, str(folder / f"report-{name}"))
     if failed:

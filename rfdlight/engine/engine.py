@@ -12,21 +12,25 @@ from torch import Tensor
 
 from rfdlight import rng
 from rfdlight.attacks.base import Attack
+from rfdlight.engine.aims import draw_aims
 from rfdlight.engine.judge import Judge, Phase
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
+from rfdlight.engine.queries import Queries
 from rfdlight.engine.record import Record, describe
+from rfdlight.engine.triage import Triage
 from rfdlight.errors import UserError
 from rfdlight.tensors import Columns, per_row, put, take
 
 Accounting = Literal["exact", "paper"]
 
-_TARGETS = 2**20
-"""The stream of random numbers that targets and starts are drawn from; attacks number theirs from 0."""
-
 _OWN = "attack's "
 """Sets an attack's columns apart from the engine's in the pool, so that their names cannot clash."""
+
+
+def _refuse(image_id: str, reason: str) -> None:
+    raise UserError(f"the victim fails on the image {image_id}: {reason}")
 
 
 class Engine:
@@ -36,6 +40,8 @@ class Engine:
     queries, draws at its candidates, draws at its final point. Images in any phase share the pool; a
     tick is one forward pass, either of queries or of draws, and as long as images remain there are enough
     of one kind to fill it.
+
+    An image on which the victim fails is taken out, see `rfdlight.engine.triage.Triage`; it has no record.
 
     Args:
         oracle: Owns the victim.
@@ -53,6 +59,8 @@ class Engine:
         deterministic: Whether the victim answers the same every time.
         on_record: Called with each finished image's record.
         on_point: Called before that with its id, its clean pixels and its final point, (C, H, W) both.
+        on_failure: Called with the id of each image on which the victim fails, and the reason; by default, that ends
+            the run.
         stop: Looked at before every tick; when it returns True, the engine ends with what it has.
     """
 
@@ -72,6 +80,7 @@ class Engine:
         deterministic: bool,
         on_record: Callable[[Record], None],
         on_point: Callable[[str, Tensor, Tensor], None] = lambda image_id, x, point: None,
+        on_failure: Callable[[str, str], None] = _refuse,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.oracle = oracle
@@ -89,7 +98,10 @@ class Engine:
         self.ledger = Ledger()
         self._on_record = on_record
         self._on_point = on_point
+        self._on_failure = on_failure
         self._stop = stop
+        self._triage = Triage(oracle, self.ledger)
+        self._queries = Queries(oracle, self._triage, attack, eot)
         self._pool = Pool(slots)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._own: dict[str, str] = {}
@@ -168,7 +180,7 @@ class Engine:
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
         shared = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.budget)}
-        shared |= self._aims(y, seed)
+        shared |= draw_aims(self.attack, y, seed, self.classes, self.starts)
         columns = {
             **shared,
             **self.ledger.open(len(x), x.device),
@@ -180,22 +192,6 @@ class Engine:
         self._shared = tuple(shared)
         self._own = {name: f"{_OWN}{name}" for name in own}
         return {**columns, **{self._own[name]: column for name, column in own.items()}}
-
-    def _aims(self, y: Tensor, seed: Tensor) -> Columns:
-        """Draw each image's target, and its start where the attack needs one."""
-        if not self.attack.targeted:
-            return {"target": torch.full_like(y, -1)}
-        draws = rng.uniform(seed, _TARGETS, torch.zeros_like(y), 2)
-        other = (draws[:, 0] * (self.classes - 1)).long()
-        target = other + (other >= y)
-        if not self.attack.needs_start:
-            return {"target": target}
-        if self.starts is None:
-            raise ValueError(f"a targeted {type(self.attack).__name__} needs images to start from")
-        images, classes = self.starts
-        fitting = (classes == target[:, None]).double()  # (rows, images)
-        chosen = (fitting.cumsum(1) > draws[:, 1:] * fitting.sum(1, keepdim=True)).long().argmax(1)
-        return {"target": target, "start": images[chosen]}
 
     def _own_columns(self) -> Columns:
         return {name: self._pool.columns[stored] for name, stored in self._own.items()}
@@ -225,47 +221,47 @@ class Engine:
         observes = self.attack.observes(state)
         # The paper's code looks for success as its evaluator does, once and without billing it.
         free = observes & (self.accounting == "paper")
-        answer, labels = self._answer(points, clock, state, free)
-        kind = "gradient" if self.attack.reads == "gradients" else "attack"
         numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
-        self.ledger.pad(self.oracle.batch_size - self.eot * len(points))
+        told = self._queries.ask(points, clock, numbers, state, free)
+        failed = self._named(told.failed)
+        if failed:
+            state, rows = take(state, told.rows), numbers[told.rows]
+            numbers, points, clock, observes, free = (
+                value[told.rows] for value in (numbers, points, clock, observes, free)
+            )
+        if len(numbers):
+            self._charge_queries(numbers, observes, free)
+            self.attack.tell(state, points, told.answer)
+            put(self._own_columns(), rows, state)
+
+            candidate = self.attack.hits(state, told.labels) & self.threat.contains(state["x"], points)
+            columns["candidates"][numbers] += candidate
+            columns["query_clock"][numbers] = clock
+            self._consider(numbers, candidate, points, state)
+            self._end_exhausted(numbers, state)
+        self._quarantine(failed)
+
+    def _charge_queries(self, rows: Tensor, observes: Tensor, free: Tensor) -> None:
+        """Charge rows for the query that they were answered."""
+        columns = self._pool.columns
+        kind = "gradient" if self.attack.reads == "gradients" else "attack"
         if observes.any():
-            self.ledger.charge(columns, numbers[observes & ~free], "observe", self.eot)
-            self.ledger.charge(columns, numbers[free], "judge", 1)
+            self.ledger.charge(columns, rows[observes & ~free], "observe", self.eot)
+            self.ledger.charge(columns, rows[free], "judge", 1)
             self.ledger.pad((self.eot - 1) * int(free.sum()))
-            self.ledger.charge(columns, numbers[~observes], kind, self.eot)
+            self.ledger.charge(columns, rows[~observes], kind, self.eot)
         else:
-            self.ledger.charge(columns, numbers, kind, self.eot)
-        self.attack.tell(state, points, answer)
-        put(self._own_columns(), rows, state)
+            self.ledger.charge(columns, rows, kind, self.eot)
 
-        candidate = self.attack.hits(state, labels) & self.threat.contains(state["x"], points)
-        columns["candidates"][numbers] += candidate
-        columns["query_clock"][numbers] = clock
-        self._consider(numbers, candidate, points, state)
-        self._end_exhausted(numbers, state)
+    def _named(self, failed: dict[int, str]) -> dict[str, str]:
+        """Return the reasons by image id; rows change hands when others leave."""
+        return {self._pool.ids[row]: reason for row, reason in failed.items()}
 
-    def _answer(self, points: Tensor, clock: Tensor, state: Columns, single: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the attack is told, from one evaluation for the rows `single`, and the labels of it, (rows,)."""
-        y = state["y"]
-        if self.eot > 1:
-            points, clock = (value.repeat_interleave(self.eot, 0) for value in (points, clock))
-        if self.attack.reads == "gradients":
-            aims = {name: state[name].repeat_interleave(self.eot, 0) for name in ("y", "target")}
-            logits, gradient = self.oracle.gradients(points, clock, lambda logits: self.attack.objective(aims, logits))
-            labels = logits.view(len(y), self.eot, -1).mean(1).argmax(1)
-            return gradient.view(len(y), self.eot, *gradient.shape[1:]).mean(1), labels
-        draws = self.oracle.scores(points, clock, "attack").view(len(y), self.eot, -1)
-        if self.attack.reads == "scores":
-            logits = torch.where(single[:, None], draws[:, 0], draws.mean(1))
-            return logits, logits.argmax(1)
-        votes = torch.zeros_like(draws[:, 0], dtype=torch.int64)
-        votes.scatter_add_(1, draws.argmax(2), torch.ones_like(votes[:, :1]).expand(-1, self.eot))
-        # Ties go to the right label, else to the first class.
-        votes = 2 * votes
-        votes.scatter_add_(1, y[:, None], torch.ones_like(votes[:, :1]))
-        labels = votes.argmax(1)
-        return labels, labels
+    def _quarantine(self, failed: dict[str, str]) -> None:
+        """Take images out of the pool on which the victim failed."""
+        for image_id, reason in failed.items():
+            self._pool.release(self._pool.ids.index(image_id))
+            self._on_failure(image_id, reason)
 
     def _consider(self, rows: Tensor, candidate: Tensor, points: Tensor, state: Columns) -> None:
         """Decide what the candidates of this tick lead to."""
@@ -336,11 +332,20 @@ class Engine:
         before = wanted.cumsum(0) - wanted
         share = (full - before).clamp_min(0).minimum(wanted)
         rows = torch.repeat_interleave(torch.arange(len(wanted), device=wanted.device), share)
-        logits = self.oracle.scores(columns["point"][rows], columns["point_clock"][rows], "judge")
-        self.judge.record(columns, rows, logits)
-        self.ledger.charge(columns, slice(0, len(wanted)), "judge", share)
-        self.ledger.pad(full - len(rows))
-        self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0])
+        question = {"points": columns["point"][rows], "clock": columns["point_clock"][rows], "image": rows}
+        answered = self._triage.ask("judge", question, self._judge_scores)
+        failed = self._named(answered.failed)
+        if failed:
+            rows = rows[answered.rows]
+            share = torch.bincount(rows, minlength=len(wanted))
+        if len(rows):
+            self.judge.record(columns, rows, *answered.values)
+            self.ledger.charge(columns, slice(0, len(wanted)), "judge", share)
+            self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0])
+        self._quarantine(failed)
+
+    def _judge_scores(self, question: Columns) -> tuple[Tensor, ...]:
+        return (self.oracle.scores(question["points"], question["clock"], "judge"),)
 
     def _advance(self, rows: Tensor) -> None:
         """Move rows on whose draws are complete."""

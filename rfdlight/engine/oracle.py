@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from rfdlight.clock import ticking
+from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
 from rfdlight.errors import UserError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -35,18 +36,23 @@ class Oracle:
     global generators, each seeded by (seed, purpose, rank, attempt) and put away between passes. So
     what the judge draws never changes what an attack sees.
 
+    When memory runs out in a forward pass, it is refused with `OutOfMemory`, and the following ones have half the rows.
+
     Args:
         victim: Logits from pixels; it is put into eval mode.
-        batch_size: Rows per forward pass; shorter batches are padded.
+        batch_size: Rows per forward pass; shorter batches are padded with their first row.
         seed: Of the victim's randomness.
         precision: Of the attack's forward passes; the judge's are always float32.
         channels_last: Run the victim in channels-last memory.
         any_pixels: Whether points may leave [0, 1], as in the paper's code.
         rank: Of this process.
         attempt: How often this run was resumed.
+        least: Rows that a forward pass has to have when memory runs out.
+        on_smaller: Called with the new number of rows per forward pass.
 
     Attributes:
         forwarded: Rows that a hook on the victim has counted so far.
+        spare: Those of them that filled up a pass, or were answered in one that failed.
     """
 
     def __init__(
@@ -60,11 +66,16 @@ class Oracle:
         any_pixels: bool = False,
         rank: int = 0,
         attempt: int = 0,
+        least: int = 1,
+        on_smaller: Callable[[int], None] = lambda rows: None,
     ) -> None:
         self.batch_size = batch_size
         self.precision = precision
         self.any_pixels = any_pixels
         self.forwarded = 0
+        self.spare = 0
+        self._least = least
+        self._on_smaller = on_smaller
         self._victim = victim.eval()
         self._format = torch.channels_last if channels_last else torch.contiguous_format
         for module in victim.modules():
@@ -99,10 +110,13 @@ class Oracle:
             (rows, classes) float32.
 
         Raises:
-            UserError: If points lie outside [0, 1], or the victim answers NaN or infinity.
+            UserError: If points lie outside [0, 1].
+            VictimError: If the victim raises, or answers NaN or infinity.
+            OutOfMemory: If memory runs out.
         """
-        with self._noise(purpose, points.device):
-            return self._forward(self._fill(points), clock, purpose)[: len(points)]
+        batch = self._fill(points)
+        with self._noise(purpose, points.device), self._failing(len(points)):
+            return self._forward(batch, clock, purpose)
 
     def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the raw logits of some points and the gradients of an objective, for white-box attacks.
@@ -116,46 +130,82 @@ class Oracle:
             Logits (rows, classes) float32 and gradients like `points`, with the attack's noise and precision.
 
         Raises:
-            UserError: As `scores` does, and if the gradient does not reach the points or is not finite.
+            UserError: As `scores` does, and if the gradient does not reach the points.
+            VictimError: As `scores` does, and if the gradient is not finite.
+            OutOfMemory: If memory runs out.
         """
         rows = len(points)
         batch = self._fill(points).detach().requires_grad_()
-        with torch.enable_grad(), self._noise("attack", points.device):
-            logits = self._forward(batch, clock, "attack")[:rows]
-            if not logits.requires_grad:
-                raise UserError(
-                    "the gradient does not reach the image: something in the victim or its defenses cuts it off; "
-                    "attack it by scores or labels"
-                )
-            (gradient,) = torch.autograd.grad(objective(logits).sum(), batch)
-        if not torch.isfinite(gradient).all():
-            raise UserError("the victim's gradient is NaN or infinity; attack it by scores or labels")
-        return logits.detach(), gradient[:rows].float()
+        gradient = None
+        with torch.enable_grad(), self._noise("attack", points.device), self._failing(rows):
+            logits = self._forward(batch, clock, "attack")
+            if logits.requires_grad:
+                gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][:rows].float()
+                check_finite(gradient, "the victim's gradient is NaN or infinity", "attack it by scores or labels")
+        if gradient is None:
+            raise UserError(
+                "the gradient does not reach the image: something in the victim or its defenses cuts it off; "
+                "attack it by scores or labels"
+            )
+        return logits.detach(), gradient
 
     def _fill(self, points: Tensor) -> Tensor:
         """Return the batch of constant shape with the points in front."""
         if not self.any_pixels:
             check_pixels(points)
-        if self._batch is None:
+        if self._batch is None or len(self._batch) != self.batch_size:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
         self._batch[: len(points)] = points
+        self._batch[len(points) :] = points[:1]  # nothing of an earlier pass, which may be what a victim fails on
         return self._batch
 
     def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
+        """Return the logits of the rows that have a clock."""
         padded = torch.zeros(self.batch_size, dtype=clock.dtype, device=clock.device)
         padded[: len(clock)] = clock
         with self._arithmetic(purpose, batch.device), ticking(padded):
-            logits = self._victim(batch).float()
-        if not torch.isfinite(logits[: len(clock)]).all():
-            raise UserError("the victim answered NaN or infinity; attacks need finite scores")
+            logits = self._victim(batch).float()[: len(clock)]
+        check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
         return logits
+
+    @contextmanager
+    def _failing(self, rows: int) -> Iterator[None]:
+        """Count what a pass of so many rows spares, and say what went wrong in it."""
+        before = self.forwarded
+        try:
+            yield
+        except Exception as error:
+            # What the hook counted before the failure: nothing, where the victim itself raised.
+            self.spare += self.forwarded - before
+            if isinstance(error, VictimError):
+                raise
+            if not is_out_of_memory(error):
+                raise raised(error) from error
+            self._shrink()
+            raise OutOfMemory("memory ran out in a forward pass; lower model.batch_size") from error
+        self.spare += self.batch_size - rows
+
+    def _shrink(self) -> None:
+        """Halve the forward passes that follow.
+
+        Raises:
+            UserError: If they cannot be smaller.
+        """
+        if self.batch_size <= self._least:
+            remedy = "lower model.eot" if self._least > 1 else "lower data.size, or take a smaller victim"
+            raise UserError(f"memory ran out in a forward pass of {self.batch_size} rows; {remedy}")
+        self.batch_size = max(self.batch_size // 2, self._least)
+        self._batch = None
+        self._on_smaller(self.batch_size)
 
     def is_random(self, points: Tensor) -> bool:
         """Ask the same points twice and say whether the answers differ; both are judge forward passes."""
-        points = points[: self.batch_size]
-        clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-        return not torch.equal(self.scores(points, clock, "judge"), self.scores(points, clock, "judge"))
+        while True:
+            with suppress(OutOfMemory):
+                points = points[: self.batch_size]
+                clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+                return not torch.equal(self.scores(points, clock, "judge"), self.scores(points, clock, "judge"))
 
     @contextmanager
     def _noise(self, purpose: Purpose, device: torch.device) -> Iterator[None]:

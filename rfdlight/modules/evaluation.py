@@ -12,6 +12,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule
 from rich.console import Console
+from rich.text import Text
 from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
@@ -37,12 +38,16 @@ from rfdlight.victims.resolve import resolve_victim
 BATCH_SIZE = 64
 """Rows per forward pass where nothing else is asked for."""
 
+_FAILURES_SHOWN = 3
+"""How many of the images that failed are named on the console."""
+
 
 class AttackEvaluation(LightningModule):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
 
     The trainer's `default_root_dir` gets a journal with one line per image as it finishes, and at the end
-    `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`.
+    `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`. An image on which the victim raises, or
+    answers NaN or infinity, is left out, and `summary.json` says why.
 
     `on_ready`, if set, is called once, when everything that can be wrong has been checked and the directory is
     this run's. If `resume` is set to True, the run that the directory holds is gone on with.
@@ -61,7 +66,7 @@ class AttackEvaluation(LightningModule):
             for attacks that read scores, the most frequent label for the others; all are billed.
         defended: False switches every defense off.
         final_draws: Fresh draws at every image's final point, >= 2.
-        batch_size: Rows per forward pass.
+        batch_size: Rows per forward pass, halved whenever memory runs out in one.
         slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
         memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
@@ -132,6 +137,7 @@ class AttackEvaluation(LightningModule):
         self.resume = False
         self.complete = False
         self.console = Console()
+        self.failed: dict[str, str] = {}
         self._robust = 0
         self._running = False
         self._asked_to_stop = False
@@ -187,9 +193,10 @@ class AttackEvaluation(LightningModule):
             self._engine.run()
         self._engine.ledger.check(self._oracle.forwarded)
         records = self._book.records
-        self.complete = len(records) == self.data.num_images
+        self.complete = len(records) + len(self.failed) == self.data.num_images
         summary = summarize(records, self._facts())
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        self._tell_failures()
         if not records:
             return
         draw_curves([(self.folder.name, in_order(records), self.budget)], self.folder / "curves.png")
@@ -208,6 +215,8 @@ class AttackEvaluation(LightningModule):
             channels_last=self.channels_last,
             any_pixels=self.accounting == "paper",
             attempt=self._book.past.attempts,
+            least=self.eot,
+            on_smaller=self._on_smaller,
         )
         self._open.callback(self._oracle.close)
         answers_differ = self._oracle.is_random(x)
@@ -230,6 +239,7 @@ class AttackEvaluation(LightningModule):
             deterministic=deterministic,
             on_record=self._on_record,
             on_point=self._images,
+            on_failure=self.failed.__setitem__,
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
@@ -263,6 +273,19 @@ class AttackEvaluation(LightningModule):
         self._book.add(record)
         self._robust += _stands(record)
 
+    def _on_smaller(self, rows: int) -> None:
+        self.console.print(f"memory ran out: forward passes of {rows} images from here on")
+
+    def _tell_failures(self) -> None:
+        """Say on how many images the victim failed, and why on the first ones."""
+        if not self.failed:
+            return
+        lines = [f"{len(self.failed)} of {self.data.num_images} images failed and are in no number:"]
+        lines += [f"  {image_id}: {reason}" for image_id, reason in list(self.failed.items())[:_FAILURES_SHOWN]]
+        if len(self.failed) > _FAILURES_SHOWN:
+            lines.append("  and more, see summary.json")
+        self.console.print(Text("\n".join(lines), style="red"), soft_wrap=True)
+
     def _tick(self) -> bool:
         total = self._engine.ledger.total
         self._display.update(len(self._book.records), self._robust, total["attack"] + total["gradient"])
@@ -282,6 +305,8 @@ class AttackEvaluation(LightningModule):
             **self._settings(),
             "deterministic": self._engine.deterministic,
             "complete": self.complete,
+            "failed": self.failed,
+            "batch_size_used": self._oracle.batch_size,
             "totals": {kind: rows + past.totals.get(kind, 0) for kind, rows in totals.items()},
             "wall_seconds": time.monotonic() - self._started + past.seconds,
             "attempts": past.attempts + 1,

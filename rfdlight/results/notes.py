@@ -6,6 +6,7 @@ from rfdlight.results.grid import Grid
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import is_white_box
 from rfdlight.results.side_by_side import common_budget
+from rfdlight.results.summary import shrunk_to
 
 COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
 """The facts whose difference makes two numbers answers to different questions."""
@@ -13,7 +14,8 @@ COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision"
 
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
-    notes = [*_images(runs), *_rules(runs), *_rounding(runs), *grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
+    notes = [*_images(runs), *_failed(runs), *_rules(runs), *_rounding(runs), *_smaller(runs)]
+    notes += [*grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
     notes.append("Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.")
@@ -34,6 +36,15 @@ def _images(runs: list[Run]) -> list[str]:
     return notes
 
 
+def _failed(runs: list[Run]) -> list[str]:
+    return [
+        f"FAILED: in {run.label} the victim failed on {len(run.facts['failed']):,} of {run.facts['num_images']:,} "
+        "images, which are in no number."
+        for run in runs
+        if run.facts["failed"]
+    ]
+
+
 def _rules(runs: list[Run]) -> list[str]:
     differing = [name for name in COMPARED if len({run.facts[name] for run in runs}) > 1]
     return [f"The runs differ in {', '.join(differing)}."] if differing else []
@@ -46,6 +57,15 @@ def _rounding(runs: list[Run]) -> list[str]:
     return [
         f"Attacked in bfloat16: {', '.join(rounded)}. Its rounding hides small changes from attacks that read scores, "
         "which are weaker than in float32."
+    ]
+
+
+def _smaller(runs: list[Run]) -> list[str]:
+    shrunk = [run for run in runs if shrunk_to(run.facts) is not None]
+    return [
+        f"Memory ran out in {run.label}: its forward passes shrank from {run.facts['batch_size']} to "
+        f"{shrunk_to(run.facts)} images, which may change last digits of the scores."
+        for run in shrunk
     ]
 
 

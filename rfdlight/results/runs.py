@@ -12,7 +12,7 @@ from typing import Any
 
 from rfdlight.errors import UserError
 from rfdlight.results.records import Record, read_records
-from rfdlight.results.summary import RUN_FIELDS, summarize
+from rfdlight.results.summary import ABSENT, RUN_FIELDS, summarize
 
 FILES = ("config.yaml", "records.jsonl", "summary.json")
 """What a run directory holds."""
@@ -65,7 +65,7 @@ def load(folder: Path, label: str) -> Run:
     if missing:
         raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
     try:
-        facts = json.loads((folder / "summary.json").read_text())["run"]
+        facts = ABSENT | json.loads((folder / "summary.json").read_text())["run"]
         lacking = RUN_FIELDS.keys() - facts.keys()
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'summary.json'} is no summary of a run") from error

@@ -32,10 +32,14 @@ RUN_FIELDS: dict[str, str] = {
     "totals": "rows the victim saw: attack, gradient, observe, judge and padding",
     "wall_seconds": "duration of the attack",
     "deterministic": "whether the victim answers the same every time",
-    "complete": "whether every image was finished",
+    "complete": "whether every image was finished or failed",
+    "failed": "the reason for each image on which the victim failed, by image id; they have no record",
     "num_images": "images asked for",
 }
 """The facts of a run that its records do not hold."""
+
+ABSENT: dict[str, Any] = {"failed": {}}
+"""What facts are where a file was written before there were such facts."""
 
 FIELDS: dict[str, str] = {
     "run": "the facts of the run, see RUN_FIELDS",
@@ -131,6 +135,12 @@ def screened_robust(records: list[Record]) -> Share | None:
     if not was_screened(records):
         return None
     return share_of(sum(clean_right(r) and r["first_screen9"] is None for r in records), len(records))
+
+
+def shrunk_to(run: dict[str, Any]) -> int | None:
+    """Return the images per forward pass at the end of a run in which memory ran out, None for another run."""
+    used = run.get("batch_size_used")
+    return used if used != run.get("batch_size") else None
 
 
 def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:

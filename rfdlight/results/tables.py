@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.results.summary import ROWS, Share
+from rfdlight.results.summary import ROWS, Share, shrunk_to
 
 _MOST_BUDGETS = 8
 """Columns of the budgets' table that 80 characters have room for."""
@@ -56,6 +56,17 @@ def incomplete(summary: dict[str, Any]) -> str:
     return "" if run["complete"] else f"INCOMPLETE: {images:,} of {run['num_images']:,} images"
 
 
+def _remarks(summary: dict[str, Any]) -> list[str]:
+    """Return what has to be known of a run before its numbers."""
+    run = summary["run"]
+    remarks = [incomplete(summary)] if incomplete(summary) else []
+    if run["failed"]:
+        remarks.append(f"FAILED: {len(run['failed']):,} of {run['num_images']:,} images, in no number")
+    if shrunk_to(run) is not None:
+        remarks.append(f"MEMORY RAN OUT: forward passes shrank from {run['batch_size']} to {shrunk_to(run)} images")
+    return remarks
+
+
 def _title(summary: dict[str, Any]) -> Text:
     run = summary["run"]
     ball = f"{run['norm']} eps {run['eps']:g}, {run['budget']:,} queries per image"
@@ -66,8 +77,8 @@ def _title(summary: dict[str, Any]) -> Text:
         f"judge {run['judge']}, accounting {accounting}, {run['precision']}, seed {run['seed']}",
     ]
     title = Text("\n" + lines[0], style="bold")
-    if incomplete(summary):
-        title.append(f"\n{incomplete(summary)}", style="bold red")
+    for remark in _remarks(summary):
+        title.append(f"\n{remark}", style="bold red")
     return title.append("\n" + "\n".join(lines[1:]), style="not bold")
 
 

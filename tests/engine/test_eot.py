@@ -104,8 +104,9 @@ def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
     )  # fmt: skip
     run.oracle._victim = Scripted(labels)
     one = torch.zeros(1, dtype=torch.int64)
-    told, found = run.engine._answer(torch.full((1, 1, 2, 2), 0.5), one, {"y": one + y}, one > 0)
-    assert told.tolist() == found.tolist() == [mode]
+    state = {"y": one + y, "target": one - 1}
+    told = run.engine._queries.ask(torch.full((1, 1, 2, 2), 0.5), one, one, state, one > 0)
+    assert told.answer.tolist() == told.labels.tolist() == [mode]
 
 
 @pytest.mark.parametrize("attack", [RayS, Square])

@@ -12,6 +12,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine.failures import VictimError
 from rfdlight.engine.judge import Phase, _below_zero
 
 
@@ -126,6 +127,7 @@ class Scripted:
     """In the place of the oracle: answers from a script and keeps a log; it has no padding."""
 
     precision = "float32"
+    spare = 0
 
     def __init__(self, batch_size, script):
         self.batch_size = batch_size
@@ -300,7 +302,7 @@ def test_the_generator_is_restored_when_the_victim_fails():
 
     points = torch.rand(2, 1, 2, 2)
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError, match="no"):
+    with pytest.raises(VictimError, match=r"^the victim raised RuntimeError: no$"):
         Oracle(Failing(), 2).scores(points, torch.zeros(2, dtype=torch.int64), "attack")
     assert torch.equal(torch.get_rng_state(), before)
 

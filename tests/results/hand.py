@@ -63,6 +63,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "wall_seconds": 1.5,
         "deterministic": False,
         "complete": True,
+        "failed": {},
         "num_images": 10,
     }
     assert changes.keys() <= plain.keys()

@@ -119,6 +119,7 @@ def test_csv_holds_every_number_of_each_run_at_each_budget(two, tmp_path):
         "seed": "0",
         "wall_seconds": "1.5",
         "complete": "True",
+        "failed": "0",
         "num_images": "2",
         "images": "2",
         "initially_wrong": "0",

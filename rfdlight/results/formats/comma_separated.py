@@ -79,7 +79,8 @@ def _csv(fields: Sequence[str], lines: list[dict[str, Any]]) -> str:
 def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     run, summary = cell.run, cell.run.summary
     line: dict[str, Any] = {"run": run.label}
-    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals")}
+    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals", "failed")}
+    line["failed"] = len(run.facts["failed"])
     line["at_budget"] = cell.budget
     line |= _bounds("robust_at_budget", cell.robust) | _bounds("robust_lower_at_budget", cell.lower)
     line |= _bounds("method_clean", row.clean) | summary["counts"]

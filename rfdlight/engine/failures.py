@@ -1,0 +1,59 @@
+"""What can go wrong in a forward pass: the victim fails, or memory runs out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rfdlight.errors import UserError, one_line
+
+
+class VictimError(UserError):
+    """The victim raised, or answered NaN or infinity.
+
+    Args:
+        message: For the case that the run ends here.
+        reason: The same of a single image, in one line.
+        rows: (rows,) bool, those of the pass that are to blame; None if that is not known.
+    """
+
+    def __init__(self, message: str, reason: str, rows: Tensor | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.rows = rows
+
+
+class OutOfMemory(UserError):  # noqa: N818  an event that the run survives, as in torch's own name
+    """A forward pass did not fit into memory; the next ones are smaller."""
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether an exception means that memory ran out, on any device."""
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )
+
+
+def raised(error: Exception) -> VictimError:
+    """Return the error for a pass in which the victim raised."""
+    first_line = next(iter(str(error).strip().splitlines()), "")
+    reason = one_line(f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)
+    # A defense's own refusal is a sentence for the user already.
+    return VictimError(str(error) if isinstance(error, UserError) else f"the victim raised {reason}", reason)
+
+
+def check_finite(values: Tensor, what: str, advice: str) -> None:
+    """Refuse NaN and infinity.
+
+    Args:
+        values: (rows, ...).
+        what: Happened, if there are any.
+        advice: Goes with it where the run ends.
+
+    Raises:
+        VictimError: If there are any, with their rows.
+    """
+    finite = torch.isfinite(values)
+    if not finite.all():
+        raise VictimError(f"{what}; {advice}", what, ~finite.flatten(1).all(1))
