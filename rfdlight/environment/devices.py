@@ -30,7 +30,7 @@ def check_cpu() -> list[Finding]:
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
-    found = f"{_count(cores, 'core')} of {os.cpu_count()}, {_count(threads, 'thread')} of torch"
+    found = f"{cores} of {os.cpu_count()} cores, {threads} thread{'s' * (threads != 1)} of torch"
     if "OMP_NUM_THREADS" in os.environ:
         found += f", OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}"
     if threads > cores:
@@ -98,7 +98,3 @@ def _no_gpu(told: list[str]) -> Finding:
     if driver:
         return Finding("GPU", "warn", "there is an NVIDIA driver, but torch is built for the CPU alone", _INSTALL)
     return Finding("GPU", "ok", f"none; torch is built for {built or 'the CPU alone'}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"

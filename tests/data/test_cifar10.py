@@ -50,6 +50,20 @@ def test_both_forms_give_the_same_images_ids_and_subset(tree, archive, split):
     assert subsets[0] == subsets[1]
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_are_counted_without_a_cache(tree, archive, cache, split):
+    (tree / split / "cat" / "one_more.png").touch()  # counted, not decoded
+    assert CIFAR10(root=str(tree)).count(split) == 21
+    assert CIFAR10(root=str(archive)).count(split) == 20
+    assert not cache.exists()
+
+
+def test_nothing_is_fetched_to_be_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "_fetch", lambda self, root: pytest.fail("fetched"))
+    with pytest.raises(UserError, match="no CIFAR-10 under"):
+        CIFAR10(root=str(tmp_path), download=True).count("test")
+
+
 def test_the_data_is_found_below_a_folder_of_its_name_and_by_the_environment(tree, tmp_path, monkeypatch):
     expected = read(tree).ids
     (tmp_path / "above").mkdir()
