@@ -40,10 +40,10 @@ class Triage:
     """Asks about many images in one forward pass, and finds those on which the victim fails.
 
     When a pass raises, all of its images are suspects; when it answers NaN or infinity, those that it answers so. A
-    single suspect fails. Several are asked again in halves, which convicts none for the fault of another one; so are
-    the rest of the pass, in passes of the same shape. Images are charged for the one answer that counts. The rows
-    of passes that failed are padding as far as the victim answered them, and so is whatever else an image that failed
-    was answered in the same tick. A pass in which the victim raises is in no count, since no hook on it sees any.
+    single suspect fails. Several are asked again in halves, so that none fails for the fault of another, and the rest
+    of the pass is asked again as well, all in passes of the same shape. An image is charged for the answer that it
+    gets in the end. Rows that the victim answered in a pass that failed are padding, and so are those of this tick that
+    belong to an image that failed. A pass in which the victim raises is in no count: a hook on it does not see it.
 
     A pass that memory was too small for is asked again in as many parts as it takes.
 

@@ -120,7 +120,7 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(command):
     Path("faulty_victim.py").write_text(VICTIM.replace("FAILS = False", "FAILS = True"))
     said = command("sweep", "grid.yaml")
     assert said.status == 1
-    assert "own-square failed: RuntimeError: no memory at all" in said.out
+    assert "own-square failed: the victim raised RuntimeError: no memory" in said.out
     assert "2 of 4 cells failed: own-square, own-rays" in said.out
     assert all(summary_of(cell)["run"]["complete"] for cell in CELLS[:2])
     sys.modules.pop("faulty_victim")
@@ -161,7 +161,35 @@ def test_ctrl_c_before_the_attack_of_a_cell_ends_the_sweep_too(command, monkeypa
 def test_a_dry_run_of_a_victim_that_raises_is_one_line(command):
     Path("faulty_victim.py").write_text(VICTIM.replace("FAILS = False", "FAILS = True"))
     said = command("sweep", "grid.yaml", "--dry_run", "true")
-    assert (said.status, said.err) == (2, "rfdlight: cell own-square: RuntimeError: no memory at all\n")
+    assert (said.status, said.err) == (2, "rfdlight: cell own-square: the victim raised RuntimeError: no memory\n")
+
+
+FAILING = """
+from rfdlight.data import Digits
+
+HARD = Digits(num_images=4).attacked().read([3]).float().div(255)
+
+def fail(victim, inputs):
+    if (inputs[0] == HARD).flatten(1).all(1).any():
+        raise ValueError("too hard")
+
+def net():
+    made = Net()
+    made.register_forward_pre_hook(fail)
+    return made
+"""
+
+
+def test_a_cell_in_which_an_image_fails_is_told_and_reported_and_not_run_again(command):
+    Path("faulty_victim.py").write_text(VICTIM + FAILING)
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert "own-rays failed: 1 of 4 images failed and are in no number; summary.json says why" in said.out
+    assert "2 of 4 cells failed: own-square, own-rays" in said.out
+    assert "in own-rays the victim failed on 1 of 4 images" in Path("runs/grid/report-grid/report.md").read_text()
+    before = made_at()
+    assert command("sweep", "grid.yaml").status == 0
+    assert made_at() == before
 
 
 def test_a_dry_run_lists_the_cells_with_times_and_makes_nothing(command, elsewhere):
