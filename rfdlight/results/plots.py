@@ -42,7 +42,7 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], file: Path | IO[bytes
     figure = _figure(7.5, 4.6)
     axes = figure.add_subplot()
     handles = _draw_all(axes, [(label, records, budget, i) for i, (label, records, budget) in enumerate(runs)], log)
-    axes.set_ylabel("robust accuracy (mean logits, 95% band)")
+    axes.set_ylabel("robust accuracy (95% band)")
     _finish(figure, handles, file)
 
 
@@ -64,7 +64,7 @@ def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]], f
         lines = _draw_all(axes, [(*run, labels.index(run[0])) for run in runs], log)
         handles |= {str(line.get_label()): line for line in lines}
         axes.set_title(textwrap.fill(title, 40).replace("$", r"\$"), fontsize=10)
-    figure.supylabel("robust accuracy (mean logits, 95% band)", fontsize=10)
+    figure.supylabel("robust accuracy (95% band)", fontsize=10)
     _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() == SCREEN), file)
 
 
