@@ -51,6 +51,11 @@ def doctor(data: ImageData | None = None, victims: str | list[str] | None = None
     return 1 if states["fail"] else 0
 
 
+def _launcher() -> list[Finding]:
+    has_terminal = sys.stdin is not None and sys.stdin.isatty()  # a service may have no input at all
+    return launcher.check_launcher(os.environ, has_terminal)
+
+
 def _checks(data: ImageData | None, own: dict[str, Path]) -> list[_Check]:
     checks: list[_Check] = [
         ("Python", versions.check_python, "pip install ."),
@@ -58,7 +63,7 @@ def _checks(data: ImageData | None, own: dict[str, Path]) -> list[_Check]:
         ("CPU", devices.check_cpu, "set OMP_NUM_THREADS"),
         ("bfloat16", devices.check_bfloat16, "keep --trainer.precision 32-true"),
         ("GPU", devices.check_gpus, "try --trainer.accelerator cpu"),
-        ("launcher", lambda: launcher.check_launcher(os.environ, sys.stdin.isatty()), "start from a fresh shell"),
+        ("launcher", _launcher, "start from a fresh shell"),
     ]
     if data is None:
         checks += [

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +110,27 @@ def test_a_check_that_breaks_is_a_row_and_the_others_go_on(command, quick, monke
     assert states(said.out)["launcher"] == "fail"
     assert "ZeroDivisionError: division by zero" in said.out
     assert states(said.out)["run folder"] in ("ok", "warn")
+
+
+def test_a_process_without_input_is_no_broken_check(command, quick, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert states(command("doctor").out)["launcher"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("rank", "broken", "line"),
+    [
+        ("x", "", "ValueError: invalid literal for int() with base 10: 'x'; RANK=x is no whole number: unset RANK; or "
+         "start with torchrun"),
+        (None, "raise RuntimeError('operator\\nlost')", "RuntimeError: operator lost; python -c 'import rfdlight.cli' "
+         "shows where"),
+    ],
+)  # fmt: skip
+def test_libraries_that_cannot_be_imported_are_one_line(monkeypatch, elsewhere, rank, broken, line):
+    if broken:
+        (elsewhere / "timm.py").write_text(broken)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(elsewhere), str(Path(__file__).parents[2])]))
+    ended = subprocess.run([sys.executable, "-m", "rfdlight", "doctor"], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"rfdlight: cannot start: {line}\n")
