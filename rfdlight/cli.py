@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -36,6 +34,7 @@ from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
 from rfdlight.parser_errors import mended
+from rfdlight.quiet import be_quiet
 from rfdlight.results import run_directory
 
 UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
@@ -334,7 +333,7 @@ def main(args: list[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         # A console script has its own folder first on the path; users' modules lie in theirs.
         sys.path.insert(0, os.getcwd())
-    _quiet()
+    be_quiet()
     try:
         known = [*MODELS, *COMMANDS]
         if not args:
@@ -387,20 +386,3 @@ def parse(args: list[str]) -> Any:
     """
     cli = _Settings(args)
     return cli.config[cli.subcommand]
-
-
-def _quiet() -> None:
-    """Leave the terminal to rfdlight: no advertisements, no warnings about what is meant to be so."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    meant = (
-        "isinstance.treespec, LeafSpec",
-        "does not have many workers",
-        "smaller than the logging interval",
-        "WeightAveraging callback with a model that overrides",
-        "Experiment logs directory",
-        "is not supported by the model summary",
-        "Total length of `list` across ranks is zero",
-    )
-    for message in (f".*{part}.*" for part in meant):
-        warnings.filterwarnings("ignore", message)

@@ -33,7 +33,7 @@ _IMAGES_PER_ROW = 4
 """Of a forward pass, in a sweep with fewer images: so many that passes stay full while images break one by one."""
 
 _STOPPED = (1, 130)
-"""Exit statuses of a run that was told to stop, during its attack or before it."""
+"""Exit statuses of a run that was told to stop, during its attack or before it, unless it is finished."""
 
 
 def sweep(
@@ -84,13 +84,13 @@ def sweep(
     for number, cell in enumerate(missing, 1):
         console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
         status, reason = _run(folder, cell, run, console)
-        if status in _STOPPED:
+        if status in _STOPPED and not _is_finished(folder / cell.name):
             console.print("stopped; the same command goes on from here")
             return 1
         if reason:
             console.print(Text(f"{cell.name} failed: {reason}", style="red"), soft_wrap=True)
             failed.append(cell.name)
-    done = [str(folder / cell.name) for cell in cells if cell.name not in failed or _is_complete(folder, cell)]
+    done = [str(folder / cell.name) for cell in cells if cell.name not in failed or _is_finished(folder / cell.name)]
     if done:
         report(done, str(folder / f"report-{name}"))
     if failed:
@@ -132,8 +132,13 @@ def _is_complete(folder: Path, cell: Cell) -> bool:
             f"{folder / cell.name} was not made from this experiment's settings; give --output another folder, or "
             f"remove that one and {config.name}"
         )
+    return _is_finished(folder / cell.name)
+
+
+def _is_finished(place: Path) -> bool:
+    """Return whether a run directory holds a run to the end, if only without the images that failed."""
     try:
-        return bool(json.loads((folder / cell.name / "summary.json").read_text())["run"]["complete"])
+        return bool(json.loads((place / "summary.json").read_text())["run"]["complete"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -201,7 +206,7 @@ def _rate(cell: Cell, settings: Any, scratch: Path, run: Callable[[list[str]], i
     line = [f"--{name}={value}" for name, value in options.items() if value is not None]
     with contextlib.redirect_stdout(io.StringIO()):
         status, reason = _attempt(["test", "-c", str(_config(scratch, cell)), *line], run)
-    if status:
+    if status and not _is_finished(place):
         raise UserError(f"cell {cell.name}: {reason}")
     summary = json.loads((place / "summary.json").read_text())
     shutil.rmtree(place)

@@ -153,7 +153,7 @@ class Oracle:
         """Return the batch of constant shape with the points in front."""
         if not self.any_pixels:
             check_pixels(points)
-        if self._batch is None or len(self._batch) != self.batch_size:
+        if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
         self._batch[: len(points)] = points

@@ -182,6 +182,7 @@ def net():
 
 def test_a_cell_in_which_an_image_fails_is_told_and_reported_and_not_run_again(command):
     Path("faulty_victim.py").write_text(VICTIM + FAILING)
+    assert command("sweep", "grid.yaml", "--dry_run", "true").status == 0
     said = command("sweep", "grid.yaml")
     assert said.status == 1
     assert "own-rays failed: 1 of 4 images failed and are in no number; summary.json says why" in said.out

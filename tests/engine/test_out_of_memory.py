@@ -81,11 +81,11 @@ def test_a_gradient_may_need_more_memory_than_the_pass():
 
 
 def test_a_pass_is_never_smaller_than_a_query():
-    found, smaller = run(RandomNoise(eps=0.05), Tight(5, after=2), eot=3, batch_size=7, budget=9)
+    found, smaller = run(RandomNoise(eps=0.05), Tight(4, after=2), eot=3, batch_size=5, budget=9)
     assert smaller == [3]
     assert len(found.records) == 10
     with pytest.raises(UserError, match=r"^memory ran out in a forward pass of 3 rows; lower model\.eot$"):
-        run(RandomNoise(eps=0.05), Tight(2, after=2), eot=3, batch_size=7, budget=9)
+        run(RandomNoise(eps=0.05), Tight(2, after=2), eot=3, batch_size=5, budget=9)
 
 
 def test_where_one_image_does_not_fit_the_run_ends_with_what_to_lower():

@@ -8,6 +8,8 @@ from torch import nn
 from rfdlight.attacks import PGD, RandomNoise, Square
 from rfdlight.engine import Engine, Judge, Oracle
 from rfdlight.engine.judge import Phase
+from rfdlight.engine.ledger import Ledger
+from rfdlight.engine.triage import Triage
 from rfdlight.errors import UserError
 
 EPS = 0.05
@@ -63,6 +65,11 @@ class Faulty(nn.Module):
     def phase_of(self, image_id):
         pool = self.engine._pool
         return int(pool.columns["phase"][pool.ids.index(image_id)]) if image_id in pool.ids else None
+
+
+class BySum(nn.Module):
+    def forward(self, x):
+        return x.flatten(1).sum(1, keepdim=True).expand(-1, 2)
 
 
 def names(numbers):
@@ -195,6 +202,31 @@ def test_no_later_pass_holds_what_the_victim_failed_on(resnet, whole):
     assert len(with_bad) == 3
     assert with_bad[-1] - with_bad[0] <= 4
     assert len(passes) > 20
+
+
+@pytest.mark.parametrize("how", ["raise", "nan", "contagious"])
+@pytest.mark.parametrize(
+    ("batch_size", "image", "bad", "answered", "failed"),
+    [
+        # As draws of three images, all of which are answered in one tick but those of the one that failed.
+        (6, [4, 4, 4, 7, 2, 2], [3], [0, 1, 2, 4, 5], {7}),
+        (6, [4, 4, 4, 7, 2, 2], [2, 5], [3], {4, 2}),
+        # The second of the passes that memory left fails on an image that the first one has answered.
+        (2, [4, 4, 4, 7, 2, 2], [2], [3, 4, 5], {4}),
+        (3, [4, 7, 2, 4, 7, 2], [3], [1, 2, 4, 5], {4}),
+    ],
+)
+def test_every_image_is_answered_whole_or_not_at_all(how, batch_size, image, bad, answered, failed):
+    points = images(6, (1, 2, 2))
+    oracle, ledger = Oracle(Faulty(BySum(), points[bad], names(bad), how), batch_size), Ledger()
+    question = {"points": points, "clock": torch.zeros(6, dtype=torch.int64), "image": torch.tensor(image)}
+    found = Triage(oracle, ledger).ask(
+        "judge", question, lambda part: (oracle.scores(part["points"], part["clock"], "judge"),)
+    )
+    assert found.rows.tolist() == answered
+    assert torch.equal(found.values[0], BySum()(points[answered]))
+    assert found.failed.keys() == failed
+    assert ledger.total["padding"] == oracle.forwarded - len(answered)
 
 
 def test_a_random_victim_goes_on_as_well():
