@@ -47,7 +47,7 @@ def seal(record: Record) -> str:
 
     Example:
         >>> seal({"id": "a"})
-        '{"id": "a", "crc32": "01efa89d"}'
+        '{"id": "a", "crc32": "62f14df2"}'
     """
     body = json.dumps(record).removesuffix("}")
     return f'{body}, "{_SEAL}": "{zlib.crc32(body.encode()):08x}"}}'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rfdlight.data.base import ImageData, ImageSource, loader
-from rfdlight.data.subset import select
 from rfdlight.errors import UserError
 
 Point = tuple[str, Literal["input", "output"]]
@@ -48,7 +48,8 @@ def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
     train = data.images("train")
     if not 1 <= count <= len(train):
         raise UserError(f"num_images must be from 1 to {len(train)}, the training images of {data.name}, got {count}")
-    return train.take(select(train.ids, train.labels.tolist(), count, "random", seed=0))
+    in_order = sorted(range(len(train)), key=train.ids.__getitem__)
+    return train.take(sorted(random.Random(0).sample(in_order, count), key=train.ids.__getitem__))
 
 
 @torch.no_grad()
