@@ -298,13 +298,12 @@ _COMPONENTS = ("--attack", "--data", "--defense")
 
 def _expand_configs(args: list[str]) -> list[str]:
     expanded = list(args)
-    for i, token in enumerate(args):
-        flag, equals, value = token.partition("=")
-        value = value if equals else next(iter(args[i + 1 : i + 2]), "")
+    for i in range(len(args)):
+        flag, value, joined = names.option_at(args, i)
         is_component = flag.rstrip("+") in _COMPONENTS and value.endswith(".yaml")
         if value and (flag in ("-c", "--config") or is_component):
             path = str(packaged.config_path(value))
-            if equals:
+            if joined:
                 expanded[i] = f"{flag}={path}"
             else:
                 expanded[i + 1] = path

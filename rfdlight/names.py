@@ -114,6 +114,17 @@ def _resolve_flow(kind: str, text: str) -> str:
     return yaml.safe_dump(expand_config(config, kind), default_flow_style=True, width=math.inf, sort_keys=False).strip()
 
 
+def option_at(args: list[str], position: int) -> tuple[str, str, bool]:
+    """Return the option that stands at a position of a command line: flag, value and whether "=" joins the two.
+
+    Example:
+        >>> option_at(["--run=mine"], 0), option_at(["--run", "mine"], 0), option_at(["--run"], 0)
+        (('--run', 'mine', True), ('--run', 'mine', False), ('--run', '', False))
+    """
+    flag, joined, value = args[position].partition("=")
+    return flag, value if joined else next(iter(args[position + 1 : position + 2]), ""), bool(joined)
+
+
 def _selector_first(args: list[str], kind: str) -> list[str]:
     flag_of_kind = f"--{FLAGS[kind]}"
     selectors = (flag_of_kind, f"{flag_of_kind}.class_path")

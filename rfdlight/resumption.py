@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from rfdlight.errors import UserError
+from rfdlight.names import option_at
+from rfdlight.protocol.identity import cannot_go_on, mixed
 
 CONFIG = "config.yaml"
 """In a run directory: the settings that the run was begun with."""
@@ -23,13 +24,12 @@ def with_settings(args: list[str]) -> list[str]:
     Raises:
         UserError: If there are none.
     """
-    for position, token in enumerate(args if args[:1] == ["test"] else []):
-        flag, equals, value = token.partition("=")
-        run = value if equals else next(iter(args[position + 1 : position + 2]), "")
+    for position in range(len(args) if args[:1] == ["test"] else 0):
+        flag, run, _ = option_at(args, position)
         if flag == "--resume" and run:
             config = Path(run, CONFIG)
             if not config.is_file():
-                raise UserError(f"cannot go on with {run}: there is no {config}")
+                raise cannot_go_on(run, f"there is no {config}")
             return [args[0], "--config", str(config), *args[1:]]
     return args
 
@@ -43,10 +43,7 @@ def check_unchanged(run: Path, settings: dict[str, Any]) -> None:
     before, now = (dict(_flat(each)) for each in (yaml.safe_load((run / CONFIG).read_text()), settings))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and not any(name == free or name.startswith(f"{free}.") for free in _FREE):
-            raise UserError(
-                f"cannot go on with {run}, two experiments would be mixed: {name} is {now.get(name)}, "
-                f"was {before.get(name)}"
-            )
+            raise mixed(run, f"{name} is {now.get(name)}, was {before.get(name)}")
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

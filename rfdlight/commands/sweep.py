@@ -158,7 +158,7 @@ def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int], console: Con
     place = folder / cell.name
     if (place / identity.FILE).is_file():
         status, reason = _attempt(["test", "--resume", str(place)], run)
-        if not reason.startswith("cannot go on"):
+        if not reason.startswith(identity.REFUSAL):
             return status, reason
         console.print(Text(f"{reason}; it begins anew", style="yellow"), soft_wrap=True)
     shutil.rmtree(place, ignore_errors=True)

@@ -31,7 +31,7 @@ from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results.images import KeptImages
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record, in_order
-from rfdlight.results.summary import clean_right, summarize
+from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import run_table
 from rfdlight.victims.resolve import resolve_victim
 
@@ -172,7 +172,7 @@ class AttackEvaluation(LightningModule):
         self._weights = weights_digest(self.victim)
         self._book = RunBook(self.folder, self.resume)
         self._open.callback(self._book.close)
-        self._robust = sum(map(_stands, self._book.records))
+        self._robust = sum(stands_at(record, self.budget) for record in self._book.records)
         finished = [record["id"] for record in self._book.records]
         # Lightning skips a test without batches: a run that lacks its summary alone attacks its last image again.
         self.data.leave_out(finished if len(finished) < self.data.num_images else finished[:-1])
@@ -205,8 +205,6 @@ class AttackEvaluation(LightningModule):
 
     def _start(self, x: Tensor) -> None:
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
-        if weights_digest(self.victim) != self._weights:
-            raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         self._oracle = Oracle(
             self.victim,
             self.batch_size,
@@ -271,7 +269,7 @@ class AttackEvaluation(LightningModule):
 
     def _on_record(self, record: Record) -> None:
         self._book.add(record)
-        self._robust += _stands(record)
+        self._robust += stands_at(record, self.budget)
 
     def _on_smaller(self, rows: int) -> None:
         self.console.print(f"memory ran out: forward passes of {rows} images from here on")
@@ -295,7 +293,10 @@ class AttackEvaluation(LightningModule):
         """What an attempt must have in common with the earlier ones."""
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
         parts = [part for part in (self.attack, self.data, *self.defenses, *schedules) if part is not None]
-        return identity(self.victim, self.data.attacked(), parts, self._settings())
+        found = identity(self.victim, self.data.attacked(), parts, self._settings())
+        if found["weights"] != self._weights:
+            raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
+        return found
 
     def _facts(self) -> dict[str, Any]:
         """What is true of the run as a whole, over all attempts."""
@@ -307,7 +308,7 @@ class AttackEvaluation(LightningModule):
             "complete": self.complete,
             "failed": self.failed,
             "batch_size_used": self._oracle.batch_size,
-            "totals": {kind: rows + past.totals.get(kind, 0) for kind, rows in totals.items()},
+            "totals": {kind: rows + past.totals[kind] for kind, rows in totals.items()},
             "wall_seconds": time.monotonic() - self._started + past.seconds,
             "attempts": past.attempts + 1,
             "killed_attempts": past.killed,
@@ -364,7 +365,3 @@ class AttackEvaluation(LightningModule):
         if self.precision == "bfloat16" and self.attack.reads != "labels":
             cautions.append(f"bfloat16 rounds the {self.attack.reads}, which hides small changes from the attack")
         return cautions
-
-
-def _stands(record: Record) -> bool:
-    return clean_right(record) and record["verdict"] != "broken"

@@ -34,8 +34,7 @@ class RunBook:
         self.past = journal.NOTHING
         self._open = ExitStack()
         if resume:
-            if not (folder / identity.FILE).is_file():
-                raise UserError(f"cannot go on with {folder}: it has no {identity.FILE}, so no run was begun there")
+            identity.read(folder)  # before the lock makes a folder
             self._open.callback(journal.lock(folder).release)
             self.past = journal.look_back(folder)
         self.records: list[Record] = list(self.past.records)

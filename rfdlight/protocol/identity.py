@@ -21,6 +21,9 @@ from rfdlight.errors import UserError
 FILE = "identity.json"
 """In a run directory; see `identity`."""
 
+REFUSAL = "cannot go on with"
+"""How every sentence begins that refuses to resume a run."""
+
 _LIBRARIES = ("rfdlight", "torch", "timm")
 _CHUNK = 64
 """Images read at a time."""
@@ -56,19 +59,39 @@ def check_same(run: Path, now: dict[str, Any]) -> None:
     Raises:
         UserError: If they differ, which says in what, or the run has none.
     """
-    path = run / FILE
-    try:
-        before = json.loads(path.read_text())
-        names = before.keys() | now.keys()
-    except OSError as error:
-        raise UserError(f"cannot go on with {run}: it has no {FILE}, so it was never begun or is older") from error
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"cannot go on with {run}: {path} is damaged") from error
+    before = read(run)
     now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
-    different = sorted(name for name in names if before.get(name) != now.get(name))
+    different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
         told = "; ".join(f"{name} is {_short(now.get(name))}, was {_short(before.get(name))}" for name in different)
-        raise UserError(f"cannot go on with {run}, two experiments would be mixed: {told}")
+        raise mixed(run, told)
+
+
+def read(run: Path) -> dict[str, Any]:
+    """Return the identity that a run directory holds.
+
+    Raises:
+        UserError: If there is none, or it is damaged.
+    """
+    try:
+        found = json.loads((run / FILE).read_text())
+    except OSError as error:
+        raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there") from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise cannot_go_on(run, f"{run / FILE} is damaged")
+    return found
+
+
+def cannot_go_on(run: Path | str, why: str) -> UserError:
+    """Build the error for a run that cannot be resumed."""
+    return UserError(f"{REFUSAL} {run}: {why}")
+
+
+def mixed(run: Path, differences: str) -> UserError:
+    """Build the error for a run that is not the experiment that would go on with it."""
+    return UserError(f"{REFUSAL} {run}, two experiments would be mixed: {differences}")
 
 
 def write(run: Path, found: dict[str, Any]) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 
-from rfdlight.errors import UserError, one_line
-from rfdlight.results.images import FILE
+from rfdlight.errors import UserError
+from rfdlight.results.images import FILE, read_images
 from rfdlight.results.records import Record
 from rfdlight.results.runs import Run
 
@@ -44,7 +42,7 @@ def examples(run: Run) -> list[Example]:
     path = run.folder / FILE
     if not path.exists():
         return []
-    clean, adversarial, ids = _read(path)
+    clean, adversarial, ids = _checked(path)
     unknown = [name for name in ids if name not in run.by_id]
     if unknown:
         raise UserError(f"{path} holds the image {unknown[0]!r:.80}, which the run has no record of")
@@ -59,17 +57,8 @@ def examples(run: Run) -> list[Example]:
     return found
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    try:
-        with safe_open(path, "numpy") as file:
-            clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
-            ids = json.loads((file.metadata() or {})["ids"])
-    except OSError as error:
-        raise UserError(f"cannot read the images {path}: {error.strerror or one_line(error)}") from error
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path} holds no images of a run: expected clean, adversarial and ids, got: {one_line(error)}"
-        ) from error
+def _checked(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    clean, adversarial, ids = read_images(path)
     shape = clean.shape
     if len(shape) != 4 or adversarial.shape != shape or shape[1] not in (1, 3):
         raise UserError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -56,10 +58,26 @@ class KeptImages:
 def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the images of a file, none where it cannot be read: they are for people to look at, no result."""
     try:
-        with safe_open(path, framework="pt") as file:
-            ids = json.loads(file.metadata()["ids"])
-            return dict(
-                zip(ids, zip(file.get_tensor("clean"), file.get_tensor("adversarial"), strict=True), strict=True)
-            )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        clean, adversarial, ids = read_images(path)
+        pairs = zip(torch.from_numpy(clean), torch.from_numpy(adversarial), strict=True)
+        return dict(zip(ids, pairs, strict=True))
+    except (UserError, ValueError, TypeError):
         return {}
+
+
+def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Read a `FILE` and return its clean images, their final points and the ids, none of them checked.
+
+    Raises:
+        UserError: If it cannot be read, or lacks one of these.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
+            return clean, adversarial, json.loads((file.metadata() or {})["ids"])
+    except OSError as error:
+        raise UserError(f"cannot read the images {path}: {error.strerror or one_line(error)}") from error
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} holds no images of a run: expected clean, adversarial and ids, got: {one_line(error)}"
+        ) from error

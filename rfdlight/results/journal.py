@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from rfdlight.errors import UserError
 from rfdlight.results.records import FIELDS, Record, in_order, read_records, seal, unseal
+from rfdlight.results.summary import ROWS
 
 FOLDER = "journal"
 """In a run directory; holds the files of every process of every attempt at the run.
@@ -74,11 +76,11 @@ class Past:
     damaged: int
     attempts: int
     killed: int
-    totals: dict[str, int]
+    totals: Counter[str]
     seconds: float
 
 
-NOTHING = Past([], 0, 0, 0, {}, 0.0)
+NOTHING = Past([], 0, 0, 0, Counter(), 0.0)
 """The past of a run that was never begun."""
 
 
@@ -117,10 +119,9 @@ def look_back(run: Path) -> Past:
             else:
                 found.setdefault(record["id"], record)
     attempts = [_attempt(path, found) for path in _files(run, "events")]
-    totals: dict[str, int] = {}
+    totals: Counter[str] = Counter()
     for attempt in attempts:
-        for kind, rows in attempt.totals.items():
-            totals[kind] = totals.get(kind, 0) + rows
+        totals.update(attempt.totals)
     return Past(
         in_order(found.values()),
         damaged,
@@ -165,8 +166,8 @@ def _attempt(path: Path, records: dict[str, Record]) -> _Attempt:
     if ends:
         return _Attempt(ends[-1]["totals"], seconds, ended=True)
     finished = [records[event["id"]] for event in events if event["event"] == "image" and event["id"] in records]
-    kinds = ("attack", "gradient", "observe", "judge")
-    return _Attempt({kind: sum(record[kind] for record in finished) for kind in kinds}, seconds, ended=False)
+    totals = {kind: sum(record[kind] for record in finished) for kind in ROWS if kind in FIELDS}
+    return _Attempt(totals, seconds, ended=False)
 
 
 def _event(line: str) -> dict[str, Any] | None:

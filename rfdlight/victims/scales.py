@@ -48,6 +48,7 @@ def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
     train = data.images("train")
     if not 1 <= count <= len(train):
         raise UserError(f"num_images must be from 1 to {len(train)}, the training images of {data.name}, got {count}")
+    # Not `select`: the scales that come with rfdlight were measured on these very images.
     in_order = sorted(range(len(train)), key=train.ids.__getitem__)
     return train.take(sorted(random.Random(0).sample(in_order, count), key=train.ids.__getitem__))
 

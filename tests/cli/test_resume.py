@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.results.records import read_records
 
 TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size", "4")
@@ -125,3 +126,16 @@ def test_what_is_no_run_is_refused(run, said, whole, command):
     Path("old/identity.json").unlink()
     found = command("test", "--resume", run)
     assert (found.status, found.err) == (2, f"rfdlight: {said}\n")
+
+
+def test_weights_that_are_changed_on_the_way_are_refused_before_the_first_query(command, monkeypatch):
+    def change(self):
+        next(self.victim.parameters()).data.add_(1e-3)
+
+    monkeypatch.setattr(AttackEvaluation, "on_test_start", change)
+    said = command(*TEST, "--run", "changed")
+    assert said.status == 2
+    assert said.err == (
+        "rfdlight: the victim's weights were changed after they were loaded; rfdlight test changes none\n"
+    )
+    assert not Path("changed").exists()

@@ -12,7 +12,6 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
-from rfdlight.engine.failures import VictimError
 from rfdlight.engine.judge import Phase, _below_zero
 
 
@@ -292,19 +291,6 @@ def test_oracle_forwards_leave_the_global_generator_alone():
     torch.rand(10)
     again.scores(points, clock, "judge")
     assert torch.equal(again.scores(points, clock, "attack"), attack)
-
-
-def test_the_generator_is_restored_when_the_victim_fails():
-    class Failing(nn.Module):
-        def forward(self, x):
-            torch.rand(5)
-            raise RuntimeError("no")
-
-    points = torch.rand(2, 1, 2, 2)
-    before = torch.get_rng_state()
-    with pytest.raises(VictimError, match=r"^the victim raised RuntimeError: no$"):
-        Oracle(Failing(), 2).scores(points, torch.zeros(2, dtype=torch.int64), "attack")
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_p_values_are_scipys():

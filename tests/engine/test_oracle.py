@@ -8,6 +8,7 @@ from torch import nn
 from rfdlight import clock
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError
 
 
@@ -152,3 +153,16 @@ def test_a_stopped_engine_keeps_what_it_has():
     assert [record["id"] for record in sorted(records, key=lambda r: r["id"])] == ["0", "1", "2", "3"]
     assert engine.stopped
     assert oracle.forwarded == 24 == sum(engine.ledger.total.values())
+
+
+def test_the_generator_is_restored_when_the_victim_fails():
+    class Failing(nn.Module):
+        def forward(self, x):
+            torch.rand(5)
+            raise RuntimeError("no")
+
+    points = torch.rand(2, 1, 2, 2)
+    before = torch.get_rng_state()
+    with pytest.raises(VictimError, match=r"^the victim raised RuntimeError: no$"):
+        Oracle(Failing(), 2).scores(points, torch.zeros(2, dtype=torch.int64), "attack")
+    assert torch.equal(torch.get_rng_state(), before)
