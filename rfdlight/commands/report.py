@@ -15,6 +15,7 @@ from rfdlight.results.formats.latex import latex
 from rfdlight.results.formats.markdown import markdown
 from rfdlight.results.formats.terminal import detail_tables, grid_tables, paired_table
 from rfdlight.results.gallery import examples
+from rfdlight.results.paired import Subject
 from rfdlight.results.plots import LONG, draw_curves, draw_panels
 from rfdlight.results.report import Report, compile_report
 from rfdlight.results.runs import load_all
@@ -27,6 +28,7 @@ def report(
     runs: list[str],
     output: str | None = None,
     budgets: int | list[int] | None = None,
+    compare: Subject = "defenses",
     details: bool = False,
     as_declared: bool = False,
 ) -> None:
@@ -38,6 +40,8 @@ def report(
             `curves.png`; by default nothing is written.
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most that of
             every run; by default each attack's own.
+        compare: What is tested on the same images: the defenses of each victim under each attack, or the attacks on
+            each defense.
         details: Also show every number of each run, side by side, and its ledger; a single run's are always shown.
         as_declared: Count runs under the paper's judge as its code does: an image is broken where that judge said so
             while the attack ran. By default the final draws decide in every run.
@@ -54,7 +58,7 @@ def report(
         raise UserError(f"{output} is a run directory; give --output another folder")
     if as_declared:
         loaded = [run.as_declared() if run.facts["judge"] == "paper" else run for run in loaded]
-    compiled = compile_report(loaded, chosen and sorted(set(chosen)))
+    compiled = compile_report(loaded, chosen and sorted(set(chosen)), compare)
     files = {} if output is None else _files(compiled)
     console = Console()
     shown = [*grid_tables(compiled, console.width), *paired_table(compiled)]

@@ -1,27 +1,40 @@
-"""Defenses compared on the same images."""
+"""Defenses of one victim, or attacks on it, compared on the same images."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from scipy.stats import binomtest, norm
 
-from rfdlight.results.grid import Cell, Grid, standing
+from rfdlight.results.grid import Cell, Column, Grid, standing
 from rfdlight.results.settings import Method
+
+Subject = Literal["defenses", "attacks"]
+
+_ONE_THREAT = ("norm", "eps", "targeted", "judge", "accounting")
+"""The facts that two attacks have to agree in to be compared."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two that are compared: a method under an attack, after a number of queries."""
+
+    method: Method
+    attack: str
+    budget: int
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two defenses of one victim under one attack: how many of their common images stand behind each."""
+    """Two defenses under one attack, or two attacks on one method: how many of the common images stand in each."""
 
-    attack: str
-    budget: int
-    first: Method
-    second: Method
+    first: Side
+    second: Side
     both: int
     only_first: int
     only_second: int
@@ -36,7 +49,7 @@ class Comparison:
 
     @property
     def difference(self) -> float:
-        """Robust accuracy behind the second defense less that behind the first, in [-1, 1]."""
+        """Robust accuracy of the second side less that of the first, in [-1, 1]."""
         return (self.only_second - self.only_first) / self.images
 
     @property
@@ -50,23 +63,49 @@ class Comparison:
         return mcnemar(self.only_first, self.only_second)
 
 
-def compare(grid: Grid) -> list[Comparison]:
-    """Compare each defense of a victim with each other one, column by column of a grid, first the undefended one.
+def compare(grid: Grid, subject: Subject = "defenses") -> list[Comparison]:
+    """Compare the defenses of each victim, or the attacks on each method, each with each other one.
+
+    Args:
+        grid: The cells; two defenses are compared in each of its columns, the undefended one first, two attacks in each
+            of its rows if they are of one threat model, judge and accounting, and, where the grid is not read at each
+            attack's own budget, at one number of queries.
+        subject: What is compared.
 
     Returns:
         The comparisons, with Holm's p over all of them. Runs without a common image are not compared.
     """
-    victims = list(dict.fromkeys((row.method.victim, row.method.data) for row in grid.rows))
-    found = []
-    for victim, i in itertools.product(victims, range(len(grid.columns))):
-        rows = [row for row in grid.rows if (row.method.victim, row.method.data) == victim]
-        rows.sort(key=lambda row: row.method.defense != "none")
-        cells = [(row.method, cell) for row in rows if (cell := row.cells[i]) is not None]
-        for (first, one), (second, two) in itertools.combinations(cells, 2):
-            found.append(_compared(grid.columns[i].setting.label, first, second, one, two))
+    pairs = _defenses(grid) if subject == "defenses" else _attacks(grid)
+    found = [_compared(*pair) for pair in pairs]
     found = [comparison for comparison in found if comparison.images]
     adjusted = holm([comparison.p for comparison in found])
     return [replace(comparison, p_holm=p) for comparison, p in zip(found, adjusted, strict=True)]
+
+
+_Standing = tuple[Side, Cell]
+
+
+def _defenses(grid: Grid) -> Iterator[tuple[_Standing, _Standing]]:
+    victims = list(dict.fromkeys((row.method.victim, row.method.data) for row in grid.rows))
+    for victim, i in itertools.product(victims, range(len(grid.columns))):
+        rows = [row for row in grid.rows if (row.method.victim, row.method.data) == victim]
+        rows.sort(key=lambda row: row.method.defense != "none")
+        cells = [(_side(row.method, grid.columns[i]), cell) for row in rows if (cell := row.cells[i]) is not None]
+        yield from itertools.combinations(cells, 2)
+
+
+def _attacks(grid: Grid) -> Iterator[tuple[_Standing, _Standing]]:
+    for row in grid.rows:
+        filled = [(column, cell) for column, cell in zip(grid.columns, row.cells, strict=True) if cell is not None]
+        for (first, one), (second, two) in itertools.combinations(filled, 2):
+            alike = all(one.run.facts[name] == two.run.facts[name] for name in _ONE_THREAT)
+            own = not (one.below_own or two.below_own)
+            if alike and first.setting != second.setting and (own or one.budget == two.budget):
+                yield (_side(row.method, first), one), (_side(row.method, second), two)
+
+
+def _side(method: Method, column: Column) -> Side:
+    return Side(method, column.setting.label, column.budget)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -129,15 +168,14 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _compared(attack: str, first: Method, second: Method, one: Cell, two: Cell) -> Comparison:
+def _compared(first: _Standing, second: _Standing) -> Comparison:
+    one, two = first[1], second[1]
     common = one.run.by_id.keys() & two.run.by_id.keys()
     pairs = zip(standing([one.run], common, one.budget), standing([two.run], common, two.budget), strict=True)
     counts = Counter(pairs)
     return Comparison(
-        attack,
-        one.budget,
-        first,
-        second,
+        first[0],
+        second[0],
         both=counts[True, True],
         only_first=counts[True, False],
         only_second=counts[False, True],

@@ -8,7 +8,7 @@ from string import ascii_uppercase
 
 from rfdlight.results.grid import Grid, Row, Worst, build_grid
 from rfdlight.results.notes import notes_of
-from rfdlight.results.paired import Comparison, compare
+from rfdlight.results.paired import Comparison, Side, Subject, compare
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import Method
 from rfdlight.results.side_by_side import side_by_side
@@ -51,6 +51,7 @@ class Report:
 
     runs: list[Run]
     grid: Grid
+    subject: Subject
     comparisons: list[Comparison]
     notes: list[str]
     details: list[tuple[str, list[str]]]
@@ -81,13 +82,38 @@ class Report:
         rows = enumerate(self.grid.rows)
         return {row.method: ascii_uppercase[i % 26] + (str(i // 26) if i >= 26 else "") for i, row in rows}
 
-    def by_attack(self) -> dict[str, list[Comparison]]:
-        """Return the comparisons below their victim, attack and queries."""
+    @property
+    def paired_title(self) -> str:
+        """What the comparisons are of."""
+        return f"{self.subject.capitalize()} on the same images"
+
+    def compared(self, side: Side) -> str:
+        """Return what a side of a comparison stands for there."""
+        return defense_text(side.method) if self.subject == "defenses" else side.attack
+
+    def shared(self, pair: Comparison) -> str:
+        """Return what both sides of a comparison have in common, beside their victim."""
+        return pair.first.attack if self.subject == "defenses" else defense_text(pair.first.method)
+
+    def grouped(self) -> dict[str, list[Comparison]]:
+        """Return the comparisons below what their sides have in common."""
         pairs: dict[str, list[Comparison]] = {}
         for pair in self.comparisons:
-            heading = f"{self.victim(pair.first)}: {pair.attack}, {pair.budget:,} queries"
+            heading = f"{self.victim(pair.first.method)}: {self.shared(pair)}, {queries_text(pair)} queries"
             pairs.setdefault(heading, []).append(pair)
         return pairs
+
+    def pair_cells(self, pair: Comparison) -> list[str]:
+        """Return a comparison as text, below `PAIR_HEAD`."""
+        return [
+            self.compared(pair.first),
+            self.compared(pair.second),
+            *(f"{count:,}" for count in (pair.both, pair.only_first, pair.only_second, pair.neither)),
+            points(pair.difference),
+            points_interval(pair.interval),
+            p_text(pair.p),
+            p_text(pair.p_holm),
+        ]
 
     def headings(self) -> list[Heading]:
         """Return what stands above the attacks' columns and the worst cases'."""
@@ -116,18 +142,19 @@ class Report:
         return [READING_GRID, READING_WORST] if self.grid.worst_columns else [READING_GRID]
 
 
-def compile_report(runs: list[Run], budgets: list[int] | None = None) -> Report:
+def compile_report(runs: list[Run], budgets: list[int] | None = None, subject: Subject = "defenses") -> Report:
     """Compute everything that a report says.
 
     Args:
         runs: At least one.
         budgets: Numbers of queries at which the grid is read; by default each attack's own budget.
+        subject: What is compared on the same images.
 
     Raises:
         UserError: If a budget is larger than that of a run.
     """
     grid = build_grid(runs, budgets)
-    return Report(runs, grid, compare(grid), notes_of(runs, grid), side_by_side(runs))
+    return Report(runs, grid, subject, compare(grid, subject), notes_of(runs, grid), side_by_side(runs))
 
 
 def defense_text(method: Method) -> str:
@@ -166,17 +193,9 @@ PAIR_HEAD = ("A", "B", "both", "only A", "only B", "neither", "B - A", "95% inte
 """What stands above the columns of the comparisons; both, only A, only B and neither count standing images."""
 
 
-def pair_cells(pair: Comparison) -> list[str]:
-    """Return a comparison as text, below `PAIR_HEAD`."""
-    return [
-        defense_text(pair.first),
-        defense_text(pair.second),
-        *(f"{count:,}" for count in (pair.both, pair.only_first, pair.only_second, pair.neither)),
-        points(pair.difference),
-        points_interval(pair.interval),
-        p_text(pair.p),
-        p_text(pair.p_holm),
-    ]
+def queries_text(pair: Comparison) -> str:
+    """Return the numbers of queries after which two sides are compared: one, or that of each."""
+    return " and ".join(f"{budget:,}" for budget in dict.fromkeys((pair.first.budget, pair.second.budget)))
 
 
 def _short(victim: str) -> str:

@@ -66,6 +66,13 @@ def test_the_comparisons_on_the_terminal_call_the_methods_by_their_letters(four)
     assert "rays 30 A - B 0.0 -56.6 to +56.6 1 : 1 1 1" in lines
 
 
+def test_compared_attacks_on_the_terminal_are_called_by_their_names(four):
+    lines = lines_of(shown(compile_report(load_all(four), subject="attacks")))
+    # On B, undefended, square leaves an image and rays the three others: (3.5 - 1.5) / 6 +- 1.96 * sqrt(5 - 4 / 6) / 6.
+    assert "rays - square 30 B +50.0 -34.7 to +100.0 3 : 1 0.62 1" in lines
+    assert "rays - square 30 A 0.0 -56.6 to +56.6 1 : 1 1 1" in lines
+
+
 def test_three_attacks_and_their_worst_case_fit_one_table_of_80_columns(write):
     names = [
         write(f"{attack}-{defense}", [record(i) for i in range(3)], attack=attack, defense=defense)

@@ -278,10 +278,12 @@ def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp
     assert square == {
         "victim": "digits_small",
         "data": "digits",
-        "attack": "square",
-        "at_budget": "30",
-        "a": "none",
-        "b": "noise",
+        "defense_a": "none",
+        "attack_a": "square",
+        "budget_a": "30",
+        "defense_b": "noise",
+        "attack_b": "square",
+        "budget_b": "30",
         "images": "4",
         "both": "1",
         "only_a": "0",
@@ -291,7 +293,20 @@ def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp
         "p": "0.5",
         "p_holm": "1.0",
     }
-    assert (rays["attack"], rays["only_a"], rays["only_b"]) == ("rays", "1", "1")
+    assert (rays["attack_b"], rays["only_a"], rays["only_b"]) == ("rays", "1", "1")
+
+
+def test_every_file_says_that_attacks_are_compared(four, tmp_path):
+    report(four, "out", compare="attacks")
+    with (tmp_path / "out" / "paired.csv").open(newline="") as file:
+        noise, none = csv.DictReader(file)
+    assert (none["defense_b"], none["attack_a"], none["attack_b"], none["only_b"]) == ("none", "square", "rays", "3")
+    assert (noise["defense_b"], noise["only_b"]) == ("noise", "1")
+    texts = {name: (tmp_path / "out" / f"report.{name}").read_text() for name in ("md", "tex", "html")}
+    assert "| digits_small | undefended | 30 | square | rays | 0 | 1 | 3 | 0 | +50.0 |" in texts["md"]
+    assert "rays $-$ square & 3 & 1 & $+50.0$" in texts["tex"]
+    assert "digits_small: undefended, 30 queries" in texts["html"]
+    assert all("Attacks on the same images" in text for text in texts.values())
 
 
 def test_many_runs_of_several_attacks_are_drawn_in_panels(write, four, tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rfdlight.results.grid import Cell, Row, Worst
+from rfdlight.results.paired import Side
 from rfdlight.results.report import Report
 from rfdlight.results.runs import Run
 from rfdlight.results.side_by_side import common_budget
@@ -17,8 +18,8 @@ WORST_CASE = "worst case"
 """Stands in the column `attack` of a line that is a worst case; its `run` names the runs, with "+" between."""
 
 PAIRED_FIELDS = (
-    "victim", "data", "attack", "at_budget", "a", "b", "images", "both", "only_a", "only_b", "neither",
-    "difference", "difference_low", "difference_high", "p", "p_holm",
+    "victim", "data", "defense_a", "attack_a", "budget_a", "defense_b", "attack_b", "budget_b", "images", "both",
+    "only_a", "only_b", "neither", "difference", "difference_low", "difference_high", "p", "p_holm",
 )  # fmt: skip
 """The columns of the comparisons."""
 
@@ -46,12 +47,10 @@ def paired_csv(report: Report) -> str:
         PAIRED_FIELDS,
         [
             {
-                "victim": pair.first.victim,
-                "data": pair.first.data,
-                "attack": pair.attack,
-                "at_budget": pair.budget,
-                "a": pair.first.defense,
-                "b": pair.second.defense,
+                "victim": pair.first.method.victim,
+                "data": pair.first.method.data,
+                **_side("a", pair.first),
+                **_side("b", pair.second),
                 "images": pair.images,
                 "both": pair.both,
                 "only_a": pair.only_first,
@@ -66,6 +65,10 @@ def paired_csv(report: Report) -> str:
             for pair in report.comparisons
         ],
     )
+
+
+def _side(name: str, side: Side) -> dict[str, Any]:
+    return {f"defense_{name}": side.method.defense, f"attack_{name}": side.attack, f"budget_{name}": side.budget}
 
 
 def _csv(fields: Sequence[str], lines: list[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from html import escape
 import rfdlight
 from rfdlight.results.formats.page_style import STYLE
 from rfdlight.results.gallery import MOST, Example
-from rfdlight.results.report import PAIR_HEAD, READING_PAIRS, Heading, Report, defense_text, pair_cells
+from rfdlight.results.report import PAIR_HEAD, READING_PAIRS, Heading, Report, defense_text
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import method_of
 from rfdlight.results.summary import Share, clean_right
@@ -33,7 +33,7 @@ def html_page(report: Report, curves: bytes, galleries: list[list[Example]]) -> 
         *(_reading(line) for line in report.reading()),
     ]
     if report.comparisons:
-        parts += ["<h2>Defenses on the same images</h2>", _scrolling(_pairs(report)), _reading(READING_PAIRS)]
+        parts += [f"<h2>{report.paired_title}</h2>", _scrolling(_pairs(report)), _reading(READING_PAIRS)]
     parts += ["<h2>What to know before believing these numbers</h2>", "<ul>"]
     parts += [f"<li>{escape(note)}</li>" for note in report.notes]
     parts += [
@@ -113,9 +113,9 @@ def _share(share: Share | None, remark: str = "") -> str:
 def _pairs(report: Report) -> str:
     kinds = ["" if name in ("A", "B") else "number" for name in PAIR_HEAD]
     lines = ['<table class="pairs">', "<thead>", _row(map(_head, PAIR_HEAD, kinds)), "</thead>", "<tbody>"]
-    for heading, pairs in report.by_attack().items():
+    for heading, pairs in report.grouped().items():
         lines.append(_row([_head(heading, "group", span=len(PAIR_HEAD))], "group"))
-        lines += [_row(map(_cell, pair_cells(pair), kinds)) for pair in pairs]
+        lines += [_row(map(_cell, report.pair_cells(pair), kinds)) for pair in pairs]
     return "\n".join([*lines, "</tbody>", "</table>"])
 
 

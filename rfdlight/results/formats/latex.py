@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterable
 
 from rfdlight.errors import one_line
+from rfdlight.results.paired import Side
 from rfdlight.results.report import (
     READING_LETTERS,
     READING_PAIRS,
@@ -49,7 +50,7 @@ def latex(report: Report) -> str:
     """
     tables = [_PREAMBLE, _float(f"Robust accuracy in %. {' '.join(report.reading())}", _grid(report))]
     if report.comparisons:
-        tables.append(_float(f"Defenses on the same images. {READING_PAIRS} {READING_LETTERS}", _pairs(report)))
+        tables.append(_float(f"{report.paired_title}. {READING_PAIRS} {READING_LETTERS}", _pairs(report)))
     return "\n\n".join(tables) + "\n"
 
 
@@ -114,15 +115,19 @@ def _group(name: str, columns: int) -> Iterable[str]:
 
 def _pairs(report: Report) -> Iterable[str]:
     letters = report.letters()
+
+    def name(side: Side) -> str:
+        return letters[side.method] if report.subject == "defenses" else escape(side.attack)
+
     yield r"\begin{tabular}{ccccccc}"
     yield r"\toprule"
     yield _row(["pair", "only 1st", "only 2nd", "points", r"95\% interval", "$p$", "$p$ Holm"])
-    for heading, pairs in report.by_attack().items():
+    for heading, pairs in report.grouped().items():
         yield from _group(heading, 7)
         for pair in pairs:
             yield _row(
                 [
-                    f"{letters[pair.second]} $-$ {letters[pair.first]}",
+                    f"{name(pair.second)} $-$ {name(pair.first)}",
                     f"{pair.only_second:,}",
                     f"{pair.only_first:,}",
                     _math(points(pair.difference)),

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from rfdlight.errors import one_line
-from rfdlight.results.report import PAIR_HEAD, READING_PAIRS, Report, defense_text, pair_cells
+from rfdlight.results.report import PAIR_HEAD, READING_PAIRS, Report, defense_text, queries_text
 from rfdlight.results.side_by_side import with_interval
 
 
@@ -14,7 +14,7 @@ def markdown(report: Report) -> str:
     """Return a report as Markdown: grid, comparisons, runs side by side, notes, and a link to `curves.png`."""
     parts = ["# Robust accuracy", _grid(report), *report.reading()]
     if report.comparisons:
-        parts += ["# Defenses on the same images", _pairs(report), READING_PAIRS]
+        parts += [f"# {report.paired_title}", _pairs(report), READING_PAIRS]
     head = ["", *(run.label for run in report.runs)]
     details = _table(head, [[label.strip(), *cells] for label, cells in report.details])
     notes = "\n".join(f"- {_escape(note)}" for note in report.notes)
@@ -37,9 +37,10 @@ def _grid(report: Report) -> str:
 
 def _pairs(report: Report) -> str:
     rows = [
-        [report.victim(pair.first), pair.attack, f"{pair.budget:,}", *pair_cells(pair)] for pair in report.comparisons
+        [report.victim(pair.first.method), report.shared(pair), queries_text(pair), *report.pair_cells(pair)]
+        for pair in report.comparisons
     ]
-    return _table(["victim", "attack", "queries", *PAIR_HEAD], rows)
+    return _table(["victim", "attack" if report.subject == "defenses" else "defense", "queries", *PAIR_HEAD], rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

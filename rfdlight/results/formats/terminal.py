@@ -18,6 +18,7 @@ from rfdlight.results.report import (
     p_text,
     points,
     points_interval,
+    queries_text,
 )
 from rfdlight.results.summary import Share
 from rfdlight.results.tables import percent
@@ -51,15 +52,18 @@ def paired_table(report: Report) -> list[RenderableType]:
     if not report.comparisons:
         return []
     letters = report.letters()
+    defenses = report.subject == "defenses"
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("attack", overflow="fold")
-    for heading in ("queries", "pair", "points", "95% interval", "only", "p", "p Holm"):
+    table.add_column("attack" if defenses else "attacks", overflow="fold")
+    table.add_column("queries", justify="right", min_width=len("queries"))
+    for heading in ("pair" if defenses else "on", "points", "95% interval", "only", "p", "p Holm"):
         table.add_column(heading, justify="right", no_wrap=True)
     for pair in report.comparisons:
+        first, second = letters[pair.first.method], letters[pair.second.method]
         table.add_row(
-            Text(pair.attack),
-            f"{pair.budget:,}",
-            f"{letters[pair.second]} - {letters[pair.first]}",
+            Text(pair.first.attack if defenses else f"{pair.second.attack} - {pair.first.attack}"),
+            queries_text(pair),
+            f"{second} - {first}" if defenses else first,
             Text(points(pair.difference), style="bold"),
             points_interval(pair.interval),
             f"{pair.only_second:,} : {pair.only_first:,}",
@@ -67,7 +71,7 @@ def paired_table(report: Report) -> list[RenderableType]:
             p_text(pair.p_holm),
         )
     return [
-        Text("\nDefenses on the same images\n", style="bold"),
+        Text(f"\n{report.paired_title}\n", style="bold"),
         table,
         Text(f"\n{READING_PAIRS} {READING_LETTERS}\n", style="dim"),
     ]
