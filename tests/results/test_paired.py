@@ -101,7 +101,9 @@ def test_holm_counts_every_comparison_of_the_report(write):
     ]
     pairs = compare(build_grid(load_all(names), [15, 30]))
     told = [
-        (pair.first.budget, pair.first.method.defense, pair.second.method.defense, pair.p, pair.p_holm) for pair in pairs
+        (one.budget, one.method.defense, two.method.defense, pair.p, pair.p_holm)
+        for pair in pairs
+        for one, two in [(pair.first, pair.second)]
     ]
     # All eight images on one side: p = 2 / 2^8, the four of these times 6; the others say nothing.
     p = 2 / 2**8
