@@ -16,6 +16,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rfdlight import names, packaged, resumption
 from rfdlight.attacks.base import Attack
@@ -28,14 +29,17 @@ from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
 from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
-from rfdlight.environment.devices import imitates_bfloat16
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.environment.launcher import is_first
+from rfdlight.environment.trainer import processes, refuse_remains, warn_of_slow_precision
+from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
+from rfdlight.modules.processes import ToldElsewhere
 from rfdlight.parser_errors import mended
 from rfdlight.quiet import be_quiet
 from rfdlight.results import run_directory
+from rfdlight.victims.resolve import resolve_victim
 
 UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
 """The component of each command that is taken where none is named."""
@@ -187,9 +191,12 @@ class RFDLightCLI(LightningCLI):
                 super().instantiate_classes()
         except (ValueError, TypeError) as error:
             raise mended(str(error), error, ()) from error
+        except MisconfigurationException as error:
+            raise UserError(f"the trainer refuses: {one_line(error)}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put the trainer's files into the run directory, and the defenses among its callbacks."""
+        refuse_remains(os.environ)
         config = self._get(self.config_init, "trainer")
         defenses = self._get(self.config_init, "defense") or []
         config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
@@ -209,9 +216,8 @@ class RFDLightCLI(LightningCLI):
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,
+                **processes(config, os.environ),
             }
-            if config.devices == "auto":
-                kwargs["devices"] = 1
         return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
 
     def _place_test(self) -> None:
@@ -223,7 +229,9 @@ class RFDLightCLI(LightningCLI):
             self.model.resume = True
             return
         attack = names.short_name("attack", type(self.model.attack)).rpartition(".")[2]
-        self.run = run_directory.plan(self._get(self.config, "run"), f"{attack}-{self.datamodule.name}")
+        asked, label = self._get(self.config, "run"), f"{attack}-{self.datamodule.name}"
+        # The first of several processes may have begun the run already; it tells the others where that is.
+        self.run = Path(asked) if asked and not is_first(os.environ) else run_directory.plan(asked, label)
         self.model.on_ready = self.save_config
 
     def _settings(self) -> dict[str, Any]:
@@ -245,11 +253,17 @@ class RFDLightCLI(LightningCLI):
             return self._settings()
         return {"parse": parse, "run": main}[name]
 
+    def before_test(self) -> None:
+        """Find bad data and bad weights before there are several processes, each of which would say so."""
+        if self.trainer.world_size > 1:
+            self.datamodule.setup("test")
+            resolve_victim(self.model.victim_spec, self.model.checkpoint, self.datamodule)
+
     def before_fit(self) -> None:
         """Find bad data and bad weights before the run directory is made."""
         self.datamodule.setup("fit")
         self.model.build(self.datamodule)
-        _warn_of_slow_precision(self.trainer)
+        warn_of_slow_precision(self.trainer)
         self.save_config()
 
     def after_fit(self) -> None:
@@ -275,17 +289,6 @@ class RFDLightCLI(LightningCLI):
         parser = self._parser(self.subcommand)
         config = self.config[self.subcommand].clone()
         parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
-
-
-def _warn_of_slow_precision(trainer: Trainer) -> None:
-    """Say so if this processor has to imitate bfloat16, which takes many times as long as float32."""
-    on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and "bf16" in str(trainer.precision) and imitates_bfloat16():
-        print(  # noqa: T201
-            f"rfdlight: this processor imitates the precision {trainer.precision}, slowly; "
-            "--trainer.precision 32-true is faster",
-            file=sys.stderr,
-        )
 
 
 def _first_line(thing: Any) -> str:
@@ -340,6 +343,8 @@ def main(args: list[str] | None = None) -> int:
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
         cli = RFDLightCLI(args)
+    except ToldElsewhere:
+        return 0  # another status would make launchers kill process 0, which says what there is to say
     except UserError as error:
         print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
         return 2
@@ -350,7 +355,12 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _status_of_test(model: AttackEvaluation) -> int:
-    """Return the exit status of an evaluation, and say what is missing."""
+    """Return the exit status of an evaluation, and say what is missing, if this is the process that does."""
+    if model.processes.lost:
+        print("rfdlight: process 0 of the run is gone; the records so far are kept", file=sys.stderr)  # noqa: T201
+        return 1
+    if not model.processes.leads:
+        return 0
     if not model.complete:
         print("rfdlight: stopped before all images were done; the records so far are kept", file=sys.stderr)  # noqa: T201
         return 1

@@ -188,7 +188,7 @@ def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch,
 
     def write_and_signal(self, record):
         write(self, record)
-        if len(self._book.records) == 2:
+        if self._progress[0] == 2:
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(AttackEvaluation, "_on_record", write_and_signal)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from rfdlight.data.preparation import Preparation
 from rfdlight.data.subset import select
@@ -24,6 +24,9 @@ Split = Literal["train", "validation", "test"]
 
 Transform = Callable[[Tensor], Tensor]
 """From pixels (rows, C, H, W) uint8 to the same."""
+
+Deal = Callable[[int], Iterable[range]]
+"""From a number of images to the chunks of them that a process gets."""
 
 
 class UnreadableImageError(UserError):
@@ -139,6 +142,23 @@ class _Batches(Dataset[Batch]):
         return len(self.images)
 
 
+class _Dealt(Sampler[list[int]]):
+    """Yields the positions of chunks as they are dealt.
+
+    Its length is what one process might get, and never 0, since Lightning skips a test without batches.
+    """
+
+    def __init__(self, deal: Deal, images: int) -> None:
+        self._deal = deal
+        self._images = images
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, self._deal(self._images))
+
+    def __len__(self) -> int:
+        return max(1, self._images)
+
+
 class ImageData(LightningDataModule):
     """Base of the data modules: subclasses give the constants below and `load`.
 
@@ -195,6 +215,7 @@ class ImageData(LightningDataModule):
         self.validation = validation
         self._asked: Preparation | None = None
         self._finished: frozenset[str] = frozenset()
+        self._deal: Deal | None = None
         self._splits: dict[str, ImageSource] = {}
 
     def load(self, split: Literal["train", "test"]) -> ImageSource:
@@ -265,9 +286,15 @@ class ImageData(LightningDataModule):
         """Return the attacked subset of the test split, ordered by id."""
         return self.images("test").take(self._positions())
 
-    def leave_out(self, finished: Collection[str]) -> None:
-        """Have `test_dataloader` leave out the images of these ids: an earlier attempt at the run has finished them."""
+    def share(self, finished: Collection[str], deal: Deal) -> None:
+        """Have `test_dataloader` yield what one process of a run is to attack.
+
+        Args:
+            finished: Ids of images that are left out: an earlier attempt at the run has finished them.
+            deal: Yields the chunks, each when the next batch is asked for.
+        """
         self._finished = frozenset(finished)
+        self._deal = deal
 
     def held_out(self) -> ImageSource:
         """Return the test images that are not attacked: those that a calibration may look at."""
@@ -301,10 +328,16 @@ class ImageData(LightningDataModule):
         return loader(self.images("validation"), self.batch_size, self.workers) if self.validation else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Return the attacked subset without what `leave_out` names, in order of id."""
+        """Return the attacked subset in order of id, or of it what `share` says.
+
+        Shared images are read by the process itself when they are wanted: to read ahead would be to take what another
+        process could attack.
+        """
         attacked = self.attacked()
-        left = [position for position, image_id in enumerate(attacked.ids) if image_id not in self._finished]
-        return loader(attacked.take(left), self.batch_size, self.workers)
+        left = attacked.take([i for i, image_id in enumerate(attacked.ids) if image_id not in self._finished])
+        if self._deal is None:
+            return loader(left, self.batch_size, self.workers)
+        return DataLoader(_Batches(left), sampler=_Dealt(self._deal, len(left)), batch_size=None)
 
 
 def loader(images: ImageSource, batch_size: int, workers: int = 0) -> DataLoader[Batch]:

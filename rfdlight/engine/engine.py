@@ -106,22 +106,19 @@ class Engine:
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._own: dict[str, str] = {}
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the run was asked to stop."""
-        return self._stop()
-
     def submit(self, x: Tensor, y: Tensor, ids: list[str]) -> None:
         """Queue images: (rows, C, H, W) float32 in [0, 1], (rows,) int64 labels and their ids."""
         self._queue.extend(zip(x, y, ids, strict=True))
         self._refill()
 
-    def run(self, until_room: bool = False) -> None:
+    def run(self, until_room: bool = False, hold: int | None = None) -> None:
         """Tick until nothing is left, or only until images are wanted again.
 
         Args:
             until_room: Return as soon as the queue is empty and the pool cannot fill a forward pass.
+            hold: And holds fewer images than that; by default, than it has slots.
         """
+        hold = min(self._pool.slots, hold or self._pool.slots)
         while (len(self._pool) or self._queue) and not self._stop():
             self._refill()
             ready = (self._pool.occupied("phase") == Phase.ATTACK).nonzero()[:, 0]
@@ -131,7 +128,7 @@ class Engine:
                 self._query(ready)
             elif wanted >= full:
                 self._draw()
-            elif until_room and self._pool.free:
+            elif until_room and len(self._pool) < hold:
                 return
             elif len(ready) * self.eot >= wanted:
                 self._query(ready)
@@ -376,9 +373,9 @@ class Engine:
 
         for row in sorted(rows[phases == Phase.FINAL].tolist(), reverse=True):
             one = torch.tensor([row], device=columns["y"].device)
-            billed = int(self._billed(one, self._state(one)))
-            self._on_point(self._pool.ids[row], columns["x"][row], columns["point"][row])
-            self._on_record(describe(self._pool.ids[row], columns, one, billed, judge))
+            billed, image_id = int(self._billed(one, self._state(one))), self._pool.ids[row]
+            self._on_point(image_id, columns["x"][row], columns["point"][row])
+            self._on_record(describe(image_id, columns, one, billed, judge))
             self._pool.release(row)
 
     def _count_votes(self, rows: Tensor) -> None:

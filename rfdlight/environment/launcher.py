@@ -19,6 +19,31 @@ _Rule = tuple[object, State, str, str]
 """When it applies, and then the state, what was found and what to do."""
 
 
+def is_first(environ: Mapping[str, str]) -> bool:
+    """Return whether this process is the first or only one of its run, as far as its variables say."""
+    return all(environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def started_processes(environ: Mapping[str, str]) -> tuple[int, int] | None:
+    """Return how many processes torchrun or srun has started on each machine, and on how many machines.
+
+    Returns:
+        None where neither has started this process, or srun did not say how many.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ:
+        here = int(environ["LOCAL_WORLD_SIZE"])
+        return here, int(environ["WORLD_SIZE"]) // here
+    if under_slurm(environ) and "SLURM_NTASKS_PER_NODE" in environ:
+        here = int(environ["SLURM_NTASKS_PER_NODE"])
+        return here, max(1, int(environ["SLURM_NTASKS"]) // here)
+    return None
+
+
+def under_slurm(environ: Mapping[str, str]) -> bool:
+    """Return whether Lightning takes this process for a task of SLURM."""
+    return "SLURM_NTASKS" in environ and environ.get("SLURM_JOB_NAME") not in _INTERACTIVE
+
+
 def check_launcher(environ: Mapping[str, str], terminal: bool) -> list[Finding]:
     """Compare the variables of torchrun and of SLURM with one another, by Lightning's rules.
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,15 @@ from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.errors import UserError
+from rfdlight.modules.processes import Processes, ToldElsewhere
 from rfdlight.modules.progress import ProgressDisplay
 from rfdlight.modules.run_book import RunBook
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
 from rfdlight.protocol.identity import identity, weights_digest
 from rfdlight.protocol.short_attack import settle_eps
-from rfdlight.results.images import KeptImages
 from rfdlight.results.plots import draw_curves
-from rfdlight.results.records import Record, in_order
+from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import run_table
 from rfdlight.victims.resolve import resolve_victim
@@ -49,8 +49,12 @@ class AttackEvaluation(LightningModule):
     `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`. An image on which the victim raises, or
     answers NaN or infinity, is left out, and `summary.json` says why.
 
-    `on_ready`, if set, is called once, when everything that can be wrong has been checked and the directory is
-    this run's. If `resume` is set to True, the run that the directory holds is gone on with.
+    The processes of a trainer with several devices draw the images, a few at a time, from one store, so that each image
+    is attacked once, by whoever is free. Process 0 alone keeps the directory and talks to the user; all others write
+    their own files in its journal, so that they must see it.
+
+    `on_ready`, if set, is called once, in process 0, when everything that can be wrong has been checked and the
+    directory is this run's. If `resume` is set to True, the run that the directory holds is gone on with.
 
     Args:
         victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the
@@ -138,9 +142,9 @@ class AttackEvaluation(LightningModule):
         self.complete = False
         self.console = Console()
         self.failed: dict[str, str] = {}
-        self._robust = 0
+        self.processes = Processes()
+        self._progress = [0, 0]
         self._running = False
-        self._asked_to_stop = False
         self._open = ExitStack()
         self.on_ready: Callable[[], None] = lambda: None
 
@@ -157,25 +161,22 @@ class AttackEvaluation(LightningModule):
         callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         return [callback for callback in callbacks if isinstance(callback, Defense)]
 
-    @property
-    def folder(self) -> Path:
-        """The run directory."""
-        return Path(self.trainer.default_root_dir)
-
     def setup(self, stage: str) -> None:
-        """Load the victim and settle what was left open."""
-        if self.trainer.world_size > 1:
-            raise UserError("rfdlight test runs on one device: use --trainer.devices 1")
-        self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
-        settle_eps(self.attack, self.data)
-        self.threat = self.attack.threat
-        self._weights = weights_digest(self.victim)
-        self._book = RunBook(self.folder, self.resume)
-        self._open.callback(self._book.close)
-        self._robust = sum(stands_at(record, self.budget) for record in self._book.records)
-        finished = [record["id"] for record in self._book.records]
-        # Lightning skips a test without batches: a run that lacks its summary alone attacks its last image again.
-        self.data.leave_out(finished if len(finished) < self.data.num_images else finished[:-1])
+        """Load the victim, settle what was left open, and agree with the other processes on what is to be done."""
+        self.processes = Processes(self.trainer.global_rank, self.trainer.world_size)
+        self.console.quiet = not self.processes.leads
+        with self._closing_on_error():
+            self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
+            settle_eps(self.attack, self.data)
+            self.threat = self.attack.threat
+            self._weights = weights_digest(self.victim)
+            self._book = RunBook(Path(self.trainer.default_root_dir), self.resume, self.processes)
+            self._open.callback(self._book.close)
+            past = self._book.past.records
+            self._progress = [len(past), sum(stands_at(record, self.budget) for record in past)]
+            self._unfinished = self.data.num_images - len(self._book.finished)
+            self.data.share(self._book.finished, partial(self.processes.deal, most=self.batch_size))
+            self.processes.agree()
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
@@ -185,23 +186,42 @@ class AttackEvaluation(LightningModule):
             if not self._running:
                 self._start(x)
             self._engine.submit(x, y, ids)
-            self._engine.run(until_room=True)
+            self._engine.run(until_room=True, hold=self._hold())
 
     def on_test_epoch_end(self) -> None:
         """Attack what is left, and report."""
-        with self._open, self._switched():
+        with self._closing_on_error(), self._switched():
+            if not self._running:  # nothing was left for this process
+                first = self.data.attacked().read([0]).float().div_(255)
+                self._start(first.to(self.device))
             self._engine.run()
-        self._engine.ledger.check(self._oracle.forwarded)
-        records = self._book.records
-        self.complete = len(records) + len(self.failed) == self.data.num_images
-        summary = summarize(records, self._facts())
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+            self._engine.ledger.check(self._oracle.forwarded)
+            self._open.close()
+        if self.processes.leads:
+            self._report()
+
+    def _hold(self) -> int | None:
+        """Return how many images this process keeps in work before it asks for more.
+
+        Where others could attack what is left, no more than one forward pass of them: then each gets a query in every
+        pass, and the last process ends within one image's attack after the others.
+        """
+        alone = self.processes.size == 1
+        many = self.processes.left(self._unfinished) >= self.processes.size * self.batch_size
+        return None if alone or many else self.batch_size
+
+    def _report(self) -> None:
+        folder, past = self._book.folder, self._book.past
+        self.failed = past.failed
+        self.complete = len(past.records) + len(past.failed) == self.data.num_images
+        summary = summarize(past.records, self._facts())
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
         self._tell_failures()
-        if not records:
+        if not past.records:
             return
-        draw_curves([(self.folder.name, in_order(records), self.budget)], self.folder / "curves.png")
+        draw_curves([(folder.name, past.records, self.budget)], folder / "curves.png")
         self.console.print(run_table(summary))
-        self.console.print(f"records, summary and picture: {self.folder}")
+        self.console.print(f"records, summary and picture: {folder}")
 
     def _start(self, x: Tensor) -> None:
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
@@ -212,7 +232,8 @@ class AttackEvaluation(LightningModule):
             precision=self.precision,
             channels_last=self.channels_last,
             any_pixels=self.accounting == "paper",
-            attempt=self._book.past.attempts,
+            rank=self.processes.rank,
+            attempt=self._book.attempt,
             least=self.eot,
             on_smaller=self._on_smaller,
         )
@@ -222,7 +243,6 @@ class AttackEvaluation(LightningModule):
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
-        self._images = KeptImages(self.data.attacked().ids, self.keep_images, self.folder)
         self._engine = Engine(
             self._oracle,
             self.attack,
@@ -236,20 +256,23 @@ class AttackEvaluation(LightningModule):
             starts=starts,
             deterministic=deterministic,
             on_record=self._on_record,
-            on_point=self._images,
-            on_failure=self.failed.__setitem__,
+            on_point=self._book.point,
+            on_failure=self._book.failure,
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
         self._engine.bound_memory(self.memory, x[:1])
-        self._book.begin(self._identity(), lambda: self._engine.ledger.total, self.on_ready)
+        self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
+        self._open.callback(self._end)
         self.console.print(self._card())
         for number in (signal.SIGINT, signal.SIGTERM):
             self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))
         self._display = ProgressDisplay(self.console, self.data.num_images)
         self._open.callback(self._display.close)
-        self._started = time.monotonic()
         self._running = True
+
+    def _end(self) -> None:
+        self._book.end(self._engine.ledger.total, self._oracle.batch_size, self._tick)
 
     def _switched(self) -> AbstractContextManager[None]:
         """Switch the defenses off if that was asked for."""
@@ -260,16 +283,20 @@ class AttackEvaluation(LightningModule):
         """Leave terminal, files and signals as they were when something fails; Lightning has no hook for it."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            self.processes.fail(error)
             self._open.close()
+            if isinstance(error, UserError) and not (self.processes.leads or self.processes.lost):
+                raise ToldElsewhere(str(error)) from error
             raise
 
     def _stop_soon(self, number: int, frame: Any) -> None:
-        self._asked_to_stop = True
+        self.processes.stop()
 
     def _on_record(self, record: Record) -> None:
-        self._book.add(record)
-        self._robust += stands_at(record, self.budget)
+        self._book.record(record)
+        self._progress[0] += 1
+        self._progress[1] += stands_at(record, self.budget)
 
     def _on_smaller(self, rows: int) -> None:
         self.console.print(f"memory ran out: forward passes of {rows} images from here on")
@@ -286,31 +313,33 @@ class AttackEvaluation(LightningModule):
 
     def _tick(self) -> bool:
         total = self._engine.ledger.total
-        self._display.update(len(self._book.records), self._robust, total["attack"] + total["gradient"])
-        return self._asked_to_stop
+        self._display.update(*self.processes.look([*self._progress, total["attack"] + total["gradient"]]))
+        return self.processes.stopping
 
     def _identity(self) -> dict[str, Any]:
         """What an attempt must have in common with the earlier ones."""
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
         parts = [part for part in (self.attack, self.data, *self.defenses, *schedules) if part is not None]
-        found = identity(self.victim, self.data.attacked(), parts, self._settings())
+        facts = {**self._settings(), "deterministic": self._engine.deterministic}
+        found = identity(self.victim, self.data.attacked(), parts, facts)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
 
     def _facts(self) -> dict[str, Any]:
         """What is true of the run as a whole, over all attempts."""
-        past, totals = self._book.past, self._engine.ledger.total
+        past = self._book.past
         return {
-            "name": self.folder.name,
+            "name": self._book.folder.name,
             **self._settings(),
             "deterministic": self._engine.deterministic,
             "complete": self.complete,
             "failed": self.failed,
-            "batch_size_used": self._oracle.batch_size,
-            "totals": {kind: rows + past.totals[kind] for kind, rows in totals.items()},
-            "wall_seconds": time.monotonic() - self._started + past.seconds,
-            "attempts": past.attempts + 1,
+            "processes": self.processes.size,
+            "batch_size_used": past.batch_size,
+            "totals": dict(past.totals),
+            "wall_seconds": past.seconds,
+            "attempts": past.attempts,
             "killed_attempts": past.killed,
             "damaged_lines": past.damaged,
         }

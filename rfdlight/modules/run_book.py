@@ -1,88 +1,144 @@
-"""The run directory while a run is under way."""
+"""What a run writes down in its directory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+from torch import Tensor
+
 from rfdlight.errors import UserError
+from rfdlight.modules.processes import Processes
 from rfdlight.protocol import identity
-from rfdlight.results import journal
+from rfdlight.results import images, journal
 from rfdlight.results.records import Record
 
 
 class RunBook:
-    """Keeps what a run has finished, in memory and in its directory, over all attempts at it.
+    """Keeps what a run has finished, over all of its processes and all attempts at it.
+
+    Process 0 takes the directory, tells the others where it is and what earlier attempts have finished, and at the end
+    puts together what all have written. Each process writes files of its own.
 
     Args:
-        folder: The run directory.
+        planned: The run directory, as process 0 knows it.
         resume: Whether it holds a run that is gone on with; it is then taken at once, else by `begin`.
+        processes: Of the run.
 
     Attributes:
-        past: What earlier attempts have left.
-        records: Of all images that are finished, this attempt's behind the earlier ones'.
+        folder: The run directory.
+        past: What all attempts have left: before this one, and after `end` with it. In process 0 alone.
+        attempt: How often the run was begun before.
+        finished: Ids of the images that earlier attempts have finished.
 
     Raises:
-        UserError: If another process writes there, or there is nothing to go on with.
+        UserError: If another process has the directory, or there is nothing to go on with.
     """
 
-    def __init__(self, folder: Path, resume: bool) -> None:
-        self.folder = folder
-        self.resume = resume
+    def __init__(self, planned: Path, resume: bool, processes: Processes) -> None:
         self.past = journal.NOTHING
-        self._open = ExitStack()
-        if resume:
-            identity.read(folder)  # before the lock makes a folder
-            self._open.callback(journal.lock(folder).release)
-            self.past = journal.look_back(folder)
-        self.records: list[Record] = list(self.past.records)
-        self._known = {record["id"] for record in self.records}
+        self._resume = resume
+        self._processes = processes
+        self._lock: FileLock | None = None
         self._journal: journal.Journal | None = None
+        if processes.leads:
+            if resume:
+                identity.read(planned)  # before the lock makes a folder
+                self._lock = journal.lock(planned)
+                self.past = journal.look_back(planned)
+            finished = [record["id"] for record in self.past.records]
+            processes.tell("run", [str(planned.absolute()), self.past.attempts, finished])
+        folder, self.attempt, self.finished = processes.hear("run")
+        self.folder = planned if processes.leads else Path(folder)
 
     def begin(
-        self, now: dict[str, Any], totals: Callable[[], dict[str, int]], on_ready: Callable[[], None] = lambda: None
+        self,
+        now: dict[str, Any],
+        on_ready: Callable[[], None] = lambda: None,
+        kept: tuple[list[str], int] = ([], 0),
     ) -> None:
-        """Take the directory, if that is still to be done, and open this attempt's journal; nothing was written before.
+        """Take the directory, if that is still to be done, and open this process's files; nothing was written before.
 
         Args:
-            now: The identity of what is about to run.
-            totals: Says at the end what rows the victim saw in this attempt.
-            on_ready: Called when the directory is this run's and before it counts as begun.
+            now: The identity of what is about to run, see `rfdlight.protocol.identity`.
+            on_ready: Called in process 0 when the directory is this run's and before it counts as begun.
+            kept: Ids of the images that are attacked, and of how many the pixels are kept.
 
         Raises:
-            UserError: If the directory holds another run, or another process writes there.
+            UserError: If the directory holds another run, another process has it, or it cannot be written; and in the
+                other processes, if they would not run what process 0 runs.
         """
-        if self.resume:
+        if self._processes.leads:
+            self._take(now, on_ready)
+            self._processes.tell("begun", True)
+        else:
+            self._processes.hear("begun")
+            identity.check_same(self.folder, now)
+        mine = self.attempt, self._processes.rank
+        self._images = images.KeptImages(*kept, journal.image_part(self.folder, *mine))
+        self._journal = journal.Journal(self.folder, *mine)
+
+    def _take(self, now: dict[str, Any], on_ready: Callable[[], None]) -> None:
+        if self._resume:
             identity.check_same(self.folder, now)
             on_ready()
-        else:
-            self._open.callback(journal.lock(self.folder).release)
-            if (self.folder / identity.FILE).exists() or (self.folder / journal.RECORDS).exists():
-                raise UserError(
-                    f"{self.folder} already holds another run; give --run another folder, or go on with it: --resume"
-                )
-            on_ready()
-            identity.write(self.folder, now)
-        self._journal = journal.Journal(self.folder, self.past.attempts)
-        self._totals = totals
-
-    def add(self, record: Record) -> None:
-        """Take the record of an image that was just finished; of one that an earlier attempt finished, that stays."""
-        if self._journal is None:
-            raise ValueError("begin the run first")
-        if record["id"] in self._known:
             return
-        self._known.add(record["id"])
-        self._journal.record(record)
-        self.records.append(record)
+        self._lock = journal.lock(self.folder)
+        if (self.folder / identity.FILE).exists() or (self.folder / journal.RECORDS).exists():
+            raise UserError(
+                f"{self.folder} already holds another run; give --run another folder, or go on with it: --resume"
+            )
+        on_ready()
+        identity.write(self.folder, now)
+
+    def record(self, record: Record) -> None:
+        """Write down an image that was just finished."""
+        self._opened.record(record)
+
+    def failure(self, image_id: str, reason: str) -> None:
+        """Write down that the victim fails on an image."""
+        self._opened.failure(image_id, reason)
+
+    def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
+        """Keep the pixels of an image, (C, H, W) both, if it is one of those that are kept."""
+        self._images(image_id, clean, final)
+
+    def end(self, totals: dict[str, int], batch_size: int, waiting: Callable[[], Any] = lambda: None) -> None:
+        """Close this process's files; process 0 waits for the others, and puts all together.
+
+        Args:
+            totals: Rows that the victim saw.
+            batch_size: Of the last forward pass.
+            waiting: Called again and again while process 0 waits.
+        """
+        try:
+            self._opened.end(totals, batch_size)
+            self._opened.close()
+        except UserError as error:
+            self._processes.fail(error)
+            raise
+        finally:
+            self._journal = None
+            try:
+                self._processes.leave(waiting)
+            finally:
+                if self._processes.leads:
+                    self._put_together()
+
+    def _put_together(self) -> None:
+        self.past = journal.look_back(self.folder)
+        journal.conclude(self.folder, self.past.records)
+        images.gather(self.folder, journal.kept_images(self.folder))
 
     def close(self) -> None:
-        """Write `records.jsonl` and let the directory go."""
-        with self._open:
-            if self._journal is not None:
-                self._journal.event("end", totals=self._totals())
-                self._journal.close()
-                self._journal = None
-                journal.conclude(self.folder, self.records)
+        """Let the directory go."""
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def _opened(self) -> journal.Journal:
+        if self._journal is None:
+            raise ValueError("begin the run first")
+        return self._journal

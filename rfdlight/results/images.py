@@ -21,38 +21,53 @@ FILE = "images.safetensors"
 
 
 class KeptImages:
-    """Keeps the clean pixels and the final points of some images of a run, in its directory, as they come.
+    """Keeps the clean pixels and the final points of some images of a run, in a file, as they come.
 
     Args:
         ids: Of all images that the run attacks, in order.
         most: How many are kept, spread evenly over `ids`.
-        folder: The run directory; images that it holds already are kept.
+        path: The file, which is written when the first of them comes.
 
     Example:
-        >>> KeptImages(["a", "b", "c", "d", "e"], most=2, folder=Path("runs/mine")).chosen
+        >>> KeptImages(["a", "b", "c", "d", "e"], most=2, path=Path("part.safetensors")).chosen
         ['a', 'd']
     """
 
-    def __init__(self, ids: list[str], most: int, folder: Path) -> None:
+    def __init__(self, ids: list[str], most: int, path: Path) -> None:
         self.chosen = ids[:: math.ceil(len(ids) / most)] if most and ids else []
-        self._path = folder / FILE
-        self._pixels = _stored(self._path)
+        self._path = path
+        self._pixels: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, image_id: str, clean: Tensor, final: Tensor) -> None:
         """Take an image, (C, H, W) both, if it is one of the chosen."""
         if image_id in self.chosen:
             self._pixels[image_id] = clean.cpu().clone(), final.cpu().clone()
-            self._save()
+            _save(self._pixels, self._path)
 
-    def _save(self) -> None:
-        ids = [image_id for image_id in self.chosen if image_id in self._pixels]
-        clean, final = (torch.stack(images) for images in zip(*(self._pixels[key] for key in ids), strict=True))
-        partial = self._path.with_suffix(".partial")
-        try:
-            save_file({"clean": clean, "adversarial": final}, partial, {"ids": json.dumps(ids)})
-            partial.replace(self._path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"cannot write {self._path}: {one_line(error)}") from error
+
+def gather(run: Path, parts: list[Path]) -> None:
+    """Put what the processes of all attempts kept into the run's `FILE`, in order of id; the parts are then dropped.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    pixels: dict[str, tuple[Tensor, Tensor]] = {}
+    for path in [*parts, run / FILE]:
+        pixels |= _stored(path)
+    if parts and pixels:
+        _save(dict(sorted(pixels.items())), run / FILE)
+    for path in parts:
+        path.unlink()
+
+
+def _save(pixels: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
+    clean, final = (torch.stack(images) for images in zip(*pixels.values(), strict=True))
+    partial = path.with_suffix(".partial")
+    try:
+        save_file({"clean": clean, "adversarial": final}, partial, {"ids": json.dumps(list(pixels))})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:

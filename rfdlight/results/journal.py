@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import time
 from collections import Counter
@@ -21,7 +22,8 @@ FOLDER = "journal"
 """In a run directory; holds the files of every process of every attempt at the run.
 
 `records-<attempt>-<rank>.jsonl` has the records since the last `records.jsonl`, `events-<attempt>-<rank>.jsonl` what
-happened when: `start`, `image` for every record, and `end` with the rows that the victim saw."""
+happened when: `start`, `image` for every record, `failed` for every image on which the victim failed, with the reason,
+and `end` with the rows that the victim saw and the rows of a forward pass."""
 
 RECORDS = "records.jsonl"
 """In a run directory: all records so far, in order of id, written when an attempt ends."""
@@ -49,6 +51,14 @@ class Journal:
         _append(self._records, seal(record))
         self.event("image", id=record["id"])
 
+    def failure(self, image_id: str, reason: str) -> None:
+        """Append the event that the victim failed on an image."""
+        self.event("failed", id=image_id, reason=reason)
+
+    def end(self, totals: dict[str, int], batch_size: int) -> None:
+        """Append the last event: what rows the victim saw, and how many a forward pass had in the end."""
+        self.event("end", totals=totals, batch_size=batch_size)
+
     def event(self, name: str, **facts: Any) -> None:
         """Append an event, with the time in seconds since 1970."""
         _append(self._events, json.dumps({"event": name, "time": time.time(), **facts}))
@@ -61,26 +71,30 @@ class Journal:
 
 @dataclass(frozen=True)
 class Past:
-    """What earlier attempts at a run have left.
+    """What the processes of all attempts at a run have left.
 
     Attributes:
         records: Of the finished images, in order of id.
+        failed: The reason for each image on which the victim failed in the last attempt, by its id.
         damaged: Lines that were no record, or were cut off or changed after they were written.
         attempts: How many there were.
-        killed: How many of them ended without a word.
-        totals: Rows that the victim saw; of killed attempts, those for finished images alone.
+        killed: How many of them have a process that ended without a word.
+        totals: Rows that the victim saw; of processes that ended without a word, those for finished images alone.
         seconds: That the attempts took, as far as their events say.
+        batch_size: Rows of the smallest forward pass, None if no process says it.
     """
 
     records: list[Record]
+    failed: dict[str, str]
     damaged: int
     attempts: int
     killed: int
     totals: Counter[str]
     seconds: float
+    batch_size: int | None
 
 
-NOTHING = Past([], 0, 0, 0, Counter(), 0.0)
+NOTHING = Past([], {}, 0, 0, 0, Counter(), 0.0, None)
 """The past of a run that was never begun."""
 
 
@@ -103,6 +117,16 @@ def lock(run: Path) -> FileLock:
     return held
 
 
+def image_part(run: Path, attempt: int, rank: int) -> Path:
+    """Return where one process of one attempt keeps the pixels of images."""
+    return run / FOLDER / f"images-{attempt}-{rank}.safetensors"
+
+
+def kept_images(run: Path) -> list[Path]:
+    """Return where processes have kept the pixels of images."""
+    return sorted((run / FOLDER).glob("images-*.safetensors"))
+
+
 def look_back(run: Path) -> Past:
     """Read what earlier attempts have left; what is damaged is counted and left out.
 
@@ -118,17 +142,24 @@ def look_back(run: Path) -> Past:
                 damaged += 1
             else:
                 found.setdefault(record["id"], record)
-    attempts = [_attempt(path, found) for path in _files(run, "events")]
+    parts: dict[int, list[_Part]] = {}
+    for path in _files(run, "events"):
+        parts.setdefault(_attempt_of(path), []).append(_part(path, found))
+    all_parts = [part for attempt in parts.values() for part in attempt]
     totals: Counter[str] = Counter()
-    for attempt in attempts:
-        totals.update(attempt.totals)
+    for part in all_parts:
+        totals.update(part.totals)
+    last = parts[max(parts)] if parts else []
+    failed = {image_id: reason for part in last for image_id, reason in part.failed.items() if image_id not in found}
     return Past(
         in_order(found.values()),
+        dict(sorted(failed.items())),
         damaged,
-        attempts=1 + max((int(path.stem.split("-")[1]) for path in _files(run, "events")), default=-1),
-        killed=sum(not attempt.ended for attempt in attempts),
+        attempts=1 + max(parts, default=-1),
+        killed=sum(not all(part.ended for part in attempt) for attempt in parts.values()),
         totals=totals,
-        seconds=sum(attempt.seconds for attempt in attempts),
+        seconds=sum(max(part.seconds for part in attempt) for attempt in parts.values()),
+        batch_size=min((part.batch_size for part in all_parts if part.batch_size is not None), default=None),
     )
 
 
@@ -153,30 +184,40 @@ def conclude(run: Path, records: list[Record]) -> None:
 
 
 @dataclass(frozen=True)
-class _Attempt:
+class _Part:
+    """What one process of one attempt has left."""
+
     totals: dict[str, int]
+    failed: dict[str, str]
     seconds: float
     ended: bool
+    batch_size: int | None = None
 
 
-def _attempt(path: Path, records: dict[str, Record]) -> _Attempt:
+def _part(path: Path, records: dict[str, Record]) -> _Part:
     events = [event for event in map(_event, _lines(path)) if event is not None]
-    ends = [event for event in events if event["event"] == "end"]
     seconds = max(0.0, events[-1]["time"] - events[0]["time"]) if events else 0.0
+    failed = {event["id"]: event["reason"] for event in events if event["event"] == "failed"}
+    ends = [event for event in events if event["event"] == "end"]
     if ends:
-        return _Attempt(ends[-1]["totals"], seconds, ended=True)
+        return _Part(ends[-1]["totals"], failed, seconds, ended=True, batch_size=ends[-1].get("batch_size"))
     finished = [records[event["id"]] for event in events if event["event"] == "image" and event["id"] in records]
     totals = {kind: sum(record[kind] for record in finished) for kind in ROWS if kind in FIELDS}
-    return _Attempt(totals, seconds, ended=False)
+    return _Part(totals, failed, seconds, ended=False)
 
 
 def _event(line: str) -> dict[str, Any] | None:
+    """Return the event of a line, None if it is damaged."""
     try:
         event = json.loads(line)
-        known = {"start": (), "image": ("id",), "end": ("totals",)}[event["event"]]
-        float(event["time"])
-        return event if all(name in event for name in known) else None
-    except (ValueError, KeyError, TypeError):
+        holds = {
+            "start": lambda: True,
+            "image": lambda: isinstance(event["id"], str),
+            "failed": lambda: isinstance(event["id"], str) and isinstance(event["reason"], str),
+            "end": lambda: all(isinstance(event["totals"][kind], int) for kind in ROWS),
+        }[event["event"]]
+        return event if isinstance(event["time"], float) and holds() else None
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -189,8 +230,16 @@ def _intact(line: str) -> Record | None:
     return record if "crc32" in line and not FIELDS.keys() - record.keys() else None
 
 
+def _attempt_of(path: Path) -> int:
+    """Return the number of the attempt whose file this is, which its name holds."""
+    return int(path.stem.split("-")[1])
+
+
 def _files(run: Path, kind: str) -> list[Path]:
-    return sorted((run / FOLDER).glob(f"{kind}-*-*.jsonl"))
+    """Return the files of a kind, in order of attempt and process."""
+    named = re.compile(rf"{kind}-(\d+)-(\d+)\.jsonl", re.ASCII)
+    found = [(match, path) for path in (run / FOLDER).glob(f"{kind}-*") if (match := named.fullmatch(path.name))]
+    return [path for *_, path in sorted((int(match[1]), int(match[2]), path) for match, path in found)]
 
 
 def _lines(path: Path) -> list[str]:

@@ -42,8 +42,7 @@ def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole,
     assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
     one, two = (json.loads((each / "summary.json").read_text()) for each in (whole, run))
     assert (two["run"]["attempts"], two["run"]["killed_attempts"], two["run"]["damaged_lines"]) == (2, 1, 1)
-    again = int(finished == 10)  # the last image, without which Lightning would skip the test
-    assert two["run"]["totals"]["judge"] == one["run"]["totals"]["judge"] + 2 * again
+    assert two["run"]["totals"]["judge"] == one["run"]["totals"]["judge"]
     assert two["counts"] == one["counts"]
     assert two["mean_logits"] == one["mean_logits"]
     assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()

@@ -51,13 +51,46 @@ def test_several_ranks_and_attempts_make_one_file_in_order_of_id(tmp_path):
     past = journal.look_back(tmp_path)
     assert [each["id"][-1] for each in past.records] == ["1", "2", "3", "5"]
     assert past.records[-1]["linf"] == 0.2, "of two records of an image the first counts"
-    assert (past.attempts, past.killed, past.damaged) == (2, 2, 0)
+    assert (past.attempts, past.killed, past.damaged) == (2, 1, 0), "two processes of one attempt are one attempt"
     assert past.totals == {"attack": 190, "gradient": 0, "observe": 0, "judge": 370, "padding": 5}
     journal.conclude(tmp_path, past.records)
     assert read_records(tmp_path / "records.jsonl") == past.records
     assert not list((tmp_path / "journal").glob("records-*"))
     again = journal.look_back(tmp_path)
     assert (again.records, again.attempts) == (past.records, 2)
+
+
+def test_only_the_last_attempts_failures_count_and_none_of_images_that_another_process_finished(tmp_path):
+    for attempt, rank, failed in ((0, 0, "0001"), (1, 0, "0002"), (1, 1, "0003")):
+        (tmp_path / "journal").mkdir(exist_ok=True)
+        book = journal.Journal(tmp_path, attempt, rank)
+        book.failure(f"digits/test/{failed}", f"reason {failed}")
+        book.end(TOTALS, batch_size=8 // (1 + rank))
+        book.close()
+    write(tmp_path, 1, [record(2)], rank=2)
+    past = journal.look_back(tmp_path)
+    assert past.failed == {"digits/test/0003": "reason 0003"}
+    assert past.batch_size == 4, "the smallest"
+
+
+def test_the_time_of_an_attempt_is_that_of_its_longest_process(tmp_path):
+    (tmp_path / "journal").mkdir()
+    for attempt, rank, seconds in ((0, 0, 5.0), (0, 1, 7.0), (1, 0, 2.0)):
+        lines = [{"event": "start", "time": 100.0}, {"event": "end", "time": 100.0 + seconds, "totals": TOTALS}]
+        path = tmp_path / f"journal/events-{attempt}-{rank}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    past = journal.look_back(tmp_path)
+    assert (past.seconds, past.attempts, past.killed) == (9.0, 2, 0)
+
+
+@pytest.mark.parametrize("name", ["events-x-0.jsonl", "records-1.jsonl", "records-1-0.jsonl.bak", "events--1-0.jsonl"])
+def test_files_that_no_journal_wrote_are_left_alone(name, tmp_path):
+    write(tmp_path, 0, [record(1)])
+    (tmp_path / "journal" / name).write_text("anything\n")
+    past = journal.look_back(tmp_path)
+    assert (len(past.records), past.damaged, past.attempts) == (1, 0, 1)
+    journal.conclude(tmp_path, past.records)
+    assert (tmp_path / "journal" / name).exists()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,195 @@
+"""What the processes of a run tell each other, here threads over one store."""
+
+import itertools
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch.distributed as dist
+
+from rfdlight.errors import UserError
+from rfdlight.modules import processes as module
+from rfdlight.modules.processes import Processes, ToldElsewhere
+
+
+@pytest.fixture
+def team(monkeypatch):
+    """Make the processes of a run of some size."""
+
+    def make(size, store=None):
+        shared = store or dist.HashStore()
+        monkeypatch.setattr(module, "_get_default_store", lambda: shared)
+        monkeypatch.setattr(module, "_runs", itertools.repeat(0))
+        monkeypatch.setattr(module, "_BEAT", 0.0)
+        monkeypatch.setattr(module, "_PAUSE", 0.001)
+        return [Processes(rank, size) for rank in range(size)]
+
+    return make
+
+
+def at_once(functions):
+    """Run functions in threads of their own; return what they return or raise."""
+
+    def caught(function):
+        try:
+            return function()
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(len(functions)) as pool:
+        return list(pool.map(caught, functions))
+
+
+@pytest.mark.parametrize(("size", "total", "most"), [(1, 10, 4), (2, 1000, 32), (3, 7, 32), (4, 1, 8), (5, 0, 8)])
+def test_everything_is_dealt_once(team, size, total, most):
+    dealt = at_once([lambda process=process: list(process.deal(total, most)) for process in team(size)])
+    chunks = [chunk for own in dealt for chunk in own]
+    assert sorted(position for chunk in chunks for position in chunk) == list(range(total))
+    assert all(1 <= len(chunk) <= most for chunk in chunks)
+
+
+def test_one_process_gets_full_chunks_and_several_get_ever_smaller_ones(team):
+    (alone,) = team(1)
+    assert [len(chunk) for chunk in alone.deal(100, 32)] == [32, 32, 32, 4]
+    first, second = team(2)
+    turns = zip(first.deal(100, 32), second.deal(100, 32), strict=False)
+    sizes = [len(chunk) for turn in turns for chunk in turn]
+    assert sizes[0] == 25, "a quarter of what is left"
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-4:] == [1, 1, 1, 1]
+
+
+def test_a_chunk_is_drawn_when_it_is_asked_for(team):
+    first, second = team(2)
+    mine = first.deal(8, 2)
+    next(mine)
+    assert first.left(8) == second.left(8) == 6
+
+
+def test_a_run_that_stops_deals_no_more(team):
+    (alone,) = team(1)
+    chunks = alone.deal(100, 10)
+    next(chunks)
+    alone.stop()
+    assert list(chunks) == []
+    assert alone.left(100) == 90
+
+
+def test_nobody_goes_on_before_all_agree(team):
+    first, second, third = team(3)
+    came = []
+
+    def come(process, after):
+        time.sleep(after)
+        came.append(process.rank)
+        process.agree()
+        return len(came)
+
+    assert at_once([lambda: come(first, 0.0), lambda: come(second, 0.1), lambda: come(third, 0.2)]) == [3, 3, 3]
+
+
+def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
+    first, second, third = team(3)
+
+    def fail():
+        second.fail(UserError("no weights at x"))
+
+    said = at_once([first.agree, fail])
+    assert str(said[0]) == "process 1: no weights at x"
+    first.fail(said[0])
+    with pytest.raises(ToldElsewhere):
+        third.hear("run")
+
+
+def test_a_stop_anywhere_reaches_all(team):
+    first, second, third = team(3)
+    for process in (first, second, third):
+        process.look([0])
+    assert not first.stopping
+    second.stop()
+    for process in (second, first, third):
+        process.look([0])
+    assert first.stopping
+    assert third.stopping
+
+
+def test_process_0_sees_how_far_all_are_together(team):
+    first, second, third = team(3)
+    second.look([2, 20])
+    assert first.look([1, 10]) == [3, 30]
+    third.look([4, 40])
+    second.look([3, 30])
+    assert first.look([1, 10]) == [8, 80]
+    assert second.look([5, 50]) == [5, 50]
+
+
+def test_a_process_looks_no_more_than_once_a_second(team, monkeypatch):
+    first, second = team(2)
+    monkeypatch.setattr(module, "_BEAT", 1.0)
+    first.look([0])
+    second.stop()
+    second.look([0])
+    first.look([0])
+    assert not first.stopping
+
+
+def test_process_0_leaves_last(team):
+    first, second, third = team(3)
+    left = []
+
+    def leave(process, after):
+        time.sleep(after)
+        process.leave()
+        left.append(process.rank)
+
+    at_once([lambda: leave(first, 0.0), lambda: leave(second, 0.1), lambda: leave(third, 0.2)])
+    assert left == [1, 2, 0]
+
+
+def test_process_0_hears_while_it_waits_that_another_one_failed(team):
+    first, second = team(2)
+
+    def work():
+        time.sleep(0.05)
+        second.fail(UserError("the disk is full"))
+        second.leave()
+
+    said = at_once([lambda: first.leave(lambda: first.look([0])), work])
+    assert str(said[0]) == "process 1: the disk is full"
+
+
+def test_a_stopped_run_does_not_wait_for_ever_for_a_process_that_is_gone(team, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE", 0.05)
+    first, _ = team(2)
+    first.stop()
+    thread = threading.Thread(target=first.leave, daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+class GoneStore(dist.Store):
+    """A store whose server is gone."""
+
+    def check(self, keys):
+        raise dist.DistNetworkError("connection reset")
+
+    set = get = add = check
+
+
+def test_a_process_whose_store_is_gone_stops_with_what_it_has(team, monkeypatch):
+    _, second = team(2)
+    monkeypatch.setattr(second, "_store", GoneStore())
+    second.look([0])
+    assert (second.stopping, second.lost) == (True, True)
+    second.leave()
+    with pytest.raises(ToldElsewhere):
+        second.hear("run")
+
+
+def test_runs_one_after_the_other_share_nothing(team, monkeypatch):
+    first, _ = team(2)
+    list(first.deal(10, 5))
+    monkeypatch.setattr(module, "_runs", itertools.repeat(1))
+    assert Processes(0, 2).left(10) == 10
