@@ -3,7 +3,7 @@
 import os
 import sys
 
-from rfdlight.environment.launcher import check_launcher
+from rfdlight.environment.launcher import check_launcher, end_with_parent, started_by_lightning
 from rfdlight.errors import one_line
 
 
@@ -15,6 +15,8 @@ def main() -> int:
     Returns:
         The exit status: that of `rfdlight.cli.main`, or 2 if it cannot be imported.
     """
+    if started_by_lightning(os.environ):
+        end_with_parent()  # which may be killed before the processes know of one another
     try:
         from rfdlight import cli
     except Exception as error:

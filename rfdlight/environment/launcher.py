@@ -5,6 +5,9 @@ Lightning reads them at every start; remains of another job make it wait for pro
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import signal
 from collections.abc import Iterable, Mapping
 
 from rfdlight.environment.finding import Finding, State
@@ -15,6 +18,9 @@ _TASK = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID")
 _INTERACTIVE = ("bash", "interactive")
 """Names of SLURM jobs that Lightning leaves aside."""
 
+_SET_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
 _Rule = tuple[object, State, str, str]
 """When it applies, and then the state, what was found and what to do."""
 
@@ -22,6 +28,17 @@ _Rule = tuple[object, State, str, str]
 def is_first(environ: Mapping[str, str]) -> bool:
     """Return whether this process is the first or only one of its run, as far as its variables say."""
     return all(environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def started_by_lightning(environ: Mapping[str, str]) -> bool:
+    """Return whether a run of Lightning has started this process, as one of its others."""
+    return "NODE_RANK" in environ and "RANK" not in environ and environ.get("LOCAL_RANK", "0") != "0"
+
+
+def end_with_parent() -> None:
+    """Have this process get SIGTERM when its parent ends, however that ends; on Linux alone."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM)
 
 
 def started_processes(environ: Mapping[str, str]) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from rfdlight.environment.devices import imitates_bfloat16
-from rfdlight.environment.launcher import check_launcher, started_processes, under_slurm
+from rfdlight.environment.launcher import check_launcher, started_by_lightning, started_processes, under_slurm
 from rfdlight.errors import UserError
 
 
@@ -21,8 +21,8 @@ def refuse_remains(environ: Mapping[str, str]) -> None:
     Raises:
         UserError: Says which, and what to do.
     """
-    if "NODE_RANK" in environ and "RANK" not in environ:
-        return  # Lightning itself has started this process
+    if started_by_lightning(environ):
+        return
     for finding in check_launcher(environ, terminal=True):
         if finding.state == "fail":
             raise UserError(f"{finding.found}; {finding.remedy}")

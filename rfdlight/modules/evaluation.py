@@ -166,6 +166,7 @@ class AttackEvaluation(LightningModule):
         self.processes = Processes(self.trainer.global_rank, self.trainer.world_size)
         self.console.quiet = not self.processes.leads
         with self._closing_on_error():
+            self._take_signals()
             self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
@@ -177,6 +178,15 @@ class AttackEvaluation(LightningModule):
             self._unfinished = self.data.num_images - len(self._book.finished)
             self.data.share(self._book.finished, partial(self.processes.deal, most=self.batch_size))
             self.processes.agree()
+
+    def _take_signals(self) -> None:
+        """Have Ctrl-C and SIGTERM stop the run with what it has.
+
+        Lightning's own handler, which it would put in the place of these, waits for the other processes.
+        """
+        self.trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._open.callback(signal.signal, number, signal.signal(number, lambda *_: self.processes.stop()))
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
@@ -265,8 +275,6 @@ class AttackEvaluation(LightningModule):
         self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
         self._open.callback(self._end)
         self.console.print(self._card())
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._open.callback(signal.signal, number, signal.signal(number, self._stop_soon))
         self._display = ProgressDisplay(self.console, self.data.num_images)
         self._open.callback(self._display.close)
         self._running = True
@@ -289,9 +297,6 @@ class AttackEvaluation(LightningModule):
             if isinstance(error, UserError) and not (self.processes.leads or self.processes.lost):
                 raise ToldElsewhere(str(error)) from error
             raise
-
-    def _stop_soon(self, number: int, frame: Any) -> None:
-        self.processes.stop()
 
     def _on_record(self, record: Record) -> None:
         self._book.record(record)

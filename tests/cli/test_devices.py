@@ -1,0 +1,207 @@
+"""`rfdlight test` in several processes, as a user starts them: the records of one process, whatever their number."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rfdlight.results.records import read_records
+
+TEST = ["test", "--attack", "square", "--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "4"]
+PYTHON = [sys.executable, "-m", "rfdlight"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+LIMIT = 240
+"""Seconds for a command line, on a machine that does much else."""
+
+
+def environment():
+    """What a fresh shell has; each process gets one thread, so that all are as fast as can be."""
+    launched = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED")
+    return {name: value for name, value in os.environ.items() if name not in launched} | {"OMP_NUM_THREADS": "1"}
+
+
+def shell(*line):
+    return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=LIMIT)
+
+
+def events(run):
+    """The events of each process, by its rank."""
+    files = sorted((run / "journal").glob("events-0-*.jsonl"))
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run in one process."""
+    run = tmp_path_factory.mktemp("devices") / "whole"
+    assert shell(*PYTHON, *TEST, "--run", str(run)).returncode == 0
+    return run
+
+
+STARTS = {
+    "two, started by Lightning": (2, [*PYTHON, *TEST, "--trainer.devices", "2"]),
+    "three, started by torchrun": (3, [*TORCHRUN, "3", "-m", "--", "rfdlight", *TEST]),
+}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_several_processes_write_the_records_of_one(start, whole, tmp_path):
+    size, line = STARTS[start]
+    run = tmp_path / "run"
+    said = shell(*line, "--run", str(run))
+    assert said.returncode == 0, said.stderr
+    assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
+    assert said.stdout.count("attack   square") == 1, "process 0 alone talks"
+    one, many = (json.loads((each / "summary.json").read_text()) for each in (whole, run))
+    assert (one["run"]["processes"], many["run"]["processes"]) == (1, size)
+    assert many["run"]["complete"]
+    assert one["counts"] == many["counts"]
+    parts = events(run)
+    assert len(parts) == size
+    done = [[event["id"] for event in part if event["event"] == "image"] for part in parts]
+    assert sorted(image for own in done for image in own) == [
+        record["id"] for record in read_records(run / "records.jsonl")
+    ]
+    ends = [part[-1] for part in parts]
+    assert all(end["event"] == "end" for end in ends)
+    for kind, rows in many["run"]["totals"].items():
+        assert rows == sum(end["totals"][kind] for end in ends)
+    assert sorted(path.name for path in (run / "journal").iterdir()) == [
+        *(f"events-0-{rank}.jsonl" for rank in range(size)), "lock",
+    ]  # fmt: skip
+
+
+def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    lines = (run / "records.jsonl").read_text().splitlines(keepends=True)
+    for name in ("records.jsonl", "summary.json"):
+        (run / name).unlink()
+    (run / "journal/records-0-0.jsonl").write_text("".join(lines[::3]))
+    said = shell(*PYTHON, "test", "--resume", str(run), "--trainer.devices", "2")
+    assert said.returncode == 0, said.stderr
+    assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
+    assert json.loads((run / "summary.json").read_text())["run"]["attempts"] == 2
+
+
+def test_a_finished_run_that_two_processes_go_on_with_stays_as_it_is(whole, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    said = shell(*PYTHON, "test", "--resume", str(run), "--trainer.devices", "2")
+    assert said.returncode == 0, said.stderr
+    assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
+
+
+VICTIM = """
+import os
+
+import torch
+from torch import nn
+
+from rfdlight.data.digits import Digits
+
+
+class Broken(nn.Module):
+    '''Raises in the second process, once it was asked for 20 rows.'''
+
+    def __init__(self):
+        super().__init__()
+        self.rows = 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        if os.environ.get("LOCAL_RANK") == "1" and self.rows > 20:
+            raise ValueError("out of order")
+        return torch.nn.functional.one_hot((x.flatten(1).sum(1) % 10).long(), 10).float()
+"""
+
+
+def test_the_failure_of_any_process_is_said_once_and_ends_the_run_with_what_it_has(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("broken.py").write_text(VICTIM)
+    said = shell(*PYTHON, *TEST, "--model.victim", "broken.Broken", "--trainer.devices", "2", "--run", "run")
+    assert said.returncode == 2
+    assert said.stderr == "rfdlight: process 1: the victim raised ValueError: out of order\n"
+    assert not Path("run/summary.json").exists()
+    assert Path("run/records.jsonl").exists()
+
+
+def test_bad_input_is_one_line_before_there_are_several_processes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = shell(*PYTHON, *TEST, "--model.victim", "missing.json", "--trainer.devices", "2", "--run", "run")
+    assert (said.returncode, said.stderr) == (
+        2, "rfdlight: cannot read the victim card missing.json: No such file or directory\n",
+    )  # fmt: skip
+    assert not Path("run").exists()
+
+
+LONG = [*TEST, "--model.budget", "100000", "--model.judge", "never", "--trainer.devices", "2"]
+
+
+@pytest.fixture
+def going(tmp_path):
+    """A run of two processes that would take hours, once both have begun, and its folder."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [*PYTHON, *LONG, "--run", str(run)], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    end = time.monotonic() + LIMIT
+    while len(list(run.glob("journal/events-0-*.jsonl"))) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    yield process, run
+    process.kill()
+    process.wait()
+
+
+def pid(run, rank):
+    return json.loads((run / f"journal/events-0-{rank}.jsonl").read_text().splitlines()[0])["pid"]
+
+
+def ended(number):
+    """Whether a process is gone, or waits for its parent to take note."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().split()[2] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
+    process, run = going
+    os.kill(pid(run, rank), signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (
+        1, "rfdlight: stopped before all images were done; the records so far are kept\n",
+    )  # fmt: skip
+    assert not json.loads((run / "summary.json").read_text())["run"]["complete"]
+    assert all(part[-1]["event"] == "end" for part in events(run))
+    assert ended(pid(run, 1))
+
+
+def test_no_process_outlives_process_0(going):
+    process, run = going
+    child = pid(run, 1)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while not ended(child):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert events(run)[1][-1]["event"] == "end", "it stopped by itself, with what it had"
+
+
+def test_a_second_run_in_the_same_folder_says_why_it_does_not_start(going):
+    _, run = going
+    said = shell(*PYTHON, "test", "--resume", str(run))
+    assert (said.returncode, said.stderr) == (
+        2, f"rfdlight: {run} is being written by another process; wait for it, or give --run another folder\n",
+    )  # fmt: skip
