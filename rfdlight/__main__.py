@@ -15,6 +15,8 @@ def main() -> int:
     Returns:
         The exit status: that of `rfdlight.cli.main`, or 2 if it cannot be imported.
     """
+    # Where process 0 of a run is killed, torch would print the stack of every other process's last call.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if started_by_lightning(os.environ):
         end_with_parent()  # which may be killed before the processes know of one another
     try:
