@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +23,7 @@ from rich.text import Text
 
 from rfdlight import packaged
 from rfdlight.commands.report import report
+from rfdlight.environment.launcher import started_processes
 from rfdlight.errors import UserError, one_line
 from rfdlight.modules.evaluation import BATCH_SIZE
 from rfdlight.protocol import identity
@@ -46,7 +50,8 @@ def sweep(
 ) -> int:
     """Run a grid of evaluations, those that are not there yet, and report on all of them.
 
-    Every cell is a run of `rfdlight test` in a folder of its own, beside the configuration that it was made from.
+    Every cell is a run of `rfdlight test` in a folder of its own, beside the configuration that it was made from; if it
+    says `trainer.devices`, in so many processes, which the sweep starts.
     A cell that is complete is not run again, and one that was cut off goes on, so the same command goes on where it
     was stopped or killed. A cell that fails is told, and the others go on.
 
@@ -67,6 +72,11 @@ def sweep(
     Raises:
         UserError: If the experiment or a cell of it cannot be used.
     """
+    if started_processes(os.environ) not in (None, (1, 1)):
+        raise UserError(
+            "rfdlight sweep starts the processes of its cells itself: start it once, and give trainer.devices in the "
+            "experiment"
+        )
     path = packaged.config_path(experiment)
     name = path.stem if num_images is None else f"{path.stem}-{num_images}"
     cells = [_resized(cell, num_images) for cell in read_cells(path)]
@@ -83,7 +93,7 @@ def sweep(
     failed = []
     for number, cell in enumerate(missing, 1):
         console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
-        status, reason = _run(folder, cell, run, console)
+        status, reason = _run(folder, cell, _starter(settings[cell.name], run), console)
         if status in _STOPPED and not _is_finished(folder / cell.name):
             console.print("stopped; the same command goes on from here")
             return 1
@@ -166,6 +176,22 @@ def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int], console: Con
     return _attempt(["test", "-c", str(_config(folder, cell)), "--run", str(place)], run)
 
 
+def _starter(settings: Any, run: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """Return what runs a cell's command line: this process, unless the cell asks for several.
+
+    Lightning starts the others by the command line that it finds itself in.
+    """
+    if settings.trainer.devices in ("auto", 1, "1") and settings.trainer.num_nodes == 1:
+        return run
+
+    def apart(line: list[str]) -> int:
+        process = subprocess.run([sys.executable, "-m", "rfdlight", *line], stderr=subprocess.PIPE, text=True)
+        sys.stderr.write(process.stderr)
+        return process.returncode
+
+    return apart
+
+
 def _attempt(line: list[str], run: Callable[[list[str]], int]) -> tuple[int, str]:
     """Run a command line; return its exit status, and what it said of its failure."""
     errors = io.StringIO()
@@ -201,6 +227,8 @@ def _rate(cell: Cell, settings: Any, scratch: Path, run: Callable[[list[str]], i
         "attack.norm": settings.attack.init_args.norm,
         "model.budget": _PROBE["budget"],
         "data.num_images": min(_PROBE["images"], settings.data.init_args.num_images),
+        "trainer.devices": 1,
+        "trainer.num_nodes": 1,
         "run": place,
     }
     line = [f"--{name}={value}" for name, value in options.items() if value is not None]

@@ -238,3 +238,26 @@ def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):
         "rfdlight: cell shipped-wrong: unknown attack 'sqare'; did you mean square?\n",
     )
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_a_cell_of_several_processes_is_run_by_so_many(command, elsewhere):
+    (elsewhere / "grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    assert command("sweep", "grid.yaml", "--dry_run", "true").status == 0
+    assert command("sweep", "grid.yaml").status == 0
+    assert {cell: summary_of(cell)["run"]["processes"] for cell in CELLS} == {
+        "shipped-square": 2, "shipped-rays": 2, "own-square": 1, "own-rays": 1,
+    }  # fmt: skip
+
+
+def test_a_sweep_that_a_launcher_has_started_is_refused(command, monkeypatch):
+    launched = {"TORCHELASTIC_RUN_ID": "1", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    said = command("sweep", "grid.yaml")
+    assert (said.status, said.err) == (
+        2,
+        "rfdlight: rfdlight sweep starts the processes of its cells itself: start it once, and give trainer.devices in "
+        "the experiment\n",
+    )
+    assert not Path("runs").exists()
