@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
@@ -200,12 +200,23 @@ class Oracle:
         self._on_smaller(self.batch_size)
 
     def is_random(self, points: Tensor) -> bool:
-        """Ask the same points twice and say whether the answers differ; both are judge forward passes."""
+        """Ask the same points twice and say whether the answers differ; both are judge forward passes.
+
+        Raises:
+            VictimError: If the victim fails on each of the points alone; one that it answers is enough.
+        """
+        trials = [points, *points.split(1)] if len(points) > 1 else [points]
         while True:
-            with suppress(OutOfMemory):
-                points = points[: self.batch_size]
-                clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-                return not torch.equal(self.scores(points, clock, "judge"), self.scores(points, clock, "judge"))
+            try:
+                asked = trials[0][: self.batch_size]
+                clock = torch.zeros(len(asked), dtype=torch.int64, device=asked.device)
+                return not torch.equal(self.scores(asked, clock, "judge"), self.scores(asked, clock, "judge"))
+            except OutOfMemory:
+                continue
+            except VictimError:
+                trials = trials[1:]
+                if not trials:
+                    raise
 
     @contextmanager
     def _noise(self, purpose: Purpose, device: torch.device) -> Iterator[None]:

@@ -78,6 +78,14 @@ def test_a_run_with_failing_images_is_complete_without_them_and_says_so(command)
     assert note not in Path("old/report.md").read_text()
 
 
+def test_an_image_that_fails_at_the_first_look_leaves_the_run_as_any_other(command):
+    Path("fussy.py").write_text(FUSSY.replace("[6, 9]", "[0, 2]"))
+    ids = Digits(num_images=12).attacked().ids
+    assert command(*LINE.split(), "--model.victim", "fussy.Fussy").status == 1
+    assert list(json.loads(Path("run/summary.json").read_text())["run"]["failed"]) == [ids[0], ids[2]]
+    assert len(read_records(Path("run/records.jsonl"))) == 10
+
+
 def test_a_victim_that_fails_on_everything_is_one_line_and_no_run(command):
     said = command(*LINE.split(), "--model.victim", "fussy.Broken")
     assert (said.status, said.out) == (2, "")
