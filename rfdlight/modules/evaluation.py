@@ -273,10 +273,10 @@ class AttackEvaluation(LightningModule):
         self._engine.ledger.pad(self._oracle.forwarded)
         self._engine.bound_memory(self.memory, x[:1])
         self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
-        self._open.callback(self._end)
         self.console.print(self._card())
         self._display = ProgressDisplay(self.console, self.data.num_images)
         self._open.callback(self._display.close)
+        self._open.callback(self._end)
         self._running = True
 
     def _end(self) -> None:

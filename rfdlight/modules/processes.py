@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch.distributed as dist
@@ -101,14 +102,14 @@ class Processes:
         while not self.stopping:
             fair = self.left(total) // (2 * self.size) if self.size > 1 else most
             chunk = max(1, min(most, fair))
-            start = self._store.add("dealt", chunk) - chunk
-            if start >= total:
+            start = self._dealt(chunk) - chunk
+            if self.lost or start >= total:
                 return
             yield range(start, min(start + chunk, total))
 
     def left(self, total: int) -> int:
         """Return how many no process has drawn yet."""
-        return max(0, total - self._store.add("dealt", 0))
+        return max(0, total - self._dealt(0))
 
     def stop(self) -> None:
         """Have all processes stop where they are; may be called by a signal handler."""
@@ -130,12 +131,8 @@ class Processes:
         now = time.monotonic()
         if now - self._looked >= _BEAT:
             self._looked = now
-            try:
+            with self._losing():
                 self._exchange(done)
-            except RuntimeError:
-                if self.leads:
-                    raise
-                self.lost = self.stopping = True
         return [own + other for own, other in itertools.zip_longest(done, self._together, fillvalue=0)]
 
     def fail(self, error: BaseException) -> None:
@@ -143,10 +140,8 @@ class Processes:
         if isinstance(error, ToldElsewhere):
             return
         told = str(error) if isinstance(error, UserError) else one_line(f"{type(error).__name__}: {error}")
-        try:
+        with self._losing():
             self.tell("end" if self.leads else "failed", f"process {self.rank}: {told}")
-        except RuntimeError:
-            self.lost = True
 
     def leave(self, waiting: Callable[[], Any] = lambda: None) -> None:
         """Leave the run; process 0 waits for all others, for a minute at most if the run was told to stop.
@@ -158,7 +153,7 @@ class Processes:
             UserError: In process 0, if another one failed.
         """
         if not self.leads:
-            if not self.lost:
+            with self._losing():
                 self.tell(f"left/{self.rank}", True)
             return
         patience = time.monotonic() + _GRACE
@@ -173,6 +168,23 @@ class Processes:
                 self.stopping = True
             time.sleep(_PAUSE)
         self._check_others()
+
+    @contextmanager
+    def _losing(self) -> Iterator[None]:
+        """Take note where the store is gone; process 0, which holds it, cannot go on without."""
+        try:
+            yield
+        except RuntimeError:
+            if self.leads:
+                raise
+            self.lost = self.stopping = True
+
+    def _dealt(self, more: int) -> int:
+        """Draw so many more, and return how many are drawn."""
+        dealt = 0
+        with self._losing():
+            dealt = self._store.add("dealt", more)
+        return dealt
 
     def _exchange(self, done: Sequence[int]) -> None:
         if self.stopping:

@@ -77,6 +77,7 @@ def test_several_processes_write_the_records_of_one(start, whole, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -90,6 +91,7 @@ def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):
     assert json.loads((run / "summary.json").read_text())["run"]["attempts"] == 2
 
 
+@pytest.mark.slow
 def test_a_finished_run_that_two_processes_go_on_with_stays_as_it_is(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -122,6 +124,7 @@ class Broken(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_the_failure_of_any_process_is_said_once_and_ends_the_run_with_what_it_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken.py").write_text(VICTIM)
@@ -132,6 +135,7 @@ def test_the_failure_of_any_process_is_said_once_and_ends_the_run_with_what_it_h
     assert Path("run/records.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_before_there_are_several_processes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = shell(*PYTHON, *TEST, "--model.victim", "missing.json", "--trainer.devices", "2", "--run", "run")
@@ -174,7 +178,7 @@ def ended(number):
         return True
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     process, run = going
     os.kill(pid(run, rank), signal.SIGTERM)
@@ -187,6 +191,7 @@ def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     assert ended(pid(run, 1))
 
 
+@pytest.mark.slow
 def test_no_process_outlives_process_0(going):
     process, run = going
     child = pid(run, 1)
@@ -199,6 +204,7 @@ def test_no_process_outlives_process_0(going):
     assert events(run)[1][-1]["event"] == "end", "it stopped by itself, with what it had"
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_says_why_it_does_not_start(going):
     _, run = going
     said = shell(*PYTHON, "test", "--resume", str(run))

@@ -188,6 +188,20 @@ def test_a_process_whose_store_is_gone_stops_with_what_it_has(team, monkeypatch)
         second.hear("run")
 
 
+def test_a_process_whose_store_is_gone_draws_nothing(team, monkeypatch):
+    _, second = team(2)
+    monkeypatch.setattr(second, "_store", GoneStore())
+    assert list(second.deal(10, 2)) == []
+    assert second.lost
+
+
+def test_process_0_does_not_go_on_without_its_store(team, monkeypatch):
+    first, _ = team(2)
+    monkeypatch.setattr(first, "_store", GoneStore())
+    with pytest.raises(dist.DistNetworkError):
+        first.look([0])
+
+
 def test_runs_one_after_the_other_share_nothing(team, monkeypatch):
     first, _ = team(2)
     list(first.deal(10, 5))
