@@ -181,10 +181,9 @@ class Processes:
 
     def _dealt(self, more: int) -> int:
         """Draw so many more, and return how many are drawn."""
-        dealt = 0
         with self._losing():
-            dealt = self._store.add("dealt", more)
-        return dealt
+            return self._store.add("dealt", more)
+        return 0
 
     def _exchange(self, done: Sequence[int]) -> None:
         if self.stopping:

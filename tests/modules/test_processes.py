@@ -172,7 +172,7 @@ def test_a_stopped_run_does_not_wait_for_ever_for_a_process_that_is_gone(team, m
 class GoneStore(dist.Store):
     """A store whose server is gone."""
 
-    def check(self, keys):
+    def check(self, *words):
         raise dist.DistNetworkError("connection reset")
 
     set = get = add = check
