@@ -1,0 +1,174 @@
+"""Writes the tables of docs/reproduction.md from the records of their runs.
+
+Usage: python benchmarks/reproduction.py RUNS [--page docs/reproduction.md] [--check]
+
+RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/reproduction-records.tar.xz unpacks. Each table
+stands between two comments of the page, `<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what is
+there. With --check nothing is written, and the exit status says whether the page is what the records say.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from rfdlight.results.grid import pooled_clean, standing
+from rfdlight.results.paired import holm, mcnemar, paired_interval
+from rfdlight.results.report import p_text, points, points_interval
+from rfdlight.results.runs import Run, load
+from rfdlight.results.summary import Share, robust_at, share_of
+
+NOISES = {
+    "none": "none",
+    "aaa": "AAA",
+    "input": "input noise",
+    "input-4": "input noise, 4 points",
+    "feature": "feature noise",
+    "feature-4": "feature noise, 4 points",
+}
+SCORES = {"square": "square", "nes": "nes 0.01", "signhunt": "signhunt"}
+
+
+class Records:
+    """The runs of a folder by name, read when they are wanted."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.run = cache(self._run)
+
+    def _run(self, name: str) -> Run:
+        run = load(self._folder / name, name)
+        if not run.facts["complete"]:
+            raise SystemExit(f"{name} is not complete")
+        return run
+
+    def robust(self, name: str, declared: bool = False) -> Share:
+        """Return the robust accuracy of a run by its final draws, or by its judge's calls."""
+        run = self.run(name)
+        return run.summary["declared"] if declared else run.summary["mean_logits"]["robust"]
+
+    def clean(self, names: Iterable[str]) -> Share:
+        """Return the clean accuracy over runs of one method."""
+        return pooled_clean([self.run(name) for name in names])
+
+    def worst(self, names: Sequence[str]) -> Share:
+        """Return the share of images that stand in every run."""
+        runs = [self.run(name) for name in names]
+        ids = set.intersection(*(set(run.by_id) for run in runs))
+        return share_of(sum(standing(runs, ids, None)), len(ids))
+
+    def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
+        """Return on how many images only the first run stands, only the second, and how many images both have."""
+        runs = [self.run(name) for name in (first, second)]
+        if declared:
+            runs = [run.as_declared() for run in runs]
+        ids = sorted(runs[0].by_id.keys() & runs[1].by_id.keys())
+        one, two = (standing([run], ids, None) for run in runs)
+        pairs = list(zip(one, two, strict=True))
+        return pairs.count((True, False)), pairs.count((False, True)), len(ids)
+
+
+def cell(share: Share) -> str:
+    """Return a share with its interval, in per cent."""
+    return f"{100 * share['share']:.1f} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def differences(
+    records: Records, pairs: Sequence[tuple[Sequence[str], str, str]], head: Sequence[str], declared: bool = False
+) -> str:
+    """Return a table of second less first, each pair with what stands before it, and Holm's p over the table."""
+    counts = [records.pair(first, second, declared) for _, first, second in pairs]
+    adjusted = holm([mcnemar(first, second) for first, second, _ in counts])
+    rows = []
+    for (told, *_), (first, second, images), p in zip(pairs, counts, adjusted, strict=True):
+        gain = f"{points((second - first) / images)} ({points_interval(paired_interval(first, second, images))})"
+        rows.append([*told, gain, f"{second} : {first}", p_text(p)])
+    return table([*head, "points", "only", "p, Holm"], rows)
+
+
+def grid(
+    records: Records,
+    victims: Sequence[str],
+    noises: Sequence[str],
+    attacks: dict[str, str],
+    *,
+    end: str = "",
+    declared: bool = False,
+    worst: bool = False,
+) -> str:
+    """Return methods by attacks.
+
+    Args:
+        records: Of the runs.
+        victims: Of the rows.
+        noises: Of the rows.
+        attacks: Of the columns: the name in a run's name, and above the column.
+        end: Of every run's name.
+        declared: Whether the judge's calls count, not the final draws.
+        worst: Whether a column has the images that stand under all of the attacks.
+    """
+    head = ["victim", "noise", "clean", *attacks.values(), *(["worst case"] if worst else [])]
+    rows = []
+    for victim in victims:
+        for noise in noises:
+            names = [f"{victim}-{noise}-{attack}{end}" for attack in attacks]
+            shares = [records.robust(name, declared) for name in names]
+            last = [cell(records.worst(names))] if worst else []
+            rows.append([victim, NOISES[noise], cell(records.clean(names)), *map(cell, shares), *last])
+    return table(head, rows)
+
+
+def feature_against_input(
+    records: Records, victims: Sequence[str], attacks: dict[str, str], ends: Sequence[str] = ("",), rule: str = ""
+) -> str:
+    """Return what feature noise gains over input noise at the same cost."""
+    pairs = [
+        ((victim, {"": "2", "-4": "4"}[end], told), f"{victim}-input{end}-{attack}{rule}", f"{victim}-feature{end}-{attack}{rule}")
+        for victim in victims
+        for end in ends
+        for attack, told in attacks.items()
+    ]
+    return differences(records, pairs, ["victim", "cost", "attack"], declared=bool(rule))
+
+
+TABLES: dict[str, Callable[[Records], str]] = {}
+"""The tables of the page, by their names."""
+
+
+def write(page: Path, records: Records, check: bool) -> bool:
+    """Put the tables into the page; return whether it was what they say."""
+    before = text = page.read_text()
+    for name, make in TABLES.items():
+        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+        if not between.search(text):
+            raise SystemExit(f"{page} has no place for the table {name}")
+        made = make(records)
+        text = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", text)
+    if not check:
+        page.write_text(text)
+    return text == before
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    same = write(options.page, Records(options.runs), options.check)
+    if options.check and not same:
+        print(f"{options.page} is not what the records say; without --check this writes it")
+    return int(options.check and not same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
