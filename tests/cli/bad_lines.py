@@ -352,7 +352,7 @@ CASES = {
     "missing file of a defense": (
         "test --attack rays --defense calibrated/resnet20-featur.yaml",
         "unknown config 'calibrated/resnet20-featur.yaml'; did you mean calibrated/resnet20-feature or "
-        "calibrated/resnet20-at-feature or calibrated/resnet20-at-input?",
+        "calibrated/resnet20-feature-4 or calibrated/resnet20-at-feature?",
     ),
     "file of a defense that is none": (
         "test --attack rays --defense list.yaml",
