@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/reproduction.py RUNS [--page docs/reproduction.md] [--check]
 
-RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/reproduction-records.tar.xz unpacks. Each table
-stands between two comments of the page, `<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what is
-there. With --check nothing is written, and the exit status says whether the page is what the records say.
+RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/reproduction-records.tar.xz unpacks. Each
+table stands between two comments of the page, `<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what
+is there. With --check nothing is written, and the exit status says whether the page is what the records say.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rfdlight.results.grid import pooled_clean, standing
 from rfdlight.results.paired import holm, mcnemar, paired_interval
 from rfdlight.results.report import p_text, points, points_interval
 from rfdlight.results.runs import Run, load
-from rfdlight.results.summary import Share, robust_at, share_of
+from rfdlight.results.summary import Share, share_of
 
 NOISES = {
     "none": "none",
@@ -132,7 +132,11 @@ def feature_against_input(
 ) -> str:
     """Return what feature noise gains over input noise at the same cost."""
     pairs = [
-        ((victim, {"": "2", "-4": "4"}[end], told), f"{victim}-input{end}-{attack}{rule}", f"{victim}-feature{end}-{attack}{rule}")
+        (
+            (victim, {"": "2", "-4": "4"}[end], told),
+            f"{victim}-input{end}-{attack}{rule}",
+            f"{victim}-feature{end}-{attack}{rule}",
+        )
         for victim in victims
         for end in ends
         for attack, told in attacks.items()

@@ -355,23 +355,24 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _status_of_test(model: AttackEvaluation) -> int:
-    """Return the exit status of an evaluation, and say what is missing, if this is the process that does."""
+    """Return the exit status of an evaluation, and say what is wrong with it, if this is the process that does."""
+    wrong = _complaint(model)
+    if wrong:
+        print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
+    return 1 if wrong else 0
+
+
+def _complaint(model: AttackEvaluation) -> str | None:
     if model.processes.lost:
-        print("rfdlight: process 0 of the run is gone; the records so far are kept", file=sys.stderr)  # noqa: T201
-        return 1
+        return "process 0 of the run is gone; the records so far are kept"
     if not model.processes.leads:
-        return 0
+        return None
     if not model.complete:
-        print("rfdlight: stopped before all images were done; the records so far are kept", file=sys.stderr)  # noqa: T201
-        return 1
+        return "stopped before all images were done; the records so far are kept"
     if model.failed:
-        print(  # noqa: T201
-            f"rfdlight: {len(model.failed)} of {model.data.num_images} images failed and are in no number; "
-            "summary.json says why",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
+        asked = model.data.num_images
+        return f"{len(model.failed)} of {asked} images failed and are in no number; summary.json says why"
+    return None if model.sound else "the run contradicts itself, see its audit; none of its numbers can be trusted"
 
 
 class _Settings(RFDLightCLI):

@@ -48,10 +48,14 @@ class ThreatModel:
         """Return how far each point is from its clean image, (rows,)."""
         return norms.norm(point - x, self.norm)
 
+    @property
+    def reach(self) -> float:
+        """How far from its clean image a point of the ball may lie, with rounding."""
+        return self.eps + _SLACK[self.norm] * (1 if self.norm == "linf" else self.eps)
+
     def contains(self, x: Tensor, point: Tensor) -> Tensor:
         """Say which points lie in the ball, up to rounding, (rows,) bool."""
-        slack = _SLACK[self.norm] * (1 if self.norm == "linf" else self.eps)
-        return self.distance(x, point) <= self.eps + slack
+        return self.distance(x, point) <= self.reach
 
     def admit(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the points, those outside of the ball or of [0, 1] moved into both."""

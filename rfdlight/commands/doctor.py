@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rfdlight.data.base import ImageData
 from rfdlight.environment import devices, files, launcher, versions
-from rfdlight.environment.finding import Finding, guarded
+from rfdlight.finding import Finding, guarded
 from rfdlight.victims.resolve import card_path
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -55,4 +55,6 @@ def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: J
         "verdict": judge.verdict(columns, row),
         "linf": float(norm(delta, "linf")),
         "l2": float(norm(delta, "l2")),
+        "low": float(columns["point"][row].min()),
+        "high": float(columns["point"][row].max()),
     }

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from rfdlight.environment.finding import Finding
 from rfdlight.errors import one_line
+from rfdlight.finding import Finding
 
 _DRIVER = Path("/proc/driver/nvidia/version")
 _INSTALL = "install a torch build for it, see pytorch.org/get-started"

@@ -12,8 +12,8 @@ from rfdlight import packaged
 from rfdlight.data.base import ImageData
 from rfdlight.data.cifar10 import CIFAR10
 from rfdlight.data.digits import Digits
-from rfdlight.environment.finding import Finding, guarded
 from rfdlight.errors import UserError
+from rfdlight.finding import Finding, guarded
 from rfdlight.victims.card import load_victim
 
 ROOM = 1e9

@@ -10,7 +10,7 @@ import ctypes
 import signal
 from collections.abc import Iterable, Mapping
 
-from rfdlight.environment.finding import Finding, State
+from rfdlight.finding import Finding, State
 
 _RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 _MEETING = ("MASTER_ADDR", "MASTER_PORT")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch.torch_version import TorchVersion
 
-from rfdlight.environment.finding import Finding
+from rfdlight.finding import Finding
 
 TESTED = Path(__file__).parents[2] / "constraints.txt"
 """Versions that the tests ran with; a source tree has them, an installed package has not."""

@@ -6,13 +6,13 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
 from rich.console import Console
-from rich.text import Text
 from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
@@ -22,24 +22,24 @@ from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.errors import UserError
+from rfdlight.modules.attack_card import attack_card
 from rfdlight.modules.processes import Processes, ToldElsewhere
 from rfdlight.modules.progress import ProgressDisplay
 from rfdlight.modules.run_book import RunBook
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
+from rfdlight.protocol.controls import Controls
 from rfdlight.protocol.identity import identity, weights_digest
 from rfdlight.protocol.short_attack import settle_eps
+from rfdlight.results.audit import audit
 from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
-from rfdlight.results.tables import run_table
+from rfdlight.results.tables import audit_text, failures_text, run_table
 from rfdlight.victims.resolve import resolve_victim
 
 BATCH_SIZE = 64
 """Rows per forward pass where nothing else is asked for."""
-
-_FAILURES_SHOWN = 3
-"""How many of the images that failed are named on the console."""
 
 
 class AttackEvaluation(LightningModule):
@@ -78,6 +78,8 @@ class AttackEvaluation(LightningModule):
             small changes of the scores from an attack that reads them, which weakens it.
         channels_last: Run the victim in channels-last memory, usually faster.
         keep_images: Images whose pixels, clean and at their final points, are stored for people to look at, >= 0.
+        controls: Check the run at its end by small attacks on up to `batch_size` of its images whose outcome is known:
+            in a ball of no size, and by random noise.
         seed: Of the attack's and the victim's randomness.
 
     Raises:
@@ -104,6 +106,7 @@ class AttackEvaluation(LightningModule):
         precision: Precision = "float32",
         channels_last: bool = True,
         keep_images: int = 16,
+        controls: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -137,15 +140,18 @@ class AttackEvaluation(LightningModule):
         self.precision = precision
         self.channels_last = channels_last
         self.keep_images = keep_images
+        self.controls = controls
         self.seed = seed
         self.resume = False
         self.complete = False
+        self.sound = True
         self.console = Console()
         self.failed: dict[str, str] = {}
         self.processes = Processes()
         self._progress = [0, 0]
         self._running = False
         self._open = ExitStack()
+        self._attacking = ExitStack()
         self.on_ready: Callable[[], None] = lambda: None
 
     @property
@@ -167,7 +173,9 @@ class AttackEvaluation(LightningModule):
         self.console.quiet = not self.processes.leads
         with self._closing_on_error():
             self._take_signals()
-            self.victim, _, self.victim_text = resolve_victim(self.victim_spec, self.checkpoint, self.data)
+            self.victim, self._victim_card, self.victim_text = resolve_victim(
+                self.victim_spec, self.checkpoint, self.data
+            )
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
             self._weights = weights_digest(self.victim)
@@ -205,10 +213,10 @@ class AttackEvaluation(LightningModule):
                 first = self.data.attacked().read([0]).float().div_(255)
                 self._start(first.to(self.device))
             self._engine.run()
-            self._engine.ledger.check(self._oracle.forwarded)
+            self._attacking.close()
+            if self.processes.leads:
+                self._report()
             self._open.close()
-        if self.processes.leads:
-            self._report()
 
     def _hold(self) -> int | None:
         """Return how many images this process keeps in work before it asks for more.
@@ -222,19 +230,34 @@ class AttackEvaluation(LightningModule):
 
     def _report(self) -> None:
         folder, past = self._book.folder, self._book.past
+        planned = set(self.data.attacked().ids)
+        foreign = sum(record["id"] not in planned for record in past.records)
         self.failed = past.failed
-        self.complete = len(past.records) + len(past.failed) == self.data.num_images
-        summary = summarize(past.records, self._facts())
+        self.complete = len(past.records) - foreign + len(past.failed) == len(planned)
+        facts = self._facts() | {"foreign": foreign, "controls": self._controls(past.records)}
+        findings = audit(past.records, facts)
+        self.sound = all(finding.state != "fail" for finding in findings)
+        summary = summarize(past.records, facts) | {"audit": [asdict(finding) for finding in findings]}
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-        self._tell_failures()
+        if self.failed:
+            self.console.print(failures_text(self.failed, self.data.num_images), soft_wrap=True)
         if not past.records:
             return
         draw_curves([(folder.name, past.records, self.budget)], folder / "curves.png")
         self.console.print(run_table(summary))
+        self.console.print(audit_text(findings), soft_wrap=True)
         self.console.print(f"records, summary and picture: {folder}")
+
+    def _controls(self, records: list[Record]) -> dict[str, Any]:
+        """Make the control attacks, if the run was not stopped and is to make any."""
+        if not (self.controls and records and self.complete):
+            return {}
+        controls = Controls(self.victim, self._engine, self.device, self.channels_last, lambda: self.processes.stopping)
+        return controls.run(self.data.attacked(), records)
 
     def _start(self, x: Tensor) -> None:
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
+        self._attacking = self._open.enter_context(ExitStack())
         self._oracle = Oracle(
             self.victim,
             self.batch_size,
@@ -247,9 +270,9 @@ class AttackEvaluation(LightningModule):
             least=self.eot,
             on_smaller=self._on_smaller,
         )
-        self._open.callback(self._oracle.close)
-        answers_differ = self._oracle.is_random(x)
-        deterministic = not (answers_differ or any(defense.is_random for defense in self.defenses))
+        self._attacking.callback(self._oracle.close)
+        declared = any(defense.is_random for defense in self.defenses)
+        self._random = {"declared": declared, "measured": self._oracle.is_random(x)}
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
@@ -264,7 +287,7 @@ class AttackEvaluation(LightningModule):
             accounting=self.accounting,
             eot=self.eot,
             starts=starts,
-            deterministic=deterministic,
+            deterministic=not any(self._random.values()),
             on_record=self._on_record,
             on_point=self._book.point,
             on_failure=self._book.failure,
@@ -273,14 +296,14 @@ class AttackEvaluation(LightningModule):
         self._engine.ledger.pad(self._oracle.forwarded)
         self._engine.bound_memory(self.memory, x[:1])
         self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
-        self.console.print(self._card())
+        self.console.print(attack_card(self._settings(), self.attack, self._engine.slots))
         self._display = ProgressDisplay(self.console, self.data.num_images)
-        self._open.callback(self._display.close)
-        self._open.callback(self._end)
+        self._attacking.callback(self._display.close)
+        self._attacking.callback(self._end)
         self._running = True
 
     def _end(self) -> None:
-        self._book.end(self._engine.ledger.total, self._oracle.batch_size, self._tick)
+        self._book.end(self._engine.ledger.total, self._oracle.forwarded, self._oracle.batch_size, self._tick)
 
     def _switched(self) -> AbstractContextManager[None]:
         """Switch the defenses off if that was asked for."""
@@ -306,16 +329,6 @@ class AttackEvaluation(LightningModule):
     def _on_smaller(self, rows: int) -> None:
         self.console.print(f"memory ran out: forward passes of {rows} images from here on")
 
-    def _tell_failures(self) -> None:
-        """Say on how many images the victim failed, and why on the first ones."""
-        if not self.failed:
-            return
-        lines = [f"{len(self.failed)} of {self.data.num_images} images failed and are in no number:"]
-        lines += [f"  {image_id}: {reason}" for image_id, reason in list(self.failed.items())[:_FAILURES_SHOWN]]
-        if len(self.failed) > _FAILURES_SHOWN:
-            lines.append("  and more, see summary.json")
-        self.console.print(Text("\n".join(lines), style="red"), soft_wrap=True)
-
     def _tick(self) -> bool:
         total = self._engine.ledger.total
         self._display.update(*self.processes.look([*self._progress, total["attack"] + total["gradient"]]))
@@ -340,6 +353,9 @@ class AttackEvaluation(LightningModule):
             "deterministic": self._engine.deterministic,
             "complete": self.complete,
             "failed": self.failed,
+            "card": self._expected(),
+            "random": self._random,
+            "forwarded": past.forwarded,
             "processes": self.processes.size,
             "batch_size_used": past.batch_size,
             "totals": dict(past.totals),
@@ -371,31 +387,12 @@ class AttackEvaluation(LightningModule):
             "seed": self.seed,
         }
 
+    def _expected(self) -> dict[str, int] | None:
+        """What the victim's card says of its accuracy on this data set, undefended."""
+        card = self._victim_card
+        if card is None or card.data != self.data.name:
+            return None
+        return {"correct": card.clean_correct, "total": card.clean_total}
+
     def _defense_text(self) -> str:
         return "; ".join(defense.describe(self.victim) for defense in self.defenses) or "none"
-
-    def _card(self) -> str:
-        attack = short_name("attack", type(self.attack))
-        if self.attack.targeted:
-            attack += ", targeted"
-        reads = "gradients (white-box)" if self.attack.reads == "gradients" else self.attack.reads
-        cautions = "".join(f"\ncaution  {caution}" for caution in self._cautions())
-        averaged = f", {self.eot} evaluations averaged in each" if self.eot > 1 else ""
-        return (
-            f"victim   {self.victim_text}\n"
-            f"defense  {self._defense_text()}\n"
-            f"attack   {attack}, reads {reads}, {self.threat.norm} ball of eps {self.threat.eps:g}\n"
-            f"options  {self.attack.options()}\n"
-            f"budget   {self.budget} queries per image{averaged}, accounting {self.accounting}, "
-            f"judge {self.judge.rule}, attack in {self.precision}\n"
-            f"images   {self.data.num_images} of {self.data.name} ({self.data.selection}), "
-            f"up to {self._engine.slots} at a time{cautions}"
-        )
-
-    def _cautions(self) -> list[str]:
-        """Return what makes the attack weaker than its name promises."""
-        own = self.attack.caution(self.budget)
-        cautions = [] if own is None else [own]
-        if self.precision == "bfloat16" and self.attack.reads != "labels":
-            cautions.append(f"bfloat16 rounds the {self.attack.reads}, which hides small changes from the attack")
-        return cautions

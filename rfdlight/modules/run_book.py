@@ -105,16 +105,19 @@ class RunBook:
         """Keep the pixels of an image, (C, H, W) both, if it is one of those that are kept."""
         self._images(image_id, clean, final)
 
-    def end(self, totals: dict[str, int], batch_size: int, waiting: Callable[[], Any] = lambda: None) -> None:
+    def end(
+        self, totals: dict[str, int], forwarded: int, batch_size: int, waiting: Callable[[], Any] = lambda: None
+    ) -> None:
         """Close this process's files; process 0 waits for the others, and puts all together.
 
         Args:
-            totals: Rows that the victim saw.
+            totals: Rows that the victim saw, by the ledger.
+            forwarded: How many a hook on the victim saw.
             batch_size: Of the last forward pass.
             waiting: Called again and again while process 0 waits.
         """
         try:
-            self._opened.end(totals, batch_size)
+            self._opened.end(totals, forwarded, batch_size)
             self._opened.close()
         except UserError as error:
             self._processes.fail(error)

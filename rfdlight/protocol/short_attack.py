@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import ImageData, ImageSource, loader
@@ -69,27 +70,37 @@ def short_attack(
     device: torch.device,
     seed: int = 0,
     batch_size: int = 32,
+    channels_last: bool = True,
+    deterministic: bool | None = None,
+    starts: tuple[Tensor, Tensor] | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Attack every image with exact accounting and the sequential judge.
 
     Args:
         victim: In eval mode, on `device`, with whatever defenses are attached.
         images: At least one.
-        attack: Untargeted, with a radius.
+        attack: With a radius.
         classes: Of the victim.
         budget: Billed queries per image, >= 0.
         device: Where the images go.
         seed: Of the attack's and the victim's randomness.
         batch_size: Rows per forward pass; with a hundred images, larger ones are padded more and end later.
+        channels_last: Run the victim in channels-last memory.
+        deterministic: Whether the victim answers the same every time; by default, two answers to the first images tell.
+        starts: For a targeted attack, see `rfdlight.engine.engine.Engine`.
+        stop: Looked at before every tick; when it returns True, the images that are left have no record.
 
     Raises:
         UserError: If pixels lie outside [0, 1], or the victim answers NaN or infinity.
     """
     records: list[Record] = []
-    oracle = Oracle(victim, batch_size, seed=seed)
+    oracle = Oracle(victim, batch_size, seed=seed, channels_last=channels_last)
     try:
         batches = ((x.to(device), y.to(device), ids) for x, y, ids in loader(images, batch_size))
         first = next(batches)
+        if deterministic is None:
+            deterministic = not oracle.is_random(first[0])
         engine = Engine(
             oracle,
             attack,
@@ -98,8 +109,10 @@ def short_attack(
             slots=2 * batch_size,
             judge=Judge(),
             seed=seed,
-            deterministic=not oracle.is_random(first[0]),
+            starts=starts,
+            deterministic=deterministic,
             on_record=records.append,
+            stop=stop,
         )
         engine.ledger.pad(oracle.forwarded)
         for batch in itertools.chain([first], batches):
@@ -110,5 +123,5 @@ def short_attack(
     finally:
         oracle.close()
     records = in_order(records)
-    facts = {"budget": budget, "targeted": False, "totals": engine.ledger.total}
+    facts = {"budget": budget, "targeted": attack.targeted, "totals": engine.ledger.total}
     return Outcome(records, summarize(records, facts))

@@ -55,9 +55,9 @@ class Journal:
         """Append the event that the victim failed on an image."""
         self.event("failed", id=image_id, reason=reason)
 
-    def end(self, totals: dict[str, int], batch_size: int) -> None:
-        """Append the last event: what rows the victim saw, and how many a forward pass had in the end."""
-        self.event("end", totals=totals, batch_size=batch_size)
+    def end(self, totals: dict[str, int], forwarded: int, batch_size: int) -> None:
+        """Append the last event: what rows the victim saw, by the ledger and by a hook on it, and those of a pass."""
+        self.event("end", totals=totals, forwarded=forwarded, batch_size=batch_size)
 
     def event(self, name: str, **facts: Any) -> None:
         """Append an event, with the time in seconds since 1970."""
@@ -80,6 +80,7 @@ class Past:
         attempts: How many there were.
         killed: How many of them have a process that ended without a word.
         totals: Rows that the victim saw; of processes that ended without a word, those for finished images alone.
+        forwarded: Rows that a hook on the victim saw, None if a process ended without a word.
         seconds: That the attempts took, as far as their events say.
         batch_size: Rows of the smallest forward pass, None if no process says it.
     """
@@ -90,11 +91,12 @@ class Past:
     attempts: int
     killed: int
     totals: Counter[str]
+    forwarded: int | None
     seconds: float
     batch_size: int | None
 
 
-NOTHING = Past([], {}, 0, 0, 0, Counter(), 0.0, None)
+NOTHING = Past([], {}, 0, 0, 0, Counter(), None, 0.0, None)
 """The past of a run that was never begun."""
 
 
@@ -158,9 +160,16 @@ def look_back(run: Path) -> Past:
         attempts=1 + max(parts, default=-1),
         killed=sum(not all(part.ended for part in attempt) for attempt in parts.values()),
         totals=totals,
+        forwarded=_sum([part.forwarded for part in all_parts]),
         seconds=sum(max(part.seconds for part in attempt) for attempt in parts.values()),
         batch_size=min((part.batch_size for part in all_parts if part.batch_size is not None), default=None),
     )
+
+
+def _sum(counts: list[int | None]) -> int | None:
+    """Return the sum, None if a count is missing."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
 
 
 def conclude(run: Path, records: list[Record]) -> None:
@@ -191,6 +200,7 @@ class _Part:
     failed: dict[str, str]
     seconds: float
     ended: bool
+    forwarded: int | None = None
     batch_size: int | None = None
 
 
@@ -200,7 +210,8 @@ def _part(path: Path, records: dict[str, Record]) -> _Part:
     failed = {event["id"]: event["reason"] for event in events if event["event"] == "failed"}
     ends = [event for event in events if event["event"] == "end"]
     if ends:
-        return _Part(ends[-1]["totals"], failed, seconds, ended=True, batch_size=ends[-1].get("batch_size"))
+        last = ends[-1]
+        return _Part(last["totals"], failed, seconds, True, last.get("forwarded"), last.get("batch_size"))
     finished = [records[event["id"]] for event in events if event["event"] == "image" and event["id"] in records]
     totals = {kind: sum(record[kind] for record in finished) for kind in ROWS if kind in FIELDS}
     return _Part(totals, failed, seconds, ended=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rfdlight.results.audit import audit
 from rfdlight.results.grid import Grid
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import is_white_box
@@ -14,7 +15,15 @@ COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision"
 
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
-    notes = [*_images(runs), *_failed(runs), *_rules(runs), *_rounding(runs), *_smaller(runs)]
+    notes = [
+        *_wrong(runs),
+        *_images(runs),
+        *_failed(runs),
+        *_rules(runs),
+        *_rounding(runs),
+        *_smaller(runs),
+        *_doubtful(runs),
+    ]
     notes += [*grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
@@ -34,6 +43,25 @@ def _images(runs: list[Run]) -> list[str]:
             common = len(run.by_id.keys() & first.by_id.keys())
             notes.append(f"NOT COMPARABLE: {run.label} and {first.label} have only {common:,} images in common.")
     return notes
+
+
+def _wrong(runs: list[Run]) -> list[str]:
+    return [
+        f"WRONG: {run.label} contradicts itself, in its {finding.check}: {finding.found}."
+        for run in runs
+        for finding in audit(run.records, run.facts)
+        if finding.state == "fail"
+    ]
+
+
+def _doubtful(runs: list[Run]) -> list[str]:
+    """Name the runs whose audit says that they may be weaker, or other, than they seem."""
+    doubted: dict[str, list[str]] = {}
+    for run in runs:
+        for finding in audit(run.records, run.facts):
+            if finding.state == "warn" and finding.check != "images":  # those have notes of their own
+                doubted.setdefault(finding.check, []).append(run.label)
+    return [f"Look at the audit of {', '.join(labels)}: {check}." for check, labels in doubted.items()]
 
 
 def _failed(runs: list[Run]) -> list[str]:

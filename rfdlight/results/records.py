@@ -33,6 +33,8 @@ FIELDS: dict[str, str] = {
     "verdict": "robust, broken or undecided: what the final draws say of the mean logits",
     "linf": "largest pixel change at the final point, in pixel units",
     "l2": "Euclidean length of the change at the final point, in pixel units",
+    "low": "smallest pixel of the final point",
+    "high": "largest pixel of the final point",
 }
 """The fields of a record and what they mean."""
 

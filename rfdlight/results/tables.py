@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from rich import box
@@ -9,7 +11,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from rfdlight.finding import Finding
 from rfdlight.results.summary import ROWS, Share, shrunk_to
+
+_FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
+
+_FAILURES_SHOWN = 3
+"""How many of the images that failed are named."""
 
 _MOST_BUDGETS = 8
 """Columns of the budgets' table that 80 characters have room for."""
@@ -26,6 +34,26 @@ def run_table(summary: dict[str, Any]) -> Group:
     """
     notes = [Text(note, style="dim") for note in _notes(summary)]
     return Group(_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary), *notes)
+
+
+def audit_text(findings: Sequence[Finding]) -> Text:
+    """Show what a run's own checks found: those that did not pass in full, of the others their number."""
+    count = Counter(finding.state for finding in findings)
+    skipped = f", {count['skip']} could not be made" if count["skip"] else ""
+    text = Text(f"audit: {count['ok']} of {len(findings)} checks passed{skipped}")
+    for finding in findings:
+        if finding.state in _FLAG_STYLES:
+            text.append(f"\n  {finding.check}: {finding.found}", style=_FLAG_STYLES[finding.state])
+    return text
+
+
+def failures_text(failed: dict[str, str], asked: int) -> Text:
+    """Say on how many of the images asked for the victim failed, and why on the first ones."""
+    lines = [f"{len(failed)} of {asked} images failed and are in no number:"]
+    lines += [f"  {image_id}: {reason}" for image_id, reason in list(failed.items())[:_FAILURES_SHOWN]]
+    if len(failed) > _FAILURES_SHOWN:
+        lines.append("  and more, see summary.json")
+    return Text("\n".join(lines), style="red")
 
 
 def percent(share: Share | None) -> str:

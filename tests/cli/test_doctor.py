@@ -10,7 +10,7 @@ import pytest
 
 from rfdlight import packaged
 from rfdlight.environment import files, launcher
-from rfdlight.environment.finding import Finding
+from rfdlight.finding import Finding
 
 
 @pytest.fixture(autouse=True)

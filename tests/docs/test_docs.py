@@ -17,7 +17,7 @@ import torch
 
 from rfdlight import cli, names
 from rfdlight.attacks import Attack
-from rfdlight.results import records, summary
+from rfdlight.results import audit, records, summary
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -43,10 +43,15 @@ def table(page: str, heading: str) -> dict[str, str]:
         ("## records.jsonl", records.FIELDS),
         ("## summary.json", summary.FIELDS),
         ("### run", summary.RUN_FIELDS),
+        ("### Facts of the audit", audit.FACTS),
     ],
 )
 def test_the_page_on_records_lists_exactly_the_fields(heading, fields):
     assert list(table("records.md", heading).items()) == list(fields.items())
+
+
+def test_the_page_on_records_lists_exactly_the_checks_of_a_run():
+    assert list(table("records.md", "### audit")) == list(audit.CHECKS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -30,6 +30,8 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
         "verdict": "robust",
         "linf": 0.2,
         "l2": 5.0,
+        "low": 0.0,
+        "high": 1.0,
     }
     assert changes.keys() <= plain.keys()
     return {**plain, **changes}
@@ -65,6 +67,11 @@ def facts(**changes: Any) -> dict[str, Any]:
         "complete": True,
         "failed": {},
         "num_images": 10,
+        "foreign": 0,
+        "forwarded": 400,
+        "card": {"correct": 593, "total": 599},
+        "random": {"declared": True, "measured": True},
+        "controls": {},
     }
     assert changes.keys() <= plain.keys()
     return {**plain, **changes}

@@ -65,12 +65,13 @@ def test_only_the_last_attempts_failures_count_and_none_of_images_that_another_p
         (tmp_path / "journal").mkdir(exist_ok=True)
         book = journal.Journal(tmp_path, attempt, rank)
         book.failure(f"digits/test/{failed}", f"reason {failed}")
-        book.end(TOTALS, batch_size=8 // (1 + rank))
+        book.end(TOTALS, forwarded=100, batch_size=8 // (1 + rank))
         book.close()
     write(tmp_path, 1, [record(2)], rank=2)
     past = journal.look_back(tmp_path)
     assert past.failed == {"digits/test/0003": "reason 0003"}
     assert past.batch_size == 4, "the smallest"
+    assert past.forwarded is None, "a process ended without a word"
 
 
 def test_the_time_of_an_attempt_is_that_of_its_longest_process(tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from rfdlight.results import audit
 from rfdlight.results.intervals import wilson
 from rfdlight.results.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, clean_right, robust_at, summarize
 
@@ -165,7 +166,7 @@ def test_the_result_is_json_and_documented_and_keeps_the_facts():
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     assert summary.keys() == FIELDS.keys()
     assert summary["run"] == run
-    assert facts().keys() == RUN_FIELDS.keys()
+    assert facts().keys() == RUN_FIELDS.keys() | audit.FACTS.keys()
 
 
 def test_the_order_of_the_records_changes_nothing():

@@ -8,7 +8,7 @@ from typing import Literal
 
 from rfdlight.errors import UserError, one_line
 
-State = Literal["ok", "warn", "fail"]
+State = Literal["ok", "warn", "fail", "skip"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Finding:
 
     Attributes:
         check: What was looked at, in a word or two.
-        state: "fail" where runs break or mislead, "warn" where they may, or where only some can be made.
+        state: "fail" where runs break or mislead, "warn" where they may, or where only some can be made; "skip" where
+            the check could not be made.
         found: One line.
         remedy: What to do, empty if nothing.
     """

@@ -1,0 +1,39 @@
+"""What a run is about to do, in words, before its first query."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rfdlight.attacks.base import Attack
+
+
+def attack_card(asked: dict[str, Any], attack: Attack, slots: int) -> str:
+    """Return the lines that a user reads before the first query.
+
+    Args:
+        asked: What was asked for, see `AttackEvaluation`.
+        attack: That is made.
+        slots: Images in work at a time.
+    """
+    name = f"{asked['attack']}, targeted" if asked["targeted"] else asked["attack"]
+    reads = "gradients (white-box)" if attack.reads == "gradients" else attack.reads
+    averaged = f", {asked['eot']} evaluations averaged in each" if asked["eot"] > 1 else ""
+    cautions = "".join(f"\ncaution  {caution}" for caution in _cautions(asked, attack))
+    return (
+        f"victim   {asked['victim']}\n"
+        f"defense  {asked['defense']}\n"
+        f"attack   {name}, reads {reads}, {asked['norm']} ball of eps {asked['eps']:g}\n"
+        f"options  {asked['options']}\n"
+        f"budget   {asked['budget']} queries per image{averaged}, accounting {asked['accounting']}, "
+        f"judge {asked['judge']}, attack in {asked['precision']}\n"
+        f"images   {asked['num_images']} of {asked['data']} ({asked['selection']}), up to {slots} at a time{cautions}"
+    )
+
+
+def _cautions(asked: dict[str, Any], attack: Attack) -> list[str]:
+    """Return what makes the attack weaker than its name promises."""
+    own = attack.caution(asked["budget"])
+    cautions = [] if own is None else [own]
+    if asked["precision"] == "bfloat16" and attack.reads != "labels":
+        cautions.append(f"bfloat16 rounds the {attack.reads}, which hides small changes from the attack")
+    return cautions

@@ -1,0 +1,188 @@
+"""What a run says for or against itself: checks of its numbers, each a pure function of its records and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from scipy.stats import binomtest, norm
+
+from rfdlight.finding import Finding, State
+from rfdlight.results.intervals import wilson
+from rfdlight.results.paired import mcnemar
+from rfdlight.results.records import Record
+from rfdlight.results.summary import clean_right
+from rfdlight.threat import ThreatModel
+
+FACTS: dict[str, str] = {
+    "foreign": "records of images that were not asked for",
+    "forwarded": "rows that a hook on the victim saw; null if an attempt was killed",
+    "card": "right answers and images on the victim's card, undefended, on the whole test set; null without one",
+    "random": "whether a defense is declared random, and whether two answers to the first images differed",
+    "controls": "what the control attacks found, see rfdlight.protocol.controls; empty if none were made",
+}
+"""What an audit reads of a run beside `rfdlight.results.summary.RUN_FIELDS`."""
+
+_ABSENT: dict[str, Any] = {"foreign": 0, "forwarded": None, "card": None, "random": None, "controls": {}}
+"""What it is where it was not written down."""
+
+_LEVEL = 0.001
+"""Of the tests that say that something is wrong: one sound run in a thousand is told so by each."""
+
+_WEAKER = 0.05
+"""Of the test that random noise is stronger than the attack."""
+
+_FALSE_VERDICTS = 0.05
+"""The part of the points, at most, that a faultless judge calls broken although they are not; see `Judge.verdict`."""
+
+Facts = dict[str, Any]
+Found = tuple[State, str]
+Check = Callable[[Sequence[Record], Facts], Found]
+
+
+def audit(records: Sequence[Record], run: Facts) -> list[Finding]:
+    """Check a run.
+
+    Args:
+        records: One per finished image, see `rfdlight.results.records.FIELDS`.
+        run: Its facts, see `rfdlight.results.summary.RUN_FIELDS` and `FACTS`.
+
+    Returns:
+        One finding for each of `CHECKS`, in their order: "fail" where the numbers are wrong, "warn" where they may say
+        something else than they seem to, "skip" where there was nothing to check.
+    """
+    return [Finding(name, *check(records, _ABSENT | run)) for name, check in CHECKS.items()]
+
+
+def _images(records: Sequence[Record], run: Facts) -> Found:
+    asked = run["num_images"]
+    if run["foreign"]:
+        return "fail", f"{run['foreign']:,} records are of images that were not asked for"
+    if run["failed"]:
+        return "warn", f"the victim failed on {len(run['failed']):,} of {asked:,}, which have no record"
+    if len(records) < asked:
+        return "warn", f"{asked - len(records):,} of {asked:,} have no record: the run was stopped"
+    return "ok", f"each of the {asked:,} has one record"
+
+
+def _points(records: Sequence[Record], run: Facts) -> Found:
+    reach = ThreatModel(run["norm"], run["eps"]).reach
+
+    def admitted(record: Record) -> bool:
+        within = record["linf"] <= reach if run["norm"] == "linf" else record["l2"] <= reach  # False for NaN
+        return within and record["low"] >= 0 and record["high"] <= 1
+
+    outside = [record["id"] for record in records if not admitted(record)]
+    if outside:
+        return "fail", f"{len(outside):,} lie outside the ball or [0, 1], the first of {outside[0]}"
+    return "ok", f"all {len(records):,} lie in the ball and in [0, 1]"
+
+
+def _queries(records: Sequence[Record], run: Facts) -> Found:
+    def sound(record: Record) -> bool:
+        asked = record["attack"] + record["gradient"] + record["observe"]
+        return record["billed"] <= run["budget"] and (run["accounting"] == "paper" or record["billed"] == asked)
+
+    wrong = [record["id"] for record in records if not sound(record)]
+    if wrong:
+        return "fail", f"{len(wrong):,} images are billed too much or too little, as {wrong[0]}"
+    most = max((record["billed"] for record in records), default=0)
+    every = "every evaluation is billed, " if run["accounting"] == "exact" else ""
+    return "ok", f"{every}at most {most:,} to an image, of {run['budget']:,}"
+
+
+def _rows(records: Sequence[Record], run: Facts) -> Found:
+    counted, seen = sum(run["totals"].values()), run["forwarded"]
+    if seen is None:
+        return "skip", "an attempt was killed before it could say how many rows the victim saw"
+    if counted != seen:
+        return "fail", f"the ledger has {counted:,}, a hook on the victim saw {seen:,}"
+    return "ok", f"{counted:,} in the ledger, as a hook on the victim saw"
+
+
+def _clean_accuracy(records: Sequence[Record], run: Facts) -> Found:
+    card = run["card"]
+    if card is None or not records:
+        return "skip", "the victim has no card that says what to expect"
+    right, total = sum(map(clean_right, records)), len(records)
+    expected = card["correct"] / card["total"]
+    low, high = wilson(right, total)
+    found = f"{right / total:.1%} ({low:.1%} to {high:.1%}), {expected:.1%} by the victim's card"
+    if binomtest(right, total, expected).pvalue > _LEVEL:
+        return "ok", found
+    undefended = run["defense"] == "none"
+    why = "the images may not be prepared as for its training" if undefended else "the defense may cost that much"
+    return "warn", f"{found}: {why}"
+
+
+def _randomness(records: Sequence[Record], run: Facts) -> Found:
+    if run["random"] is None:
+        return "skip", "the run does not say whether two answers differed"
+    declared, measured = run["random"]["declared"], run["random"]["measured"]
+    if declared and not measured:
+        return "warn", "the defense is random, but two answers to the first images were equal"
+    if measured and not declared:
+        return "warn", "no defense is random, but two answers to the first images differed: the victim is"
+    return "ok", f"two answers to the first images {'differed' if measured else 'were equal'}, as declared"
+
+
+def _no_ball(records: Sequence[Record], run: Facts) -> Found:
+    control = run["controls"].get("no_ball")
+    if control is None or "skipped" in control:
+        return "skip", _why_not(control)
+    if run["deterministic"] and control["changed"]:
+        first = control["changed"][0]
+        return "fail", f"the victim's answer to {first} is not what it was before: it has a memory"
+    broken, right, total = control["broken"], control["right"], control["images"]
+    found = f"{broken:,} of {right:,} images broken in a ball of no size, at {control['queries']:,} queries"
+    allowed = 0.0 if run["deterministic"] else _FALSE_VERDICTS
+    if broken and (not allowed or binomtest(broken, right, allowed, alternative="greater").pvalue <= _LEVEL):
+        return "fail", f"{found}: the judge is wrong"
+    return "ok", f"{found}: {right - broken:,} of {total:,} right, as before"
+
+
+def _random_noise(records: Sequence[Record], run: Facts) -> Found:
+    control = run["controls"].get("random_noise")
+    if control is None or "skipped" in control:
+        return "skip", _why_not(control)
+    alone, attack_alone, total = control["noise_only"], control["attack_only"], control["images"]
+    found = (
+        f"{control['queries']:,} tries of it break {alone:,} of {total:,} images that {run['attack']} leaves after "
+        f"{run['budget']:,} queries, and leave {attack_alone:,} that {run['attack']} breaks"
+    )
+    if alone > attack_alone and mcnemar(attack_alone, alone) <= 2 * _WEAKER:  # of one side
+        return "warn", f"{found}: the attack is weaker than no search at all"
+    return "ok", found
+
+
+def _step(records: Sequence[Record], run: Facts) -> Found:
+    control = run["controls"].get("step")
+    if control is None or "skipped" in control:
+        return "skip", _why_not(control)
+    signal, noise = control["signal"], control["noise"]
+    if noise == 0:
+        return "ok", f"the attack's first two queries differ by {signal:.3g} in the loss, without noise"
+    found = f"the attack's first two queries differ by {signal:.3g} in the loss, which noise blurs by {noise:.3g}"
+    sure = norm.cdf(signal / noise)
+    if signal < noise:
+        advice = "a larger step or --model.eot may break more"
+        return "warn", f"{found}: it sees which is better in {sure:.0%} of the cases; {advice}"
+    return "ok", found
+
+
+def _why_not(control: dict[str, Any] | None) -> str:
+    return "no control attacks were made" if control is None else control["skipped"]
+
+
+CHECKS: dict[str, Check] = {
+    "images": _images,
+    "final points": _points,
+    "queries": _queries,
+    "rows": _rows,
+    "clean accuracy": _clean_accuracy,
+    "randomness": _randomness,
+    "eps 0": _no_ball,
+    "random noise": _random_noise,
+    "step": _step,
+}
+"""The checks of a run by their names, in the order in which they are told."""

@@ -1,0 +1,72 @@
+"""What a run finds when it checks itself, from the command line to the report."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rfdlight.results.audit import CHECKS
+
+FORGETFUL = """
+from nearest_mean import NearestMean
+
+class Forgetful(NearestMean):
+    '''Gets less sure of itself after ten passes.'''
+
+    asked = 0
+
+    def forward(self, x):
+        self.asked += bool(x.any())
+        return super().forward(x) * (0.9 if self.asked > 10 else 1)
+"""
+LINE = "test --attack square --data digits --data.num_images 12 --model.batch_size 4 --model.budget 20 --run run"
+
+
+@pytest.fixture(autouse=True)
+def victims(nearest_mean, elsewhere):
+    (elsewhere / "forgetful.py").write_text(FORGETFUL)
+    torch.manual_seed(0)
+    yield
+    sys.modules.pop("forgetful", None)
+
+
+def audited():
+    return {finding["check"]: finding for finding in json.loads(Path("run/summary.json").read_text())["audit"]}
+
+
+def test_a_sound_run_says_how_many_checks_it_passed(command):
+    said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean")
+    assert said.status == 0
+    # A victim by import path has no card.
+    assert "audit: 8 of 9 checks passed, 1 could not be made\n" in said.out
+    assert list(audited()) == list(CHECKS)
+    assert [name for name, finding in audited().items() if finding["state"] == "skip"] == ["clean accuracy"]
+
+
+def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
+    said = command(*LINE.split(), "--model.victim", "forgetful.Forgetful")
+    assert said.status == 1
+    assert said.err == ("rfdlight: the run contradicts itself, see its audit; none of its numbers can be trusted\n")
+    assert audited()["eps 0"]["state"] == "fail"
+    assert "  eps 0: the victim's answer to digits/test/" in said.out
+    reported = command("report", "run", "--output", "out")
+    assert reported.status == 0
+    assert "WRONG: run contradicts itself, in its randomness" not in reported.out
+    assert "WRONG: run contradicts itself, in its eps 0" in reported.out
+
+
+def test_controls_can_be_left_out(command):
+    said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean", "--model.controls", "false")
+    assert said.status == 0
+    assert audited()["eps 0"] == {
+        "check": "eps 0", "state": "skip", "found": "no control attacks were made", "remedy": "",
+    }  # fmt: skip
+
+
+def test_the_records_do_not_depend_on_the_controls(command):
+    for run, wanted in (("with", "true"), ("without", "false")):
+        line = LINE.replace("--run run", f"--run {run} --model.controls {wanted}")
+        assert command(*line.split(), "--model.victim", "nearest_mean.NearestMean").status == 0
+    assert Path("with/records.jsonl").read_bytes() == Path("without/records.jsonl").read_bytes()
