@@ -13,22 +13,20 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from rfdlight.results.grid import pooled_clean, standing
 from rfdlight.results.paired import holm, mcnemar, paired_interval
 from rfdlight.results.report import p_text, points, points_interval
 from rfdlight.results.runs import Run, load
-from rfdlight.results.summary import Share, share_of
+from rfdlight.results.summary import Share
 
 NOISES = {
     "none": "none",
     "aaa": "AAA",
     "input": "input noise",
-    "input-4": "input noise, 4 points",
     "feature": "feature noise",
-    "feature-4": "feature noise, 4 points",
 }
 SCORES = {"square": "square", "nes": "nes 0.01", "signhunt": "signhunt"}
 
@@ -54,12 +52,6 @@ class Records:
     def clean(self, names: Iterable[str]) -> Share:
         """Return the clean accuracy over runs of one method."""
         return pooled_clean([self.run(name) for name in names])
-
-    def worst(self, names: Sequence[str]) -> Share:
-        """Return the share of images that stand in every run."""
-        runs = [self.run(name) for name in names]
-        ids = set.intersection(*(set(run.by_id) for run in runs))
-        return share_of(sum(standing(runs, ids, None)), len(ids))
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
         """Return on how many images only the first run stands, only the second, and how many images both have."""
@@ -103,7 +95,6 @@ def grid(
     *,
     end: str = "",
     declared: bool = False,
-    worst: bool = False,
 ) -> str:
     """Return methods by attacks.
 
@@ -114,37 +105,78 @@ def grid(
         attacks: Of the columns: the name in a run's name, and above the column.
         end: Of every run's name.
         declared: Whether the judge's calls count, not the final draws.
-        worst: Whether a column has the images that stand under all of the attacks.
     """
-    head = ["victim", "noise", "clean", *attacks.values(), *(["worst case"] if worst else [])]
+    head = ["victim", "defense", "clean", *attacks.values()]
     rows = []
     for victim in victims:
         for noise in noises:
             names = [f"{victim}-{noise}-{attack}{end}" for attack in attacks]
             shares = [records.robust(name, declared) for name in names]
-            last = [cell(records.worst(names))] if worst else []
-            rows.append([victim, NOISES[noise], cell(records.clean(names)), *map(cell, shares), *last])
+            rows.append([victim, NOISES[noise], cell(records.clean(names)), *map(cell, shares)])
     return table(head, rows)
 
 
-def feature_against_input(
-    records: Records, victims: Sequence[str], attacks: dict[str, str], ends: Sequence[str] = ("",), rule: str = ""
-) -> str:
-    """Return what feature noise gains over input noise at the same cost."""
+LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
+"""The attacks of table 5: two that read labels, and one that reads scores."""
+
+BEHIND = ("input", "feature")
+AVERAGED = {"": "1", "-m5": "5", "-m10": "10"}
+"""How the names of runs end that average so many evaluations in a query."""
+
+
+def table5(records: Records, end: str = "") -> str:
+    """Return AAA and noise under attacks that read labels, by the final draws or by the paper's rules."""
+    return grid(records, ["resnet20"], ["none", "aaa", *BEHIND], LABELS, end=end, declared=bool(end))
+
+
+def aaa_gains(records: Records, end: str = "") -> str:
+    """Return what AAA gains over no defense."""
+    pairs = [([told], f"resnet20-none-{attack}{end}", f"resnet20-aaa-{attack}{end}") for attack, told in LABELS.items()]
+    return differences(records, pairs, ["attack"], declared=bool(end))
+
+
+def rays_against_others(records: Records) -> str:
+    """Return how many more images stand under each other attack than under RayS."""
+    others = SCORES | {"signflip": "signflip"}
     pairs = [
-        (
-            (victim, {"": "2", "-4": "4"}[end], told),
-            f"{victim}-input{end}-{attack}{rule}",
-            f"{victim}-feature{end}-{attack}{rule}",
-        )
-        for victim in victims
-        for end in ends
-        for attack, told in attacks.items()
+        ([NOISES[noise], told], f"resnet20-{noise}-rays", f"resnet20-{noise}-{attack}")
+        for noise in ("none", *BEHIND)
+        for attack, told in others.items()
     ]
-    return differences(records, pairs, ["victim", "cost", "attack"], declared=bool(rule))
+    return differences(records, pairs, ["noise", "other attack"])
 
 
-TABLES: dict[str, Callable[[Records], str]] = {}
+def table7(records: Records) -> str:
+    """Return attacks that average their evaluations, at one number of evaluations."""
+    rows = [
+        [NOISES[noise], times, *(cell(records.robust(f"resnet20-{noise}-{attack}{end}")) for attack in SCORES)]
+        for noise in BEHIND
+        for end, times in AVERAGED.items()
+    ]
+    return table(["noise", "evaluations per query", *SCORES.values()], rows)
+
+
+def averaging_gains(records: Records) -> str:
+    """Return how many more images stand when each query averages several evaluations, of the same number in all."""
+    pairs = [
+        ([NOISES[noise], told, times], f"resnet20-{noise}-{attack}", f"resnet20-{noise}-{attack}{end}")
+        for noise in BEHIND
+        for attack, told in SCORES.items()
+        for end, times in AVERAGED.items()
+        if end
+    ]
+    return differences(records, pairs, ["noise", "attack", "evaluations per query"])
+
+
+TABLES: dict[str, Callable[[Records], str]] = {
+    "table 5": table5,
+    "table 5, the paper's rules": partial(table5, end="-paper"),
+    "aaa": aaa_gains,
+    "aaa, the paper's rules": partial(aaa_gains, end="-paper"),
+    "rays": rays_against_others,
+    "table 7": table7,
+    "averaging": averaging_gains,
+}
 """The tables of the page, by their names."""
 
 
@@ -152,7 +184,7 @@ def write(page: Path, records: Records, check: bool) -> bool:
     """Put the tables into the page; return whether it was what they say."""
     before = text = page.read_text()
     for name, make in TABLES.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+        between = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end {re.escape(name)} -->)", re.DOTALL)
         if not between.search(text):
             raise SystemExit(f"{page} has no place for the table {name}")
         made = make(records)

@@ -70,7 +70,7 @@ def _points(records: Sequence[Record], run: Facts) -> Found:
 
     def admitted(record: Record) -> bool:
         within = record["linf"] <= reach if run["norm"] == "linf" else record["l2"] <= reach  # False for NaN
-        return within and record["low"] >= 0 and record["high"] <= 1
+        return within and record.get("low", 0) >= 0 and record.get("high", 1) <= 1
 
     outside = [record["id"] for record in records if not admitted(record)]
     if outside:
