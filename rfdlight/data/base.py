@@ -282,8 +282,13 @@ class ImageData(LightningDataModule):
     def _select(self, images: ImageSource) -> list[int]:
         return select(images.ids, images.labels.tolist(), self.num_images, self.selection, self.seed)
 
+    @property
+    def unreadable_images(self) -> dict[str, str]:
+        """What is wrong with each of the images asked for that cannot be read, by its id; here all can."""
+        return {}
+
     def attacked(self) -> ImageSource:
-        """Return the attacked subset of the test split, ordered by id."""
+        """Return the attacked subset of the test split, ordered by id, without what cannot be read."""
         return self.images("test").take(self._positions())
 
     def share(self, finished: Collection[str], deal: Deal) -> None:

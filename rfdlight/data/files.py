@@ -21,7 +21,7 @@ from rfdlight.errors import UserError
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 """Which files are images; case does not matter."""
 
-Unreadable = Literal["refuse", "skip"]
+Unreadable = Literal["quarantine", "skip", "refuse"]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,7 +58,7 @@ class ImageFiles:
         paths: N files.
         labels: (N,) int64.
         ids: N unique names.
-        unreadable: Whether a file that cannot be read ends the run or is left out.
+        unreadable: Whether a file that cannot be read ends the run ("refuse") or is left out.
         preparation: Brings images to a size as they are read.
     """
 
@@ -107,22 +107,21 @@ class ImageFiles:
         except UserError as error:
             raise UnreadableImageError(position, self.unreadable == "refuse", str(error)) from error
 
-    def without_unreadable(self, positions: list[int]) -> list[int]:
-        """Return those of the positions whose files can be read; the others are told.
+    def find_unreadable(self, positions: list[int]) -> dict[int, UnreadableImageError]:
+        """Return what is wrong with those of the positions whose files cannot be read.
 
         Raises:
-            UnreadableImageError: At the first that cannot be read, if that shall end the run.
+            UnreadableImageError: At the first of them, if that shall end the run.
         """
-        readable = []
+        found = {}
         for position in positions:
             try:
                 self._decode(position)
-                readable.append(position)
             except UnreadableImageError as error:
                 if error.refused:
                     raise
-                error.tell_once()
-        return readable
+                found[position] = error
+        return found
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -173,8 +172,9 @@ class FileData(ImageData):
         batch_size: Images per training batch.
         size: Height and width that images are brought to, in pixels; by default what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
-        unreadable: Whether a file that cannot be read ends the run ("refuse") or is told and left out ("skip"); then
-            another image is attacked in its place.
+        unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
+            ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
+            ("refuse"). In training, the latter ends it too; else the file is told and left out.
         workers: Processes that read batches ahead.
 
     Raises:
@@ -200,6 +200,7 @@ class FileData(ImageData):
         self.unreadable = unreadable
         self.workers = workers
         self._readable: list[int] | None = None
+        self._quarantined: dict[str, str] = {}
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Crop an image at random to the size of the preparation, and mirror it with probability one half."""
@@ -209,18 +210,28 @@ class FileData(ImageData):
         cropped = RandomResizedCrop(size, interpolation=InterpolationMode(interpolation), antialias=True)(pixels)
         return cropped.flip(-1) if torch.rand(()) < 0.5 else cropped
 
+    @property
+    def unreadable_images(self) -> dict[str, str]:
+        """What is wrong with each of the images asked for that cannot be read, by its id."""
+        self._positions()
+        return self._quarantined
+
     def _positions(self) -> list[int]:
         """Choose the attacked images among those that can be read."""
         if self._readable is None:
             test = self.images("test")
+            assert isinstance(test, ImageFiles)
             candidates = list(range(len(test)))
             while self._readable is None:
-                chosen = self._select(test.take(candidates))
-                positions = [candidates[position] for position in chosen]
-                assert isinstance(test, ImageFiles)
-                readable = set(test.without_unreadable(positions))
-                if len(readable) == len(positions):
-                    self._readable = positions
-                unreadable = set(positions) - readable
-                candidates = [position for position in candidates if position not in unreadable]
+                positions = [candidates[position] for position in self._select(test.take(candidates))]
+                unreadable = test.find_unreadable(positions)
+                if self.unreadable == "skip" and unreadable:
+                    for error in unreadable.values():
+                        error.tell_once()
+                    candidates = [position for position in candidates if position not in unreadable]
+                    continue
+                self._quarantined = {test.ids[position]: str(error) for position, error in unreadable.items()}
+                self._readable = [position for position in positions if position not in unreadable]
+                if not self._readable:
+                    raise next(iter(unreadable.values()))
         return self._readable

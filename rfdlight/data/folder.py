@@ -28,8 +28,9 @@ class ImageFolder(FileData):
         batch_size: Images per training batch.
         size: Height and width that images are brought to, in pixels; by default what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
-        unreadable: Whether a file that cannot be read ends the run ("refuse") or is told and left out ("skip"); then
-            another image is attacked in its place.
+        unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
+            ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
+            ("refuse"). In training, the latter ends it too; else the file is told and left out.
         workers: Processes that read batches ahead.
 
     Raises:
@@ -51,7 +52,7 @@ class ImageFolder(FileData):
         batch_size: int = 128,
         size: int | None = None,
         validation: int = 0,
-        unreadable: Unreadable = "refuse",
+        unreadable: Unreadable = "quarantine",
         workers: int = 0,
     ) -> None:
         super().__init__(num_images, selection, seed, batch_size, size, validation, unreadable, workers)

@@ -46,8 +46,8 @@ class AttackEvaluation(LightningModule):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
 
     The trainer's `default_root_dir` gets a journal with one line per image as it finishes, and at the end
-    `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`. An image on which the victim raises, or
-    answers NaN or infinity, is left out, and `summary.json` says why.
+    `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`. An image that cannot be read, or on
+    which the victim raises, or answers NaN or infinity, is left out, and `summary.json` says why.
 
     The processes of a trainer with several devices draw the images, a few at a time, from one store, so that each image
     is attacked once, by whoever is free. Process 0 alone keeps the directory and talks to the user; all others write
@@ -78,8 +78,7 @@ class AttackEvaluation(LightningModule):
             small changes of the scores from an attack that reads them, which weakens it.
         channels_last: Run the victim in channels-last memory, usually faster.
         keep_images: Images whose pixels, clean and at their final points, are stored for people to look at, >= 0.
-        controls: Check the run at its end by small attacks on up to `batch_size` of its images whose outcome is known:
-            in a ball of no size, and by random noise.
+        controls: Check the run by small attacks with a known outcome at its end, see `rfdlight.protocol.controls`.
         seed: Of the attack's and the victim's randomness.
 
     Raises:
@@ -183,7 +182,7 @@ class AttackEvaluation(LightningModule):
             self._open.callback(self._book.close)
             past = self._book.past.records
             self._progress = [len(past), sum(stands_at(record, self.budget) for record in past)]
-            self._unfinished = self.data.num_images - len(self._book.finished)
+            self._unfinished = len(self.data.attacked()) - len(self._book.finished)
             self.data.share(self._book.finished, partial(self.processes.deal, most=self.batch_size))
             self.processes.agree()
 
@@ -230,7 +229,7 @@ class AttackEvaluation(LightningModule):
 
     def _report(self) -> None:
         folder, past = self._book.folder, self._book.past
-        planned = set(self.data.attacked().ids)
+        planned = {*self.data.attacked().ids, *self.data.unreadable_images}
         foreign = sum(record["id"] not in planned for record in past.records)
         self.failed = past.failed
         self.complete = len(past.records) - foreign + len(past.failed) == len(planned)
@@ -296,6 +295,8 @@ class AttackEvaluation(LightningModule):
         self._engine.ledger.pad(self._oracle.forwarded)
         self._engine.bound_memory(self.memory, x[:1])
         self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
+        for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
+            self._book.failure(image_id, reason)
         self.console.print(attack_card(self._settings(), self.attack, self._engine.slots))
         self._display = ProgressDisplay(self.console, self.data.num_images)
         self._attacking.callback(self._display.close)

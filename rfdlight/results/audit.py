@@ -59,7 +59,7 @@ def _images(records: Sequence[Record], run: Facts) -> Found:
     if run["foreign"]:
         return "fail", f"{run['foreign']:,} records are of images that were not asked for"
     if run["failed"]:
-        return "warn", f"the victim failed on {len(run['failed']):,} of {asked:,}, which have no record"
+        return "warn", f"{len(run['failed']):,} of {asked:,} failed and have no record"
     if len(records) < asked:
         return "warn", f"{asked - len(records):,} of {asked:,} have no record: the run was stopped"
     return "ok", f"each of the {asked:,} has one record"

@@ -66,8 +66,7 @@ def _doubtful(runs: list[Run]) -> list[str]:
 
 def _failed(runs: list[Run]) -> list[str]:
     return [
-        f"FAILED: in {run.label} the victim failed on {len(run.facts['failed']):,} of {run.facts['num_images']:,} "
-        "images, which are in no number."
+        f"FAILED: {len(run.facts['failed']):,} of {run.facts['num_images']:,} images of {run.label}, in no number."
         for run in runs
         if run.facts["failed"]
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from rfdlight.data import Digits
 from rfdlight.results.records import read_records
@@ -35,6 +36,10 @@ class Tight(NearestMean):
         if len(x) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return super().forward(x)
+
+class Red(torch.nn.Module):
+    def forward(self, x):
+        return torch.stack([x[:, 0].mean((1, 2)), x[:, 1].mean((1, 2)) + 0.4], 1)
 
 class Broken(NearestMean):
     def forward(self, x):
@@ -69,7 +74,7 @@ def test_a_run_with_failing_images_is_complete_without_them_and_says_so(command)
         image_id for image_id in ids if image_id not in reasons
     ]
 
-    note = "FAILED: in run the victim failed on 2 of 12 images, which are in no number."
+    note = "FAILED: 2 of 12 images of run, in no number."
     assert command("report", "run", "--output", "new").status == 0
     assert note in Path("new/report.md").read_text()
     del summary["run"]["failed"]
@@ -84,6 +89,27 @@ def test_an_image_that_fails_at_the_first_look_leaves_the_run_as_any_other(comma
     assert command(*LINE.split(), "--model.victim", "fussy.Fussy").status == 1
     assert list(json.loads(Path("run/summary.json").read_text())["run"]["failed"]) == [ids[0], ids[2]]
     assert len(read_records(Path("run/records.jsonl"))) == 10
+
+
+def test_an_image_that_cannot_be_read_counts_as_one_that_failed(command):
+    for i in range(6):
+        path = Path(f"flowers/test/{('rose', 'tulip')[i % 2]}/{i}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (40 * i, 0, 0)).save(path)
+    path.write_bytes(path.read_bytes()[:20])
+    line = "test --attack random_noise --data folder --data.root flowers --data.num_images 6 --model.budget 3 --run run"
+    said = command(*line.split(), "--model.victim", "fussy.Red")
+    assert (said.status, said.err) == (
+        1, "rfdlight: 1 of 6 images failed and are in no number; summary.json says why\n",
+    )  # fmt: skip
+    summary = json.loads(Path("run/summary.json").read_text())
+    reason = f"cannot read the image {path}: it is damaged or no image"
+    assert summary["run"]["failed"] == {"folder/test/tulip/5.png": reason}
+    assert summary["run"]["complete"] is True
+    assert len(read_records(Path("run/records.jsonl"))) == 5
+    resumed = command("test", "--resume", "run")
+    assert resumed.status == 1
+    assert json.loads(Path("run/summary.json").read_text())["run"]["failed"] == summary["run"]["failed"]
 
 
 def test_a_victim_that_fails_on_everything_is_one_line_and_no_run(command):
