@@ -114,7 +114,10 @@ def test_an_unreadable_file_is_refused_by_name_before_the_first_query(root, cont
     path = damage(root)
     if content is not None:
         path.write_bytes(content)
-    says(f"cannot read the image {path}: it is damaged or no image", lambda: folder(root, num_images=12).setup("test"))
+    says(
+        f"cannot read the image {path}: it is damaged or neither PNG nor JPEG",
+        lambda: folder(root, num_images=12).setup("test"),
+    )
 
 
 def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
@@ -138,7 +141,7 @@ def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
         assert f"folder/train/eel/{path.name}" not in ids
     assert capsys.readouterr().err.count(str(path)) == 1
     says(
-        f"cannot read the image {path}: it is damaged or no image",
+        f"cannot read the image {path}: it is damaged or neither PNG nor JPEG",
         lambda: next(iter(folder(root, batch_size=12).train_dataloader())),
     )
 
