@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import yaml
-from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rfdlight import names, packaged, resumption
+from rfdlight import loader, names, packaged, resumption
 from rfdlight.attacks.base import Attack
 from rfdlight.commands.analyze import analyze
 from rfdlight.commands.calibrate import calibrate
@@ -31,7 +30,7 @@ from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
 from rfdlight.environment.launcher import is_first
 from rfdlight.environment.trainer import processes, refuse_remains, warn_of_slow_precision
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, one_line, shown, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
@@ -40,6 +39,7 @@ from rfdlight.parser_errors import mended
 from rfdlight.quiet import be_quiet
 from rfdlight.results import run_directory
 from rfdlight.victims.resolve import resolve_victim
+from rfdlight.victims.weights import check_training
 
 UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
 """The component of each command that is taken where none is named."""
@@ -71,17 +71,6 @@ POSITIONALS: dict[str, dict[str, Any]] = {
 INJECTED = {"parsed", "parse", "run"}
 """Arguments of those commands that are no flags: the command line as a configuration, the function that parses a
 command line and the one that runs it."""
-
-
-def _load_yaml(text: str) -> Any:
-    config = names.expand_config(get_loader("yaml")(text))
-    if isinstance(config, dict) and "class_path" in config:
-        for facts in ("calibration", "recommendation"):  # for the reader of the file, see protocol/defense_file.py
-            config.pop(facts, None)
-    return config
-
-
-set_loader("rfdlight", _load_yaml, exceptions=(yaml.YAMLError,))
 
 
 class Parser(LightningArgumentParser):
@@ -127,14 +116,14 @@ class RFDLightCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Read YAML with short names; options are written out."""
-        kwargs.setdefault("parser_mode", "rfdlight")
+        kwargs.setdefault("parser_mode", loader.MODE)
         kwargs.setdefault("allow_abbrev", False)
         return super().init_parser(**kwargs)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         for name, function in COMMANDS.items():
-            command = Parser(description=_first_line(function), parser_mode="rfdlight", allow_abbrev=False)
+            command = Parser(description=_first_line(function), parser_mode=loader.MODE, allow_abbrev=False)
             positional = dict(POSITIONALS.get(name, {}))
             dest = positional.pop("dest", "")
             command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
@@ -177,6 +166,14 @@ class RFDLightCLI(LightningCLI):
         cast(Parser, parser).command = next(iter(args), None)
         self.config = parser.parse_args(args)
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
+
+    def _parse_ckpt_path(self) -> None:
+        """Check the training to go on with; its file says nothing of the settings, which Lightning would take too."""
+        settings = self.config[self.config.subcommand]
+        if settings.get("ckpt_path") is not None:
+            path = Path(settings.ckpt_path).expanduser().absolute()  # which Lightning takes for no address
+            check_training(path)
+            settings.ckpt_path = str(path)
 
     def _set_seed(self) -> None:
         if self.config.subcommand in MODELS:
@@ -346,7 +343,7 @@ def main(args: list[str] | None = None) -> int:
     except ToldElsewhere:
         return 0  # another status would make launchers kill process 0, which says what there is to say
     except UserError as error:
-        print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
+        print(f"rfdlight: {shown(error)}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201

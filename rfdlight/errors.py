@@ -19,6 +19,16 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def shown(text: object) -> str:
+    r"""Return text with what would steer a terminal, or hide in it, written out; files of others may hold such.
+
+    Example:
+        >>> shown("weights\x1b[2J of n\u00e9t")
+        'weights\\x1b[2J of n\xe9t'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not in a table, with the nearest names.
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
+from rfdlight.documents import check_yaml
 from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
@@ -108,6 +109,7 @@ def _resolve_value(kind: str, value: str) -> str:
 def _resolve_flow(kind: str, text: str) -> str:
     # The parser's loader sees this text without the flag before it, so the kind must be used here.
     try:
+        check_yaml(text)
         config = get_loader("yaml")(text)
     except yaml.YAMLError:
         return text  # the parser says what is wrong with it

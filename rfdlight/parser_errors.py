@@ -20,6 +20,7 @@ _LITERAL = re.compile(r"Expected a typing\.Literal\[(?P<choices>.*)\]\. Got valu
 _TYPE = re.compile(r"Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)", re.DOTALL)
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
 _KIND = re.compile(r"Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)")
+_DENIED = re.compile(r"Importing '(?P<path>[^']+)' is not allowed")
 _OTHERS = ("Expected a <class", "Not a valid subclass of", "Parser key", "a class path", "a dict")
 """How lines begin that say nothing about an item of a list."""
 
@@ -132,6 +133,13 @@ def _say(setting: str, text: str, whole: str) -> str:
     typed = _TYPE.match(text)
     if typed:
         return f"{setting} must be {_TYPES.get(typed['type'], typed['type'])}, got '{typed['value']}'"
+    denied = _DENIED.search(whole)
+    if denied:
+        given = f"'{denied['path']}' given as {setting}" if setting else f"'{denied['path']}'"
+        return (
+            f"{given} is of Python itself, whose modules may do harm when they run; expected a short name, or what is "
+            "yours in a module whose name Python does not have"
+        )
     kind = _KIND.search(text)
     if kind:
         return f"'{kind['path']}' given as {setting} is no {kind['base']}"

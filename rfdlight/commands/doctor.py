@@ -16,6 +16,7 @@ from rich.text import Text
 
 from rfdlight.data.base import ImageData
 from rfdlight.environment import devices, files, launcher, versions
+from rfdlight.errors import shown
 from rfdlight.finding import Finding, guarded
 from rfdlight.victims.resolve import card_path
 
@@ -88,5 +89,5 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column("what to do", overflow="fold", ratio=2)
     for finding in findings:
         state = Text(finding.state, style=_STYLES[finding.state])
-        table.add_row(Text(finding.check), state, Text(finding.found), Text(finding.remedy))
+        table.add_row(Text(finding.check), state, Text(shown(finding.found)), Text(finding.remedy))
     return table

@@ -23,6 +23,7 @@ from rich.text import Text
 
 from rfdlight import packaged
 from rfdlight.commands.report import report
+from rfdlight.documents import parse_json, read_text
 from rfdlight.environment.launcher import started_processes
 from rfdlight.errors import UserError, one_line
 from rfdlight.modules.evaluation import BATCH_SIZE
@@ -148,7 +149,7 @@ def _is_complete(folder: Path, cell: Cell) -> bool:
 def _is_finished(place: Path) -> bool:
     """Return whether a run directory holds a run to the end, if only without the images that failed."""
     try:
-        return bool(json.loads((place / "summary.json").read_text())["run"]["complete"])
+        return bool(parse_json(read_text(place / "summary.json"))["run"]["complete"])
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -14,12 +15,16 @@ from torch import Tensor
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2.functional import InterpolationMode
 
+from rfdlight import documents
 from rfdlight.data.base import ImageData, Transform, UnreadableImageError
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 """Which files are images; case does not matter."""
+
+_FORMATS = ("PNG", "JPEG")
+"""What is looked for in them; of the others that Pillow knows, some are programs, such as EPS."""
 
 Unreadable = Literal["quarantine", "skip", "refuse"]
 
@@ -31,7 +36,7 @@ def read_bytes(path: Path) -> bytes:
         UserError: If it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return documents.read_bytes(path)
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror}") from error
 
@@ -40,13 +45,20 @@ def decode(path: Path, content: bytes) -> Tensor:
     """Return an image as RGB, (3, H, W) uint8.
 
     Raises:
-        UserError: If it is damaged, cut off, too large to be meant, or no image.
+        UserError: If it is damaged, cut off, too large to be meant, or neither PNG nor JPEG.
     """
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        # What Pillow only warns of are images of more pixels than its bound; two of these would fill a small memory.
+        with (
+            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
+            Image.open(io.BytesIO(content), formats=_FORMATS) as image,
+        ):
             decoded = np.array(image.convert("RGB"))  # (H, W, 3)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read the image {path}: it is damaged or no image") from error
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        most = f"at most {Image.MAX_IMAGE_PIXELS:,} pixels"
+        raise UserError(f"cannot read the image {path}: expected {most}, it says that it has more") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"cannot read the image {path}: it is damaged or neither PNG nor JPEG") from error
     return torch.from_numpy(decoded).permute(2, 0, 1)
 
 
@@ -92,9 +104,7 @@ class ImageFiles:
             UserError: If the images have several sizes and nothing brings them to one.
         """
         change = augment or self.preparation
-        images = [self._decode(position) for position in positions]
-        if change is not None:
-            images = [change(image) for image in images]
+        images = [change(self._decode(position)) if change else self._decode(position) for position in positions]
         sizes = {tuple(image.shape[1:]) for image in images}
         if len(sizes) > 1:
             raise UserError(f"the images have several sizes, such as {min(sizes)} and {max(sizes)}: give --data.size")
@@ -126,6 +136,9 @@ class ImageFiles:
 
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the folders below `folder`, sorted; their positions are the labels.
+
+    Folders and files may be links, also to places outside of the data root: data sets are often put together of
+    links, and of a file that is no picture nothing is shown.
 
     Raises:
         UserError: If there are none.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, unknown_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
@@ -36,6 +36,10 @@ class Preparation:
     crop: float = 1.0
 
     def __post_init__(self) -> None:
+        if type(self.size) is not int or type(self.crop) not in (int, float):
+            raise UserError(f"a preparation needs a whole size and a crop, got {self.size!r} and {self.crop!r}")
+        if self.interpolation not in get_args(Interpolation):
+            raise unknown_name("interpolation of a preparation", str(self.interpolation), get_args(Interpolation))
         if self.size < 1:
             raise UserError(f"data.size must be at least 1, got {self.size}")
         if not 0 < self.crop <= 1:

@@ -59,7 +59,7 @@ def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequenc
 
 
 def list_tree(folder: Path, classes: Sequence[str]) -> list[Path]:
-    """Return the image files of `<folder>/<class>/`, ordered by class and file name.
+    """Return the image files of `<folder>/<class>/`, ordered by class and file name; they may be links.
 
     Args:
         folder: The folder of one split.

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from rich.console import Console
+from rich.text import Text
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -24,7 +25,7 @@ from rfdlight.adversaries.base import Adversary, attacked
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.pgd import PGD
 from rfdlight.data.base import Batch, ImageData
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, shown, unknown_name
 from rfdlight.modules.catastrophic_overfitting import CatastrophicOverfitting
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
@@ -252,4 +253,4 @@ class Classifier(LightningModule):
 
 
 def _say(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(Text(shown(line)), soft_wrap=True)

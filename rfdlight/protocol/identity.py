@@ -16,6 +16,7 @@ from torch import nn
 
 import rfdlight
 from rfdlight.data.base import ImageSource
+from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
 
 FILE = "identity.json"
@@ -74,7 +75,7 @@ def read(run: Path) -> dict[str, Any]:
         UserError: If there is none, or it is damaged.
     """
     try:
-        found = json.loads((run / FILE).read_text())
+        found = parse_json(read_text(run / FILE))
     except OSError as error:
         raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there") from error
     except ValueError:

@@ -60,11 +60,13 @@ def examples(run: Run) -> list[Example]:
 def _checked(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     clean, adversarial, ids = read_images(path)
     shape = clean.shape
-    if len(shape) != 4 or adversarial.shape != shape or shape[1] not in (1, 3):
+    if len(shape) != 4 or adversarial.shape != shape or shape[1] not in (1, 3) or 0 in shape[2:]:
         raise UserError(
             f"{path}: expected clean and adversarial of one shape (images, 1 or 3, height, width), "
             f"got {shape} and {adversarial.shape}"
         )
+    if clean.dtype != np.float32 or adversarial.dtype != np.float32:
+        raise UserError(f"{path}: expected clean and adversarial as float32, got {clean.dtype} and {adversarial.dtype}")
     if not isinstance(ids, list) or len(ids) != shape[0] or not all(isinstance(name, str) for name in ids):
         raise UserError(f"{path}: expected a list of {shape[0]} ids, got {ids!r:.60}")
     for name, pixels in (("clean", clean), ("adversarial", adversarial)):

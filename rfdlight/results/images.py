@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rfdlight.documents import check_regular, parse_json
 from rfdlight.errors import UserError, one_line
 
 FILE = "images.safetensors"
@@ -87,9 +88,10 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
         UserError: If it cannot be read, or lacks one of these.
     """
     try:
+        check_regular(path)
         with safe_open(path, "numpy") as file:
             clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
-            return clean, adversarial, json.loads((file.metadata() or {})["ids"])
+            return clean, adversarial, parse_json((file.metadata() or {})["ids"])
     except OSError as error:
         raise UserError(f"cannot read the images {path}: {error.strerror or one_line(error)}") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

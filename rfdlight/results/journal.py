@@ -14,8 +14,10 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
+from rfdlight.documents import read_text
 from rfdlight.errors import UserError
-from rfdlight.results.records import FIELDS, Record, in_order, read_records, seal, unseal
+from rfdlight.results.field_types import wrong_field
+from rfdlight.results.records import FIELDS, KINDS, Record, in_order, read_records, seal, unseal
 from rfdlight.results.summary import ROWS
 
 FOLDER = "journal"
@@ -238,7 +240,7 @@ def _intact(line: str) -> Record | None:
         record = unseal(line)
     except ValueError:
         return None
-    return record if "crc32" in line and not FIELDS.keys() - record.keys() else None
+    return record if "crc32" in line and wrong_field(record, KINDS) is None else None
 
 
 def _attempt_of(path: Path) -> int:
@@ -255,7 +257,7 @@ def _files(run: Path, kind: str) -> list[Path]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(errors="replace").splitlines()
+        return read_text(path, errors="replace").splitlines()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
+from rfdlight.results.field_types import Kind, is_count, is_number, is_positive_count, is_text, or_none, wrong_field
 
 FIELDS: dict[str, str] = {
     "id": "image id, <dataset>/<split>/<file name>",
@@ -43,6 +45,16 @@ LATER = {"low", "high"}
 
 Record = dict[str, Any]
 
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(FIELDS, is_count),
+    **dict.fromkeys(("target", "broken_at", "first_screen9"), or_none(is_count)),
+    **dict.fromkeys(("clean_draws", "final_draws"), is_positive_count),
+    **dict.fromkeys(("clean_margin", "final_margin", "linf", "l2"), is_number),
+    "id": is_text,
+    "verdict": lambda value: value in ("robust", "broken", "undecided"),
+}
+"""What the fields of a record are."""
+
 
 _SEAL = "crc32"
 
@@ -64,7 +76,7 @@ def unseal(line: str) -> Record:
     Raises:
         ValueError: If it holds none, or was changed since it was written.
     """
-    record = json.loads(line)
+    record = parse_json(line)
     if not isinstance(record, dict):
         raise ValueError("no record")
     if _SEAL in record:
@@ -81,9 +93,11 @@ def read_records(path: Path) -> list[Record]:
         UserError: If there is none, or a line is no record, or its checksum is not its own.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise UserError(f"cannot read the records {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text") from error
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -94,8 +108,19 @@ def read_records(path: Path) -> list[Record]:
         missing = FIELDS.keys() - LATER - record.keys()
         if missing:
             raise UserError(f"{path}, line {number}: the record lacks {min(missing)}")
+        wrong = wrong_field(record, KINDS) or _too_many(record)
+        if wrong is not None:
+            raise UserError(f"{path}, line {number}: {wrong} cannot be {record[wrong]!r:.40}; it is {FIELDS[wrong]}")
         records.append(record)
     return in_order(records)
+
+
+def _too_many(record: Record) -> str | None:
+    """Return the first count that is above that of the draws it is of."""
+    for part in ("clean", "final"):
+        if record[f"{part}_wrong"] > record[f"{part}_draws"]:
+            return f"{part}_wrong"
+    return None
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:

@@ -32,6 +32,22 @@ def plan(path: str | None, label: str) -> Path:
     return planned
 
 
+def refuse_links(run: Path) -> None:
+    """Refuse a run directory with a link in it, which no run makes; the directory itself may be one.
+
+    What lies elsewhere would be shown as the run's own, in a page that goes to others, or written over.
+
+    Raises:
+        UserError: If there is one, or the directory cannot be read.
+    """
+    try:
+        link = next((path for path in (*run.glob("*"), *run.glob("journal/*")) if path.is_symlink()), None)
+    except OSError as error:
+        raise UserError(f"cannot read the run directory {run}: {error.strerror}") from error
+    if link is not None:
+        raise UserError(f"{link} is a link; expected a file of the run's own, as rfdlight test writes it")
+
+
 def create(planned: Path) -> Path:
     """Make the folder.
 

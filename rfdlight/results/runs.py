@@ -4,18 +4,50 @@ from __future__ import annotations
 
 import difflib
 import itertools
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rfdlight.errors import UserError
+from rfdlight.documents import parse_json, read_text
+from rfdlight.errors import UserError, shown
+from rfdlight.results.field_types import (
+    Kind,
+    is_count,
+    is_flag,
+    is_number,
+    is_positive_count,
+    is_text,
+    or_none,
+    wrong_field,
+)
 from rfdlight.results.records import Record, read_records
-from rfdlight.results.summary import ABSENT, RUN_FIELDS, summarize
+from rfdlight.results.run_directory import refuse_links
+from rfdlight.results.summary import ABSENT, ROWS, RUN_FIELDS, summarize
 
 FILES = ("config.yaml", "records.jsonl", "summary.json")
 """What a run directory holds."""
+
+KINDS: dict[str, Kind] = {
+    **dict.fromkeys(RUN_FIELDS, is_text),
+    "norm": lambda value: value in ("linf", "l2"),
+    "eps": lambda value: is_number(value) and value > 0,
+    "budget": is_count,
+    "eot": is_positive_count,
+    "targeted": is_flag,
+    "defense": or_none(is_text),
+    "seed": is_number,
+    "totals": lambda value: isinstance(value, dict) and all(is_count(value.get(kind)) for kind in ROWS),
+    "wall_seconds": lambda value: is_number(value) and value >= 0,
+    "deterministic": is_flag,
+    "complete": is_flag,
+    "failed": lambda value: isinstance(value, dict),
+    "num_images": is_count,
+    "selection": or_none(is_text),
+    "batch_size": or_none(is_count),
+    "batch_size_used": or_none(is_count),
+}
+"""What the facts of a run are."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +80,7 @@ class Run:
         """The text of its resolved configuration."""
         path = self.folder / "config.yaml"
         try:
-            return path.read_text(errors="replace")
+            return read_text(path, errors="replace")
         except OSError as error:
             raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
 
@@ -64,15 +96,20 @@ def load(folder: Path, label: str) -> Run:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
+    refuse_links(folder)
     try:
-        facts = ABSENT | json.loads((folder / "summary.json").read_text())["run"]
+        facts = ABSENT | parse_json(read_text(folder / "summary.json"))["run"]
         lacking = RUN_FIELDS.keys() - facts.keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'summary.json'} is no summary of a run") from error
     if lacking:
         raise UserError(f"{folder / 'summary.json'} lacks run.{min(lacking)}")
+    wrong = wrong_field(facts, KINDS)
+    if wrong is not None:
+        raise UserError(f"{folder / 'summary.json'}: run.{wrong} cannot be {facts[wrong]!r:.40}")
+    facts = {name: shown(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
     records = read_records(folder / "records.jsonl")
-    run = Run(label, folder, records, summarize(records, facts))
+    run = Run(shown(label), folder, records, summarize(records, facts))
     if len(run.by_id) < len(records):
         twice = next(one["id"] for one, next_ in itertools.pairwise(records) if one["id"] == next_["id"])
         raise UserError(f"{folder / 'records.jsonl'} holds the image {twice} twice")

@@ -12,12 +12,18 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from rfdlight.errors import UserError
+from rfdlight.data.preparation import Preparation
+from rfdlight.documents import parse_json, read_text
+from rfdlight.errors import UserError, shown
+from rfdlight.results.field_types import Kind, is_count, is_number, is_positive_count, or_none, wrong_field
 from rfdlight.results.intervals import wilson
 from rfdlight.victims.networks import create_network
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
-from rfdlight.victims.weights import fit_weights, read_weights
+from rfdlight.victims.weights import check_fit, fit_weights, read_weights
+
+_MOST_PIXELS = 2048
+"""Height and width of the images of a card; timm's largest networks take half as many."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ def read_card(card_path: Path) -> VictimCard:
         UserError: If it cannot be read, has other fields, or fields that describe no network.
     """
     try:
-        content = json.loads(card_path.read_text())
+        content = parse_json(read_text(card_path))
         listed: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
         }
@@ -118,32 +124,53 @@ def read_card(card_path: Path) -> VictimCard:
         raise UserError(f"{card_path} is no victim card; expected the fields {expected}") from error
     wrong = _wrong_field(card)
     if wrong is not None:
-        raise UserError(f"{card_path} is no victim card; its field {wrong} is {getattr(card, wrong)!r}")
+        raise UserError(f"{card_path} is no victim card; its field {wrong} is {getattr(card, wrong)!r:.80}")
     return card
 
 
 def _wrong_field(card: VictimCard) -> str | None:
-    """Return the first of the fields that a network is built from that cannot be right."""
-    for name in ("network", "data", "sha256"):
-        if not isinstance(getattr(card, name), str):
-            return name
-    if not _whole_numbers((card.num_classes,), 1):
-        return "num_classes"
-    if not _whole_numbers(card.image_shape, 3):
-        return "image_shape"
-    for name in ("mean", "std"):
-        values = getattr(card, name)
-        if not isinstance(values, tuple) or len(values) != card.image_shape[0]:
-            return name
-        if not all(isinstance(value, int | float) for value in values):
-            return name
-    if min(card.std) <= 0:
-        return "std"
-    return None if _whole_numbers((card.clean_total,), 1) and isinstance(card.clean_accuracy, float) else "clean_total"
+    """Return the first of the fields that a network is built from, or that are shown, that cannot be right."""
+    wrong = wrong_field(vars(card), _KINDS)
+    if wrong is None and not len(card.mean) == card.image_shape[0] == len(card.std):
+        return "mean" if len(card.mean) != card.image_shape[0] else "std"
+    if wrong is None and card.clean_correct > card.clean_total:
+        return "clean_correct"
+    return wrong
 
 
-def _whole_numbers(values: object, count: int) -> bool:
-    return isinstance(values, tuple) and len(values) == count and all(type(v) is int and v > 0 for v in values)
+def _is_plain(value: object) -> bool:
+    return isinstance(value, str) and value == shown(value)
+
+
+def _is_shape(value: object) -> bool:
+    return (
+        isinstance(value, tuple) and len(value) == 3 and all(is_positive_count(n) and n <= _MOST_PIXELS for n in value)
+    )
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(is_number, value))
+
+
+def _is_preparation(value: Any) -> bool:
+    try:
+        Preparation(**value)
+    except (TypeError, UserError):
+        return False
+    return True
+
+
+_KINDS: dict[str, Kind] = {
+    **dict.fromkeys(("network", "data", "sha256"), _is_plain),
+    "num_classes": is_positive_count,
+    "image_shape": _is_shape,
+    "mean": _are_numbers,
+    "std": lambda value: _are_numbers(value) and all(each > 0 for each in value),
+    "preparation": or_none(_is_preparation),
+    "clean_total": is_positive_count,
+    "clean_correct": is_count,
+    "clean_accuracy": lambda value: is_number(value) and 0 <= value <= 1,
+}
 
 
 def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCard]:
@@ -164,6 +191,8 @@ def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCar
         raise UserError(
             f"{path} is not the file its card describes: expected sha256 {card.sha256[:16]}..., got {found[:16]}..."
         )
+    with torch.device("meta"):  # takes no memory: a card may name any network, for any number of classes
+        check_fit(build_network(card, card_path), tensors, path, card.network)
     network = build_network(card, card_path)
     fit_weights(network, tensors, path, card.network)
     stored = read_scales(scales_path(card_path), card.sha256) if scales else {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
+import sys
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -20,6 +23,9 @@ from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import fit_weights, read_checkpoint
 
 _TIMM = "timm:"
+
+_OF_PYTHON = sys.stdlib_module_names | {"pip", "pkg_resources", "setuptools"}
+"""Packages that have no victims, but functions without arguments that do other things: os.abort, pip.main."""
 
 
 def resolve_victim(
@@ -118,6 +124,7 @@ def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.M
 
 def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str]:
     module_name, _, attribute = spec.rpartition(".")
+    _check_own(spec, module_name)
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -128,6 +135,7 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
     make = getattr(module, attribute)
     if isinstance(make, nn.Module) or not callable(make):
         raise UserError(f"'{spec}' must be a class or a function that makes a module, got a {type(make).__name__}")
+    _check_maker(spec, make)
     try:
         inspect.signature(make).bind()
     except TypeError as error:
@@ -139,6 +147,25 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
         return victim, f"{spec} with the weights that it makes, clean accuracy unknown"
     digest = _load_weights(victim, checkpoint, spec)
     return victim, f"{spec} with {checkpoint}, weights sha256 {digest[:12]}, clean accuracy unknown"
+
+
+def _check_own(spec: str, module_name: str | None) -> None:
+    """Refuse what belongs to Python: it makes no network, and to import or call it may do anything."""
+    if str(module_name).partition(".")[0] in _OF_PYTHON:
+        raise UserError(
+            f"'{spec}' is of Python itself; expected a class or a function of yours that makes a module, in a file "
+            "whose name Python does not have"
+        )
+
+
+def _check_maker(spec: str, make: Any) -> None:
+    """Refuse to call what is there for another purpose than to make a network."""
+    while isinstance(make, functools.partial):
+        make = make.func
+    named = inspect.isclass(make) or inspect.isroutine(make)
+    _check_own(spec, (make if named else type(make)).__module__)
+    if inspect.isbuiltin(make) or (inspect.isclass(make) and not issubclass(make, nn.Module)):
+        raise UserError(f"'{spec}' must be a subclass of torch.nn.Module or a function that makes one")
 
 
 def _load_weights(network: nn.Module, checkpoint: str, name: str) -> str:

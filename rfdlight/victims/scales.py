@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rfdlight.data.base import ImageData, ImageSource, loader
-from rfdlight.errors import UserError
+from rfdlight.documents import check_regular
+from rfdlight.errors import UserError, one_line
 
 Point = tuple[str, Literal["input", "output"]]
 """The path of a module inside the victim's network, and its side."""
@@ -152,11 +153,12 @@ def read_scales(path: Path, weights_sha256: str) -> dict[str, Tensor]:
     if not path.exists():
         return {}
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             measured_with = (file.metadata() or {}).get("weights_sha256")
             scales = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  it is no dictionary
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {one_line(error)[:200]}") from error
     if measured_with != weights_sha256:
         raise UserError(
             f"{path} was measured with other weights than its card's: expected sha256 {weights_sha256[:16]}..., "

@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import pickletools
+import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from rfdlight.documents import read_bytes
 from rfdlight.errors import UserError, one_line
 
 _NESTED = ("state_dict", "model_state_dict", "model")
@@ -20,6 +24,12 @@ _NESTED = ("state_dict", "model_state_dict", "model")
 
 _PREFIXES = ("module.", "_orig_mod.", "victim.network.", "network.", "model.")
 """What wrappers put before every name."""
+
+_MOST_HEADER = 10_000_000
+"""Bytes of the list of tensors in a safetensors file; networks of a thousand layers need below a million."""
+
+_TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")
+"""What a checkpoint of a training holds at the least."""
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -55,37 +65,95 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
         return _safetensors(path, content), digest
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is a pickle, which can run code when it is read; expected a safetensors file")
+    return _without_prefixes(_state_dict(_unpickled(path, content), path)), digest
+
+
+def check_training(path: Path) -> None:
+    """Look into the checkpoint of a training before Lightning reads it.
+
+    Lightning also takes addresses, and runs what a file from there says.
+
+    Raises:
+        UserError: If there is no such file, or it is no checkpoint of a training, or would have to run code.
+    """
+    content = _content(path, "checkpoint")
+    stored = _unpickled(path, content) if _is_pickle(content) else None
+    if not isinstance(stored, dict) or any(name not in stored for name in _TRAINING):
+        raise UserError(
+            f"{path} is no checkpoint of a training: expected what rfdlight fit keeps in its run, checkpoints/*.ckpt; "
+            "weights alone go to --model.checkpoint"
+        )
+    _state_dict(stored, path)
+
+
+def _unpickled(path: Path, content: bytes) -> Any:
+    """Return what a pickle of tensors and plain values holds; nothing else in it is carried out."""
+    _check_unpacked(path, content)
     try:
-        stored = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of what is refused in one line
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path} holds more than tensors and could run code, so it was not read; "
             "save the state dict alone, best as safetensors"
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # torch's own functions are called with whatever the file says
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{path} is a TorchScript archive, which is code; save the state dict alone, best as safetensors"
+            ) from error
         raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
-    return _without_prefixes(_state_dict(stored, path)), digest
 
 
-def _content(path: Path) -> bytes:
+def _check_unpacked(path: Path, content: bytes) -> None:
+    """Refuse an archive that is larger unpacked than it is: torch.save packs nothing."""
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        return
     try:
-        return path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
+    if unpacked > len(content):
+        raise UserError(
+            f"{path} of {len(content):,} bytes would be {unpacked:,} unpacked; expected a file of torch.save, which "
+            "packs nothing"
+        )
+
+
+def _content(path: Path, what: str = "weights") -> bytes:
+    try:
+        return read_bytes(path)
     except FileNotFoundError as error:
-        raise UserError(f"no weights at {path}") from error
+        raise UserError(f"no {what} at {path}") from error
     except OSError as error:
-        raise UserError(f"cannot read the weights {path}: {error.strerror}") from error
+        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
 
 
 def _is_pickle(content: bytes) -> bool:
     # A zip archive is how torch.save writes a pickle today, protocol 2 and later are bare ones.
-    return content.startswith((b"PK", b"\x80"))
+    return content.startswith((b"PK", b"\x80")) or _is_old_pickle(content)
+
+
+def _is_old_pickle(content: bytes) -> bool:
+    """Return whether this is a pickle of protocol 0 or 1, which no mark begins; nothing in it is carried out."""
+    try:
+        return all(True for _ in pickletools.genops(content))
+    except ValueError:
+        return False
 
 
 def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
+    header = int.from_bytes(content[:8], "little")
+    if _MOST_HEADER < header < len(content):
+        raise UserError(
+            f"{path} is not a readable safetensors file: its header has {header:,} bytes, expected at most "
+            f"{_MOST_HEADER:,}"
+        )
     try:
         return load(content)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {_first_sentence(error)}") from error
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -100,8 +168,12 @@ def _state_dict(stored: Any, path: Path) -> dict[str, Tensor]:
     if not isinstance(stored, dict) or not stored:
         raise UserError(f"{path} holds a {type(stored).__name__}; expected a state dict, tensors by name")
     for name, value in stored.items():
+        if not isinstance(name, str):
+            raise UserError(f"{path} is no state dict: expected names of tensors, got {name!r:.40}")
         if not isinstance(value, Tensor):
             raise UserError(f"{path} is no state dict: expected a tensor for {name}, got a {type(value).__name__}")
+        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+            raise UserError(f"{path} is no state dict: the tensor {name} must hold plain numbers, one by one")
     return dict(stored)
 
 
@@ -126,7 +198,17 @@ def fit_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path, name
     """Load `tensors` into `network`, whole.
 
     Raises:
-        UserError: If names or shapes differ; says the first that does, and how to go on with another head.
+        UserError: If names or shapes differ.
+    """
+    check_fit(network, tensors, path, name)
+    network.load_state_dict(tensors)
+
+
+def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
+    """Compare names and shapes, for which the network needs no memory.
+
+    Raises:
+        UserError: If they differ; says the first that does, and how to go on with another head.
     """
     wanted = network.state_dict()
     problems = [
@@ -151,7 +233,6 @@ def fit_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path, name
         raise UserError(
             f"{path} does not fit the network '{name}': {other[0]} has the shape {found}, expected {expected_shape}"
         )
-    network.load_state_dict(tensors)
 
 
 def start_from(network: nn.Module, path: Path, name: str) -> str:

@@ -162,7 +162,7 @@ CASES = {
     ),
     "damaged image": (
         ATTACK + "--data cifar10 --data.root tree",
-        "cannot read the image tree/test/cat/damaged.png: it is damaged or no image",
+        "cannot read the image tree/test/cat/damaged.png: it is damaged or neither PNG nor JPEG",
     ),
     "unknown class folder": (
         ATTACK + "--data cifar10 --data.root zoo",
@@ -184,7 +184,7 @@ CASES = {
     "unreadable image in a folder of one's own": (
         ATTACK + "--data folder --data.root flowers --data.num_images 2 --model.victim timm:resnet8 "
         "--model.checkpoint tiny.safetensors",
-        "cannot read the image flowers/test/rose/damaged.png: it is damaged or no image",
+        "cannot read the image flowers/test/rose/damaged.png: it is damaged or neither PNG nor JPEG",
     ),
     "a single class": (
         ATTACK + "--data folder --data.root garden --model.victim tiny.json",

@@ -188,7 +188,7 @@ def test_writers_at_the_same_time_leave_one_whole_cache(tree, cache, monkeypatch
 def test_an_unreadable_image_is_named(tree, content, cache):
     path = next((tree / "test" / "ship").iterdir())
     path.write_bytes(path.read_bytes()[:200] if content == "cut" else content)
-    fails(tree, f"cannot read the image {path}: it is damaged or no image")
+    fails(tree, f"cannot read the image {path}: it is damaged or neither PNG nor JPEG")
     assert not cache.exists()
 
 

@@ -115,7 +115,7 @@ def test_an_unreadable_file_is_refused_by_name_before_the_first_query(root, cont
     if content is not None:
         path.write_bytes(content)
     data = folder(root, num_images=12, unreadable="refuse")
-    says(f"cannot read the image {path}: it is damaged or no image", lambda: data.setup("test"))
+    says(f"cannot read the image {path}: it is damaged or neither PNG nor JPEG", lambda: data.setup("test"))
 
 
 def test_an_unreadable_file_is_quarantined_with_its_reason_and_no_other_takes_its_place(root, capsys):
@@ -123,7 +123,7 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_no_other_takes_it
     data = folder(root, num_images=12)
     data.setup("test")
     image_id = f"folder/test/cat/{path.name}"
-    assert data.unreadable_images == {image_id: f"cannot read the image {path}: it is damaged or no image"}
+    assert data.unreadable_images == {image_id: f"cannot read the image {path}: it is damaged or neither PNG nor JPEG"}
     assert len(data.attacked()) == 11
     assert image_id not in data.attacked().ids
     assert sum(len(ids) for _, _, ids in data.test_dataloader()) == 11
@@ -135,7 +135,7 @@ def test_where_no_file_can_be_read_the_first_is_named(root):
     for path in paths:
         path.write_bytes(b"nothing")
     data = folder(root, num_images=len(paths))
-    says(f"cannot read the image {paths[0]}: it is damaged or no image", lambda: data.setup("test"))
+    says(f"cannot read the image {paths[0]}: it is damaged or neither PNG nor JPEG", lambda: data.setup("test"))
 
 
 def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
@@ -159,7 +159,7 @@ def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
         assert f"folder/train/eel/{path.name}" not in ids
     assert capsys.readouterr().err.count(str(path)) == 1
     says(
-        f"cannot read the image {path}: it is damaged or no image",
+        f"cannot read the image {path}: it is damaged or neither PNG nor JPEG",
         lambda: next(iter(folder(root, batch_size=12, unreadable="refuse").train_dataloader())),
     )
 

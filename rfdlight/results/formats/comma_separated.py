@@ -75,8 +75,13 @@ def _csv(fields: Sequence[str], lines: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, fields, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows([{name: _inert(value) for name, value in line.items()} for line in lines])
     return text.getvalue()
+
+
+def _inert(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: text that begins like one gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@")) else value
 
 
 def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:

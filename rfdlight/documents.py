@@ -1,0 +1,106 @@
+"""Files that a user was handed, as text, YAML and JSON: read to a bounded size, whatever they hold."""
+
+from __future__ import annotations
+
+import errno
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MOST_VALUES = 100_000
+"""Values of a YAML document, those behind an alias counted wherever it stands; rfdlight's own have below 1,000."""
+
+MOST_LEVELS = 100
+"""Lists and mappings within one another in a YAML document."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what a file holds; a link to one counts as one.
+
+    Raises:
+        OSError: If it cannot be read, or is a device or a pipe, which may have no end.
+    """
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Refuse what a reader might never come to the end of; what is not there, or a folder, is left to the reader.
+
+    Raises:
+        OSError: If it is a device or a pipe, or a link to one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+
+
+def read_text(path: Path, errors: str = "strict") -> str:
+    """Return what a text file holds, in UTF-8.
+
+    Raises:
+        OSError: As `read_bytes`.
+        UnicodeDecodeError: If it is no UTF-8.
+    """
+    return read_bytes(path).decode("utf-8", errors)
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: If it is none, or nested too deeply.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML document of plain values.
+
+    Raises:
+        yaml.YAMLError: If it is none, names Python objects, or is larger or nested deeper than any that is meant.
+    """
+    check_yaml(text)
+    try:
+        return yaml.safe_load(text)
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:  # of PyYAML itself, at `!!bool x` and the like
+        raise yaml.YAMLError(f"a value does not fit its type: {error}") from error
+
+
+def check_yaml(text: str) -> None:
+    """Refuse a YAML document that would fill the memory or the stack when it is put together.
+
+    Raises:
+        yaml.YAMLError: If it is none, is too large with its aliases written out, or nested too deeply.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+    except RecursionError as error:
+        raise yaml.YAMLError("it is nested too deeply") from error
+    finally:
+        loader.dispose()
+    if node is not None and _values(node, {}, MOST_LEVELS) > MOST_VALUES:
+        raise yaml.YAMLError(f"expected at most {MOST_VALUES:,} values, with every alias written out, got more")
+
+
+def _values(node: yaml.Node, counted: dict[int, float], levels: int) -> float:
+    """Return how many values stand below a node, infinitely many where it stands below itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if levels == 0:
+        raise yaml.YAMLError("it is nested too deeply")
+    if id(node) not in counted:
+        counted[id(node)] = float("inf")
+        below = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
+        counted[id(node)] = 1 + sum(_values(each, counted, levels - 1) for each in below)
+    return counted[id(node)]

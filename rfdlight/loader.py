@@ -1,0 +1,36 @@
+"""What the argument parser may read and import: YAML with short names, and no module of Python's own."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader, set_parsing_settings
+
+from rfdlight import names
+from rfdlight.documents import check_yaml
+
+MODE = "rfdlight"
+"""The parser mode of every command line."""
+
+
+def load_yaml(text: str) -> Any:
+    """Return the value of a YAML text, as the parser means it, with short names written out.
+
+    Raises:
+        yaml.YAMLError: If it is none, or would not end.
+        UserError: If a choice of a kind is neither a known short name nor a path.
+    """
+    check_yaml(text)
+    config = names.expand_config(get_loader("yaml")(text))
+    if isinstance(config, dict) and "class_path" in config:
+        for facts in ("calibration", "recommendation"):  # for the reader of the file, see protocol/defense_file.py
+            config.pop(facts, None)
+    return config
+
+
+set_loader(MODE, load_yaml, exceptions=(yaml.YAMLError,))
+# A module runs when it is imported, before its class is looked at, and the functions of these do harm: os.abort,
+# shutil.rmtree. What one's own modules have from them, such as functools.partial, is judged by what it calls.
+set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names))

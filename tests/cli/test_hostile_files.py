@@ -1,0 +1,133 @@
+"""No file that a user is handed can harm them: each is refused in one line, and no code of it runs."""
+
+import csv
+import io
+import json
+import pickle
+import shlex
+import sys
+import tarfile
+import webbrowser
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import EpsImagePlugin
+from torchvision.datasets import utils
+
+from rfdlight.data import CIFAR10
+
+from .hostile_files import CIFAR, RECORD, Code, images, picture, run
+from .hostile_lines import CASES
+
+
+@pytest.fixture
+def canary(elsewhere, monkeypatch):
+    """What hostile code would make; also what is started in its place by a browser or by Ghostscript."""
+    path = elsewhere / "canary"
+    monkeypatch.setattr(webbrowser, "open", lambda *_: path.touch())
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: path.touch())
+    for name in ("this", "antigravity", "mine", "bound", "other"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_file_is_one_line_status_2_and_does_nothing(name, elsewhere, canary, command):
+    case = CASES[name]
+    case.build(elsewhere, canary)
+    before = names(elsewhere)
+    said = command(*shlex.split(case.line))
+    start, anything, _ = f"rfdlight: {case.expected}\n".replace("{folder}", str(elsewhere)).partition("{anything}")
+    assert (said.err[: len(start)] if anything else said.err) == start
+    assert said.err.count("\n") == 1
+    assert (said.status, said.out) == (2, "")
+    assert names(elsewhere) == before
+    assert not canary.exists()
+
+
+def names(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
+
+
+def test_the_code_in_these_files_would_run(canary):
+    pickle.loads(pickle.dumps(Code(canary)))
+    assert canary.exists()
+    canary.unlink()
+    yaml.unsafe_load(f'!!python/object/apply:os.system ["touch {canary}"]')
+    assert canary.exists()
+
+
+def test_an_archive_of_cifar10_that_is_another_is_not_unpacked(elsewhere, canary, command, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(utils, "_urlretrieve", offline)
+    (elsewhere / "root").mkdir()
+    with tarfile.open(elsewhere / "root/cifar-10-python.tar.gz", "w:gz") as archive:
+        for name in ("../canary", str(canary)):
+            archive.addfile(tarfile.TarInfo(name))
+    said = command(*shlex.split(f"{CIFAR} --data.download true"))
+    assert said.status == 2
+    assert said.err.startswith("rfdlight: cannot fetch the CIFAR-10 archive into root: ")
+    assert not canary.exists()
+
+
+def test_class_folders_and_the_root_may_be_links(elsewhere, canary):
+    images(picture("PNG"))(elsewhere, canary)
+    (elsewhere / "root/test/cat").rename(elsewhere / "cats")
+    (elsewhere / "root/test/cat").symlink_to(elsewhere / "cats")
+    (elsewhere / "link").symlink_to("root")
+    assert CIFAR10("link").images("test").ids == ["cifar10/test/cat.png", "cifar10/test/dog.png"]
+
+
+HOSTILE = {
+    "victim": "<script>alert(1)</script>[red]\x1b[2J",
+    "attack": r"\input{x}| [y](http://localhost)",
+    "defense": '=HYPERLINK("http://localhost")',
+}
+
+
+@pytest.fixture
+def reported(elsewhere, canary, command):
+    """The report of a run whose facts and ids are orders to whatever reads them, and what was said."""
+    record = json.dumps(RECORD | {"id": "../../<b>\x1b[2J"}) + "\n"
+    run(records=record, **HOSTILE)(elsewhere, canary)
+    (elsewhere / "run").rename(elsewhere / "[bold]run\x1b[2J")
+    said = command("report", "[bold]run\x1b[2J", "--output", "out")
+    assert (said.status, said.err) == (0, "")
+    return said.out, {path.suffix: path.read_text() for path in (elsewhere / "out").glob("report.*")}
+
+
+def test_a_report_gives_a_terminal_no_orders(reported):
+    out, files = reported
+    assert "<script>alert(1)</script>[red]\\x1b[2J" in out.replace("\n", "")
+    assert not any(character < " " and character != "\n" for character in out + files[".md"] + files[".tex"])
+
+
+def test_a_page_shows_what_would_be_a_script(reported):
+    page = reported[1][".html"]
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;[red]\\x1b[2J" in page
+
+
+def test_a_spreadsheet_takes_no_fact_for_a_formula(reported):
+    line = next(csv.DictReader(io.StringIO(reported[1][".csv"])))
+    assert line["defense"] == "'" + HOSTILE["defense"]
+    assert not any(cell.startswith(("=", "+", "@")) for cell in line.values())
+
+
+def test_latex_and_markdown_show_a_fact_as_it_is(reported):
+    assert r"\textbackslash{}input\{x\}" in reported[1][".tex"]
+    assert r"\\input{x}\| \[y](http://localhost)" in reported[1][".md"]
+
+
+def test_a_checkpoint_that_is_gone_on_with_says_nothing_of_the_settings(elsewhere, built):
+    content = {"optimizer_states": [], "lr_schedulers": [], "loops": {}}
+    content |= {"pytorch-lightning_version": "2.6", "hyper_parameters": {"network": "resnet20"}}
+    torch.save(content | {"state_dict": {"weight": torch.zeros(1)}}, "x.ckpt")
+    cli = built("fit", "--model.network", "resnet8", "--ckpt_path", "x.ckpt")
+    assert cli.config.fit.model.network == "resnet8"
+    assert cli.config.fit.ckpt_path == str(elsewhere / "x.ckpt")
