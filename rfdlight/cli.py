@@ -18,7 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rfdlight import names, packaged, resumption
+from rfdlight import names, packaged, resumption, yaml_text
 from rfdlight.attacks.base import Attack
 from rfdlight.commands.analyze import analyze
 from rfdlight.commands.calibrate import calibrate
@@ -31,7 +31,7 @@ from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
 from rfdlight.environment.launcher import is_first
 from rfdlight.environment.trainer import processes, refuse_remains, warn_of_slow_precision
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, legible, one_line, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
@@ -40,6 +40,7 @@ from rfdlight.parser_errors import mended
 from rfdlight.quiet import be_quiet
 from rfdlight.results import run_directory
 from rfdlight.victims.resolve import resolve_victim
+from rfdlight.whole_files import replacing
 
 UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
 """The component of each command that is taken where none is named."""
@@ -74,7 +75,7 @@ command line and the one that runs it."""
 
 
 def _load_yaml(text: str) -> Any:
-    config = names.expand_config(get_loader("yaml")(text))
+    config = names.expand_config(yaml_text.load(text, get_loader("yaml")))
     if isinstance(config, dict) and "class_path" in config:
         for facts in ("calibration", "recommendation"):  # for the reader of the file, see protocol/defense_file.py
             config.pop(facts, None)
@@ -287,8 +288,8 @@ class RFDLightCLI(LightningCLI):
         """Make the run directory and write the resolved configuration, from which the run can be repeated."""
         run_directory.create(self.run)
         parser = self._parser(self.subcommand)
-        config = self.config[self.subcommand].clone()
-        parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
+        with replacing(self.run / resumption.CONFIG) as partial:
+            parser.save(self.config[self.subcommand].clone(), str(partial), skip_validation=True, overwrite=True)
 
 
 def _first_line(thing: Any) -> str:
@@ -346,7 +347,10 @@ def main(args: list[str] | None = None) -> int:
     except ToldElsewhere:
         return 0  # another status would make launchers kill process 0, which says what there is to say
     except UserError as error:
-        print(f"rfdlight: {error}", file=sys.stderr)  # noqa: T201
+        print(f"rfdlight: {legible(str(error))}", file=sys.stderr)  # noqa: T201
+        return 2
+    except OSError as error:  # of a file that was not foreseen to fail: a name too long, a disk that goes away
+        print(f"rfdlight: {legible(one_line(error))}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000
+"""Signs of a message; a user's own words may be part of it."""
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message is one line and says what would be right.
@@ -17,6 +20,18 @@ class UserError(ValueError):
 def one_line(text: object) -> str:
     """Return a message, of an exception or as text, with every run of white space as one space."""
     return " ".join(str(text).split())
+
+
+def legible(text: str) -> str:
+    r"""Return a text as a terminal may show it in one line: without what moves the cursor, and cut if it is very long.
+
+    Example:
+        >>> legible("no file 'a\nb'")
+        "no file 'a\\nb'"
+    """
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
+from rfdlight import yaml_text
 from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
@@ -108,7 +109,7 @@ def _resolve_value(kind: str, value: str) -> str:
 def _resolve_flow(kind: str, text: str) -> str:
     # The parser's loader sees this text without the flag before it, so the kind must be used here.
     try:
-        config = get_loader("yaml")(text)
+        config = yaml_text.load(text, get_loader("yaml"))
     except yaml.YAMLError:
         return text  # the parser says what is wrong with it
     return yaml.safe_dump(expand_config(config, kind), default_flow_style=True, width=math.inf, sort_keys=False).strip()

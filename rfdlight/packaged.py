@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from rfdlight import yaml_text
 from rfdlight.errors import UserError, one_line, unknown_name
 
 
@@ -48,7 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: If it cannot be read, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml_text.load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read the config {path}: {one_line(error)}") from error
     if not isinstance(content, dict):

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from rfdlight import packaged
 from rfdlight.names import option_at
 from rfdlight.protocol.identity import cannot_go_on, mixed
 
@@ -30,6 +29,7 @@ def with_settings(args: list[str]) -> list[str]:
             config = Path(run, CONFIG)
             if not config.is_file():
                 raise cannot_go_on(run, f"there is no {config}")
+            packaged.read_config(config)
             return [args[0], "--config", str(config), *args[1:]]
     return args
 
@@ -40,7 +40,7 @@ def check_unchanged(run: Path, settings: dict[str, Any]) -> None:
     Raises:
         UserError: Names the first that differs.
     """
-    before, now = (dict(_flat(each)) for each in (yaml.safe_load((run / CONFIG).read_text()), settings))
+    before, now = (dict(_flat(each)) for each in (packaged.read_config(run / CONFIG), settings))
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name) and not any(name == free or name.startswith(f"{free}.") for free in _FREE):
             raise mixed(run, f"{name} is {now.get(name)}, was {before.get(name)}")

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 from torch import Tensor, nn
 
+from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData
 from rfdlight.defenses.base import Defense, undefended
@@ -225,11 +226,12 @@ class AttackEvaluation(LightningModule):
         self.failed = past.failed
         self.complete = len(past.records) + len(past.failed) == self.data.num_images
         summary = summarize(past.records, self._facts())
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        whole_files.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         self._tell_failures()
         if not past.records:
             return
-        draw_curves([(folder.name, past.records, self.budget)], folder / "curves.png")
+        with whole_files.replacing(folder / "curves.png") as picture:
+            draw_curves([(folder.name, past.records, self.budget)], picture)
         self.console.print(run_table(summary))
         self.console.print(f"records, summary and picture: {folder}")
 

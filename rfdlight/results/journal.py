@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -14,8 +15,9 @@ from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
+from rfdlight import whole_files
 from rfdlight.errors import UserError
-from rfdlight.results.records import FIELDS, Record, in_order, read_records, seal, unseal
+from rfdlight.results.records import FIELDS, Record, fault, in_order, read_records, seal, unseal
 from rfdlight.results.summary import ROWS
 
 FOLDER = "journal"
@@ -155,7 +157,7 @@ def look_back(run: Path) -> Past:
         in_order(found.values()),
         dict(sorted(failed.items())),
         damaged,
-        attempts=1 + max(parts, default=-1),
+        attempts=1 + max(map(_attempt_of, [*_files(run, "records"), *_files(run, "events")]), default=-1),
         killed=sum(not all(part.ended for part in attempt) for attempt in parts.values()),
         totals=totals,
         seconds=sum(max(part.seconds for part in attempt) for attempt in parts.values()),
@@ -170,15 +172,10 @@ def conclude(run: Path, records: list[Record]) -> None:
         UserError: If it cannot be written; the journal then still has them.
     """
     text = "".join(seal(record) + "\n" for record in in_order(records))
-    partial = run / FOLDER / RECORDS
     try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(run / RECORDS)
-    except OSError as error:
-        raise UserError(f"cannot write {run / RECORDS}: {error.strerror}; {run / FOLDER} has the records") from error
+        whole_files.write(run / RECORDS, text)
+    except UserError as error:
+        raise UserError(f"{error}; {run / FOLDER} has the records") from error
     for path in _files(run, "records"):
         path.unlink()
 
@@ -214,9 +211,12 @@ def _event(line: str) -> dict[str, Any] | None:
             "start": lambda: True,
             "image": lambda: isinstance(event["id"], str),
             "failed": lambda: isinstance(event["id"], str) and isinstance(event["reason"], str),
-            "end": lambda: all(isinstance(event["totals"][kind], int) for kind in ROWS),
+            "end": lambda: (
+                all(isinstance(event["totals"][kind], int) for kind in ROWS)
+                and isinstance(event.get("batch_size"), int | None)
+            ),
         }[event["event"]]
-        return event if isinstance(event["time"], float) and holds() else None
+        return event if isinstance(event["time"], float) and math.isfinite(event["time"]) and holds() else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -227,7 +227,7 @@ def _intact(line: str) -> Record | None:
         record = unseal(line)
     except ValueError:
         return None
-    return record if "crc32" in line and not FIELDS.keys() - record.keys() else None
+    return record if "crc32" in line and fault(record) is None else None
 
 
 def _attempt_of(path: Path) -> int:

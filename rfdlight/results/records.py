@@ -36,8 +36,17 @@ FIELDS: dict[str, str] = {
 }
 """The fields of a record and what they mean."""
 
+VERDICTS = ("robust", "broken", "undecided")
+
 Record = dict[str, Any]
 
+_KINDS: dict[str, Any] = {"id": str, "verdict": str} | dict.fromkeys(
+    ("clean_margin", "final_margin", "linf", "l2"), int | float
+)
+"""Types of the fields that are no whole numbers."""
+
+_OR_NULL = ("target", "broken_at", "first_screen9")
+_WORDS = {str: "text", int | float: "a number", int: "a whole number"}
 
 _SEAL = "crc32"
 
@@ -59,7 +68,10 @@ def unseal(line: str) -> Record:
     Raises:
         ValueError: If it holds none, or was changed since it was written.
     """
-    record = json.loads(line)
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("no record") from error
     if not isinstance(record, dict):
         raise ValueError("no record")
     if _SEAL in record:
@@ -69,6 +81,24 @@ def unseal(line: str) -> Record:
     return record
 
 
+def fault(record: Record) -> str | None:
+    """Return what is wrong with the fields of a record, None if nothing is."""
+    missing = FIELDS.keys() - record.keys()
+    if missing:
+        return f"the record lacks {min(missing)}"
+    for name in FIELDS:
+        value = record[name]
+        kind = _KINDS.get(name, int)
+        if not ((isinstance(value, kind) and not isinstance(value, bool)) or (value is None and name in _OR_NULL)):
+            return f"{name} of the record must be {_WORDS[kind]}, got {value!r:.40}"
+    if record["verdict"] not in VERDICTS:
+        return f"verdict of the record must be one of {', '.join(VERDICTS)}, got {record['verdict']!r:.40}"
+    for name in ("clean_draws", "final_draws"):
+        if record[name] < 1:
+            return f"{name} of the record must be at least 1, got {record[name]}"
+    return None
+
+
 def read_records(path: Path) -> list[Record]:
     """Read a file of records, ordered by id; lines without a checksum, as before version 0.2, are taken as they are.
 
@@ -76,19 +106,19 @@ def read_records(path: Path) -> list[Record]:
         UserError: If there is none, or a line is no record, or its checksum is not its own.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"cannot read the records {path}: {error.strerror}") from error
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = unseal(line)
+            record = unseal(line.decode())
         except ValueError as error:
             what = "damaged" if str(error) == "damaged" else "no record"
             raise UserError(f"{path}, line {number}, is {what}") from error
-        missing = FIELDS.keys() - record.keys()
-        if missing:
-            raise UserError(f"{path}, line {number}: the record lacks {min(missing)}")
+        wrong = fault(record)
+        if wrong:
+            raise UserError(f"{path}, line {number}: {wrong}")
         records.append(record)
     return in_order(records)
 

@@ -17,6 +17,20 @@ from rfdlight.results.summary import ABSENT, RUN_FIELDS, summarize
 FILES = ("config.yaml", "records.jsonl", "summary.json")
 """What a run directory holds."""
 
+_NUMBER = int | float
+_MOST = 2**53
+"""From here on, not every whole number is a float."""
+
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("attack", "norm", "judge", "accounting", "precision", "victim", "data", "defense"), str),
+    **dict.fromkeys(("budget", "eot", "num_images"), int),
+    **dict.fromkeys(("targeted", "complete"), bool),
+    **dict.fromkeys(("eps", "wall_seconds"), _NUMBER),
+    "totals": (str, int),
+    "failed": (str, str),
+}
+"""Types of the facts that a report computes with."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -67,10 +81,13 @@ def load(folder: Path, label: str) -> Run:
     try:
         facts = ABSENT | json.loads((folder / "summary.json").read_text())["run"]
         lacking = RUN_FIELDS.keys() - facts.keys()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder / 'summary.json'} is no summary of a run") from error
     if lacking:
         raise UserError(f"{folder / 'summary.json'} lacks run.{min(lacking)}")
+    for name, kind in _KINDS.items():
+        if not _is(facts[name], kind):
+            raise UserError(f"{folder / 'summary.json'}: run.{name} is no fact of a run: {facts[name]!r:.60}")
     records = read_records(folder / "records.jsonl")
     run = Run(label, folder, records, summarize(records, facts))
     if len(run.by_id) < len(records):
@@ -96,6 +113,15 @@ def load_all(paths: list[str]) -> list[Run]:
     names = [folder.resolve().name for folder in folders]
     unique = len(set(names)) == len(names)
     return [load(folder, name if unique else str(folder)) for folder, name in zip(folders, names, strict=True)]
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Return whether a fact is of a kind: a type, or of a mapping those of its keys and values."""
+    if isinstance(kind, tuple):
+        return isinstance(value, dict) and all(_is(k, kind[0]) and _is(v, kind[1]) for k, v in value.items())
+    if kind in (int, _NUMBER):
+        return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < _MOST
+    return isinstance(value, kind)
 
 
 def _nearest(folder: Path) -> str:
