@@ -176,7 +176,11 @@ class RFDLightCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""
         cast(Parser, parser).command = next(iter(args), None)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except (LookupError, AttributeError, RecursionError) as error:
+            # The parser reads some values as YAML by itself, and foresees no more than its errors of syntax.
+            raise UserError(f"cannot read the command line: {type(error).__name__}: {one_line(error)}") from error
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
 
     def _set_seed(self) -> None:
@@ -341,6 +345,8 @@ def main(args: list[str] | None = None) -> int:
         known = [*MODELS, *COMMANDS]
         if not args:
             raise UserError(f"expected a command: {', '.join(known)}")
+        if any("\0" in arg for arg in args):
+            raise UserError("expected text, got the character NUL in it")
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
         cli = RFDLightCLI(args)

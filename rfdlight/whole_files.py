@@ -12,6 +12,9 @@ from safetensors import SafetensorError
 
 from rfdlight.errors import UserError, one_line
 
+PARTIAL = "partial-"
+"""How the names of files begin that are not whole."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -21,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
         UserError: If it cannot be written; the file is then as it was.
     """
     # Processes may do this at the same time, also on two machines that share the folder.
-    partial = path.with_name(f"partial-{socket.gethostname()}-{os.getpid()}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
         yield partial
         with partial.open("rb+") as file:

@@ -22,8 +22,8 @@ def load(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
         loader: Reads it.
 
     Raises:
-        yaml.YAMLError: If it cannot be read, is nested too deeply, or holds too much, as where an alias stands within
-            what it is an alias of.
+        yaml.YAMLError: If it cannot be read, is nested too deeply, holds too much, as where an alias stands within
+            what it is an alias of, or has the character NUL, which no file name may have.
 
     Example:
         >>> load("model: {budget: 3}")
@@ -36,7 +36,7 @@ def load(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         # How loaders fail at a number or a date that there is none of, and at a value that is not what its tag says.
         raise yaml.YAMLError(f"a value is not what it looks like or is tagged as: {error}") from error
-    _check_size(content)
+    _check(content)
     return content
 
 
@@ -44,12 +44,14 @@ def _too_deep() -> yaml.YAMLError:
     return yaml.YAMLError(f"expected at most {_DEPTH} levels of nesting, got more")
 
 
-def _check_size(content: Any) -> None:
-    """Refuse what is too deep or too much; what holds itself is both."""
-    level, nodes = [content], 0
-    for _ in range(_DEPTH + 1):
+def _check(content: Any) -> None:
+    """Refuse what is too deep or too much, and what holds itself is both; and texts that no system call takes."""
+    level, nodes = [[content]], 0
+    for _ in range(_DEPTH + 2):
         level = [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]
         nodes += len(level)
+        if any(isinstance(value, str) and "\0" in value for value in level):
+            raise yaml.YAMLError("expected text, got the character NUL in it")
         if not level:
             return
         if nodes > _NODES:
@@ -58,4 +60,4 @@ def _check_size(content: Any) -> None:
 
 
 def _inside(outer: dict[Any, Any] | list[Any]) -> list[Any]:
-    return list(outer.values()) if isinstance(outer, dict) else outer
+    return [*outer, *outer.values()] if isinstance(outer, dict) else outer

@@ -9,6 +9,7 @@ import re
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -68,7 +69,9 @@ class Journal:
     def close(self) -> None:
         """Close the files."""
         for file in (self._records, self._events):
-            file.close()
+            # What a full disk did not take is tried again here; that it was not taken has been said already.
+            with suppress(OSError):
+                file.close()
 
 
 @dataclass(frozen=True)

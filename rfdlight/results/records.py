@@ -86,6 +86,9 @@ def fault(record: Record) -> str | None:
     missing = FIELDS.keys() - record.keys()
     if missing:
         return f"the record lacks {min(missing)}"
+    unknown = record.keys() - FIELDS.keys()
+    if unknown:
+        return f"the record has {min(unknown)!r:.40}, which is no field of one"
     for name in FIELDS:
         value = record[name]
         kind = _KINDS.get(name, int)
@@ -100,7 +103,7 @@ def fault(record: Record) -> str | None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read a file of records, ordered by id; lines without a checksum, as before version 0.2, are taken as they are.
+    """Read a file of records, ordered by id; a file without checksums, as before version 0.2, is taken as it is.
 
     Raises:
         UserError: If there is none, or a line is no record, or its checksum is not its own.
@@ -110,9 +113,12 @@ def read_records(path: Path) -> list[Record]:
     except OSError as error:
         raise UserError(f"cannot read the records {path}: {error.strerror}") from error
     records = []
+    sealed = any(_SEAL.encode() in line for line in lines)
     for number, line in enumerate(lines, 1):
         try:
             record = unseal(line.decode())
+            if sealed and _SEAL.encode() not in line:
+                raise ValueError("damaged")
         except ValueError as error:
             what = "damaged" if str(error) == "damaged" else "no record"
             raise UserError(f"{path}, line {number}, is {what}") from error
