@@ -17,7 +17,8 @@ from functools import cache, partial
 from pathlib import Path
 
 from rfdlight.results.grid import pooled_clean, standing
-from rfdlight.results.paired import holm, mcnemar, paired_interval
+from rfdlight.results.mcnemar import mcnemar
+from rfdlight.results.paired import holm, paired_interval
 from rfdlight.results.report import p_text, points, points_interval
 from rfdlight.results.runs import Run, load
 from rfdlight.results.summary import Share

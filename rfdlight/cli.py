@@ -30,8 +30,9 @@ from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
 from rfdlight.environment.launcher import is_first
 from rfdlight.environment.trainer import processes, refuse_remains, warn_of_slow_precision
-from rfdlight.errors import UserError, one_line, shown, unknown_name
+from rfdlight.errors import UserError, legible, one_line, unknown_name
 from rfdlight.modules.classifier import Classifier
+from rfdlight.modules.complaint import complaint
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
 from rfdlight.modules.processes import ToldElsewhere
@@ -40,6 +41,7 @@ from rfdlight.quiet import be_quiet
 from rfdlight.results import run_directory
 from rfdlight.victims.resolve import resolve_victim
 from rfdlight.victims.weights import check_training
+from rfdlight.whole_files import replacing
 
 UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
 """The component of each command that is taken where none is named."""
@@ -164,7 +166,11 @@ class RFDLightCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""
         cast(Parser, parser).command = next(iter(args), None)
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except (LookupError, AttributeError, RecursionError) as error:
+            # The parser reads some values as YAML by itself, and foresees no more than its errors of syntax.
+            raise UserError(f"cannot read the command line: {type(error).__name__}: {one_line(error)}") from error
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
 
     def _parse_ckpt_path(self) -> None:
@@ -284,8 +290,8 @@ class RFDLightCLI(LightningCLI):
         """Make the run directory and write the resolved configuration, from which the run can be repeated."""
         run_directory.create(self.run)
         parser = self._parser(self.subcommand)
-        config = self.config[self.subcommand].clone()
-        parser.save(config, str(self.run / "config.yaml"), skip_validation=True, overwrite=True)
+        with replacing(self.run / resumption.CONFIG) as partial:
+            parser.save(self.config[self.subcommand].clone(), str(partial), skip_validation=True, overwrite=True)
 
 
 def _first_line(thing: Any) -> str:
@@ -337,39 +343,26 @@ def main(args: list[str] | None = None) -> int:
         known = [*MODELS, *COMMANDS]
         if not args:
             raise UserError(f"expected a command: {', '.join(known)}")
+        if any("\0" in arg for arg in args):
+            raise UserError("expected text, got the character NUL in it")
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
         cli = RFDLightCLI(args)
     except ToldElsewhere:
         return 0  # another status would make launchers kill process 0, which says what there is to say
     except UserError as error:
-        print(f"rfdlight: {shown(error)}", file=sys.stderr)  # noqa: T201
+        print(f"rfdlight: {legible(error)}", file=sys.stderr)  # noqa: T201
+        return 2
+    except OSError as error:  # of a file that was not foreseen to fail: a name too long, a disk that goes away
+        print(f"rfdlight: {legible(one_line(error))}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
         return 130
-    return _status_of_test(cli.model) if cli.subcommand == "test" else cli.status
-
-
-def _status_of_test(model: AttackEvaluation) -> int:
-    """Return the exit status of an evaluation, and say what is wrong with it, if this is the process that does."""
-    wrong = _complaint(model)
+    wrong = complaint(cli.model) if cli.subcommand == "test" else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
-    return 1 if wrong else 0
-
-
-def _complaint(model: AttackEvaluation) -> str | None:
-    if model.processes.lost:
-        return "process 0 of the run is gone; the records so far are kept"
-    if not model.processes.leads:
-        return None
-    if not model.complete:
-        return "stopped before all images were done; the records so far are kept"
-    if model.failed:
-        asked = model.data.num_images
-        return f"{len(model.failed)} of {asked} images failed and are in no number; summary.json says why"
-    return None if model.sound else "the run contradicts itself, see its audit; none of its numbers can be trusted"
+    return 1 if wrong else cli.status
 
 
 class _Settings(RFDLightCLI):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import yaml
 MOST_VALUES = 100_000
 """Values of a YAML document, those behind an alias counted wherever it stands; rfdlight's own have below 1,000."""
 
-MOST_LEVELS = 100
-"""Lists and mappings within one another in a YAML document."""
+MOST_LEVELS = 50
+"""Lists and mappings within one another in a YAML document; what walks through one goes down by calls."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,35 +59,40 @@ def parse_json(text: str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def parse_yaml(text: str) -> Any:
+def parse_yaml(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
     """Return the value of a YAML document of plain values.
 
+    Args:
+        text: Of the document.
+        loader: Puts its values together.
+
     Raises:
-        yaml.YAMLError: If it is none, names Python objects, or is larger or nested deeper than any that is meant.
+        yaml.YAMLError: If it is none, names Python objects, is larger or nested deeper than any that is meant, or has
+            the character NUL in it, which no file name may have.
+
+    Example:
+        >>> parse_yaml("model: {budget: 3}")
+        {'model': {'budget': 3}}
     """
-    check_yaml(text)
+    _check(text)
     try:
-        return yaml.safe_load(text)
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        LookupError,
-    ) as error:  # of PyYAML itself, at `!!bool x` and the like
-        raise yaml.YAMLError(f"a value does not fit its type: {error}") from error
+        return loader(text)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        # How loaders fail at a number or a date that there is none of, and at a value that is not what its tag says.
+        raise yaml.YAMLError(f"a value is not what it looks like or is tagged as: {error}") from error
 
 
-def check_yaml(text: str) -> None:
-    """Refuse a YAML document that would fill the memory or the stack when it is put together.
+def _check(text: str) -> None:
+    """Refuse a document that would fill the memory or the stack when it is put together.
 
     Raises:
-        yaml.YAMLError: If it is none, is too large with its aliases written out, or nested too deeply.
+        yaml.YAMLError: See `parse_yaml`.
     """
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
     except RecursionError as error:
-        raise yaml.YAMLError("it is nested too deeply") from error
+        raise _too_deep() from error
     finally:
         loader.dispose()
     if node is not None and _values(node, {}, MOST_LEVELS) > MOST_VALUES:
@@ -96,11 +102,17 @@ def check_yaml(text: str) -> None:
 def _values(node: yaml.Node, counted: dict[int, float], levels: int) -> float:
     """Return how many values stand below a node, infinitely many where it stands below itself."""
     if isinstance(node, yaml.ScalarNode):
+        if "\0" in node.value:
+            raise yaml.YAMLError("expected text, got the character NUL in it")
         return 1
     if levels == 0:
-        raise yaml.YAMLError("it is nested too deeply")
+        raise _too_deep()
     if id(node) not in counted:
         counted[id(node)] = float("inf")
         below = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
         counted[id(node)] = 1 + sum(_values(each, counted, levels - 1) for each in below)
     return counted[id(node)]
+
+
+def _too_deep() -> yaml.YAMLError:
+    return yaml.YAMLError(f"expected at most {MOST_LEVELS} levels of nesting, got more")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST = 2000
+"""Signs of a message; a user's own words may be part of it."""
+
 
 class UserError(ValueError):
     """Something the user gave cannot be used; the message is one line and says what would be right.
@@ -27,6 +30,19 @@ def shown(text: object) -> str:
         'weights\\x1b[2J of n\xe9t'
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def legible(text: object) -> str:
+    r"""Return a message as a terminal may show it in one line: as `shown`, and cut if it is very long.
+
+    Example:
+        >>> legible("no file 'a\nb'")
+        "no file 'a\\nb'"
+    """
+    whole = str(text)
+    if len(whole) > _LONGEST:
+        whole = f"{whole[: _LONGEST // 2]} ... {whole[-_LONGEST // 2 :]}"
+    return shown(whole)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

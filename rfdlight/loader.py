@@ -9,7 +9,7 @@ import yaml
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 from rfdlight import names
-from rfdlight.documents import check_yaml
+from rfdlight.documents import parse_yaml
 
 MODE = "rfdlight"
 """The parser mode of every command line."""
@@ -22,8 +22,7 @@ def load_yaml(text: str) -> Any:
         yaml.YAMLError: If it is none, or would not end.
         UserError: If a choice of a kind is neither a known short name nor a path.
     """
-    check_yaml(text)
-    config = names.expand_config(get_loader("yaml")(text))
+    config = names.expand_config(parse_yaml(text, get_loader("yaml")))
     if isinstance(config, dict) and "class_path" in config:
         for facts in ("calibration", "recommendation"):  # for the reader of the file, see protocol/defense_file.py
             config.pop(facts, None)

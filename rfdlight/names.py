@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
-from rfdlight.documents import check_yaml
+from rfdlight.documents import parse_yaml
 from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
@@ -109,8 +109,7 @@ def _resolve_value(kind: str, value: str) -> str:
 def _resolve_flow(kind: str, text: str) -> str:
     # The parser's loader sees this text without the flag before it, so the kind must be used here.
     try:
-        check_yaml(text)
-        config = get_loader("yaml")(text)
+        config = parse_yaml(text, get_loader("yaml"))
     except yaml.YAMLError:
         return text  # the parser says what is wrong with it
     return yaml.safe_dump(expand_config(config, kind), default_flow_style=True, width=math.inf, sort_keys=False).strip()

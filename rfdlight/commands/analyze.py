@@ -22,6 +22,7 @@ from rfdlight.protocol.places import chosen_places
 from rfdlight.results import run_directory
 from rfdlight.results.intervals import mean_interval
 from rfdlight.victims.resolve import resolve_victim
+from rfdlight.whole_files import write
 
 
 def analyze(
@@ -93,7 +94,7 @@ def analyze(
         "attacker": asdict(attacker),
         "places": [_plain(point) for point in points],
     }
-    (folder / "analysis.json").write_text(json.dumps(facts) + "\n")
+    write(folder / "analysis.json", json.dumps(facts) + "\n")
     draw_ratios(points, folder / "ratios.png")
     draw_magnitudes(points, folder / "magnitudes.png")
     draw_misled(points, folder / "misled.png")

@@ -115,9 +115,13 @@ def _resized(cell: Cell, num_images: int | None) -> Cell:
         return cell
     data = cell.config.get("data", {})
     data = merged({"class_path": data} if isinstance(data, str) else data, {"init_args": {"num_images": num_images}})
-    model = cell.config.get("model", {})
-    rows = min(model.get("batch_size", BATCH_SIZE), max(1, num_images // _IMAGES_PER_ROW))
-    rows = max(rows, model.get("eot", 1))
+    model = cell.config.get("model") or {}
+    if not isinstance(model, dict):
+        return cell  # the parser says what is wrong with it
+    batch_size, eot = model.get("batch_size", BATCH_SIZE), model.get("eot", 1)
+    if not isinstance(batch_size, int) or not isinstance(eot, int):
+        return cell
+    rows = max(min(batch_size, max(1, num_images // _IMAGES_PER_ROW)), eot)
     return replace(cell, config={**cell.config, "data": data, "model": {**model, "batch_size": rows}})
 
 

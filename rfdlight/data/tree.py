@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from rfdlight.data.base import Images
 from rfdlight.data.files import SUFFIXES, decode, read_bytes
 from rfdlight.errors import UserError, unknown_name
+from rfdlight.whole_files import replacing
 
 
 def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:
@@ -96,7 +96,7 @@ def cached(key: str, build: Callable[[], Images]) -> Images:
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
         images = build()
     # A full disk or a read-only home costs time at the next start, nothing else.
-    with contextlib.suppress(OSError, SafetensorError):
+    with contextlib.suppress(OSError, UserError):
         _write_cache(path, images)
     return images
 
@@ -112,14 +112,9 @@ def _read_cache(path: Path) -> Images:
 
 def _write_cache(path: Path, images: Images) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix="partial-")
-    os.close(handle)
-    try:
-        tensors = {"pixels": images.pixels, "labels": images.labels}
+    tensors = {"pixels": images.pixels, "labels": images.labels}
+    with replacing(path) as partial:
         save_file(tensors, partial, metadata={"ids": json.dumps(images.ids), "sha256": _digest(images)})
-        os.replace(partial, path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
 
 
 def _digest(images: Images) -> str:

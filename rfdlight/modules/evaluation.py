@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from rich.console import Console
 from torch import Tensor, nn
 
+from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData
 from rfdlight.defenses.base import Defense, undefended
@@ -237,12 +238,13 @@ class AttackEvaluation(LightningModule):
         findings = audit(past.records, facts)
         self.sound = all(finding.state != "fail" for finding in findings)
         summary = summarize(past.records, facts) | {"audit": [asdict(finding) for finding in findings]}
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        whole_files.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         if self.failed:
             self.console.print(failures_text(self.failed, self.data.num_images), soft_wrap=True)
         if not past.records:
             return
-        draw_curves([(folder.name, past.records, self.budget)], folder / "curves.png")
+        with whole_files.replacing(folder / "curves.png") as picture:
+            draw_curves([(folder.name, past.records, self.budget)], picture)
         self.console.print(run_table(summary))
         self.console.print(audit_text(findings), soft_wrap=True)
         self.console.print(f"records, summary and picture: {folder}")
@@ -300,11 +302,9 @@ class AttackEvaluation(LightningModule):
         self.console.print(attack_card(self._settings(), self.attack, self._engine.slots))
         self._display = ProgressDisplay(self.console, self.data.num_images)
         self._attacking.callback(self._display.close)
-        self._attacking.callback(self._end)
+        oracle, ledger = self._oracle, self._engine.ledger
+        self._attacking.callback(lambda: self._book.end(ledger.total, oracle.forwarded, oracle.batch_size, self._tick))
         self._running = True
-
-    def _end(self) -> None:
-        self._book.end(self._engine.ledger.total, self._oracle.forwarded, self._oracle.batch_size, self._tick)
 
     def _switched(self) -> AbstractContextManager[None]:
         """Switch the defenses off if that was asked for."""

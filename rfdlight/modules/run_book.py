@@ -71,7 +71,7 @@ class RunBook:
                 other processes, if they would not run what process 0 runs.
         """
         if self._processes.leads:
-            self._take(now, on_ready)
+            self._take(now, on_ready, kept[0])
             self._processes.tell("begun", True)
         else:
             self._processes.hear("begun")
@@ -80,9 +80,12 @@ class RunBook:
         self._images = images.KeptImages(*kept, journal.image_part(self.folder, *mine))
         self._journal = journal.Journal(self.folder, *mine)
 
-    def _take(self, now: dict[str, Any], on_ready: Callable[[], None]) -> None:
+    def _take(self, now: dict[str, Any], on_ready: Callable[[], None], ids: list[str]) -> None:
         if self._resume:
             identity.check_same(self.folder, now)
+            strange = sorted(set(self.finished) - set(ids))
+            if strange:
+                raise identity.mixed(self.folder, f"it has a record of {strange[0]}, which is none of its images")
             on_ready()
             return
         self._lock = journal.lock(self.folder)

@@ -102,7 +102,7 @@ def _left_out(value: Any, axes: dict[str, dict[str, Any]]) -> list[dict[str, lis
             if axis not in axes:
                 raise unknown_name("axis in leave_out", str(axis), axes)
             for label in _listed(labels):
-                if label not in axes[axis]:
+                if not isinstance(label, str) or label not in axes[axis]:
                     raise unknown_name(f"label of axes.{axis} in leave_out", str(label), axes[axis])
         rules.append({axis: _listed(labels) for axis, labels in rule.items()})
     return rules

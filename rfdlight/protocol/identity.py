@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import rfdlight
+from rfdlight import whole_files
 from rfdlight.data.base import ImageSource
 from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
@@ -78,7 +79,7 @@ def read(run: Path) -> dict[str, Any]:
         found = parse_json(read_text(run / FILE))
     except OSError as error:
         raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there") from error
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise cannot_go_on(run, f"{run / FILE} is damaged")
@@ -101,10 +102,7 @@ def write(run: Path, found: dict[str, Any]) -> None:
     Raises:
         UserError: If it cannot be written.
     """
-    try:
-        (run / FILE).write_text(json.dumps(found, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {run / FILE}: {error.strerror}") from error
+    whole_files.write(run / FILE, json.dumps(found, indent=2) + "\n")
 
 
 def weights_digest(network: nn.Module) -> str:

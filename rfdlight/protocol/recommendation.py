@@ -12,7 +12,7 @@ from rfdlight.defenses.noise import Noise
 from rfdlight.protocol.calibration import Calibration
 from rfdlight.protocol.candidates import Candidate
 from rfdlight.protocol.short_attack import Outcome
-from rfdlight.results.paired import mcnemar
+from rfdlight.results.mcnemar import mcnemar
 from rfdlight.results.tables import interval, percent
 
 NO_NOISE = "no noise"

@@ -8,8 +8,17 @@ from typing import Any
 from scipy.stats import binomtest, norm
 
 from rfdlight.finding import Finding, State
+from rfdlight.results.field_types import (
+    Kind,
+    is_count,
+    is_flag,
+    is_number,
+    is_text,
+    or_none,
+    wrong_field,
+)
 from rfdlight.results.intervals import wilson
-from rfdlight.results.paired import mcnemar
+from rfdlight.results.mcnemar import mcnemar
 from rfdlight.results.records import Record
 from rfdlight.results.summary import clean_right
 from rfdlight.threat import ThreatModel
@@ -25,6 +34,47 @@ FACTS: dict[str, str] = {
 
 _ABSENT: dict[str, Any] = {"foreign": 0, "forwarded": None, "card": None, "random": None, "controls": {}}
 """What it is where it was not written down."""
+
+
+def _is_dict_of(**kinds: Kind) -> Kind:
+    return lambda value: isinstance(value, dict) and wrong_field(value, kinds) is None
+
+
+def _is_control(**kinds: Kind) -> Kind:
+    made, skipped = _is_dict_of(**kinds), _is_dict_of(skipped=is_text)
+    return or_none(lambda value: made(value) or skipped(value))
+
+
+def _is_part(part: str, whole: str) -> Kind:
+    """Say whether a dict holds two counts, the one of which is of some of what the other is of."""
+    counts = _is_dict_of(**{part: is_count, whole: is_count})
+    return lambda value: counts(value) and value[part] <= value[whole]
+
+
+def _is_size(value: Any) -> bool:
+    return is_number(value) and value >= 0
+
+
+KINDS: dict[str, Kind] = {
+    "foreign": or_none(is_count),
+    "forwarded": or_none(is_count),
+    "card": or_none(lambda value: _is_part("correct", "total")(value) and value["total"] > 0),
+    "random": or_none(_is_dict_of(declared=is_flag, measured=is_flag)),
+    "controls": or_none(
+        _is_dict_of(
+            no_ball=_is_control(
+                images=is_count,
+                queries=is_count,
+                right=is_count,
+                broken=is_count,
+                changed=lambda value: isinstance(value, list) and all(map(is_text, value)),
+            ),
+            random_noise=_is_control(images=is_count, queries=is_count, attack_only=is_count, noise_only=is_count),
+            step=_is_control(images=is_count, signal=_is_size, noise=_is_size),
+        )
+    ),
+}
+"""What these facts are; any may be missing."""
 
 _LEVEL = 0.001
 """Of the tests that say that something is wrong: one sound run in a thousand is told so by each."""
@@ -51,7 +101,8 @@ def audit(records: Sequence[Record], run: Facts) -> list[Finding]:
         One finding for each of `CHECKS`, in their order: "fail" where the numbers are wrong, "warn" where they may say
         something else than they seem to, "skip" where there was nothing to check.
     """
-    return [Finding(name, *check(records, _ABSENT | run)) for name, check in CHECKS.items()]
+    known = _ABSENT | {name: fact for name, fact in run.items() if fact is not None}
+    return [Finding(name, *check(records, known)) for name, check in CHECKS.items()]
 
 
 def _images(records: Sequence[Record], run: Facts) -> Found:
@@ -133,7 +184,8 @@ def _no_ball(records: Sequence[Record], run: Facts) -> Found:
     if run["deterministic"] and control["changed"]:
         first = control["changed"][0]
         return "fail", f"the victim's answer to {first} is not what it was before: it has a memory"
-    broken, right, total = control["broken"], control["right"], control["images"]
+    right, total = control["right"], control["images"]
+    broken = min(control["broken"], right)
     found = f"{broken:,} of {right:,} images broken in a ball of no size, at {control['queries']:,} queries"
     allowed = 0.0 if run["deterministic"] else _FALSE_VERDICTS
     if broken and (not allowed or binomtest(broken, right, allowed, alternative="greater").pvalue <= _LEVEL):

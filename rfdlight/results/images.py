@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rfdlight.documents import check_regular, parse_json
 from rfdlight.errors import UserError, one_line
+from rfdlight.whole_files import replacing
 
 FILE = "images.safetensors"
 """In a run directory: float32 tensors `clean` and `adversarial`, both (images, C, H, W) in [0, 1], and in the metadata
@@ -63,12 +64,8 @@ def gather(run: Path, parts: list[Path]) -> None:
 
 def _save(pixels: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
     clean, final = (torch.stack(images) for images in zip(*pixels.values(), strict=True))
-    partial = path.with_suffix(".partial")
-    try:
+    with replacing(path) as partial:
         save_file({"clean": clean, "adversarial": final}, partial, {"ids": json.dumps(list(pixels))})
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:

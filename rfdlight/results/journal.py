@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 
+from rfdlight import whole_files
 from rfdlight.documents import read_text
 from rfdlight.errors import UserError
-from rfdlight.results.field_types import wrong_field
-from rfdlight.results.records import FIELDS, KINDS, Record, in_order, read_records, seal, unseal
+from rfdlight.results.records import FIELDS, Record, fault, in_order, read_records, seal, unseal
 from rfdlight.results.summary import ROWS
 
 FOLDER = "journal"
@@ -68,7 +70,9 @@ class Journal:
     def close(self) -> None:
         """Close the files."""
         for file in (self._records, self._events):
-            file.close()
+            # What a full disk did not take is tried again here; that it was not taken has been said already.
+            with suppress(OSError):
+                file.close()
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ def look_back(run: Path) -> Past:
         in_order(found.values()),
         dict(sorted(failed.items())),
         damaged,
-        attempts=1 + max(parts, default=-1),
+        attempts=1 + max(map(_attempt_of, [*_files(run, "records"), *_files(run, "events")]), default=-1),
         killed=sum(not all(part.ended for part in attempt) for attempt in parts.values()),
         totals=totals,
         forwarded=_sum([part.forwarded for part in all_parts]),
@@ -181,15 +185,10 @@ def conclude(run: Path, records: list[Record]) -> None:
         UserError: If it cannot be written; the journal then still has them.
     """
     text = "".join(seal(record) + "\n" for record in in_order(records))
-    partial = run / FOLDER / RECORDS
     try:
-        with partial.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(run / RECORDS)
-    except OSError as error:
-        raise UserError(f"cannot write {run / RECORDS}: {error.strerror}; {run / FOLDER} has the records") from error
+        whole_files.write(run / RECORDS, text)
+    except UserError as error:
+        raise UserError(f"{error}; {run / FOLDER} has the records") from error
     for path in _files(run, "records"):
         path.unlink()
 
@@ -227,9 +226,12 @@ def _event(line: str) -> dict[str, Any] | None:
             "start": lambda: True,
             "image": lambda: isinstance(event["id"], str),
             "failed": lambda: isinstance(event["id"], str) and isinstance(event["reason"], str),
-            "end": lambda: all(isinstance(event["totals"][kind], int) for kind in ROWS),
+            "end": lambda: (
+                all(isinstance(event["totals"][kind], int) for kind in ROWS)
+                and all(isinstance(event.get(name), int | None) for name in ("forwarded", "batch_size"))
+            ),
         }[event["event"]]
-        return event if isinstance(event["time"], float) and holds() else None
+        return event if isinstance(event["time"], float) and math.isfinite(event["time"]) and holds() else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -240,7 +242,7 @@ def _intact(line: str) -> Record | None:
         record = unseal(line)
     except ValueError:
         return None
-    return record if "crc32" in line and wrong_field(record, KINDS) is None else None
+    return record if "crc32" in line and fault(record) is None else None
 
 
 def _attempt_of(path: Path) -> int:

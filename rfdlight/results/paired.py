@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 
 from rfdlight.results.grid import Cell, Column, Grid, standing
+from rfdlight.results.mcnemar import mcnemar
 from rfdlight.results.settings import Method
 
 Subject = Literal["defenses", "attacks"]
@@ -106,22 +107,6 @@ def _attacks(grid: Grid) -> Iterator[tuple[_Standing, _Standing]]:
 
 def _side(method: Method, column: Column) -> Side:
     return Side(method, column.setting.label, column.budget)
-
-
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's exact test: whether both sides are equally likely among the discordant pairs.
-
-    Source: McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
-    Psychometrika 12, 1947; exact, by the binomial distribution.
-
-    Example:
-        >>> mcnemar(0, 5)
-        0.0625
-        >>> mcnemar(0, 0)
-        1.0
-    """
-    discordant = only_first + only_second
-    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def paired_interval(only_first: int, only_second: int, images: int, confidence: float = 0.95) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from rfdlight.documents import parse_json, read_text
+from rfdlight.documents import parse_json, read_bytes
 from rfdlight.errors import UserError
 from rfdlight.results.field_types import Kind, is_count, is_number, is_positive_count, is_text, or_none, wrong_field
 
@@ -50,6 +50,7 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("target", "broken_at", "first_screen9"), or_none(is_count)),
     **dict.fromkeys(("clean_draws", "final_draws"), is_positive_count),
     **dict.fromkeys(("clean_margin", "final_margin", "linf", "l2"), is_number),
+    **dict.fromkeys(LATER, or_none(is_number)),
     "id": is_text,
     "verdict": lambda value: value in ("robust", "broken", "undecided"),
 }
@@ -86,41 +87,49 @@ def unseal(line: str) -> Record:
     return record
 
 
+def fault(record: Record) -> str | None:
+    """Return what is wrong with the fields of a record, None if nothing is."""
+    missing = FIELDS.keys() - LATER - record.keys()
+    if missing:
+        return f"the record lacks {min(missing)}"
+    unknown = record.keys() - FIELDS.keys()
+    if unknown:
+        return f"the record has {min(unknown)!r:.40}, which is no field of one"
+    wrong = wrong_field(record, KINDS) or _too_many(record)
+    return None if wrong is None else f"{wrong} cannot be {record[wrong]!r:.40}; it is {FIELDS[wrong]}"
+
+
+def _too_many(record: Record) -> str | None:
+    """Return the first count that is above that of the draws it is of."""
+    counts = ("clean", "final")
+    return next((f"{part}_wrong" for part in counts if record[f"{part}_wrong"] > record[f"{part}_draws"]), None)
+
+
 def read_records(path: Path) -> list[Record]:
-    """Read a file of records, ordered by id; lines without a checksum, as before version 0.2, are taken as they are.
+    """Read a file of records, ordered by id; a file without checksums, as before version 0.2, is taken as it is.
 
     Raises:
         UserError: If there is none, or a line is no record, or its checksum is not its own.
     """
     try:
-        lines = read_text(path).splitlines()
+        lines = read_bytes(path).splitlines()
     except OSError as error:
         raise UserError(f"cannot read the records {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no text") from error
     records = []
+    sealed = any(_SEAL.encode() in line for line in lines)
     for number, line in enumerate(lines, 1):
         try:
-            record = unseal(line)
+            record = unseal(line.decode())
+            if sealed and _SEAL.encode() not in line:
+                raise ValueError("damaged")
         except ValueError as error:
             what = "damaged" if str(error) == "damaged" else "no record"
             raise UserError(f"{path}, line {number}, is {what}") from error
-        missing = FIELDS.keys() - LATER - record.keys()
-        if missing:
-            raise UserError(f"{path}, line {number}: the record lacks {min(missing)}")
-        wrong = wrong_field(record, KINDS) or _too_many(record)
-        if wrong is not None:
-            raise UserError(f"{path}, line {number}: {wrong} cannot be {record[wrong]!r:.40}; it is {FIELDS[wrong]}")
+        wrong = fault(record)
+        if wrong:
+            raise UserError(f"{path}, line {number}: {wrong}")
         records.append(record)
     return in_order(records)
-
-
-def _too_many(record: Record) -> str | None:
-    """Return the first count that is above that of the draws it is of."""
-    for part in ("clean", "final"):
-        if record[f"{part}_wrong"] > record[f"{part}_draws"]:
-            return f"{part}_wrong"
-    return None
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:

@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 from rfdlight.errors import UserError
+from rfdlight.results import journal
+from rfdlight.whole_files import PARTIAL
 
 
 def plan(path: str | None, label: str) -> Path:
@@ -27,7 +29,7 @@ def plan(path: str | None, label: str) -> Path:
     planned = Path(path)
     if planned.exists() and not planned.is_dir():
         raise UserError(f"{planned} is a file; give --run a folder")
-    if planned.is_dir() and any(planned.iterdir()):
+    if planned.is_dir() and any(planned.iterdir()) and not _was_about_to_begin(planned):
         raise UserError(f"{planned} already holds another run; give --run another folder, or move that one")
     return planned
 
@@ -46,6 +48,15 @@ def refuse_links(run: Path) -> None:
         raise UserError(f"cannot read the run directory {run}: {error.strerror}") from error
     if link is not None:
         raise UserError(f"{link} is a link; expected a file of the run's own, as rfdlight test writes it")
+
+
+def _was_about_to_begin(folder: Path) -> bool:
+    """Return whether a folder has no more than a run leaves whose process, or disk, ended before it had begun.
+
+    Such a run cannot be gone on with, and must not bar the way of another.
+    """
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(PARTIAL)}
+    return journal.FOLDER in kept <= {journal.FOLDER, f"{journal.FOLDER}/lock", "config.yaml"}
 
 
 def create(planned: Path) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError, shown
+from rfdlight.results import audit
 from rfdlight.results.field_types import (
     Kind,
     is_count,
@@ -41,11 +42,12 @@ KINDS: dict[str, Kind] = {
     "wall_seconds": lambda value: is_number(value) and value >= 0,
     "deterministic": is_flag,
     "complete": is_flag,
-    "failed": lambda value: isinstance(value, dict),
+    "failed": lambda value: isinstance(value, dict) and all(map(is_text, value.values())),
     "num_images": is_count,
     "selection": or_none(is_text),
     "batch_size": or_none(is_count),
     "batch_size_used": or_none(is_count),
+    **audit.KINDS,
 }
 """What the facts of a run are."""
 

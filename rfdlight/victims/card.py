@@ -21,6 +21,7 @@ from rfdlight.victims.networks import create_network
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import check_fit, fit_weights, read_weights
+from rfdlight.whole_files import replacing, write
 
 _MOST_PIXELS = 2048
 """Height and width of the images of a card; timm's largest networks take half as many."""
@@ -88,9 +89,13 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
         victim: Its network's weights are stored, contiguous, on the CPU.
         card_path: A `.json`; the weights go beside it.
         facts: The card's fields, less those that follow from the weights and the counts.
+
+    Raises:
+        UserError: If they cannot be written.
     """
     weights = {key: value.detach().cpu().contiguous() for key, value in victim.network.state_dict().items()}
-    save_file(weights, weights_path(card_path))
+    with replacing(weights_path(card_path)) as partial:
+        save_file(weights, partial)
     correct, total = facts["clean_correct"], facts["clean_total"]
     card = VictimCard(
         **facts,
@@ -101,7 +106,7 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
         clean_interval=wilson(correct, total),
         sha256=hashlib.sha256(weights_path(card_path).read_bytes()).hexdigest(),
     )
-    card_path.write_text(json.dumps(asdict(card), indent=2) + "\n")
+    write(card_path, json.dumps(asdict(card), indent=2) + "\n")
     return card
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rfdlight.data.base import ImageData, ImageSource, loader
 from rfdlight.documents import check_regular
 from rfdlight.errors import UserError, one_line
+from rfdlight.whole_files import replacing
 
 Point = tuple[str, Literal["input", "output"]]
 """The path of a module inside the victim's network, and its side."""
@@ -138,10 +139,8 @@ def save_scales(path: Path, scales: dict[str, Tensor], weights_sha256: str, data
         UserError: If the file cannot be written.
     """
     facts = {"weights_sha256": weights_sha256, "data": data, "split": "train", "num_images": str(num_images)}
-    try:
-        save_file(scales, path, metadata=facts)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot write the scales {path}: {error}") from error
+    with replacing(path) as partial:
+        save_file(scales, partial, metadata=facts)
 
 
 def read_scales(path: Path, weights_sha256: str) -> dict[str, Tensor]:

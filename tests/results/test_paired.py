@@ -4,7 +4,8 @@ import pytest
 from hand import broken, record
 
 from rfdlight.results.grid import build_grid
-from rfdlight.results.paired import compare, holm, mcnemar, paired_interval
+from rfdlight.results.mcnemar import mcnemar
+from rfdlight.results.paired import compare, holm, paired_interval
 from rfdlight.results.runs import load_all
 
 
