@@ -148,9 +148,8 @@ def _is_plain(value: object) -> bool:
 
 
 def _is_shape(value: object) -> bool:
-    return (
-        isinstance(value, tuple) and len(value) == 3 and all(is_positive_count(n) and n <= _MOST_PIXELS for n in value)
-    )
+    sizes = value if isinstance(value, tuple) and len(value) == 3 else (0,)
+    return all(is_positive_count(size) and size <= _MOST_PIXELS for size in sizes)
 
 
 def _are_numbers(value: object) -> bool:

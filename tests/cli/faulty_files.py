@@ -135,14 +135,8 @@ def write_run(folder: Path) -> None:
     folder.mkdir()
     (folder / "config.yaml").write_text("seed_everything: 0\n")
     (folder / "records.jsonl").write_text("")
-    run = dict.fromkeys(RUN_FIELDS, "") | {
-        "budget": 30,
-        "norm": "linf",
-        "eps": 0.2,
-        "eot": 1,
-        "num_images": 10,
-        "complete": False,
-    }
+    run = dict.fromkeys(RUN_FIELDS, "") | {"budget": 30, "eps": 0.2, "eot": 1, "num_images": 10, "complete": False}
+    run |= {"norm": "linf", "seed": 0, "wall_seconds": 0.0, "failed": {}, "targeted": False, "deterministic": True}
     run["totals"] = dict.fromkeys(ROWS, 0)
     (folder / "summary.json").write_text(json.dumps({"run": run}))
     (folder / "images.safetensors").write_bytes(b"")

@@ -120,6 +120,20 @@ def test_the_step_is_that_of_the_first_two_queries_whatever_the_noise(sigma):
     assert signal**2 == pytest.approx(expected, abs=bound)
 
 
+def test_without_noise_the_step_is_the_difference_itself():
+    answers = []
+
+    def kept(logits):
+        answers.append(logits[:, 0])
+        return logits
+
+    found, _ = controls(Mapped(linear(offset=0.2), kept), Square(eps=0.3), stored())
+    first, second = answers[-9], answers[-1]  # each of the two queries was answered eight times, last of all
+    assert not torch.equal(first, second)
+    assert found["step"]["signal"] == pytest.approx(float((first - second).square().mean().sqrt()), rel=1e-6)
+    assert found["step"]["noise"] == 0
+
+
 def test_attacks_that_read_labels_have_no_step():
     found, _ = controls(linear(offset=0.2), RayS(eps=0.3), stored())
     assert found["step"] == {"skipped": "the attack reads labels, not scores"}
