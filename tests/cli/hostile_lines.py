@@ -204,7 +204,9 @@ SETTINGS = {
         text("x.yaml", "attack: &a [*a]"), TEST + "--defense x.yaml", f"cannot read the config x.yaml: {TOO_MANY}"
     ),
     "lists without end": Case(
-        text("x.yaml", DEEP), TEST + "-c x.yaml", "cannot read the config x.yaml: expected at most 50 levels of nesting, got more"
+        text("x.yaml", DEEP),
+        TEST + "-c x.yaml",
+        "cannot read the config x.yaml: expected at most 50 levels of nesting, got more",
     ),
     "number of thousands of digits": Case(
         text("x.yaml", f"model: {{budget: {'9' * 5000}}}\n"),

@@ -1,11 +1,30 @@
 """No command line, however wrong, ends in a traceback, in half a run, or in files of a run that was refused."""
 
+import pytest
 from fuzz.command_lines import command_lines, hold
-from fuzz.running import bounded
+from fuzz.running import bounded, check, run, workplace
 from hypothesis import given
+
+from rfdlight.errors import legible
 
 
 @bounded(25)
 @given(command_lines())
 def test_any_command_line_ends_as_it_should(args):
     hold(args)
+
+
+@pytest.mark.parametrize("word", ["a\nb", "a\rb", "\x1b[2J", "\u2028", "\udcff", "\x00", "9" * 5000, "a/" * 3000])
+def test_a_word_that_no_terminal_or_no_disk_takes_is_told_in_one_short_line(word):
+    for line in (["report", word], [word], ["test", "--attack", word], ["test", "--resume", word], [f"--{word}"]):
+        with workplace() as folder:
+            outcome = run(folder, *line)
+        check(outcome)
+        assert outcome.status == 2
+        assert outcome.err[:-1].isprintable()
+        assert len(outcome.err) < 2100
+
+
+def test_a_line_of_two_thousand_signs_is_cut_in_its_middle():
+    assert legible("a" * 2000) == "a" * 2000
+    assert legible("a" * 5000 + "b" * 5000) == "a" * 1000 + " ... " + "b" * 1000

@@ -1,10 +1,16 @@
 """A damaged run directory is refused, or what is damaged in it is left out: no record comes out of it changed."""
 
+import json
+import math
+
 import pytest
 from fuzz import record_files
 from fuzz.running import bounded, workplace
 from hypothesis import given
 from hypothesis import strategies as st
+
+from rfdlight.results.records import seal
+from rfdlight.results.summary import ROWS
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +31,93 @@ def test_the_run_that_is_damaged_is_whole_before(finished, original):
         record_files.write(folder / "run", original.whole if finished else original.killed)
         assert record_files.resume(folder, original).status == 0
         assert record_files.report(folder, original).status == 0
+
+
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("identity.json", lambda content: DEEP, "cannot go on with run: run/identity.json is damaged"),
+        ("config.yaml", lambda content: b"", "the config run/config.yaml must be a mapping of settings, got None"),
+        (
+            "config.yaml",
+            lambda content: DEEP[:2000],
+            "cannot read the config run/config.yaml: expected at most 50 levels",
+        ),
+        ("config.yaml", lambda content: b"\xff" + content, "cannot read the config run/config.yaml: 'utf-8' codec"),
+        (
+            "records.jsonl",
+            lambda content: content[:60] + b"\xff" + content[61:],
+            "run/records.jsonl, line 1, is no record",
+        ),
+        ("records.jsonl", lambda content: DEEP + b"\n" + content, "run/records.jsonl, line 1, is no record"),
+    ],
+)
+def test_a_file_that_is_damaged_is_named(name, change, said, original):
+    with workplace() as folder:
+        record_files.write(folder / "run", original.whole | {name: change(original.whole[name])})
+        outcome = record_files.resume(folder, original)
+    assert outcome.status == 2
+    assert outcome.err.startswith(f"rfdlight: {said}")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("budget", "many"),
+        ("budget", -1),
+        ("budget", 2**60),
+        ("eps", None),
+        ("failed", []),
+        ("totals", {"attack": "x"}),
+        ("targeted", 0),
+        ("victim", 3),
+        ("wall_seconds", float("nan")),
+    ],
+)
+def test_a_fact_of_another_type_is_named(name, value, original):
+    summary = json.loads(original.whole["summary.json"])
+    summary["run"][name] = value
+    with workplace() as folder:
+        record_files.write(folder / "run", original.whole | {"summary.json": json.dumps(summary).encode()})
+        outcome = record_files.report(folder, original)
+    assert outcome.err.startswith(f"rfdlight: run/summary.json: run.{name} cannot be ")
+
+
+def test_a_whole_record_of_an_image_that_the_run_does_not_attack_is_refused(original):
+    record = json.loads(original.records.splitlines()[0])
+    del record["crc32"]
+    line = seal(record | {"id": "another/test/0001"}).encode() + b"\n"
+    with workplace() as folder:
+        name = "journal/records-0-0.jsonl"
+        record_files.write(folder / "run", original.killed | {name: original.killed[name] + line})
+        outcome = record_files.resume(folder, original)
+    assert outcome.err == (
+        "rfdlight: cannot go on with run, two experiments would be mixed: it has a record of another/test/0001, which "
+        "is none of its images\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        None,
+        b'{"event": "end", "time": 1e999, "totals": %s}\n',
+        b'{"event": "end", "time": NaN, "totals": %s}\n',
+        b'{"event": "end", "time": 1.0, "totals": %s, "batch_size": "x"}\n',
+    ],
+    ids=["missing", "endless", "no time", "no number"],
+)
+def test_events_that_are_lost_or_damaged_cost_no_record(events, original):
+    name = "journal/events-0-0.jsonl"
+    content = dict(original.killed)
+    kept = content.pop(name)
+    if events:
+        content[name] = kept + events % json.dumps(dict.fromkeys(ROWS, 1)).encode()
+    with workplace() as folder:
+        record_files.write(folder / "run", content)
+        outcome = record_files.resume(folder, original)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert math.isfinite(json.loads(outcome.after["run/summary.json"])["run"]["wall_seconds"])

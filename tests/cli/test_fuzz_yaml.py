@@ -2,12 +2,12 @@
 
 import pytest
 import yaml
-from fuzz.configs import LAUGHS, SETTINGS, TAKEN, cases, hold
+from fuzz.configs import EXPERIMENT, LAUGHS, SETTINGS, TAKEN, cases, hold
 from fuzz.running import bounded
 from hypothesis import given
 
 
-@bounded(25)
+@bounded(20)
 @given(cases())
 def test_any_config_ends_as_it_should(case):
     hold(*case)
@@ -47,3 +47,25 @@ def test_the_same_in_a_value_on_the_command_line_is_one_line(value, command, els
         found = command("test", "--attack", "rays", option, value)
         assert (found.status, found.err.count("\n")) == (2, 1)
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            ("leave_out:\n- {defense: noise", "leave_out:\n- {defense: {a: b}"),
+            "unknown label of axes.defense in leave_out",
+        ),
+        (('{model: {victim: "{victim}"}}', "{model: 3}"), "cell resnet8-digits-none-rays: "),
+        (
+            ("batch_size: 4", "batch_size: few"),
+            "cell resnet8-digits-none-rays: model.batch_size must be a whole number",
+        ),
+    ],
+)
+def test_an_experiment_with_a_value_of_another_type_is_refused(changed, said, command, elsewhere):
+    assert changed[0] in EXPERIMENT
+    (elsewhere / "x.yaml").write_text(EXPERIMENT.replace(*changed))
+    found = command("sweep", "x.yaml", "--dry_run=true", "--num_images=2")
+    assert (found.status, found.err.count("\n")) == (2, 1)
+    assert found.err.startswith(f"rfdlight: {said}")

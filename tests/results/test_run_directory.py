@@ -52,3 +52,27 @@ def test_a_folder_that_cannot_be_made_is_named(home):
     (home / "file").write_text("")
     with pytest.raises(UserError, match=r"^cannot make the run directory file/run: Not a directory$"):
         run_directory.create(Path("file/run"))
+
+
+@pytest.mark.parametrize("left", ["journal/lock", "config.yaml", "partial-host-7-identity.json"])
+def test_a_run_that_ended_before_it_had_begun_does_not_bar_the_way(left, home):
+    (home / "mine/journal").mkdir(parents=True)
+    (home / "mine" / left).touch()
+    assert run_directory.plan("mine", "x") == Path("mine")
+
+
+@pytest.mark.parametrize(
+    "left", ["identity.json", "records.jsonl", "journal/records-0-0.jsonl", "journal/events-0-0.jsonl", "notes.txt"]
+)
+def test_a_run_that_had_begun_does(left, home):
+    (home / "mine/journal").mkdir(parents=True)
+    (home / "mine" / left).touch()
+    with pytest.raises(UserError, match="mine already holds another run"):
+        run_directory.plan("mine", "x")
+
+
+def test_the_configuration_of_a_training_bars_the_way(home):
+    (home / "mine").mkdir()
+    (home / "mine/config.yaml").touch()
+    with pytest.raises(UserError, match="mine already holds another run"):
+        run_directory.plan("mine", "x")
