@@ -180,11 +180,6 @@ CARDS |= {
         "x.safetensors has a head for 10 classes, the data has 1000000000000; to fine-tune it: rfdlight fit "
         "--model.network resnet8 --model.checkpoint x.safetensors",
     ),
-    "card of a network beyond memory": Case(
-        card(network="vit_gigantic_patch14_clip_224"),
-        CARD,
-        "x.safetensors does not fit the network 'vit_gigantic_patch14_clip_224': {anything}",
-    ),
     "card without end": Case(
         both(copy_victim, text("x.json", "[" * 100_000)),
         CARD,

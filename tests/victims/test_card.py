@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from rfdlight.errors import UserError
 from rfdlight.results.intervals import wilson
+from rfdlight.victims import card as cards
 from rfdlight.victims.card import load_victim, read_card, read_weights
 
 
@@ -160,6 +161,19 @@ def test_a_card_with_another_network_is_refused(tmp_path, card):
     path = tmp_path / "tiny.safetensors"
     text = f"{path} does not fit the network 'resnet20': it lacks 72 needed tensors, the first is layer1.1.bn1.bias"
     fails(tmp_path, re.escape(text))
+
+
+def test_a_network_that_does_not_fit_never_takes_memory(tmp_path, card, monkeypatch):
+    devices, create = [], cards.create_network
+
+    def recorded(*args, **options):
+        devices.append(torch.get_default_device().type)
+        return create(*args, **options)
+
+    monkeypatch.setattr(cards, "create_network", recorded)
+    change_card(tmp_path, network="resnet20")
+    fails(tmp_path, ".* does not fit the network 'resnet20': .*")
+    assert devices == ["meta"]
 
 
 @pytest.mark.parametrize("network", ["resnet21", "hf-hub:someone/net", "local-dir:/net"])

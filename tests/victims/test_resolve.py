@@ -12,6 +12,8 @@ from rfdlight.errors import UserError
 from rfdlight.victims.resolve import resolve_victim
 
 NETS = """
+    import functools
+
     import torch
     from torch import nn
 
@@ -37,6 +39,11 @@ NETS = """
 
     def wrong_size():
         return nn.Sequential(nn.Flatten(), nn.Linear(5, 10))
+
+    def linear(classes):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, classes))
+
+    bound = functools.partial(linear, classes=10)
 
     def five_classes():
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 5))
@@ -195,6 +202,12 @@ def test_a_function_of_the_users_keeps_its_weights_without_a_checkpoint(nets, di
     assert torch.equal(found(x), expected(x.flatten(1)))
     assert card is None
     assert told == f"{nets}.my_net with the weights that it makes, clean accuracy unknown"
+
+
+def test_a_function_of_the_users_may_have_its_arguments_bound(nets, digits):
+    victim, _, told = resolve_victim(f"{nets}.bound", None, digits)
+    assert isinstance(victim, torch.nn.Module)
+    assert told == f"{nets}.bound with the weights that it makes, clean accuracy unknown"
 
 
 def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
