@@ -139,6 +139,17 @@ WEIGHTS = {
         CARD + " --defense feature_noise --defense.layers layer1 --defense.sigma 0.1",
         "x.scales.safetensors is not a readable safetensors file: Error while deserializing header: header too large",
     ),
+    "scales that never come": Case(
+        both(copy_victim, lambda folder, canary: os.mkfifo(folder / "x.scales.safetensors")),
+        CARD + " --defense feature_noise --defense.layers layer1 --defense.sigma 0.1",
+        "x.scales.safetensors is not a readable safetensors file: {anything}",
+    ),
+    "tensor named as an order to the terminal": Case(
+        file("x.pt", header(b'{"a\\u001b[2J":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}')),
+        CHECKPOINT + "x.pt",
+        "x.pt does not fit the network 'resnet8': it lacks 44 needed tensors, the first is bn1.bias; it has 1 other "
+        "tensors, the first is a\\x1b[2J",
+    ),
     "training with code": Case(file("x.ckpt", in_torch), FIT + "--ckpt_path x.ckpt", f"{{folder}}/x.ckpt{CODE}"),
     "training from elsewhere": Case(
         lambda folder, canary: None,
@@ -314,6 +325,11 @@ RUNS |= {
         REPORT,
         "run/images.safetensors holds no images of a run: expected clean, adversarial and ids, got: Error while "
         "deserializing header: header too large",
+    ),
+    "images that never come": Case(
+        run(lambda folder, canary: os.mkfifo(folder / "images.safetensors")),
+        REPORT,
+        "cannot read the images run/images.safetensors: it is no regular file",
     ),
     "images of nothing": Case(
         run(lambda folder, canary: save_file(
