@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -28,6 +29,7 @@ from rfdlight.commands.report import report
 from rfdlight.commands.scales import scales
 from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
+from rfdlight.documents import NOT_PLAIN, is_plain
 from rfdlight.environment.launcher import is_first
 from rfdlight.environment.trainer import processes, refuse_remains, warn_of_slow_precision
 from rfdlight.errors import UserError, legible, one_line, unknown_name
@@ -172,6 +174,10 @@ class RFDLightCLI(LightningCLI):
             # The parser reads some values as YAML by itself, and foresees no more than its errors of syntax.
             raise UserError(f"cannot read the command line: {type(error).__name__}: {one_line(error)}") from error
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
+        for group in ("model", "trainer") if self.config.subcommand in MODELS else ():
+            found = self.config[self.config.subcommand].get(group)
+            if not isinstance(found, Namespace):
+                raise UserError(f"{group} must be a mapping of settings, got {found!r:.40}")
 
     def _parse_ckpt_path(self) -> None:
         """Check the training to go on with; its file says nothing of the settings, which Lightning would take too."""
@@ -343,8 +349,9 @@ def main(args: list[str] | None = None) -> int:
         known = [*MODELS, *COMMANDS]
         if not args:
             raise UserError(f"expected a command: {', '.join(known)}")
-        if any("\0" in arg for arg in args):
-            raise UserError("expected text, got the character NUL in it")
+        strange = next((arg for arg in args if not is_plain(arg)), None)
+        if strange is not None:
+            raise UserError(f"{NOT_PLAIN}, got '{strange}'")
         if not args[0].startswith("-") and args[0] not in known:
             raise unknown_name("command", args[0], known)
         cli = RFDLightCLI(args)

@@ -17,6 +17,17 @@ MOST_LEVELS = 50
 """Lists and mappings within one another in a YAML document; what walks through one goes down by calls."""
 
 
+NOT_PLAIN = "expected text in UTF-8, without the character NUL"
+
+
+def is_plain(text: str) -> bool:
+    """Return whether a text can be written to a file and be a file's name: it is UTF-8, and without NUL."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
 def read_bytes(path: Path) -> bytes:
     """Return what a file holds; a link to one counts as one.
 
@@ -68,7 +79,7 @@ def parse_yaml(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
 
     Raises:
         yaml.YAMLError: If it is none, names Python objects, is larger or nested deeper than any that is meant, or has
-            the character NUL in it, which no file name may have.
+            a text that is not plain.
 
     Example:
         >>> parse_yaml("model: {budget: 3}")
@@ -102,8 +113,8 @@ def _check(text: str) -> None:
 def _values(node: yaml.Node, counted: dict[int, float], levels: int) -> float:
     """Return how many values stand below a node, infinitely many where it stands below itself."""
     if isinstance(node, yaml.ScalarNode):
-        if "\0" in node.value:
-            raise yaml.YAMLError("expected text, got the character NUL in it")
+        if not is_plain(node.value):
+            raise yaml.YAMLError(NOT_PLAIN)
         return 1
     if levels == 0:
         raise _too_deep()

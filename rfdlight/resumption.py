@@ -32,7 +32,7 @@ def with_settings(args: list[str]) -> list[str]:
                 raise cannot_go_on(run, f"there is no {config}")
             run_directory.refuse_links(Path(run))
             read_config(config)
-            return [args[0], "--config", str(config), *args[1:]]
+            return [args[0], f"--config={config}", *args[1:]]
     return args
 
 
