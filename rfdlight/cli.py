@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import yaml
-from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -174,10 +173,6 @@ class RFDLightCLI(LightningCLI):
             # The parser reads some values as YAML by itself, and foresees no more than its errors of syntax.
             raise UserError(f"cannot read the command line: {type(error).__name__}: {one_line(error)}") from error
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
-        for group in ("model", "trainer") if self.config.subcommand in MODELS else ():
-            found = self.config[self.config.subcommand].get(group)
-            if not isinstance(found, Namespace):
-                raise UserError(f"{group} must be a mapping of settings, got {found!r:.40}")
 
     def _parse_ckpt_path(self) -> None:
         """Check the training to go on with; its file says nothing of the settings, which Lightning would take too."""
@@ -324,7 +319,9 @@ def _expand_configs(args: list[str]) -> list[str]:
 
 def expand(args: list[str]) -> list[str]:
     """Write a command line out: packaged configs, short names, and the components that need not be named."""
-    args = names.expand_args(resumption.with_settings(_expand_configs(args)))
+    args = resumption.with_settings(_expand_configs(args))
+    loader.check_groups(args)
+    args = names.expand_args(args)
     kind, name = UNNAMED.get(args[0], (None, None)) if args else (None, None)
     # Not defaults of the parser: the digits' own defaults would then stay when other data is named.
     return [args[0], f"--{kind}={names.resolve(kind, name)}", *args[1:]] if kind and name else args

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -10,6 +11,11 @@ from jsonargparse import get_loader, set_loader, set_parsing_settings
 
 from rfdlight import names
 from rfdlight.documents import parse_yaml
+from rfdlight.errors import UserError, one_line
+from rfdlight.packaged import read_config
+
+_GROUPS = {"model", "trainer"}
+"""Settings of `rfdlight fit` and `rfdlight test` that belong together."""
 
 MODE = "rfdlight"
 """The parser mode of every command line."""
@@ -27,6 +33,30 @@ def load_yaml(text: str) -> Any:
         for facts in ("calibration", "recommendation"):  # for the reader of the file, see protocol/defense_file.py
             config.pop(facts, None)
     return config
+
+
+def check_groups(args: list[str]) -> None:
+    """Refuse a command line that gives a group of settings as a whole, and not as a mapping.
+
+    The parser would leave it out without a word, or stumble over it.
+
+    Raises:
+        UserError: Names the group.
+    """
+    for position in range(len(args)):
+        flag, value, _ = names.option_at(args, position)
+        if flag in ("-c", "--config"):
+            given = read_config(Path(value))
+        elif flag.removeprefix("--") in _GROUPS and value:
+            try:
+                given = {flag.removeprefix("--"): parse_yaml(value)}
+            except yaml.YAMLError as error:
+                raise UserError(f"cannot read {flag}: {one_line(error)}") from error
+        else:
+            continue
+        for group in _GROUPS & given.keys():
+            if not isinstance(given[group], dict):
+                raise UserError(f"{group} must be a mapping of settings, got {given[group]!r:.40}")
 
 
 set_loader(MODE, load_yaml, exceptions=(yaml.YAMLError,))

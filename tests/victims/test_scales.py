@@ -183,7 +183,7 @@ def test_what_are_no_standard_deviations_is_refused(card, stored, bad):
 
 
 def test_scales_that_cannot_be_written_are_one_line(tmp_path):
-    with pytest.raises(UserError, match=rf"^cannot write the scales {re.escape(str(tmp_path))}/no/x: .+"):
+    with pytest.raises(UserError, match=rf"^cannot write {re.escape(str(tmp_path))}/no/x: .+"):
         save_scales(tmp_path / "no" / "x", {"a:output": torch.ones(1)}, "", "digits", 1)
 
 
