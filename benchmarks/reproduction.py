@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from rfdlight.results.grid import pooled_clean, standing
@@ -45,20 +45,18 @@ class Records:
             raise SystemExit(f"{name} is not complete")
         return run
 
-    def robust(self, name: str, declared: bool = False) -> Share:
-        """Return the robust accuracy of a run by its final draws, or by its judge's calls."""
-        run = self.run(name)
-        return run.summary["declared"] if declared else run.summary["mean_logits"]["robust"]
+    def robust(self, name: str) -> Share:
+        """Return the robust accuracy of a run."""
+        share: Share = self.run(name).summary["mean_logits"]["robust"]
+        return share
 
     def clean(self, names: Iterable[str]) -> Share:
         """Return the clean accuracy over runs of one method."""
         return pooled_clean([self.run(name) for name in names])
 
-    def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
+    def pair(self, first: str, second: str) -> tuple[int, int, int]:
         """Return on how many images only the first run stands, only the second, and how many images both have."""
         runs = [self.run(name) for name in (first, second)]
-        if declared:
-            runs = [run.as_declared() for run in runs]
         ids = sorted(runs[0].by_id.keys() & runs[1].by_id.keys())
         one, two = (standing([run], ids, None) for run in runs)
         pairs = list(zip(one, two, strict=True))
@@ -75,11 +73,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
 
 
-def differences(
-    records: Records, pairs: Sequence[tuple[Sequence[str], str, str]], head: Sequence[str], declared: bool = False
-) -> str:
+def differences(records: Records, pairs: Sequence[tuple[Sequence[str], str, str]], head: Sequence[str]) -> str:
     """Return a table of second less first, each pair with what stands before it, and Holm's p over the table."""
-    counts = [records.pair(first, second, declared) for _, first, second in pairs]
+    counts = [records.pair(first, second) for _, first, second in pairs]
     adjusted = holm([mcnemar(first, second) for first, second, _ in counts])
     rows = []
     for (told, *_), (first, second, images), p in zip(pairs, counts, adjusted, strict=True):
@@ -88,96 +84,37 @@ def differences(
     return table([*head, "points", "only", "p, Holm"], rows)
 
 
-def grid(
-    records: Records,
-    victims: Sequence[str],
-    noises: Sequence[str],
-    attacks: dict[str, str],
-    *,
-    end: str = "",
-    declared: bool = False,
-) -> str:
-    """Return methods by attacks.
-
-    Args:
-        records: Of the runs.
-        victims: Of the rows.
-        noises: Of the rows.
-        attacks: Of the columns: the name in a run's name, and above the column.
-        end: Of every run's name.
-        declared: Whether the judge's calls count, not the final draws.
-    """
-    head = ["victim", "defense", "clean", *attacks.values()]
-    rows = []
-    for victim in victims:
-        for noise in noises:
-            names = [f"{victim}-{noise}-{attack}{end}" for attack in attacks]
-            shares = [records.robust(name, declared) for name in names]
-            rows.append([victim, NOISES[noise], cell(records.clean(names)), *map(cell, shares)])
-    return table(head, rows)
-
-
 LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
 """The attacks of table 5: two that read labels, and one that reads scores."""
 
-BEHIND = ("input", "feature")
-AVERAGED = {"": "1", "-m5": "5", "-m10": "10"}
-"""How the names of runs end that average so many evaluations in a query."""
+
+def table5(records: Records) -> str:
+    """Return AAA and noise under attacks that read labels."""
+    rows = []
+    for noise in ("none", "aaa", "input", "feature"):
+        names = [f"resnet20-{noise}-{attack}" for attack in LABELS]
+        rows.append([NOISES[noise], cell(records.clean(names)), *(cell(records.robust(name)) for name in names)])
+    return table(["defense", "clean", *LABELS.values()], rows)
 
 
-def table5(records: Records, end: str = "") -> str:
-    """Return AAA and noise under attacks that read labels, by the final draws or by the paper's rules."""
-    return grid(records, ["resnet20"], ["none", "aaa", *BEHIND], LABELS, end=end, declared=bool(end))
-
-
-def aaa_gains(records: Records, end: str = "") -> str:
+def aaa_gains(records: Records) -> str:
     """Return what AAA gains over no defense."""
-    pairs = [([told], f"resnet20-none-{attack}{end}", f"resnet20-aaa-{attack}{end}") for attack, told in LABELS.items()]
-    return differences(records, pairs, ["attack"], declared=bool(end))
+    pairs = [([told], f"resnet20-none-{attack}", f"resnet20-aaa-{attack}") for attack, told in LABELS.items()]
+    return differences(records, pairs, ["attack"])
 
 
 def rays_against_others(records: Records) -> str:
     """Return how many more images stand under each other attack than under RayS."""
-    others = SCORES | {"signflip": "signflip"}
+    others = SCORES | {"signflip": "signflip", "random": "random_noise"}
     pairs = [
         ([NOISES[noise], told], f"resnet20-{noise}-rays", f"resnet20-{noise}-{attack}")
-        for noise in ("none", *BEHIND)
+        for noise in ("none", "input", "feature")
         for attack, told in others.items()
     ]
-    return differences(records, pairs, ["noise", "other attack"])
+    return differences(records, pairs, ["defense", "other attack"])
 
 
-def table7(records: Records) -> str:
-    """Return attacks that average their evaluations, at one number of evaluations."""
-    rows = [
-        [NOISES[noise], times, *(cell(records.robust(f"resnet20-{noise}-{attack}{end}")) for attack in SCORES)]
-        for noise in BEHIND
-        for end, times in AVERAGED.items()
-    ]
-    return table(["noise", "evaluations per query", *SCORES.values()], rows)
-
-
-def averaging_gains(records: Records) -> str:
-    """Return how many more images stand when each query averages several evaluations, of the same number in all."""
-    pairs = [
-        ([NOISES[noise], told, times], f"resnet20-{noise}-{attack}", f"resnet20-{noise}-{attack}{end}")
-        for noise in BEHIND
-        for attack, told in SCORES.items()
-        for end, times in AVERAGED.items()
-        if end
-    ]
-    return differences(records, pairs, ["noise", "attack", "evaluations per query"])
-
-
-TABLES: dict[str, Callable[[Records], str]] = {
-    "table 5": table5,
-    "table 5, the paper's rules": partial(table5, end="-paper"),
-    "aaa": aaa_gains,
-    "aaa, the paper's rules": partial(aaa_gains, end="-paper"),
-    "rays": rays_against_others,
-    "table 7": table7,
-    "averaging": averaging_gains,
-}
+TABLES: dict[str, Callable[[Records], str]] = {"table 5": table5, "aaa": aaa_gains, "rays": rays_against_others}
 """The tables of the page, by their names."""
 
 
@@ -185,7 +122,7 @@ def write(page: Path, records: Records, check: bool) -> bool:
     """Put the tables into the page; return whether it was what they say."""
     before = text = page.read_text()
     for name, make in TABLES.items():
-        between = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end {re.escape(name)} -->)", re.DOTALL)
+        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
         if not between.search(text):
             raise SystemExit(f"{page} has no place for the table {name}")
         made = make(records)
