@@ -134,7 +134,7 @@ class AttackEvaluation(LightningModule):
         self.defended = defended
         self.batch_size = batch_size
         self.slots = 2 * batch_size if slots is None else slots
-        if not memory > 0:
+        if not 0 < memory < float("inf"):
             raise UserError(f"model.memory must be a positive number of GB, got {memory}")
         self.memory = memory
         self.precision = precision

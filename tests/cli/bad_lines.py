@@ -103,6 +103,10 @@ CASES = {
         "model.memory must be at least 0.002 GB for 64 images in the pool, got 0.0001; lower model.batch_size or "
         "raise it",
     ),
+    "memory without end": (
+        ATTACK + "--model.memory .inf",
+        "model.memory must be a positive number of GB, got inf",
+    ),
     "no memory": (ATTACK + "--model.memory 0", "model.memory must be a positive number of GB, got 0.0"),
     "unknown judge": (
         ATTACK + "--model.judge jury",
