@@ -123,7 +123,7 @@ WEIGHTS = {
             bytes(8),
         )),
         CHECKPOINT + "x.pt",
-        f"x.pt{NOT_SAFE}invalid offset for tensor `a`",
+        f"x.pt{NOT_SAFE}invalid offset for tensor {{anything}}",  # whichever of the two is read first
     ),
     "shape beyond memory": Case(
         file("x.pt", header(b'{"a":{"dtype":"F32","shape":[0,4611686018427387904,4611686018427387904],'
