@@ -79,7 +79,7 @@ def read(run: Path) -> dict[str, Any]:
         found = parse_json(read_text(run / FILE))
     except OSError as error:
         raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there") from error
-    except (ValueError, RecursionError):
+    except ValueError:
         found = None
     if not isinstance(found, dict):
         raise cannot_go_on(run, f"{run / FILE} is damaged")

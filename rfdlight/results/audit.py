@@ -177,10 +177,7 @@ def _randomness(records: Sequence[Record], run: Facts) -> Found:
     return "ok", f"two answers to the first images {'differed' if measured else 'were equal'}, as declared"
 
 
-def _no_ball(records: Sequence[Record], run: Facts) -> Found:
-    control = run["controls"].get("no_ball")
-    if control is None or "skipped" in control:
-        return "skip", _why_not(control)
+def _no_ball(control: dict[str, Any], run: Facts) -> Found:
     if run["deterministic"] and control["changed"]:
         first = control["changed"][0]
         return "fail", f"the victim's answer to {first} is not what it was before: it has a memory"
@@ -193,10 +190,7 @@ def _no_ball(records: Sequence[Record], run: Facts) -> Found:
     return "ok", f"{found}: {right - broken:,} of {total:,} right, as before"
 
 
-def _random_noise(records: Sequence[Record], run: Facts) -> Found:
-    control = run["controls"].get("random_noise")
-    if control is None or "skipped" in control:
-        return "skip", _why_not(control)
+def _random_noise(control: dict[str, Any], run: Facts) -> Found:
     alone, attack_alone, total = control["noise_only"], control["attack_only"], control["images"]
     found = (
         f"{control['queries']:,} tries of it break {alone:,} of {total:,} images that {run['attack']} leaves after "
@@ -207,10 +201,7 @@ def _random_noise(records: Sequence[Record], run: Facts) -> Found:
     return "ok", found
 
 
-def _step(records: Sequence[Record], run: Facts) -> Found:
-    control = run["controls"].get("step")
-    if control is None or "skipped" in control:
-        return "skip", _why_not(control)
+def _step(control: dict[str, Any], run: Facts) -> Found:
     signal, noise = control["signal"], control["noise"]
     if noise == 0:
         return "ok", f"the attack's first two queries differ by {signal:.3g} in the loss, without noise"
@@ -222,8 +213,14 @@ def _step(records: Sequence[Record], run: Facts) -> Found:
     return "ok", found
 
 
-def _why_not(control: dict[str, Any] | None) -> str:
-    return "no control attacks were made" if control is None else control["skipped"]
+def _of_control(name: str, look: Callable[[dict[str, Any], Facts], Found]) -> Check:
+    """Return the check that looks at what a control found, where it was made."""
+
+    def check(records: Sequence[Record], run: Facts) -> Found:
+        control = run["controls"].get(name) or {"skipped": "no control attacks were made"}
+        return ("skip", control["skipped"]) if "skipped" in control else look(control, run)
+
+    return check
 
 
 CHECKS: dict[str, Check] = {
@@ -233,8 +230,8 @@ CHECKS: dict[str, Check] = {
     "rows": _rows,
     "clean accuracy": _clean_accuracy,
     "randomness": _randomness,
-    "eps 0": _no_ball,
-    "random noise": _random_noise,
-    "step": _step,
+    "eps 0": _of_control("no_ball", _no_ball),
+    "random noise": _of_control("random_noise", _random_noise),
+    "step": _of_control("step", _step),
 }
 """The checks of a run by their names, in the order in which they are told."""

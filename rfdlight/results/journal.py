@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from rfdlight import whole_files
-from rfdlight.documents import read_text
+from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
 from rfdlight.results.records import FIELDS, Record, fault, in_order, read_records, seal, unseal
 from rfdlight.results.summary import ROWS
@@ -221,7 +221,7 @@ def _part(path: Path, records: dict[str, Record]) -> _Part:
 def _event(line: str) -> dict[str, Any] | None:
     """Return the event of a line, None if it is damaged."""
     try:
-        event = json.loads(line)
+        event = parse_json(line)
         holds = {
             "start": lambda: True,
             "image": lambda: isinstance(event["id"], str),
@@ -232,7 +232,7 @@ def _event(line: str) -> dict[str, Any] | None:
             ),
         }[event["event"]]
         return event if isinstance(event["time"], float) and math.isfinite(event["time"]) and holds() else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return None
 
 

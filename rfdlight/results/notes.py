@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rfdlight.results.audit import audit
 from rfdlight.results.grid import Grid
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import is_white_box
@@ -49,7 +48,7 @@ def _wrong(runs: list[Run]) -> list[str]:
     return [
         f"WRONG: {run.label} contradicts itself, in its {finding.check}: {finding.found}."
         for run in runs
-        for finding in audit(run.records, run.facts)
+        for finding in run.findings
         if finding.state == "fail"
     ]
 
@@ -58,7 +57,7 @@ def _doubtful(runs: list[Run]) -> list[str]:
     """Name the runs whose audit says that they may be weaker, or other, than they seem."""
     doubted: dict[str, list[str]] = {}
     for run in runs:
-        for finding in audit(run.records, run.facts):
+        for finding in run.findings:
             if finding.state == "warn" and finding.check != "images":  # those have notes of their own
                 doubted.setdefault(finding.check, []).append(run.label)
     return [f"Look at the audit of {', '.join(labels)}: {check}." for check, labels in doubted.items()]

@@ -11,6 +11,7 @@ from typing import Any
 
 from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError, shown
+from rfdlight.finding import Finding
 from rfdlight.results import audit
 from rfdlight.results.field_types import (
     Kind,
@@ -65,6 +66,11 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What the records do not hold."""
         return self.summary["run"]
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What the run's checks of itself find."""
+        return audit.audit(self.records, self.facts)
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
