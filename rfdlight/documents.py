@@ -16,7 +16,6 @@ MOST_VALUES = 100_000
 MOST_LEVELS = 50
 """Lists and mappings within one another in a YAML document; what walks through one goes down by calls."""
 
-
 NOT_PLAIN = "expected text in UTF-8, without the character NUL"
 
 
