@@ -23,16 +23,12 @@ from rich.console import Console
 from rich.table import Table
 
 MODULE = '''
-import os
-
 import torch
 from torch import nn
 
 from rfdlight.data.base import Images
 from rfdlight.data.digits import Digits
 from rfdlight.victims.cifar_resnet import resnet20
-
-RANK, SIZE = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
 class Drawn(Digits):
@@ -50,18 +46,21 @@ class Halves(Drawn):
     """Each process has its part of the set from the beginning."""
 
     def share(self, finished, deal):
+        rank, size = self.trainer.global_rank, self.trainer.world_size
+
         def part(images):
-            own = range(images * RANK // SIZE, images * (RANK + 1) // SIZE)
+            own = range(images * rank // size, images * (rank + 1) // size)
             return (range(start, min(start + 8, own.stop)) for start in range(own.start, own.stop, 8))
 
         super().share(finished, part)
 
 
 class Turns(Drawn):
-    """Each process has every SIZE-th image from the beginning."""
+    """Each process has every second image from the beginning."""
 
     def share(self, finished, deal):
-        super().share(finished, lambda images: (range(i, i + 1) for i in range(RANK, images, SIZE)))
+        rank, size = self.trainer.global_rank, self.trainer.world_size
+        super().share(finished, lambda images: (range(i, i + 1) for i in range(rank, images, size)))
 
 
 class Victim(nn.Module):
