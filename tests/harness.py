@@ -22,14 +22,24 @@ def images(count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0) -> T
     return (torch.rand(count, *shape, generator=generator) * 1.4 - 0.2).clamp(0, 1)
 
 
-def centred_resnet(classes: int = 5) -> nn.Module:
-    """A small network with random weights whose answers vary: its mean logits over images are zero."""
+def centred_network(deep: bool = False) -> nn.Module:
+    """A network with random weights whose answers vary among 5 classes: its mean logits over images are zero.
+
+    It has two convolutions, so that tests are fast, or is a ResNet of 8 layers.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        victim = CifarResNet(8, num_classes=classes).eval()
+        if deep:
+            victim: nn.Module = CifarResNet(8, num_classes=5)
+            last = victim.fc
+        else:
+            first, second = (nn.Conv2d(*channels, 3, stride=2, padding=1) for channels in ((3, 8), (8, 16)))
+            features = [first, nn.BatchNorm2d(8), nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+            last = nn.Linear(64, 5)
+            victim = nn.Sequential(*features, last)
+    victim.eval()
     with torch.no_grad():
-        logits = victim(images(32, seed=9))
-        victim.fc.bias -= logits.mean(0)
+        last.bias -= victim(images(32, seed=9)).mean(0)
     return victim
 
 

@@ -55,7 +55,8 @@ def attacked(trained: Path) -> Path:
 def defended(trained: Path) -> Path:
     """The run directory of the same attack on the defended victim."""
     folder = trained.parent / "defended"
-    assert run(folder, *ATTACK, "--model.victim", str(trained / "victim.json"), *NOISE) == 0
+    victim = ["--model.victim", str(trained / "victim.json")]
+    assert run(folder, *ATTACK, *victim, *NOISE, "--model.controls", "false") == 0
     return folder
 
 

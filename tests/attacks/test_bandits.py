@@ -111,18 +111,18 @@ def check_prior(attack, victim, x, y):
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{}, {"loss": "cross_entropy"}, {"prior_side": 7}, ROUND], ids=str)
-def test_each_query_is_the_references(resnet, clean, options, accounting):
+def test_each_query_is_the_references(network, clean, options, accounting):
     attack = Bandits(**{"eps": 0.05, **SMALL, **options})
     attack.accounting = accounting
-    check_bandits_reference(attack, resnet, *clean)
+    check_bandits_reference(attack, network, *clean)
 
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, ROUND], ids=str)
-def test_the_iterate_moves_once_per_step_inside_the_ball(resnet, clean, options, accounting):
+def test_the_iterate_moves_once_per_step_inside_the_ball(network, clean, options, accounting):
     attack = Bandits(**{**SMALL, **options})
     attack.accounting = accounting
-    check_bandits_iterates(attack, resnet, *clean)
+    check_bandits_iterates(attack, network, *clean)
 
 
 @pytest.mark.parametrize("options", [{"eps": 0.05, "prior_side": 5}, {**ROUND, "prior_side": 5}], ids=str)
@@ -131,8 +131,8 @@ def test_probes_lie_along_the_prior_and_a_draw(options):
 
 
 @pytest.mark.parametrize("options", [{"eps": 0.05}, ROUND], ids=str)
-def test_the_prior_takes_the_specified_steps(resnet, clean, options):
-    check_prior(Bandits(**{**SMALL, **options}), resnet, clean[0][:3], clean[1][:3])
+def test_the_prior_takes_the_specified_steps(network, clean, options):
+    check_prior(Bandits(**{**SMALL, **options}), network, clean[0][:3], clean[1][:3])
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -171,12 +171,12 @@ def test_bills_are_those_of_the_specification(accounting, budget, eot):
     check_bandits_billing(Bandits(eps=0.05), accounting, budget, eot)
 
 
-def test_only_looks_claim(resnet, clean):
-    check_claims(Bandits(eps=0.1, **SMALL), resnet, *clean, cycle=3, look=2, budget=60)
+def test_only_looks_claim(network, clean):
+    check_claims(Bandits(eps=0.1, **SMALL), network, *clean, cycle=3, look=2, budget=60)
 
 
-def test_under_the_papers_accounting_images_break_after_whole_steps(resnet, clean):
-    check_paper_boundaries(Bandits(eps=0.1, **SMALL), resnet, *clean, used=2, budget=60)
+def test_under_the_papers_accounting_images_break_after_whole_steps(network, clean):
+    check_paper_boundaries(Bandits(eps=0.1, **SMALL), network, *clean, used=2, budget=60)
 
 
 def test_defaults_are_the_authors_in_each_norm():
@@ -310,9 +310,9 @@ MORE = {"check_linear": (600, 0.5)}
     ("mutant", "options", "check"),
     [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
 )
-def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, options, check, network, clean):
     attack = mutant(eps=0.05, **SMALL)
     found = globals().get(check) or getattr(ascent_checks, check)
-    arguments = (resnet, *clean) if check in VICTIM else MORE.get(check, ())
+    arguments = (network, *clean) if check in VICTIM else MORE.get(check, ())
     with pytest.raises(AssertionError):
         found(attack, *arguments, **options)

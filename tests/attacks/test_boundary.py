@@ -159,22 +159,22 @@ def test_steps_adapt_to_the_rates_of_success(pattern):
     assert (changes == 0) == (least == 0)
 
 
-def test_each_query_is_the_references(resnet, clean):
+def test_each_query_is_the_references(network, clean):
     attack = Boundary(eps=0.5, norm="l2", spherical_step=0.05, source_step=0.03)
-    check_reference(attack, one_by_one(resnet), clean[0][:2], clean[1][:2], 80)
+    check_reference(attack, one_by_one(network), clean[0][:2], clean[1][:2], 80)
 
 
 def test_each_query_is_the_references_while_steps_adapt():
     check_reference(Boundary(eps=0.5, norm="l2"), one_by_one(Plane()), grey(2), zeros(2), 1200)
 
 
-def test_a_targeted_attack_is_the_references_from_its_start(resnet, clean):
+def test_a_targeted_attack_is_the_references_from_its_start(network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starts, classes = labelled(resnet, (3, 16, 16))
+    starts, classes = labelled(network, (3, 16, 16))
     target = (y + 1) % 5
     starts = starts[(classes == target[:, None]).long().argmax(1)]
     attack = Boundary(eps=0.5, norm="l2", targeted=True)
-    check_reference(attack, one_by_one(resnet), x, y, 50, target, starts)
+    check_reference(attack, one_by_one(network), x, y, 50, target, starts)
 
 
 def test_proposals_measure_as_in_the_paper_on_a_plane():
@@ -182,8 +182,8 @@ def test_proposals_measure_as_in_the_paper_on_a_plane():
     check_geometry(attack, one_by_one(Plane()), grey(3), zeros(3))
 
 
-def test_proposals_measure_as_in_the_paper_on_a_network(resnet, clean):
-    check_geometry(Boundary(eps=3.0, norm="l2"), one_by_one(resnet), clean[0][:2], clean[1][:2], 80)
+def test_proposals_measure_as_in_the_paper_on_a_network(network, clean):
+    check_geometry(Boundary(eps=3.0, norm="l2"), one_by_one(network), clean[0][:2], clean[1][:2], 80)
 
 
 def test_a_planes_exact_distance_is_approached_and_never_beaten():

@@ -126,18 +126,18 @@ def check_split(attack):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_each_query_is_the_references(resnet, clean, norm):
-    check_reference(GeoDA(norm=norm, eps=0.05), resnet, clean[0][:1], clean[1][:1], 220)
+def test_each_query_is_the_references(network, clean, norm):
+    check_reference(GeoDA(norm=norm, eps=0.05), network, clean[0][:1], clean[1][:1], 220)
 
 
-def test_each_query_is_the_references_with_other_options(resnet, clean):
+def test_each_query_is_the_references_with_other_options(network, clean):
     attack = GeoDA(norm="l2", eps=0.5, sub_dim=3, alpha=1e-3, kappa=0.05)
-    check_reference(attack, resnet, clean[0][2:3], clean[1][2:3], 120)
+    check_reference(attack, network, clean[0][2:3], clean[1][2:3], 120)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_bisections_probes_and_distances_obey_the_paper(resnet, clean, norm):
-    check_steps(GeoDA(norm=norm, eps=0.05), resnet, clean[0][:2], clean[1][:2], 150)
+def test_bisections_probes_and_distances_obey_the_paper(network, clean, norm):
+    check_steps(GeoDA(norm=norm, eps=0.05), network, clean[0][:2], clean[1][:2], 150)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -146,8 +146,8 @@ def test_a_linear_victims_distance_is_found_and_never_beaten(norm):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_points_stay_in_the_ball(resnet, clean, norm):
-    check_feasible(GeoDA(norm=norm, eps=0.02), resnet, clean[0][:3], clean[1][:3])
+def test_points_stay_in_the_ball(network, clean, norm):
+    check_feasible(GeoDA(norm=norm, eps=0.02), network, clean[0][:3], clean[1][:3])
 
 
 def test_rows_split_their_own_budgets():
@@ -225,28 +225,28 @@ def test_a_walk_that_finds_nothing_ends_after_100_tries_and_leaves_b():
     assert torch.equal(first["normal"], last["normal"])
 
 
-def test_the_paper_asks_the_clean_image_first_and_does_not_clip_noise(resnet, clean):
+def test_the_paper_asks_the_clean_image_first_and_does_not_clip_noise(network, clean):
     x, y = clean[0][:3], clean[1][:3]
     attack = GeoDA(eps=0.05, norm="l2")
     attack.accounting = "paper"
-    paper = list(drive(attack, one_by_one(resnet), x, y, budget=4))
-    exact = list(drive(GeoDA(eps=0.05, norm="l2"), one_by_one(resnet), x, y, budget=3))
+    paper = list(drive(attack, one_by_one(network), x, y, budget=4))
+    exact = list(drive(GeoDA(eps=0.05, norm="l2"), one_by_one(network), x, y, budget=3))
     assert torch.equal(paper[0][1], x)
     assert paper[1][1].min() < 0
     assert torch.equal(paper[1][1].clamp(0, 1), exact[0][1])
 
 
-def test_the_paper_bills_every_answer_and_ends_with_its_split(resnet, clean):
+def test_the_paper_bills_every_answer_and_ends_with_its_split(network, clean):
     x, y = clean[0][:4], clean[1][:4]
-    exact = Run(resnet, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, judge=Judge("never"))
-    paper = Run(resnet, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, judge=Judge("never"), accounting="paper")
+    exact = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, judge=Judge("never"))
+    paper = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, judge=Judge("never"), accounting="paper")
     assert exact.column("attack").tolist() == [100] * 4
     # One iteration of 75 probes; the search for a start and two bisections carry it over the budget, or not.
     for i, count in enumerate(paper.column("attack").tolist()):
         attack = GeoDA(eps=1e-6, norm="l2")
         attack.accounting = "paper"
         seed = torch.tensor([rng.image_seed(0, f"test/{i:04d}")])
-        ticks = drive(attack, one_by_one(resnet), x[i, None], y[i, None], budget=100, steps=300, seed=seed)
+        ticks = drive(attack, one_by_one(network), x[i, None], y[i, None], budget=100, steps=300, seed=seed)
         ended = next(q for q, (*_, after) in enumerate(ticks, 1) if int(after["iteration"]) == 1)
         assert count == ended
     assert (paper.column("attack") != 100).all()
@@ -259,11 +259,11 @@ def test_the_paper_stops_a_search_for_a_start_at_the_budget():
     assert run.column("attack").tolist() == [30] * 3
 
 
-def test_a_claim_is_a_new_b_within_the_ball(resnet, clean):
+def test_a_claim_is_a_new_b_within_the_ball(network, clean):
     x, y = clean
     attack = GeoDA(eps=1.5, norm="l2")
     claimed = 0
-    for before, _, _, after in drive(attack, one_by_one(resnet), x, y, budget=40):
+    for before, _, _, after in drive(attack, one_by_one(network), x, y, budget=40):
         claims = attack.claims(after)
         assert (before["phase"][claims] == BISECT).all()
         assert (norm_of(attack.best(after) - x, "l2")[claims] <= 1.5 * (1 + 1e-4)).all()
@@ -377,8 +377,8 @@ CAUGHT = [
 @pytest.mark.parametrize(
     ("mutant", "check"), [pytest.param(m, c, id=f"{m.__name__}-{c}") for m, checks in CAUGHT for c in checks]
 )
-def test_a_mutant_is_caught(mutant, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, check, network, clean):
     options = {"sub_dim": 2} if check == "check_linear" else {}
-    victim = (resnet, clean[0][:1], clean[1][:1], VICTIM[check]) if check in VICTIM else ()
+    victim = (network, clean[0][:1], clean[1][:1], VICTIM[check]) if check in VICTIM else ()
     with pytest.raises(AssertionError):
         CHECKS[check](mutant(eps=0.02, norm="l2", **options), *victim)

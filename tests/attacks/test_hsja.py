@@ -207,9 +207,9 @@ def check_plane(attack, factor, budget=1500):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_each_query_is_the_references(norm, resnet, clean):
+def test_each_query_is_the_references(norm, network, clean):
     attack = HSJA(eps=0.05, norm=norm, init_probes=20, gap=0.01)
-    check_reference(attack, one_by_one(resnet), clean[0][:2], clean[1][:2], 100)
+    check_reference(attack, one_by_one(network), clean[0][:2], clean[1][:2], 100)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -221,13 +221,13 @@ def test_each_query_is_the_references_over_many_iterations(norm, shape):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_targeted_attack_is_the_references_from_its_start(norm, resnet, clean):
+def test_a_targeted_attack_is_the_references_from_its_start(norm, network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starts, classes = labelled(resnet, (3, 16, 16))
+    starts, classes = labelled(network, (3, 16, 16))
     target = (y + 1) % 5
     starts = starts[(classes == target[:, None]).long().argmax(1)]
     attack = HSJA(eps=0.05, norm=norm, init_probes=20, gap=0.01, targeted=True)
-    check_reference(attack, one_by_one(resnet), x, y, 80, target, starts)
+    check_reference(attack, one_by_one(network), x, y, 80, target, starts)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -253,8 +253,8 @@ def test_probes_steps_and_boundary_points_measure_as_in_the_paper(norm):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_the_nearest_hit_is_kept(norm, resnet, clean):
-    check_kept(HSJA(eps=0.3 if norm == "linf" else 3.0, norm=norm, init_probes=20), resnet, clean[0][:2], clean[1][:2])
+def test_the_nearest_hit_is_kept(norm, network, clean):
+    check_kept(HSJA(eps=0.3 if norm == "linf" else 3.0, norm=norm, init_probes=20), network, clean[0][:2], clean[1][:2])
 
 
 def test_the_estimate_of_a_planes_normal_has_its_expectation():

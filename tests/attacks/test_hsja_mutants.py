@@ -71,12 +71,12 @@ def small(check):
     attack_options = {"eps": 0.05, "norm": "l2", "init_probes": 40}
     x = grey(2)
 
-    def run(mutant, resnet, clean):
+    def run(mutant, network, clean):
         attack = mutant(**attack_options)
         if check is check_reference:
             check(attack, halfspace(x, 0.1)[0], x, torch.zeros(2, dtype=torch.int64), 200)
         elif check is check_kept:
-            check(attack, resnet, clean[0][:2], clean[1][:2], 80)
+            check(attack, network, clean[0][:2], clean[1][:2], 80)
         elif check is check_plane:
             check(attack, 1.05, 800)
         else:
@@ -100,6 +100,6 @@ CAUGHT = [
     ("mutant", "check"),
     [pytest.param(m, check, id=f"{m.__name__}-{check.__name__}") for m, checks in CAUGHT for check in checks],
 )
-def test_a_mutant_is_caught(mutant, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, check, network, clean):
     with pytest.raises(AssertionError):
-        small(check)(mutant, resnet, clean)
+        small(check)(mutant, network, clean)

@@ -182,9 +182,9 @@ CAUGHT = [
     ("mutant", "options", "check"),
     [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
 )
-def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, options, check, network, clean):
     attack = mutant(eps=0.05, **options)
-    victim = (resnet, clean[0][:3], clean[1][:3], VICTIM[check]) if check in VICTIM else ()
+    victim = (network, clean[0][:3], clean[1][:3], VICTIM[check]) if check in VICTIM else ()
     with pytest.raises((AssertionError, StopIteration)):
         getattr(attack_checks, check)(attack, *victim)
 
@@ -195,9 +195,9 @@ def test_each_attack_has_at_least_three_mutants(attack):
 
 
 @pytest.mark.parametrize("mutant", [SquareLeavesTheBall, NoiseForgetsTheRoot])
-def test_the_engine_believes_no_point_outside_the_ball(mutant, resnet, clean):
+def test_the_engine_believes_no_point_outside_the_ball(mutant, network, clean):
     norm = "l2" if mutant is NoiseForgetsTheRoot else "linf"
-    run = Run(resnet, mutant(eps=0.03, norm=norm), *clean, budget=40)
+    run = Run(network, mutant(eps=0.03, norm=norm), *clean, budget=40)
     for record in run.records:
         assert record[norm] <= 0.03 + 1e-6
         assert record["broken_at"] is None or record["verdict"] == "broken"

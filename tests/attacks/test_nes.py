@@ -118,28 +118,28 @@ CASES = [
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
 @pytest.mark.parametrize("options", CASES, ids=str)
-def test_each_query_is_the_references(resnet, clean, options, accounting):
+def test_each_query_is_the_references(network, clean, options, accounting):
     attack = NES(**{"eps": 0.05, **SMALL, **options})
     attack.accounting = accounting
-    check_nes_reference(attack, resnet, *clean)
+    check_nes_reference(attack, network, *clean)
 
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2", "step": 0.2}], ids=str)
-def test_the_iterate_moves_once_per_iteration_by_at_most_a_step_inside_the_ball(resnet, clean, options, accounting):
+def test_the_iterate_moves_once_per_iteration_by_at_most_a_step_inside_the_ball(network, clean, options, accounting):
     attack = NES(**{**SMALL, **options})
     attack.accounting = accounting
-    check_nes_iterates(attack, resnet, *clean)
+    check_nes_iterates(attack, network, *clean)
 
 
 def test_the_probes_of_a_pair_are_opposite_draws_from_the_normal_distribution():
     check_pairs(NES(eps=0.05, **SMALL))
 
 
-def test_probes_stay_in_the_ball_where_that_is_asked_for(resnet, clean):
+def test_probes_stay_in_the_ball_where_that_is_asked_for(network, clean):
     x, y = clean
     attack = NES(eps=0.05, probe_clip="ball", pairs=3)
-    for _, points, _, _ in drive(attack, one_by_one(resnet), x[:3], y[:3], budget=14):
+    for _, points, _, _ in drive(attack, one_by_one(network), x[:3], y[:3], budget=14):
         assert (points - x[:3]).abs().max() <= 0.05 + 1e-6
 
 
@@ -153,8 +153,8 @@ def test_equal_answers_leave_the_image_where_it_is(norm):
 
 
 @pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2", "step": 0.2}], ids=str)
-def test_the_scale_of_the_logits_changes_nothing(resnet, clean, options):
-    check_scale(NES(**{**SMALL, **options}), resnet, clean[0][:3], clean[1][:3], 30)
+def test_the_scale_of_the_logits_changes_nothing(network, clean, options):
+    check_scale(NES(**{**SMALL, **options}), network, clean[0][:3], clean[1][:3], 30)
 
 
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
@@ -167,12 +167,12 @@ def test_bills_are_those_of_the_specification(accounting, budget, eot):
     check_nes_billing(NES(eps=0.05, **SMALL), accounting, budget, eot)
 
 
-def test_only_looks_claim(resnet, clean):
-    check_claims(NES(eps=0.1, **SMALL), resnet, *clean, cycle=7, look=6, budget=70)
+def test_only_looks_claim(network, clean):
+    check_claims(NES(eps=0.1, **SMALL), network, *clean, cycle=7, look=6, budget=70)
 
 
-def test_under_the_papers_accounting_images_break_after_whole_iterations(resnet, clean):
-    check_paper_boundaries(NES(eps=0.1, **SMALL), resnet, *clean, used=6, budget=40)
+def test_under_the_papers_accounting_images_break_after_whole_iterations(network, clean):
+    check_paper_boundaries(NES(eps=0.1, **SMALL), network, *clean, used=6, budget=40)
 
 
 def test_defaults_are_the_papers_in_each_norm():
@@ -324,10 +324,10 @@ MORE = {"check_linear": (600, 0.5), "check_standstill": (7,)}
     ("mutant", "options", "check"),
     [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
 )
-def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, options, check, network, clean):
     attack = mutant(eps=0.05, **SMALL)
     found = globals().get(check) or getattr(ascent_checks, check)
-    arguments = (resnet, *clean) if check in VICTIM else MORE.get(check, ())
+    arguments = (network, *clean) if check in VICTIM else MORE.get(check, ())
     with pytest.raises(AssertionError):
         found(attack, *arguments, **options)
 

@@ -73,13 +73,13 @@ def check_bill(attack, victim, x, y):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("random_start", [True, False])
-def test_each_query_is_the_references(resnet, clean, norm, random_start):
-    check_reference(PGD(eps=0.05, norm=norm, steps=4, random_start=random_start), resnet, *clean)
+def test_each_query_is_the_references(network, clean, norm, random_start):
+    check_reference(PGD(eps=0.05, norm=norm, steps=4, random_start=random_start), network, *clean)
 
 
-def test_fgsm_is_one_step_to_the_surface(resnet, clean):
-    check_reference(FGSM(eps=0.05), resnet, *clean)
-    check_reference(FGSM(eps=0.05, random_start=True), resnet, *clean)
+def test_fgsm_is_one_step_to_the_surface(network, clean):
+    check_reference(FGSM(eps=0.05), network, *clean)
+    check_reference(FGSM(eps=0.05, random_start=True), network, *clean)
 
 
 @pytest.mark.parametrize("attack", [PGD(eps=0.05), PGD(eps=0.3, norm="l2", random_start=False), FGSM(eps=0.05)])
@@ -88,31 +88,31 @@ def test_a_run_ends_at_the_optimum_of_a_linear_victim(attack):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_points_stay_in_the_ball(resnet, clean, norm):
-    check_in_the_ball(PGD(eps=0.1, norm=norm, step=0.08), resnet, *clean)
+def test_points_stay_in_the_ball(network, clean, norm):
+    check_in_the_ball(PGD(eps=0.1, norm=norm, step=0.08), network, *clean)
 
 
-def test_a_budget_of_the_steps_submits_the_last_point_of_the_first_run(resnet, clean):
+def test_a_budget_of_the_steps_submits_the_last_point_of_the_first_run(network, clean):
     x, y = clean
     attack = PGD(eps=0.02, steps=5)
     seed = torch.arange(len(x)) + 100
-    *_, (_, _, _, after) = drive(attack, one_by_one(resnet), x, y, budget=5)
+    *_, (_, _, _, after) = drive(attack, one_by_one(network), x, y, budget=5)
 
     def downhill(points):
         state = {"y": y, "target": torch.full_like(y, -1)}
-        return told(attack, one_by_one(resnet), state, points)[1]
+        return told(attack, one_by_one(network), state, points)[1]
 
     assert torch.equal(attack.best(after), perturb(attack, downhill, x, y, seed))
 
 
-def test_the_bill_tells_gradients_from_looks(resnet, clean):
-    check_bill(PGD(eps=1e-4, steps=3), resnet, *clean)
+def test_the_bill_tells_gradients_from_looks(network, clean):
+    check_bill(PGD(eps=1e-4, steps=3), network, *clean)
 
 
-def test_more_steps_break_what_one_step_breaks(resnet, clean):
+def test_more_steps_break_what_one_step_breaks(network, clean):
     x, y = clean
     broken = {
-        name: {r["id"] for r in Run(resnet, attack, x, y, budget=40).records if r["verdict"] == "broken"}
+        name: {r["id"] for r in Run(network, attack, x, y, budget=40).records if r["verdict"] == "broken"}
         for name, attack in (("fgsm", FGSM(eps=0.004)), ("pgd", PGD(eps=0.004, steps=20)))
     }
     assert broken["fgsm"] <= broken["pgd"]
@@ -179,6 +179,6 @@ class PGDNeverLooks(PGD):
         (lambda a, v, c: check_bill(a, v, *c), PGDNeverLooks(eps=1e-4, steps=3)),
     ],
 )
-def test_the_checks_catch_mutants(check, mutant, resnet, clean):
+def test_the_checks_catch_mutants(check, mutant, network, clean):
     with pytest.raises(AssertionError):
-        check(mutant, resnet, clean)
+        check(mutant, network, clean)

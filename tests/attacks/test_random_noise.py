@@ -12,8 +12,8 @@ from rfdlight.attacks import RandomNoise
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.002), ("linf", 0.05), ("l2", 1.0)])
-def test_each_query_is_the_references(resnet, clean, norm, eps):
-    check_noise_reference(RandomNoise(eps=eps, norm=norm), resnet, clean[0][:3], clean[1][:3], 300 if eps == 1 else 60)
+def test_each_query_is_the_references(network, clean, norm, eps):
+    check_noise_reference(RandomNoise(eps=eps, norm=norm), network, clean[0][:3], clean[1][:3], 300 if eps == 1 else 60)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -22,8 +22,8 @@ def test_points_lie_on_the_surface_of_the_ball(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_points_stay_in_the_ball(resnet, clean, norm):
-    check_feasible(RandomNoise(eps=0.1, norm=norm), resnet, clean[0][:3], clean[1][:3])
+def test_points_stay_in_the_ball(network, clean, norm):
+    check_feasible(RandomNoise(eps=0.1, norm=norm), network, clean[0][:3], clean[1][:3])
 
 
 def test_the_last_misclassified_point_is_submitted():

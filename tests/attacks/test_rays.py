@@ -19,8 +19,8 @@ from rfdlight.attacks import RayS
 from rfdlight.errors import UserError
 
 
-def test_each_query_is_the_references(resnet, clean):
-    check_rays_reference(RayS(eps=0.05), resnet, clean[0][:3], clean[1][:3], 300)
+def test_each_query_is_the_references(network, clean):
+    check_rays_reference(RayS(eps=0.05), network, clean[0][:3], clean[1][:3], 300)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 5), (1, 3, 3), (3, 8, 8)])
@@ -33,8 +33,8 @@ def test_each_query_is_the_references_past_the_last_full_level(shape):
     check_rays_reference(RayS(eps=0.05), victim, x, torch.zeros(2, dtype=torch.int64), 600)
 
 
-def test_radius_direction_and_query_counts_obey_the_paper(resnet, clean):
-    check_rays_steps(RayS(eps=0.05), resnet, clean[0][:3], clean[1][:3])
+def test_radius_direction_and_query_counts_obey_the_paper(network, clean):
+    check_rays_steps(RayS(eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
 @pytest.mark.parametrize(("shape", "queries"), [((3, 32, 32), 17), ((3, 224, 224), 20)])
@@ -52,26 +52,26 @@ def test_a_first_direction_that_works_takes_as_many_queries_as_the_authors_repor
     assert taken == queries
 
 
-def test_the_reference_counts_bisections_by_the_formula(resnet, clean):
+def test_the_reference_counts_bisections_by_the_formula(network, clean):
     x, y = clean
-    answer = one_by_one(resnet)
+    answer = one_by_one(network)
     *_, bisections = rays(lambda p: answer(p[None])[0], x[0], int(y[0]), 200)
     assert len(bisections) >= 3
     for bracket, taken in bisections:
         assert taken == max(1, math.ceil(math.log2(bracket / 1e-3)))
 
 
-def test_a_bisection_cut_by_the_budget_leaves_radius_and_direction(resnet, clean):
+def test_a_bisection_cut_by_the_budget_leaves_radius_and_direction(network, clean):
     x, y = clean[0][:1], clean[1][:1]
-    ticks = list(drive(RayS(eps=0.05), one_by_one(resnet), x, y, budget=60))
+    ticks = list(drive(RayS(eps=0.05), one_by_one(network), x, y, budget=60))
     cut = next(q for q, (before, *_) in enumerate(ticks) if before["phase"][0] and q > 20)
     assert ticks[cut][3]["phase"][0]
     assert ticks[cut][3]["radius"] == ticks[cut - 1][3]["radius"]
     assert torch.equal(ticks[cut][3]["direction"], ticks[cut - 1][3]["direction"])
 
 
-def test_points_stay_in_the_ball(resnet, clean):
-    check_feasible(RayS(eps=0.05), resnet, clean[0][:3], clean[1][:3])
+def test_points_stay_in_the_ball(network, clean):
+    check_feasible(RayS(eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
 def test_a_linear_victims_least_radius_is_found_and_never_beaten():
@@ -103,9 +103,9 @@ def played(attack, answer, x, y, budget):
 
 
 @pytest.mark.parametrize("votes", [3, 5])
-def test_votes_repeat_each_query_of_a_deterministic_victim_until_the_majority_is_certain(resnet, clean, votes):
+def test_votes_repeat_each_query_of_a_deterministic_victim_until_the_majority_is_certain(network, clean, votes):
     x, y = clean[0][:2], clean[1][:2]
-    answer, times = one_by_one(resnet), (votes + 1) // 2
+    answer, times = one_by_one(network), (votes + 1) // 2
     plain = played(RayS(eps=0.05), answer, x, y, 60)
     voted = played(RayS(eps=0.05, votes=votes), answer, x, y, 60 * times)
     for alone, repeated in zip(plain, voted, strict=True):

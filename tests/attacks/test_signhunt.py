@@ -111,25 +111,25 @@ def in_paper_mode(**options):
     [{}, {"flatten": "hwc"}, {"base_query": True}, {"norm": "l2", "eps": 1.0}],
     ids=["chw", "hwc", "base", "l2"],
 )
-def test_each_query_is_the_references(resnet, clean, options):
-    check_reference(SignHunt(**{"eps": 0.05, **options}), resnet, clean[0][:2], clean[1][:2], 120)
+def test_each_query_is_the_references(network, clean, options):
+    check_reference(SignHunt(**{"eps": 0.05, **options}), network, clean[0][:2], clean[1][:2], 120)
 
 
 @pytest.mark.parametrize("options", [{}, {"flatten": "hwc"}, {"base_query": True}, {"norm": "l2", "eps": 0.5}])
-def test_each_query_is_the_references_in_the_second_and_third_pass(resnet, options):
+def test_each_query_is_the_references_in_the_second_and_third_pass(network, options):
     # 48 values: a pass has 103 steps.
     x, y = images(2, (3, 4, 4)), torch.tensor([0, 1])
-    check_reference(SignHunt(**{"eps": 0.3, **options}), resnet, x, y, 440 if options.get("base_query") else 230)
+    check_reference(SignHunt(**{"eps": 0.3, **options}), network, x, y, 440 if options.get("base_query") else 230)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_under_the_papers_accounting_each_query_is_the_references(resnet, norm):
+def test_under_the_papers_accounting_each_query_is_the_references(network, norm):
     x, y = images(2, (3, 4, 4)), torch.tensor([0, 1])
-    check_reference(in_paper_mode(norm=norm), resnet, x, y, 350)
+    check_reference(in_paper_mode(norm=norm), network, x, y, 350)
 
 
-def test_scores_never_fall_within_a_pass_and_belong_to_the_point_submitted(resnet, clean):
-    check_invariants(SignHunt(eps=0.05), resnet, clean[0][:2], clean[1][:2], 60)
+def test_scores_never_fall_within_a_pass_and_belong_to_the_point_submitted(network, clean):
+    check_invariants(SignHunt(eps=0.05), network, clean[0][:2], clean[1][:2], 60)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -138,11 +138,11 @@ def test_probes_lie_on_the_surface_of_the_ball(norm):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_queries_stay_in_the_pixel_range_and_points_in_the_ball_over_several_passes(resnet, norm):
+def test_queries_stay_in_the_pixel_range_and_points_in_the_ball_over_several_passes(network, norm):
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)
     attack = SignHunt(eps=0.3, norm=norm)
-    check_feasible(attack, resnet, x, y, budget=220)
-    for _, points, _, _ in drive(attack, one_by_one(resnet), x, y, budget=220):
+    check_feasible(attack, network, x, y, budget=220)
+    for _, points, _, _ in drive(attack, one_by_one(network), x, y, budget=220):
         assert attack.threat.contains(x, points).all()
 
 
@@ -159,20 +159,20 @@ def test_levels_have_the_published_numbers_of_chunks():
     check_levels(SignHunt(eps=0.1))
 
 
-def test_the_base_changes_no_sign_on_a_deterministic_victim(resnet, clean):
+def test_the_base_changes_no_sign_on_a_deterministic_victim(network, clean):
     x, y = clean[0][:3], clean[1][:3]
-    plain = drive(SignHunt(eps=0.05), one_by_one(resnet), x, y, budget=101)
-    based = drive(SignHunt(eps=0.05, base_query=True), one_by_one(resnet), x, y, budget=202)
+    plain = drive(SignHunt(eps=0.05), one_by_one(network), x, y, budget=101)
+    based = drive(SignHunt(eps=0.05, base_query=True), one_by_one(network), x, y, budget=202)
     for q, ((*_, without), (*_, with_base)) in enumerate(zip(plain, list(based)[1::2], strict=True)):
         assert torch.equal(without["flips"], with_base["flips"])
         assert torch.equal(without["signs"], with_base["signs"]), f"step {q}"
 
 
-def test_the_papers_mode_leaves_the_pixel_range_and_probes_up_to_twice_the_radius(resnet):
+def test_the_papers_mode_leaves_the_pixel_range_and_probes_up_to_twice_the_radius(network):
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)
     attack = in_paper_mode()
     reach, low, looks = 0.0, 1.0, 0
-    for before, points, _, _ in drive(attack, one_by_one(resnet), x, y, budget=700):
+    for before, points, _, _ in drive(attack, one_by_one(network), x, y, budget=700):
         far = float((points - x).abs().max())
         reach, low = max(reach, far), min(low, float(points.min()))
         if before["phase"][0] == 2:
@@ -183,9 +183,9 @@ def test_the_papers_mode_leaves_the_pixel_range_and_probes_up_to_twice_the_radiu
     assert 0.05 + 1e-6 < reach <= 0.1 + 1e-6
 
 
-def test_a_targeted_search_raises_its_targets_margin(resnet, clean):
+def test_a_targeted_search_raises_its_targets_margin(network, clean):
     x, y = clean[0][:5], clean[1][:5]
-    target, answer = (y + 1) % 5, one_by_one(resnet)
+    target, answer = (y + 1) % 5, one_by_one(network)
     attack = SignHunt(eps=0.1, targeted=True)
     *_, (*_, after) = drive(attack, answer, x, y, budget=100, target=target)
     reached = margin(answer(attack.best(after)), target)
@@ -228,13 +228,13 @@ def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
             assert evaluated == 2 * int(after["flips"]) + 2
 
 
-def test_the_papers_judge_hears_of_a_break_from_the_look_after_a_step(resnet, clean):
+def test_the_papers_judge_hears_of_a_break_from_the_look_after_a_step(network, clean):
     x, y = clean[0][:5], clean[1][:5]
-    run = Run(resnet, SignHunt(eps=0.08), x, y, budget=30, accounting="paper", judge=Judge("paper"))
+    run = Run(network, SignHunt(eps=0.08), x, y, budget=30, accounting="paper", judge=Judge("paper"))
     attack = in_paper_mode()
     attack.eps = 0.08
     billed = [None] * 5
-    for before, _, logits, after in drive(attack, one_by_one(resnet), x, y, budget=2 + 3 * 28):
+    for before, _, logits, after in drive(attack, one_by_one(network), x, y, budget=2 + 3 * 28):
         for i in range(5):
             if before["phase"][i] == 2 and logits[i].argmax() != y[i] and billed[i] is None:
                 billed[i] = int(after["flips"][i]) + 2
@@ -325,11 +325,11 @@ CAUGHT = [
     ("mutant", "options", "check"),
     [pytest.param(*case, id=f"{case[0].__name__}-{case[2].__name__}") for case in CAUGHT],
 )
-def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, options, check, network, clean):
     victim = ()
     if check in (check_reference, check_invariants, check_feasible):
         small = mutant is RestartsAtTheImage
         x, y = (images(2, (3, 4, 4)), torch.tensor([0, 1])) if small else (clean[0][:2], clean[1][:2])
-        victim = (resnet, x, y, 150 if small else 60)
+        victim = (network, x, y, 150 if small else 60)
     with pytest.raises(AssertionError):
         check(mutant(eps=0.3, **options), *victim)

@@ -90,8 +90,8 @@ def check_own_columns(attack):
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_each_query_is_the_references(resnet, clean, norm):
-    check_reference(SignOPT(norm=norm, **SMALL), resnet, clean[0][:2], clean[1][:2], 220)
+def test_each_query_is_the_references(network, clean, norm):
+    check_reference(SignOPT(norm=norm, **SMALL), network, clean[0][:2], clean[1][:2], 220)
 
 
 def test_each_query_is_the_references_past_the_smallest_samples():
@@ -100,18 +100,18 @@ def test_each_query_is_the_references_past_the_smallest_samples():
     check_reference(attack, lambda p: victim(p).float(), x[:2], torch.zeros(2, dtype=torch.int64), 1200)
 
 
-def test_each_targeted_query_is_the_references(resnet, clean):
+def test_each_targeted_query_is_the_references(network, clean):
     x, y = clean[0][:2], clean[1][:2]
     target = (y + 1) % 5
-    starts, classes = labelled(resnet, (3, 16, 16))
+    starts, classes = labelled(network, (3, 16, 16))
     begin = starts[(classes == target[:, None]).long().argmax(1)]
     attack = SignOPT(norm="l2", targeted=True, **SMALL)
-    check_reference(attack, resnet, x, y, 120, target, begin)
+    check_reference(attack, network, x, y, 120, target, begin)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_directions_radii_and_samples_obey_the_paper(resnet, clean, norm):
-    check_steps(SignOPT(norm=norm, **SMALL), resnet, clean[0][:2], clean[1][:2], 200)
+def test_directions_radii_and_samples_obey_the_paper(network, clean, norm):
+    check_steps(SignOPT(norm=norm, **SMALL), network, clean[0][:2], clean[1][:2], 200)
 
 
 @pytest.mark.parametrize(("norm", "most"), [("l2", 1.03), ("linf", 2.2)])
@@ -124,8 +124,8 @@ def test_a_fresh_row_has_the_authors_first_step_and_sample_size():
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_points_stay_in_the_ball(resnet, clean, norm):
-    check_feasible(SignOPT(norm=norm, starts=2, samples=8, eps=0.02), resnet, clean[0][:2], clean[1][:2], 80)
+def test_points_stay_in_the_ball(network, clean, norm):
+    check_feasible(SignOPT(norm=norm, starts=2, samples=8, eps=0.02), network, clean[0][:2], clean[1][:2], 80)
 
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
@@ -142,14 +142,14 @@ def test_a_line_search_and_its_loops_end_on_a_victim_that_is_always_wrong(accoun
     assert longest == 100
 
 
-def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(resnet, clean):
+def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(network, clean):
     x, y = clean[0][:3], clean[1][:3]
     attack = SignOPT(norm="l2", **SMALL)
     attack.accounting = "paper"
     unbilled = torch.zeros(3, dtype=torch.int64)
     seen = set()
     lowest = 1.0
-    for q, (before, points, logits, after) in enumerate(drive(attack, one_by_one(resnet), x, y, budget=200), 1):
+    for q, (before, points, logits, after) in enumerate(drive(attack, one_by_one(network), x, y, budget=200), 1):
         wrong = logits.argmax(1) != y
         unbilled += (before["phase"] == TRY) | ((before["phase"] == CHECK) & wrong)
         seen |= set(before["phase"].tolist())
@@ -161,10 +161,10 @@ def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(re
     assert lowest < 0
 
 
-def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(resnet, clean):
+def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(network, clean):
     x, y = clean[0][:4], clean[1][:4]
     made = [
-        Run(resnet, SignOPT(norm="l2", starts=2, samples=8, eps=1e-6), x, y, budget=90, accounting=a, judge=rule)
+        Run(network, SignOPT(norm="l2", starts=2, samples=8, eps=1e-6), x, y, budget=90, accounting=a, judge=rule)
         for a, rule in (("exact", Judge("never")), ("paper", Judge("never")))
     ]
     assert made[0].column("attack").tolist() == [90] * 4
@@ -250,8 +250,8 @@ CAUGHT = [
 @pytest.mark.parametrize(
     ("mutant", "check"), [pytest.param(m, c, id=f"{m.__name__}-{c}") for m, checks in CAUGHT for c in checks]
 )
-def test_a_mutant_is_caught(mutant, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, check, network, clean):
     attack = mutant(norm="l2", starts=3, samples=12, eps=0.02)
-    victim = (resnet, clean[0][:1], clean[1][:1], CHECKS[check]) if check in CHECKS else ()
+    victim = (network, clean[0][:1], clean[1][:1], CHECKS[check]) if check in CHECKS else ()
     with pytest.raises(AssertionError):
         globals()[check](attack, *victim)

@@ -107,30 +107,30 @@ def check_frequencies(attack, size=16):
     ],
     ids=["linf", "linf small step", "linf dct", "l2", "l2 dct"],
 )
-def test_each_query_is_the_references(resnet, clean, options, budget):
-    check_reference(SimBA(**{"eps": 0.05, **options}), resnet, clean[0][:2], clean[1][:2], budget)
+def test_each_query_is_the_references(network, clean, options, budget):
+    check_reference(SimBA(**{"eps": 0.05, **options}), network, clean[0][:2], clean[1][:2], budget)
 
 
 @pytest.mark.parametrize("basis", ["pixel", "dct"])
-def test_each_query_is_the_references_in_the_second_and_third_pass(resnet, basis):
+def test_each_query_is_the_references_in_the_second_and_third_pass(network, basis):
     # 36 coordinates in a pass, on an image that is not square.
     x, y = images(2, (3, 4, 3)), torch.tensor([0, 1])
-    check_reference(SimBA(eps=0.2, basis=basis, step=0.1), resnet, x, y, 170)
+    check_reference(SimBA(eps=0.2, basis=basis, step=0.1), network, x, y, 170)
 
 
-def test_each_query_is_the_references_with_a_target(resnet, clean):
+def test_each_query_is_the_references_with_a_target(network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    check_reference(SimBA(eps=0.1, targeted=True), resnet, x, y, 80, target=(y + 2) % 5)
+    check_reference(SimBA(eps=0.1, targeted=True), network, x, y, 80, target=(y + 2) % 5)
 
 
 @pytest.mark.parametrize("options", [{}, {"basis": "dct", "step": 0.5}, {"norm": "l2", "eps": 1.0}])
-def test_the_probability_never_rises_and_a_coordinate_takes_one_or_two_queries(resnet, clean, options):
-    check_invariants(SimBA(**{"eps": 0.1, **options}), resnet, clean[0][:2], clean[1][:2], 100)
+def test_the_probability_never_rises_and_a_coordinate_takes_one_or_two_queries(network, clean, options):
+    check_invariants(SimBA(**{"eps": 0.1, **options}), network, clean[0][:2], clean[1][:2], 100)
 
 
 @pytest.mark.parametrize("step", [None, 0.04, 0.5])
-def test_pixels_are_moved_by_the_step_or_not_at_all(resnet, clean, step):
-    check_pixels(SimBA(eps=0.1, step=step), resnet, clean[0][:2], clean[1][:2], 100)
+def test_pixels_are_moved_by_the_step_or_not_at_all(network, clean, step):
+    check_pixels(SimBA(eps=0.1, step=step), network, clean[0][:2], clean[1][:2], 100)
 
 
 def test_cosine_steps_are_the_inverse_transforms_from_low_to_high_frequencies():
@@ -139,11 +139,11 @@ def test_cosine_steps_are_the_inverse_transforms_from_low_to_high_frequencies():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("basis", ["pixel", "dct"])
-def test_points_stay_in_the_ball(resnet, basis, norm):
+def test_points_stay_in_the_ball(network, basis, norm):
     x, y = images(2, (3, 4, 4)), torch.tensor([0, 1])
     attack = SimBA(eps=0.3, basis=basis, norm=norm, step=0.5)
     # The first point submitted is the clean image, and so is the next where the first steps fail.
-    for _, points, _, after in drive(attack, one_by_one(resnet), x, y, budget=200):
+    for _, points, _, after in drive(attack, one_by_one(network), x, y, budget=200):
         assert attack.threat.contains(x, points).all()
         assert attack.threat.contains(x, attack.best(after)).all()
         assert points.min() >= 0
@@ -326,7 +326,7 @@ CAUGHT = [
     ("mutant", "options", "check"),
     [pytest.param(*case, id=f"{case[0].__name__}-{case[2].__name__}") for case in CAUGHT],
 )
-def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
-    victim = () if check is check_frequencies else (resnet, clean[0][:2], clean[1][:2], 60)
+def test_a_mutant_is_caught(mutant, options, check, network, clean):
+    victim = () if check is check_frequencies else (network, clean[0][:2], clean[1][:2], 60)
     with pytest.raises(AssertionError):
         check(mutant(eps=0.2, **options), *victim)

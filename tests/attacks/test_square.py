@@ -17,9 +17,9 @@ from rfdlight.errors import UserError
 
 
 @pytest.mark.parametrize(("p", "schedule_len"), [(0.05, None), (0.3, 100)])
-def test_each_query_is_the_references(resnet, clean, p, schedule_len):
+def test_each_query_is_the_references(network, clean, p, schedule_len):
     x, y = clean
-    check_square_reference(Square(p=p, schedule_len=schedule_len, eps=0.05), resnet, x[:3], y[:3], 300)
+    check_square_reference(Square(p=p, schedule_len=schedule_len, eps=0.05), network, x[:3], y[:3], 300)
 
 
 def test_schedule_and_sides_are_the_published_ones():
@@ -32,8 +32,8 @@ def test_the_schedule_runs_over_the_budget_by_default():
     assert torch.equal(by_budget, Square(schedule_len=1000, eps=0.05).side(t, torch.full_like(t, 9), 32, 32))
 
 
-def test_a_proposal_differs_from_the_kept_point_inside_one_window(resnet, clean):
-    check_square_windows(Square(p=0.3, eps=0.05), resnet, clean[0][:3], clean[1][:3])
+def test_a_proposal_differs_from_the_kept_point_inside_one_window(network, clean):
+    check_square_windows(Square(p=0.3, eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
 def test_no_proposal_repeats_the_kept_signs():
@@ -90,12 +90,12 @@ def test_windows_are_uniform_and_never_reach_the_last_row_and_column():
     assert float(((counts[:free, :free] - expected) ** 2 / expected).sum()) <= 40.0
 
 
-def test_the_loss_never_rises_and_is_that_of_the_kept_point(resnet, clean):
-    check_square_loss(Square(eps=0.05), resnet, clean[0][:3], clean[1][:3])
+def test_the_loss_never_rises_and_is_that_of_the_kept_point(network, clean):
+    check_square_loss(Square(eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
-def test_points_stay_in_the_ball(resnet, clean):
-    check_feasible(Square(eps=0.05), resnet, clean[0][:3], clean[1][:3])
+def test_points_stay_in_the_ball(network, clean):
+    check_feasible(Square(eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from attack_checks import check_feasible
-from harness import drive, images, one_by_one
+from harness import centred_network, drive, images, one_by_one
 from reference.draws import SquareL2Draws
 from reference.square_l2 import bump as reference_bump
 from reference.square_l2 import square_l2 as reference
@@ -117,9 +117,11 @@ def test_the_bump_of_three_is_the_one_computed_by_hand():
 
 
 @pytest.mark.parametrize(("p", "schedule_len", "inclusive"), [(0.1, None, False), (0.3, 60, True)])
-def test_each_query_is_the_references(resnet, clean, p, schedule_len, inclusive):
+def test_each_query_is_the_references(p, schedule_len, inclusive):
     attack = Square(p=p, schedule_len=schedule_len, inclusive=inclusive, eps=1.0, norm="l2")
-    check_reference(attack, resnet, clean[0][:2], clean[1][:2])
+    # For the small network, some candidates are as good as the point that was kept, but for rounding.
+    victim, x = centred_network(deep=True), images(2)
+    check_reference(attack, victim, x, victim(x).argmax(1))
 
 
 def test_the_start_is_a_grid_of_bumps():
@@ -127,16 +129,16 @@ def test_the_start_is_a_grid_of_bumps():
 
 
 @pytest.mark.parametrize("inclusive", [False, True])
-def test_a_candidate_keeps_its_norm_and_its_direction_outside_two_windows(resnet, clean, inclusive):
-    check_steps(Square(p=0.1, inclusive=inclusive, eps=0.5, norm="l2"), resnet, clean[0][:2], clean[1][:2])
+def test_a_candidate_keeps_its_norm_and_its_direction_outside_two_windows(network, clean, inclusive):
+    check_steps(Square(p=0.1, inclusive=inclusive, eps=0.5, norm="l2"), network, clean[0][:2], clean[1][:2])
 
 
-def test_points_stay_in_the_ball(resnet, clean):
-    check_feasible(Square(p=0.1, eps=1.0, norm="l2"), resnet, clean[0][:3], clean[1][:3])
+def test_points_stay_in_the_ball(network, clean):
+    check_feasible(Square(p=0.1, eps=1.0, norm="l2"), network, clean[0][:3], clean[1][:3])
 
 
-def test_the_loss_never_rises_and_is_that_of_the_kept_point(resnet, clean):
-    check_kept(Square(p=0.1, eps=1.0, norm="l2"), resnet, clean[0][:3], clean[1][:3])
+def test_the_loss_never_rises_and_is_that_of_the_kept_point(network, clean):
+    check_kept(Square(p=0.1, eps=1.0, norm="l2"), network, clean[0][:3], clean[1][:3])
 
 
 def test_sides_are_odd_and_at_least_three_and_follow_the_schedule():
@@ -247,8 +249,8 @@ CAUGHT = [
     ("mutant", "check"),
     [pytest.param(m, check, id=f"{m.__name__}-{check}") for m, checks in CAUGHT for check in checks],
 )
-def test_a_mutant_is_caught(mutant, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, check, network, clean):
     attack = mutant(p=0.3, eps=0.5, norm="l2")
-    victim = () if check == "check_start" else (resnet, clean[0][:2], clean[1][:2], 40)
+    victim = () if check == "check_start" else (network, clean[0][:2], clean[1][:2], 40)
     with pytest.raises(AssertionError):
         globals()[check](attack, *victim)

@@ -31,12 +31,12 @@ def trajectory(attack, victim, x, y, budget):
 
 @NORMS
 @pytest.mark.parametrize("refresh", ["every", "accept"])
-def test_refreshing_changes_no_proposal_of_a_deterministic_victim(resnet, clean, ball, refresh):
+def test_refreshing_changes_no_proposal_of_a_deterministic_victim(network, clean, ball, refresh):
     x, y = clean[0][:3], clean[1][:3]
     own = {"eps": EPS[ball], "norm": ball, "p": 0.1, "schedule_len": 60, "schedule_clock": "iterations"}
-    plain, none = trajectory(Square(**own), resnet, x, y, 60)
+    plain, none = trajectory(Square(**own), network, x, y, 60)
     assert not none.any()
-    refreshed, refreshes = trajectory(Square(refresh=refresh, **own), resnet, x, y, 80)
+    refreshed, refreshes = trajectory(Square(refresh=refresh, **own), network, x, y, 80)
     for alone, other, asked in zip(plain, refreshed, refreshes.tolist(), strict=True):
         assert len(other) == 80 - asked
         assert len(other) <= 60
@@ -181,20 +181,20 @@ OBJECTIVES = {"margin": target_margin, "cross_entropy": target_entropy}
 
 @NORMS
 @pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
-def test_the_targeted_form_lowers_the_targets_objective(resnet, clean, ball, loss):
+def test_the_targeted_form_lowers_the_targets_objective(network, clean, ball, loss):
     attack = Square(p=0.1, loss=loss, targeted=True, eps=EPS[ball], norm=ball)
-    check_objective(attack, resnet, clean[0][:3], clean[1][:3], OBJECTIVES[loss])
+    check_objective(attack, network, clean[0][:3], clean[1][:3], OBJECTIVES[loss])
 
 
-def test_untargeted_cross_entropy_is_that_of_the_label(resnet, clean):
+def test_untargeted_cross_entropy_is_that_of_the_label(network, clean):
     attack = Square(p=0.1, loss="cross_entropy", eps=0.05)
     best = torch.full((3,), math.inf)
-    for *_, logits, after in drive(attack, one_by_one(resnet), clean[0][:3], clean[1][:3], budget=40):
+    for *_, logits, after in drive(attack, one_by_one(network), clean[0][:3], clean[1][:3], budget=40):
         best = best.minimum(label_entropy(logits, None, clean[1][:3]))
         assert torch.allclose(after["loss"], best, atol=1e-6)
 
 
-def test_a_targeted_image_is_claimed_only_where_the_target_is_reached(resnet, clean):
+def test_a_targeted_image_is_claimed_only_where_the_target_is_reached(network, clean):
     attack = Square(p=0.1, targeted=True, eps=0.3)
     claimed = 0
     x, y = clean[0][:4], clean[1][:4]
@@ -203,7 +203,7 @@ def test_a_targeted_image_is_claimed_only_where_the_target_is_reached(resnet, cl
     for _ in range(100):
         before = state["loss"].clone()
         points = attack.ask(state)
-        logits = one_by_one(resnet)(points)
+        logits = one_by_one(network)(points)
         attack.tell(state, points, logits)
         hit = logits.argmax(1) == state["target"]
         assert torch.equal(attack.claims(state), hit & (state["loss"] < before))
@@ -285,7 +285,7 @@ def test_a_mutant_in_billing_is_caught(mutant, ball):
 
 
 @pytest.mark.parametrize("mutant", [AimsAtTheLabel, RunsFromTheTarget])
-def test_a_mutant_in_the_targeted_objective_is_caught(mutant, resnet, clean):
+def test_a_mutant_in_the_targeted_objective_is_caught(mutant, network, clean):
     attack = mutant(p=0.1, targeted=True, eps=0.05)
     with pytest.raises(AssertionError):
-        check_objective(attack, resnet, clean[0][:3], clean[1][:3], target_margin)
+        check_objective(attack, network, clean[0][:3], clean[1][:3], target_margin)

@@ -83,18 +83,18 @@ def check_direction(attack):
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{}, {"loss": "cross_entropy"}, {"norm": "l2", "eps": 0.5}], ids=str)
-def test_each_query_is_the_references(resnet, clean, options, accounting):
+def test_each_query_is_the_references(network, clean, options, accounting):
     attack = ZOSignSGD(**{"eps": 0.05, **SMALL, **options})
     attack.accounting = accounting
-    check_zo_reference(attack, resnet, *clean)
+    check_zo_reference(attack, network, *clean)
 
 
 @pytest.mark.parametrize("accounting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2"}], ids=str)
-def test_the_iterate_moves_once_per_iteration_by_signs_of_a_step_inside_the_ball(resnet, clean, options, accounting):
+def test_the_iterate_moves_once_per_iteration_by_signs_of_a_step_inside_the_ball(network, clean, options, accounting):
     attack = ZOSignSGD(**{**SMALL, **options})
     attack.accounting = accounting
-    check_zo_iterates(attack, resnet, *clean)
+    check_zo_iterates(attack, network, *clean)
 
 
 def test_the_direction_is_the_gradient_on_average():
@@ -106,8 +106,8 @@ def test_equal_answers_leave_the_image_where_it_is(norm):
     check_standstill(ZOSignSGD(eps=0.05, norm=norm, **SMALL), 5)
 
 
-def test_the_scale_of_the_logits_changes_nothing(resnet, clean):
-    check_scale(ZOSignSGD(eps=0.05, **SMALL), resnet, clean[0][:3], clean[1][:3], 30)
+def test_the_scale_of_the_logits_changes_nothing(network, clean):
+    check_scale(ZOSignSGD(eps=0.05, **SMALL), network, clean[0][:3], clean[1][:3], 30)
 
 
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
@@ -121,14 +121,14 @@ def test_bills_are_those_of_the_specification(accounting, budget, eot):
 
 
 @pytest.mark.parametrize(("accounting", "cycle", "look"), [("exact", 5, 0), ("paper", 9, 8)])
-def test_only_queries_at_the_iterate_claim(resnet, clean, accounting, cycle, look):
+def test_only_queries_at_the_iterate_claim(network, clean, accounting, cycle, look):
     attack = ZOSignSGD(eps=0.1, **SMALL)
     attack.accounting = accounting
-    check_claims(attack, resnet, *clean, cycle=cycle, look=look, budget=72)
+    check_claims(attack, network, *clean, cycle=cycle, look=look, budget=72)
 
 
-def test_under_the_papers_accounting_images_break_after_whole_iterations(resnet, clean):
-    check_paper_boundaries(ZOSignSGD(eps=0.1, **SMALL), resnet, *clean, used=8, budget=60)
+def test_under_the_papers_accounting_images_break_after_whole_iterations(network, clean):
+    check_paper_boundaries(ZOSignSGD(eps=0.1, **SMALL), network, *clean, used=8, budget=60)
 
 
 def test_defaults_are_the_papers():
@@ -254,15 +254,15 @@ MORE = {"check_linear": (600, 0.5), "check_standstill": (5,)}
     ("mutant", "options", "check"),
     [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
 )
-def test_a_mutant_is_caught(mutant, options, check, resnet, clean):
+def test_a_mutant_is_caught(mutant, options, check, network, clean):
     attack = mutant(eps=0.05, **SMALL)
     found = globals().get(check) or getattr(ascent_checks, check)
-    arguments = (resnet, *clean) if check in VICTIM else MORE.get(check, ())
+    arguments = (network, *clean) if check in VICTIM else MORE.get(check, ())
     with pytest.raises(AssertionError):
         found(attack, *arguments, **options)
 
 
-def test_a_step_of_twice_the_length_is_seen_at_the_iterates(resnet, clean):
+def test_a_step_of_twice_the_length_is_seen_at_the_iterates(network, clean):
     attack = StepsTwice(eps=0.05, **{**SMALL, "step": 0.01})
     with pytest.raises(AssertionError):
-        check_iterates(attack, resnet, clean[0][:3], clean[1][:3], 5, 4, 0.01, float("inf"))
+        check_iterates(attack, network, clean[0][:3], clean[1][:3], 5, 4, 0.01, float("inf"))

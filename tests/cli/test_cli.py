@@ -297,8 +297,8 @@ def test_the_help_of_an_attack_has_its_docstring_and_its_options(command):
 )
 def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypatch, options, steps):
     monkeypatch.setenv("COLUMNS", "200")
-    said = command("test", "--attack", "nes", "--data.num_images", "10", "--model.budget", "1000", "--model.batch_size",
-                   "20", *options, "--model.victim", "resnet8-digits", "--run", "here", "--attack.pairs", "20",
+    said = command("test", "--attack", "nes", "--data.num_images", "10", "--model.budget", "100", "--model.batch_size",
+                   "20", *options, "--model.victim", "resnet8-digits", "--run", "here", "--attack.pairs", "2",
                    "--model.judge", "single", "--model.controls", "false")  # fmt: skip
     assert said.status == 0
     assert f"caution  this budget allows {steps}" in " ".join(said.out.split("\n")).replace("  ", "  ")

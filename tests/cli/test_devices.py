@@ -13,7 +13,10 @@ import pytest
 
 from rfdlight.results.records import read_records
 
-TEST = ["test", "--attack", "square", "--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "4"]
+TEST = [
+    "test", "--attack", "square", "--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "4",
+    "--model.controls", "false",
+]  # fmt: skip
 PYTHON = [sys.executable, "-m", "rfdlight"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
 LIMIT = 240
@@ -44,16 +47,13 @@ def whole(tmp_path_factory):
     return run
 
 
-STARTS = {
-    "two, started by Lightning": (2, [*PYTHON, *TEST, "--trainer.devices", "2"]),
-    "three, started by torchrun": (3, [*TORCHRUN, "3", "-m", "--", "rfdlight", *TEST]),
-}
+def test_several_processes_write_the_records_of_one(whole, tmp_path):
+    check_several(2, [*PYTHON, *TEST, "--trainer.devices", "2"], whole, tmp_path / "by Lightning")
+    check_several(3, [*TORCHRUN, "3", "-m", "--", "rfdlight", *TEST], whole, tmp_path / "by torchrun")
 
 
-@pytest.mark.parametrize("start", STARTS)
-def test_several_processes_write_the_records_of_one(start, whole, tmp_path):
-    size, line = STARTS[start]
-    run = tmp_path / "run"
+def check_several(size, line, whole, run):
+    """Start a run of several processes, and compare it with the one of one process."""
     said = shell(*line, "--run", str(run))
     assert said.returncode == 0, said.stderr
     assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()

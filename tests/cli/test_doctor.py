@@ -128,7 +128,7 @@ def test_a_process_without_input_is_no_broken_check(command, quick, monkeypatch)
 )  # fmt: skip
 def test_libraries_that_cannot_be_imported_are_one_line(monkeypatch, elsewhere, rank, broken, line):
     if broken:
-        (elsewhere / "timm.py").write_text(broken)
+        (elsewhere / "lightning.py").write_text(broken)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(elsewhere), str(Path(__file__).parents[2])]))

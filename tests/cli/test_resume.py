@@ -6,17 +6,25 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight import cli
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.results.records import read_records
 
 TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size", "4")
 
 
-@pytest.fixture
-def whole(command):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """The folder of a run that nothing stopped."""
-    assert command(*TEST, "--run", "whole").status == 0
-    return Path("whole")
+    run = tmp_path_factory.mktemp("made") / "whole"
+    assert cli.main([*TEST, "--run", str(run)]) == 0
+    return run
+
+
+@pytest.fixture
+def whole(made, elsewhere):
+    """A copy of it."""
+    return Path(shutil.copytree(made, "whole"))
 
 
 def killed(whole: Path, finished: int, torn: str = "") -> Path:

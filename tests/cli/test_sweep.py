@@ -15,7 +15,7 @@ from rfdlight.modules.evaluation import AttackEvaluation
 GRID = """
 common:
   data: {class_path: digits, init_args: {num_images: 4}}
-  model: {budget: 4, batch_size: 3, slots: 3}
+  model: {budget: 4, batch_size: 3, slots: 3, controls: false}
 axes:
   victim:
     shipped: {}

@@ -142,11 +142,11 @@ def watched(attack, seen):
     return attack
 
 
-@pytest.mark.parametrize("victim", ["resnet", "linear", "constant", "coin flip"])
-def test_columns_inputs_points_and_counts_keep_their_promises(make, victim, resnet, clean):
+@pytest.mark.parametrize("victim", ["network", "linear", "constant", "coin flip"])
+def test_columns_inputs_points_and_counts_keep_their_promises(make, victim, network, clean):
     x, y = clean
-    y = y if victim == "resnet" else torch.zeros_like(y)
-    chosen = {"resnet": resnet, "linear": linear(x), "constant": Constant(), "coin flip": CoinFlip()}[victim]
+    y = y if victim == "network" else torch.zeros_like(y)
+    chosen = {"network": network, "linear": linear(x), "constant": Constant(), "coin flip": CoinFlip()}[victim]
     asked = []
     rule = Judge("never" if victim == "coin flip" else "sequential")
     run = Run(chosen, watched(make(), asked), x, y, budget=40, deterministic=victim != "coin flip", judge=rule)
@@ -171,7 +171,7 @@ def test_an_unbreakable_victim_is_asked_exactly_the_budget(make, budget):
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
-@pytest.mark.parametrize("budget", [0, 1, 2, 3, 7, 10, 100])
+@pytest.mark.parametrize("budget", [0, 1, 2, 3, 7, 40])
 @pytest.mark.parametrize("victim", ["linear", "coin flip"])
 def test_no_budget_is_exceeded(make, budget, victim):
     x, y = images(6, (3, 4, 4)), torch.zeros(6, dtype=torch.int64)
@@ -190,10 +190,10 @@ def test_no_budget_is_exceeded(make, budget, victim):
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
-def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, resnet, clean):
+def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, network, clean):
     attack = make()
     patient = isinstance(attack, SignOPT)  # a step of its line search alone takes a dozen queries
-    run = Run(resnet, attack, *clean, budget=500 if patient else 100)
+    run = Run(network, attack, *clean, budget=500 if patient else 100)
     broken = [record for record in run.records if record["broken_at"] is not None]
     assert len(broken) >= (0 if attack.targeted and attack.needs_start else 1 if attack.targeted else 3)
     for record in run.records:
@@ -202,12 +202,12 @@ def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, resnet
         assert record["broken_at"] is None or record["verdict"] == "broken"
 
 
-def test_what_the_papers_judge_calls_broken_is_broken_on_a_deterministic_victim(make, resnet, clean):
-    run = Run(resnet, make(), clean[0][:6], clean[1][:6], budget=100, judge=Judge("paper"))
+def test_what_the_papers_judge_calls_broken_is_broken_on_a_deterministic_victim(make, network, clean):
+    run = Run(network, make(), clean[0][:6], clean[1][:6], budget=100, judge=Judge("paper"))
     assert all(r["verdict"] == "broken" for r in run.records if r["broken_at"] is not None)
 
 
-def test_records_do_not_depend_on_pool_order_or_chunks(make, resnet, clean):
+def test_records_do_not_depend_on_pool_order_or_chunks(make, network, clean):
     x, y = clean
     y = y.clone()
     y[3] = (y[3] + 1) % 5
@@ -216,22 +216,22 @@ def test_records_do_not_depend_on_pool_order_or_chunks(make, resnet, clean):
         {"slots": 7, "order": [9, 3, 0, 7, 1, 8, 2, 6, 5, 4]},
         {"slots": 8, "chunk": 3, "order": list(range(9, -1, -1))},
     ]
-    records = [Run(resnet, make(), x, y, budget=60, **arrangement).records for arrangement in arrangements]
+    records = [Run(network, make(), x, y, budget=60, **arrangement).records for arrangement in arrangements]
     assert len({record["final_margin"] for record in records[0]}) >= 8, "the victim is too simple to tell runs apart"
     for other in records[1:]:
         assert other == records[0]
 
 
-def test_removing_images_changes_no_other(make, resnet, clean):
+def test_removing_images_changes_no_other(make, network, clean):
     x, y = clean
-    whole = Run(resnet, make(), x, y, budget=30).records
-    part = Run(resnet, make(), x, y, budget=30, order=[8, 2, 5]).records
+    whole = Run(network, make(), x, y, budget=30).records
+    part = Run(network, make(), x, y, budget=30, order=[8, 2, 5]).records
     assert part == [whole[i] for i in (2, 5, 8)]
 
 
-def test_another_seed_changes_what_random_attacks_ask(make, resnet, clean):
+def test_another_seed_changes_what_random_attacks_ask(make, network, clean):
     x, y = clean
-    answer, aimed = one_by_one(resnet), aims(make(), resnet, y[:2])
+    answer, aimed = one_by_one(network), aims(make(), network, y[:2])
     first, again, other = (
         torch.stack([p for _, p, _, _ in drive(make(), answer, x[:2], y[:2], budget=60, seed=seed, **aimed)])
         for seed in (torch.tensor([1, 2]), torch.tensor([1, 2]), torch.tensor([3, 4]))
@@ -242,22 +242,22 @@ def test_another_seed_changes_what_random_attacks_ask(make, resnet, clean):
     assert torch.equal(first, other) != draws
 
 
-@pytest.mark.parametrize(
-    "change",
+def test_label_attacks_cannot_see_scores(label_attack, network, clean):
+    plain = Run(network, label_attack(), *clean, budget=60).records
     # Powers of two and labels alone keep ties apart to the last bit, where attacks bisect to.
-    [lambda z: 1024 * z, lambda z: z / 8, lambda z: nn.functional.one_hot(z.argmax(1), z.shape[1]).float()],
-    ids=["times 1024", "an eighth", "one-hot"],
-)
-def test_label_attacks_cannot_see_scores(label_attack, change, resnet, clean):
-    plain = Run(resnet, label_attack(), *clean, budget=60).records
-    mapped = Run(Mapped(resnet, change), label_attack(), *clean, budget=60).records
-    for before, after in zip(plain, mapped, strict=True):
-        assert {k: v for k, v in before.items() if k not in MARGINS} == {
-            k: v for k, v in after.items() if k not in MARGINS
-        }
+    for change in (
+        lambda z: 1024 * z,
+        lambda z: z / 8,
+        lambda z: nn.functional.one_hot(z.argmax(1), z.shape[1]).float(),
+    ):
+        mapped = Run(Mapped(network, change), label_attack(), *clean, budget=60).records
+        for before, after in zip(plain, mapped, strict=True):
+            assert {k: v for k, v in before.items() if k not in MARGINS} == {
+                k: v for k, v in after.items() if k not in MARGINS
+            }
 
 
-def test_label_attacks_are_given_labels_alone(label_attack, resnet, clean):
+def test_label_attacks_are_given_labels_alone(label_attack, network, clean):
     attack = label_attack()
     tell, kinds = attack.tell, set()
 
@@ -266,14 +266,14 @@ def test_label_attacks_are_given_labels_alone(label_attack, resnet, clean):
         tell(state, points, answer)
 
     attack.tell = spy
-    Run(resnet, attack, *clean, budget=10)
+    Run(network, attack, *clean, budget=10)
     assert kinds == {(torch.int64, 1)}
 
 
-def test_a_state_goes_on_from_a_file_at_every_query(make, resnet, clean):
+def test_a_state_goes_on_from_a_file_at_every_query(make, network, clean):
     x, y = clean[0][:3], clean[1][:3]
-    answer = one_by_one(resnet)
-    aimed = aims(make(), resnet, y)
+    answer = one_by_one(network)
+    aimed = aims(make(), network, y)
     plain = drive(make(), answer, x, y, budget=50, **aimed)
     saved = drive(make(), answer, x, y, budget=50, saved=True, **aimed)
     for (_, points, _, state), (_, same, _, loaded) in zip(plain, saved, strict=True):
@@ -282,11 +282,11 @@ def test_a_state_goes_on_from_a_file_at_every_query(make, resnet, clean):
         assert all(torch.equal(state[name], loaded[name]) for name in state)
 
 
-def test_rows_do_not_see_each_other(make, resnet, clean):
+def test_rows_do_not_see_each_other(make, network, clean):
     x, y = clean[0][:3], clean[1][:3]
-    answer = one_by_one(resnet)
+    answer = one_by_one(network)
     seed = torch.tensor([11, 12, 13])
-    aimed = aims(make(), resnet, y)
+    aimed = aims(make(), network, y)
     together = drive(make(), answer, x, y, budget=40, seed=seed, **aimed)
     alone = [
         drive(
@@ -305,10 +305,10 @@ def test_rows_do_not_see_each_other(make, resnet, clean):
             assert torch.equal(points[i], each[i][1][0])
 
 
-def test_two_equal_evaluations_per_query_give_the_plain_trajectory_at_twice_the_bill(make, resnet, clean):
+def test_two_equal_evaluations_per_query_give_the_plain_trajectory_at_twice_the_bill(make, network, clean):
     x, y = clean[0][:5], clean[1][:5]
-    plain = Run(resnet, make(), x, y, budget=60).records
-    twice = Run(resnet, make(), x, y, budget=120, eot=2).records
+    plain = Run(network, make(), x, y, budget=60).records
+    twice = Run(network, make(), x, y, budget=120, eot=2).records
     for before, after in zip(plain, twice, strict=True):
         for name in ("attack", "gradient", "observe", "billed", "broken_at"):
             assert after[name] == (before[name] and 2 * before[name])
@@ -316,9 +316,9 @@ def test_two_equal_evaluations_per_query_give_the_plain_trajectory_at_twice_the_
             assert after[name] == before[name]
 
 
-def test_initially_wrong_images_are_never_asked(make, resnet, clean):
+def test_initially_wrong_images_are_never_asked(make, network, clean):
     x, y = clean
-    run = Run(resnet, make(), x, (y + 1) % 5, budget=50)
+    run = Run(network, make(), x, (y + 1) % 5, budget=50)
     for record in run.records:
         assert all(record[name] == 0 for name in ("attack", "gradient", "observe", "billed", "candidates"))
         assert record["clean_wrong"] == 1
@@ -333,13 +333,13 @@ def test_initially_wrong_images_are_never_asked(make, resnet, clean):
 def test_a_coin_flipping_victim_is_finished_with_finite_numbers(make, rule, accounting):
     x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
     judge = Judge(rule, final_draws=10, clean_draws=5)
-    run = Run(CoinFlip(), make(), x, y, budget=50, deterministic=False, slots=8, judge=judge, accounting=accounting)
+    run = Run(CoinFlip(), make(), x, y, budget=25, deterministic=False, slots=8, judge=judge, accounting=accounting)
     assert len(run.records) == 8
     for record in run.records:
         numbers = [value for value in record.values() if isinstance(value, float)]
         assert torch.tensor(numbers).isfinite().all()
-        assert record["billed"] <= 50
-        assert accounting == "paper" or record["attack"] + record["gradient"] + record["observe"] <= 50
+        assert record["billed"] <= 25
+        assert accounting == "paper" or record["attack"] + record["gradient"] + record["observe"] <= 25
         assert record["final_draws"] == 10
     assert sum(run.total.values()) == run.oracle.forwarded
 

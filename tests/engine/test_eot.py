@@ -110,9 +110,9 @@ def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
 
 
 @pytest.mark.parametrize("attack", [RayS, Square])
-def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, resnet, clean):
-    plain = Run(resnet, attack(eps=0.08), *clean, budget=60)
-    one = Run(resnet, attack(eps=0.08), *clean, budget=60, eot=1)
+def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, network, clean):
+    plain = Run(network, attack(eps=0.08), *clean, budget=60)
+    one = Run(network, attack(eps=0.08), *clean, budget=60, eot=1)
     assert plain.records == one.records
     x, y = clean
     noisy = [

@@ -17,41 +17,41 @@ def ask(oracle, x, y, which="margin"):
     return oracle.gradients(x, clock, lambda logits: attacker_loss(logits, y, target, which))
 
 
-def test_the_gradient_is_the_derivative_of_the_objective(resnet):
+def test_the_gradient_is_the_derivative_of_the_objective(network):
     x = images(3).double()
-    victim = Mapped(resnet, lambda logits: logits)
+    victim = Mapped(network, lambda logits: logits)
     y = torch.tensor([0, 1, 2])
     logits, gradient = ask(Oracle(victim, 4), x.float(), y, "cross_entropy")
-    torch.testing.assert_close(logits, resnet(x.float()).detach())
+    torch.testing.assert_close(logits, network(x.float()).detach())
     # By central differences along random directions; float32 leaves three digits.
     direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
     step = 1e-3
 
     def loss(points):
-        return attacker_loss(resnet(points.float()), y, torch.full_like(y, -1), "cross_entropy").detach()
+        return attacker_loss(network(points.float()), y, torch.full_like(y, -1), "cross_entropy").detach()
 
     differences = (loss(x + step * direction) - loss(x - step * direction)) / (2 * step)
     torch.testing.assert_close((gradient * direction).flatten(1).sum(1), differences, atol=2e-3, rtol=0.05)
 
 
-def test_no_gradient_is_left_on_the_weights_and_their_flags_stay(resnet):
-    resnet.zero_grad()
-    flags = [parameter.requires_grad for parameter in resnet.parameters()]
-    ask(Oracle(resnet, 4), images(2), torch.tensor([0, 1]))
-    assert all(parameter.grad is None for parameter in resnet.parameters())
-    assert flags == [parameter.requires_grad for parameter in resnet.parameters()]
+def test_no_gradient_is_left_on_the_weights_and_their_flags_stay(network):
+    network.zero_grad()
+    flags = [parameter.requires_grad for parameter in network.parameters()]
+    ask(Oracle(network, 4), images(2), torch.tensor([0, 1]))
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert flags == [parameter.requires_grad for parameter in network.parameters()]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 4])
-def test_padding_changes_no_gradient(resnet, rows):
+def test_padding_changes_no_gradient(network, rows):
     x, y = images(4), torch.tensor([0, 1, 2, 3])
-    whole = ask(Oracle(resnet, 4), x, y)[1]
-    assert torch.equal(ask(Oracle(resnet, 4), x[:rows], y[:rows])[1], whole[:rows])
+    whole = ask(Oracle(network, 4), x, y)[1]
+    assert torch.equal(ask(Oracle(network, 4), x[:rows], y[:rows])[1], whole[:rows])
 
 
-def test_every_gradient_is_a_row_of_the_ledger_and_the_victim(resnet, clean):
+def test_every_gradient_is_a_row_of_the_ledger_and_the_victim(network, clean):
     x, y = clean
-    run = Run(resnet, PGD(eps=1e-4, steps=3), x, y, budget=7)
+    run = Run(network, PGD(eps=1e-4, steps=3), x, y, budget=7)
     assert sum(len_ for len_, *_ in run.shapes) == sum(run.total.values()) == run.oracle.forwarded
     assert run.total["gradient"] == int(run.column("gradient").sum()) > 0
     assert run.total["attack"] == 0

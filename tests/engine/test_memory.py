@@ -14,10 +14,10 @@ COUNT, BATCH = 24, 4
 
 
 @pytest.fixture
-def clean(resnet):
+def clean(network):
     x = images(COUNT)
     with torch.no_grad():
-        return resnet, x, resnet(x).argmax(1)
+        return network, x, network(x).argmax(1)
 
 
 def run(name, clean, **options):

@@ -45,23 +45,23 @@ def test_scores_that_are_not_finite_are_refused(value):
         ask(Oracle(Broken(), 4), torch.zeros(2, 3, 4, 4))
 
 
-def test_every_forward_has_the_full_shape_and_every_row_is_counted(resnet):
+def test_every_forward_has_the_full_shape_and_every_row_is_counted(network):
     seen = []
-    hook = resnet.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
-    oracle = Oracle(resnet, 5)
+    hook = network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].shape))
+    oracle = Oracle(network, 5)
     for rows in (5, 1, 3):
         assert ask(oracle, images(rows)).shape == (rows, 5)
     hook.remove()
     assert seen == [(5, 3, 16, 16)] * 3
     assert oracle.forwarded == 15
     oracle.close()
-    resnet(images(2))
+    network(images(2))
     assert oracle.forwarded == 15
 
 
-def test_padding_does_not_change_an_answer(resnet):
+def test_padding_does_not_change_an_answer(network):
     points = images(5)
-    oracle = Oracle(resnet, 5)
+    oracle = Oracle(network, 5)
     whole = ask(oracle, points)
     for rows in (1, 2, 4):
         assert torch.equal(ask(oracle, points[:rows]), whole[:rows])
@@ -91,9 +91,9 @@ def test_schedules_see_the_clock_of_each_row():
     assert clock.read(4, points.device).tolist() == [0, 0, 0, 0]
 
 
-def test_reduced_precision_is_the_attacks_and_never_the_judges(resnet):
+def test_reduced_precision_is_the_attacks_and_never_the_judges(network):
     points = images(4)
-    full, reduced = Oracle(resnet, 4), Oracle(resnet, 4, precision="bfloat16")
+    full, reduced = Oracle(network, 4), Oracle(network, 4, precision="bfloat16")
     exact = ask(full, points)
     assert torch.equal(ask(reduced, points, "judge"), exact)
     rough = ask(reduced, points, "attack")
@@ -105,8 +105,8 @@ def test_reduced_precision_is_the_attacks_and_never_the_judges(resnet):
     reduced.close()
 
 
-def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(resnet, clean):
-    run = Run(resnet, RandomNoise(eps=0.05), *clean, budget=30, precision="bfloat16")
+def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network, clean):
+    run = Run(network, RandomNoise(eps=0.05), *clean, budget=30, precision="bfloat16")
     broken = [record for record in run.records if record["broken_at"] is not None]
     assert broken
     for record in run.records:
@@ -115,8 +115,8 @@ def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(resnet, 
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
-def test_random_victims_are_told_from_deterministic_ones(resnet):
-    oracle = Oracle(resnet, 4)
+def test_random_victims_are_told_from_deterministic_ones(network):
+    oracle = Oracle(network, 4)
     assert not oracle.is_random(images(6))
     oracle.close()
     assert Oracle(CoinFlip(), 4).is_random(images(6))

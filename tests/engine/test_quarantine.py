@@ -106,22 +106,22 @@ SCORES = [(how, phase) for how in ("raise", "nan", "contagious") for phase in Ph
 
 
 @pytest.fixture(scope="module")
-def whole(resnet):
+def whole(network):
     """The images, and a run without a fault in which the one that is going to fail goes through every phase."""
     x = images(10)
     with torch.no_grad():
-        y = resnet(x).argmax(1)
-    records, failed, _ = attacked(Mapped(resnet, lambda logits: logits), RandomNoise(eps=EPS), x, y)
+        y = network(x).argmax(1)
+    records, failed, _ = attacked(Mapped(network, lambda logits: logits), RandomNoise(eps=EPS), x, y)
     assert not failed
     bad = next(number for number in range(10) if records[f"test/{number:04d}"]["tests"])
     return x, y, records, bad
 
 
 @pytest.mark.parametrize(("how", "phase"), SCORES)
-def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_records(resnet, whole, how, phase):
+def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_records(network, whole, how, phase):
     x, y, records, number = whole
     bad = names([number])
-    victim = Faulty(resnet, x[[number]], bad, how, phase)
+    victim = Faulty(network, x[[number]], bad, how, phase)
     found, failed, _ = attacked(victim, RandomNoise(eps=EPS), x, y)
     assert failed == {bad[0]: REASONS[how]}
     assert found == {image_id: record for image_id, record in records.items() if image_id not in bad}
@@ -129,10 +129,10 @@ def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_re
 
 
 @pytest.mark.parametrize("how", ["raise", "nan"])
-def test_two_images_of_one_pass_that_fail_are_both_found(resnet, whole, how):
+def test_two_images_of_one_pass_that_fail_are_both_found(network, whole, how):
     x, y, records, _ = whole
     bad = names([1, 2])
-    found, failed, engine = attacked(Faulty(resnet, x[[1, 2]], bad, how), RandomNoise(eps=EPS), x, y)
+    found, failed, engine = attacked(Faulty(network, x[[1, 2]], bad, how), RandomNoise(eps=EPS), x, y)
     assert failed == dict.fromkeys(bad, REASONS[how])
     assert found == {image_id: record for image_id, record in records.items() if image_id not in bad}
     total = engine.ledger.total
@@ -142,12 +142,12 @@ def test_two_images_of_one_pass_that_fail_are_both_found(resnet, whole, how):
 
 @pytest.mark.parametrize(("how", "phase"), [("raise", None), ("nan", Phase.ATTACK), ("raise", Phase.FINAL)])
 @pytest.mark.parametrize("options", [{"deterministic": True}, {"eot": 2}, {"accounting": "paper"}], ids=str)
-def test_so_it_is_with_other_accounts(resnet, whole, how, phase, options):
+def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
     x, y, _, number = whole
     bad = names([number])
     rest = [i for i in range(10) if i != number]
-    without, none, _ = attacked(Mapped(resnet, lambda logits: logits), Square(eps=EPS), x, y, rest, **options)
-    found, failed, _ = attacked(Faulty(resnet, x[[number]], bad, how, phase), Square(eps=EPS), x, y, **options)
+    without, none, _ = attacked(Mapped(network, lambda logits: logits), Square(eps=EPS), x, y, rest, **options)
+    found, failed, _ = attacked(Faulty(network, x[[number]], bad, how, phase), Square(eps=EPS), x, y, **options)
     assert (none, failed) == ({}, {bad[0]: REASONS[how]})
     assert found == without
 
@@ -162,13 +162,13 @@ def test_so_it_is_with_other_accounts(resnet, whole, how, phase, options):
     ],
 )
 @pytest.mark.parametrize("eot", [1, 2])
-def test_so_it_is_with_gradients(resnet, whole, how, reason, eot):
+def test_so_it_is_with_gradients(network, whole, how, reason, eot):
     x, y, _, number = whole
     bad = names([number])
     rest = [i for i in range(10) if i != number]
     attack = PGD(eps=EPS, steps=5, step=0.001)
-    without, _, _ = attacked(Mapped(resnet, lambda logits: logits), attack, x, y, rest, budget=10, eot=eot)
-    victim = Faulty(resnet, x[[number]], bad, how, Phase.ATTACK)
+    without, _, _ = attacked(Mapped(network, lambda logits: logits), attack, x, y, rest, budget=10, eot=eot)
+    victim = Faulty(network, x[[number]], bad, how, Phase.ATTACK)
     found, failed, engine = attacked(victim, attack, x, y, budget=10, eot=eot)
     assert failed == {bad[0]: reason}
     assert found == without
@@ -190,10 +190,10 @@ def test_the_rows_of_repeated_passes_are_padding():
     assert len(victim.shapes) == 5 + 2
 
 
-def test_no_later_pass_holds_what_the_victim_failed_on(resnet, whole):
+def test_no_later_pass_holds_what_the_victim_failed_on(network, whole):
     x, y, _, number = whole
     bad = names([number])
-    victim = Faulty(resnet, x[[number]], bad, "raise")
+    victim = Faulty(network, x[[number]], bad, "raise")
     passes = []
     victim.register_forward_pre_hook(lambda _, inputs: passes.append(inputs[0].clone()))
     attacked(victim, RandomNoise(eps=EPS), x, y, deterministic=True)

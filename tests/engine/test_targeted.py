@@ -88,18 +88,18 @@ def test_every_rule_knows_the_target(rule):
         assert rule == "never" or record["target"] == 2 or record["broken_at"] is not None
 
 
-def test_square_reaches_targets_of_a_real_network_and_an_easy_class_is_none(resnet, clean):
+def test_square_reaches_targets_of_a_real_network_and_an_easy_class_is_none(network, clean):
     x, y = clean
-    found = Run(resnet, Square(eps=0.3, targeted=True), x, y, budget=300).records
+    found = Run(network, Square(eps=0.3, targeted=True), x, y, budget=300).records
     hit = [record for record in found if record["verdict"] == "broken"]
     assert len(hit) >= 2
-    untargeted = Run(resnet, Square(eps=0.3), x, y, budget=300).records
+    untargeted = Run(network, Square(eps=0.3), x, y, budget=300).records
     assert sum(record["verdict"] == "broken" for record in untargeted) >= len(hit)
 
 
-def test_initially_wrong_images_stay_wrong_whatever_their_target(resnet, clean):
+def test_initially_wrong_images_stay_wrong_whatever_their_target(network, clean):
     x, y = clean
-    for record in Run(resnet, Square(eps=0.1, targeted=True), x, (y + 1) % 5, budget=9).records:
+    for record in Run(network, Square(eps=0.1, targeted=True), x, (y + 1) % 5, budget=9).records:
         assert record["attack"] == 0
         assert record["verdict"] == "broken"
         assert record["final_wrong"] == 1
@@ -125,18 +125,18 @@ class Starting(Attack):
         return state["start"]
 
 
-def test_starts_are_images_of_the_target(resnet, clean):
+def test_starts_are_images_of_the_target(network, clean):
     x, y = clean
     attack = Starting(eps=1.0, targeted=True)
-    records = Run(resnet, attack, x, y, budget=3, starts=labelled(resnet, (3, 16, 16))).records
+    records = Run(network, attack, x, y, budget=3, starts=labelled(network, (3, 16, 16))).records
     assert {record["verdict"] for record in records} == {"broken"}
     assert {record["broken_at"] for record in records} == {1}
 
 
-def test_a_start_is_needed(resnet, clean):
+def test_a_start_is_needed(network, clean):
     x, y = clean
     with pytest.raises(ValueError, match="a targeted Starting needs images to start from"):
-        Run(resnet, Starting(eps=1.0, targeted=True), x, y, budget=3, starts=None)
+        Run(network, Starting(eps=1.0, targeted=True), x, y, budget=3, starts=None)
 
 
 def test_an_attack_without_a_targeted_form_says_so():

@@ -71,12 +71,12 @@ def test_nothing_breaks_in_a_ball_of_no_size():
 
 
 @pytest.mark.parametrize("name", sorted(NAMES["attack"]))
-def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, resnet, clean):
+def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, network, clean):
     x, y = clean
     kind = resolve_name(NAMES["attack"][name])
     source = Images((x * 255).round().byte(), y, [f"test/{i:04d}" for i in range(len(x))])
     for norm in kind.norms:
-        found, _ = controls(resnet, kind(eps=0.5, norm=norm), source, budget=25)
+        found, _ = controls(network, kind(eps=0.5, norm=norm), source, budget=25)
         assert found["no_ball"]["broken"] == 0
         assert found["no_ball"]["right"] > 0
 
