@@ -37,6 +37,7 @@ from rfdlight.modules.complaint import complaint
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.modules.export import export_victim, take_best_weights
 from rfdlight.modules.processes import ToldElsewhere
+from rfdlight.nulls import refuse_nulls
 from rfdlight.parser_errors import mended
 from rfdlight.quiet import be_quiet
 from rfdlight.results import run_directory
@@ -188,6 +189,11 @@ class RFDLightCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what their constructors refuse becomes one line."""
+        settings = self.config[self.subcommand].as_dict()
+        refuse_nulls(settings, made=COMMANDS.get(self.subcommand))
+        if self.subcommand in MODELS:
+            refuse_nulls(settings["model"], "model.", MODELS[self.subcommand])
+            refuse_nulls(settings["trainer"], "trainer.", Trainer)
         try:
             if self.subcommand in COMMANDS:
                 self.config_init = self._parser(self.subcommand).instantiate(self.config[self.subcommand])

@@ -121,6 +121,10 @@ def load(folder: Path, label: str) -> Run:
     if len(run.by_id) < len(records):
         twice = next(one["id"] for one, next_ in itertools.pairwise(records) if one["id"] == next_["id"])
         raise UserError(f"{folder / 'records.jsonl'} holds the image {twice} twice")
+    if len(records) > facts["num_images"]:
+        raise UserError(
+            f"{folder / 'records.jsonl'} holds {len(records):,} images, of a run of {facts['num_images']:,}"
+        )
     return run
 
 

@@ -111,4 +111,24 @@ CASES = {
         "report taken",
         "taken is no run directory: it lacks config.yaml, summary.json",
     ),
+    "null for a number": (
+        "test --attack rays -c null_model.yaml",
+        "model.budget needs a value, got null; leave it out for its default",
+    ),
+    "null for a name": (
+        "fit -c null_network.yaml",
+        "model.network needs a value, got null; leave it out for its default",
+    ),
+    "null for an attack's option": (
+        "test -c null_attack.yaml",
+        "attack.p needs a value, got null; leave it out for its default",
+    ),
+    "null for a defense's option": (
+        "test --attack rays -c null_defense.yaml",
+        "defense.sigma needs a value, got null; leave it out for its default",
+    ),
+    "null for the trainer's option": (
+        "fit -c null_trainer.yaml",
+        "trainer.accelerator needs a value, got null; leave it out for its default",
+    ),
 }

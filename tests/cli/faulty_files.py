@@ -125,6 +125,11 @@ def write_configs(folder: Path) -> None:
         ("section", "modle: {budget: 3}\n"),
         ("name", "attack: rayz\n"),
         ("option", "attack: {class_path: rays, init_args: {epsilon: 0.1}}\n"),
+        ("null_model", "model: {budget: null}\n"),
+        ("null_network", "model: {network: null}\n"),
+        ("null_attack", "attack: {class_path: square, init_args: {p: null}}\n"),
+        ("null_defense", "defense: [{class_path: input_noise, init_args: {sigma: null}}]\n"),
+        ("null_trainer", "trainer: {accelerator: null}\n"),
         ("negative", "defense: [feature_noise, {class_path: input_noise, init_args: {sigma: -1}}]\n"),
     ):
         (folder / f"{name}.yaml").write_text(text)

@@ -267,6 +267,11 @@ def test_an_image_that_is_recorded_twice_is_refused(write):
     assert refusal([run]) == "run/records.jsonl holds the image digits/test/0001 twice"
 
 
+def test_more_images_than_were_asked_for_are_refused(write):
+    run = write("run", [record(i) for i in range(4)], num_images=3)
+    assert refusal([run]) == "run/records.jsonl holds 4 images, of a run of 3"
+
+
 def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp_path):
     report(four, "out")
     names = {"report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png"}
