@@ -212,11 +212,17 @@ def distinct(cells: list[Cell]) -> Iterator[Cell]:
         seen |= parts
 
 
-CELLS = list(distinct([cell for config in EXPERIMENTS for cell in read_cells(packaged.folder("configs") / config)]))
-"""Those of all experiments that have a part of their own."""
+GRIDS = [read_cells(packaged.folder("configs") / config) for config in EXPERIMENTS]
+FIRST = [cells[0] for cells in GRIDS]
+REST = list(distinct([cell for cells in GRIDS for cell in cells]))
+"""The cells of all experiments that have a part of their own."""
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize(
+    "cell",
+    [*FIRST, *(pytest.param(cell, marks=pytest.mark.slow) for cell in REST if cell not in FIRST)],
+    ids=lambda cell: cell.name,
+)
 def test_every_part_of_an_experiment_instantiates_and_its_resolved_form_gives_itself_again(built, cell):
     Path("cell.yaml").write_text(yaml.safe_dump(cell.config))
     first = built("test", "-c", "cell.yaml", "--run", cell.name)

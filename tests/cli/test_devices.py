@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight import cli
 from rfdlight.results.records import read_records
 
 TEST = [
@@ -43,7 +44,7 @@ def events(run):
 def whole(tmp_path_factory):
     """The folder of a run in one process."""
     run = tmp_path_factory.mktemp("devices") / "whole"
-    assert shell(*PYTHON, *TEST, "--run", str(run)).returncode == 0
+    assert cli.main([*TEST, "--run", str(run)]) == 0
     return run
 
 

@@ -63,7 +63,7 @@ def test_a_complete_run_stays_as_it_is(whole, command):
 
 
 def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
-    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3")
+    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_draws", "10")
     assert command(*noisy, "--run", "whole").status == 0
     run = killed(Path("whole"), finished=0)
     assert command("test", "--resume", str(run)).status == 0
