@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from jsonargparse import Namespace
@@ -12,7 +13,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from rfdlight.environment.devices import imitates_bfloat16
 from rfdlight.environment.launcher import check_launcher, started_by_lightning, started_processes, under_slurm
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, one_line
 
 
 def refuse_remains(environ: Mapping[str, str]) -> None:
@@ -26,6 +27,15 @@ def refuse_remains(environ: Mapping[str, str]) -> None:
     for finding in check_launcher(environ, terminal=True):
         if finding.state == "fail":
             raise UserError(f"{finding.found}; {finding.remedy}")
+
+
+@contextmanager
+def refusals_in_one_line() -> Iterator[None]:
+    """Make a user's error of what Lightning refuses while it builds a trainer, as two callbacks that are one."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(f"the trainer refuses: {one_line(error)}") from error
 
 
 def processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:

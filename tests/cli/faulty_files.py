@@ -130,6 +130,7 @@ def write_configs(folder: Path) -> None:
         ("null_attack", "attack: {class_path: square, init_args: {p: null}}\n"),
         ("null_defense", "defense: [{class_path: input_noise, init_args: {sigma: null}}]\n"),
         ("null_trainer", "trainer: {accelerator: null}\n"),
+        ("twice", "trainer: {callbacks: [EMAWeightAveraging, EMAWeightAveraging]}\n"),
         ("negative", "defense: [feature_noise, {class_path: input_noise, init_args: {sigma: -1}}]\n"),
     ):
         (folder / f"{name}.yaml").write_text(text)

@@ -63,6 +63,15 @@ def test_pretrained_weights_that_cannot_be_fetched(elsewhere, command, monkeypat
     assert not (elsewhere / "run").exists()
 
 
+def test_callbacks_that_lightning_does_not_take_together(prepared, command, monkeypatch):
+    monkeypatch.chdir(prepared)
+    said = command("fit", "-c", "twice.yaml")
+    assert said.status == 2
+    assert said.err.startswith("rfdlight: the trainer refuses: Found more than one stateful callback of type ")
+    assert said.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
 def test_a_run_directory_that_cannot_be_made(elsewhere, command):
     (elsewhere / "closed").mkdir(mode=0o500)
