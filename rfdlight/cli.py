@@ -190,7 +190,7 @@ class RFDLightCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what their constructors refuse becomes one line."""
         settings = self.config[self.subcommand].as_dict()
-        refuse_nulls(settings, made=COMMANDS.get(self.subcommand))
+        refuse_nulls(settings, made=COMMANDS.get(str(self.subcommand)))
         if self.subcommand in MODELS:
             refuse_nulls(settings["model"], "model.", MODELS[self.subcommand])
             refuse_nulls(settings["trainer"], "trainer.", Trainer)

@@ -32,13 +32,18 @@ def refuse_nulls(given: Mapping[str, Any], setting: str = "", made: Callable[...
 
 
 def _needed(made: Callable[..., Any]) -> list[str]:
-    """Return the parameters that have a type which None is not of."""
+    """Return the parameters with a type which None is not of, and no default of None all the same."""
+    function = made.__init__ if inspect.isclass(made) else made
     try:
-        hints = get_type_hints(made.__init__ if inspect.isclass(made) else made)  # type: ignore[misc]
-    except (NameError, TypeError, AttributeError):  # types that a user's module has for its type checker alone
+        hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+    except (NameError, TypeError, ValueError):  # a type that a user's module has for its type checker alone, or none
         return []
-    return [name for name, hint in hints.items() if hint is not Any and hint is not None and _holds_no_none(hint)]
+    return [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is not None and name in hints and _holds_no_none(hints[name])
+    ]
 
 
 def _holds_no_none(hint: Any) -> bool:
-    return type(None) not in (hint, *get_args(hint))
+    return hint is not Any and type(None) not in (hint, *get_args(hint))
