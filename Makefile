@@ -1,6 +1,6 @@
 # make demo    attacks an undefended and a defended victim and puts them beside random noise
 # make test    runs the tests
-# make reproduce-quick  a tenth of the images of the paper's table 4, on CIFAR-10
+# make reproduce-quick  the paper's table 4 on a tenth of the images, CIFAR-10; some ten minutes
 # Each makes its own environment first; demo and test need no download of data or weights, and none needs a GPU.
 
 PYTHON ?= python3
@@ -44,7 +44,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/engine.py
 
 reproduce-quick: $(READY) $(DATA)
-	$(BIN)/rfdlight sweep experiment/table4 --num_images 30
+	$(BIN)/rfdlight sweep experiment/table4_quick
 
 data: .data/cifar10/test .data/cifar10/train
 
