@@ -81,13 +81,15 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 
 
 def _places(config: Any) -> list[tuple[Any, Any]]:
-    """Every container of a configuration with every key or index of it."""
-    if isinstance(config, dict):
-        return [(config, key) for key in config] + [place for value in config.values() for place in _places(value)]
-    if isinstance(config, list):
-        indices = [(config, index) for index in range(len(config))]
-        return indices + [place for value in config for place in _places(value)]
-    return []
+    """Every container of a configuration, however deep, with every key or index of it."""
+    places, left = [], [config]
+    while left:
+        outer = left.pop()
+        if isinstance(outer, dict | list):
+            keys = list(outer) if isinstance(outer, dict) else range(len(outer))
+            places += [(outer, key) for key in keys]
+            left += [outer[key] for key in keys]
+    return places
 
 
 def _scalar(text: str) -> Any:
@@ -101,10 +103,10 @@ def _scalar(text: str) -> Any:
 @st.composite
 def restructured(draw: st.DrawFn, text: str) -> bytes:
     """A configuration with a few values dropped, renamed, repeated elsewhere, or of another type."""
-    config = restructure(draw, yaml.safe_load(text))
+    wide = draw(st.booleans())
     try:
-        changed = yaml.safe_dump(config, sort_keys=False, allow_unicode=draw(st.booleans()))
-    except RecursionError:
+        changed = yaml.safe_dump(restructure(draw, yaml.safe_load(text)), sort_keys=False, allow_unicode=wide)
+    except RecursionError:  # what was moved into itself is too deep to be copied or written
         return LAUGHS.encode()
     return changed.encode(errors="surrogateescape")
 
