@@ -30,7 +30,7 @@ from rfdlight.commands.sweep import sweep
 from rfdlight.defenses.base import Defense
 from rfdlight.documents import NOT_PLAIN, is_plain
 from rfdlight.environment.launcher import is_first
-from rfdlight.environment.trainer import processes, refusals_in_one_line, refuse_remains, warn_of_slow_precision
+from rfdlight.environment.trainer import misconfigurations, processes, refuse_remains, warn_of_slow_precision
 from rfdlight.errors import UserError, legible, one_line, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.complaint import complaint
@@ -228,7 +228,7 @@ class RFDLightCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 **processes(config, os.environ),
             }
-        with refusals_in_one_line():
+        with misconfigurations():
             return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
 
     def _place_test(self) -> None:

@@ -22,7 +22,7 @@ from rfdlight.victims.networks import create_network
 from rfdlight.victims.resolve import card_path
 
 _TIMM = "timm:"
-_CANNOT = (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_CANNOT = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
 """What networks raise for images that they do not take."""
 
 

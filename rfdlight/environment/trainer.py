@@ -10,10 +10,11 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rfdlight.environment.devices import imitates_bfloat16
 from rfdlight.environment.launcher import check_launcher, started_by_lightning, started_processes, under_slurm
-from rfdlight.errors import UserError, one_line
+from rfdlight.errors import UserError
 
 
 def refuse_remains(environ: Mapping[str, str]) -> None:
@@ -30,12 +31,12 @@ def refuse_remains(environ: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def refusals_in_one_line() -> Iterator[None]:
-    """Make a user's error of what Lightning refuses while it builds a trainer, as two callbacks that are one."""
+def misconfigurations() -> Iterator[None]:
+    """Raise as a misconfiguration what Lightning refuses by RuntimeError while it builds a trainer."""
     try:
         yield
     except RuntimeError as error:
-        raise UserError(f"the trainer refuses: {one_line(error)}") from error
+        raise MisconfigurationException(str(error)) from error
 
 
 def processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
