@@ -23,8 +23,8 @@ demo: $(READY)
 	$(BIN)/rfdlight test --attack rays --data.num_images 80 --model.budget 300 --run $(DEMO)/undefended
 	$(BIN)/rfdlight test --attack rays --data.num_images 80 --model.budget 300 --run $(DEMO)/defended \
 		--defense feature_noise --defense.layers 'layer*' --defense.sigma 0.4
-	$(BIN)/rfdlight test --attack random_noise --data.num_images 80 --model.budget 300 --run $(DEMO)/noise
-	$(BIN)/rfdlight report $(DEMO)/noise $(DEMO)/undefended $(DEMO)/defended --output $(DEMO)/report
+	$(BIN)/rfdlight test --attack random_noise --data.num_images 80 --model.budget 300 --run $(DEMO)/random_noise
+	$(BIN)/rfdlight report $(DEMO)/undefended $(DEMO)/defended $(DEMO)/random_noise --output $(DEMO)/report
 
 test: $(READY) $(DATA)
 	$(BIN)/python -m pytest -q -n auto --dist worksteal

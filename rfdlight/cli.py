@@ -6,27 +6,21 @@ import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+import rfdlight
 from rfdlight import loader, names, packaged, resumption
 from rfdlight.attacks.base import Attack
-from rfdlight.commands.analyze import analyze
-from rfdlight.commands.calibrate import calibrate
-from rfdlight.commands.doctor import doctor
-from rfdlight.commands.layers import layers
-from rfdlight.commands.recommend import recommend
-from rfdlight.commands.report import report
-from rfdlight.commands.scales import scales
-from rfdlight.commands.sweep import sweep
+from rfdlight.commands.registry import COMMANDS, INJECTED, POSITIONALS
+from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.documents import NOT_PLAIN, is_plain
 from rfdlight.environment.launcher import is_first
@@ -48,33 +42,14 @@ from rfdlight.whole_files import replacing
 UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
 """The component of each command that is taken where none is named."""
 
+_CHOICES = {
+    "attack": "What asks the victim",
+    "data": "The images",
+    "defense": "What protects the victim, in fit during its training; several as a list",
+}
+"""What is chosen by a short name, and what its help says before the names."""
+
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "analyze": analyze,
-    "calibrate": calibrate,
-    "doctor": doctor,
-    "layers": layers,
-    "recommend": recommend,
-    "report": report,
-    "scales": scales,
-    "sweep": sweep,
-}
-"""The subcommands that need no trainer; what they return is the exit status, None for 0."""
-
-POSITIONALS: dict[str, dict[str, Any]] = {
-    "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
-    "recommend": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
-    "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
-    "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
-}
-"""The one argument of those commands that is not a flag, as argparse takes it, for those that have one."""
-
-INJECTED = {"parsed", "parse", "run"}
-"""Arguments of those commands that are no flags: the command line as a configuration, the function that parses a
-command line and the one that runs it."""
 
 
 class Parser(LightningArgumentParser):
@@ -100,7 +75,7 @@ class RFDLightCLI(LightningCLI):
         self.command = shlex.join(["rfdlight", *args])
         super().__init__(
             model_class=Classifier,
-            datamodule_class=LightningDataModule,
+            datamodule_class=ImageData,
             subclass_mode_data=True,
             trainer_class=Trainer,
             parser_class=Parser,
@@ -120,12 +95,15 @@ class RFDLightCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Read YAML with short names; options are written out."""
+        kwargs.setdefault("description", _first_line(rfdlight))
         kwargs.setdefault("parser_mode", loader.MODE)
         kwargs.setdefault("allow_abbrev", False)
         return super().init_parser(**kwargs)
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
+        for listed in parser._subcommands_action._choices_actions:  # type: ignore[union-attr]
+            listed.help = _first_line(MODELS[listed.dest])  # Lightning lists them by what the Trainer says of itself
         for name, function in COMMANDS.items():
             command = Parser(description=_first_line(function), parser_mode=loader.MODE, allow_abbrev=False)
             positional = dict(POSITIONALS.get(name, {}))
@@ -161,9 +139,11 @@ class RFDLightCLI(LightningCLI):
             type=Defense | list[Defense] | None,
             default=None,
             sub_configs=True,
-            help="What protects the victim, in fit during its training: a short name, an import path, a file, or a "
-            "list of these.",
         )
+        for action in parser._actions:
+            if action.dest in _CHOICES:
+                known = ", ".join(names.NAMES[action.dest])
+                action.help = f"{_CHOICES[action.dest]}: {known}, an import path, or a file that describes it."
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the model class of the chosen subcommand."""

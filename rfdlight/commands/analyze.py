@@ -127,8 +127,8 @@ def _finite(values: list[float]) -> list[float | None]:
 
 
 def _table(points: list[Point]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("place", overflow="fold")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("place", overflow="fold", min_width=len("the image"))
     for column in ("ratio", "after", "quantile", "magnitude", "sigma", "theory %", "measured %"):
         table.add_column(column, justify="right", no_wrap=True)
     for point in points:

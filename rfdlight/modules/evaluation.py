@@ -83,7 +83,7 @@ class AttackEvaluation(LightningModule):
         seed: Of the attack's and the victim's randomness.
 
     Raises:
-        UserError: If a number is out of range.
+        UserError: If a number is out of range, there is no attack, or the judge has no rule for it.
     """
 
     victim: nn.Module
@@ -124,6 +124,8 @@ class AttackEvaluation(LightningModule):
             raise UserError(f"model.eot must be at most model.batch_size, {batch_size}, got {eot}")
         if attack is None:
             raise UserError("an attack is needed: --attack NAME")
+        if judge == "paper" and attack.reads == "gradients":
+            raise UserError("model.judge paper has no rule for attacks that read gradients; leave it at sequential")
         self.victim_spec = victim
         self.checkpoint = checkpoint
         self.attack = attack
@@ -142,8 +144,7 @@ class AttackEvaluation(LightningModule):
         self.keep_images = keep_images
         self.controls = controls
         self.seed = seed
-        self.resume = False
-        self.complete = False
+        self.resume = self.complete = False
         self.sound = True
         self.console = Console()
         self.failed: dict[str, str] = {}

@@ -112,6 +112,10 @@ CASES = {
         ATTACK + "--model.judge jury",
         "unknown model.judge 'jury'; known: never, paper, sequential, single",
     ),
+    "a judge that hears claims for an attack that makes none": (
+        "test --attack pgd --model.judge paper",
+        "model.judge paper has no rule for attacks that read gradients; leave it at sequential",
+    ),
     "epochs in words": (
         "fit --trainer.max_epochs few",
         "trainer.max_epochs must be a whole number, got 'few'",

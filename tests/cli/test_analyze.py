@@ -1,6 +1,7 @@
 """`rfdlight analyze` on a command line."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
     pictures = {"ratios.png", "magnitudes.png", "misled.png"}
     assert {path.name for path in Path("folder").iterdir()} == {"analysis.json", *pictures}
     assert "predicted to mislead most at a cost of 2 points: layer" in said.out
+    lines = said.out.splitlines()
+    assert any(re.match(r" the image +1 +1 ", line) for line in lines), "the table fits 80 columns"
 
 
 def test_the_default_layers_are_those_of_the_noise_and_a_run_is_not_overwritten(command):

@@ -14,7 +14,8 @@ import yaml
 
 from rfdlight import packaged
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
-from rfdlight.cli import COMMANDS, MODELS, parse
+from rfdlight.cli import MODELS, parse
+from rfdlight.commands.registry import COMMANDS
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.defenses import Defense, FeatureNoise, InputNoise
 from rfdlight.protocol.experiment import Cell, read_cells

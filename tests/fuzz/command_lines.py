@@ -11,6 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rfdlight import cli
+from rfdlight.commands.registry import POSITIONALS
 from rfdlight.names import FLAGS, NAMES
 
 from .running import SMALL, check, run, workplace
@@ -129,7 +130,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
             parts.append(["--defense", draw(st.sampled_from(("input_noise", "feature_noise", "logit_noise", "aaa")))])
         if draw(st.booleans()):
             parts.append(["--run", "run"])
-    elif command in cli.POSITIONALS and draw(st.integers(0, 3)):
+    elif command in POSITIONALS and draw(st.integers(0, 3)):
         parts.append([draw(st.sampled_from((*HOSTILE, "resnet8-digits", "nearest_mean.NearestMean")))])
     if command == "sweep":
         parts.append(["--dry_run=true"])  # it would run what it is given, where that happens to be right

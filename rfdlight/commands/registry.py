@@ -1,0 +1,42 @@
+"""The commands that need no trainer, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rfdlight.commands.analyze import analyze
+from rfdlight.commands.calibrate import calibrate
+from rfdlight.commands.doctor import doctor
+from rfdlight.commands.layers import layers
+from rfdlight.commands.recommend import recommend
+from rfdlight.commands.report import report
+from rfdlight.commands.scales import scales
+from rfdlight.commands.sweep import sweep
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
+    "analyze": analyze,
+    "calibrate": calibrate,
+    "doctor": doctor,
+    "layers": layers,
+    "recommend": recommend,
+    "report": report,
+    "scales": scales,
+    "sweep": sweep,
+}
+"""What they return is the exit status, None for 0."""
+
+POSITIONALS: dict[str, dict[str, Any]] = {
+    "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
+    "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
+    "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
+    "recommend": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
+    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
+    "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
+    "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
+}
+"""The one argument that is not a flag, as argparse takes it, of the commands that have one."""
+
+INJECTED = {"parsed", "parse", "run"}
+"""Their arguments that are no flags: the command line as a configuration, the function that parses a command line and
+the one that runs it."""
