@@ -29,6 +29,7 @@ from rfdlight.protocol.recommendation import (
     told_agreement,
     told_choice,
 )
+from rfdlight.protocol.rough_cost import bring_to, rough_meter
 from rfdlight.protocol.short_attack import Outcome, settle_eps, short_attack
 from rfdlight.results.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim
@@ -56,9 +57,9 @@ def recommend(
 ) -> None:
     """Choose where noise should go and how much of it, for a given cost in clean accuracy.
 
-    Ranks every layer, the best two, the best three and all of them, and the pixels, by how often the linearised
-    victim says that noise there misleads an attacker. The best few and the pixels are calibrated to the same cost
-    and put under a short attack. `rfdlight test --defense` takes the file that is written.
+    Brings every layer, the best two, the best three and all of them, and the pixels, to about that cost, and ranks
+    them by how often the linearised victim says that noise there misleads an attacker. The best few and the pixels
+    are calibrated and put under a short attack. `rfdlight test --defense` takes the file that is written.
 
     Three sets of test images have no image in common: those that `rfdlight test` attacks, `num_images` for the short
     attacks, and the rest for prediction and calibration. Still the best is chosen by the short attacks, so
@@ -103,13 +104,22 @@ def recommend(
         f"calibrated; {num_images} others are attacked here; rfdlight test attacks neither",
     )
     linear = LinearisedVictim(loaded, looked_at, places, step, meter.device)
-    ranked, without = candidates(linear, target_drop)
+    rough = rough_meter(loaded, rest, seed)
+
+    def settle(candidate: Candidate) -> Candidate | None:
+        noise = noise_of(candidate, places[0].side)
+        if bring_to(rough, noise, target_drop) is None:
+            return None
+        return linear.at_sigmas(candidate.layers, noise.sigmas(len(candidate.sigmas)))
+
+    with console.status(f"what noise costs, on {len(rough.undefended)} images"):
+        ranked, without = candidates(linear, target_drop, settle)
     for layers_without in without:
-        _say(console, f"{named(layers_without)}: no sigma costs {_points(target)} on the linearised victim")
+        _say(console, f"{named(layers_without)}: no sigma costs {_points(target)}")
     if not ranked:
         raise _nothing_costs(target)
     order = ", ".join(f"{one} {one.predicted:.1%}" for one in ranked)
-    _say(console, f"predicted share of steps of {step:.3g} that noise misleads, before calibration: {order}")
+    _say(console, f"predicted share of steps of {step:.3g} that noise misleads, at about that cost: {order}")
     caution = attack.caution(budget)
     if caution:
         _say(console, f"caution: {caution}")
@@ -197,8 +207,7 @@ class _Bench:
         except UserError as error:
             _say(self.console, f"{candidate}: {error}")
             return []
-        sigmas = noise.sigmas(len(candidate.sigmas))
-        calibrated = Candidate(candidate.layers, tuple(sigmas), linear.misled(candidate.layers, sigmas))
+        calibrated = linear.at_sigmas(candidate.layers, noise.sigmas(len(candidate.sigmas)))
         with noise.on(self.meter.victim):
             outcome = self.attacked(str(candidate))
         return [Confirmed(calibrated, noise, calibration, outcome)]

@@ -303,10 +303,11 @@ class ImageData(LightningDataModule):
         self._deal = deal
 
     def held_out(self) -> ImageSource:
-        """Return the test images that are not attacked: those that a calibration may look at."""
+        """Return the test images that are not attacked and can be read: those that a calibration may look at."""
         attacked = set(self._positions())
         test = self.images("test")
-        return test.take([position for position in range(len(test)) if position not in attacked])
+        spoilt = self.unreadable_images
+        return test.take([i for i, name in enumerate(test.ids) if i not in attacked and name not in spoilt])
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that bad data is found before a run starts.

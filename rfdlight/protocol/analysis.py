@@ -13,8 +13,11 @@ from rfdlight.defenses.base import Place
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.input_noise import InputNoise
 from rfdlight.defenses.noise import Noise
+from rfdlight.protocol.clean_cost import CleanCostMeter
 from rfdlight.protocol.gradients import gradients
+from rfdlight.protocol.rough_cost import bring_to
 from rfdlight.protocol.theorem1 import misled_frequency, misled_probability, predicted_sigma
+from rfdlight.results.intervals import mean_interval
 from rfdlight.rng import image_seed
 
 QUANTILE = 0.01
@@ -32,9 +35,10 @@ class Point:
         norms: Of the margin's gradient there.
         ratios: Those norms over the norm of the gradient at the pixels.
         ratios_after: The same after one step of an attacker.
-        quantile: The 1 % quantile of margin over gradient norm, of the images that are classified rightly; None
-            where no margin depends on the place.
-        sigma: What costs the wanted drop on the linearised victim, or None.
+        quantile: The 1 % quantile of margin over gradient norm, of the images that are classified rightly and whose
+            margin depends on the place; None where there are none.
+        sigma: What costs about the wanted drop, or None where none does.
+        drop: What it costs, measured; None without a sigma.
         predicted: Probability that noise of that sigma misleads the attacker; empty without a sigma.
         measured: How often it did; empty without a sigma.
     """
@@ -47,6 +51,7 @@ class Point:
     ratios_after: Tensor
     quantile: float | None
     sigma: float | None
+    drop: float | None
     predicted: Tensor
     measured: Tensor
 
@@ -54,6 +59,11 @@ class Point:
     def magnitudes(self) -> Tensor:
         """The paper's magnitude of robustness, the quantile times each image's gradient norm; 0 without a quantile."""
         return (self.quantile or 0.0) * self.norms
+
+    @property
+    def measured_interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean of `measured` over images, or None without a sigma."""
+        return mean_interval(self.measured.numpy()) if len(self.measured) else None
 
 
 @dataclass(frozen=True)
@@ -72,24 +82,33 @@ class Attacker:
 
 
 def measure_points(
-    victim: nn.Module, images: ImageSource, places: list[Place], attacker: Attacker, drop: float, seed: int = 0
-) -> list[Point]:
+    meter: CleanCostMeter, images: ImageSource, places: list[Place], attacker: Attacker, drop: float, seed: int = 0
+) -> tuple[list[str], list[Point]]:
     """Measure every place, and the image itself first.
 
     Deviations from Nguyen et al. (ICLR 2024): the paper does not say how long the step of its figure 1 is, and takes
     the quantile over all images, of which the wrong ones have no margin to lose.
 
     Args:
-        victim: In eval mode, without defenses.
+        meter: Of the victim; on its images the places are brought to the same cost.
         images: N images, at least 2.
         places: Layers.
         attacker: Whom to mislead.
         drop: Of the clean accuracy, in (0, 1), at which the places are compared.
         seed: Of all draws.
+
+    Returns:
+        The ids of the images, in the order of the points' tensors, and the points.
+
+    Raises:
+        UserError: If a place is not called once, or the victim fails on the images.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    victim = victim.to(device)
-    batches = [(x.to(device), y.to(device)) for x, y, _ in loader(images, 64)]
+    victim, device = meter.victim, meter.device
+    ids: list[str] = []
+    batches = []
+    for x, y, names in loader(images, 64):
+        ids += names
+        batches.append((x.to(device), y.to(device)))
     clean, after = [], []
     for x, y in batches:
         clean.append(gradients(victim, x, y, places))
@@ -107,15 +126,19 @@ def measure_points(
     points = []
     for number, (name, side) in enumerate(named):
         at_place = norms[:, number]
-        sigma = predicted_sigma(margins, at_place, drop)
+        begin = predicted_sigma(margins, at_place, drop)
+        sigma = cost = None
         predicted = measured = torch.empty(0, dtype=torch.float64)
-        if sigma is not None:
+        if begin is not None:
+            noise: Noise = InputNoise(begin) if number == 0 else FeatureNoise(begin, name, at=places[number - 1].side)
+            cost = bring_to(meter, noise, drop)
+        if cost is not None:
+            (sigma,) = noise.sigmas(1)
             predicted = misled_probability(at_place, image, sigma, attacker.step)
-            noise: Noise = InputNoise(sigma) if number == 0 else FeatureNoise(sigma, name, at=places[number - 1].side)
             measured = _measured(victim, noise, batches, attacker, seed)
-        columns = (margins, at_place, ratios[:, number], ratios_after[:, number])
-        points.append(Point(name, side, *columns, _quantile(margins, at_place), sigma, predicted, measured))
-    return points
+        columns = (margins, at_place, ratios[:, number], ratios_after[:, number], _quantile(margins, at_place))
+        points.append(Point(name, side, *columns, sigma, None if cost is None else cost.drop, predicted, measured))
+    return ids, points
 
 
 def _quantile(margins: Tensor, norms: Tensor) -> float | None:
@@ -127,8 +150,15 @@ def _measured(
     victim: nn.Module, noise: Noise, batches: list[tuple[Tensor, Tensor]], attacker: Attacker, seed: int
 ) -> Tensor:
     with torch.random.fork_rng():
-        torch.manual_seed(image_seed(seed, "misled") % 2**32)  # the same steps for every place
-        return torch.cat([misled_frequency(victim, noise, x, y, attacker.step, attacker.draws) for x, y in batches])
+        torch.manual_seed(image_seed(seed, "misled") % 2**32)
+        return torch.cat(
+            [
+                misled_frequency(
+                    victim, noise, x, y, attacker.step, attacker.draws, image_seed(seed, f"steps {number}") % 2**32
+                )
+                for number, (x, y) in enumerate(batches)
+            ]
+        )
 
 
 def ranked(points: list[Point]) -> list[Point]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,11 +23,11 @@ _BEST = (2, 3)
 
 @dataclass(frozen=True)
 class Candidate:
-    """Noise at some places, each with an equal share of what it may cost on the linearised victim.
+    """Noise at some places, each with an equal share of what it may cost.
 
     Attributes:
         layers: In the network's order; none is noise on the pixels.
-        sigmas: One per layer, or one for the pixels: what costs the wanted drop on the linearised victim.
+        sigmas: One per layer, or one for the pixels: what costs the wanted drop.
         predicted: Mean over the images of the probability that this noise misleads the attacker.
     """
 
@@ -79,42 +80,53 @@ class LinearisedVictim:
         """Return how often noise there misleads the attacker, mean over the images."""
         return float(misled_probability(self.norms(layers), self.at_image, sigmas, self.step).mean())
 
-    def candidate(self, layers: tuple[str, ...], drop: float) -> Candidate | None:
-        """Return noise at some layers that costs the drop, or None where no sigma does.
+    def candidate(self, layers: tuple[str, ...], alone: list[float], drop: float) -> Candidate | None:
+        """Return noise that costs the drop on the linearised victim, or None where no sigma does.
 
-        Each layer's sigma is in proportion to what costs the drop at that layer alone.
+        Args:
+            layers: Of the noise; none is noise on the pixels.
+            alone: What the sigmas are in proportion to: what costs the drop at each of the layers alone.
+            drop: Of the clean accuracy, in (0, 1).
         """
-        norms = self.norms(layers)
-        alone = [predicted_sigma(self.margins, column, drop) for column in norms.unbind(1)]
-        shares = [sigma for sigma in alone if sigma is not None]
-        if len(shares) < len(alone):
-            return None
-        factor = predicted_sigma(self.margins, margin_deviation(norms, shares), drop)
-        if factor is None:
-            return None
-        sigmas = [factor * share for share in shares]
+        factor = predicted_sigma(self.margins, margin_deviation(self.norms(layers), alone), drop)
+        return None if factor is None else self.at_sigmas(layers, [factor * sigma for sigma in alone])
+
+    def at_sigmas(self, layers: tuple[str, ...], sigmas: list[float]) -> Candidate:
+        """Return noise of these sigmas, one per layer, with how often it is predicted to mislead."""
         return Candidate(layers, tuple(sigmas), self.misled(layers, sigmas))
 
 
-def candidates(linear: LinearisedVictim, drop: float) -> tuple[list[Candidate], list[tuple[str, ...]]]:
+def candidates(
+    linear: LinearisedVictim, drop: float, settle: Callable[[Candidate], Candidate | None]
+) -> tuple[list[Candidate], list[tuple[str, ...]]]:
     """Return what is worth trying: each layer, the best two, the best three, all of them, and the pixels.
 
     Args:
         linear: Predicts.
         drop: Of the clean accuracy, in (0, 1), that each of them costs.
+        settle: Takes noise that costs the drop on the linearised victim, and returns what it takes of it in truth, or
+            None where no sigma does.
 
     Returns:
         The candidates, the most misleading first, each set of places once; and the sets that have no sigma. A layer
         that has none is in no combination.
     """
-    tried: dict[tuple[str, ...], Candidate | None] = {(): linear.candidate((), drop)}
-    tried |= {(name,): linear.candidate((name,), drop) for name in linear.at}
+    tried: dict[tuple[str, ...], Candidate | None] = {}
+
+    def attempt(layers: tuple[str, ...], alone: list[float]) -> None:
+        begin = linear.candidate(layers, alone, drop)
+        tried[layers] = None if begin is None else settle(begin)
+
+    attempt((), [1.0])
+    for name in linear.at:
+        attempt((name,), [1.0])
     singles = _ranked([tried[name,] for name in linear.at])
+    alone = {single.layers[0]: single.sigmas[0] for single in singles}
     for count in (*_BEST, len(singles)):
         chosen = {single.layers[0] for single in singles[:count]}
         layers = tuple(name for name in linear.at if name in chosen)
         if layers not in tried:
-            tried[layers] = linear.candidate(layers, drop)
+            attempt(layers, [alone[name] for name in layers])
     return _ranked(list(tried.values())), [layers for layers, found in tried.items() if found is None]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise
+from rfdlight.engine.failures import check_finite, raised
 from rfdlight.errors import UserError
 from rfdlight.losses import margin
 
@@ -42,6 +43,9 @@ class _Probe(Noise):
         return self._places
 
     def transform(self, x: Tensor, place: int) -> Tensor:
+        if place in self.zeros:
+            name = self._places[place].name
+            raise UserError(f"a forward pass calls the layer {name} more than once: it has no one gradient")
         self.zeros[place] = torch.zeros_like(x, requires_grad=True)
         return x + self.zeros[place]
 
@@ -56,12 +60,18 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
         places: At least one, each called once in a forward pass.
 
     Raises:
-        UserError: If one is not called, or the victim cuts gradients off.
+        UserError: If one is not called or more than once, or the victim raises, cuts gradients off, or has some that
+            are NaN or infinity.
     """
     probe = _Probe(places)
     with probe.on(victim), torch.enable_grad():
         pixels = x.detach().requires_grad_()
-        margins = margin(victim(pixels), y)
+        try:
+            logits = victim(pixels)
+        except Exception as error:
+            raise raised(error) from error
+        check_finite(logits, "the victim answered NaN or infinity", "nothing can be predicted of it")
+        margins = margin(logits, y)
         uncalled = [place.name for number, place in enumerate(places) if number not in probe.zeros]
         if uncalled:
             raise UserError(f"a forward pass does not call the layer {uncalled[0]}: no noise there can act")
@@ -69,8 +79,9 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
             raise UserError("the gradient does not reach the image: something in the victim cuts it off")
         zeros = [probe.zeros[number] for number in range(len(places))]
         direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros], materialize_grads=True)
-    norms = torch.stack([_norm(gradient) for gradient in inside], 1)
-    return Gradients(margins.detach().double().cpu(), _norm(direction), norms, direction)
+    norms = torch.stack([_norm(gradient) for gradient in [direction, *inside]], 1)
+    check_finite(norms, "the victim's gradient is NaN or infinity", "nothing can be predicted of it")
+    return Gradients(margins.detach().double().cpu(), norms[:, 0], norms[:, 1:], direction)
 
 
 def _norm(gradient: Tensor) -> Tensor:

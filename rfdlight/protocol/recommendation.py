@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import kendalltau
+import numpy as np
+from scipy.stats import kendalltau, permutation_test
 
 from rfdlight.defenses.noise import Noise
 from rfdlight.protocol.calibration import Calibration
@@ -47,14 +48,23 @@ def best_of(confirmed: list[Confirmed]) -> Confirmed:
 
 
 def rank_agreement(confirmed: list[Confirmed]) -> tuple[float, float] | None:
-    """Return Kendall's tau-b between predicted misleading and confirmed robust accuracy, and its p value.
+    """Return Kendall's tau-b between predicted misleading and confirmed robust accuracy, and its exact p value.
 
     None where one of the two has no order.
     """
     if len(confirmed) < 2:
         return None
-    found = kendalltau([one.candidate.predicted for one in confirmed], [one.accuracy for one in confirmed])
-    return None if math.isnan(found.statistic) else (float(found.statistic), float(found.pvalue))
+    predicted = [one.candidate.predicted for one in confirmed]
+    accuracies = [one.accuracy for one in confirmed]
+
+    def tau(permuted: np.ndarray) -> float:
+        return float(kendalltau(predicted, permuted).statistic)
+
+    if math.isnan(tau(np.array(accuracies))):
+        return None
+    # kendalltau's own p is a normal approximation where there are ties. All orders of up to seven are tried.
+    found = permutation_test((accuracies,), tau, permutation_type="pairings", rng=0)
+    return float(found.statistic), float(found.pvalue)
 
 
 def told_agreement(confirmed: list[Confirmed]) -> str:

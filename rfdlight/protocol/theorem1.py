@@ -20,6 +20,9 @@ from rfdlight.losses import margin
 _WIDEST = 1e9
 """Factor around the median of margin over gradient norm in which a sigma is looked for."""
 
+_GRID = 300
+"""Sigmas there, 15 % apart, between two of which the drop is taken to be monotone."""
+
 
 def margin_deviation(at_layers: Tensor, sigma: float | list[float]) -> Tensor:
     """Return the standard deviation of the margin under noise at one layer, or at several at once.
@@ -73,7 +76,9 @@ def misled_probability(at_layers: Tensor, at_image: Tensor, sigma: float | list[
 
 
 @torch.no_grad()
-def misled_frequency(victim: nn.Module, defense: Noise, x: Tensor, y: Tensor, step: float, draws: int) -> Tensor:
+def misled_frequency(
+    victim: nn.Module, defense: Noise, x: Tensor, y: Tensor, step: float, draws: int, seed: int = 0
+) -> Tensor:
     """Return how often noise does turn that sign, for each image.
 
     Args:
@@ -83,14 +88,16 @@ def misled_frequency(victim: nn.Module, defense: Noise, x: Tensor, y: Tensor, st
         y: (N,) int64.
         step: Of the attacker, in pixel units.
         draws: Of u and of the noise, >= 1.
+        seed: Of u, so that every defense meets the same steps; the noise comes from torch's global generator.
 
     Returns:
         (N,) float64, shares of the draws. A difference of exactly 0 is half a turn.
     """
     turned = torch.zeros(len(x), dtype=torch.float64)
     clean = margin(victim(x), y)
+    steps = torch.Generator(x.device).manual_seed(seed)
     for _ in range(draws):
-        probe = x + step * torch.randn_like(x)
+        probe = x + step * torch.randn(x.shape, generator=steps, dtype=x.dtype, device=x.device)
         sought = margin(victim(probe), y) - clean
         with defense.on(victim):
             read = margin(victim(probe), y) - margin(victim(x), y)
@@ -118,7 +125,7 @@ def predicted_drop(margins: Tensor, at_layer: Tensor, sigma: float) -> float:
 def predicted_sigma(margins: Tensor, at_layer: Tensor, drop: float) -> float | None:
     """Return the sigma that costs `drop` on the linearised victim, or None where none does.
 
-    Where the drop is not monotone, since wrong answers become right too, it is one of those that do.
+    Where the drop is not monotone, since wrong answers become right too, it is the least of those that do.
 
     Args:
         margins: (N,), negative where the undefended answer is wrong.
@@ -135,12 +142,17 @@ def predicted_sigma(margins: Tensor, at_layer: Tensor, drop: float) -> float | N
     def excess(log_sigma: float) -> float:
         return predicted_drop(margins, at_layer, math.exp(log_sigma)) - drop
 
-    if excess(middle + width) < 0 or excess(middle - width) > 0:
+    grid = np.linspace(middle - width, middle + width, _GRID)
+    above = np.flatnonzero([excess(point) > 0 for point in grid])
+    if not len(above) or above[0] == 0:
         return None
-    return math.exp(brentq(excess, middle - width, middle + width, xtol=1e-6))
+    return math.exp(brentq(excess, grid[above[0] - 1], grid[above[0]], xtol=1e-6))
 
 
 def _ratio(margins: Tensor, at_layer: Tensor) -> np.ndarray:
-    """Return margin over gradient norm; a layer that the margin does not depend on takes noise without end."""
+    """Return margin over gradient norm; a layer that the margin does not depend on takes noise without end.
+
+    A margin of 0 that depends on nothing stays the wrong answer that it is.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((margins.double() / at_layer.double()).numpy())
+        return np.nan_to_num((margins.double() / at_layer.double()).numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 LINE = "analyze resnet8-digits --data digits --num_images 12 --draws 2 "
@@ -15,12 +16,19 @@ def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
     facts = json.loads(Path("folder", "analysis.json").read_text())
     assert [place["name"] for place in facts["places"]] == ["the image", "layer1", "layer2", "layer3"]
     assert len(facts["image_ids"]) == len(facts["places"][3]["measured"]) == len(facts["places"][3]["norms"]) == 12
-    assert facts["attacker"] == {"step": 0.01, "eps": 0.2, "draws": 2}
+    assert facts["attacker"] == {"step": 0.2, "eps": 0.2, "draws": 2}
+    assert facts["costs_measured_on"] == 399
+    assert sorted(facts["ranking"]) == ["layer1", "layer2", "layer3", "the image"]
+    for place in facts["places"]:
+        assert 0.015 <= place["drop"] <= 0.025, "all at the same cost, within a quarter"
+        low, high = place["measured_interval"]
+        assert low <= np.mean(place["measured"]) <= high
+        assert place["magnitudes"] == pytest.approx([place["quantile"] * norm for norm in place["norms"]])
     pictures = {"ratios.png", "magnitudes.png", "misled.png"}
     assert {path.name for path in Path("folder").iterdir()} == {"analysis.json", *pictures}
-    assert "predicted to mislead most at a cost of 2 points: layer" in said.out
+    assert "predicted to mislead most at a measured cost of about 2 points: " in said.out
     lines = said.out.splitlines()
-    assert any(re.match(r" the image +1 +1 ", line) for line in lines), "the table fits 80 columns"
+    assert any(re.match(r" the image +[0-9.]+ +1 +1 ", line) for line in lines), "the table fits 80 columns"
 
 
 def test_the_default_layers_are_those_of_the_noise_and_a_run_is_not_overwritten(command):

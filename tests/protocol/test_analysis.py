@@ -11,6 +11,8 @@ from rfdlight.data import Images
 from rfdlight.defenses import FeatureNoise
 from rfdlight.protocol.analysis import Attacker, measure_points, ranked
 from rfdlight.protocol.analysis_plots import draw_magnitudes, draw_misled, draw_ratios
+from rfdlight.protocol.clean_cost import CleanCostMeter
+from rfdlight.protocol.theorem1 import predicted_sigma
 
 
 class Scaled(nn.Module):
@@ -40,7 +42,11 @@ def images():
 def points(images):
     victim = Scaled()
     places = FeatureNoise(layers=["tenfold", "unused"]).places(victim)
-    return measure_points(victim, images, places, Attacker(step=0.1, eps=0.05, draws=40), drop=0.05)
+    ids, points = measure_points(
+        CleanCostMeter(victim, images), images, places, Attacker(step=0.1, eps=0.05, draws=40), drop=0.05
+    )
+    assert ids == images.ids
+    return points
 
 
 def test_norms_ratios_and_margins_are_those_of_the_weights(points, images):
@@ -88,12 +94,63 @@ def test_the_ranking_leaves_out_what_has_no_sigma(points):
 def test_the_same_seed_measures_the_same(images):
     victim = Scaled()
     places = FeatureNoise(layers="tenfold").places(victim)
+    few = images.take([10, 20, 30, 40])
     first, again, other = (
-        measure_points(victim, images.take([10, 20, 30, 40]), places, Attacker(0.1, 0.05, 5), 0.05, seed)
+        measure_points(CleanCostMeter(victim, images), few, places, Attacker(0.1, 0.05, 5), 0.05, seed)[1]
         for seed in (0, 0, 1)
     )
     assert torch.equal(first[1].measured, again[1].measured)
     assert not torch.equal(first[1].measured, other[1].measured)
+
+
+class Cubic(nn.Module):
+    """Class 1 where the one pixel x is positive, with the margin x + x^3 / 3."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Identity()
+
+    def forward(self, x):
+        z = x.flatten(1)
+        z = self.last(z + z**3 / 3)
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def test_after_a_step_the_ratios_are_those_of_the_point_stepped_to():
+    values = torch.arange(25, 250, dtype=torch.uint8).view(-1, 1, 1, 1)
+    images = Images(values, torch.ones(225, dtype=torch.int64), [f"{number:03d}" for number in range(225)])
+    victim, drop = Cubic(), 0.1
+    places = FeatureNoise(layers="last").places(victim)
+    _, (image, last) = measure_points(
+        CleanCostMeter(victim, images), images, places, Attacker(step=0.3, eps=0.05, draws=2), drop
+    )
+    x = values.flatten().double() / 255
+    torch.testing.assert_close(last.ratios, 1 / (1 + x**2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(last.ratios_after, 1 / (1 + (x - 0.05) ** 2), atol=1e-5, rtol=0)
+    # An image is wrong where the noise takes the pixel, or the margin, below 0.
+    for point, reach in ((image, x), (last, x + x**3 / 3)):
+        assert point.drop == pytest.approx(drop, abs=0.025)
+        in_truth = float((1 - torch.special.ndtr(reach / point.sigma)).mean())
+        assert in_truth == pytest.approx(point.drop, abs=4 * (0.25 / 225 / 4) ** 0.5)
+
+
+def test_a_steep_victim_gets_the_sigma_that_costs_the_drop_and_not_that_of_its_slope():
+    """Its slope at the images says that noise costs next to nothing; beyond a step of 0.1 every answer is wrong."""
+
+    class Cliff(nn.Module):
+        def forward(self, x):
+            z = x.flatten(1)
+            flat = 1 + 0.01 * z
+            score = torch.where((z - 0.5).abs() < 0.1, flat, -flat)
+            return torch.cat([torch.zeros_like(score), score], 1)
+
+    pixels = torch.full((400, 1, 1, 1), 127, dtype=torch.uint8)
+    images = Images(pixels, torch.ones(400, dtype=torch.int64), [f"{number:03d}" for number in range(400)])
+    meter = CleanCostMeter(Cliff(), images)
+    _, (image,) = measure_points(meter, images.take([0, 1]), [], Attacker(0.3, 0.05, 2), 0.02)
+    inside = torch.special.ndtr(torch.tensor([0.6 - 127 / 255, 0.4 - 127 / 255]).double() / image.sigma)
+    assert 1 - float(inside[0] - inside[1]) == pytest.approx(0.02, abs=0.01)
+    assert predicted_sigma(image.margins, image.norms, 0.02) > 100 * image.sigma
 
 
 @pytest.mark.parametrize("draw", [draw_ratios, draw_magnitudes, draw_misled])

@@ -17,6 +17,11 @@ from rfdlight.protocol.theorem1 import margin_deviation, misled_frequency, misle
 STEP, DROP = 0.3, 0.1
 
 
+def as_predicted(candidate):
+    """The cost of a victim that is as linear as it is taken to be."""
+    return candidate
+
+
 class Cubic(nn.Module):
     """Class 1 where the one pixel x is positive, with the margin x + x^3 / 3.
 
@@ -104,7 +109,7 @@ def test_the_better_of_two_layers_is_that_of_the_closed_form(images):
     torch.testing.assert_close(linear.margins, x + x**3 / 3, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(linear.norms(("first",))[:, 0], 1 + x**2, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(linear.norms(("last",))[:, 0], torch.ones_like(x), rtol=1e-5, atol=1e-6)
-    found, _ = candidates(linear, DROP)
+    found, _ = candidates(linear, DROP, as_predicted)
     single = {one.layers: one for one in found if len(one.layers) < 2}
     for layers, gradient in ((("first",), 1 + x**2), (("last",), torch.ones_like(x)), ((), 1 + x**2)):
         (sigma,) = single[layers].sigmas
@@ -119,8 +124,8 @@ def test_the_better_of_two_layers_is_that_of_the_closed_form(images):
 
 def test_each_place_of_several_spends_an_equal_share_and_together_they_cost_the_drop(images):
     linear = linearised(images)
-    first, last = (linear.candidate((name,), DROP).sigmas[0] for name in ("first", "last"))
-    both = linear.candidate(("first", "last"), DROP)
+    first, last = (linear.candidate((name,), [1.0], DROP).sigmas[0] for name in ("first", "last"))
+    both = linear.candidate(("first", "last"), [first, last], DROP)
     assert both.sigmas[0] / first == pytest.approx(both.sigmas[1] / last, rel=1e-9)
     assert predicted_drop(linear.margins, margin_deviation(linear.norms(both.layers), list(both.sigmas)), 1.0) == (
         pytest.approx(DROP, abs=1e-5)
@@ -128,7 +133,7 @@ def test_each_place_of_several_spends_an_equal_share_and_together_they_cost_the_
 
 
 def test_a_place_that_no_margin_depends_on_is_named_and_in_no_combination(images):
-    found, without = candidates(linearised(images), DROP)
+    found, without = candidates(linearised(images), DROP, as_predicted)
     assert without == [("spare",)]
     assert sorted(one.layers for one in found) == [(), ("first",), ("first", "last"), ("last",)]
 
@@ -152,7 +157,7 @@ class Ladder(nn.Module):
 def test_the_best_two_the_best_three_and_all_are_tried_once_each_in_the_order_of_the_network(images):
     victim = Ladder()
     places = chosen_places(victim, "l*", None)
-    found, without = candidates(LinearisedVictim(victim, images, places, STEP, torch.device("cpu")), DROP)
+    found, without = candidates(LinearisedVictim(victim, images, places, STEP, torch.device("cpu")), DROP, as_predicted)
     ranked = [one.layers[0] for one in found if len(one.layers) == 1]
     expected = {(), *((name,) for name in ranked)}
     expected |= {tuple(sorted(ranked[:2])), tuple(sorted(ranked[:3])), tuple(sorted(ranked))}
@@ -161,9 +166,32 @@ def test_the_best_two_the_best_three_and_all_are_tried_once_each_in_the_order_of
     assert without == []
 
 
+def test_places_are_ranked_and_combined_by_the_sigmas_that_cost_the_drop_in_truth(images):
+    victim = Ladder()
+    linear = LinearisedVictim(victim, images, chosen_places(victim, "l*", None), STEP, torch.device("cpu"))
+    as_linear, _ = candidates(linear, DROP, as_predicted)
+    least = [one.layers[0] for one in as_linear if len(one.layers) == 1][-1]
+
+    def settle(candidate):
+        if candidate.layers == ("l1",):
+            return None
+        tenfold = 10.0 if candidate.layers == (least,) else 1.0
+        return linear.at_sigmas(candidate.layers, [tenfold * sigma for sigma in candidate.sigmas])
+
+    found, without = candidates(linear, DROP, settle)
+    assert without == [("l1",)]
+    assert all("l1" not in one.layers for one in found)
+    assert found[0].layers == (least,), "it takes ten times the noise, so it misleads most"
+    pair = next(one for one in found if len(one.layers) == 2)
+    assert least in pair.layers
+    alone = {one.layers[0]: one.sigmas[0] for one in found if len(one.layers) == 1}
+    shares = [sigma / alone[name] for name, sigma in zip(pair.layers, pair.sigmas, strict=True)]
+    assert shares[0] == pytest.approx(shares[1])
+
+
 def test_a_candidate_as_a_defense_has_its_sigmas_at_its_places(images):
     linear = linearised(images)
-    both = linear.candidate(("first", "last"), DROP)
+    both = linear.candidate(("first", "last"), [1.0, 2.0], DROP)
     noise = noise_of(both, "output")
     assert [place.name for place in noise.places(Cubic())] == ["first", "last"]
     assert noise.sigma == list(both.sigmas)
@@ -171,7 +199,7 @@ def test_a_candidate_as_a_defense_has_its_sigmas_at_its_places(images):
         "class_path": "rfdlight.defenses.feature_noise.FeatureNoise",
         "init_args": {"sigma": list(both.sigmas), "layers": ["first", "last"], "at": "output"},
     }
-    pixels = noise_of(linear.candidate((), DROP), "output")
+    pixels = noise_of(linear.candidate((), [1.0], DROP), "output")
     assert type(pixels) is InputNoise
     assert config_of(pixels)["init_args"] == {"sigma": pixels.sigma}
 
@@ -195,6 +223,43 @@ def test_a_layer_that_is_never_called_is_refused(images):
     victim.idle = nn.Identity()
     with pytest.raises(UserError, match="a forward pass does not call the layer idle"):
         LinearisedVictim(victim, images, chosen_places(victim, "*", None), STEP, torch.device("cpu"))
+
+
+def test_a_layer_that_is_called_twice_has_no_one_gradient_and_is_refused(images):
+    victim = Cubic()
+    victim.last = victim.first
+    with pytest.raises(UserError, match="a forward pass calls the layer first more than once"):
+        LinearisedVictim(victim, images, chosen_places(victim, "first", None), STEP, torch.device("cpu"))
+
+
+class Strange(Cubic):
+    """Fails in one of three ways."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        if self.way == "raises":
+            raise ValueError("no such image")
+        logits = super().forward(x)
+        if self.way == "a gradient without end":
+            return logits + (x.flatten(1) - x.detach().flatten(1)).sqrt()
+        return logits / 0
+
+
+@pytest.mark.parametrize(
+    ("way", "line"),
+    [
+        ("raises", "the victim raised ValueError: no such image"),
+        ("a gradient without end", "the victim's gradient is NaN or infinity"),
+        ("answers NaN", "the victim answered NaN or infinity"),
+    ],
+)
+def test_a_victim_that_fails_is_refused_in_one_line(way, line, images):
+    victim = Strange(way)
+    with pytest.raises(UserError, match=line):
+        LinearisedVictim(victim, images, chosen_places(victim, "first", None), STEP, torch.device("cpu"))
 
 
 def test_a_victim_that_cuts_gradients_off_is_refused(images):

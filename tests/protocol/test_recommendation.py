@@ -112,6 +112,10 @@ def test_the_agreement_is_kendalls_and_claims_no_more_than_so_few_can_show():
     assert told_agreement(three) == told
     five = [*three, confirmed("d", 0.4, "1111"), confirmed("e", 0.05, "0000")]
     assert told_agreement(five).endswith("tau 1.00, n = 5, p = 0.017")
+    tied = [
+        confirmed(str(n), n / 10, withstand) for n, withstand in enumerate(["1000", "1000", "1100", "1110", "1110"])
+    ]
+    assert rank_agreement(tied)[1] == pytest.approx(1 / 15)  # of 30 orders of 1, 1, 2, 3, 3 one rises and one falls
     turned = [confirmed("a", 0.3, "1000"), *three[1:2], confirmed("c", 0.1, "1110")]
     assert rank_agreement(turned)[0] == -1
     for alike in (three[:1], [three[0], confirmed("b", 0.2, "0100")]):

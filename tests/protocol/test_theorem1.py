@@ -123,6 +123,29 @@ def test_the_probability_is_what_the_theorem_says():
     )
 
 
+def test_every_defense_meets_the_same_steps_in_every_draw():
+    """The victim that is asked takes down what is asked of it."""
+
+    class Diary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.pages = nn.Identity(), []
+
+        def forward(self, x):
+            self.pages.append(x.clone())
+            return self.first(x.flatten(1))
+
+    x, y = torch.full((4, 3, 1, 1), 0.5), torch.zeros(4, dtype=torch.int64)
+    asked = []
+    for defense, seed in ((FeatureNoise(1.0, "first"), 7), (InputNoise(1.0), 7), (FeatureNoise(1.0, "first"), 8)):
+        victim = Diary()
+        misled_frequency(victim, defense, x, y, 0.1, draws=3, seed=seed)
+        asked.append(torch.stack(victim.pages[1::3]))  # x, then three times: the probe, and both behind noise
+    assert torch.equal(asked[0], asked[1])
+    assert not torch.equal(asked[0], asked[2])
+    assert len(asked[0].unique(dim=0)) == 3
+
+
 def test_no_noise_misleads_nobody(linear):
     victim, x, y = linear
     assert float(misled_frequency(victim, InputNoise(0.0), x, y, 0.1, draws=3).sum()) == 0
@@ -155,3 +178,21 @@ def test_a_drop_beyond_one_half_and_a_layer_without_influence_have_no_sigma():
     assert predicted_sigma(torch.ones(4), torch.zeros(4), 0.02) is None
     assert predicted_drop(torch.ones(4), torch.zeros(4), 100.0) == 0
     assert not np.isnan(predicted_drop(torch.tensor([1.0, -1.0]), torch.zeros(2), 1.0))
+
+
+def test_a_victim_that_is_mostly_wrong_has_a_sigma_where_one_costs_the_drop():
+    """Half of the images are hopelessly wrong, so endless noise costs nothing at all; a little costs a lot."""
+    generator = torch.Generator().manual_seed(5)
+    margins = torch.cat([torch.rand(1000, generator=generator), -5 - torch.rand(1000, generator=generator)]).double()
+    norms = torch.ones(2000).double()
+    assert predicted_drop(margins, norms, 1e9) == pytest.approx(0, abs=1e-6)
+    sigma = predicted_sigma(margins, norms, 0.02)
+    assert predicted_drop(margins, norms, sigma) == pytest.approx(0.02, abs=1e-6)
+    assert predicted_drop(margins, norms, sigma / 2) < 0.02, "it is the least that does"
+    assert predicted_sigma(margins, norms, 0.4) is None
+
+
+def test_an_image_whose_margin_is_0_and_depends_on_nothing_is_wrong_at_any_sigma():
+    margins, norms = torch.tensor([0.0, 1.0, 1.0]).double(), torch.tensor([0.0, 1.0, 1.0]).double()
+    sigma = predicted_sigma(margins, norms, 0.1)
+    assert 2 / 3 * norm.cdf(-1 / sigma) == pytest.approx(0.1, abs=1e-6)
