@@ -2,26 +2,31 @@
 
 Usage: python benchmarks/reproduction.py RUNS [--page docs/reproduction.md] [--check]
 
-RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/reproduction-records.tar.xz unpacks. Each
-table stands between two comments of the page, `<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what
-is there. With --check nothing is written, and the exit status says whether the page is what the records say.
+RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/reproduction-records.tar.xz unpacks, and
+`analysis`, which `rfdlight analyze` writes for table 6. Each table stands between two comments of the page,
+`<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what is there. With --check nothing is written, and the
+exit status says whether the page is what the records say.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
+from itertools import combinations
 from pathlib import Path
+from statistics import mean
 
+from rfdlight.errors import UserError
 from rfdlight.results.grid import pooled_clean, standing
 from rfdlight.results.mcnemar import mcnemar
 from rfdlight.results.paired import holm, paired_interval
 from rfdlight.results.report import p_text, points, points_interval
 from rfdlight.results.runs import Run, load
-from rfdlight.results.summary import Share
+from rfdlight.results.summary import Share, share_of
 
 NOISES = {
     "none": "none",
@@ -29,6 +34,7 @@ NOISES = {
     "input": "input noise",
     "feature": "feature noise",
 }
+VICTIMS = {"resnet20": "resnet20", "vgg19": "thin VGG19", "vit": "small ViT"}
 SCORES = {"square": "square", "nes": "nes 0.01", "signhunt": "signhunt"}
 
 
@@ -42,7 +48,7 @@ class Records:
     def _run(self, name: str) -> Run:
         run = load(self._folder / name, name)
         if not run.facts["complete"]:
-            raise SystemExit(f"{name} is not complete")
+            raise UserError(f"{name} is not complete")
         return run
 
     def robust(self, name: str, declared: bool = False) -> Share:
@@ -51,9 +57,20 @@ class Records:
         share: Share = summary["declared"] if declared else summary["mean_logits"]["robust"]
         return share
 
+    def worst(self, names: Iterable[str]) -> Share:
+        """Return the share of the images that stand in every one of some runs."""
+        runs = [self.run(name) for name in names]
+        ids = set.intersection(*(set(run.by_id) for run in runs))
+        return share_of(sum(standing(runs, ids, None)), len(ids))
+
     def clean(self, names: Iterable[str]) -> Share:
         """Return the clean accuracy over runs of one method."""
         return pooled_clean([self.run(name) for name in names])
+
+    def gradient_norms(self) -> dict[str, float]:
+        """Return the mean norm of the margin's gradient at each layer of resnet20, and at the image."""
+        analysis = json.loads((self._folder / "analysis" / "analysis.json").read_text())
+        return {place["name"]: mean(place["norms"]) for place in analysis["places"]}
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
         """Return on how many images only the first run stands, only the second, and how many images both have."""
@@ -87,6 +104,31 @@ def differences(
         gain = f"{points((second - first) / images)} ({points_interval(paired_interval(first, second, images))})"
         rows.append([*told, gain, f"{second} : {first}", p_text(p)])
     return table([*head, "points", "only", "p, Holm"], rows)
+
+
+SEARCHES = SCORES | {"random": "random_noise"}
+"""The attacks of table 2, and what an attacker reaches who does not search."""
+
+
+def table2(records: Records) -> str:
+    """Return every network undefended and behind noise, with the worst case over the attacks."""
+    rows = []
+    for victim, network in VICTIMS.items():
+        for noise in ("none", "input", "feature"):
+            names = [f"{victim}-{noise}-{attack}" for attack in SEARCHES]
+            shares = [records.clean(names), *map(records.robust, names), records.worst(names)]
+            rows.append([network, NOISES[noise], *map(cell, shares)])
+    return table(["victim", "noise", "clean", *SEARCHES.values(), "worst case"], rows)
+
+
+def feature_gains(records: Records) -> str:
+    """Return how many more images stand behind feature noise than behind input noise."""
+    pairs = [
+        ([network, told], f"{victim}-input-{attack}", f"{victim}-feature-{attack}")
+        for victim, network in VICTIMS.items()
+        for attack, told in SEARCHES.items()
+    ]
+    return differences(records, pairs, ["victim", "attack"])
 
 
 LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
@@ -149,6 +191,41 @@ def lucky(records: Records) -> str:
     return table(head, rows)
 
 
+FIXED = {"layer1": "layer1", "layer2": "layer2-fixed", "layer3": "layer3-fixed"}
+"""Noise of one sigma at one layer of resnet20, and how the names of its runs go."""
+
+EQUAL = {"the image": "input", "layer1": "layer1", "layer2": "layer2", "layer3": "feature"}
+"""Noise at one place, that costs about 2 points there."""
+
+
+def table6(records: Records, layers: dict[str, str]) -> str:
+    """Return noise at single layers, with the gradient's norm there."""
+    norms = records.gradient_norms()
+    rows = []
+    for layer, noise in layers.items():
+        names = [f"resnet20-{noise}-{attack}" for attack in SCORES]
+        told = records.run(names[0]).facts["defense"]
+        shares = [records.clean(names), *map(records.robust, names)]
+        rows.append([told, f"{norms[layer]:.3g}", *map(cell, shares)])
+    return table(["defense", "gradient norm", "clean", *SCORES.values()], rows)
+
+
+def layer_gains(records: Records, layers: dict[str, str]) -> str:
+    """Return how many more images stand behind noise where the gradient is larger than where it is smaller."""
+    norms = records.gradient_norms()
+    order = sorted(layers, key=norms.__getitem__)
+    pairs = [
+        (
+            [f"{larger} over {smaller}", told],
+            f"resnet20-{layers[smaller]}-{attack}",
+            f"resnet20-{layers[larger]}-{attack}",
+        )
+        for smaller, larger in combinations(order, 2)
+        for attack, told in SCORES.items()
+    ]
+    return differences(records, pairs, ["noise at", "attack"])
+
+
 AVERAGED = {"": "1", "-m5": "5", "-m10": "10"}
 """How the names of runs end that average so many evaluations in every query, of 1000 in all."""
 
@@ -176,6 +253,8 @@ def averaging_gains(records: Records) -> str:
 
 
 TABLES: dict[str, Callable[[Records], str]] = {
+    "table 2": table2,
+    "feature over input": feature_gains,
     "table 5": table5,
     "aaa": aaa_gains,
     "rays": rays_against_others,
@@ -183,6 +262,10 @@ TABLES: dict[str, Callable[[Records], str]] = {
     "aaa, the paper's rules": partial(aaa_gains, end=PAPER),
     "rays, the paper's rules": partial(rays_against_others, end=PAPER),
     "lucky": lucky,
+    "table 6, one sigma": partial(table6, layers=FIXED),
+    "layers, one sigma": partial(layer_gains, layers=FIXED),
+    "table 6, equal cost": partial(table6, layers=EQUAL),
+    "layers, equal cost": partial(layer_gains, layers=EQUAL),
     "table 7": table7,
     "averaging": averaging_gains,
 }
@@ -195,7 +278,7 @@ def write(page: Path, records: Records, check: bool) -> bool:
     for name, make in TABLES.items():
         between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
         if not between.search(text):
-            raise SystemExit(f"{page} has no place for the table {name}")
+            raise UserError(f"{page} has no place for the table {name}")
         made = make(records)
         text = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", text)
     if not check:
@@ -209,7 +292,10 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
-    same = write(options.page, Records(options.runs), options.check)
+    try:
+        same = write(options.page, Records(options.runs), options.check)
+    except UserError as error:
+        parser.error(str(error))
     if options.check and not same:
         print(f"{options.page} is not what the records say; without --check this writes it")
     return int(options.check and not same)

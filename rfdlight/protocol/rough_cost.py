@@ -7,6 +7,7 @@ from torch import nn
 from rfdlight.data.base import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.defenses.noise import Noise
+from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError
 from rfdlight.protocol.calibration import Target
 from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
@@ -43,8 +44,13 @@ def bring_to(meter: CleanCostMeter, noise: Noise, drop: float) -> CleanCost | No
         meter: Measures the cost.
         noise: Whose sigma is where the search begins, and gets what it finds; of several sigmas the ratios stay.
         drop: Of the clean accuracy, in (0, 1).
+
+    Raises:
+        VictimError: If the victim fails on the images.
     """
     try:
         return calibrate_noise(meter, noise, Target(drop, _TOLERANCE * drop), _MAX_DRAWS).cost
+    except VictimError:
+        raise
     except UserError:
         return None
