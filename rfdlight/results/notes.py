@@ -13,18 +13,14 @@ COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision"
 """The facts whose difference makes two numbers answers to different questions."""
 
 
+def warnings_of(runs: list[Run]) -> list[str]:
+    """Return those notes that say that numbers are wrong, of other images, or not of all of them."""
+    return [*_wrong(runs), *_images(runs), *_stopped(runs), *_failed(runs)]
+
+
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
-    notes = [
-        *_wrong(runs),
-        *_images(runs),
-        *_stopped(runs),
-        *_failed(runs),
-        *_rules(runs),
-        *_rounding(runs),
-        *_smaller(runs),
-        *_doubtful(runs),
-    ]
+    notes = [*warnings_of(runs), *_rules(runs), *_rounding(runs), *_smaller(runs), *_doubtful(runs)]
     notes += [*grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
