@@ -342,6 +342,18 @@ def test_worst_cases_stand_in_the_csv_file_too(four, tmp_path):
     ]
 
 
+def test_worst_cases_in_the_csv_file_say_their_accounting_and_the_queries_that_their_runs_share(write, tmp_path):
+    runs = [
+        write(f"{attack}-{accounting}", [record(0)], attack=attack, accounting=accounting, budget=budget)
+        for accounting, budgets in (("exact", (30, 30)), ("paper", (30, 60)))
+        for attack, budget in zip(("square", "rays"), budgets, strict=True)
+    ]
+    report(runs, "out")
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        worst = [line for line in csv.DictReader(file) if line["attack"] == "worst case"]
+    assert [(line["accounting"], line["at_budget"]) for line in worst] == [("exact", "30"), ("paper", "")]
+
+
 def test_comparisons_of_an_earlier_report_do_not_stay_behind(two, tmp_path):
     report(two, "out")
     report(two[:1], "out")
