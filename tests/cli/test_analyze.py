@@ -16,7 +16,7 @@ def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
     assert [place["name"] for place in facts["places"]] == ["the image", "layer1", "layer2", "layer3"]
     assert len(facts["image_ids"]) == len(facts["places"][3]["measured"]) == len(facts["places"][3]["norms"]) == 12
     assert facts["attacker"] == {"step": 0.01, "eps": 0.2, "draws": 2}
-    pictures = {"ratios.png", "magnitudes.png", "misled.png"}
+    pictures = {f"{name}.{kind}" for name in ("ratios", "magnitudes", "misled") for kind in ("png", "pdf")}
     assert {path.name for path in Path("folder").iterdir()} == {"analysis.json", *pictures}
     assert "predicted to mislead most at a cost of 2 points: layer" in said.out
     lines = said.out.splitlines()
