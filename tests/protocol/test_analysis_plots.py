@@ -12,11 +12,11 @@ from rfdlight.protocol import analysis_plots
 from rfdlight.protocol.analysis import Point
 from rfdlight.protocol.analysis_plots import draw_magnitudes, draw_misled, draw_ratios
 
-IMAGES = 21
-"""So many that the percentiles of boxes and whiskers fall on images: the 2nd, 6th, 11th, 16th and 20th."""
+IMAGES = 41
+"""So many that the percentiles of boxes and whiskers fall on images: the 3rd, 11th, 21st, 31st and 39th."""
 
-T = 2.0859634472658364
-"""The 97.5 % quantile of Student's distribution with 20 degrees of freedom."""
+T = 2.0210753903062737
+"""The 97.5 % quantile of Student's distribution with 40 degrees of freedom."""
 
 
 def spread(scale, power):
@@ -81,7 +81,7 @@ def boxes(axes):
 def five(values):
     """Return what a box of values has to show."""
     ordered = sorted(values.tolist())
-    return pytest.approx([ordered[i] for i in (1, 5, 10, 15, 19)])
+    return pytest.approx([ordered[i] for i in (2, 10, 20, 30, 38)])
 
 
 def names(axes):
