@@ -38,11 +38,11 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text file, in UTF-8.
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, a text in UTF-8.
 
     Raises:
         UserError: If it cannot be written; the file is then as it was.
     """
     with replacing(path) as partial:
-        partial.write_bytes(text.encode())
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)

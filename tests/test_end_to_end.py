@@ -153,6 +153,7 @@ def test_the_report_puts_both_side_by_side(attacked, defended, elsewhere, capsys
     assert cli.main(["report", str(attacked), str(defended), "--output", "report", "--details", "true"]) == 0
     assert {path.name for path in Path("report").iterdir()} == {
         "report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png",
+        "curves.pdf",
     }  # fmt: skip
     text = Path("report/report.md").read_text()
     assert "NOT COMPARABLE" not in text

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
 from rfdlight.errors import UserError
+from rfdlight.results.figures import KINDS, encoded
 from rfdlight.results.formats.comma_separated import grid_csv, paired_csv
 from rfdlight.results.formats.html_page import html_page
 from rfdlight.results.formats.latex import latex
@@ -19,6 +20,7 @@ from rfdlight.results.paired import Subject
 from rfdlight.results.plots import LONG, draw_curves, draw_panels
 from rfdlight.results.report import Report, compile_report
 from rfdlight.results.runs import load_all
+from rfdlight.whole_files import write
 
 _IN_ONE_PANEL = 4
 """Curves that can be told apart where they cross."""
@@ -36,8 +38,8 @@ def report(
 
     Args:
         runs: Run directories.
-        output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv` and
-            `curves.png`; by default nothing is written.
+        output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv`,
+            `curves.png` and `curves.pdf`; by default nothing is written.
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most that of
             every run; by default each attack's own.
         compare: What is tested on the same images: the defenses of each victim under each attack, or the attacks on
@@ -71,43 +73,41 @@ def report(
         console.print(Text(f"{', '.join(sorted(files))}: {output}"))
 
 
-def _files(compiled: Report) -> dict[str, bytes]:
+def _files(compiled: Report) -> dict[str, str | bytes]:
     """Return the content of each file, so that what is wrong with a run is found before one is written."""
     galleries = [examples(run) for run in compiled.runs]
-    curves = _curves(compiled)
+    figure = _curves(compiled)
+    curves = {f"curves.{kind}": encoded(figure, kind) for kind in KINDS}
     texts = {
-        "report.html": html_page(compiled, curves, galleries),
+        "report.html": html_page(compiled, curves["curves.png"], galleries),
         "report.md": markdown(compiled),
         "report.tex": latex(compiled),
         "report.csv": grid_csv(compiled),
         "paired.csv": paired_csv(compiled),
     }
-    return {"curves.png": curves, **{name: text.encode() for name, text in texts.items()}}
+    return {**curves, **texts}
 
 
-def _curves(compiled: Report) -> bytes:
+def _curves(compiled: Report) -> Figure:
     """Return the picture: a few runs in one panel, more of them in one for each attack."""
-    file = io.BytesIO()
     attacks = compiled.grid.settings
     if len(attacks) == 1 or len(compiled.runs) <= _IN_ONE_PANEL:
         lines = [(run.label, run.records, run.facts["budget"]) for run in compiled.runs]
-        draw_curves(lines, file, log=max(budget for _, _, budget in lines) >= LONG)
-    else:
-        panels = [
-            (
-                attack.label,
-                [(compiled.name(method), run.records, run.facts["budget"]) for method, run in attack.runs.items()],
-            )
-            for attack in attacks
-        ]
-        draw_panels(panels, file)
-    return file.getvalue()
+        return draw_curves(lines, log=max(budget for _, _, budget in lines) >= LONG)
+    panels = [
+        (
+            attack.label,
+            [(compiled.name(method), run.records, run.facts["budget"]) for method, run in attack.runs.items()],
+        )
+        for attack in attacks
+    ]
+    return draw_panels(panels)
 
 
-def _write(folder: Path, files: dict[str, bytes]) -> None:
+def _write(folder: Path, files: dict[str, str | bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror}") from error
+    for name, content in files.items():
+        write(folder / name, content)

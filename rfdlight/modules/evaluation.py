@@ -32,8 +32,8 @@ from rfdlight.names import short_name
 from rfdlight.protocol.controls import Controls
 from rfdlight.protocol.identity import identity, weights_digest
 from rfdlight.protocol.short_attack import settle_eps
+from rfdlight.results import figures, plots
 from rfdlight.results.audit import audit
-from rfdlight.results.plots import draw_curves
 from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import audit_text, failures_text, run_table
@@ -244,8 +244,7 @@ class AttackEvaluation(LightningModule):
             self.console.print(failures_text(self.failed, self.data.num_images), soft_wrap=True)
         if not past.records:
             return
-        with whole_files.replacing(folder / "curves.png") as picture:
-            draw_curves([(folder.name, past.records, self.budget)], picture)
+        figures.save(plots.draw_curves([(folder.name, past.records, self.budget)]), folder / "curves.png", ["png"])
         self.console.print(run_table(summary))
         self.console.print(audit_text(findings), soft_wrap=True)
         self.console.print(f"records, summary and picture: {folder}")

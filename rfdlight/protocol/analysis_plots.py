@@ -1,4 +1,7 @@
-"""The pictures of an analysis: figures 1 and 2 of the paper for any victim, and theorem 1 against measurement."""
+"""The pictures of an analysis: figures 1 and 2 of the paper for any victim, and theorem 1 against measurement.
+
+Each is written as a PNG, whose path is given, and as a PDF beside it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from rfdlight.protocol.analysis import Point
+from rfdlight.results.figures import begin, save
 from rfdlight.results.intervals import mean_interval
 from rfdlight.results.plots import COLOURS
 
@@ -33,7 +36,7 @@ def draw_ratios(points: list[Point], path: Path) -> None:
     _layers(axes, layers)
     patches = [Patch(facecolor=COLOURS[0], label="clean"), Patch(facecolor=COLOURS[1], label="after one step")]
     figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def draw_magnitudes(points: list[Point], path: Path) -> None:
@@ -43,7 +46,7 @@ def draw_magnitudes(points: list[Point], path: Path) -> None:
     _logarithmic(axes)
     axes.set_ylabel("1 % quantile of margin over gradient\nnorm, times gradient norm")
     _layers(axes, points)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def draw_misled(points: list[Point], path: Path) -> None:
@@ -65,12 +68,11 @@ def draw_misled(points: list[Point], path: Path) -> None:
     axes.set_ylabel("comparisons that mislead (95 % intervals)")
     _layers(axes, shown)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
 def _begin(count: int) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(max(5.0, 1.5 + 0.55 * count), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = begin(max(5.0, 1.5 + 0.55 * count), 4.2)
     axes = figure.add_subplot()
     axes.grid(axis="y", alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -7,22 +7,20 @@ from rfdlight.results.runs import Run
 from rfdlight.results.settings import is_white_box
 from rfdlight.results.side_by_side import common_budget
 from rfdlight.results.summary import shrunk_to
+from rfdlight.results.tables import incomplete
 
 COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
 """The facts whose difference makes two numbers answers to different questions."""
 
 
+def warnings_of(runs: list[Run]) -> list[str]:
+    """Return those notes that say that numbers are wrong, of other images, or not of all of them."""
+    return [*_wrong(runs), *_images(runs), *_stopped(runs), *_failed(runs)]
+
+
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
-    notes = [
-        *_wrong(runs),
-        *_images(runs),
-        *_failed(runs),
-        *_rules(runs),
-        *_rounding(runs),
-        *_smaller(runs),
-        *_doubtful(runs),
-    ]
+    notes = [*warnings_of(runs), *_rules(runs), *_rounding(runs), *_smaller(runs), *_doubtful(runs)]
     notes += [*grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
@@ -58,9 +56,18 @@ def _doubtful(runs: list[Run]) -> list[str]:
     doubted: dict[str, list[str]] = {}
     for run in runs:
         for finding in run.findings:
-            if finding.state == "warn" and finding.check != "images":  # those have notes of their own
+            if finding.state == "warn" and not (finding.check == "images" and _says_what_it_lacks(run)):
                 doubted.setdefault(finding.check, []).append(run.label)
     return [f"Look at the audit of {', '.join(labels)}: {check}." for check, labels in doubted.items()]
+
+
+def _says_what_it_lacks(run: Run) -> bool:
+    """Return whether the missing images of a run have a note of their own."""
+    return bool(run.facts["failed"] or incomplete(run.summary))
+
+
+def _stopped(runs: list[Run]) -> list[str]:
+    return [f"{incomplete(run.summary)} of {run.label}." for run in runs if incomplete(run.summary)]
 
 
 def _failed(runs: list[Run]) -> list[str]:

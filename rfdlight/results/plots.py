@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import textwrap
-from pathlib import Path
-from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from rfdlight.results.figures import begin
 from rfdlight.results.intervals import wilson
 from rfdlight.results.records import Record
 from rfdlight.results.summary import breaks_at, clean_right, was_screened
@@ -28,35 +26,33 @@ SCREEN = " first 9-vote screen"
 """What a legend calls the dashes."""
 
 
-def draw_curves(runs: list[tuple[str, list[Record], int]], file: Path | IO[bytes], log: bool = False) -> None:
-    """Draw the robust accuracy of runs against the queries billed, as a PNG.
+def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False) -> Figure:
+    """Draw the robust accuracy of runs against the queries billed.
 
     A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
     thin dashes show the first candidate that a majority of 9 votes called wrong.
 
     Args:
         runs: Label, records and budget of each; a run without records is left out.
-        file: What the picture is written to, a path or an open file.
         log: Whether the axis of the queries is logarithmic; it then starts at 1.
     """
-    figure = _figure(7.5, 4.6)
+    figure = begin(7.5, 4.6)
     axes = figure.add_subplot()
     handles = _draw_all(axes, [(label, records, budget, i) for i, (label, records, budget) in enumerate(runs)], log)
     axes.set_ylabel("robust accuracy (95% band)")
-    _finish(figure, handles, file)
+    return _finish(figure, handles)
 
 
-def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]], file: Path | IO[bytes]) -> None:
+def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]]) -> Figure:
     """Draw runs as `draw_curves` does, side by side, and those with one label in one colour.
 
     Args:
         panels: A title, and label, records and budget of each run below it.
-        file: What the picture is written to, a path or an open file.
     """
     labels = list(dict.fromkeys(label for _, runs in panels for label, _, _ in runs))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = _figure(3.6 * columns, 2.9 * rows + 0.25 * len(labels) + 0.3)
+    figure = begin(3.6 * columns, 2.9 * rows + 0.25 * len(labels) + 0.3)
     handles: dict[str, Line2D] = {}
     for place, (title, runs) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, place)
@@ -65,13 +61,7 @@ def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]], f
         handles |= {str(line.get_label()): line for line in lines}
         axes.set_title(textwrap.fill(title, 40).replace("$", r"\$"), fontsize=10)
     figure.supylabel("robust accuracy (95% band)", fontsize=10)
-    _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() == SCREEN), file)
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    return _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() == SCREEN))
 
 
 def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: bool) -> list[Line2D]:
@@ -98,10 +88,10 @@ def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: b
     return handles
 
 
-def _finish(figure: Figure, handles: list[Line2D], file: Path | IO[bytes]) -> None:
-    """Put the legend below the axes, where long labels cover no curve, and write the picture."""
+def _finish(figure: Figure, handles: list[Line2D]) -> Figure:
+    """Put the legend below the axes, where long labels cover no curve."""
     figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9)
-    figure.savefig(file, dpi=150, format="png")
+    return figure
 
 
 def steps(records: list[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

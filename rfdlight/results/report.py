@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from rfdlight.results.grid import Grid, Row, Worst, build_grid
-from rfdlight.results.notes import notes_of
+from rfdlight.results.notes import notes_of, warnings_of
 from rfdlight.results.paired import Comparison, Side, Subject, compare
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import Method
@@ -55,6 +55,11 @@ class Report:
     comparisons: list[Comparison]
     notes: list[str]
     details: list[tuple[str, list[str]]]
+
+    @property
+    def warnings(self) -> list[str]:
+        """The notes that its numbers must not be shown without."""
+        return warnings_of(self.runs)
 
     def victim(self, method: Method) -> str:
         """Return a victim's name as short as the report allows, with its data where these differ."""

@@ -24,7 +24,7 @@ def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
         low, high = place["measured_interval"]
         assert low <= np.mean(place["measured"]) <= high
         assert place["magnitudes"] == pytest.approx([place["quantile"] * norm for norm in place["norms"]])
-    pictures = {"ratios.png", "magnitudes.png", "misled.png"}
+    pictures = {f"{name}.{kind}" for name in ("ratios", "magnitudes", "misled") for kind in ("png", "pdf")}
     assert {path.name for path in Path("folder").iterdir()} == {"analysis.json", *pictures}
     assert "predicted to mislead most at a measured cost of about 2 points: " in said.out
     lines = said.out.splitlines()

@@ -1,6 +1,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -141,6 +142,44 @@ def test_latex_shows_the_grid_in_the_shape_of_a_papers_table(four):
     assert r"defense & clean & 10 & 30 & 10 & 30 & 10 & 30 \\" in text
     assert r"B undefended & \rfdcell{100.0}{51.0--100.0} & \rfdcell{50.0}{15.0--85.0} & \rfdcell{25.0}" in text
     assert r"A $-$ B & 2 & 0 & $+50.0$ & $-16.6$ to $+83.2$ & $0.5$ & $1$ \\" in text
+
+
+def parts_of(text):
+    """The comments of a LaTeX file, and the caption of each of its tables."""
+    comments = [line.removeprefix("% - ") for line in text.splitlines() if line.startswith("% - ")]
+    return comments, re.findall(r"\\caption\{(.*)\}", text)
+
+
+def test_latex_has_every_note_as_a_comment_and_those_that_warn_of_its_numbers_in_the_captions(write):
+    found = [record(0, billed=31, attack=31), record(1)]
+    names = [
+        write("torn", found, num_images=9, complete=False, failed={"digits/test/0002": "NaN"}),
+        write("own", [record(0), record(3)], defense="50% noise", precision="bfloat16"),
+    ]
+    compiled = compile_report(load_all(names))
+    comments, captions = parts_of(latex(compiled))
+    assert comments == compiled.notes
+    assert len(comments) > 6
+    warnings = (
+        "WRONG: torn contradicts itself, in its queries: 1 images are billed too much or too little, as "
+        "digits/test/0000. NOT COMPARABLE: own and torn have only 1 images in common. INCOMPLETE: 2 of 9 images of "
+        "torn. FAILED: 1 of 9 images of torn, in no number."
+    )
+    grid, pairs = captions
+    assert grid.startswith(rf"Robust accuracy in \%. {warnings} A cell is")
+    assert pairs.startswith(f"Defenses on the same images. {warnings} B - A:")
+
+
+def test_latex_of_sound_runs_has_no_warning_in_its_captions(four):
+    grid, pairs = parts_of(latex(compile_report(load_all(four))))[1]
+    assert grid.startswith(r"Robust accuracy in \%. A cell is")
+    assert pairs.startswith("Defenses on the same images. B - A:")
+
+
+def test_a_note_of_several_lines_is_a_comment_to_its_end(four):
+    compiled = compile_report(load_all(four))
+    text = latex(replace(compiled, notes=["one\n\\input{two}"]))
+    assert [line for line in text.splitlines() if "two" in line] == [r"% - one \input{two}"]
 
 
 def test_latex_escapes_every_sign_of_its_own():

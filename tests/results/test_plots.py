@@ -1,9 +1,12 @@
+import io
+
 import matplotlib.image
 import numpy as np
 import pytest
 from hand import record, ten
 
 from rfdlight.results import plots
+from rfdlight.results.figures import encoded
 from rfdlight.results.plots import draw_curves, draw_panels, steps
 from rfdlight.results.summary import breaks_at, robust_at
 
@@ -29,17 +32,19 @@ def test_steps_without_a_break_are_flat():
     assert (queries.tolist(), standing.tolist()) == ([0, 30], [1, 1])
 
 
+def pixels(figure):
+    return matplotlib.image.imread(io.BytesIO(encoded(figure, "png")), "png")[..., :3]
+
+
 @pytest.mark.parametrize("log", [False, True])
-def test_the_picture_shows_each_run_in_its_own_colour(tmp_path, log):
-    draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], 100)], tmp_path / "curves.png", log=log)
-    picture = matplotlib.image.imread(tmp_path / "curves.png")[..., :3]
+def test_the_picture_shows_each_run_in_its_own_colour(log):
+    picture = pixels(draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], 100)], log=log))
     for colour in plots.COLOURS[:2]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
 
 
-def colours_in(path):
-    picture = matplotlib.image.imread(path)[..., :3]
+def colours_in(picture):
     shares = []
     for colour in plots.COLOURS[:3]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
@@ -50,21 +55,20 @@ def colours_in(path):
     return shares
 
 
-def test_panels_give_each_label_one_colour(tmp_path):
+def test_panels_give_each_label_one_colour():
     left = ("square, $p$", [("a", ten(), 30), ("b", [record(0)], 30)])
     right = ("rays", [("b", [record(0)], 2000), ("c", ten(), 2000)])
-    draw_panels([left, right], tmp_path / "curves.png")
-    assert colours_in(tmp_path / "curves.png") == [(True, False), (True, True), (False, True)]
+    assert colours_in(pixels(draw_panels([left, right]))) == [(True, False), (True, True), (False, True)]
 
 
 @pytest.mark.parametrize("runs", [[], [("empty", [], 30)], [("no queries", [record(0, attack=0, billed=0)], 0)]])
-def test_a_picture_of_little_is_drawn(tmp_path, runs):
-    draw_curves(runs, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 0
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_a_picture_of_little_is_drawn(runs, kind):
+    assert encoded(draw_curves(runs), kind)
 
 
-def test_the_state_of_pyplot_is_left_alone(tmp_path):
+def test_the_state_of_pyplot_is_left_alone():
     import matplotlib.pyplot
 
-    draw_curves([("a", ten(), 30)], tmp_path / "curves.png")
+    encoded(draw_curves([("a", ten(), 30)]), "pdf")
     assert matplotlib.pyplot.get_fignums() == []

@@ -274,7 +274,7 @@ def test_more_images_than_were_asked_for_are_refused(write):
 
 def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp_path):
     report(four, "out")
-    names = {"report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png"}
+    names = {"report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png", "curves.pdf"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     with (tmp_path / "out" / "paired.csv").open(newline="") as file:
         square, rays = csv.DictReader(file)
@@ -299,6 +299,24 @@ def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp
         "p_holm": "1.0",
     }
     assert (rays["attack_b"], rays["only_a"], rays["only_b"]) == ("rays", "1", "1")
+
+
+def test_the_curves_are_a_picture_for_papers_too_the_same_at_every_time(four, tmp_path):
+    report(four, "out")
+    first = (tmp_path / "out" / "curves.pdf").read_bytes()
+    report(four, "out")
+    assert first.startswith(b"%PDF-")
+    assert (tmp_path / "out" / "curves.pdf").read_bytes() == first
+
+
+def test_a_file_of_the_report_that_cannot_be_written_is_named_and_what_was_there_stays(two, tmp_path):
+    report(two, "out")
+    before = (tmp_path / "out" / "report.csv").read_bytes()
+    (tmp_path / "out" / "report.md").unlink()
+    (tmp_path / "out" / "report.md").mkdir()
+    assert refusal(two[:1], "out") == "cannot write out/report.md: Is a directory"
+    assert (tmp_path / "out" / "report.csv").read_bytes() == before
+    assert not list((tmp_path / "out").glob("partial-*"))
 
 
 def test_every_file_says_that_attacks_are_compared(four, tmp_path):
@@ -340,6 +358,18 @@ def test_worst_cases_stand_in_the_csv_file_too(four, tmp_path):
         [noise, "noise", "30", "0.5", "0.25", "4"],
         [none, "none", "30", "0.0", "0.0", "4"],
     ]
+
+
+def test_worst_cases_in_the_csv_file_say_their_accounting_and_the_queries_that_their_runs_share(write, tmp_path):
+    runs = [
+        write(f"{attack}-{accounting}", [record(0)], attack=attack, accounting=accounting, budget=budget)
+        for accounting, budgets in (("exact", (30, 30)), ("paper", (30, 60)))
+        for attack, budget in zip(("square", "rays"), budgets, strict=True)
+    ]
+    report(runs, "out")
+    with (tmp_path / "out" / "report.csv").open(newline="") as file:
+        worst = [line for line in csv.DictReader(file) if line["attack"] == "worst case"]
+    assert [(line["accounting"], line["at_budget"]) for line in worst] == [("exact", "30"), ("paper", "")]
 
 
 def test_comparisons_of_an_earlier_report_do_not_stay_behind(two, tmp_path):

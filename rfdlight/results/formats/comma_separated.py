@@ -102,11 +102,15 @@ def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
 
 def _worst_line(row: Row, worst: Worst, budget: int | None) -> dict[str, Any]:
     facts = worst.runs[0].facts
+    own = {run.facts["budget"] for run in worst.runs}
+    if budget is None and len(own) == 1:
+        (budget,) = own
     return {
         "run": " + ".join(run.label for run in worst.runs),
         "attack": WORST_CASE,
         "norm": facts["norm"],
         "eps": facts["eps"],
+        "accounting": facts["accounting"],
         "victim": row.method.victim,
         "defense": row.method.defense,
         "data": row.method.data,

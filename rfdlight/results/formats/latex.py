@@ -46,12 +46,15 @@ _PREAMBLE = r"""% For the preamble: \usepackage{booktabs,array}
 def latex(report: Report) -> str:
     r"""Return a report's grid and comparisons as LaTeX tables, to be `\input` into a paper.
 
-    They need the packages booktabs and array.
+    They need the packages booktabs and array. The notes are comments above the tables; those that warn of the
+    numbers also stand in the captions, so that no table is printed without them.
     """
-    tables = [_PREAMBLE, _float(f"Robust accuracy in %. {' '.join(report.reading())}", _grid(report))]
+    parts = [_PREAMBLE, _comments(report.notes)]
+    parts.append(_float(["Robust accuracy in %.", *report.warnings, *report.reading()], _grid(report)))
     if report.comparisons:
-        tables.append(_float(f"{report.paired_title}. {READING_PAIRS} {READING_LETTERS}", _pairs(report)))
-    return "\n\n".join(tables) + "\n"
+        caption = [f"{report.paired_title}.", *report.warnings, READING_PAIRS, READING_LETTERS]
+        parts.append(_float(caption, _pairs(report)))
+    return "\n\n".join(parts) + "\n"
 
 
 def escape(text: str) -> str:
@@ -64,12 +67,16 @@ def escape(text: str) -> str:
     return re.sub(r"[\\{}~^<>|`\[&%$#_]", lambda sign: _SPECIAL[sign[0]], one_line(text))
 
 
-def _float(caption: str, lines: Iterable[str]) -> str:
+def _comments(notes: Iterable[str]) -> str:
+    return "\n".join(["% What to know before believing these numbers:", *(f"% - {one_line(note)}" for note in notes)])
+
+
+def _float(caption: Iterable[str], lines: Iterable[str]) -> str:
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
-            f"\\caption{{{escape(caption)}}}",
+            f"\\caption{{{escape(' '.join(caption))}}}",
             r"\smallskip",
             *lines,
             r"\end{table}",

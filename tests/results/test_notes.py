@@ -1,0 +1,34 @@
+"""What a report says of its runs, before their numbers are believed."""
+
+import pytest
+from hand import record
+
+from rfdlight.results.report import compile_report
+from rfdlight.results.runs import load_all
+
+
+def notes_of(*names):
+    return compile_report(load_all(list(names))).notes
+
+
+def test_each_stopped_run_has_a_note(write):
+    few = [record(0), record(1)]
+    names = [write(name, few, num_images=1000, complete=False, defense=name) for name in ("a", "b")]
+    notes = notes_of(*names, write("whole", few))
+    assert notes[:2] == ["INCOMPLETE: 2 of 1,000 images of a.", "INCOMPLETE: 2 of 1,000 images of b."]
+    assert not any("whole" in note for note in notes if "INCOMPLETE" in note)
+
+
+def test_a_run_can_be_stopped_after_images_of_it_failed(write):
+    notes = notes_of(write("a", [record(0)], num_images=9, complete=False, failed={"digits/test/0001": "NaN"}))
+    assert notes[:2] == ["INCOMPLETE: 1 of 9 images of a.", "FAILED: 1 of 9 images of a, in no number."]
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [({"complete": False}, False), ({"failed": {"digits/test/0001": "NaN"}}, False), ({}, True)],
+)
+def test_the_audit_of_the_images_is_named_where_no_other_note_says_what_it_found(write, facts, told):
+    # A run that calls itself complete, of whose images some have neither a record nor a reason, lost them later.
+    notes = notes_of(write("a", [record(0)], num_images=9, **facts))
+    assert ("Look at the audit of a: images." in notes) is told
