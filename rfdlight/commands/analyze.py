@@ -42,8 +42,8 @@ def analyze(
     """Compare the places for noise by their gradients, and by how often noise there misleads an attacker.
 
     Looks at test images that `rfdlight test` does not attack. The folder gets `analysis.json`, `ratios.png` (the
-    paper's figure 1), `magnitudes.png` (figure 2) and `misled.png`, each also as a PDF. Each place has the sigma that costs about the
-    same clean accuracy, within a quarter of it, measured on up to 1000 of these images.
+    paper's figure 1), `magnitudes.png` (figure 2) and `misled.png`, each also as a PDF. Each place has the sigma
+    that costs about the same clean accuracy, within a quarter of it, measured on up to 1000 of these images.
 
     Args:
         victim: As `--model.victim` of `rfdlight test`.

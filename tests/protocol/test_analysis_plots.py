@@ -35,7 +35,7 @@ def point(name, scale, sigma=1.0, **changes):
         "predicted": spread(0.01 * scale, 0.8),
         "measured": spread(0.012 * scale, 1),
     }
-    return Point(name, "output", sigma=sigma, **values | changes)
+    return Point(name, "output", sigma=sigma, drop=None if sigma is None else 0.02, **values | changes)
 
 
 def nothing(name):
