@@ -210,6 +210,35 @@ def test_a_drop_that_leaps_is_said_of_the_cheaper_side_from_draws_that_the_searc
     assert last[found.factor] >= 8  # the first that no search sees
 
 
+def test_a_leap_of_the_draws_of_the_search_alone_is_not_said():
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        if factor > 3.3:
+            right[: 10 if first < 8 else 5] = 0
+        return right
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
+    assert (found.note, found.cost.drop) == ("", 0.05)
+    assert found.factor == pytest.approx(3.3, rel=0.002)
+
+
+def test_a_first_sigma_that_hits_exactly_and_is_not_confirmed_is_not_tried_for_ever():
+    tried = []
+
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        right[: 10 if factor == 1 and first >= 64 else 5] = 0
+        return right
+
+    def tell(factor, cost):
+        tried.append(factor)
+        assert len(tried) < 5
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 64, tell)
+    assert found.note == ""
+    assert found.factor == pytest.approx(0.5**0.5)
+
+
 def simulated(images, seed, unlucky=range(0)):
     """A victim that errs with 0.02 factor^2 on each image, and three times as often in some draws."""
 
