@@ -65,7 +65,7 @@ def calibrate(
     console = Console()
     console.print(Text(told), soft_wrap=True)
     console.print(f"undefended {meter.clean_accuracy:.2%} of {len(images)} test images that are not attacked")
-    conditions = defense_file.conditions(victim, card, data.name, meter, target)
+    conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)
     begin, results = defense.sigma, {}
     for name, place in places.items():
         for argument, value in {**place, "sigma": begin}.items():

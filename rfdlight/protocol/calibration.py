@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -70,13 +70,14 @@ class _Search:
         self.undefended = undefended
         self.target = target
         self.max_draws = max_draws
+        self.unseen = max_draws  # number of the first draw that nothing was decided by
         self.tried: dict[float, CleanCost] = {}
         self.low, self.high = 0.0, math.inf  # too cheap, too dear
         self.width = math.inf
 
-    def cost(self, factor: float, first: int = 0) -> CleanCost:
+    def cost(self, factor: float, first: int = 0, wanted: int = FIRST_DRAWS) -> CleanCost:
         """Double the draws until they tell that the target is hit, or on which side of it the cost is."""
-        draws, wanted = 0, FIRST_DRAWS
+        draws = 0
         counts = torch.zeros_like(self.undefended)
         while True:
             counts += self.times_right(factor, first + draws, wanted - draws)
@@ -84,6 +85,12 @@ class _Search:
             if draws == self.max_draws or self.target.hit_by(cost) or self.target.surely_missed_by(cost):
                 return cost
             wanted = min(2 * draws, self.max_draws)
+
+    def fresh_cost(self, factor: float, draws: int) -> CleanCost:
+        """Return the cost from draws that nothing was decided by, at least so many, which are then used up."""
+        cost = self.cost(factor, self.unseen, draws)
+        self.unseen += cost.draws
+        return cost
 
     def next(self) -> float | None:
         """Return the factor to try, or None where there is none left between the two.
@@ -93,7 +100,7 @@ class _Search:
         """
         wanted = f"{100 * self.target.drop:g} points"
         if self.high == math.inf:
-            if self.low * STEP > FARTHEST or self.falling():
+            if self.low * STEP > FARTHEST:
                 raise self._refusal(f"as much as {wanted}", max(self.tried, key=lambda factor: self.tried[factor].drop))
             return self.low * self._stride(self.low)
         if self.low == 0:
@@ -118,6 +125,24 @@ class _Search:
             return (self.low * self.high) ** 0.5
         share = math.log(self.target.drop / below) / math.log(above / below)
         return self.low * math.exp(width * min(max(share, _EDGE), 1 - _EDGE))
+
+    def found(self, factor: float, cost: CleanCost) -> Calibration:
+        """Report a cost from fresh draws, and say if they do not show that it is near enough."""
+        if self.target.hit_by(cost):
+            return Calibration(factor, cost, self.falling())
+        return Calibration(factor, cost, f"{cost.draws} draws do not bring it inside the tolerance")
+
+    def narrowest(self) -> Calibration:
+        """Measure the two between which there is no third anew, and report what hits, or else the cheaper one."""
+        draws = max(self.tried[self.low].draws, self.tried[self.high].draws)
+        low, high = (self.fresh_cost(factor, draws) for factor in (self.low, self.high))
+        if self.target.hit_by(high) and not self.target.hit_by(low):
+            return self.found(self.high, high)
+        found = self.found(self.low, low)
+        leaps = self.target.surely_missed_by(low) and self.target.surely_missed_by(high)
+        if leaps and low.drop < self.target.drop < high.drop:
+            return replace(found, note=f"the drop leaps over the target: {low} and, 0.1 % of sigma higher, {high}")
+        return found
 
     def falling(self) -> str:
         """Say where a larger sigma costs less, beyond what the draws explain."""
@@ -146,7 +171,8 @@ def find_factor(
     """Find the factor of sigma whose cost is the target, by interpolation and bisection on its logarithm.
 
     At each sigma the draws are doubled until the interval over draws lies inside the tolerance, or the target
-    is missed beyond doubt. A sigma that hits is measured again with fresh draws, which are what is reported.
+    is missed beyond doubt. A sigma that hits is measured again with as many fresh draws or more, which are what is
+    reported.
 
     Args:
         times_right: Called with common random numbers: the same draw of two sigmas starts from the same seed.
@@ -165,17 +191,14 @@ def find_factor(
         tell(factor, cost)
         near = abs(cost.drop - target.drop) <= target.tolerance
         if near and (target.hit_by(cost) or cost.half > target.tolerance):
-            cost = search.cost(factor, first=max_draws)
-            if target.hit_by(cost):
-                return Calibration(factor, cost, search.falling())
-            if not target.surely_missed_by(cost):
-                return Calibration(factor, cost, f"{cost.draws} draws do not bring it inside the tolerance")
+            cost = search.tried[factor] = search.fresh_cost(factor, cost.draws)
+            if target.hit_by(cost) or not target.surely_missed_by(cost):
+                return search.found(factor, cost)
         if cost.drop < target.drop:
             search.low = factor
         else:
             search.high = factor
         following = search.next()
         if following is None:
-            leap = f"{search.tried[search.low]} and, 0.1 % of sigma higher, {search.tried[search.high]}"
-            return Calibration(factor, cost, f"the drop leaps over the target: {leap}")
+            return search.narrowest()
         factor = following

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
 from rfdlight.data.base import ImageSource
 from rfdlight.errors import UserError
@@ -20,6 +21,7 @@ from rfdlight.protocol.calibration import Target
 from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.protocol.identity import weights_digest
 from rfdlight.victims.card import VictimCard
+from rfdlight.victims.weights import read_checkpoint
 
 
 def plan(output: str, part: str = "") -> Path:
@@ -43,7 +45,14 @@ def plan(output: str, part: str = "") -> Path:
     return path
 
 
-def conditions(spec: str, card: VictimCard | None, data: str, meter: CleanCostMeter, target: Target) -> dict[str, Any]:
+def conditions(
+    spec: str,
+    card: VictimCard | None,
+    data: str,
+    meter: CleanCostMeter,
+    target: Target,
+    checkpoint: str | None = None,
+) -> dict[str, Any]:
     """Return under what a defense was calibrated, so that the file says of which victim and images it is true.
 
     Args:
@@ -52,10 +61,14 @@ def conditions(spec: str, card: VictimCard | None, data: str, meter: CleanCostMe
         data: Name of the data.
         meter: Holds the victim and the images.
         target: What was asked for.
+        checkpoint: The file of its weights, if it has no card and was given one.
+
+    Raises:
+        UserError: If that file is no longer there.
     """
     return {
         "victim": spec,
-        "weights_sha256": card.sha256 if card else weights_digest(meter.victim),
+        **_weights(card, checkpoint, meter.victim),
         "data": data,
         **image_facts(meter.images),
         "clean_accuracy": meter.clean_accuracy,
@@ -66,9 +79,18 @@ def conditions(spec: str, card: VictimCard | None, data: str, meter: CleanCostMe
     }
 
 
+def _weights(card: VictimCard | None, checkpoint: str | None, victim: nn.Module) -> dict[str, str]:
+    """Return the sha256 of the file of the weights or, under another name, of the weights that came from no file."""
+    if card is not None:
+        return {"weights_sha256": card.sha256}
+    if checkpoint is not None:
+        return {"weights_sha256": read_checkpoint(Path(checkpoint).expanduser())[1]}
+    return {"loaded_weights_sha256": weights_digest(victim)}
+
+
 def image_facts(images: ImageSource) -> dict[str, Any]:
     """Return how many images were looked at, and a digest of their ids."""
-    return {"images": len(images), "images_sha256": _digest("\n".join(sorted(images.ids)).encode())}
+    return {"images": len(images), "image_ids_sha256": _digest("\n".join(sorted(images.ids)).encode())}
 
 
 def cost_facts(cost: CleanCost) -> dict[str, Any]:

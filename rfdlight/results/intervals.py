@@ -8,8 +8,8 @@ import numpy as np
 from scipy.stats import norm, ttest_1samp
 
 
-def wilson(successes: float, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share.
+def wilson(successes: float, total: int) -> tuple[float, float]:
+    """Return Wilson's score interval of 95 % of a share.
 
     `successes` need not be whole: for the mean of values in [0, 1] the variance is at most that of
     a share with the same mean, so the interval is then a conservative one.
@@ -21,7 +21,6 @@ def wilson(successes: float, total: int, confidence: float = 0.95) -> tuple[floa
     Args:
         successes: Between 0 and `total`.
         total: At least 0; with 0 nothing is known.
-        confidence: In (0, 1).
 
     Example:
         >>> low, high = wilson(9125, 10000)
@@ -30,19 +29,18 @@ def wilson(successes: float, total: int, confidence: float = 0.95) -> tuple[floa
     """
     if total == 0:
         return 0.0, 1.0
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(norm.ppf(0.975))
     share = successes / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
-    """Return Student's interval of a mean; of equal values it has no width.
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Return Student's interval of 95 % of a mean; of equal values it has no width.
 
     Args:
         values: At least 2.
-        confidence: In (0, 1).
 
     Example:
         >>> mean_interval(np.array([1.0, 1.0]))
@@ -50,5 +48,5 @@ def mean_interval(values: np.ndarray, confidence: float = 0.95) -> tuple[float, 
     """
     if np.ptp(values) <= 1e-12 * np.abs(values).max():  # scipy warns of equal values
         return float(values[0]), float(values[0])
-    low, high = ttest_1samp(values, 0).confidence_interval(confidence)
+    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
     return float(low), float(high)

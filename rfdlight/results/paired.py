@@ -109,8 +109,8 @@ def _side(method: Method, column: Column) -> Side:
     return Side(method, column.setting.label, column.budget)
 
 
-def paired_interval(only_first: int, only_second: int, images: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Return an interval of the second share less the first one, of the same images.
+def paired_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
+    """Return the 95 % interval of the second share less the first one, of the same images.
 
     Half an observation is added to each of the four cells, then Wald's interval is taken: its coverage is
     near the nominal one also for few pairs, and it has a width if no pair is discordant.
@@ -122,7 +122,6 @@ def paired_interval(only_first: int, only_second: int, images: int, confidence: 
         only_first: Images that count for the first share alone.
         only_second: Images that count for the second one alone.
         images: All images, at least 1.
-        confidence: In (0, 1).
 
     Example:
         >>> low, high = paired_interval(86, 150, 1600)
@@ -131,7 +130,7 @@ def paired_interval(only_first: int, only_second: int, images: int, confidence: 
     """
     first, second, total = only_first + 0.5, only_second + 0.5, images + 2
     centre = (second - first) / total
-    half = float(norm.ppf(0.5 + confidence / 2)) * math.sqrt(first + second - total * centre**2) / total
+    half = float(norm.ppf(0.975)) * math.sqrt(first + second - total * centre**2) / total
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 

@@ -20,7 +20,7 @@ def plan(path: str | None, label: str) -> Path:
         label: What the run is.
 
     Raises:
-        UserError: If something is already there.
+        UserError: If something is already there; names no option, since commands call theirs differently.
     """
     if path is None:
         first = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
@@ -28,9 +28,9 @@ def plan(path: str | None, label: str) -> Path:
         return next(planned for planned in itertools.chain([first], numbered) if not planned.exists())
     planned = Path(path)
     if planned.exists() and not planned.is_dir():
-        raise UserError(f"{planned} is a file; give --run a folder")
+        raise UserError(f"{planned} is a file; give a folder")
     if planned.is_dir() and any(planned.iterdir()) and not _was_about_to_begin(planned):
-        raise UserError(f"{planned} already holds another run; give --run another folder, or move that one")
+        raise UserError(f"{planned} already holds another run; give another folder, or move that one")
     return planned
 
 

@@ -343,15 +343,15 @@ CASES = {
     # files
     "folder of another run": (
         ATTACK + "--run taken",
-        "taken already holds another run; give --run another folder, or move that one",
+        "taken already holds another run; give another folder, or move that one",
     ),
     "file as run directory": (
         ATTACK + "--run a_file",
-        "a_file is a file; give --run a folder",
+        "a_file is a file; give a folder",
     ),
     "folder of another training": (
         "fit --run taken",
-        "taken already holds another run; give --run another folder, or move that one",
+        "taken already holds another run; give another folder, or move that one",
     ),
     "config that is a list": (
         ATTACK + "-c list.yaml",

@@ -37,7 +37,7 @@ def test_the_default_layers_are_those_of_the_noise_and_a_run_is_not_overwritten(
     assert [place["name"] for place in facts["places"]] == ["the image", "layer3"]
     said = command(*LINE.split())
     assert said.status == 2
-    assert said.err.startswith("rfdlight: analysis already holds another run")
+    assert said.err == "rfdlight: analysis already holds another run; give another folder, or move that one\n"
 
 
 CASES = {

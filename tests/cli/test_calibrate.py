@@ -1,10 +1,13 @@
 """`rfdlight calibrate`: what it writes is what `rfdlight test` takes, and true on draws that it has not seen."""
 
+import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
 from rfdlight.data import Digits
 from rfdlight.defenses import FeatureNoise
@@ -49,7 +52,7 @@ def test_the_file_holds_the_defense_and_what_was_measured(command):
     assert facts["interval_over_images"][0] < low < high < facts["interval_over_images"][1]
     assert facts["clean_accuracy"] == pytest.approx(meter.clean_accuracy)
     assert (facts["images"], facts["data"], facts["target_drop"]) == (399, "digits", 0.02)
-    assert len(facts["weights_sha256"]) == len(facts["images_sha256"]) == 64
+    assert len(facts["loaded_weights_sha256"]) == len(facts["image_ids_sha256"]) == 64
 
     assert defended_by(command, "calibrated.yaml") == f"FeatureNoise sigma {sigma:g} at the output of distances"
 
@@ -92,7 +95,7 @@ def test_a_sweep_goes_on_after_a_layer_that_cannot_cost_so_much(command):
     line += "--sweep layers --target_drop 0.05 --tolerance 0.01"
     said = command(*line.split())
     assert (said.status, said.err) == (0, "")
-    assert "spare: no sigma costs as much as 5 points: 0.00 points (0.00 to 0.00)" in said.out
+    assert "spare: no sigma costs as much as 5 points: 0.00 points (-0.09 to 0.09)" in said.out
     assert not Path("calibrated-spare.yaml").exists()
     assert Path("calibrated-distances.yaml").exists()
 
@@ -101,7 +104,52 @@ def test_the_weights_of_a_convolution_without_a_card_are_told_by_their_digest(co
     line = LINE.replace("NearestMean", "Convolved") + "--target_drop 0.05 --tolerance 0.04"
     said = command(*line.split())
     assert (said.status, said.err) == (0, "")
-    assert len(yaml.safe_load(Path("calibrated.yaml").read_text())["calibration"]["weights_sha256"]) == 64
+    facts = yaml.safe_load(Path("calibrated.yaml").read_text())["calibration"]
+    assert len(facts["loaded_weights_sha256"]) == 64
+    assert "weights_sha256" not in facts
+
+
+def test_the_weights_of_a_checkpoint_are_told_by_the_digest_of_its_file_as_those_of_a_card_are(
+    command, elsewhere, monkeypatch
+):
+    monkeypatch.syspath_prepend(elsewhere)
+    victim, _, _ = resolve_victim("nearest_mean.NearestMean", None, Digits())
+    save_file(victim.state_dict(), "mine.safetensors")
+    said = command(*LINE.split(), "--checkpoint", "mine.safetensors", "--target_drop", "0.05", "--tolerance", "0.04")
+    assert (said.status, said.err) == (0, "")
+    facts = yaml.safe_load(Path("calibrated.yaml").read_text())["calibration"]
+    assert facts["weights_sha256"] == hashlib.sha256(Path("mine.safetensors").read_bytes()).hexdigest()
+    assert f"weights sha256 {facts['weights_sha256'][:12]}" in said.out
+    assert "loaded_weights_sha256" not in facts
+
+
+FAILING = """
+from nearest_mean import NearestMean
+
+class Dark(NearestMean):
+    def forward(self, x):
+        if x.any():
+            raise ValueError("too dark\\nfor me")
+        return super().forward(x)
+
+class Empty(NearestMean):
+    def forward(self, x):
+        return super().forward(x) * (float("nan") if x.any() else 1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Dark", "the victim raised ValueError: too dark"),
+        ("Empty", "the victim answered NaN or infinity; a clean accuracy needs finite scores"),
+    ],
+)
+def test_a_victim_that_fails_is_one_line(name, told, command):
+    Path("failing.py").write_text(FAILING)
+    said = command(*LINE.replace("nearest_mean.NearestMean", f"failing.{name}").split())
+    sys.modules.pop("failing", None)
+    assert (said.status, said.err) == (2, f"rfdlight: {told}\n")
 
 
 CASES = {

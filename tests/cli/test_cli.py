@@ -241,6 +241,7 @@ def test_a_shipped_calibration_is_of_the_shipped_weights(built, config):
     facts = yaml.safe_load(path.read_text())["calibration"]
     card = json.loads(packaged.find("checkpoints", facts["victim"], ".json").read_text())
     assert facts["weights_sha256"] == card["sha256"]
+    assert len(facts["image_ids_sha256"]) == 64
     (defense,) = defenses(built("test", "--attack", "rays", "--defense", str(config)))
     assert defense.sigma > 0
 

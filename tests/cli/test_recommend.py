@@ -53,8 +53,8 @@ def test_the_file_is_the_best_defense_and_says_why(command):
     assert best["drop"] == measured["drop"]
 
     fresh, rest = _split(Digits(), 30, seed=0)
-    assert (reasons["images"], reasons["images_sha256"]) == (30, digest(fresh.ids))
-    assert (measured["images"], measured["images_sha256"]) == (len(rest), digest(rest.ids))
+    assert (reasons["images"], reasons["image_ids_sha256"]) == (30, digest(fresh.ids))
+    assert (measured["images"], measured["image_ids_sha256"]) == (len(rest), digest(rest.ids))
     assert (reasons["attack"], reasons["eps"], reasons["step"], reasons["budget"]) == ("square", 0.2, 0.2, 20)
 
     # by other draws than those of the command

@@ -1,18 +1,19 @@
 """The cost of a defense and the sigma of a cost, on victims whose drop is known in closed form."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom, norm, ttest_1samp
+from scipy.stats import binom, multinomial, norm
 from torch import nn
 
 from rfdlight.data import Images
 from rfdlight.defenses import FeatureNoise, InputNoise
 from rfdlight.errors import UserError
 from rfdlight.protocol.calibration import Target, find_factor
-from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
+from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of, over_images
 
 
 class Threshold(nn.Module):
@@ -96,10 +97,71 @@ def test_the_error_and_the_interval_over_images_are_those_of_a_slow_reference():
     undefended[:5] = 0
     cost = cost_of(undefended, draws.sum(0), 7)
     variances = [np.var(draws[:, image].numpy(), ddof=1) for image in range(50)]
-    assert cost.error == pytest.approx(math.sqrt(sum(variances) / 7) / 50)
+    assert cost.error == pytest.approx(math.sqrt(sum(variances) / 7 + 0.5 / 7**2) / 50)
     differences = [float(undefended[image] - draws[:, image].mean()) for image in range(50)]
     assert cost.drop == pytest.approx(np.mean(differences))
-    assert cost.over_images == pytest.approx(tuple(ttest_1samp(differences, 0).confidence_interval(0.95)))
+    more = [*differences, 1, -1]
+    half = norm.ppf(0.975) * np.std(more) / len(more) ** 0.5
+    assert cost.over_images == pytest.approx((np.mean(more) - half, np.mean(more) + half))
+
+
+@pytest.mark.parametrize("drop", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("images", [100, 200, 299, 399])
+def test_the_interval_over_images_covers_the_drop_also_where_few_images_change(images, drop):
+    """Student's covers 0.634 at the least here, with the halves of Agresti and Min added 0.867 at a drop of 0.02."""
+    covered = 0.0
+    for spoilt in range(images + 1):
+        low, high = over_images(torch.tensor([1.0] * spoilt + [0.0] * (images - spoilt)).double())
+        covered += binom.pmf(spoilt, images, drop) * (low <= drop <= high)
+    assert covered >= 0.93
+
+
+@pytest.mark.parametrize(("spoils", "mends"), [(0.03, 0.01), (0.02, 0.02), (0.08, 0.06)])
+def test_the_interval_over_images_covers_the_drop_also_where_the_noise_mends_some(spoils, mends):
+    covered = 0.0
+    for spoilt, mended in itertools.product(range(30), range(30)):
+        changed = [1.0] * spoilt + [-1.0] * mended
+        low, high = over_images(torch.tensor(changed + [0.0] * (100 - len(changed))).double())
+        if low <= spoils - mends <= high:
+            counts = [spoilt, mended, 100 - spoilt - mended]
+            covered += multinomial.pmf(counts, 100, [spoils, mends, 1 - spoils - mends])
+    assert 0.94 <= covered <= 0.999
+
+
+def test_the_interval_over_images_has_a_width_where_no_image_changes():
+    # By hand: two observations of 1 and -1 beside 98 of 0.
+    assert over_images(torch.zeros(98).double()) == pytest.approx((-1.96 * 2**0.5 / 100, 1.96 * 2**0.5 / 100), rel=1e-4)
+    assert over_images(torch.ones(2).double())[1] == 1.0
+
+
+class Failing(nn.Module):
+    """Raises, or answers NaN, from the second batch on."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.answer(x) if self.passes > 1 else torch.zeros(len(x), 2)
+
+
+def raise_a_value_error(x):
+    raise ValueError("too dark\nfor me")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (raise_a_value_error, "^the victim raised ValueError: too dark$"),
+        (lambda x: torch.full((len(x), 2), torch.nan), "^the victim answered NaN or infinity; a clean accuracy needs"),
+        (lambda x: torch.full((len(x), 2), torch.inf), "^the victim answered NaN or infinity; a clean accuracy needs"),
+    ],
+)
+def test_a_victim_that_fails_is_refused(answer, told):
+    with pytest.raises(UserError, match=told):
+        CleanCostMeter(Failing(answer), bright(200))
 
 
 def test_draws_are_common_to_all_sigmas_and_new_for_every_number():
@@ -163,20 +225,118 @@ def test_a_drop_that_is_not_monotone_is_said():
     assert found.note == ""
 
 
+class Mending(nn.Module):
+    """Right above 0.2 and between -0.6 and -0.2: faint noise mends half of the images just below 0.2."""
+
+    def forward(self, x):
+        z = x.flatten(1)
+        return torch.cat([torch.zeros_like(z), torch.where(z.abs() < 0.6, z.abs() - 0.2, z)], 1)
+
+
+@pytest.mark.parametrize("begin", [0.002, 0.02, 1.0])
+def test_a_reachable_target_is_found_though_fainter_noise_mends_images(begin):
+    images = bright(1000)
+    images.pixels[:180] = 50
+    found, sigma = calibrated(Mending(), images, InputNoise(begin), target=0.02, tolerance=0.01)
+    wrong = (
+        norm.cdf(0.2, [50 / 255, 1], sigma)
+        - norm.cdf(-0.2, [50 / 255, 1], sigma)
+        + norm.cdf(-0.6, [50 / 255, 1], sigma)
+    )
+    assert abs(wrong @ [0.18, 0.82] - 0.18 - 0.02) <= 0.01
+    assert found.note.startswith("the drop is not monotone in sigma") or begin == 1.0
+
+
 def test_too_few_draws_for_the_tolerance_are_said():
     found, _ = calibrated(Threshold(), bright(50), InputNoise(0.4), max_draws=8)
     assert found.note == "8 draws do not bring it inside the tolerance"
     assert found.cost.draws == 8
 
 
-def test_a_drop_that_leaps_is_said():
+@pytest.mark.parametrize("edge", [0.7, 3.3, 3.4])
+def test_a_drop_that_leaps_is_said_of_the_cheaper_side_from_draws_that_the_search_has_not_seen(edge):
+    last = {}
+
     def times_right(factor, first, draws):
+        last[factor] = first
         right = torch.full((100,), float(draws)).double()
-        if factor > 3.3:
+        if factor > edge:
             right[:10] = 0
         return right
 
     found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
     assert found.note.startswith("the drop leaps over the target: 0.00 points")
     assert "10.00 points" in found.note
+    assert edge / 1.001 < found.factor <= edge
+    assert found.cost.drop == 0
+    assert last[found.factor] >= 8  # the first that no search sees
+
+
+def test_a_leap_of_the_draws_of_the_search_alone_is_not_said():
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        if factor > 3.3:
+            right[: 10 if first < 8 else 5] = 0
+        return right
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
+    assert (found.note, found.cost.drop) == ("", 0.05)
     assert found.factor == pytest.approx(3.3, rel=0.002)
+
+
+def test_a_first_sigma_that_hits_exactly_and_is_not_confirmed_is_not_tried_for_ever():
+    tried = []
+
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        right[: 10 if factor == 1 and first >= 64 else 5] = 0
+        return right
+
+    def tell(factor, cost):
+        tried.append(factor)
+        assert len(tried) < 5
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 64, tell)
+    assert found.note == ""
+    assert found.factor == pytest.approx(0.5**0.5)
+
+
+def simulated(images, seed, unlucky=range(0)):
+    """A victim that errs with 0.02 factor^2 on each image, and three times as often in some draws."""
+
+    def times_right(factor, first, draws):
+        counts = torch.zeros(images).double()
+        for draw in range(first, first + draws):
+            generator = torch.Generator().manual_seed(1000 * seed + draw)
+            wrong = min(0.02 * factor**2 * (3 if draw in unlucky else 1), 0.9)
+            counts += torch.rand(images, generator=generator).gt(wrong)
+        return counts
+
+    return times_right
+
+
+def test_an_unlucky_confirmation_does_not_reject_every_later_sigma():
+    found = find_factor(simulated(400, 0, range(64, 128)), torch.ones(400).double(), Target(0.02, 0.005), 64)
+    assert found.note == ""
+    assert abs(0.02 * found.factor**2 - 0.02) <= 0.005
+
+
+def test_few_images_are_no_leap_and_the_reported_interval_covers_as_often_as_it_says():
+    """Of 60 intervals of 95 %, fewer than 51 would happen less than twice in 1000 times."""
+    inside = 0
+    for seed in range(60):
+        found = find_factor(simulated(100, seed), torch.ones(100).double(), Target(0.02, 0.01), 64)
+        truth = 0.02 * found.factor**2
+        assert found.note == ""
+        assert abs(truth - 0.02) <= 0.01
+        low, high = found.cost.over_draws
+        inside += low <= truth <= high
+    assert inside >= binom.ppf(0.001, 60, 0.95)
+
+
+def test_where_no_draw_erred_the_interval_over_draws_has_a_width():
+    # By hand: half a wrong answer in 4 draws of 100 images, sqrt(0.5) / 400.
+    cost = cost_of(torch.ones(100).double(), torch.full((100,), 4.0).double(), 4)
+    assert cost.drop == 0
+    assert cost.error == pytest.approx(0.5**0.5 / 400)
+    assert not Target(0.02, 0.002).surely_missed_by(cost_of(torch.ones(30).double(), torch.full((30,), 4.0), 4))

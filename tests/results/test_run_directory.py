@@ -42,8 +42,8 @@ def test_what_is_already_there_is_never_touched(home, folder):
     if folder:
         (home / "mine").mkdir()
     (home / "mine" / "records.csv" if folder else home / "mine").write_text("kept")
-    another = "already holds another run; give --run another folder, or move that one"
-    text = f"^mine {another if folder else 'is a file; give --run a folder'}$"
+    another = "already holds another run; give another folder, or move that one"
+    text = f"^mine {another if folder else 'is a file; give a folder'}$"
     with pytest.raises(UserError, match=text):
         run_directory.plan("mine", "x")
 
