@@ -64,7 +64,7 @@ def calibrate(
     meter, target = CleanCostMeter(loaded, images, seed), Target(target_drop, tolerance)
     console = Console()
     console.print(Text(told), soft_wrap=True)
-    console.print(f"undefended {meter.clean_accuracy:.2%} of {len(images)} test images that are not attacked")
+    console.print(f"undefended {meter.clean_accuracy:.2%} of {len(meter.images)} test images that are not attacked")
     conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)
     begin, results = defense.sigma, {}
     for name, place in places.items():

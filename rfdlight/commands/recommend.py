@@ -96,6 +96,7 @@ def recommend(
     step = _as_long_as_the_radius(attack, data) if step is None else step
     console, target = Console(), Target(target_drop, tolerance)
     meter = CleanCostMeter(loaded, rest, seed)
+    rest = meter.images
     looked_at = rest.take(select(rest.ids, rest.labels.tolist(), min(PREDICTED_ON, len(rest)), "random", seed))
     _say(console, told)
     _say(

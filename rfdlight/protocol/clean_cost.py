@@ -63,7 +63,7 @@ class CleanCostMeter:
 
     Args:
         victim: In eval mode; without defenses attached.
-        images: N images, at least 2.
+        images: N images, at least 2; the attribute of this name holds those of them that can be read.
         seed: Of all draws.
 
     Raises:
@@ -75,7 +75,11 @@ class CleanCostMeter:
         self.victim = victim.to(self.device).to(memory_format=torch.channels_last)
         self.images = images
         self.seed = seed
+        self._read: list[str] = []
         self.undefended = self._right()
+        if len(self._read) < len(images):  # the loader has left out, and told, what cannot be read
+            read = set(self._read)
+            self.images = images.take([position for position, name in enumerate(images.ids) if name in read])
 
     @property
     def clean_accuracy(self) -> float:
@@ -103,14 +107,15 @@ class CleanCostMeter:
     @torch.no_grad()
     def _right(self) -> Tensor:
         """Return for each image whether one answer is right, (N,) float64 of 0 and 1."""
-        answers = []
-        for x, y, _ in loader(self.images, _BATCH):
+        answers, self._read = [], []
+        for x, y, names in loader(self.images, _BATCH):
             x = x.to(self.device, memory_format=torch.channels_last)
             try:
                 logits = self.victim(x)
             except Exception as error:
                 raise raised(error) from error
             check_finite(logits, "the victim answered NaN or infinity", "a clean accuracy needs finite scores")
+            self._read += names
             answers.append(logits.argmax(1).cpu() == y)
         return torch.cat(answers).double()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from harness import Constant
 from PIL import Image
 
 from rfdlight.data import files
@@ -13,6 +14,7 @@ from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError
+from rfdlight.protocol.clean_cost import CleanCostMeter
 
 
 def save(path: Path, shape=(20, 30), mode="RGB", seed=0):
@@ -230,3 +232,17 @@ def test_a_wrong_shape_of_imagenets_folders_is_said_in_one_line(tmp_path, monkey
     monkeypatch.delenv("RFDLIGHT_IMAGENET", raising=False)
     made = make(tmp_path)
     says(line.format(root=tmp_path), lambda: ImageNet(None if made is None else str(made)).setup("test"))
+
+
+def test_what_cannot_be_read_is_not_calibrated_on(root):
+    data = folder(root, num_images=6)
+    attacked, free = data.attacked(), data.held_out()
+    for image in (attacked.ids[0], free.ids[0]):
+        (root / image.removeprefix("folder/")).write_bytes(b"no image")
+    data = folder(root, num_images=6)
+    free = data.held_out()
+    assert attacked.ids[0] not in free.ids, "it was asked for, and is quarantined"
+    meter = CleanCostMeter(Constant(), free)
+    assert meter.images.ids == free.ids[1:]
+    assert len(meter.undefended) == len(free.ids) - 1
+    assert meter.undefended.tolist() == (meter.images.labels == 0).double().tolist()
