@@ -113,8 +113,7 @@ def _resized(cell: Cell, num_images: int | None) -> Cell:
     """Return the cell with so many images, in forward passes that so many keep full."""
     if num_images is None:
         return cell
-    data = cell.config.get("data", {})
-    data = merged({"class_path": data} if isinstance(data, str) else data, {"init_args": {"num_images": num_images}})
+    fewer = merged({"data": cell.config.get("data", {})}, {"data": {"init_args": {"num_images": num_images}}})
     model = cell.config.get("model") or {}
     if not isinstance(model, dict):
         return cell  # the parser says what is wrong with it
@@ -122,7 +121,7 @@ def _resized(cell: Cell, num_images: int | None) -> Cell:
     if not isinstance(batch_size, int) or not isinstance(eot, int):
         return cell
     rows = max(min(batch_size, max(1, num_images // _IMAGES_PER_ROW)), eot)
-    return replace(cell, config={**cell.config, "data": data, "model": {**model, "batch_size": rows}})
+    return replace(cell, config={**cell.config, **fewer, "model": {**model, "batch_size": rows}})
 
 
 def _config(folder: Path, cell: Cell) -> Path:

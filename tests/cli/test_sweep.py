@@ -9,8 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rfdlight import cli
+from rfdlight.data import CIFAR10, Digits
 from rfdlight.modules.evaluation import AttackEvaluation
+from rfdlight.protocol.experiment import read_cells
 
 GRID = """
 common:
@@ -67,6 +71,27 @@ def test_every_cell_is_run_with_its_settings_and_reported(command):
         assert run["victim"].startswith("resnet8-digits" if cell.startswith("shipped") else "faulty_victim.net")
     report = Path("runs/grid/report-grid/report.md").read_text()
     assert all(cell in report for cell in CELLS)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("cifar10", CIFAR10), ("digits", Digits), ("{class_path: cifar10}", CIFAR10)]
+)
+@pytest.mark.parametrize("refined", ["{init_args: {num_images: 5}}", "{num_images: 5}"])
+def test_data_that_an_axis_refines_stay_the_data_that_were_named(given, meant, refined):
+    Path("grid.yaml").write_text(
+        f"common: {{data: {given}, attack: square, model: {{budget: 5}}}}\n"
+        f"axes: {{n: {{few: {{data: {refined}}}, all: {{}}}}, e: {{small: {{attack: {{init_args: {{eps: 0.1}}}}}}}}}}"
+    )
+    parsed = {}
+    for cell in read_cells(Path("grid.yaml")):
+        Path("cell.yaml").write_text(yaml.safe_dump(cell.config))
+        parsed[cell.name] = cli.parse(["test", "-c", "cell.yaml"])
+    classes = {settings.data.class_path for settings in parsed.values()}
+    assert classes == {f"{meant.__module__}.{meant.__name__}"}
+    assert parsed["few-small"].data.init_args.num_images == 5
+    assert parsed["all-small"].data.init_args.num_images != 5
+    assert parsed["few-small"].attack.class_path == "rfdlight.attacks.square.Square"
+    assert parsed["few-small"].attack.init_args.eps == 0.1
 
 
 def test_only_what_is_missing_is_run_again(command):
