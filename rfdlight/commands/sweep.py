@@ -26,6 +26,7 @@ from rfdlight.commands.report import report
 from rfdlight.documents import parse_json, read_text
 from rfdlight.environment.launcher import started_processes
 from rfdlight.errors import UserError, one_line
+from rfdlight.modules.complaint import STOPPED
 from rfdlight.modules.evaluation import BATCH_SIZE
 from rfdlight.protocol import identity
 from rfdlight.protocol.experiment import Cell, merged, read_cells
@@ -37,8 +38,8 @@ _PROBE = {"images": 64, "budget": 8}
 _IMAGES_PER_ROW = 4
 """Of a forward pass, in a sweep with fewer images: so many that passes stay full while images break one by one."""
 
-_STOPPED = (1, 130)
-"""Exit statuses of a run that was told to stop, during its attack or before it, unless it is finished."""
+_INTERRUPTED = 130
+"""Exit status of a run that was told to stop before its attack."""
 
 
 def sweep(
@@ -95,7 +96,8 @@ def sweep(
     for number, cell in enumerate(missing, 1):
         console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
         status, reason = _run(folder, cell, _starter(settings[cell.name], run), console)
-        if status in _STOPPED and not _is_finished(folder / cell.name):
+        # Not by the exit status 1 alone: Python ends with it too, after an exception that nobody caught.
+        if (status == _INTERRUPTED or reason == STOPPED) and not _is_finished(folder / cell.name):
             console.print("stopped; the same command goes on from here")
             return 1
         if reason:
@@ -203,10 +205,18 @@ def _attempt(line: list[str], run: Callable[[list[str]], int]) -> tuple[int, str
         with contextlib.redirect_stderr(errors):
             status = run(line)
     except SystemExit:  # how Lightning's trainer ends at Ctrl-C
-        return 130, "interrupted"
+        return _INTERRUPTED, "interrupted"
     except Exception as error:  # a victim or an attack of the user's own may raise anything
         return 2, f"{type(error).__name__}: {one_line(error)}"
-    return status, one_line(errors.getvalue()).removeprefix("rfdlight: ") if status else ""
+    return status, _reason(status, errors.getvalue()) if status else ""
+
+
+def _reason(status: int, errors: str) -> str:
+    """Return what a run said of its failure: the last line, which a traceback has for its exception."""
+    if STOPPED in errors:
+        return STOPPED
+    last = next((line for line in reversed(errors.splitlines()) if line.strip()), f"it ended with exit status {status}")
+    return one_line(last).removeprefix("rfdlight: ")
 
 
 def _rates(

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import yaml
 
 from rfdlight import cli
 from rfdlight.data import CIFAR10, Digits
+from rfdlight.modules.complaint import STOPPED
 from rfdlight.modules.evaluation import AttackEvaluation
 from rfdlight.protocol.experiment import read_cells
 
@@ -263,6 +265,61 @@ def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):
         "rfdlight: cell shipped-wrong: unknown attack 'sqare'; did you mean square?\n",
     )
     assert not Path("runs").exists()
+
+
+TRACEBACK = """GPU available: False
+Traceback (most recent call last):
+  File "mine.py", line 3, in ask
+    raise ValueError("too hard")
+ValueError: too hard
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "errors", "reason"),
+    [(1, TRACEBACK, "ValueError: too hard"), (-9, "", "it ended with exit status -9"), (2, "rfdlight: no\n\n", "no")],
+)
+def test_a_cell_run_apart_that_crashes_is_told_and_the_others_go_on(command, monkeypatch, status, errors, reason):
+    Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, status, "", errors))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert f"shipped-square failed: {reason}\n" in said.out
+    assert "2 of 4 cells failed: shipped-square, shipped-rays" in said.out
+    assert all(summary_of(cell)["run"]["complete"] for cell in CELLS[2:])
+
+
+def test_a_cell_run_apart_that_was_stopped_ends_the_sweep(command, monkeypatch):
+    Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    errors = f"GPU available: False\nrfdlight: {STOPPED}\n[rank0]: a farewell of torch's\n"
+    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, 1, "", errors))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert said.out.endswith("stopped; the same command goes on from here\n")
+    assert "cell 2 of 4" not in said.out
+
+
+RAISING = """
+from rfdlight.attacks import Square
+
+class Raising(Square):
+    def ask(self, state):
+        raise ValueError("too hard")
+"""
+
+
+@pytest.mark.slow
+def test_an_attack_that_raises_in_several_processes_is_told_and_the_others_go_on(command, elsewhere):
+    (elsewhere / "raising.py").write_text(RAISING)
+    crash = "crash: {attack: raising.Raising, trainer: {devices: 2}}"
+    (elsewhere / "grid.yaml").write_text(
+        f"{GRID.partition('axes')[0]}axes: {{a: {{{crash}, square: {{attack: square}}}}}}"
+    )
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert re.search("crash failed: .*ValueError: too hard", said.out)
+    assert "1 of 2 cells failed: crash" in said.out
+    assert summary_of("square")["run"]["complete"]
 
 
 @pytest.mark.slow
