@@ -242,7 +242,7 @@ class RFDLightCLI(LightningCLI):
     def _injected(self, name: str) -> Any:
         if name == "parsed":
             return self._settings()
-        return {"parse": parse, "run": main}[name]
+        return {"make": make, "run": main}[name]
 
     def before_test(self) -> None:
         """Find bad data and bad weights before there are several processes, each of which would say so."""
@@ -356,24 +356,23 @@ def main(args: list[str] | None = None) -> int:
     return 1 if wrong else cli.status
 
 
-class _Settings(RFDLightCLI):
-    """Parses a command line, and makes and runs nothing."""
+class _Made(RFDLightCLI):
+    """Makes what a command line names, and runs nothing."""
 
     def _set_seed(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
         pass
 
     def _run_subcommand(self, subcommand: str) -> None:
         pass
 
 
-def parse(args: list[str]) -> Any:
-    """Parse a command line and return its settings.
+def make(args: list[str]) -> Any:
+    """Make what a command line of `rfdlight test` names, and run nothing.
+
+    Returns:
+        Among others its `model`, `datamodule` and `trainer`; no folder is made.
 
     Raises:
         UserError: If it cannot be used.
     """
-    cli = _Settings(args)
-    return cli.config[cli.subcommand]
+    return _Made(args)

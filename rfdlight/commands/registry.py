@@ -37,6 +37,6 @@ POSITIONALS: dict[str, dict[str, Any]] = {
 }
 """The one argument that is not a flag, as argparse takes it, of the commands that have one."""
 
-INJECTED = {"parsed", "parse", "run"}
-"""Their arguments that are no flags: the command line as a configuration, the function that parses a command line and
-the one that runs it."""
+INJECTED = {"parsed", "make", "run"}
+"""Their arguments that are no flags: the command line as a configuration, the function that makes what a command line
+names and the one that runs it."""

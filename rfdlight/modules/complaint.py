@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from rfdlight.modules.evaluation import AttackEvaluation
 
+STOPPED = "stopped before all images were done; the records so far are kept"
+"""What is said of an evaluation that was told to stop, and of no other."""
+
 
 def complaint(model: AttackEvaluation) -> str | None:
     """Return what is wrong with an evaluation, if this is the process that says it, or None."""
@@ -12,7 +15,7 @@ def complaint(model: AttackEvaluation) -> str | None:
     if not model.processes.leads:
         return None
     if not model.complete:
-        return "stopped before all images were done; the records so far are kept"
+        return STOPPED
     if model.failed:
         asked = model.data.num_images
         return f"{len(model.failed)} of {asked} images failed and are in no number; summary.json says why"

@@ -14,8 +14,8 @@ from rfdlight.errors import UserError, unknown_name
 
 PARTS = ("common", "axes", "leave_out")
 _LABEL = re.compile(r"\w[\w.-]*")
-_FILES = ("attack", "data", "defense")
-"""What a cell may take from a file of its own."""
+_COMPONENTS = ("attack", "data", "defense")
+"""What a cell may give by a name alone, or take from a file of its own."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ def read_cells(path: Path) -> list[Cell]:
 
     `{victim}` in any text stands for the cell's label on the axis `victim`. A text below `attack`, `data` or `defense`
     that ends in `.yaml` names a file, beside the experiment or of the package, and the file's content takes its place.
+    Each of these may be given by a name or a file in one place, and its arguments in another.
 
     Args:
         path: Of the file.
@@ -115,15 +116,37 @@ def _listed(value: Any) -> list[Any]:
 def merged(first: Any, second: Any) -> Any:
     """Return the second value over the first: mappings key by key unless they name different classes.
 
+    Raises:
+        UserError: If several components are to be refined as if they were one.
+
     Example:
         >>> merged({"model": {"budget": 1, "eot": 2}}, {"model": {"budget": 3}})
         {'model': {'budget': 3, 'eot': 2}}
+        >>> merged({"attack": "rays"}, {"attack": {"init_args": {"eps": 0.1}}})
+        {'attack': {'class_path': 'rays', 'init_args': {'eps': 0.1}}}
     """
     if not isinstance(first, dict) or not isinstance(second, dict):
         return second
     if "class_path" in second and second["class_path"] != first.get("class_path"):
         return second
-    return {**first, **{key: merged(first.get(key), value) for key, value in second.items()}}
+    return {**first, **{key: _merged_at(key, first.get(key), value) for key, value in second.items()}}
+
+
+def _merged_at(key: str, first: Any, second: Any) -> Any:
+    if key not in _COMPONENTS or first is None or not isinstance(second, dict):
+        return merged(first, second)
+    if isinstance(first, list) and "class_path" not in second:
+        raise UserError(f"{key} is a list of several, which no axis can refine; give the whole list there")
+    return merged(_spelled_out(first), _spelled_out(second))
+
+
+def _spelled_out(component: Any) -> Any:
+    """Return a component as the mapping of its class and arguments, whichever way it was given."""
+    if isinstance(component, str):
+        return {"class_path": component}
+    if isinstance(component, dict) and component and not component.keys() & {"class_path", "init_args", "dict_kwargs"}:
+        return {"init_args": component}
+    return component
 
 
 def _filled(value: Any, place: dict[str, str]) -> Any:
@@ -138,12 +161,16 @@ def _filled(value: Any, place: dict[str, str]) -> Any:
 
 
 def _with_files(config: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {key: _with_file(value, folder) if key in _FILES else value for key, value in config.items()}
+    return {key: _with_file(value, folder) if key in _COMPONENTS else value for key, value in config.items()}
 
 
 def _with_file(value: Any, folder: Path) -> Any:
     if isinstance(value, list):
         return [_with_file(item, folder) for item in value]
+    if isinstance(value, dict) and isinstance(value.get("class_path"), str):  # a file that an axis refines
+        described = _with_file(value["class_path"], folder)
+        if isinstance(described, dict):
+            return merged(described, {key: item for key, item in value.items() if key != "class_path"})
     if not isinstance(value, str) or not value.endswith(".yaml"):
         return value
     path = folder / value if (folder / value).is_file() else packaged.find("configs", value, ".yaml")

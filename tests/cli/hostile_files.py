@@ -190,7 +190,7 @@ def stopped(config: str = "attack: rays\n", more: Build = lambda folder, canary:
 
 def parsed(*options: str) -> str:
     """The configuration of a command line, as a run directory holds it."""
-    return yaml.safe_dump(cli._Settings(["test", "--attack", "rays", *options])._settings())
+    return yaml.safe_dump(cli.make(["test", "--attack", "rays", *options])._settings())
 
 
 STEPS = list(zip("abcdefgh", "bcdefghi", strict=True))

@@ -5,12 +5,21 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+from rfdlight import cli
+from rfdlight.attacks import Square
+from rfdlight.commands import sweep
+from rfdlight.data import CIFAR10, Digits
+from rfdlight.modules.complaint import STOPPED
 from rfdlight.modules.evaluation import AttackEvaluation
+from rfdlight.protocol.experiment import read_cells
+from rfdlight.victims.resolve import resolve_victim
 
 GRID = """
 common:
@@ -67,6 +76,25 @@ def test_every_cell_is_run_with_its_settings_and_reported(command):
         assert run["victim"].startswith("resnet8-digits" if cell.startswith("shipped") else "faulty_victim.net")
     report = Path("runs/grid/report-grid/report.md").read_text()
     assert all(cell in report for cell in CELLS)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("cifar10", CIFAR10), ("digits", Digits), ("{class_path: cifar10}", CIFAR10)]
+)
+@pytest.mark.parametrize("refined", ["{init_args: {num_images: 5}}", "{num_images: 5}"])
+def test_data_that_an_axis_refines_stay_the_data_that_were_named(given, meant, refined):
+    Path("grid.yaml").write_text(
+        f"common: {{data: {given}, attack: square, model: {{budget: 5}}}}\n"
+        f"axes: {{n: {{few: {{data: {refined}}}, all: {{}}}}, e: {{small: {{attack: {{init_args: {{eps: 0.1}}}}}}}}}}"
+    )
+    made = {}
+    for cell in read_cells(Path("grid.yaml")):
+        Path("cell.yaml").write_text(yaml.safe_dump(cell.config))
+        made[cell.name] = cli.make(["test", "-c", "cell.yaml"])
+    assert {type(each.datamodule) for each in made.values()} == {meant}
+    assert made["few-small"].datamodule.num_images == 5 != made["all-small"].datamodule.num_images
+    assert isinstance(made["few-small"].model.attack, Square)
+    assert made["few-small"].model.attack.eps == 0.1
 
 
 def test_only_what_is_missing_is_run_again(command):
@@ -199,6 +227,7 @@ def test_a_dry_run_lists_the_cells_with_times_and_makes_nothing(command, elsewhe
     for cell in CELLS:
         assert re.search(rf"{cell} +4 +4 +[\d,]+ +\d+\.\d min", said.out)
     assert "4 of 4 to run" in said.out
+    assert "at most" not in said.out
     assert sorted(path.name for path in elsewhere.iterdir() if path.name != "__pycache__") == [
         "faulty_victim.py",
         "grid.yaml",
@@ -230,6 +259,129 @@ def test_fewer_images_are_asked_in_smaller_passes_but_not_below_what_a_query_ave
     assert sizes == {"one": 2, "wide": 3, "small": 1}
 
 
+def test_the_estimate_of_a_dry_run_counts_padded_rows_and_the_draws_of_a_random_victim(command, monkeypatch):
+    speeds = {"rigid": sweep._Speed(10.0, True), "random": sweep._Speed(10.0, False)}
+    monkeypatch.setattr(
+        sweep, "_rates", lambda cells, *_: {cell.name: speeds[cell.name.partition("-")[0]] for cell in cells}
+    )
+    axes = """
+axes:
+  speed: {rigid: {}, random: {}}
+  size:
+    full: {data: {init_args: {num_images: 60}}}
+    few: {data: {init_args: {num_images: 4}}}
+    slots: {data: {init_args: {num_images: 60}}, model: {slots: 6}}
+    eot: {data: {init_args: {num_images: 4}}, model: {eot: 6}}
+"""
+    common = "common: {data: digits, attack: square, model: {budget: 150, batch_size: 24, final_draws: 80}}"
+    Path("grid.yaml").write_text(common + axes)
+    said = command("sweep", "grid.yaml", "--dry_run", "true")
+    assert said.status == 0
+    told = dict(re.findall(r"(r\w+-\w+) .* ([\d.]+) min", said.out))
+    rows = {
+        "rigid-full": 60 * 150 + 60 * 2,
+        "rigid-few": 24 * 150 + 4 * 2,
+        "rigid-slots": 60 / 6 * 24 * 150 + 60 * 2,
+        "rigid-eot": 4 * 150 + 4 * 2,
+        "random-full": 60 * 150 + 60 * 100,
+        "random-few": 24 * 150 + 4 * 100,
+        "random-slots": 60 / 6 * 24 * 150 + 60 * 100,
+        "random-eot": 4 * 150 + 4 * 100,
+    }
+    assert told == {cell: f"{count / 10 / 60:.1f}" for cell, count in rows.items()}
+    assert f"{sum(rows.values()) / 10 / 60:.1f} min" in said.out.splitlines()[-2]
+
+
+OWN = """
+from rfdlight.attacks import Square
+from rfdlight.data import Digits
+
+class Plain(Square):
+    def __init__(self):
+        super().__init__(eps=0.1)
+
+class Few(Digits):
+    def __init__(self):
+        super().__init__(num_images=3)
+
+class Raising(Square):
+    def __init__(self):
+        raise RuntimeError("no luck\\nat all")
+"""
+
+
+@pytest.fixture
+def own():
+    Path("own.py").write_text(OWN)
+    yield
+    sys.modules.pop("own", None)
+
+
+def test_classes_of_ones_own_need_not_have_the_options_of_ours(command, own):
+    Path("grid.yaml").write_text(
+        "common: {data: own.Few, model: {budget: 4, controls: false}}\naxes: {a: {x: {attack: own.Plain}}}"
+    )
+    said = command("sweep", "grid.yaml", "--dry_run", "true")
+    assert (said.status, said.err) == (0, "")
+    assert re.search(r"x +3 +4 +[\d,]+ +\d+\.\d min", said.out)
+    assert command("sweep", "grid.yaml").status == 0
+    assert command("sweep", "grid.yaml", "--dry_run", "true").out.count("done") == 1
+
+
+def test_a_configuration_of_a_cell_that_is_no_text_is_not_taken_for_its_own(command):
+    Path("runs/grid/shipped-square").mkdir(parents=True)
+    Path("runs/grid/shipped-square.yaml").write_bytes(b"\xff\xfe")
+    said = command("sweep", "grid.yaml")
+    assert said.status == 2
+    assert said.err.startswith("rfdlight: runs/grid/shipped-square was not made from this experiment's settings; ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("model: {budget: -1}", "model.budget must be at least 0, got -1"),
+        ("attack: {init_args: {eps: -1}}", "attack.eps must be a positive number of pixel units, got -1.0"),
+        ("attack: {init_args: {norm: l2}}", "attack.eps must be given for l2"),
+        ("attack: own.Raising", "no luck at all"),
+        ("data: {init_args: {num_images: 100000}}", "data.num_images "),
+        ("model: {victim: resnet8-digit}", "unknown victim 'resnet8-digit'; did you mean resnet8-digits or "),
+        (
+            "model: {victim: faulty_victim.net, checkpoint: none.safetensors}",
+            "no weights at none.safetensors",
+        ),
+        ("defense: {class_path: feature_noise, init_args: {sigma: 1, layers: nowhere}}", "no layer "),
+        ("trainer: {accelerator: abacus}", "You selected an invalid accelerator name"),
+    ],
+)
+def test_what_is_wrong_with_any_cell_is_found_before_the_first_runs(command, own, settings, said):
+    Path("grid.yaml").write_text(f"{GRID}  last:\n    good: {{}}\n    bad: {{{settings}}}\n")
+    for dry in ("true", "false"):
+        found = command("sweep", "grid.yaml", "--dry_run", dry)
+        assert (found.status, found.out) == (2, "")
+        assert found.err.startswith(f"rfdlight: cell shipped-square-bad: {said}")
+        assert found.err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_victim_is_loaded_once_for_all_of_its_cells_that_are_to_run(command, monkeypatch):
+    loaded = []
+
+    def counted(victim, *others):
+        loaded.append(victim)
+        return resolve_victim(victim, *others)
+
+    Path("grid.yaml").write_text(
+        "common: {data: {class_path: digits, init_args: {num_images: 2}}, model: {budget: 1, controls: false}}\n"
+        "axes: {a: {x: {attack: square}, y: {attack: rays}}, b: {s: {}, o: {model: {victim: faulty_victim.net}}}}"
+    )
+    monkeypatch.setattr(sweep, "resolve_victim", counted)
+    assert command("sweep", "grid.yaml").status == 0
+    assert loaded == [None, "faulty_victim.net"]
+    shutil.rmtree("runs/grid/x-o")
+    assert command("sweep", "grid.yaml").status == 0
+    assert loaded[2:] == ["faulty_victim.net"]
+
+
 def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):
     Path("grid.yaml").write_text(GRID + "    wrong: {attack: sqare}\n")
     said = command("sweep", "grid.yaml")
@@ -238,6 +390,61 @@ def test_a_cell_that_cannot_be_used_is_refused_before_the_first_runs(command):
         "rfdlight: cell shipped-wrong: unknown attack 'sqare'; did you mean square?\n",
     )
     assert not Path("runs").exists()
+
+
+TRACEBACK = """GPU available: False
+Traceback (most recent call last):
+  File "mine.py", line 3, in ask
+    raise ValueError("too hard")
+ValueError: too hard
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "errors", "reason"),
+    [(1, TRACEBACK, "ValueError: too hard"), (-9, "", "it ended with exit status -9"), (2, "rfdlight: no\n\n", "no")],
+)
+def test_a_cell_run_apart_that_crashes_is_told_and_the_others_go_on(command, monkeypatch, status, errors, reason):
+    Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, status, "", errors))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert f"shipped-square failed: {reason}\n" in said.out
+    assert "2 of 4 cells failed: shipped-square, shipped-rays" in said.out
+    assert all(summary_of(cell)["run"]["complete"] for cell in CELLS[2:])
+
+
+def test_a_cell_run_apart_that_was_stopped_ends_the_sweep(command, monkeypatch):
+    Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    errors = f"GPU available: False\nrfdlight: {STOPPED}\n[rank0]: a farewell of torch's\n"
+    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, 1, "", errors))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert said.out.endswith("stopped; the same command goes on from here\n")
+    assert "cell 2 of 4" not in said.out
+
+
+RAISING = """
+from rfdlight.attacks import Square
+
+class Raising(Square):
+    def ask(self, state):
+        raise ValueError("too hard")
+"""
+
+
+@pytest.mark.slow
+def test_an_attack_that_raises_in_several_processes_is_told_and_the_others_go_on(command, elsewhere):
+    (elsewhere / "raising.py").write_text(RAISING)
+    crash = "crash: {attack: raising.Raising, trainer: {devices: 2}}"
+    (elsewhere / "grid.yaml").write_text(
+        f"{GRID.partition('axes')[0]}axes: {{a: {{{crash}, square: {{attack: square}}}}}}"
+    )
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert re.search("crash failed: .*ValueError: too hard", said.out)
+    assert "1 of 2 cells failed: crash" in said.out
+    assert summary_of("square")["run"]["complete"]
 
 
 @pytest.mark.slow

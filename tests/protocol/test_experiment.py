@@ -60,8 +60,46 @@ def test_arguments_of_another_class_do_not_stay():
 
 
 @pytest.mark.parametrize(
+    ("given", "refined", "expected"),
+    [
+        ("square", {"init_args": {"eps": 1}}, {"class_path": "square", "init_args": {"eps": 1}}),
+        ("square", {"eps": 1}, {"class_path": "square", "init_args": {"eps": 1}}),
+        ("square", {}, {"class_path": "square"}),
+        ("square", {"class_path": "rays"}, {"class_path": "rays"}),
+        (
+            {"class_path": "square", "init_args": {"p": 2}},
+            {"eps": 1},
+            {"class_path": "square", "init_args": {"p": 2, "eps": 1}},
+        ),
+        (None, {"init_args": {"eps": 1}}, {"init_args": {"eps": 1}}),
+        (["square"], {"class_path": "rays"}, {"class_path": "rays"}),
+    ],
+)
+def test_a_component_given_by_its_name_keeps_its_class_where_an_axis_refines_it(given, refined, expected):
+    for kind in ("attack", "data", "defense"):
+        assert merged({kind: given}, {kind: refined}) == {kind: expected}
+
+
+def test_what_is_no_component_stays_text():
+    assert merged({"trainer": {"strategy": "ddp"}}, {"trainer": {"strategy": {"x": 1}}}) == {
+        "trainer": {"strategy": {"x": 1}}
+    }
+
+
+def test_a_file_of_a_component_may_be_refined_too(cells):
+    axes = "axes: {victim: {one: }, s: {own: , less: {defense: {init_args: {sigma: 0.5}}}}}"
+    own, less = cells("common: {defense: 'noises/{victim}.yaml'}\n" + axes)
+    assert own.config == {"defense": {"class_path": "input_noise", "init_args": {"sigma": 1}}}
+    assert less.config == {"defense": {"class_path": "input_noise", "init_args": {"sigma": 0.5}}}
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            "{common: {defense: [aaa, input_noise]}, axes: {a: {x: {defense: {init_args: {sigma: 1}}}}}}",
+            "defense is a list of several, which no axis can refine; give the whole list there",
+        ),
         ("- a", "the config {path} must be a mapping of settings, got ['a']"),
         ("axis: {}", "unknown part of the experiment {path} 'axis'; did you mean axes?"),
         ("common: {}", "axes must be a mapping of at least one axis to its labels, got None"),
