@@ -14,7 +14,7 @@ import yaml
 
 from rfdlight import packaged
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
-from rfdlight.cli import MODELS, parse
+from rfdlight.cli import MODELS, make
 from rfdlight.commands.registry import COMMANDS
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.defenses import Defense, FeatureNoise, InputNoise
@@ -228,7 +228,10 @@ def test_every_part_of_an_experiment_instantiates_and_its_resolved_form_gives_it
     Path("cell.yaml").write_text(yaml.safe_dump(cell.config))
     first = built("test", "-c", "cell.yaml", "--run", cell.name)
     first.save_config()
-    settings, again = first.config.test.as_dict(), parse(["test", "-c", f"{cell.name}/config.yaml"]).as_dict()
+    settings, again = (
+        first.config.test.as_dict(),
+        make(["test", "-c", f"{cell.name}/config.yaml"]).config.test.as_dict(),
+    )
     assert {**again, "config": None} == {**settings, "config": None}
     resolved = yaml.safe_load(Path(cell.name, "config.yaml").read_text())
     assert cell.config["model"].items() <= resolved["model"].items()
