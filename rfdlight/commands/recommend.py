@@ -137,7 +137,7 @@ def recommend(
     best = best_of(confirmed)
     conditions = {
         "defense": best.noise.describe(loaded),
-        **defense_file.conditions(victim, card, data.name, meter, target),
+        **defense_file.conditions(victim, card, data.name, meter, target, checkpoint),
     }
     defense_file.write(
         file,
