@@ -85,7 +85,9 @@ def analyze(
     radius = data.reference_eps
     attacker = Attacker(radius if step is None else step, radius if eps is None else eps, draws)
     meter = rough_meter(loaded, free, seed)
-    ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
+    console = Console()
+    with console.status(f"gradients and costs at {len(places) + 1} places"):
+        ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
 
     run_directory.create(folder)
     facts = {
@@ -103,7 +105,6 @@ def analyze(
     draw_ratios(points, folder / "ratios.png")
     draw_magnitudes(points, folder / "magnitudes.png")
     draw_misled(points, folder / "misled.png")
-    console = Console()
     right = int((points[0].margins > 0).sum())
     console.print(Text(f"{told}\n{right} of {len(ids)} images are classified rightly"), soft_wrap=True)
     console.print(_table(points))
