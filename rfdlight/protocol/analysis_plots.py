@@ -53,6 +53,7 @@ def draw_misled(points: list[Point], path: Path) -> None:
     """Draw how often an attacker is misled at equal cost: predicted, and measured with 95 % intervals over images."""
     shown = [point for point in points if point.sigma is not None]
     figure, axes = _begin(len(shown))
+    highest = 0.5
     for offset, colour, marker, label, columns in (
         (-0.12, COLOURS[0], "s", "predicted by theorem 1", [point.predicted for point in shown]),
         (0.12, COLOURS[1], "o", "measured", [point.measured for point in shown]),
@@ -62,7 +63,8 @@ def draw_misled(points: list[Point], path: Path) -> None:
         errors = np.abs(ends - means)
         places = np.arange(len(shown)) + offset
         axes.errorbar(places, means, errors, fmt=marker, color=colour, capsize=3, label=label)
-    axes.set_ylim(0, 0.52)
+        highest = max([highest, *ends.flat])
+    axes.set_ylim(0, highest + 0.02)
     axes.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("comparisons that mislead (95 % intervals)")

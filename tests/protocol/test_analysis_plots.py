@@ -168,6 +168,13 @@ def test_the_axis_of_the_misled_ends_at_a_coins_half(figure):
     assert "95 % intervals" in axes.get_ylabel()
 
 
+def test_an_interval_beyond_a_half_is_not_cut_off(figure):
+    far = point("layer1", 1, measured=spread(0.03, 1))
+    (axes,) = figure(draw_misled, [far]).axes
+    assert far.measured_interval[1] > 0.6
+    assert axes.get_ylim() == (0, pytest.approx(far.measured_interval[1] + 0.02))
+
+
 def test_long_rows_of_names_are_turned_so_that_none_covers_another(figure):
     few, many = ([point(f"layer{i}", 1) for i in range(count)] for count in (6, 7))
     for others, rotation in ((few, 0), (many, 90)):
