@@ -6,16 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.stats import norm
 from torch import Tensor, nn
 
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
+from rfdlight.results.intervals import Z, wald
 from rfdlight.rng import image_seed
-
-Z = float(norm.ppf(0.975))
-"""Half the width of an interval of 95 %, in standard errors."""
 
 _BATCH = 128
 """Images per forward pass."""
@@ -154,8 +151,4 @@ def over_images(difference: Tensor) -> tuple[float, float]:
     Args:
         difference: (N,) float64 in [-1, 1], undefended answer less the mean of the defended ones.
     """
-    total = len(difference) + 2
-    centre = float(difference.sum()) / total
-    variance = (float(difference.square().sum()) + 2) / total - centre**2
-    half = Z * math.sqrt(variance / total)
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    return wald(float(difference.sum()), float(difference.square().sum()) + 2, len(difference) + 2)

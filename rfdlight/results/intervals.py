@@ -7,6 +7,9 @@ import math
 import numpy as np
 from scipy.stats import norm, ttest_1samp
 
+Z = float(norm.ppf(0.975))
+"""Half the width of an interval of 95 %, in standard errors."""
+
 
 def wilson(successes: float, total: int) -> tuple[float, float]:
     """Return Wilson's score interval of 95 % of a share.
@@ -29,11 +32,27 @@ def wilson(successes: float, total: int) -> tuple[float, float]:
     """
     if total == 0:
         return 0.0, 1.0
-    z = float(norm.ppf(0.975))
     share = successes / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    centre = (share + Z * Z / (2 * total)) / (1 + Z * Z / total)
+    half = Z / (1 + Z * Z / total) * math.sqrt(share * (1 - share) / total + Z * Z / (4 * total * total))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def wald(total: float, squares: float, count: int) -> tuple[float, float]:
+    """Return Wald's interval of 95 % of a mean of values in [-1, 1], inside that range.
+
+    Args:
+        total: The sum of the values, with what an adjustment adds to them.
+        squares: The sum of their squares.
+        count: How many they are, at least 1.
+
+    Example:
+        >>> wald(0.0, 2.0, 2)[1] == 1.0, round(wald(0.0, 4.0, 100)[1], 4)
+        (True, 0.0392)
+    """
+    centre = total / count
+    half = Z * math.sqrt(squares - count * centre**2) / count
+    return max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:

@@ -67,7 +67,7 @@ def _says_what_it_lacks(run: Run) -> bool:
 
 
 def _stopped(runs: list[Run]) -> list[str]:
-    return [f"{incomplete(run.summary)} of {run.label}." for run in runs if incomplete(run.summary)]
+    return [f"{lack} of {run.label}." for run in runs if (lack := incomplete(run.summary))]
 
 
 def _failed(runs: list[Run]) -> list[str]:

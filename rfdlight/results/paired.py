@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from scipy.stats import norm
-
 from rfdlight.results.grid import Cell, Column, Grid, standing
+from rfdlight.results.intervals import wald
 from rfdlight.results.mcnemar import mcnemar
 from rfdlight.results.settings import Method
 
@@ -128,10 +127,7 @@ def paired_interval(only_first: int, only_second: int, images: int) -> tuple[flo
         >>> print(f"{low:.3f} {high:.3f}")
         0.021 0.059
     """
-    first, second, total = only_first + 0.5, only_second + 0.5, images + 2
-    centre = (second - first) / total
-    half = float(norm.ppf(0.975)) * math.sqrt(first + second - total * centre**2) / total
-    return max(-1.0, centre - half), min(1.0, centre + half)
+    return wald(only_second - only_first, only_first + only_second + 1, images + 2)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
