@@ -8,6 +8,8 @@ import pytest
 
 from rfdlight import cli
 
+from .sweep_grid import GRID, VICTIM
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -27,6 +29,15 @@ def nearest_mean(elsewhere: Path):
     (elsewhere / "nearest_mean.py").write_text(Path(__file__).with_name("nearest_mean.py").read_text())
     yield
     sys.modules.pop("nearest_mean", None)
+
+
+@pytest.fixture
+def grid(elsewhere: Path):
+    """Put the grid of the tests of sweeps, and the victim of its own, where command lines find them."""
+    (elsewhere / "grid.yaml").write_text(GRID)
+    (elsewhere / "faulty_victim.py").write_text(VICTIM)
+    yield
+    sys.modules.pop("faulty_victim", None)
 
 
 @dataclass

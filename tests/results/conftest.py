@@ -40,3 +40,15 @@ def four(write):
         write("none-rays", [record(0), record(1), record(2), broken(3, 5)], attack="rays", deterministic=True),
         write("noise-rays", [broken(0, 30), record(1), record(2), record(3)], attack="rays", defense="noise"),
     ]
+
+
+@pytest.fixture
+def two(write):
+    bare = write("bare", [broken(0, 1, l2=3.0), broken(1, 8, l2=4.0)], deterministic=True)
+    noise = write(
+        "noise",
+        [record(0, first_screen9=9, candidates=1, votings=1, verdict="undecided", final_wrong=50), broken(1, 25)],
+        budget=60,
+        defense="feature_noise a|b",
+    )
+    return [bare, noise]

@@ -1,0 +1,78 @@
+"""Cells of a sweep that several processes run."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from rfdlight.modules.complaint import STOPPED
+
+from .sweep_grid import CELLS, GRID, summary_of
+
+pytestmark = pytest.mark.usefixtures("grid")
+
+
+TRACEBACK = """GPU available: False
+Traceback (most recent call last):
+  File "mine.py", line 3, in ask
+    raise ValueError("too hard")
+ValueError: too hard
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "errors", "reason"),
+    [(1, TRACEBACK, "ValueError: too hard"), (-9, "", "it ended with exit status -9"), (2, "rfdlight: no\n\n", "no")],
+)
+def test_a_cell_run_apart_that_crashes_is_told_and_the_others_go_on(command, monkeypatch, status, errors, reason):
+    Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, status, "", errors))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert f"shipped-square failed: {reason}\n" in said.out
+    assert "2 of 4 cells failed: shipped-square, shipped-rays" in said.out
+    assert all(summary_of(cell)["run"]["complete"] for cell in CELLS[2:])
+
+
+def test_a_cell_run_apart_that_was_stopped_ends_the_sweep(command, monkeypatch):
+    Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    errors = f"GPU available: False\nrfdlight: {STOPPED}\n[rank0]: a farewell of torch's\n"
+    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, 1, "", errors))
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert said.out.endswith("stopped; the same command goes on from here\n")
+    assert "cell 2 of 4" not in said.out
+
+
+RAISING = """
+from rfdlight.attacks import Square
+
+class Raising(Square):
+    def ask(self, state):
+        raise ValueError("too hard")
+"""
+
+
+@pytest.mark.slow
+def test_an_attack_that_raises_in_several_processes_is_told_and_the_others_go_on(command, elsewhere):
+    (elsewhere / "raising.py").write_text(RAISING)
+    crash = "crash: {attack: raising.Raising, trainer: {devices: 2}}"
+    (elsewhere / "grid.yaml").write_text(
+        f"{GRID.partition('axes')[0]}axes: {{a: {{{crash}, square: {{attack: square}}}}}}"
+    )
+    said = command("sweep", "grid.yaml")
+    assert said.status == 1
+    assert re.search("crash failed: .*ValueError: too hard", said.out)
+    assert "1 of 2 cells failed: crash" in said.out
+    assert summary_of("square")["run"]["complete"]
+
+
+@pytest.mark.slow
+def test_a_cell_of_several_processes_is_run_by_so_many(command, elsewhere):
+    (elsewhere / "grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
+    assert command("sweep", "grid.yaml", "--dry_run", "true").status == 0
+    assert command("sweep", "grid.yaml").status == 0
+    assert {cell: summary_of(cell)["run"]["processes"] for cell in CELLS} == {
+        "shipped-square": 2, "shipped-rays": 2, "own-square": 1, "own-rays": 1,
+    }  # fmt: skip
