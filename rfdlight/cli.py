@@ -51,6 +51,9 @@ _CHOICES = {
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 
+_KNOWN = [*MODELS, *COMMANDS]
+"""The commands, in the order in which they are listed."""
+
 
 class Parser(LightningArgumentParser):
     """A parser whose errors are one line."""
@@ -73,6 +76,8 @@ class RFDLightCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.command = shlex.join(["rfdlight", *args])
+        named = next(iter(args), None)
+        self._wanted = [named] if named in _KNOWN else _KNOWN
         super().__init__(
             model_class=Classifier,
             datamodule_class=ImageData,
@@ -85,13 +90,16 @@ class RFDLightCLI(LightningCLI):
             args=expand(args),
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The Trainer's methods that are commands, and their arguments that are not flags."""
-        return {
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks the instance
+        """The Trainer's methods that are commands, and their arguments that are not flags.
+
+        Only the command that was named, if one was: it takes long to make a parser of all options.
+        """
+        known = {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
             "test": {"model", "dataloaders", "datamodule", "weights_only", "ckpt_path", "verbose"},
         }
+        return {name: arguments for name, arguments in known.items() if name in self._wanted}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Read YAML with short names; options are written out."""
@@ -105,6 +113,8 @@ class RFDLightCLI(LightningCLI):
         for listed in parser._subcommands_action._choices_actions:  # type: ignore[union-attr]
             listed.help = _first_line(MODELS[listed.dest])  # Lightning lists them by what the Trainer says of itself
         for name, function in COMMANDS.items():
+            if name not in self._wanted:
+                continue
             command = Parser(description=_first_line(function), parser_mode=loader.MODE, allow_abbrev=False)
             positional = dict(POSITIONALS.get(name, {}))
             dest = positional.pop("dest", "")
@@ -330,14 +340,13 @@ def main(args: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     be_quiet()
     try:
-        known = [*MODELS, *COMMANDS]
         if not args:
-            raise UserError(f"expected a command: {', '.join(known)}")
+            raise UserError(f"expected a command: {', '.join(_KNOWN)}")
         strange = next((arg for arg in args if not is_plain(arg)), None)
         if strange is not None:
             raise UserError(f"{NOT_PLAIN}, got '{strange}'")
-        if not args[0].startswith("-") and args[0] not in known:
-            raise unknown_name("command", args[0], known)
+        if not args[0].startswith("-") and args[0] not in _KNOWN:
+            raise unknown_name("command", args[0], _KNOWN)
         cli = RFDLightCLI(args)
     except ToldElsewhere:
         return 0  # another status would make launchers kill process 0, which says what there is to say

@@ -322,6 +322,12 @@ def test_the_card_warns_of_rounded_scores(command, attack, warned):
     assert (told in " ".join(said.out.split())) == warned
 
 
+def test_a_command_makes_no_parser_of_the_options_of_others(built, command):
+    assert built("test", "--attack", "square")._subcommand_parsers.keys() == {"test"}
+    listed = command("--help").out
+    assert all(f"    {name} " in listed for name in [*MODELS, *COMMANDS])
+
+
 def test_the_package_runs_as_a_module(elsewhere):
     # One process of its own: everything else here runs in the test's.
     done = subprocess.run(

@@ -48,13 +48,16 @@ def whole(tmp_path_factory):
     return run
 
 
-def test_several_processes_write_the_records_of_one(whole, tmp_path):
-    check_several(2, [*PYTHON, *TEST, "--trainer.devices", "2"], whole, tmp_path / "by Lightning")
-    check_several(3, [*TORCHRUN, "3", "-m", "--", "rfdlight", *TEST], whole, tmp_path / "by torchrun")
-
-
-def check_several(size, line, whole, run):
-    """Start a run of several processes, and compare it with the one of one process."""
+# Lightning starts the processes of the tests of signals too.
+@pytest.mark.parametrize(
+    ("size", "line"),
+    [
+        pytest.param(2, [*PYTHON, *TEST, "--trainer.devices", "2"], id="by Lightning", marks=pytest.mark.slow),
+        pytest.param(3, [*TORCHRUN, "3", "-m", "--", "rfdlight", *TEST], id="by torchrun"),
+    ],
+)
+def test_several_processes_write_the_records_of_one(whole, tmp_path, size, line):
+    run = tmp_path / "several"
     said = shell(*line, "--run", str(run))
     assert said.returncode == 0, said.stderr
     assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
