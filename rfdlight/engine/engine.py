@@ -346,37 +346,30 @@ class Engine:
 
     def _advance(self, rows: Tensor) -> None:
         """Move rows on whose draws are complete."""
-        columns, judge = self._pool.columns, self.judge
+        columns = self._pool.columns
         phases = columns["phase"][rows]
-
-        clean = rows[phases == Phase.CLEAN]
-        columns["clean_draws"][clean] = columns["draws"][clean]
-        columns["clean_wrong"][clean] = columns["wrong"][clean]
-        columns["clean_margin"][clean] = judge.mean_margin(columns, clean)
-        right = ~judge.is_hit(columns, clean)
-        columns["phase"][clean[right]] = Phase.ATTACK
-        columns["goal"][clean[right]] = columns["target"][clean[right]]
-        self._finish(clean[~right])
-        self._end_exhausted(clean[right])
-
-        votes = rows[phases == Phase.VOTE]
-        if len(votes):
-            self._count_votes(votes)
-
-        tests = rows[phases == Phase.TEST]
-        if len(tests):
-            broken, failed = judge.look(columns, tests)
-            columns["wanted"][tests[~(broken | failed)]] = judge.block
-            self._break(tests[broken])
-            judge.fail(columns, tests[failed])
-            self._end_exhausted(tests[failed])
-
+        for phase, move in ((Phase.CLEAN, self._begin), (Phase.VOTE, self._count_votes), (Phase.TEST, self._look)):
+            there = rows[phases == phase]
+            if len(there):
+                move(there)
         for row in sorted(rows[phases == Phase.FINAL].tolist(), reverse=True):
             one = torch.tensor([row], device=columns["y"].device)
             billed, image_id = int(self._billed(one, self._state(one))), self._pool.ids[row]
             self._on_point(image_id, columns["x"][row], columns["point"][row])
-            self._on_record(describe(image_id, columns, one, billed, judge))
+            self._on_record(describe(image_id, columns, one, billed, self.judge))
             self._pool.release(row)
+
+    def _begin(self, rows: Tensor) -> None:
+        """Attack the rows that their clean draws call right, and finish the others."""
+        columns, judge = self._pool.columns, self.judge
+        columns["clean_draws"][rows] = columns["draws"][rows]
+        columns["clean_wrong"][rows] = columns["wrong"][rows]
+        columns["clean_margin"][rows] = judge.mean_margin(columns, rows)
+        right = ~judge.is_hit(columns, rows)
+        columns["phase"][rows[right]] = Phase.ATTACK
+        columns["goal"][rows[right]] = columns["target"][rows[right]]
+        self._finish(rows[~right])
+        self._end_exhausted(rows[right])
 
     def _count_votes(self, rows: Tensor) -> None:
         columns, judge = self._pool.columns, self.judge
@@ -393,3 +386,11 @@ class Engine:
             judge.start_test(columns, passed)
         judge.fail(columns, failed)
         self._end_exhausted(failed)
+
+    def _look(self, rows: Tensor) -> None:
+        columns, judge = self._pool.columns, self.judge
+        broken, failed = judge.look(columns, rows)
+        columns["wanted"][rows[~(broken | failed)]] = judge.block
+        self._break(rows[broken])
+        judge.fail(columns, rows[failed])
+        self._end_exhausted(rows[failed])
