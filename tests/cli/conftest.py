@@ -1,5 +1,6 @@
 """A folder of one's own for every command line, and what a command said and left behind."""
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,26 @@ def grid(elsewhere: Path):
     (elsewhere / "faulty_victim.py").write_text(VICTIM)
     yield
     sys.modules.pop("faulty_victim", None)
+
+
+@pytest.fixture(scope="session")
+def swept_once(tmp_path_factory) -> Path:
+    """The folder of the grid's sweep."""
+    folder = tmp_path_factory.mktemp("swept")
+    (folder / "grid.yaml").write_text(GRID)
+    (folder / "faulty_victim.py").write_text(VICTIM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        assert cli.main(["sweep", "grid.yaml"]) == 0
+    del sys.modules["faulty_victim"]
+    return folder / "runs"
+
+
+@pytest.fixture
+def swept(grid, elsewhere: Path, swept_once: Path) -> None:
+    """Put a finished sweep of the grid where command lines find it."""
+    shutil.copytree(swept_once, elsewhere / "runs")
 
 
 @dataclass

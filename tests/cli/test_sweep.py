@@ -53,8 +53,7 @@ def test_data_that_an_axis_refines_stay_the_data_that_were_named(given, meant, r
     assert made["few-small"].model.attack.eps == 0.1
 
 
-def test_only_what_is_missing_is_run_again(command):
-    assert command("sweep", "grid.yaml").status == 0
+def test_only_what_is_missing_is_run_again(command, swept):
     before = made_at()
     lost, cut = Path("runs/grid/own-rays"), Path("runs/grid/shipped-rays")
     shutil.rmtree(lost)
@@ -74,8 +73,7 @@ def test_only_what_is_missing_is_run_again(command):
     assert (cut / "records.jsonl").read_text().splitlines() == lines
 
 
-def test_a_cell_of_older_code_is_not_gone_on_with(command):
-    assert command("sweep", "grid.yaml").status == 0
+def test_a_cell_of_older_code_is_not_gone_on_with(command, swept):
     cut = Path("runs/grid/shipped-rays")
     (cut / "summary.json").unlink()
     identity = json.loads((cut / "identity.json").read_text())
