@@ -131,12 +131,72 @@ def feature_gains(records: Records) -> str:
     return differences(records, pairs, ["victim", "attack"])
 
 
-LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
-"""The attacks of table 5: two that read labels, and one that reads scores."""
-
-
 PAPER = "-paper"
 """How the names of runs end that bill and judge as the paper's code does."""
+
+
+def table2_paper(records: Records) -> str:
+    """Return the VGG19 undefended and behind noise, as the paper's rules declare it."""
+    rows = []
+    for noise in ("none", "input", "feature"):
+        names = [f"vgg19-{noise}-{attack}{PAPER}" for attack in SCORES]
+        shares = [records.clean(names), *(records.robust(name, declared=True) for name in names)]
+        rows.append([VICTIMS["vgg19"], NOISES[noise], *map(cell, shares)])
+    return table(["victim", "noise", "clean", *SCORES.values()], rows)
+
+
+def feature_gains_paper(records: Records) -> str:
+    """Return how many more images the paper's rules declare robust behind feature noise than behind input noise."""
+    pairs = [
+        ([VICTIMS["vgg19"], told], f"vgg19-input-{attack}{PAPER}", f"vgg19-feature-{attack}{PAPER}")
+        for attack, told in SCORES.items()
+    ]
+    return differences(records, pairs, ["victim", "attack"], declared=True)
+
+
+LONG = ["resnet20-input-square-10000", "resnet20-feature-square-10000"]
+"""The runs of Square with ten times the queries."""
+
+
+def table2_long(records: Records) -> str:
+    """Return Square with 1000 and with 10,000 queries."""
+    rows = [
+        [NOISES[noise], cell(records.robust(name.removesuffix("-10000"))), cell(records.robust(name))]
+        for noise, name in zip(("input", "feature"), LONG, strict=True)
+    ]
+    return table(["defense", "1000 queries", "10,000 queries"], rows)
+
+
+def long_gains(records: Records) -> str:
+    """Return what ten times the queries take, and how many more images stand behind feature noise then."""
+    pairs = [
+        ([f"{NOISES[noise]}: 10,000 less 1000 queries"], name.removesuffix("-10000"), name)
+        for noise, name in zip(("input", "feature"), LONG, strict=True)
+    ]
+    return differences(records, [*pairs, (["10,000 queries: feature less input noise"], *LONG)], ["difference"])
+
+
+STRENGTHS = {
+    "square": {"0.05": "", "0.1": "-0.1", "0.2": "-0.2", "0.3": "-0.3"},
+    "nes": {"0.001": "-0.001", "0.01": "", "0.1": "-wide", "0.2": "-0.2"},
+    "signhunt": {"0.01": "-0.01", "0.05": "", "0.075": "-0.075", "0.1": "-0.1"},
+}
+"""The strengths of table 3's attacks, and how the names of their runs end."""
+
+
+def table3(records: Records) -> str:
+    """Return attacks of several strengths against the VGG19 behind both noises, compared on the same images."""
+    pairs = [
+        ([attack, strength, *(cell(records.robust(name)) for name in names)], *names)
+        for attack, strengths in STRENGTHS.items()
+        for strength, end in strengths.items()
+        for names in [[f"vgg19-{noise}-{attack}{end}" for noise in ("input", "feature")]]
+    ]
+    return differences(records, pairs, ["attack", "mu", "input noise", "feature noise"])
+
+
+LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
+"""The attacks of table 5: two that read labels, and one that reads scores."""
 
 
 def table5(records: Records, end: str = "") -> str:
@@ -255,6 +315,11 @@ def averaging_gains(records: Records) -> str:
 TABLES: dict[str, Callable[[Records], str]] = {
     "table 2": table2,
     "feature over input": feature_gains,
+    "table 2, the paper's rules": table2_paper,
+    "feature over input, the paper's rules": feature_gains_paper,
+    "table 2, 10,000 queries": table2_long,
+    "ten times the queries": long_gains,
+    "table 3": table3,
     "table 5": table5,
     "aaa": aaa_gains,
     "rays": rays_against_others,

@@ -145,7 +145,7 @@ class Run:
         for start in range(0, len(order), chunk):
             part = order[start : start + chunk]
             self.engine.submit(x[part], y[part], [f"test/{i:04d}" for i in part])
-            self.engine.run(until_room=True)
+            self.engine.run(hold=slots)
         self.engine.run()
         self.oracle.close()
         hook.remove()

@@ -20,6 +20,7 @@ from rfdlight.engine.pool import Pool
 from rfdlight.engine.queries import Queries
 from rfdlight.engine.record import Record, describe
 from rfdlight.engine.triage import Triage
+from rfdlight.engine.turns import Turns
 from rfdlight.errors import UserError
 from rfdlight.tensors import Columns, per_row, put, take
 
@@ -55,6 +56,8 @@ class Engine:
             exceeds as the paper's code does, attack by attack, and records at most the budget.
         eot: Evaluations per query, at most the oracle's batch size: an attack that reads scores is answered
             their mean logits, one that reads labels the label that most of them have, and all are billed.
+        in_step: Have as many images begin together as there are slots, and draw for the judge before others ask on:
+            then images end together too, and few passes are padded at the end. Without, results come sooner.
         starts: Images (rows, C, H, W) of known classes (rows,), for an attack that needs a start; by default none.
         deterministic: Whether the victim answers the same every time.
         on_record: Called with each finished image's record.
@@ -76,6 +79,7 @@ class Engine:
         seed: int = 0,
         accounting: Accounting = "exact",
         eot: int = 1,
+        in_step: bool = False,
         starts: tuple[Tensor, Tensor] | None = None,
         deterministic: bool,
         on_record: Callable[[Record], None],
@@ -103,6 +107,7 @@ class Engine:
         self._triage = Triage(oracle, self.ledger)
         self._queries = Queries(oracle, self._triage, attack, eot)
         self._pool = Pool(slots)
+        self._turns = Turns(in_step)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._own: dict[str, str] = {}
 
@@ -111,29 +116,25 @@ class Engine:
         self._queue.extend(zip(x, y, ids, strict=True))
         self._refill()
 
-    def run(self, until_room: bool = False, hold: int | None = None) -> None:
+    def run(self, hold: int = 0) -> None:
         """Tick until nothing is left, or only until images are wanted again.
 
         Args:
-            until_room: Return as soon as the queue is empty and the pool cannot fill a forward pass.
-            hold: And holds fewer images than that; by default, than it has slots.
+            hold: Return as soon as fewer images than that are in work and cannot fill a forward pass, or even if they
+                can, where images are to keep in step.
         """
-        hold = min(self._pool.slots, hold or self._pool.slots)
+        hold = min(hold, self.slots)
         while (len(self._pool) or self._queue) and not self._stop():
             self._refill()
             ready = (self._pool.occupied("phase") == Phase.ATTACK).nonzero()[:, 0]
             wanted = int(self._pool.occupied("wanted").sum())
-            full = self.oracle.batch_size
-            if len(ready) >= full // self.eot:
-                self._query(ready)
-            elif wanted >= full:
-                self._draw()
-            elif until_room and len(self._pool) < hold:
+            full, queries = self.oracle.batch_size, self.oracle.batch_size // self.eot
+            if len(self._pool) < hold and (self._turns.in_step or (len(ready) < queries and wanted < full)):
                 return
-            elif len(ready) * self.eot >= wanted:
-                self._query(ready)
-            else:
+            if self._turns.draw_next(len(ready), wanted, queries, full):
                 self._draw()
+            else:
+                self._query(ready)
 
     def bound_memory(self, gigabytes: float, x: Tensor) -> None:
         """Take no more images at a time than fit, before the first ones come.
@@ -211,7 +212,8 @@ class Engine:
     def _query(self, ready: Tensor) -> None:
         """One forward pass of queries."""
         columns = self._pool.columns
-        rows = self._pool.next_rows(ready, self.oracle.batch_size // self.eot)
+        done = self._evaluated(ready) if self._turns.in_step else None
+        rows = self._pool.next_rows(ready, self.oracle.batch_size // self.eot, done)
         state = self._state(rows)
         clock = self._billed(rows, state)
         points = self.attack.ask(state)

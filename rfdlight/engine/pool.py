@@ -51,17 +51,20 @@ class Pool:
         """Return a view of one column's occupied rows."""
         return self.columns[name][: len(self)]
 
-    def next_rows(self, ready: Tensor, most: int) -> slice | Tensor:
+    def next_rows(self, ready: Tensor, most: int, done: Tensor | None = None) -> slice | Tensor:
         """Choose rows in turn, so that each gets its share.
 
         Args:
             ready: Row numbers in rising order, at least one.
             most: At most this many.
+            done: What each of them has had so far, where those that have had least come first, (rows,).
 
         Returns:
             A slice where the rows are neighbours, which saves copying them; else row numbers.
         """
-        if len(ready) > most:
+        if len(ready) > most and done is not None:
+            ready = ready[done.argsort(stable=True)[:most]].sort().values
+        elif len(ready) > most:
             start = int(torch.searchsorted(ready, self._next))
             start = start if start < len(ready) else 0
             ready = torch.cat([ready[start : start + most], ready[: max(0, start + most - len(ready))]])

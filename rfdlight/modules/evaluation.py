@@ -72,7 +72,9 @@ class AttackEvaluation(LightningModule):
         defended: False switches every defense off.
         final_draws: Fresh draws at every image's final point, >= 2.
         batch_size: Rows per forward pass, halved whenever memory runs out in one.
-        slots: Images in the pool, >= 1; by default twice the batch size, which keeps forward passes full.
+        slots: Images in the pool, >= 1; by default up to twice the batch size, as many as keep forward passes full.
+            One process of a run that is given a number begins with so many: they end together, so fewer passes are
+            padded at the end, but a run that is killed begins so many anew.
         memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
         precision: Of the attack's forward passes; the judge decides in float32 always. The rounding of bfloat16 hides
@@ -136,6 +138,7 @@ class AttackEvaluation(LightningModule):
         self.defended = defended
         self.batch_size = batch_size
         self.slots = 2 * batch_size if slots is None else slots
+        self._in_step = slots is not None
         if not 0 < memory < float("inf"):
             raise UserError(f"model.memory must be a positive number of GB, got {memory}")
         self.memory = memory
@@ -205,7 +208,7 @@ class AttackEvaluation(LightningModule):
             if not self._running:
                 self._start(x)
             self._engine.submit(x, y, ids)
-            self._engine.run(until_room=True, hold=self._hold())
+            self._engine.run(hold=self._hold())
 
     def on_test_epoch_end(self) -> None:
         """Attack what is left, and report."""
@@ -219,7 +222,7 @@ class AttackEvaluation(LightningModule):
                 self._report()
             self._open.close()
 
-    def _hold(self) -> int | None:
+    def _hold(self) -> int:
         """Return how many images this process keeps in work before it asks for more.
 
         Where others could attack what is left, no more than one forward pass of them: then each gets a query in every
@@ -227,7 +230,7 @@ class AttackEvaluation(LightningModule):
         """
         alone = self.processes.size == 1
         many = self.processes.left(self._unfinished) >= self.processes.size * self.batch_size
-        return None if alone or many else self.batch_size
+        return self._engine.slots if alone or many else self.batch_size
 
     def _report(self) -> None:
         folder, past = self._book.folder, self._book.past
@@ -283,6 +286,7 @@ class AttackEvaluation(LightningModule):
             classes=self.data.num_classes,
             budget=self.budget,
             slots=self.slots,
+            in_step=self._in_step and self.processes.size == 1,
             judge=self.judge,
             seed=self.seed,
             accounting=self.accounting,

@@ -117,7 +117,7 @@ def short_attack(
         engine.ledger.pad(oracle.forwarded)
         for batch in itertools.chain([first], batches):
             engine.submit(*batch)
-            engine.run(until_room=True)
+            engine.run(hold=engine.slots)
         engine.run()
         engine.ledger.check(oracle.forwarded)
     finally:

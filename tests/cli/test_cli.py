@@ -363,6 +363,16 @@ def sorted_lines(run: str) -> list[bytes]:
     return sorted(Path(run, "records.jsonl").read_bytes().splitlines())
 
 
+def test_slots_that_are_asked_for_are_filled_and_leave_few_padded_rows(command):
+    line = ("--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "8", "--model.controls", "false")
+    padding = {}
+    for run, slots in (("few", ()), ("all", ("--model.slots", "30"))):
+        assert command("test", "--attack", "nes", *line, *slots, "--run", run).status == 0
+        padding[run] = json.loads(Path(run, "summary.json").read_text())["ledger"]["padding"]
+    assert sorted_lines("few") == sorted_lines("all")
+    assert padding["all"] < padding["few"] / 2
+
+
 def test_a_run_repeats_to_the_byte_also_from_its_own_config_and_another_seed_does_not(command):
     assert command("test", "--attack", "square", *TINY, "--run", "one").status == 0
     assert command("test", "--attack", "square", *TINY, "--run", "two", "--model.slots", "6").status == 0

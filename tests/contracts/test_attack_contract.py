@@ -214,7 +214,7 @@ def test_records_do_not_depend_on_pool_order_or_chunks(make, network, clean):
     arrangements = [
         {"slots": 4},
         {"slots": 7, "order": [9, 3, 0, 7, 1, 8, 2, 6, 5, 4]},
-        {"slots": 8, "chunk": 3, "order": list(range(9, -1, -1))},
+        {"slots": 8, "chunk": 3, "order": list(range(9, -1, -1)), "in_step": True},
     ]
     records = [Run(network, make(), x, y, budget=60, **arrangement).records for arrangement in arrangements]
     assert len({record["final_margin"] for record in records[0]}) >= 8, "the victim is too simple to tell runs apart"

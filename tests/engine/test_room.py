@@ -13,8 +13,12 @@ BATCH, BUDGET = 4, 6
 
 
 class Right(nn.Module):
+    def __init__(self, sigma=0.0):
+        super().__init__()
+        self.sigma = sigma
+
     def forward(self, x):
-        return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
+        return torch.tensor([[9.0, 0.0]]) + self.sigma * torch.randn(len(x), 2)
 
 
 @pytest.fixture
@@ -34,10 +38,10 @@ def submit(engine, count):
 
 def test_it_asks_as_soon_as_it_cannot_fill_a_pass(engine):
     submit(engine, 3)
-    engine.run(until_room=True)
+    engine.run(hold=2 * BATCH)
     assert engine.ledger.total["attack"] == 0
     submit(engine, 3)
-    engine.run(until_room=True)
+    engine.run(hold=2 * BATCH)
     # Two of the six images have one query more than the others, and have ended first.
     assert engine.ledger.total["padding"] == 0
     assert len(engine._pool) < BATCH
@@ -45,9 +49,9 @@ def test_it_asks_as_soon_as_it_cannot_fill_a_pass(engine):
 
 def test_it_asks_for_none_while_it_holds_as_many_as_it_is_to_hold(engine):
     submit(engine, 7)
-    engine.run(until_room=True)
+    engine.run(hold=2 * BATCH)
     assert len(engine._pool) == 3, "a pass less one image"
-    engine.run(until_room=True, hold=2)
+    engine.run(hold=2)
     assert len(engine._pool) < 2
     engine.run()
     assert engine.ledger.total["attack"] == 7 * BUDGET
@@ -55,5 +59,38 @@ def test_it_asks_for_none_while_it_holds_as_many_as_it_is_to_hold(engine):
 
 def test_it_holds_no_more_than_its_slots(engine):
     submit(engine, 20)
-    engine.run(until_room=True, hold=100)
+    engine.run(hold=100)
     assert len(engine._pool) < 2 * BATCH
+
+
+def test_images_that_keep_in_step_begin_together(engine):
+    engine._turns.in_step = True
+    submit(engine, 5)
+    engine.run(hold=6)
+    assert engine.oracle.forwarded == 0
+    submit(engine, 3)
+    engine.run(hold=6)
+    assert 0 < len(engine._pool) < 6
+    assert engine.ledger.total["padding"] == 0
+    submit(engine, 2 * BATCH)
+    engine.run(hold=100)
+    assert 0 < len(engine._pool) < 2 * BATCH, "it has no more slots"
+
+
+@pytest.mark.parametrize("sigma", [0, 1])
+def test_images_that_keep_in_step_end_together_and_leave_few_padded_passes(sigma):
+    def padded(slots, in_step):
+        oracle = Oracle(Right(sigma), BATCH)
+        engine = Engine(
+            oracle, RandomNoise(eps=0.1), classes=2, budget=100, slots=slots, judge=Judge(), in_step=in_step,
+            deterministic=not sigma, on_record=lambda record: None,
+        )  # fmt: skip
+        for _ in range(7):
+            submit(engine, 3)
+            engine.run(hold=slots)
+        engine.run()
+        return engine.ledger.total["padding"]
+
+    # Of 21 images in passes of 4, one is left over; it falls behind by all of its queries, or by eight.
+    assert padded(2 * BATCH, False) >= 3 * 100
+    assert padded(21, True) < 4 * 10

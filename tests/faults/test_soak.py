@@ -61,7 +61,7 @@ def test_200_000_images(attack, sigma):
         rows = min(BATCH, IMAGES - start)
         before = engine.ledger.total["padding"]
         engine.submit(x[:rows], y[:rows], [str(start + row) for row in range(rows)])
-        engine.run(until_room=True)
+        engine.run(hold=2 * BATCH)
         passes.append(engine.ledger.total["padding"] - before)
         if start < FIRST <= start + rows:
             after_first = peak()
