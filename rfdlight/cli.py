@@ -22,7 +22,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.commands.registry import COMMANDS, INJECTED, POSITIONALS
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
-from rfdlight.documents import NOT_PLAIN, is_plain
+from rfdlight.documents import NOT_PLAIN, expanded, is_plain
 from rfdlight.environment.launcher import is_first
 from rfdlight.environment.trainer import misconfigurations, processes, refuse_remains, warn_of_slow_precision
 from rfdlight.errors import UserError, legible, one_line, unknown_name
@@ -169,7 +169,7 @@ class RFDLightCLI(LightningCLI):
         """Check the training to go on with; its file says nothing of the settings, which Lightning would take too."""
         settings = self.config[self.config.subcommand]
         if settings.get("ckpt_path") is not None:
-            path = Path(settings.ckpt_path).expanduser().absolute()  # which Lightning takes for no address
+            path = expanded(settings.ckpt_path).absolute()  # which Lightning takes for no address
             check_training(path)
             settings.ckpt_path = str(path)
 
@@ -203,7 +203,7 @@ class RFDLightCLI(LightningCLI):
         if self.subcommand == "fit":
             self.timer = Timer()
             config.callbacks.append(self.timer)
-            self.run = run_directory.plan(self._get(self.config, "run"), f"fit-{self.datamodule.name}")
+            self.run = self._place(f"fit-{self.datamodule.name}")
             if config.logger is None:
                 kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
         else:
@@ -230,10 +230,13 @@ class RFDLightCLI(LightningCLI):
             self.model.resume = True
             return
         attack = names.short_name("attack", type(self.model.attack)).rpartition(".")[2]
-        asked, label = self._get(self.config, "run"), f"{attack}-{self.datamodule.name}"
-        # The first of several processes may have begun the run already; it tells the others where that is.
-        self.run = Path(asked) if asked and not is_first(os.environ) else run_directory.plan(asked, label)
+        self.run = self._place(f"{attack}-{self.datamodule.name}")
         self.model.on_ready = self.save_config
+
+    def _place(self, label: str) -> Path:
+        """Return the folder of a new run, which the first of several processes may have made already."""
+        asked = self._get(self.config, "run")
+        return Path(asked) if asked and not is_first(os.environ) else run_directory.plan(asked, label)
 
     def _settings(self) -> dict[str, Any]:
         """What was parsed, as the YAML of it reads."""
@@ -265,7 +268,8 @@ class RFDLightCLI(LightningCLI):
         self.datamodule.setup("fit")
         self.model.build(self.datamodule)
         warn_of_slow_precision(self.trainer)
-        self.save_config()
+        if is_first(os.environ):
+            self.save_config()
 
     def after_fit(self) -> None:
         """Store the victim and its card."""

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from rfdlight.errors import UserError
+
 MOST_VALUES = 100_000
 """Values of a YAML document, those behind an alias counted wherever it stands; rfdlight's own have below 1,000."""
 
@@ -25,6 +27,18 @@ def is_plain(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def expanded(path: str) -> Path:
+    """Return a path with its leading `~` or `~name` written out.
+
+    Raises:
+        UserError: If nobody of that name has a home here.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"no home folder is known for {Path(path).parts[0]}") from error
 
 
 def read_bytes(path: Path) -> bytes:

@@ -47,7 +47,7 @@ def check_groups(args: list[str]) -> None:
         flag, value, _ = names.option_at(args, position)
         if flag in ("-c", "--config"):
             given = read_config(Path(value))
-        elif flag.removeprefix("--") in _GROUPS and value:
+        elif flag.startswith("--") and flag[2:] in _GROUPS and value:
             try:
                 given = {flag.removeprefix("--"): parse_yaml(value)}
             except yaml.YAMLError as error:

@@ -30,6 +30,8 @@ def with_settings(args: list[str]) -> list[str]:
             config = Path(run, CONFIG)
             if not config.is_file():
                 raise cannot_go_on(run, f"there is no {config}")
+            if any(option_at(args, other)[0] == "--run" for other in range(len(args))):
+                raise cannot_go_on(run, "a run stays in its folder; leave --run out")
             run_directory.refuse_links(Path(run))
             read_config(config)
             return [args[0], f"--config={config}", *args[1:]]

@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from rfdlight.data.base import ImageData, Images, random_crop_flip
 from rfdlight.data.tree import list_tree, read_tree
+from rfdlight.documents import expanded
 from rfdlight.errors import UserError, one_line
 
 _ARCHIVE = "cifar-10-batches-py"
@@ -96,7 +97,7 @@ class CIFAR10(ImageData):
                 "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
                 "with --data.download true the official archive is fetched into it"
             )
-        return Path(named).expanduser()
+        return expanded(named)
 
     def _base(self, root: Path, split: str) -> Path | None:
         """Return the folder that holds the archive or the class folders, if there is one."""

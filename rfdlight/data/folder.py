@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from rfdlight.data.files import FileData, ImageFiles, Unreadable, class_folders, list_files
+from rfdlight.documents import expanded
 from rfdlight.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -58,7 +59,7 @@ class ImageFolder(FileData):
         super().__init__(num_images, selection, seed, batch_size, size, validation, unreadable, workers)
         if root is None:
             raise UserError("the data folder needs its place: give --data.root FOLDER")
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         if min(std) <= 0:
             raise UserError(f"data.std must be positive, got {list(std)}")
         self.mean = tuple(mean)

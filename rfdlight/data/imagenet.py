@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Literal
 
 from rfdlight.data.files import FileData, ImageFiles, Unreadable, class_folders, list_files
 from rfdlight.data.folder import IMAGENET_MEAN, IMAGENET_STD
+from rfdlight.documents import expanded
 from rfdlight.errors import UserError
 
 
@@ -65,7 +65,7 @@ class ImageNet(FileData):
         if not named:
             raise UserError("imagenet needs a data root: give --data.root FOLDER or set RFDLIGHT_IMAGENET")
         part = "val" if split == "test" else "train"
-        folder = Path(named).expanduser() / part
+        folder = expanded(named) / part
         classes = class_folders(folder)
         if len(classes) != self.num_classes:
             raise UserError(

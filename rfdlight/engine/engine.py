@@ -144,9 +144,9 @@ class Engine:
             x: An image, (1, C, H, W).
 
         Raises:
-            UserError: If not even one batch fits.
+            UserError: If not even one batch fits, or as many as there are slots.
         """
-        size, batch = self.bytes_per_image(x), self.oracle.batch_size
+        size, batch = self.bytes_per_image(x), min(self.oracle.batch_size, self.slots)
         slots = round(gigabytes * 1e9) // size
         if slots < batch:
             needed = math.ceil(size * batch / 1e6) / 1e3  # up to a whole MB, so that the number does

@@ -114,9 +114,9 @@ class Oracle:
             VictimError: If the victim raises, or answers NaN or infinity.
             OutOfMemory: If memory runs out.
         """
-        batch = self._fill(points)
+        self._check(points)
         with self._noise(purpose, points.device), self._failing(len(points)):
-            return self._forward(batch, clock, purpose)
+            return self._forward(self._fill(points), clock, purpose)
 
     def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the raw logits of some points and the gradients of an objective, for white-box attacks.
@@ -134,10 +134,11 @@ class Oracle:
             VictimError: As `scores` does, and if the gradient is not finite.
             OutOfMemory: If memory runs out.
         """
+        self._check(points)
         rows = len(points)
-        batch = self._fill(points).detach().requires_grad_()
         gradient = None
         with torch.enable_grad(), self._noise("attack", points.device), self._failing(rows):
+            batch = self._fill(points).detach().requires_grad_()
             logits = self._forward(batch, clock, "attack")
             if logits.requires_grad:
                 gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][:rows].float()
@@ -149,10 +150,12 @@ class Oracle:
             )
         return logits.detach(), gradient
 
-    def _fill(self, points: Tensor) -> Tensor:
-        """Return the batch of constant shape with the points in front."""
+    def _check(self, points: Tensor) -> None:
         if not self.any_pixels:
             check_pixels(points)
+
+    def _fill(self, points: Tensor) -> Tensor:
+        """Return the batch of constant shape with the points in front."""
         if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
@@ -249,11 +252,12 @@ class Oracle:
         """Choose the precision: what was asked for the attack, float32 for the judge."""
         precision = self.precision if purpose == "attack" else "float32"
         with ExitStack() as stack:
-            if precision == "bfloat16":
-                stack.enter_context(torch.autocast(device.type, torch.bfloat16))
+            # Switched off too: whoever calls may have switched it on, as a trainer does.
+            stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"))
             if device.type == "cuda":
-                tf32 = precision == "tf32"
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32))
+                tf32, cudnn = precision == "tf32", torch.backends.cudnn
+                flags = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic, "allow_tf32": tf32}
+                stack.enter_context(cudnn.flags(enabled=True, **flags))
                 before = torch.backends.cuda.matmul.allow_tf32
                 torch.backends.cuda.matmul.allow_tf32 = tf32
                 stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)

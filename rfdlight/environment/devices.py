@@ -61,7 +61,7 @@ def check_gpus() -> list[Finding]:
         return [_cuda(index) for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         free = torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-        return [Finding("GPU", "ok", f"MPS, {free / 1e9:.1f} GB free")]
+        return [Finding("GPU", "ok", f"MPS, {free / 1e9:.1f} GB free; rfdlight test takes the CPU: it needs float64")]
     return [_no_gpu([one_line(warning.message) for warning in told])]
 
 

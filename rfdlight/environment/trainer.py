@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -49,11 +50,21 @@ def processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
         environ: The environment.
 
     Raises:
-        UserError: If the strategy is not one in which each process runs the command line.
+        UserError: If the strategy is not one in which each process runs the command line, or the precision or the
+            device is not one in which the judge can count.
     """
+    if config.precision not in (None, 32, "32", "32-true"):
+        raise UserError(
+            f"--trainer.precision must be 32-true for rfdlight test, got {config.precision}; the attack's own is "
+            "--model.precision"
+        )
+    if config.accelerator == "mps":
+        raise UserError("rfdlight test counts in float64, which MPS does not have: give --trainer.accelerator cpu")
     if config.strategy not in ("auto", "ddp"):
         raise UserError(f"rfdlight test runs on several devices with --trainer.strategy ddp, got {config.strategy}")
     told: dict[str, Any] = {}
+    if config.accelerator == "auto" and torch.backends.mps.is_available():
+        told["accelerator"] = "cpu"
     if under_slurm(environ):
         # Its checkpoints hold no part of an evaluation; --resume goes on with a job that was taken away.
         told["plugins"] = [SLURMEnvironment(auto_requeue=False)]

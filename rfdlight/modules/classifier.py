@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -25,9 +24,10 @@ from rfdlight.adversaries.base import Adversary, attacked
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.pgd import PGD
 from rfdlight.data.base import Batch, ImageData
+from rfdlight.documents import expanded
 from rfdlight.errors import UserError, shown, unknown_name
 from rfdlight.modules.catastrophic_overfitting import CatastrophicOverfitting
-from rfdlight.victims.networks import create_network, pretrained_settings
+from rfdlight.victims.networks import create_network, pretrained_settings, strange_option
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import start_from
 
@@ -49,8 +49,7 @@ class Classifier(LightningModule):
         optimizer: Makes the optimizer from the parameters; its learning rate is the highest one.
         warmup: Share of the steps, in (0, 1), in which the learning rate rises.
         channels_last: Keep images and weights in channels-last memory, usually faster.
-        network_options: Further options of timm that leave the weights' names and shapes alone, such as
-            `drop_path_rate`.
+        network_options: Further options of timm, such as `drop_path_rate`; the victim's card has them too.
         pretrained: Start from timm's weights; size, interpolation, crop and normalisation are then theirs.
         checkpoint: Start from this file of weights, safetensors or a tensor state dict; a head of another size is
             replaced by a new one.
@@ -102,6 +101,12 @@ class Classifier(LightningModule):
         self.warmup = warmup
         self.channels_last = channels_last
         self.network_options = network_options or {}
+        strange = strange_option(self.network_options)
+        if strange is not None:
+            raise UserError(
+                f"model.network_options may not have {strange}: expected numbers and text, and nothing that the data, "
+                "--model.pretrained or --model.checkpoint settles"
+            )
         self.pretrained = pretrained
         self.start_checkpoint = checkpoint
         self.layer_decay = layer_decay
@@ -143,7 +148,7 @@ class Classifier(LightningModule):
         except TypeError as error:
             raise UserError(f"model.network_options does not fit '{self.network_name}': {error}") from error
         if self.start_checkpoint is not None:
-            path = Path(self.start_checkpoint).expanduser()
+            path = expanded(self.start_checkpoint)
             _say(start_from(network, path, self.network_name))
         statistics = settings or data
         self.victim = Victim(network, statistics.mean, statistics.std)

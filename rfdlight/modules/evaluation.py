@@ -30,14 +30,15 @@ from rfdlight.modules.run_book import RunBook
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
 from rfdlight.protocol.controls import Controls
-from rfdlight.protocol.identity import identity, weights_digest
+from rfdlight.protocol.identity import identity
 from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results import figures, plots
 from rfdlight.results.audit import audit
 from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import audit_text, failures_text, run_table
-from rfdlight.victims.resolve import resolve_victim
+from rfdlight.victims.resolve import maker_module, resolve_victim
+from rfdlight.victims.weights import weights_digest
 
 BATCH_SIZE = 64
 """Rows per forward pass where nothing else is asked for."""
@@ -272,7 +273,7 @@ class AttackEvaluation(LightningModule):
             rank=self.processes.rank,
             attempt=self._book.attempt,
             least=self.eot,
-            on_smaller=self._on_smaller,
+            on_smaller=lambda rows: self.console.print(f"memory ran out: forward passes of {rows} images from here on"),
         )
         self._attacking.callback(self._oracle.close)
         declared = any(defense.is_random for defense in self.defenses)
@@ -331,9 +332,6 @@ class AttackEvaluation(LightningModule):
         self._progress[0] += 1
         self._progress[1] += stands_at(record, self.budget)
 
-    def _on_smaller(self, rows: int) -> None:
-        self.console.print(f"memory ran out: forward passes of {rows} images from here on")
-
     def _tick(self) -> bool:
         total = self._engine.ledger.total
         self._display.update(*self.processes.look([*self._progress, total["attack"] + total["gradient"]]))
@@ -342,7 +340,8 @@ class AttackEvaluation(LightningModule):
     def _identity(self) -> dict[str, Any]:
         """What an attempt must have in common with the earlier ones."""
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
-        parts = [part for part in (self.attack, self.data, *self.defenses, *schedules) if part is not None]
+        made_by = maker_module(self.victim_spec)
+        parts = [part for part in (self.attack, self.data, *self.defenses, *schedules, made_by) if part is not None]
         facts = {**self._settings(), "deterministic": self._engine.deterministic}
         found = identity(self.victim, self.data.attacked(), parts, facts)
         if found["weights"] != self._weights:
@@ -377,7 +376,7 @@ class AttackEvaluation(LightningModule):
             "num_images": self.data.num_images,
             "selection": self.data.selection,
             "victim": self.victim_text,
-            "defense": self._defense_text(),
+            "defense": "; ".join(defense.describe(self.victim) for defense in self.defenses) or "none",
             "attack": short_name("attack", type(self.attack)),
             "options": self.attack.options(),
             "norm": self.threat.norm,
@@ -398,6 +397,3 @@ class AttackEvaluation(LightningModule):
         if card is None or card.data != self.data.name:
             return None
         return {"correct": card.clean_correct, "total": card.clean_total}
-
-    def _defense_text(self) -> str:
-        return "; ".join(defense.describe(self.victim) for defense in self.defenses) or "none"

@@ -47,6 +47,7 @@ def export_victim(
         victim,
         path,
         network=module.network_name,
+        network_options=module.network_options,
         num_classes=data.num_classes,
         image_shape=data.image_shape,
         preparation=asdict(data.preparation) if data.preparation else None,

@@ -16,12 +16,12 @@ import yaml
 from torch import nn
 
 from rfdlight.data.base import ImageSource
+from rfdlight.documents import expanded
 from rfdlight.errors import UserError
 from rfdlight.protocol.calibration import Target
 from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
-from rfdlight.protocol.identity import weights_digest
 from rfdlight.victims.card import VictimCard
-from rfdlight.victims.weights import read_checkpoint
+from rfdlight.victims.weights import read_checkpoint, weights_digest
 
 
 def plan(output: str, part: str = "") -> Path:
@@ -84,7 +84,7 @@ def _weights(card: VictimCard | None, checkpoint: str | None, victim: nn.Module)
     if card is not None:
         return {"weights_sha256": card.sha256}
     if checkpoint is not None:
-        return {"weights_sha256": read_checkpoint(Path(checkpoint).expanduser())[1]}
+        return {"weights_sha256": read_checkpoint(expanded(checkpoint))[1]}
     return {"loaded_weights_sha256": weights_digest(victim)}
 
 

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import rfdlight
@@ -19,6 +18,7 @@ from rfdlight import whole_files
 from rfdlight.data.base import ImageSource
 from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
+from rfdlight.victims.weights import weights_digest
 
 FILE = "identity.json"
 """In a run directory; see `identity`."""
@@ -37,7 +37,7 @@ def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], fa
     Args:
         victim: Its weights and the code of its modules count.
         images: That are attacked; ids, labels and pixels count.
-        parts: Attack, defenses, schedules, data: their code counts.
+        parts: Attack, defenses, schedules, data, modules of the user's: their code counts.
         facts: Of the run, of types that JSON knows.
 
     Returns:
@@ -45,6 +45,7 @@ def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], fa
     """
     modules = {type(part).__module__ for part in [*victim.modules(), *parts]}
     modules |= {part.__module__ for part in parts if inspect.isfunction(part)}
+    modules |= {part.__name__ for part in parts if inspect.ismodule(part)}
     return {
         **facts,
         **{f"version of {name}": version(name) for name in _LIBRARIES},
@@ -103,16 +104,6 @@ def write(run: Path, found: dict[str, Any]) -> None:
         UserError: If it cannot be written.
     """
     whole_files.write(run / FILE, json.dumps(found, indent=2) + "\n")
-
-
-def weights_digest(network: nn.Module) -> str:
-    """Return the sha256 of all parameters and buffers: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _images_digest(images: ImageSource) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,12 @@ class KeptImages:
 
     Example:
         >>> KeptImages(["a", "b", "c", "d", "e"], most=2, path=Path("part.safetensors")).chosen
-        ['a', 'd']
+        ['a', 'c']
     """
 
     def __init__(self, ids: list[str], most: int, path: Path) -> None:
-        self.chosen = ids[:: math.ceil(len(ids) / most)] if most and ids else []
+        count = min(most, len(ids))
+        self.chosen = [ids[i * len(ids) // count] for i in range(count)]
         self._path = path
         self._pixels: dict[str, tuple[Tensor, Tensor]] = {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -29,6 +30,9 @@ FOLDER = "journal"
 happened when: `start`, `image` for every record, `failed` for every image on which the victim failed, with the reason,
 and `end` with the rows that the victim saw and the rows of a forward pass."""
 
+_SYNCED_EVERY = 1.0
+"""Seconds: so much of the last work a power cut may take, besides the images under way."""
+
 RECORDS = "records.jsonl"
 """In a run directory: all records so far, in order of id, written when an attempt ends."""
 
@@ -46,6 +50,7 @@ class Journal:
     """
 
     def __init__(self, run: Path, attempt: int, rank: int = 0) -> None:
+        self._synced = -math.inf
         self._records = _open(run / FOLDER / f"records-{attempt}-{rank}.jsonl")
         self._events = _open(run / FOLDER / f"events-{attempt}-{rank}.jsonl")
         self.event("start", host=socket.gethostname(), pid=os.getpid())
@@ -54,6 +59,8 @@ class Journal:
         """Append a record, and the event that it was finished."""
         _append(self._records, seal(record))
         self.event("image", id=record["id"])
+        if time.monotonic() - self._synced >= _SYNCED_EVERY:
+            self._sync()
 
     def failure(self, image_id: str, reason: str) -> None:
         """Append the event that the victim failed on an image."""
@@ -62,6 +69,18 @@ class Journal:
     def end(self, totals: dict[str, int], forwarded: int, batch_size: int) -> None:
         """Append the last event: what rows the victim saw, by the ledger and by a hook on it, and those of a pass."""
         self.event("end", totals=totals, forwarded=forwarded, batch_size=batch_size)
+        self._sync()
+
+    def _sync(self) -> None:
+        """Have the disk take what the system holds, which a power cut would lose."""
+        for file in (self._records, self._events):
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # a file system that knows no such thing
+                    continue
+                raise UserError(f"cannot write {file.name}: {error.strerror}; what it has so far is kept") from error
+        self._synced = time.monotonic()
 
     def event(self, name: str, **facts: Any) -> None:
         """Append an event, with the time in seconds since 1970."""

@@ -21,7 +21,7 @@ def warnings_of(runs: list[Run]) -> list[str]:
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
     notes = [*warnings_of(runs), *_rules(runs), *_rounding(runs), *_smaller(runs), *_doubtful(runs)]
-    notes += [*grid.notes, *_budgets(runs, grid), *_worst_cases(grid)]
+    notes += [*grid.notes, *_budgets(runs, grid), *_late(grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
     notes.append("Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.")
@@ -109,6 +109,18 @@ def _budgets(runs: list[Run], grid: Grid) -> list[str]:
     if any(cell.below_own for cell in grid.cells):
         return [f"Numbers below a run's own budget are read from its records; {caution}"]
     return []
+
+
+def _late(grid: Grid) -> list[str]:
+    """Name the runs whose numbers at smaller budgets lack what only their last draws have found broken."""
+    late = {cell.run.label: cell.run.summary["counts"]["late"] for cell in grid.cells if cell.below_own}
+    told = ", ".join(f"{label} ({count:,})" for label, count in late.items() if count)
+    if not told:
+        return []
+    return [
+        "Too high below their own budget, since images that the final draws alone found broken stand there: "
+        f"{told}. Run smaller budgets by themselves."
+    ]
 
 
 def _worst_cases(grid: Grid) -> list[str]:

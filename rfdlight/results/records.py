@@ -106,7 +106,7 @@ def _too_many(record: Record) -> str | None:
 
 
 def read_records(path: Path) -> list[Record]:
-    """Read a file of records, ordered by id; a file without checksums, as before version 0.2, is taken as it is.
+    """Read a file of records, ordered by id; a file without checksums is taken as it is.
 
     Raises:
         UserError: If there is none, or a line is no record, or its checksum is not its own.

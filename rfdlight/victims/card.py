@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from safetensors.torch import save_file
 
 from rfdlight.data.preparation import Preparation
 from rfdlight.documents import parse_json, read_text
-from rfdlight.errors import UserError, shown
+from rfdlight.errors import UserError, one_line, shown
 from rfdlight.results.field_types import Kind, is_count, is_number, is_positive_count, or_none, wrong_field
 from rfdlight.results.intervals import wilson
-from rfdlight.victims.networks import create_network
+from rfdlight.victims.networks import create_network, strange_option
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import check_fit, fit_weights, read_weights
@@ -47,6 +47,7 @@ class VictimCard:
         clean_interval: Its 95 % Wilson interval.
         sha256: Of the weights file.
         versions: Of what the training ran on.
+        network_options: Further options of timm.
         preparation: How images came to `image_shape`, the fields of `rfdlight.data.preparation.Preparation`;
             None where they have it of themselves.
         train_seconds: How long the training took, in seconds.
@@ -70,6 +71,7 @@ class VictimCard:
     clean_interval: tuple[float, float]
     sha256: str
     versions: dict[str, str]
+    network_options: dict[str, Any] = field(default_factory=dict)
     preparation: dict[str, Any] | None = None
     train_seconds: float | None = None
     pgd10_correct: int | None = None
@@ -164,12 +166,17 @@ def _is_preparation(value: Any) -> bool:
     return True
 
 
+def _are_options(value: Any) -> bool:
+    return isinstance(value, dict) and strange_option(value) is None
+
+
 _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("network", "data", "sha256"), _is_plain),
     "num_classes": is_positive_count,
     "image_shape": _is_shape,
     "mean": _are_numbers,
     "std": lambda value: _are_numbers(value) and all(each > 0 for each in value),
+    "network_options": _are_options,
     "preparation": or_none(_is_preparation),
     "clean_total": is_positive_count,
     "clean_correct": is_count,
@@ -207,8 +214,12 @@ def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:
     """Build the network that a card names, with random weights.
 
     Raises:
-        UserError: If timm does not know it.
+        UserError: If timm does not know it, or it does not take the card's options.
     """
     if not timm.is_model(card.network):
         raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not know")
-    return create_network(card.network, num_classes=card.num_classes, in_chans=card.image_shape[0])
+    options = {**card.network_options, "num_classes": card.num_classes, "in_chans": card.image_shape[0]}
+    try:
+        return create_network(card.network, pretrained=False, **options)
+    except (TypeError, LookupError, AttributeError, OverflowError, MemoryError) as error:
+        raise UserError(f"the card {card_path} has options that '{card.network}' refuses: {one_line(error)}") from error

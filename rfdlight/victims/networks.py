@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -29,6 +30,28 @@ class PretrainedSettings:
     std: tuple[float, ...]
     preparation: Preparation
     num_classes: int
+
+
+_OWN_OPTIONS = ("num_classes", "in_chans", "checkpoint_path", "cache_dir", "features_only")
+"""Of timm's, and those that begin with "pretrained": what sizes a network, or gives it weights, is chosen elsewhere."""
+
+
+def strange_option(options: Mapping[str, Any]) -> str | None:
+    """Return the first option of timm that a card may not have, by its name or its value, None if all may be there."""
+    return next(
+        (
+            name
+            for name, value in options.items()
+            if name in _OWN_OPTIONS or name.startswith("pretrained") or not _is_plain(value)
+        ),
+        None,
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Module:

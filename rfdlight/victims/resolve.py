@@ -7,6 +7,7 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import timm
@@ -16,11 +17,12 @@ from torch import nn
 from rfdlight import packaged
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
+from rfdlight.documents import expanded
 from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims.card import VictimCard, load_victim
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
-from rfdlight.victims.weights import fit_weights, read_checkpoint
+from rfdlight.victims.weights import fit_weights, named_for, read_checkpoint, weights_digest
 
 _TIMM = "timm:"
 
@@ -79,6 +81,11 @@ def resolve_victim(
     return victim, card, told
 
 
+def maker_module(spec: str | None) -> ModuleType | None:
+    """Return the module of a victim's import path, once it was imported; None for victims of another kind."""
+    return sys.modules.get(spec.rpartition(".")[0]) if spec and _is_import_path(spec) else None
+
+
 def _is_import_path(spec: str) -> bool:
     parts = spec.split(".")
     return len(parts) > 1 and all(part.isidentifier() for part in parts) and parts[-1] not in ("json", "safetensors")
@@ -91,7 +98,7 @@ def card_path(spec: str) -> Path:
         UserError: If there is no such name, or the path is not that of a card.
     """
     if spec.endswith(".json"):
-        return Path(spec).expanduser()
+        return expanded(spec)
     if "/" in spec or Path(spec).suffix == ".safetensors":
         raise UserError(
             f"a victim is given by its card, a .json, got '{spec}'; "
@@ -140,11 +147,15 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
         inspect.signature(make).bind()
     except TypeError as error:
         raise UserError(f"'{spec}' must need no arguments: {error}; wrap it in a function that gives them") from error
-    victim = make()
+    try:
+        victim = make()
+    except Exception as error:  # a user's own code may raise anything
+        raise UserError(f"'{spec}' raised {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(victim, nn.Module):
         raise UserError(f"'{spec}' must make a torch.nn.Module, it made a {type(victim).__name__}")
     if checkpoint is None:
-        return victim, f"{spec} with the weights that it makes, clean accuracy unknown"
+        made = weights_digest(victim)[:12]
+        return victim, f"{spec} with the weights that it makes, digest {made}, clean accuracy unknown"
     digest = _load_weights(victim, checkpoint, spec)
     return victim, f"{spec} with {checkpoint}, weights sha256 {digest[:12]}, clean accuracy unknown"
 
@@ -169,9 +180,9 @@ def _check_maker(spec: str, make: Any) -> None:
 
 
 def _load_weights(network: nn.Module, checkpoint: str, name: str) -> str:
-    path = Path(checkpoint).expanduser()
+    path = expanded(checkpoint)
     tensors, digest = read_checkpoint(path)
-    fit_weights(network, tensors, path, name)
+    fit_weights(network, named_for(network, tensors), path, name)
     return digest
 
 
@@ -180,8 +191,8 @@ def _check_answer(victim: nn.Module, spec: str, classes: int, shape: tuple[int, 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             logits = victim(torch.zeros(2, *shape))
-        except (AssertionError, RuntimeError, ValueError) as error:
-            reason = one_line(error)
+        except Exception as error:  # a user's own code may raise anything
+            reason = f"{type(error).__name__}: {one_line(error)}"
             size = " x ".join(map(str, shape))
             raise UserError(f"the victim '{spec}' does not take images of {size}: {reason}") from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__

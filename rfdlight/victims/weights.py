@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +51,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     """Read weights of a user: safetensors, or what `torch.save` wrote, if it holds tensors and plain values alone.
 
-    A state dict below "state_dict", "model_state_dict" or "model" is found there, and what wrappers put before
-    every name, such as "module.", is taken away.
+    A state dict below "state_dict", "model_state_dict" or "model" is found there.
 
     Returns:
         The tensors by name, and the sha256 of the very bytes that they were read from.
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
         return _safetensors(path, content), digest
     if path.suffix == ".safetensors":
         raise UserError(f"{path} is a pickle, which can run code when it is read; expected a safetensors file")
-    return _without_prefixes(_state_dict(_unpickled(path, content), path)), digest
+    return _state_dict(_unpickled(path, content), path), digest
 
 
 def check_training(path: Path) -> None:
@@ -131,8 +131,15 @@ def _content(path: Path, what: str = "weights") -> bytes:
 
 
 def _is_pickle(content: bytes) -> bool:
+    # The length that safetensors begin with can have the bytes of either mark.
+    if content[8:9] == b"{" and 8 + _header_length(content) <= len(content):
+        return False
     # A zip archive is how torch.save writes a pickle today, protocol 2 and later are bare ones.
     return content.startswith((b"PK", b"\x80")) or _is_old_pickle(content)
+
+
+def _header_length(content: bytes) -> int:
+    return int.from_bytes(content[:8], "little")
 
 
 def _is_old_pickle(content: bytes) -> bool:
@@ -144,7 +151,7 @@ def _is_old_pickle(content: bytes) -> bool:
 
 
 def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
-    header = int.from_bytes(content[:8], "little")
+    header = _header_length(content)
     if _MOST_HEADER < header < len(content):
         raise UserError(
             f"{path} is not a readable safetensors file: its header has {header:,} bytes, expected at most "
@@ -177,11 +184,32 @@ def _state_dict(stored: Any, path: Path) -> dict[str, Tensor]:
     return dict(stored)
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            return _without_prefixes({name.removeprefix(prefix): value for name, value in tensors.items()})
-    return tensors
+def named_for(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by the names of a network, whatever wrappers have put before all names of either.
+
+    Example:
+        >>> named_for(nn.Sequential(nn.Linear(2, 1)), {"module.0.bias": torch.zeros(1)})
+        {'0.bias': tensor([0.])}
+    """
+    theirs, ours = _wrapping(tensors), _wrapping(network.state_dict())
+    return {ours + name.removeprefix(theirs): value for name, value in tensors.items()}
+
+
+def _wrapping(names: Iterable[str]) -> str:
+    """Return what wrappers have put before all of some names."""
+    names = list(names)
+    prefix = next((each for each in _PREFIXES if names and all(name.startswith(each) for name in names)), "")
+    return prefix and prefix + _wrapping(name.removeprefix(prefix) for name in names)
+
+
+def weights_digest(network: nn.Module) -> str:
+    """Return the sha256 of all parameters and buffers: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def head_names(network: nn.Module) -> set[str]:
@@ -222,7 +250,7 @@ def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
     if problems:
         raise UserError(f"{path} does not fit the network '{name}': {'; '.join(problems)}")
     other = [key for key in sorted(tensors) if tensors[key].shape != wanted[key].shape]
-    if other and set(other) <= head_names(network):
+    if other and set(other) <= head_names(network) and tensors[other[-1]].ndim:
         classes, expected = tensors[other[-1]].shape[0], wanted[other[-1]].shape[0]
         raise UserError(
             f"{path} has a head for {classes} classes, the data has {expected}; to fine-tune it: "
@@ -250,6 +278,7 @@ def start_from(network: nn.Module, path: Path, name: str) -> str:
         UserError: If anything but the head is missing or has another shape.
     """
     tensors, digest = read_checkpoint(path)
+    tensors = named_for(network, tensors)
     wanted, head = network.state_dict(), head_names(network)
     new = {key for key in head if key not in tensors or tensors[key].shape != wanted[key].shape}
     unexpected = sorted(tensors.keys() - wanted.keys())

@@ -116,6 +116,23 @@ CASES = {
         "test --attack pgd --model.judge paper",
         "model.judge paper has no rule for attacks that read gradients; leave it at sequential",
     ),
+    "a precision of the trainer's": (
+        ATTACK + "--trainer.precision bf16-mixed",
+        "--trainer.precision must be 32-true for rfdlight test, got bf16-mixed; the attack's own is --model.precision",
+    ),
+    "a processor without float64": (
+        ATTACK + "--trainer.accelerator mps",
+        "rfdlight test counts in float64, which MPS does not have: give --trainer.accelerator cpu",
+    ),
+    "a home that nobody has": (
+        ATTACK + "--model.victim ~nobody-here/x.json",
+        "no home folder is known for ~nobody-here",
+    ),
+    "options of timm that are set elsewhere": (
+        'fit --model.network resnet8 --model.network_options {"checkpoint_path":"x"}',
+        "model.network_options may not have checkpoint_path: expected numbers and text, and nothing that the data, "
+        "--model.pretrained or --model.checkpoint settles",
+    ),
     "epochs in words": (
         "fit --trainer.max_epochs few",
         "trainer.max_epochs must be a whole number, got 'few'",
@@ -277,7 +294,7 @@ CASES = {
         ATTACK + "--model.victim nonsense.json",
         "nonsense.json is no victim card; expected the fields network, num_classes, image_shape, mean, std, data, "
         "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions, "
-        "preparation, train_seconds, pgd10_correct, pgd10_total, pgd10_eps",
+        "network_options, preparation, train_seconds, pgd10_correct, pgd10_total, pgd10_eps",
     ),
     "pickle beside a card": (
         ATTACK + "--model.victim pickled.json",

@@ -83,6 +83,12 @@ def test_eps_and_victim_are_left_to_the_data_by_default(built):
     assert defenses(cli) == []
 
 
+def test_a_value_may_have_the_name_of_a_group_of_options(built):
+    layers = ("--defense", "feature_noise", "--defense.layers", "model", "--defense.sigma", "0.1")
+    cli = built("test", "--attack", "square", *layers, "--run", "model", "--model.seed", "3")
+    assert (str(cli.run), cli.model.seed) == ("model", 3)
+
+
 def test_options_may_stand_before_their_selector(built):
     cli = built(
         "test", "--attack.eps", "0.3", "--defense.sigma=0.7", "--attack", "rays", "--data.num_images=5",

@@ -13,6 +13,7 @@ import pytest
 
 from rfdlight import cli
 from rfdlight.results.records import read_records
+from rfdlight.victims.card import read_card
 
 TEST = [
     "test", "--attack", "square", "--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "4",
@@ -215,3 +216,13 @@ def test_a_second_run_in_the_same_folder_says_why_it_does_not_start(going):
     assert (said.returncode, said.stderr) == (
         2, f"rfdlight: {run} is being written by another process; wait for it, or give --run another folder\n",
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_training_in_several_processes_makes_one_run_and_one_victim(tmp_path):
+    run = tmp_path / "trained"
+    line = ["fit", "-c", "fit/resnet8_digits", "--trainer.accelerator", "cpu", "--trainer.max_steps", "2"]
+    said = shell(*PYTHON, *line, "--trainer.devices", "2", "--trainer.enable_progress_bar", "false", "--run", str(run))
+    assert said.returncode == 0, said.stderr
+    assert (run / "config.yaml").is_file()
+    assert read_card(run / "victim.json").clean_total == 599

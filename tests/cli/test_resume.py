@@ -62,6 +62,14 @@ def test_a_complete_run_stays_as_it_is(whole, command):
     assert (whole / "records.jsonl").read_bytes() == before
 
 
+def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
+    said = command("test", "--resume", "whole", "--run", "other")
+    assert (said.status, said.err) == (
+        2, "rfdlight: cannot go on with whole: a run stays in its folder; leave --run out\n",
+    )  # fmt: skip
+    assert not Path("other").exists()
+
+
 def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
     noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_draws", "10")
     assert command(*noisy, "--run", "whole").status == 0

@@ -165,3 +165,13 @@ def test_the_generator_is_restored_when_the_victim_fails():
     with pytest.raises(VictimError, match=r"^the victim raised RuntimeError: no$"):
         Oracle(Failing(), 2).scores(points, torch.zeros(2, dtype=torch.int64), "attack")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("purpose", ["attack", "judge"])
+def test_what_the_caller_has_cast_down_is_float32_here(purpose):
+    torch.manual_seed(0)
+    victim, points = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(4, 3, 4, 4)
+    exact = ask(Oracle(victim, 4), points, purpose)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(ask(Oracle(victim, 4), points, purpose), exact)
+        assert not torch.equal(victim(points).float(), exact)

@@ -7,6 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, RayS
 from rfdlight.engine import Judge, Oracle
+from rfdlight.engine.failures import OutOfMemory
 from rfdlight.errors import UserError
 
 CPU = (
@@ -78,6 +79,26 @@ def test_a_gradient_may_need_more_memory_than_the_pass():
     # The pass whose gradient did not fit was seen by the hook.
     assert sum(small.total.values()) == sum(shape[0] for shape in small.shapes)
     assert small.records == plain.records
+
+
+def test_the_batch_itself_may_be_more_than_there_is(monkeypatch):
+    allocate, sizes = torch.zeros, []
+
+    def few(shape, *args, **kwargs):
+        if isinstance(shape, tuple) and len(shape) == 4:
+            sizes.append(shape[0])
+            if shape[0] > 3:
+                raise ERRORS[0]
+        return allocate(shape, *args, **kwargs)
+
+    oracle = Oracle(Tight(100), 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "zeros", few)
+        for _ in range(2):
+            with pytest.raises(OutOfMemory):
+                oracle.scores(X[:2], torch.zeros(2, dtype=torch.int64), "attack")
+        assert len(oracle.scores(X[:2], torch.zeros(2, dtype=torch.int64), "attack")) == 2
+    assert sizes == [8, 4, 2]
 
 
 def test_a_pass_is_never_smaller_than_a_query():

@@ -111,7 +111,8 @@ def test_mps(monkeypatch):
     monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 12 * 10**9)
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2 * 10**9)
     (finding,) = check_gpus()
-    assert (finding.check, finding.state, finding.found) == ("GPU", "ok", "MPS, 10.0 GB free")
+    assert (finding.check, finding.state) == ("GPU", "ok")
+    assert finding.found == "MPS, 10.0 GB free; rfdlight test takes the CPU: it needs float64"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import importlib
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,7 +9,8 @@ from torch import nn
 from rfdlight.attacks.square import Square
 from rfdlight.data.base import Images
 from rfdlight.errors import UserError
-from rfdlight.protocol.identity import check_same, identity, weights_digest, write
+from rfdlight.protocol.identity import check_same, identity, write
+from rfdlight.victims.weights import weights_digest
 
 
 def images():
@@ -64,3 +67,15 @@ def test_a_damaged_identity_is_one_line(content, tmp_path):
     (tmp_path / "identity.json").write_text(content)
     with pytest.raises(UserError, match=r"identity\.json is damaged"):
         check_same(tmp_path, found())
+
+
+def test_the_code_of_a_module_that_makes_the_victim_counts(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "maker_of_nets.py"
+    path.write_text("net = 1")
+    module = importlib.import_module("maker_of_nets")
+    before = found(parts=[module])
+    path.write_text("net = 2")
+    after = found(parts=[module])
+    assert [name for name in before if before[name] != after[name]] == ["code of maker_of_nets"]
+    del sys.modules["maker_of_nets"]

@@ -162,3 +162,18 @@ def test_a_full_disk_is_one_line():
     full = open("/dev/full", "w")  # noqa: SIM115
     with pytest.raises(UserError, match="cannot write /dev/full: No space left on device; what it has so far is kept"):
         journal._append(full, "a line")
+
+
+def test_what_is_written_reaches_the_disk_at_once_a_second_at_most_and_at_the_end(tmp_path, monkeypatch):
+    synced, now = [], [100.0]
+    monkeypatch.setattr(journal.os, "fsync", lambda number: synced.append(now[0]))
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
+    (tmp_path / journal.FOLDER).mkdir()
+    written = journal.Journal(tmp_path, 0)
+    for number in range(6):
+        now[0] = 100 + 0.4 * number
+        written.record(record(number))
+    assert synced == pytest.approx([100, 100, 101.2, 101.2])
+    written.end(dict.fromkeys(journal.ROWS, 0), 0, 1)
+    assert synced[4:] == [now[0]] * 2
+    written.close()

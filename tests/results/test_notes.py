@@ -1,7 +1,7 @@
 """What a report says of its runs, before their numbers are believed."""
 
 import pytest
-from hand import record
+from hand import broken, record
 
 from rfdlight.results.report import compile_report
 from rfdlight.results.runs import load_all
@@ -32,3 +32,14 @@ def test_the_audit_of_the_images_is_named_where_no_other_note_says_what_it_found
     # A run that calls itself complete, of whose images some have neither a record nor a reason, lost them later.
     notes = notes_of(write("a", [record(0)], num_images=9, **facts))
     assert ("Look at the audit of a: images." in notes) is told
+
+
+def test_runs_whose_last_draws_found_images_broken_say_so_where_they_are_read_at_smaller_budgets(write):
+    late = record(2, verdict="broken", final_wrong=90, final_margin=-1.0)
+    names = [write("noise", [record(0), broken(1, 5), late]), write("none", [record(0), broken(1, 5), record(2)])]
+    told = (
+        "Too high below their own budget, since images that the final draws alone found broken stand there: noise (1). "
+        "Run smaller budgets by themselves."
+    )
+    assert told not in compile_report(load_all(names)).notes
+    assert told in compile_report(load_all(names), [10]).notes

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from rfdlight.errors import UserError
 from rfdlight.results.intervals import wilson
+from rfdlight.victims import Victim
 from rfdlight.victims import card as cards
-from rfdlight.victims.card import load_victim, read_card, read_weights
+from rfdlight.victims.card import load_victim, read_card, read_weights, save_victim
 
 
 class Bomb:
@@ -223,3 +224,29 @@ def test_what_is_no_card_is_refused(tmp_path, content):
 def test_a_field_that_describes_no_network_is_named(tmp_path, card, field, value):
     change_card(tmp_path, **{field: value})
     fails(tmp_path, rf"{re.escape(str(tmp_path))}/tiny\.json is no victim card; its field {field} is .+")
+
+
+def test_the_options_that_a_network_was_built_with_come_back(tmp_path, victim):
+    torch.manual_seed(0)
+    made = Victim(timm.create_model("resnet18", num_classes=10, global_pool="max"), victim.mean, victim.std).eval()
+    facts = {"num_classes": 10, "image_shape": (3, 32, 32), "data": "digits", "command": "rfdlight fit", "seed": 0}
+    options = {"network": "resnet18", "network_options": {"global_pool": "max"}}
+    save_victim(made, tmp_path / "max.json", **facts, **options, clean_correct=1, clean_total=2, versions={})
+    loaded, card = load_victim(tmp_path / "max.json")
+    x = torch.rand(5, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), made(x))
+    assert card.network_options == {"global_pool": "max"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"checkpoint_path": "x.pth"}, {"pretrained": True}, {"num_classes": 3}, {"depth": {}}, [], "x"]
+)
+def test_options_that_would_fetch_other_weights_are_no_options(tmp_path, card, options):
+    change_card(tmp_path, network_options=options)
+    fails(tmp_path, re.escape(f"{tmp_path}/tiny.json is no victim card; its field network_options is ") + ".*")
+
+
+def test_options_that_the_network_refuses_are_told(tmp_path, card):
+    change_card(tmp_path, network_options={"depth": 3})
+    fails(tmp_path, re.escape(f"the card {tmp_path}/tiny.json has options that 'resnet8' refuses: ") + ".*depth.*")

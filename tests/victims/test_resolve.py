@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from rfdlight import packaged
 from rfdlight.errors import UserError
 from rfdlight.victims.resolve import resolve_victim
+from rfdlight.victims.weights import weights_digest
 
 NETS = """
     import functools
@@ -201,13 +202,15 @@ def test_a_function_of_the_users_keeps_its_weights_without_a_checkpoint(nets, di
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(found(x), expected(x.flatten(1)))
     assert card is None
-    assert told == f"{nets}.my_net with the weights that it makes, clean accuracy unknown"
+    digest = weights_digest(found)[:12]
+    assert told == f"{nets}.my_net with the weights that it makes, digest {digest}, clean accuracy unknown"
 
 
 def test_a_function_of_the_users_may_have_its_arguments_bound(nets, digits):
     victim, _, told = resolve_victim(f"{nets}.bound", None, digits)
     assert isinstance(victim, torch.nn.Module)
-    assert told == f"{nets}.bound with the weights that it makes, clean accuracy unknown"
+    digest = weights_digest(victim)[:12]
+    assert told == f"{nets}.bound with the weights that it makes, digest {digest}, clean accuracy unknown"
 
 
 def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
@@ -247,7 +250,7 @@ def test_what_is_no_victim_is_refused(nets, digits, name, text):
 
 
 def test_a_victim_that_cannot_take_the_images_is_refused(nets, digits):
-    text = rf"the victim '{nets}\.wrong_size' does not take images of 3 x 32 x 32: mat1 and mat2 .+"
+    text = rf"the victim '{nets}\.wrong_size' does not take images of 3 x 32 x 32: RuntimeError: mat1 and mat2 .+"
     fails(text, f"{nets}.wrong_size", None, digits)
 
 

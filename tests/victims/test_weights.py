@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from rfdlight.errors import UserError
 from rfdlight.victims.networks import create_network, pretrained_settings
-from rfdlight.victims.weights import fit_weights, head_names, read_checkpoint, start_from
+from rfdlight.victims.weights import fit_weights, head_names, named_for, read_checkpoint, read_weights, start_from
 
 
 @pytest.fixture
@@ -36,7 +36,39 @@ def test_tensor_state_dicts_are_found_where_scripts_keep_them(tmp_path, network,
     stored = {f"{prefix}{key}": value for key, value in network.state_dict().items()}
     path = tmp_path / "weights.pth"
     torch.save({nested: stored, "epoch": 3, "best": 0.5} if nested else stored, path)
-    same(read_checkpoint(path)[0], network.state_dict())
+    same(named_for(network, read_checkpoint(path)[0]), network.state_dict())
+
+
+@pytest.mark.parametrize("ours", ["", "network.", "model."])
+@pytest.mark.parametrize("theirs", ["", "network.", "module.network.", "victim.network."])
+@pytest.mark.parametrize("form", ["torch", "safetensors"])
+def test_what_wrappers_put_before_the_names_is_no_matter_on_either_side(tmp_path, network, ours, theirs, form):
+    stored = {f"{theirs}{key}": value for key, value in network.state_dict().items()}
+    path = tmp_path / "weights"
+    torch.save(stored, path) if form == "torch" else save_file(stored, path)
+    made = create_network("resnet8", num_classes=10)
+    wrapped = torch.nn.ModuleDict({ours[:-1]: made}) if ours else made
+    fit_weights(wrapped, named_for(wrapped, read_checkpoint(path)[0]), path, "own")
+    same(made.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("length", [0x80, 0x4B50])
+def test_safetensors_whose_length_looks_like_the_mark_of_a_pickle_are_read(tmp_path, length):
+    path, tensor = tmp_path / "weights.safetensors", torch.arange(3.0)
+    save_file({"w": tensor}, path)
+    content = path.read_bytes()
+    header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+    path.write_bytes(length.to_bytes(8, "little") + header.ljust(length) + content[8 + len(header) :])
+    assert torch.equal(read_weights(path)[0]["w"], tensor)
+    assert torch.equal(read_checkpoint(path)[0]["w"], tensor)
+
+
+def test_a_head_without_dimensions_is_told(network):
+    tensors = {**network.state_dict(), "fc.bias": torch.tensor(0.0)}
+    says(
+        "w.pth does not fit the network 'resnet8': fc.bias has the shape (), expected (10,)",
+        lambda: fit_weights(network, tensors, Path("w.pth"), "resnet8"),
+    )
 
 
 def test_safetensors_are_read_whatever_the_file_is_called(tmp_path, network):
