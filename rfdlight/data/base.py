@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
@@ -250,7 +251,8 @@ class ImageData(LightningDataModule):
         """Return a whole split, read at the first call; what is held out for validation is not in "train".
 
         Raises:
-            UserError: If a label lies outside the classes, or there are fewer training images than held out.
+            UserError: If a label lies outside the classes, two images have the same id, or there are fewer training
+                images than held out.
         """
         if split == "test":
             return self._whole("test").prepared(self.preparation)
@@ -273,6 +275,12 @@ class ImageData(LightningDataModule):
                 raise UserError(
                     f"{self.name} has {self.num_classes} classes, but an image of its {split} split "
                     f"has the label {wrong}"
+                )
+            if len(set(images.ids)) < len(images.ids):
+                (repeated, count), *_ = Counter(images.ids).most_common(1)
+                raise UserError(
+                    f"{self.name} needs an id of its own for every image, but {count} images of its {split} split "
+                    f"have the id {repeated}: records are kept by it; rename them"
                 )
             self._splits[split] = images
         return self._splits[split]

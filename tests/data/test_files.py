@@ -209,6 +209,17 @@ def test_imagenet_is_one_image_per_class_in_the_order_of_the_wordnet_ids(imagene
     assert by_id["imagenet/val/ILSVRC2012_val_00000123.JPEG"] == 123
 
 
+def test_imagenet_with_the_same_file_name_in_every_class_is_refused(tmp_path):
+    for number in range(1000):
+        (tmp_path / "val" / f"n{number:08d}").mkdir(parents=True)
+        (tmp_path / "val" / f"n{number:08d}" / "0001.png").touch()
+    says(
+        "imagenet needs an id of its own for every image, but 1000 images of its test split have the id "
+        "imagenet/val/0001.png: records are kept by it; rename them",
+        lambda: ImageNet(str(tmp_path)).setup("test"),
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "line"),
     [
