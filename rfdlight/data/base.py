@@ -219,6 +219,7 @@ class ImageData(LightningDataModule):
         self._finished: frozenset[str] = frozenset()
         self._deal: Deal | None = None
         self._splits: dict[str, ImageSource] = {}
+        self._unreadable: dict[str, str] = {}
 
     def load(self, split: Literal["train", "test"]) -> ImageSource:
         """Read a whole split; called once per split and process."""
@@ -286,10 +287,12 @@ class ImageData(LightningDataModule):
         return self._splits[split]
 
     def _positions(self) -> list[int]:
-        return self._select(self.images("test"))
+        return self._select()
 
-    def _select(self, images: ImageSource) -> list[int]:
-        return select(images.ids, images.labels.tolist(), self.num_images, self.selection, self.seed)
+    def _select(self, usable: Callable[[int], bool] = lambda position: True) -> list[int]:
+        """Choose as many test images as are attacked among those that are usable."""
+        test = self._whole("test")
+        return select(test.ids, test.labels.tolist(), self.num_images, self.selection, self.seed, usable)
 
     @property
     def unreadable_images(self) -> dict[str, str]:
@@ -311,11 +314,14 @@ class ImageData(LightningDataModule):
         self._deal = deal
 
     def held_out(self) -> ImageSource:
-        """Return the test images that are not attacked and can be read: those that a calibration may look at."""
+        """Return the test images that are not attacked: those that a calibration may look at.
+
+        Files that could not be read when the attacked images were chosen are not among them. No others are tried, so
+        that there may be unreadable ones, which the loaders leave out.
+        """
         attacked = set(self._positions())
         test = self.images("test")
-        spoilt = self.unreadable_images
-        return test.take([i for i, name in enumerate(test.ids) if i not in attacked and name not in spoilt])
+        return test.take([i for i, name in enumerate(test.ids) if i not in attacked and name not in self._unreadable])
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that bad data is found before a run starts.

@@ -213,7 +213,6 @@ class FileData(ImageData):
         self.unreadable = unreadable
         self.workers = workers
         self._readable: list[int] | None = None
-        self._quarantined: dict[str, str] = {}
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Crop an image at random to the size of the preparation, and mirror it with probability one half."""
@@ -225,26 +224,29 @@ class FileData(ImageData):
 
     @property
     def unreadable_images(self) -> dict[str, str]:
-        """What is wrong with each of the images asked for that cannot be read, by its id."""
+        """What is wrong with each of the images asked for that cannot be read, by its id; none if others replace it."""
         self._positions()
-        return self._quarantined
+        return self._unreadable if self.unreadable == "quarantine" else {}
 
     def _positions(self) -> list[int]:
-        """Choose the attacked images among those that can be read."""
+        """Choose the attacked images, and find out which files of them cannot be read."""
         if self._readable is None:
             test = self.images("test")
             assert isinstance(test, ImageFiles)
-            candidates = list(range(len(test)))
-            while self._readable is None:
-                positions = [candidates[position] for position in self._select(test.take(candidates))]
-                unreadable = test.find_unreadable(positions)
-                if self.unreadable == "skip" and unreadable:
-                    for error in unreadable.values():
-                        error.tell_once()
-                    candidates = [position for position in candidates if position not in unreadable]
-                    continue
-                self._quarantined = {test.ids[position]: str(error) for position, error in unreadable.items()}
-                self._readable = [position for position in positions if position not in unreadable]
+            found: dict[int, UnreadableImageError] = {}
+
+            def readable(position: int) -> bool:
+                found.update(test.find_unreadable([position]))
+                if self.unreadable == "skip" and position in found:
+                    found[position].tell_once()
+                return position not in found
+
+            if self.unreadable == "skip":
+                self._readable = self._select(readable)
+            else:
+                asked = self._select()
+                self._readable = [position for position in asked if readable(position)]
                 if not self._readable:
-                    raise next(iter(unreadable.values()))
+                    raise found[asked[0]]
+            self._unreadable = {test.ids[position]: str(error) for position, error in found.items()}
         return self._readable

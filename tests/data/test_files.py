@@ -151,6 +151,25 @@ def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
     assert capsys.readouterr().err.count(str(path)) == 1
 
 
+def test_with_skip_one_file_changes_one_image_and_smaller_subsets_stay_within_larger_ones(tmp_path):
+    for name in ("cat", "dog", "eel"):
+        for i in range(40):
+            save(tmp_path / "test" / name / f"{name}{i:02d}.png", (8, 8), seed=i)
+    asked = {count: set(folder(tmp_path, num_images=count).attacked().ids) for count in (12, 60)}
+    broken = min(asked[60] - asked[12])
+    assert broken.startswith("folder/test/cat"), "of the class that is drawn first"
+    (tmp_path / broken.removeprefix("folder/")).write_bytes(b"no image")
+    data = {count: folder(tmp_path, num_images=count, unreadable="skip") for count in (12, 60)}
+    chosen = {count: set(data[count].attacked().ids) for count in (12, 60)}
+    assert chosen[12] == asked[12]
+    assert asked[60] - chosen[60] == {broken}
+    assert len(chosen[60]) == 60
+    assert chosen[12] <= chosen[60]
+    assert not (chosen[60] | {broken}) & set(data[60].held_out().ids), "what cannot be read is not calibrated on"
+    assert len(data[60].held_out()) == 59
+    assert data[60].unreadable_images == {}, "another took its place"
+
+
 def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
     path = root / "train" / "eel" / "eel2.png"
     path.write_bytes(b"nothing")
