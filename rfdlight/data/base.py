@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
-import torch
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.text import Text
@@ -119,6 +118,24 @@ class Images:
         return pixels if self.preparation is None else self.preparation(pixels)
 
 
+def read_readable(
+    images: ImageSource, positions: list[int], augment: Transform | None = None
+) -> tuple[Tensor, list[int]]:
+    """Return the pixels of those images that can be read, and their positions; the others are told and left out.
+
+    Raises:
+        UnreadableImageError: If none can be read, or a file that cannot shall end the run.
+    """
+    try:
+        return images.read(positions, augment), positions
+    except UnreadableImageError as error:
+        rest = [position for position in positions if position != error.position]
+        if error.refused or not rest:
+            raise
+        error.tell_once()
+        return read_readable(images, rest, augment)
+
+
 class _Batches(Dataset[Batch]):
     """Whole batches by their positions: one slice of the tensor instead of one item at a time."""
 
@@ -127,18 +144,8 @@ class _Batches(Dataset[Batch]):
         self.augment = augment
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        pixels, positions = self._read(positions)
+        pixels, positions = read_readable(self.images, positions, self.augment)
         return pixels.float().div_(255), self.images.labels[positions], [self.images.ids[p] for p in positions]
-
-    def _read(self, positions: list[int]) -> tuple[Tensor, list[int]]:
-        try:
-            return self.images.read(positions, self.augment), positions
-        except UnreadableImageError as error:
-            rest = [position for position in positions if position != error.position]
-            if error.refused or not rest:
-                raise
-            error.tell_once()
-            return self._read(rest)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -245,8 +252,23 @@ class ImageData(LightningDataModule):
         """Channels, height and width of the images as they are read."""
         if self.preparation is not None:
             return len(self.mean), self.preparation.size, self.preparation.size
-        channels, height, width = self.images("test").read([0]).shape[1:]
+        channels, height, width = self.example().shape[1:]
         return channels, height, width
+
+    def example(self) -> Tensor:
+        """Return the first test image that can be read, (1, C, H, W) uint8.
+
+        Raises:
+            UnreadableImageError: If there is none, or a file that cannot be read shall end the run.
+        """
+        test, position = self.images("test"), 0
+        while True:
+            try:
+                return test.read([position])
+            except UnreadableImageError as error:
+                position += 1
+                if error.refused or position == len(test):
+                    raise
 
     def images(self, split: Split) -> ImageSource:
         """Return a whole split, read at the first call; what is held out for validation is not in "train".
@@ -365,29 +387,3 @@ def loader(images: ImageSource, batch_size: int, workers: int = 0) -> DataLoader
     """Batches of `images` in their order, the last one as short as it is."""
     sampler = BatchSampler(SequentialSampler(images.ids), batch_size, drop_last=False)
     return DataLoader(_Batches(images), sampler=sampler, batch_size=None, num_workers=workers)
-
-
-def random_crop_flip(pixels: Tensor, padding: int = 4, mirror: bool = True) -> Tensor:
-    """Shift each image by up to `padding` pixels over a black border, and mirror half of them.
-
-    Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016,
-    section 4.2.
-
-    Args:
-        pixels: (rows, C, H, W) uint8.
-        padding: Width of the border, in pixels.
-        mirror: Whether to mirror.
-
-    Returns:
-        The same shape and dtype.
-    """
-    rows, channels, height, width = pixels.shape
-    padded = torch.nn.functional.pad(pixels, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, rows, 1))
-    down = top + torch.arange(height)  # (rows, H)
-    across = left + torch.arange(width)  # (rows, W)
-    if mirror:
-        across = torch.where(torch.rand(rows, 1) < 0.5, across, across.flip(1))
-    row = torch.arange(rows)[:, None, None, None]
-    channel = torch.arange(channels)[:, None, None]
-    return padded[row, channel, down[:, None, :, None], across[:, None, None, :]]

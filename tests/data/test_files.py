@@ -13,6 +13,7 @@ from rfdlight.data.files import ImageFiles
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
 from rfdlight.data.preparation import Preparation
+from rfdlight.environment.files import check_data
 from rfdlight.errors import UserError
 from rfdlight.protocol.clean_cost import CleanCostMeter
 
@@ -183,6 +184,23 @@ def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
         f"cannot read the image {path}: it is damaged or neither PNG nor JPEG",
         lambda: next(iter(folder(root, batch_size=12, unreadable="refuse").train_dataloader())),
     )
+
+
+@pytest.mark.parametrize("unreadable", ["quarantine", "skip"])
+def test_the_shape_is_that_of_an_image_that_can_be_read(root, unreadable):
+    damage(root, "cat0.png")
+    data = ImageFolder(str(root), num_images=6, unreadable=unreadable)
+    assert data.image_shape == (3, 21, 29)
+    assert check_data(data)[0].found == "12 test images, the first of 3 x 21 x 29"
+
+
+@pytest.mark.parametrize(("unreadable", "named"), [("quarantine", -1), ("skip", -1), ("refuse", 0)])
+def test_where_no_image_can_be_read_there_is_no_shape(root, unreadable, named):
+    paths = sorted((root / "test").rglob("*.[pJ]*"))
+    for path in paths:
+        path.write_bytes(b"nothing")
+    data = ImageFolder(str(root), num_images=6, unreadable=unreadable)
+    says(f"cannot read the image {paths[named]}: it is damaged or neither PNG nor JPEG", lambda: data.image_shape)
 
 
 def test_images_of_several_sizes_need_a_size(root):

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rfdlight.data.base import ImageData, Images, random_crop_flip
+from rfdlight.data.augmentation import random_crop_flip
+from rfdlight.data.base import ImageData, Images
 from rfdlight.errors import UserError
 
 
