@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import InterpolationMode
 from rfdlight import documents
 from rfdlight.data.base import ImageData, Transform, UnreadableImageError
 from rfdlight.data.preparation import Preparation
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, shown
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 """Which files are images; case does not matter."""
@@ -134,6 +134,16 @@ class ImageFiles:
         return found
 
 
+def check_name(path: Path) -> None:
+    """Refuse a file or folder whose name is no text: ids are made of names, and seeds and records of ids.
+
+    Raises:
+        UserError: If its name is not UTF-8.
+    """
+    if not documents.is_plain(path.name):
+        raise UserError(f"expected names in UTF-8, got {shown(path)}: rename it")
+
+
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the folders below `folder`, sorted; their positions are the labels.
 
@@ -141,21 +151,23 @@ def class_folders(folder: Path) -> list[str]:
     links, and of a file that is no picture nothing is shown.
 
     Raises:
-        UserError: If there are none.
+        UserError: If there are none, or the name of one is not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, there is no such folder")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not names:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not folders:
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no class folders in {folder}")
-    return names
+    for path in folders:
+        check_name(path)
+    return [path.name for path in folders]
 
 
 def list_files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
     """Return the image files of all classes, in order of class and name, and their labels (N,) int64.
 
     Raises:
-        UserError: If there are none, or a folder is no class.
+        UserError: If there are none, a folder is no class, or a name is not UTF-8.
     """
     strangers = sorted(set(class_folders(folder)) - set(classes))
     if strangers:
@@ -169,6 +181,8 @@ def list_files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
             labels += [label] * len(of_class)
     if not paths:
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no .jpg, .jpeg or .png")
+    for path in paths:
+        check_name(path)
     return paths, torch.tensor(labels)
 
 

@@ -1,5 +1,6 @@
 """Images in folders, read as they are needed."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,23 @@ def test_a_test_split_may_be_called_val_and_stand_alone(root):
     says(f"expected the folders of at least 2 classes in {root}/train, found cat alone", lambda: folder(root))
     save(root / "train" / "owl" / "a.png")
     says(f"the class folder {root}/val/dog is not among the 2 classes of the data", lambda: folder(root).images("test"))
+
+
+@pytest.mark.parametrize(
+    ("taken", "made", "line"),
+    [
+        (
+            "test/eel/eel3.png",
+            b"test/eel/\xe9el.png",
+            "expected names in UTF-8, got {root}/test/eel/\\udce9el.png: rename it",
+        ),
+        ("train/eel", b"train/\xe9el", "expected names in UTF-8, got {root}/train/\\udce9el: rename it"),
+        ("test/eel", b"test/\xe9el", "expected names in UTF-8, got {root}/test/\\udce9el: rename it"),
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_read(root, taken, made, line):
+    os.rename(root / taken, os.fsencode(root) + b"/" + made)
+    says(line.format(root=root), lambda: folder(root).setup("test"))
 
 
 def test_training_images_are_cropped_at_random_and_have_the_size(root):
