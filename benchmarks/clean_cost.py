@@ -38,7 +38,7 @@ def main() -> None:
     victim, _, told = resolve_victim(options.victim, None, data)
     victim.to(memory_format=torch.channels_last)
     test = data.images("test")
-    clean = count_correct(victim, test) / len(test)
+    clean = count_correct(victim, test)[0] / len(test)
     table = Table(title=f"{told}; undefended {clean:.2%}")
     for column in ("defense", "clean accuracy", "drop in points", "95 % over draws"):
         table.add_column(column, justify="left" if column == "defense" else "right")
@@ -46,7 +46,7 @@ def main() -> None:
         noise = FeatureNoise(sigma, options.layers) if options.defense == "feature_noise" else InputNoise(sigma)
         torch.manual_seed(0)
         with noise.on(victim):
-            passes = np.array([count_correct(victim, test) / len(test) for _ in range(options.passes)])
+            passes = np.array([count_correct(victim, test)[0] / len(test) for _ in range(options.passes)])
         half = "-"
         if len(passes) > 1:
             scale = passes.std(ddof=1) / len(passes) ** 0.5

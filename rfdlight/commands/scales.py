@@ -64,14 +64,14 @@ def scales(
     target = scales_path(path)
     points = [point_of(key) for key in _held(target, card.sha256)]
     points += [(place.name, place.side) for place in FeatureNoise(layers=layers, at=at).places(loaded)]
-    measured = measure_scales(loaded, images, sorted(set(points)))
-    save_scales(target, measured, card.sha256, data.name, len(images))
+    measured, looked_at = measure_scales(loaded, images, sorted(set(points)))
+    save_scales(target, measured, card.sha256, data.name, looked_at)
     console = Console()
     for key in sorted(map(key_of, set(points))):
         scale = measured[key]
         low, high = float(scale.min()), float(scale.max())
         console.print(Text(f"{key}: {len(scale)} features, standard deviations {low:.3g} to {high:.3g}"))
-    console.print(Text(f"{target}: measured on {len(images)} training images of {data.name}"), soft_wrap=True)
+    console.print(Text(f"{target}: measured on {looked_at} training images of {data.name}"), soft_wrap=True)
 
 
 def _held(path: Path, weights_sha256: str) -> list[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
-import torch
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.text import Text
@@ -118,6 +118,24 @@ class Images:
         return pixels if self.preparation is None else self.preparation(pixels)
 
 
+def read_readable(
+    images: ImageSource, positions: list[int], augment: Transform | None = None
+) -> tuple[Tensor, list[int]]:
+    """Return the pixels of those images that can be read, and their positions; the others are told and left out.
+
+    Raises:
+        UnreadableImageError: If none can be read, or a file that cannot shall end the run.
+    """
+    try:
+        return images.read(positions, augment), positions
+    except UnreadableImageError as error:
+        rest = [position for position in positions if position != error.position]
+        if error.refused or not rest:
+            raise
+        error.tell_once()
+        return read_readable(images, rest, augment)
+
+
 class _Batches(Dataset[Batch]):
     """Whole batches by their positions: one slice of the tensor instead of one item at a time."""
 
@@ -126,18 +144,8 @@ class _Batches(Dataset[Batch]):
         self.augment = augment
 
     def __getitem__(self, positions: list[int]) -> Batch:
-        pixels, positions = self._read(positions)
+        pixels, positions = read_readable(self.images, positions, self.augment)
         return pixels.float().div_(255), self.images.labels[positions], [self.images.ids[p] for p in positions]
-
-    def _read(self, positions: list[int]) -> tuple[Tensor, list[int]]:
-        try:
-            return self.images.read(positions, self.augment), positions
-        except UnreadableImageError as error:
-            rest = [position for position in positions if position != error.position]
-            if error.refused or not rest:
-                raise
-            error.tell_once()
-            return self._read(rest)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -218,6 +226,7 @@ class ImageData(LightningDataModule):
         self._finished: frozenset[str] = frozenset()
         self._deal: Deal | None = None
         self._splits: dict[str, ImageSource] = {}
+        self._unreadable: dict[str, str] = {}
 
     def load(self, split: Literal["train", "test"]) -> ImageSource:
         """Read a whole split; called once per split and process."""
@@ -243,14 +252,30 @@ class ImageData(LightningDataModule):
         """Channels, height and width of the images as they are read."""
         if self.preparation is not None:
             return len(self.mean), self.preparation.size, self.preparation.size
-        channels, height, width = self.images("test").read([0]).shape[1:]
+        channels, height, width = self.example().shape[1:]
         return channels, height, width
+
+    def example(self) -> Tensor:
+        """Return the first test image that can be read, (1, C, H, W) uint8.
+
+        Raises:
+            UnreadableImageError: If there is none, or a file that cannot be read shall end the run.
+        """
+        test, position = self.images("test"), 0
+        while True:
+            try:
+                return test.read([position])
+            except UnreadableImageError as error:
+                position += 1
+                if error.refused or position == len(test):
+                    raise
 
     def images(self, split: Split) -> ImageSource:
         """Return a whole split, read at the first call; what is held out for validation is not in "train".
 
         Raises:
-            UserError: If a label lies outside the classes, or there are fewer training images than held out.
+            UserError: If a label lies outside the classes, two images have the same id, or there are fewer training
+                images than held out.
         """
         if split == "test":
             return self._whole("test").prepared(self.preparation)
@@ -274,14 +299,22 @@ class ImageData(LightningDataModule):
                     f"{self.name} has {self.num_classes} classes, but an image of its {split} split "
                     f"has the label {wrong}"
                 )
+            if len(set(images.ids)) < len(images.ids):
+                (repeated, count), *_ = Counter(images.ids).most_common(1)
+                raise UserError(
+                    f"{self.name} needs an id of its own for every image, but {count} images of its {split} split "
+                    f"have the id {repeated}: records are kept by it; rename them"
+                )
             self._splits[split] = images
         return self._splits[split]
 
     def _positions(self) -> list[int]:
-        return self._select(self.images("test"))
+        return self._select()
 
-    def _select(self, images: ImageSource) -> list[int]:
-        return select(images.ids, images.labels.tolist(), self.num_images, self.selection, self.seed)
+    def _select(self, usable: Callable[[int], bool] = lambda position: True) -> list[int]:
+        """Choose as many test images as are attacked among those that are usable."""
+        test = self._whole("test")
+        return select(test.ids, test.labels.tolist(), self.num_images, self.selection, self.seed, usable)
 
     @property
     def unreadable_images(self) -> dict[str, str]:
@@ -303,11 +336,14 @@ class ImageData(LightningDataModule):
         self._deal = deal
 
     def held_out(self) -> ImageSource:
-        """Return the test images that are not attacked and can be read: those that a calibration may look at."""
+        """Return the test images that are not attacked: those that a calibration may look at.
+
+        Files that could not be read when the attacked images were chosen are not among them. No others are tried, so
+        that there may be unreadable ones, which the loaders leave out.
+        """
         attacked = set(self._positions())
         test = self.images("test")
-        spoilt = self.unreadable_images
-        return test.take([i for i, name in enumerate(test.ids) if i not in attacked and name not in spoilt])
+        return test.take([i for i, name in enumerate(test.ids) if i not in attacked and name not in self._unreadable])
 
     def setup(self, stage: str) -> None:
         """Read what the stage needs, so that bad data is found before a run starts.
@@ -351,29 +387,3 @@ def loader(images: ImageSource, batch_size: int, workers: int = 0) -> DataLoader
     """Batches of `images` in their order, the last one as short as it is."""
     sampler = BatchSampler(SequentialSampler(images.ids), batch_size, drop_last=False)
     return DataLoader(_Batches(images), sampler=sampler, batch_size=None, num_workers=workers)
-
-
-def random_crop_flip(pixels: Tensor, padding: int = 4, mirror: bool = True) -> Tensor:
-    """Shift each image by up to `padding` pixels over a black border, and mirror half of them.
-
-    Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016,
-    section 4.2.
-
-    Args:
-        pixels: (rows, C, H, W) uint8.
-        padding: Width of the border, in pixels.
-        mirror: Whether to mirror.
-
-    Returns:
-        The same shape and dtype.
-    """
-    rows, channels, height, width = pixels.shape
-    padded = torch.nn.functional.pad(pixels, (padding,) * 4)
-    top, left = torch.randint(2 * padding + 1, (2, rows, 1))
-    down = top + torch.arange(height)  # (rows, H)
-    across = left + torch.arange(width)  # (rows, W)
-    if mirror:
-        across = torch.where(torch.rand(rows, 1) < 0.5, across, across.flip(1))
-    row = torch.arange(rows)[:, None, None, None]
-    channel = torch.arange(channels)[:, None, None]
-    return padded[row, channel, down[:, None, :, None], across[:, None, None, :]]

@@ -9,7 +9,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight.data.base import ImageData, Images, random_crop_flip
+from rfdlight.data.augmentation import random_crop_flip
+from rfdlight.data.base import ImageData, Images
 
 
 class Digits(ImageData):

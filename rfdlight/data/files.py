@@ -18,7 +18,7 @@ from torchvision.transforms.v2.functional import InterpolationMode
 from rfdlight import documents
 from rfdlight.data.base import ImageData, Transform, UnreadableImageError
 from rfdlight.data.preparation import Preparation
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, shown
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 """Which files are images; case does not matter."""
@@ -134,6 +134,16 @@ class ImageFiles:
         return found
 
 
+def check_name(path: Path) -> None:
+    """Refuse a file or folder whose name is no text: ids are made of names, and seeds and records of ids.
+
+    Raises:
+        UserError: If its name is not UTF-8.
+    """
+    if not documents.is_plain(path.name):
+        raise UserError(f"expected names in UTF-8, got {shown(path)}: rename it")
+
+
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the folders below `folder`, sorted; their positions are the labels.
 
@@ -141,21 +151,23 @@ def class_folders(folder: Path) -> list[str]:
     links, and of a file that is no picture nothing is shown.
 
     Raises:
-        UserError: If there are none.
+        UserError: If there are none, or the name of one is not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, there is no such folder")
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if not names:
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    if not folders:
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no class folders in {folder}")
-    return names
+    for path in folders:
+        check_name(path)
+    return [path.name for path in folders]
 
 
 def list_files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
     """Return the image files of all classes, in order of class and name, and their labels (N,) int64.
 
     Raises:
-        UserError: If there are none, or a folder is no class.
+        UserError: If there are none, a folder is no class, or a name is not UTF-8.
     """
     strangers = sorted(set(class_folders(folder)) - set(classes))
     if strangers:
@@ -169,6 +181,8 @@ def list_files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
             labels += [label] * len(of_class)
     if not paths:
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no .jpg, .jpeg or .png")
+    for path in paths:
+        check_name(path)
     return paths, torch.tensor(labels)
 
 
@@ -213,7 +227,6 @@ class FileData(ImageData):
         self.unreadable = unreadable
         self.workers = workers
         self._readable: list[int] | None = None
-        self._quarantined: dict[str, str] = {}
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Crop an image at random to the size of the preparation, and mirror it with probability one half."""
@@ -225,26 +238,29 @@ class FileData(ImageData):
 
     @property
     def unreadable_images(self) -> dict[str, str]:
-        """What is wrong with each of the images asked for that cannot be read, by its id."""
+        """What is wrong with each of the images asked for that cannot be read, by its id; none if others replace it."""
         self._positions()
-        return self._quarantined
+        return self._unreadable if self.unreadable == "quarantine" else {}
 
     def _positions(self) -> list[int]:
-        """Choose the attacked images among those that can be read."""
+        """Choose the attacked images, and find out which files of them cannot be read."""
         if self._readable is None:
             test = self.images("test")
             assert isinstance(test, ImageFiles)
-            candidates = list(range(len(test)))
-            while self._readable is None:
-                positions = [candidates[position] for position in self._select(test.take(candidates))]
-                unreadable = test.find_unreadable(positions)
-                if self.unreadable == "skip" and unreadable:
-                    for error in unreadable.values():
-                        error.tell_once()
-                    candidates = [position for position in candidates if position not in unreadable]
-                    continue
-                self._quarantined = {test.ids[position]: str(error) for position, error in unreadable.items()}
-                self._readable = [position for position in positions if position not in unreadable]
+            found: dict[int, UnreadableImageError] = {}
+
+            def readable(position: int) -> bool:
+                found.update(test.find_unreadable([position]))
+                if self.unreadable == "skip" and position in found:
+                    found[position].tell_once()
+                return position not in found
+
+            if self.unreadable == "skip":
+                self._readable = self._select(readable)
+            else:
+                asked = self._select()
+                self._readable = [position for position in asked if readable(position)]
                 if not self._readable:
-                    raise next(iter(unreadable.values()))
+                    raise found[asked[0]]
+            self._unreadable = {test.ids[position]: str(error) for position, error in found.items()}
         return self._readable

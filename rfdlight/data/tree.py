@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rfdlight.data.base import Images
-from rfdlight.data.files import SUFFIXES, decode, read_bytes
+from rfdlight.data.files import SUFFIXES, check_name, decode, read_bytes
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.whole_files import replacing
 
@@ -35,7 +35,7 @@ def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequenc
 
     Raises:
         UserError: If there are no images, a folder is no class, an image cannot be read or has
-            another size, or two images have the same file name.
+            another size, two images have the same file name, or a name is not UTF-8.
     """
     files = list_tree(folder, classes)
     contents = [read_bytes(path) for path in files]
@@ -66,11 +66,14 @@ def list_tree(folder: Path, classes: Sequence[str]) -> list[Path]:
         classes: The names that the class folders may have.
 
     Raises:
-        UserError: If there are no images, a folder is no class, or two images have the same file name.
+        UserError: If there are no images, a folder is no class, two images have the same file name, or a name is not
+            UTF-8.
     """
     files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise UserError(f"expected images as {folder}/<class>/<name>.png, found none")
+    for path in files:
+        check_name(path)
     for name in sorted({path.parent.name for path in files} - set(classes)):
         raise unknown_name(f"class folder in {folder}:", name, classes)
     (name, copies), *_ = Counter(path.name for path in files).most_common(1)

@@ -37,7 +37,7 @@ def check_cifar10() -> list[Finding]:
 
 
 def check_data(data: ImageData) -> list[Finding]:
-    """Find the test images of some data and read the first; those of CIFAR-10 are counted, which fills no cache.
+    """Find the test images of some data and read one; those of CIFAR-10 are counted, which fills no cache.
 
     Raises:
         UserError: If they cannot be found or read.
@@ -49,9 +49,8 @@ def check_data(data: ImageData) -> list[Finding]:
         if count == _CIFAR10_TEST:
             return [Finding(check, "ok", found)]
         return [Finding(check, "warn", found, "complete the folder, or move it and give --data.download true to a run")]
-    images = data.images("test")
-    shape = " x ".join(map(str, images.read([0]).shape[1:]))
-    return [Finding(check, "ok", f"{len(images):,} test images, the first of {shape}")]
+    shape = " x ".join(map(str, data.example().shape[1:]))
+    return [Finding(check, "ok", f"{len(data.images('test')):,} test images, the first of {shape}")]
 
 
 def check_shipped_victims(remedy: str) -> list[Finding]:

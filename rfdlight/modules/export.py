@@ -26,6 +26,8 @@ def export_victim(
 ) -> VictimCard:
     """Evaluate the trained network on the whole test set and write weights, card and scales.
 
+    Images that cannot be read are in no count.
+
     A network that was trained adversarially is also attacked by PGD-10 on the test images that `rfdlight test`
     attacks by default, in the ball that it was trained in.
 
@@ -43,6 +45,7 @@ def export_victim(
     victim = module.victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
     test = data.images("test")
     path = folder / "victim.json"
+    correct, answered = count_correct(victim, test)
     card = save_victim(
         victim,
         path,
@@ -54,8 +57,8 @@ def export_victim(
         data=data.name,
         command=command,
         seed=seed,
-        clean_correct=count_correct(victim, test),
-        clean_total=len(test),
+        clean_correct=correct,
+        clean_total=answered,
         train_seconds=round(seconds),
         **pgd10(module, data),
         versions={name: version(name) for name in ("rfdlight", "torch", "lightning", "timm")},
@@ -63,7 +66,8 @@ def export_victim(
     points = [(place.name, place.side) for place in default_points(victim.network)]
     if points:
         images = calibration_images(data, min(NUM_IMAGES, len(data.images("train"))))
-        save_scales(scales_path(path), measure_scales(victim, images, points), card.sha256, data.name, len(images))
+        scales, looked_at = measure_scales(victim, images, points)
+        save_scales(scales_path(path), scales, card.sha256, data.name, looked_at)
     return card
 
 
@@ -91,9 +95,13 @@ def take_best_weights(trainer: Trainer, module: Classifier) -> None:
 
 
 @torch.no_grad()
-def count_correct(victim: Victim, images: ImageSource, batch_size: int = 250) -> int:
-    """Count the images that `victim` classifies rightly, one draw each where it is random."""
-    correct = 0
+def count_correct(victim: Victim, images: ImageSource, batch_size: int = 250) -> tuple[int, int]:
+    """Count the images that `victim` classifies rightly, one draw each where it is random, and those it was asked.
+
+    The latter are fewer than `images` where some cannot be read.
+    """
+    correct = answered = 0
     for x, y, _ in loader(images, batch_size):
         correct += int((victim(x).argmax(1) == y).sum())
-    return correct
+        answered += len(y)
+    return correct, answered

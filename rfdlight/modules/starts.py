@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight.data.base import ImageSource
+from rfdlight.data.base import ImageSource, UnreadableImageError, read_readable
+from rfdlight.engine.failures import VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
 
@@ -16,7 +17,8 @@ _TRIED, _KEPT = 20, 5
 def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Choose images that the victim answers with their own class.
 
-    The victim is asked once for each; these are rows of no attacked image.
+    The victim is asked once for each, and again in smaller parts where it fails; these are rows of no attacked image.
+    Images that cannot be read, or that the victim fails on alone, are left out.
 
     Args:
         oracle: Owns the victim.
@@ -29,14 +31,20 @@ def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch
 
     Raises:
         UserError: If a class has none.
+        UnreadableImageError: If a file cannot be read and shall end the run.
     """
     tried = [(images.labels == number).nonzero()[:_TRIED, 0] for number in range(classes)]
     right: set[int] = set()
     for part in torch.cat(tried).split(oracle.batch_size):
-        pixels = images.read(part.tolist()).to(device).float().div_(255)
-        clock = torch.zeros(len(part), dtype=torch.int64, device=device)
-        answers = oracle.scores(pixels, clock, "judge").argmax(1).cpu()
-        right |= set(part[answers == images.labels[part]].tolist())
+        try:
+            pixels, read = read_readable(images, part.tolist())
+        except UnreadableImageError as error:
+            if error.refused:
+                raise
+            error.tell_once()
+            continue
+        answers = _answers(oracle, pixels.to(device).float().div_(255)).cpu()
+        right |= {position for position, same in zip(read, answers == images.labels[read], strict=True) if same}
     kept: list[int] = []
     for number, of_class in enumerate(tried):
         chosen = [position for position in of_class.tolist() if position in right][:_KEPT]
@@ -47,3 +55,14 @@ def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch
             )
         kept += chosen
     return images.read(kept).to(device).float().div_(255), images.labels[kept].to(device)
+
+
+def _answers(oracle: Oracle, pixels: Tensor) -> Tensor:
+    """Return the class that the victim answers at each image, (rows,) int64, -1 where it fails."""
+    clock = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+    try:
+        return oracle.scores(pixels, clock, "judge").argmax(1)
+    except VictimError:
+        if len(pixels) == 1:
+            return torch.full_like(clock, -1)
+        return torch.cat([_answers(oracle, half) for half in pixels.chunk(2)])

@@ -42,7 +42,7 @@ class VictimCard:
         seed: Of the training.
         parameters: How many.
         clean_correct: Right answers on the whole test set, undefended, in float32.
-        clean_total: Size of that test set.
+        clean_total: Size of that test set, without what cannot be read.
         clean_accuracy: Their ratio.
         clean_interval: Its 95 % Wilson interval.
         sha256: Of the weights file.

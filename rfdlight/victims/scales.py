@@ -58,7 +58,7 @@ def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
 @torch.no_grad()
 def measure_scales(
     victim: nn.Module, images: ImageSource, points: Sequence[Point], batch_size: int = 64
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], int]:
     """Measure the standard deviation of each feature over `images`, averaged over its positions.
 
     Activations of four dimensions are (rows, channels, H, W) and have one scale per channel; those of
@@ -68,12 +68,12 @@ def measure_scales(
 
     Args:
         victim: Takes pixels in [0, 1]; without defenses attached. It is run in eval mode.
-        images: N images.
+        images: N images, of which those that cannot be read are left out.
         points: What to measure; paths inside the victim's `network`, or inside itself where it has none.
         batch_size: Images per forward pass.
 
     Returns:
-        (features,) float32 on the CPU for each point, by `key_of`.
+        (features,) float32 on the CPU for each point, by `key_of`, and how many images they were measured on.
 
     Raises:
         UserError: If a point is no activation of two to four dimensions, or is never reached.
@@ -97,7 +97,7 @@ def measure_scales(
         add(key, output)
 
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    training, handles = victim.training, []
+    training, handles, looked_at = victim.training, [], 0
     victim.eval()
     try:
         for point in points:
@@ -108,6 +108,7 @@ def measure_scales(
                 handles.append(module.register_forward_hook(partial(after, key_of(point))))
         for x, _, _ in loader(images, batch_size):
             victim(x.to(device))
+            looked_at += len(x)
     finally:
         for handle in handles:
             handle.remove()
@@ -115,7 +116,7 @@ def measure_scales(
     missed = [key_of(point) for point in points if key_of(point) not in sums]
     if missed:
         raise UserError(f"the forward pass never reaches {', '.join(missed)}")
-    return {key: _scale(*moments) for key, moments in sums.items()}
+    return {key: _scale(*moments) for key, moments in sums.items()}, looked_at
 
 
 def _scale(count: int, total: Tensor, squares: Tensor) -> Tensor:

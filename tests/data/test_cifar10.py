@@ -107,6 +107,15 @@ def test_a_changed_image_is_never_served_from_the_old_cache(tree):
     assert torch.equal(after.pixels[rest], before.pixels[rest])
 
 
+@pytest.mark.parametrize("read_one", [read, lambda root: CIFAR10(root=str(root)).count("test")])
+def test_a_file_name_that_is_not_utf_8_is_refused_in_one_line(tree, read_one):
+    path = next((tree / "test" / "cat").iterdir())
+    os.rename(path, os.fsencode(path.parent) + b"/caf\xe9.png")
+    with pytest.raises(UserError) as caught:
+        read_one(tree)
+    assert str(caught.value) == f"expected names in UTF-8, got {path.parent}/caf\\udce9.png: rename it"
+
+
 def test_an_image_moved_to_another_class_gets_the_new_label(tree):
     before = read(tree)
     path = next((tree / "test" / "cat").iterdir())

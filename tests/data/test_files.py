@@ -1,5 +1,6 @@
 """Images in folders, read as they are needed."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from rfdlight.data.files import ImageFiles
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
 from rfdlight.data.preparation import Preparation
+from rfdlight.environment.files import check_data
 from rfdlight.errors import UserError
 from rfdlight.protocol.clean_cost import CleanCostMeter
 
@@ -97,6 +99,23 @@ def test_a_test_split_may_be_called_val_and_stand_alone(root):
     says(f"the class folder {root}/val/dog is not among the 2 classes of the data", lambda: folder(root).images("test"))
 
 
+@pytest.mark.parametrize(
+    ("taken", "made", "line"),
+    [
+        (
+            "test/eel/eel3.png",
+            b"test/eel/\xe9el.png",
+            "expected names in UTF-8, got {root}/test/eel/\\udce9el.png: rename it",
+        ),
+        ("train/eel", b"train/\xe9el", "expected names in UTF-8, got {root}/train/\\udce9el: rename it"),
+        ("test/eel", b"test/\xe9el", "expected names in UTF-8, got {root}/test/\\udce9el: rename it"),
+    ],
+)
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_read(root, taken, made, line):
+    os.rename(root / taken, os.fsencode(root) + b"/" + made)
+    says(line.format(root=root), lambda: folder(root).setup("test"))
+
+
 def test_training_images_are_cropped_at_random_and_have_the_size(root):
     data = folder(root, batch_size=12)
     torch.manual_seed(0)
@@ -151,6 +170,25 @@ def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
     assert capsys.readouterr().err.count(str(path)) == 1
 
 
+def test_with_skip_one_file_changes_one_image_and_smaller_subsets_stay_within_larger_ones(tmp_path):
+    for name in ("cat", "dog", "eel"):
+        for i in range(40):
+            save(tmp_path / "test" / name / f"{name}{i:02d}.png", (8, 8), seed=i)
+    asked = {count: set(folder(tmp_path, num_images=count).attacked().ids) for count in (12, 60)}
+    broken = min(asked[60] - asked[12])
+    assert broken.startswith("folder/test/cat"), "of the class that is drawn first"
+    (tmp_path / broken.removeprefix("folder/")).write_bytes(b"no image")
+    data = {count: folder(tmp_path, num_images=count, unreadable="skip") for count in (12, 60)}
+    chosen = {count: set(data[count].attacked().ids) for count in (12, 60)}
+    assert chosen[12] == asked[12]
+    assert asked[60] - chosen[60] == {broken}
+    assert len(chosen[60]) == 60
+    assert chosen[12] <= chosen[60]
+    assert not (chosen[60] | {broken}) & set(data[60].held_out().ids), "what cannot be read is not calibrated on"
+    assert len(data[60].held_out()) == 59
+    assert data[60].unreadable_images == {}, "another took its place"
+
+
 def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
     path = root / "train" / "eel" / "eel2.png"
     path.write_bytes(b"nothing")
@@ -164,6 +202,23 @@ def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
         f"cannot read the image {path}: it is damaged or neither PNG nor JPEG",
         lambda: next(iter(folder(root, batch_size=12, unreadable="refuse").train_dataloader())),
     )
+
+
+@pytest.mark.parametrize("unreadable", ["quarantine", "skip"])
+def test_the_shape_is_that_of_an_image_that_can_be_read(root, unreadable):
+    damage(root, "cat0.png")
+    data = ImageFolder(str(root), num_images=6, unreadable=unreadable)
+    assert data.image_shape == (3, 21, 29)
+    assert check_data(data)[0].found == "12 test images, the first of 3 x 21 x 29"
+
+
+@pytest.mark.parametrize(("unreadable", "named"), [("quarantine", -1), ("skip", -1), ("refuse", 0)])
+def test_where_no_image_can_be_read_there_is_no_shape(root, unreadable, named):
+    paths = sorted((root / "test").rglob("*.[pJ]*"))
+    for path in paths:
+        path.write_bytes(b"nothing")
+    data = ImageFolder(str(root), num_images=6, unreadable=unreadable)
+    says(f"cannot read the image {paths[named]}: it is damaged or neither PNG nor JPEG", lambda: data.image_shape)
 
 
 def test_images_of_several_sizes_need_a_size(root):
@@ -207,6 +262,17 @@ def test_imagenet_is_one_image_per_class_in_the_order_of_the_wordnet_ids(imagene
     assert sorted(attacked.labels.tolist()) == list(range(1000))
     by_id = dict(zip(attacked.ids, attacked.labels.tolist(), strict=True))
     assert by_id["imagenet/val/ILSVRC2012_val_00000123.JPEG"] == 123
+
+
+def test_imagenet_with_the_same_file_name_in_every_class_is_refused(tmp_path):
+    for number in range(1000):
+        (tmp_path / "val" / f"n{number:08d}").mkdir(parents=True)
+        (tmp_path / "val" / f"n{number:08d}" / "0001.png").touch()
+    says(
+        "imagenet needs an id of its own for every image, but 1000 images of its test split have the id "
+        "imagenet/val/0001.png: records are kept by it; rename them",
+        lambda: ImageNet(str(tmp_path)).setup("test"),
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from rfdlight.data.base import ImageData, Images, random_crop_flip
+from rfdlight.data.augmentation import random_crop_flip
+from rfdlight.data.base import ImageData, Images
 from rfdlight.errors import UserError
 
 
@@ -11,12 +12,13 @@ class Toy(ImageData):
     name = "toy"
     num_classes = 3
     labels = (0, 1, 2, 0)
+    names = ("0", "1", "2", "3")
     loads = 0
 
     def load(self, split):
         self.loads += 1
         pixels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1).expand(4, 1, 2, 2)
-        return Images(pixels, torch.tensor(self.labels), [f"toy/{split}/{i}" for i in range(4)])
+        return Images(pixels, torch.tensor(self.labels), [f"toy/{split}/{name}" for name in self.names])
 
 
 @pytest.mark.parametrize(("labels", "wrong"), [((0, 1, 3, 2), 3), ((0, -1, 2, 2), -1)])
@@ -26,6 +28,18 @@ def test_a_label_outside_the_classes_is_refused(labels, wrong):
     text = f"^toy has 3 classes, but an image of its test split has the label {wrong}$"
     with pytest.raises(UserError, match=text):
         toy.images("test")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_images_with_the_same_id_are_refused(split):
+    toy = Toy(num_images=1)
+    toy.names = ("0", "1", "0", "2")
+    text = (
+        f"^toy needs an id of its own for every image, but 2 images of its {split} split have the id toy/{split}/0: "
+        "records are kept by it; rename them$"
+    )
+    with pytest.raises(UserError, match=text):
+        toy.images(split)
 
 
 def test_a_split_is_read_once():

@@ -71,6 +71,38 @@ def test_a_smaller_subset_is_part_of_a_larger_one(selection, data, fewer):
     assert set(select(ids, labels, smaller, selection, seed)) <= set(select(ids, labels, count, selection, seed))
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+@settings(max_examples=50, deadline=None)
+@given(data=choices(), broken=st.integers(0, 99), fewer=st.floats(0, 1))
+def test_an_image_that_cannot_be_used_changes_its_own_place_alone(selection, data, broken, fewer):
+    ids, labels, count, seed = data
+    broken %= len(ids)
+    whole = set(select(ids, labels, count, selection, seed))
+    try:
+        mended = set(select(ids, labels, count, selection, seed, lambda position: position != broken))
+    except UserError:
+        return  # no other can take its place
+    assert broken not in mended
+    assert len(mended - whole) == (broken in whole)
+    if selection == "balanced":
+        assert all(labels[position] == labels[broken] for position in mended - whole)
+    smaller = max(1, round(fewer * count))
+    assert set(select(ids, labels, smaller, selection, seed, lambda position: position != broken)) <= mended
+
+
+@pytest.mark.parametrize(
+    ("selection", "line"),
+    [
+        ("balanced", "a balanced subset of 100 needs 10 images of class 3, the data has 9"),
+        ("first", "data.num_images must be at most the 99 images that can be used, got 100"),
+        ("random", "data.num_images must be at most the 99 images that can be used, got 100"),
+    ],
+)
+def test_where_no_other_can_take_the_place_of_one_it_is_said(selection, line):
+    with pytest.raises(UserError, match=f"^{line}$"):
+        select(IDS, LABELS, 100, selection, 0, lambda position: position != 3)
+
+
 def test_first_takes_the_smallest_ids_whatever_the_seed():
     order = list(range(100))
     random.Random(5).shuffle(order)

@@ -132,8 +132,8 @@ def test_the_count_of_right_answers_does_not_depend_on_the_batches(exported):
     victim, _ = load_victim(exported[0] / "victim.json")
     images = Digits().images("test").take(list(range(60)))
     counts = {count_correct(victim.eval(), images, size) for size in (7, 60)}
-    assert len(counts) == 1
-    assert counts <= set(range(1, 60))
+    ((correct, answered),) = counts
+    assert 0 < correct < answered == 60
 
 
 def test_a_seed_repeats_a_training():

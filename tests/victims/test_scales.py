@@ -43,7 +43,7 @@ class Reshaped(nn.Module):
 @pytest.mark.parametrize("batch_size", [3, 20])
 def test_scales_are_the_deviations_over_the_images_averaged_over_the_positions(batch_size):
     images = some_images(20)
-    measured = measure_scales(
+    measured, looked_at = measure_scales(
         Reshaped(), images, [("image", "input"), ("tokens", "output"), ("features", "output")], batch_size
     )
     x = images.pixels.double() / 255
@@ -52,6 +52,7 @@ def test_scales_are_the_deviations_over_the_images_averaged_over_the_positions(b
     torch.testing.assert_close(measured["tokens:output"].double(), deviation.mean((1, 2)), rtol=1e-6, atol=0)
     torch.testing.assert_close(measured["features:output"].double(), deviation[:, 0, 5], rtol=1e-6, atol=0)
     assert {scale.dtype for scale in measured.values()} == {torch.float32}
+    assert looked_at == 20
 
 
 def test_a_small_deviation_around_a_large_mean_is_not_lost():
@@ -65,16 +66,16 @@ def test_a_small_deviation_around_a_large_mean_is_not_lost():
 
     images = some_images(30)
     exact = (images.pixels.float() / 255).flatten(1).double().std(0, correction=0)
-    measured = measure_scales(Shifted(), images, [("last", "output")])["last:output"]
+    measured = measure_scales(Shifted(), images, [("last", "output")])[0]["last:output"]
     torch.testing.assert_close(measured.double(), exact, rtol=1e-4, atol=0)
 
 
 def test_measuring_is_in_eval_mode_and_leaves_the_victim_as_it_was(victim):
     images = some_images(6)
-    expected = measure_scales(victim.eval(), images, ONE)["layer1:output"]
+    expected = measure_scales(victim.eval(), images, ONE)[0]["layer1:output"]
     victim.train()
     weights = {key: value.clone() for key, value in victim.state_dict().items()}
-    assert torch.equal(measure_scales(victim, images, ONE)["layer1:output"], expected)
+    assert torch.equal(measure_scales(victim, images, ONE)[0]["layer1:output"], expected)
     assert victim.training
     assert all(torch.equal(value, weights[key]) for key, value in victim.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in victim.modules())
@@ -196,7 +197,7 @@ def test_an_exported_victim_has_the_scales_of_its_default_points(tmp_path, digit
     card = export_victim(module, digits, tmp_path, "rfdlight fit", seed=0, seconds=0.0)
     loaded, _ = load_victim(tmp_path / "victim.json")
     assert loaded.feature_scales.keys() == {"layer3:output"}
-    expected = measure_scales(loaded, calibration_images(digits), [("layer3", "output")])
+    expected, _ = measure_scales(loaded, calibration_images(digits), [("layer3", "output")])
     torch.testing.assert_close(loaded.feature_scales, expected, rtol=1e-4, atol=0)
     with safe_open(tmp_path / "victim.scales.safetensors", framework="pt") as file:
         assert file.metadata() == {
@@ -225,7 +226,7 @@ def test_a_shipped_victim_comes_with_the_scales_of_its_three_stages(name):
 def test_the_shipped_scales_of_the_digits_are_those_that_are_measured(digits):
     victim: Victim = load_victim(packaged.find("checkpoints", "resnet8-digits", ".json"))[0]
     points = [(f"layer{stage}", "output") for stage in (1, 2, 3)]
-    measured = measure_scales(victim, calibration_images(digits), points)
+    measured, _ = measure_scales(victim, calibration_images(digits), points)
     torch.testing.assert_close(measured, victim.feature_scales, rtol=1e-4, atol=0)
     weights = packaged.folder("checkpoints") / "resnet8-digits.safetensors"
     assert read_scales(weights.with_suffix(".scales.safetensors"), hashlib.sha256(weights.read_bytes()).hexdigest())
