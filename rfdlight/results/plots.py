@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from rfdlight.results.figures import begin
 from rfdlight.results.intervals import wilson
@@ -30,7 +31,8 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False) ->
     """Draw the robust accuracy of runs against the queries billed.
 
     A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
-    thin dashes show the first candidate that a majority of 9 votes called wrong.
+    thin dashes show the first candidate that a majority of 9 votes called wrong. A dot beside its last query
+    marks where it ends.
 
     Args:
         runs: Label, records and budget of each; a run without records is left out.
@@ -67,11 +69,13 @@ def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]]) -
 def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: bool) -> list[Line2D]:
     """Draw the curves of runs, each given with the number of its colour; return what a legend shows."""
     start = 1 if log else 0
-    handles = []
+    handles: list[Line2D] = []
     for label, records, budget, i in runs:
         if records:
             style = "-" if i < len(COLOURS) else "-."
-            handles.append(_draw(axes, label, records, budget, start, COLOURS[i % len(COLOURS)], style))
+            line = _draw(axes, label, records, budget, start, COLOURS[i % len(COLOURS)], style)
+            _mark_end(axes, line, len(handles))
+            handles.append(line)
     most = max([budget for _, _, budget, _ in runs] + [start + 1])
     if log:
         axes.set_xscale("log")
@@ -111,6 +115,13 @@ def steps(records: list[Record], ends: list[int | None], start: int, stop: int) 
     queries = np.unique(np.concatenate([[start, stop], fallen])).astype(np.int64)
     queries = queries[(queries >= start) & (queries <= stop)]
     return queries, sum(right) - np.searchsorted(fallen, queries, side="right")
+
+
+def _mark_end(axes: Axes, line: Line2D, number: int) -> None:
+    """Put a dot beside a curve's end, the further to the right the more there are: the last falls hide each other."""
+    beside = axes.transData + ScaledTranslation((5 + 5 * number) / 72, 0, axes.figure.dpi_scale_trans)
+    end = [np.asarray(values)[-1:] for values in line.get_data()]
+    axes.plot(*end, "o", color=line.get_color(), markersize=4, markeredgewidth=0, clip_on=False, transform=beside)
 
 
 def _draw(axes: Axes, label: str, records: list[Record], budget: int, start: int, colour: str, style: str) -> Line2D:

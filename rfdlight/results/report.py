@@ -22,8 +22,8 @@ READING_GRID = (
     "Clean: an image counts once, with the share of the method's runs that found it right."
 )
 READING_WORST = (
-    "Worst case: an image counts if it stands in every run of the method, in that ball and under that accounting, "
-    "whose attack is given no gradients; random_noise is one of them."
+    "Worst case: an image counts if it stands in every run of the method, in that ball and under that accounting; "
+    "attacks that are given gradients are left out, random_noise is not."
 )
 READING_PAIRS = (
     "B - A: gain in robust accuracy, in points, from A to B on the images that both runs have, with the 95% interval "

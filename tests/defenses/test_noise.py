@@ -235,6 +235,9 @@ class TestExamples:
         assert torch.equal(out[:2], before[:2])
         assert not any(torch.equal(out[i], before[i]) for i in range(2, 6))
 
+    def test_warming_noise_says_its_own_option(self, module, victim):
+        assert module.WarmingNoise(0.5, queries=10).describe(victim).endswith(", fully grown after 10 queries")
+
 
 class Pair(nn.Module):
     """Answers two tensors, and wants its input by name."""

@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 
 from rfdlight import cli, names
 from rfdlight.attacks import Attack
+from rfdlight.data import Digits
 from rfdlight.results import audit, records, summary
+from rfdlight.victims.resolve import resolve_victim
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,6 +101,7 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     (tmp_path / "my_uniform.py").write_text(body)
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine/config.yaml").write_text("attack: square\n")
+    (tmp_path / "my_net-layer3.yaml").write_text("class_path: feature_noise\ninit_args: {sigma: 0.4, layers: layer3}\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
@@ -168,6 +172,18 @@ def test_the_data_module_of_the_page_gives_batches():
     assert 0 <= x.min() <= x.max() <= 1
     assert torch.bincount(y).tolist() == [4, 4]
     assert ids == sorted(ids)
+
+
+def test_the_network_of_the_page_is_a_victim_with_the_layer_that_gets_noise(monkeypatch, tmp_path):
+    (body,) = (body for body in blocks(ROOT / "docs" / "first-evaluation.md", "python") if "def my_net" in body)
+    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "my_net.pt")
+    (tmp_path / "my_net.py").write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    victim, card, _ = resolve_victim("my_net.my_net", None, Digits())
+    sys.modules.pop("my_net")
+    assert card is None
+    assert "layer3" in dict(victim.network.named_modules())
 
 
 def test_the_noise_of_the_readme_has_standard_deviation_one(examples):

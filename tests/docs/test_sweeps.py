@@ -13,7 +13,7 @@ def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
     shown = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert len(shown) == 2
     for text, names in (
-        (shown[0], ("none-rays-m1", "input-square-m5")),
+        (shown[0], ("none-square-m1", "feature-random-m1")),
         (shown[1], ("resnet20-feature-square", "vit-feature-square")),
     ):
         (tmp_path / "mine.yaml").write_text(text)
@@ -21,7 +21,7 @@ def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
         assert (cells[0].name, cells[-1].name) == names
         assert all("sigma" in cell.config["defense"]["init_args"] for cell in cells if "defense" in cell.config)
     (tmp_path / "mine.yaml").write_text(shown[0])
-    assert len(read_cells(tmp_path / "mine.yaml")) == 10
+    assert len(read_cells(tmp_path / "mine.yaml")) == 13
 
 
 def test_the_shipped_experiment_is_every_victim_by_defense_by_attack():

@@ -44,6 +44,14 @@ def test_the_picture_shows_each_run_in_its_own_colour(log):
         assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
 
 
+def test_the_end_of_a_curve_is_seen_where_another_lies_on_it():
+    picture = pixels(draw_curves([("a", ten(), 30), ("b", ten(), 30)]))
+    beside = picture[: 3 * len(picture) // 4, -60:]  # right of the axes and above the legend
+    for colour in plots.COLOURS[:2]:
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        assert (np.abs(beside - rgb).max(2) < 0.01).sum() > 20
+
+
 def colours_in(picture):
     shares = []
     for colour in plots.COLOURS[:3]:
