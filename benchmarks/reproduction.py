@@ -16,7 +16,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, partial
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import mean
 
@@ -52,10 +52,19 @@ class Records:
         return run
 
     def robust(self, name: str, declared: bool = False) -> Share:
-        """Return the robust accuracy of a run by its final draws, or by its judge's calls."""
-        summary = self.run(name).summary
-        share: Share = summary["declared"] if declared else summary["mean_logits"]["robust"]
+        """Return the robust accuracy of a run by its final draws, or by its judge's calls.
+
+        NAME@QUERIES means the run called NAME, as it stood after so many queries.
+        """
+        run, budget = self._read(name)
+        if budget is not None:
+            return share_of(sum(standing([run], run.by_id, budget)), len(run.by_id))
+        share: Share = run.summary["declared"] if declared else run.summary["mean_logits"]["robust"]
         return share
+
+    def _read(self, name: str) -> tuple[Run, int | None]:
+        name, _, budget = name.partition("@")
+        return self.run(name), int(budget) if budget else None
 
     def worst(self, names: Iterable[str]) -> Share:
         """Return the share of the images that stand in every one of some runs."""
@@ -74,11 +83,11 @@ class Records:
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
         """Return on how many images only the first run stands, only the second, and how many images both have."""
-        runs = [self.run(name) for name in (first, second)]
+        read = [self._read(name) for name in (first, second)]
         if declared:
-            runs = [run.as_declared() for run in runs]
-        ids = sorted(runs[0].by_id.keys() & runs[1].by_id.keys())
-        one, two = (standing([run], ids, None) for run in runs)
+            read = [(run.as_declared(), budget) for run, budget in read]
+        ids = sorted(read[0][0].by_id.keys() & read[1][0].by_id.keys())
+        one, two = (standing([run], ids, budget) for run, budget in read)
         pairs = list(zip(one, two, strict=True))
         return pairs.count((True, False)), pairs.count((False, True)), len(ids)
 
@@ -154,26 +163,31 @@ def feature_gains_paper(records: Records) -> str:
     return differences(records, pairs, ["victim", "attack"], declared=True)
 
 
-LONG = ["resnet20-input-square-10000", "resnet20-feature-square-10000"]
+LONG = {noise: f"resnet20-{noise}-square-10000" for noise in ("input", "feature")}
 """The runs of Square with ten times the queries."""
+
+PLANS = {"": "1000 queries", "-10000@1000": "the first 1000 of 10,000", "-10000": "10,000 queries"}
+"""What is read of these and of those with a tenth, and how their names end."""
 
 
 def table2_long(records: Records) -> str:
-    """Return Square with 1000 and with 10,000 queries."""
-    rows = [
-        [NOISES[noise], cell(records.robust(name.removesuffix("-10000"))), cell(records.robust(name))]
-        for noise, name in zip(("input", "feature"), LONG, strict=True)
-    ]
-    return table(["defense", "1000 queries", "10,000 queries"], rows)
+    """Return Square with 1000 and with 10,000 queries, and what the latter had reached after 1000."""
+    names = {noise: [f"resnet20-{noise}-square{end}" for end in PLANS] for noise in LONG}
+    rows = [[NOISES[noise], *(cell(records.robust(name)) for name in names[noise])] for noise in LONG]
+    return table(["defense", *PLANS.values()], rows)
 
 
 def long_gains(records: Records) -> str:
-    """Return what ten times the queries take, and how many more images stand behind feature noise then."""
+    """Return what the longer plan and its later queries change, and how many more images stand behind feature noise."""
     pairs = [
-        ([f"{NOISES[noise]}: 10,000 less 1000 queries"], name.removesuffix("-10000"), name)
-        for noise, name in zip(("input", "feature"), LONG, strict=True)
+        ([f"{NOISES[noise]}: {PLANS[after]}, less {PLANS[before]}"], *(f"resnet20-{noise}-square{e}" for e in ends))
+        for noise in LONG
+        for before, after in pairwise(PLANS)
+        for ends in [(before, after)]
     ]
-    return differences(records, [*pairs, (["10,000 queries: feature less input noise"], *LONG)], ["difference"])
+    return differences(
+        records, [*pairs, (["10,000 queries: feature less input noise"], *LONG.values())], ["difference"]
+    )
 
 
 STRENGTHS = {
