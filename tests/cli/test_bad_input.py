@@ -8,10 +8,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from . import bad_command_lines, bad_lines
+from . import bad_command_lines, bad_lines, bad_victims
 from .faulty_files import FAULTY, write_checkpoints, write_configs, write_data, write_run, write_victims
 
-CASES = bad_lines.CASES | bad_command_lines.CASES
+CASES = bad_lines.CASES | bad_victims.CASES | bad_command_lines.CASES
 
 
 @pytest.fixture(scope="module")

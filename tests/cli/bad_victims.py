@@ -1,0 +1,95 @@
+"""Command lines with victims that cannot be used, and the line that each is answered."""
+
+ATTACK = "test --attack rays "
+
+CASES = {
+    "weights that are not the card's": (
+        ATTACK + "--model.victim altered.json",
+        "altered.safetensors is not the file its card describes: expected sha256 0000000000000000..., got {sha}...",
+    ),
+    "weights of another network": (
+        ATTACK + "--model.victim deeper.json",
+        "deeper.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "card of an unknown network": (
+        ATTACK + "--model.victim unheard.json",
+        "the card unheard.json names the network 'resnet9', which timm does not know",
+    ),
+    "card for other classes": (
+        ATTACK + "--model.victim three.json",
+        "the victim 'three.json' is for classes 3, the data digits has 10",
+    ),
+    "card without weights": (ATTACK + "--model.victim bare.json", "no weights at bare.safetensors"),
+    "no card": (
+        ATTACK + "--model.victim missing.json",
+        "cannot read the victim card missing.json: No such file or directory",
+    ),
+    "other JSON": (
+        ATTACK + "--model.victim nonsense.json",
+        "nonsense.json is no victim card; expected the fields network, num_classes, image_shape, mean, std, data, "
+        "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions, "
+        "network_options, preparation, train_seconds, pgd10_correct, pgd10_total, pgd10_eps",
+    ),
+    "pickle beside a card": (
+        ATTACK + "--model.victim pickled.json",
+        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "pickle as checkpoint": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint pickled.safetensors",
+        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+    ),
+    "code as checkpoint": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint code.pt",
+        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
+        "safetensors",
+    ),
+    "checkpoint of another network": (
+        ATTACK + "--model.victim timm:resnet20 --model.checkpoint tiny.safetensors",
+        "tiny.safetensors does not fit the network 'resnet20': it lacks 72 needed tensors, the first is "
+        "layer1.1.bn1.bias",
+    ),
+    "checkpoint with another head": (
+        ATTACK + "--model.victim timm:resnet8 --model.checkpoint three.safetensors",
+        "three.safetensors has a head for 3 classes, the data has 10; to fine-tune it: rfdlight fit --model.network "
+        "resnet8 --model.checkpoint three.safetensors",
+    ),
+    "weights as victim": (
+        ATTACK + "--model.victim tiny.safetensors",
+        "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
+        "--model.checkpoint, with --model.victim timm:NAME",
+    ),
+    "timm network without weights": (
+        ATTACK + "--model.victim timm:resnet8",
+        "'timm:resnet8' alone has random weights; give its file with --model.checkpoint",
+    ),
+    "checkpoint beside a card": (
+        ATTACK + "--model.victim tiny.json --model.checkpoint tiny.safetensors",
+        "--model.checkpoint is for timm:NAME or an import path; the victim 'tiny.json' has weights of its own",
+    ),
+    "victim with three outputs": (
+        ATTACK + "--model.victim faulty.ThreeOutputs",
+        "the victim 'faulty.ThreeOutputs' must answer 2 images with logits of shape (2, 10), got (2, 3)",
+    ),
+    "victim that answers NaN": (
+        ATTACK + "--model.victim faulty.Unsure",
+        "the victim answered NaN or infinity; attacks need finite scores",
+    ),
+    "victim that needs arguments": (
+        ATTACK + "--model.victim faulty.needs_a_depth",
+        "'faulty.needs_a_depth' must need no arguments: missing a required argument: 'depth'; "
+        "wrap it in a function that gives them",
+    ),
+    "victim that is built already": (
+        ATTACK + "--model.victim faulty.a_module",
+        "'faulty.a_module' must be a class or a function that makes a module, got a Identity",
+    ),
+    "victim that makes no module": (
+        ATTACK + "--model.victim faulty.a_number",
+        "'faulty.a_number' must make a torch.nn.Module, it made a int",
+    ),
+    "victim in a missing module": (
+        ATTACK + "--model.victim nowhere.net",
+        "cannot import the victim 'nowhere.net': No module named 'nowhere'",
+    ),
+}
