@@ -11,19 +11,22 @@ from torchvision.transforms.v2.functional import InterpolationMode, center_crop,
 from rfdlight.errors import UserError, unknown_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
+CropMode = Literal["center", "squash"]
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Enlarges or shrinks an image until its shorter side is size / crop, then cuts the middle out.
+    """Enlarges or shrinks an image until its shorter side, or both, are size / crop, then cuts the middle out.
 
     Attributes:
         size: Height and width of the result, in pixels, >= 1.
         interpolation: With antialiasing.
         crop: Share of the shorter side that is kept, in (0, 1].
+        crop_mode: Whether the image keeps its proportions, "center", or becomes a square first, "squash", as timm calls
+            them.
 
     Raises:
-        UserError: If a number is out of range.
+        UserError: If a number is out of range, or a word unknown.
 
     Example:
         >>> import torch
@@ -34,12 +37,15 @@ class Preparation:
     size: int
     interpolation: Interpolation = "bicubic"
     crop: float = 1.0
+    crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or type(self.crop) not in (int, float):
             raise UserError(f"a preparation needs a whole size and a crop, got {self.size!r} and {self.crop!r}")
         if self.interpolation not in get_args(Interpolation):
             raise unknown_name("interpolation of a preparation", str(self.interpolation), get_args(Interpolation))
+        if self.crop_mode not in get_args(CropMode):
+            raise unknown_name("crop_mode of a preparation", str(self.crop_mode), get_args(CropMode))
         if self.size < 1:
             raise UserError(f"data.size must be at least 1, got {self.size}")
         if not 0 < self.crop <= 1:
@@ -50,5 +56,6 @@ class Preparation:
         if self.crop == 1 and tuple(pixels.shape[-2:]) == (self.size, self.size):
             return pixels
         # The middle of an image as timm's and torchvision's evaluation transforms cut it.
-        enlarged = resize(pixels, [int(self.size / self.crop)], InterpolationMode(self.interpolation), antialias=True)
+        sides = [int(self.size / self.crop)] * (2 if self.crop_mode == "squash" else 1)
+        enlarged = resize(pixels, sides, InterpolationMode(self.interpolation), antialias=True)
         return center_crop(enlarged, [self.size, self.size])

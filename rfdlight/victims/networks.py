@@ -10,7 +10,7 @@ import timm
 from timm.data import resolve_data_config
 from torch import nn
 
-from rfdlight.data.preparation import Interpolation, Preparation
+from rfdlight.data.preparation import CropMode, Interpolation, Preparation
 from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims import cifar_resnet, cifar_vgg, cifar_vit  # noqa: F401  registers our networks with timm
 
@@ -75,15 +75,25 @@ def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mo
 
 
 def pretrained_settings(name: str) -> PretrainedSettings | None:
-    """Return what timm says of its weights for a network, or None where it has none."""
+    """Return what timm says of its weights for a network, or None where it has none.
+
+    Raises:
+        UserError: If it cuts images in a way that `Preparation` has not.
+    """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return None
     settings = resolve_data_config(pretrained_cfg=config.to_dict())
     interpolation = settings["interpolation"] if settings["interpolation"] != "random" else "bilinear"
+    preparation = Preparation(
+        size=settings["input_size"][-1],
+        interpolation=cast(Interpolation, interpolation),
+        crop=settings["crop_pct"],
+        crop_mode=cast(CropMode, settings["crop_mode"]),
+    )
     return PretrainedSettings(
         mean=tuple(settings["mean"]),
         std=tuple(settings["std"]),
-        preparation=Preparation(settings["input_size"][-1], cast(Interpolation, interpolation), settings["crop_pct"]),
+        preparation=preparation,
         num_classes=config.num_classes,
     )

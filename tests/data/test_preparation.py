@@ -30,6 +30,16 @@ def test_it_is_torchvisions_resize_and_centre_crop(interpolation, size, crop, he
     assert torch.equal(prepared, usual(pixels))
 
 
+@pytest.mark.parametrize(("size", "crop"), [(24, 0.875), (64, 1.0)])
+def test_squashed_images_lose_their_proportions_and_nothing_else(size, crop):
+    side = int(size / crop)
+    usual = v2.Compose([v2.Resize((side, side), MODES["bicubic"], antialias=True), v2.CenterCrop(size)])
+    pixels = drawn(30, 47)
+    prepared = Preparation(size, crop=crop, crop_mode="squash")(pixels)
+    assert torch.equal(prepared, usual(pixels))
+    assert not torch.equal(prepared, Preparation(size, crop=crop)(pixels))
+
+
 def test_an_image_that_fits_is_left_as_it_is():
     pixels = drawn(32, 32)
     assert Preparation(32)(pixels) is pixels
@@ -48,6 +58,11 @@ def test_numbers_out_of_range_are_refused(size, crop, line):
     with pytest.raises(UserError) as caught:
         Preparation(size, crop=crop)
     assert str(caught.value) == line
+
+
+def test_an_unknown_crop_mode_is_refused():
+    with pytest.raises(UserError, match=r"^unknown crop_mode of a preparation 'border'"):
+        Preparation(8, crop_mode="border")
 
 
 def test_images_are_prepared_as_they_are_read_and_alike_alone_or_together():

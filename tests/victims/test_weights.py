@@ -205,5 +205,10 @@ def test_the_papers_networks_have_settings_of_their_own(name):
     assert settings.preparation.size == 224
 
 
+def test_networks_that_timm_shows_squashed_images_are_shown_them_here():
+    modes = {name: pretrained_settings(name).preparation.crop_mode for name in ("resnet50", "coat_lite_medium_384")}
+    assert modes == {"resnet50": "center", "coat_lite_medium_384": "squash"}
+
+
 def test_our_networks_have_none():
     assert pretrained_settings("resnet20") is None
