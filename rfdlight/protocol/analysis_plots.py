@@ -18,6 +18,9 @@ from rfdlight.results.figures import begin, save
 from rfdlight.results.intervals import mean_interval
 from rfdlight.results.plots import COLOURS
 
+_SHARE_OF_NAMES = 0.95
+"""Of the width for each place, that its name may take."""
+
 
 def draw_ratios(points: list[Point], path: Path) -> None:
     """Draw the ratios of gradient norms, layer over image, before and after one step of an attacker.
@@ -33,7 +36,7 @@ def draw_ratios(points: list[Point], path: Path) -> None:
         _boxes(axes, [_positive(column.numpy()) for column in values], offset, 0.35, colour)
     _logarithmic(axes)
     axes.set_ylabel("gradient norm, layer over image")
-    _layers(axes, layers)
+    _layers(axes, figure, layers)
     patches = [Patch(facecolor=COLOURS[0], label="clean"), Patch(facecolor=COLOURS[1], label="after one step")]
     figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
@@ -45,7 +48,7 @@ def draw_magnitudes(points: list[Point], path: Path) -> None:
     _boxes(axes, [_positive(point.magnitudes.numpy()) for point in points], 0, 0.6, COLOURS[2])
     _logarithmic(axes)
     axes.set_ylabel("1 % quantile of margin over gradient\nnorm, times gradient norm")
-    _layers(axes, points)
+    _layers(axes, figure, points)
     save(figure, path)
 
 
@@ -68,7 +71,7 @@ def draw_misled(points: list[Point], path: Path) -> None:
     axes.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("comparisons that mislead (95 % intervals)")
-    _layers(axes, shown)
+    _layers(axes, figure, shown)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
 
@@ -108,7 +111,11 @@ def _positive(values: np.ndarray) -> np.ndarray:
     return values[np.isfinite(values) & (values > 0)]
 
 
-def _layers(axes: Axes, points: list[Point]) -> None:
-    rotation = 90 if len(points) > 6 else 0
-    axes.set_xticks(range(len(points)), [point.name for point in points], rotation=rotation)
+def _layers(axes: Axes, figure: Figure, points: list[Point]) -> None:
+    """Name the places below the axis, from bottom to top where names would run into each other."""
+    axes.set_xticks(range(len(points)), [point.name for point in points])
     axes.set_xlim(-0.6, len(points) - 0.4)
+    figure.draw_without_rendering()
+    room = _SHARE_OF_NAMES * axes.bbox.width / max(1, len(points))
+    if any(label.get_window_extent().width > room for label in axes.get_xticklabels()):
+        axes.tick_params(axis="x", labelrotation=90)

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -175,13 +176,21 @@ def test_an_interval_beyond_a_half_is_not_cut_off(figure):
     assert axes.get_ylim() == (0, pytest.approx(far.measured_interval[1] + 0.02))
 
 
-def test_long_rows_of_names_are_turned_so_that_none_covers_another(figure):
-    few, many = ([point(f"layer{i}", 1) for i in range(count)] for count in (6, 7))
-    for others, rotation in ((few, 0), (many, 90)):
-        (axes,) = figure(draw_misled, others).axes
-        assert {label.get_rotation() for label in axes.get_xticklabels()} == {rotation}
-
-
 def test_without_a_place_that_misleads_the_picture_is_empty(figure):
     (axes,) = figure(draw_misled, [nothing("the image"), nothing("layer1")]).axes
     assert names(axes) == []
+
+
+@pytest.mark.parametrize(
+    "names", [["layer1", "layer2"], ["features.3", "features.10", "features.23", "features.49"] * 2]
+)
+@pytest.mark.parametrize("draw", [draw_ratios, draw_magnitudes, draw_misled])
+def test_names_of_places_do_not_run_into_each_other(figure, draw, names):
+    (axes,) = figure(draw, [point(name, 1) for name in ["the image", *names]]).axes
+    ends = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(ends))
+
+
+def test_short_names_are_written_as_one_reads(figure, points):
+    (axes,) = figure(draw_magnitudes).axes
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {0}
