@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 from rfdlight.errors import UserError
 from rfdlight.results.grid import pooled_clean, standing
@@ -55,10 +56,14 @@ class Records:
         """Return the clean accuracy over runs of one method."""
         return pooled_clean([self.run(name) for name in names])
 
+    def places(self, analysis: str) -> list[dict[str, Any]]:
+        """Return what `rfdlight analyze` measured at each place, the image first."""
+        places: list[dict[str, Any]] = json.loads((self._folder / analysis / "analysis.json").read_text())["places"]
+        return places
+
     def gradient_norms(self) -> dict[str, float]:
         """Return the mean norm of the margin's gradient at each layer of resnet20, and at the image."""
-        analysis = json.loads((self._folder / "analysis" / "analysis.json").read_text())
-        return {place["name"]: mean(place["norms"]) for place in analysis["places"]}
+        return {place["name"]: mean(place["norms"]) for place in self.places("analysis")}
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
         """Return on how many images only the first run stands, only the second, and how many images both have."""

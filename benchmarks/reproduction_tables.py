@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from itertools import combinations
+from itertools import combinations, pairwise
+from statistics import median_low
 
 from reproduction_records import Records, cell, differences, table
+
+from rfdlight.results.summary import share_of
 
 NOISES = {
     "none": "none",
@@ -45,6 +48,100 @@ def feature_gains(records: Records) -> str:
 
 PAPER = "-paper"
 """How the names of runs end that bill and judge as the paper's code does."""
+
+
+def table2_paper(records: Records) -> str:
+    """Return the VGG19 undefended and behind noise, as the paper's rules declare it."""
+    rows = []
+    for noise in ("none", "input", "feature"):
+        names = [f"vgg19-{noise}-{attack}{PAPER}" for attack in SCORES]
+        shares = [records.clean(names), *(records.robust(name, declared=True) for name in names)]
+        rows.append([VICTIMS["vgg19"], NOISES[noise], *map(cell, shares)])
+    return table(["victim", "noise", "clean", *SCORES.values()], rows)
+
+
+def feature_gains_paper(records: Records) -> str:
+    """Return how many more images the paper's rules declare robust behind feature noise than behind input noise."""
+    pairs = [
+        ([VICTIMS["vgg19"], told], f"vgg19-input-{attack}{PAPER}", f"vgg19-feature-{attack}{PAPER}")
+        for attack, told in SCORES.items()
+    ]
+    return differences(records, pairs, ["victim", "attack"], declared=True)
+
+
+LONG = {noise: f"resnet20-{noise}-square-10000" for noise in ("input", "feature")}
+"""The runs of Square with ten times the queries."""
+
+PLANS = {"": "1000 queries", "-10000@1000": "the first 1000 of 10,000", "-10000": "10,000 queries"}
+"""What is read of these and of those with a tenth, and how their names end."""
+
+
+def table2_long(records: Records) -> str:
+    """Return Square with 1000 and with 10,000 queries, and what the latter had reached after 1000."""
+    names = {noise: [f"resnet20-{noise}-square{end}" for end in PLANS] for noise in LONG}
+    rows = [[NOISES[noise], *(cell(records.robust(name)) for name in names[noise])] for noise in LONG]
+    return table(["defense", *PLANS.values()], rows)
+
+
+def long_gains(records: Records) -> str:
+    """Return what the longer plan and its later queries change, and how many more images stand behind feature noise."""
+    pairs = [
+        ([f"{NOISES[noise]}: {PLANS[after]}, less {PLANS[before]}"], *(f"resnet20-{noise}-square{e}" for e in ends))
+        for noise in LONG
+        for before, after in pairwise(PLANS)
+        for ends in [(before, after)]
+    ]
+    return differences(
+        records, [*pairs, (["10,000 queries: feature less input noise"], *LONG.values())], ["difference"]
+    )
+
+
+STRENGTHS = {
+    "square": {"0.05": "", "0.1": "-0.1"},
+    "nes": {"0.01": "", "0.1": "-wide"},
+    "signhunt": {"0.05": "", "0.1": "-0.1"},
+}
+"""Strengths of table 3's attacks, and how the names of their runs end."""
+
+
+def table3(records: Records) -> str:
+    """Return attacks of several strengths against the VGG19 behind both noises, compared on the same images."""
+    pairs = [
+        ([attack, strength, *(cell(records.robust(name)) for name in names)], *names)
+        for attack, strengths in STRENGTHS.items()
+        for strength, end in strengths.items()
+        for names in [[f"vgg19-{noise}-{attack}{end}" for noise in ("input", "feature")]]
+    ]
+    return differences(records, pairs, ["attack", "mu", "input noise", "feature noise"])
+
+
+ANALYSES = {"resnet20": "analysis", "thin VGG19": "analysis-vgg19"}
+"""The networks that were analyzed, and the folders of that."""
+
+
+def figures(records: Records) -> str:
+    """Return the medians behind figures 1 and 2, and on how many images they differ in the direction of the paper."""
+    rows = []
+    for network, analysis in ANALYSES.items():
+        image, *layers = records.places(analysis)
+        rows.append([network, image["name"], "1", "1", "-", f"{median_low(image['magnitudes']):.3f}", "-"])
+        for place in layers:
+            both = list(zip(place["ratios"], place["ratios_after"], strict=True))
+            known = [(before, after) for before, after in both if before is not None and after is not None]
+            rises = [after > before for before, after in known]
+            exceeds = [its > pixels for its, pixels in zip(place["magnitudes"], image["magnitudes"], strict=True)]
+            rows.append(
+                [
+                    network,
+                    f"{place['side']} of {place['name']}",
+                    *(f"{median_low(each):.3g}" for each in zip(*known, strict=True)),
+                    cell(share_of(sum(rises), len(rises))),
+                    f"{median_low(place['magnitudes']):.3f}",
+                    cell(share_of(sum(exceeds), len(exceeds))),
+                ]
+            )
+    head = ["victim", "place", "ratio", "after a step", "rises on", "magnitude", "exceeds the pixels' on"]
+    return table(head, rows)
 
 
 LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
@@ -164,9 +261,43 @@ def averaging_gains(records: Records) -> str:
     return differences(records, pairs, ["defense", "attack", "averaged"])
 
 
+SPENT = {"": ("1", "1000"), "-m5": ("5", "1000"), "-m5-5000": ("5", "5000")}
+"""How the names of SignHunt's runs end: evaluations that each query averages, and evaluations in all."""
+
+
+def table7_long(records: Records) -> str:
+    """Return SignHunt with as many queries as without averages, at five times the price."""
+    rows = [
+        [NOISES[noise], *spent, cell(records.robust(f"resnet20-{noise}-signhunt{end}"))]
+        for noise in ("input", "feature")
+        for end, spent in SPENT.items()
+    ]
+    return table(["defense", "averaged", "evaluations", "signhunt"], rows)
+
+
+def long_averaging_gains(records: Records) -> str:
+    """Return what the price buys, and how many more images stand behind feature noise at it."""
+    told = {"": "1000 evaluations", "-m5": "1000, 5 averaged", "-m5-5000": "5000, 5 averaged"}
+    pairs = [
+        ([f"{NOISES[noise]}: {told['-m5-5000']}, less {told[end]}"], *(f"resnet20-{noise}-signhunt{e}" for e in ends))
+        for noise in ("input", "feature")
+        for end in ("", "-m5")
+        for ends in [(end, "-m5-5000")]
+    ]
+    last = [f"resnet20-{noise}-signhunt-m5-5000" for noise in ("input", "feature")]
+    pairs.append(([f"{told['-m5-5000']}: feature less input noise"], *last))
+    return differences(records, pairs, ["difference"])
+
+
 TABLES: dict[str, Callable[[Records], str]] = {
     "table 2": table2,
     "feature over input": feature_gains,
+    "table 2, the paper's rules": table2_paper,
+    "feature over input, the paper's rules": feature_gains_paper,
+    "table 2, 10,000 queries": table2_long,
+    "ten times the queries": long_gains,
+    "table 3": table3,
+    "figures 1 and 2": figures,
     "table 5": table5,
     "aaa": aaa_gains,
     "rays": rays_against_others,
@@ -180,5 +311,7 @@ TABLES: dict[str, Callable[[Records], str]] = {
     "layers, equal cost": partial(layer_gains, layers=EQUAL),
     "table 7": table7,
     "averaging": averaging_gains,
+    "table 7, five times the evaluations": table7_long,
+    "averaging, five times the evaluations": long_averaging_gains,
 }
 """The tables of the page, by their names."""
