@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import combinations, pairwise
 from statistics import median_low
@@ -21,6 +21,9 @@ VICTIMS = {"resnet20": "resnet20", "vgg19": "thin VGG19", "vit": "small ViT"}
 SCORES = {"square": "square", "nes": "nes 0.01", "signhunt": "signhunt"}
 
 
+PAPER = "-paper"
+"""How the names of runs end that bill and judge as the paper's code does."""
+
 SEARCHES = SCORES | {"random": "random_noise"}
 """The attacks of table 2, and what an attacker reaches who does not search."""
 
@@ -36,18 +39,16 @@ def table2(records: Records) -> str:
     return table(["victim", "noise", "clean", *SEARCHES.values(), "worst case"], rows)
 
 
-def feature_gains(records: Records) -> str:
+def feature_gains(
+    records: Records, victims: Iterable[str] = VICTIMS, attacks: Mapping[str, str] = SEARCHES, end: str = ""
+) -> str:
     """Return how many more images stand behind feature noise than behind input noise."""
     pairs = [
-        ([network, told], f"{victim}-input-{attack}", f"{victim}-feature-{attack}")
-        for victim, network in VICTIMS.items()
-        for attack, told in SEARCHES.items()
+        ([VICTIMS[victim], told], f"{victim}-input-{attack}{end}", f"{victim}-feature-{attack}{end}")
+        for victim in victims
+        for attack, told in attacks.items()
     ]
-    return differences(records, pairs, ["victim", "attack"])
-
-
-PAPER = "-paper"
-"""How the names of runs end that bill and judge as the paper's code does."""
+    return differences(records, pairs, ["victim", "attack"], declared=end == PAPER)
 
 
 def table2_paper(records: Records) -> str:
@@ -60,40 +61,30 @@ def table2_paper(records: Records) -> str:
     return table(["victim", "noise", "clean", *SCORES.values()], rows)
 
 
-def feature_gains_paper(records: Records) -> str:
-    """Return how many more images the paper's rules declare robust behind feature noise than behind input noise."""
-    pairs = [
-        ([VICTIMS["vgg19"], told], f"vgg19-input-{attack}{PAPER}", f"vgg19-feature-{attack}{PAPER}")
-        for attack, told in SCORES.items()
-    ]
-    return differences(records, pairs, ["victim", "attack"], declared=True)
-
-
-LONG = {noise: f"resnet20-{noise}-square-10000" for noise in ("input", "feature")}
-"""The runs of Square with ten times the queries."""
-
 PLANS = {"": "1000 queries", "-10000@1000": "the first 1000 of 10,000", "-10000": "10,000 queries"}
-"""What is read of these and of those with a tenth, and how their names end."""
+"""What is read of Square's runs with 1000 and with ten times the queries, and how their names end."""
 
 
 def table2_long(records: Records) -> str:
     """Return Square with 1000 and with 10,000 queries, and what the latter had reached after 1000."""
-    names = {noise: [f"resnet20-{noise}-square{end}" for end in PLANS] for noise in LONG}
-    rows = [[NOISES[noise], *(cell(records.robust(name)) for name in names[noise])] for noise in LONG]
+    rows = [
+        [NOISES[noise], *(cell(records.robust(f"resnet20-{noise}-square{end}")) for end in PLANS)]
+        for noise in ("input", "feature")
+    ]
     return table(["defense", *PLANS.values()], rows)
 
 
 def long_gains(records: Records) -> str:
     """Return what the longer plan and its later queries change, and how many more images stand behind feature noise."""
-    pairs = [
-        ([f"{NOISES[noise]}: {PLANS[after]}, less {PLANS[before]}"], *(f"resnet20-{noise}-square{e}" for e in ends))
-        for noise in LONG
-        for before, after in pairwise(PLANS)
-        for ends in [(before, after)]
-    ]
-    return differences(
-        records, [*pairs, (["10,000 queries: feature less input noise"], *LONG.values())], ["difference"]
-    )
+    pairs = []
+    for noise in ("input", "feature"):
+        run = f"resnet20-{noise}-square"
+        for before, after in pairwise(PLANS):
+            told = f"{NOISES[noise]}: {PLANS[after]}, less {PLANS[before]}"
+            pairs.append(([told], run + before, run + after))
+    last = "resnet20-input-square-10000", "resnet20-feature-square-10000"
+    pairs.append((["10,000 queries: feature less input noise"], *last))
+    return differences(records, pairs, ["difference"])
 
 
 STRENGTHS = {
@@ -106,23 +97,23 @@ STRENGTHS = {
 
 def table3(records: Records) -> str:
     """Return attacks of several strengths against the VGG19 behind both noises, compared on the same images."""
-    pairs = [
-        ([attack, strength, *(cell(records.robust(name)) for name in names)], *names)
-        for attack, strengths in STRENGTHS.items()
-        for strength, end in strengths.items()
-        for names in [[f"vgg19-{noise}-{attack}{end}" for noise in ("input", "feature")]]
-    ]
+    pairs = []
+    for attack, strengths in STRENGTHS.items():
+        for strength, end in strengths.items():
+            both = f"vgg19-input-{attack}{end}", f"vgg19-feature-{attack}{end}"
+            pairs.append(([attack, strength, *(cell(records.robust(name)) for name in both)], *both))
     return differences(records, pairs, ["attack", "mu", "input noise", "feature noise"])
 
 
-ANALYSES = {"resnet20": "analysis", "thin VGG19": "analysis-vgg19"}
+ANALYSES = {"resnet20": "analysis", "vgg19": "analysis-vgg19"}
 """The networks that were analyzed, and the folders of that."""
 
 
 def figures(records: Records) -> str:
     """Return the medians behind figures 1 and 2, and on how many images they differ in the direction of the paper."""
     rows = []
-    for network, analysis in ANALYSES.items():
+    for victim, analysis in ANALYSES.items():
+        network = VICTIMS[victim]
         image, *layers = records.places(analysis)
         rows.append([network, image["name"], "1", "1", "-", f"{median_low(image['magnitudes']):.3f}", "-"])
         for place in layers:
@@ -277,15 +268,13 @@ def table7_long(records: Records) -> str:
 
 def long_averaging_gains(records: Records) -> str:
     """Return what the price buys, and how many more images stand behind feature noise at it."""
-    told = {"": "1000 evaluations", "-m5": "1000, 5 averaged", "-m5-5000": "5000, 5 averaged"}
-    pairs = [
-        ([f"{NOISES[noise]}: {told['-m5-5000']}, less {told[end]}"], *(f"resnet20-{noise}-signhunt{e}" for e in ends))
-        for noise in ("input", "feature")
-        for end in ("", "-m5")
-        for ends in [(end, "-m5-5000")]
-    ]
-    last = [f"resnet20-{noise}-signhunt-m5-5000" for noise in ("input", "feature")]
-    pairs.append(([f"{told['-m5-5000']}: feature less input noise"], *last))
+    told, dear = {"": "1000 evaluations", "-m5": "1000, 5 averaged"}, "5000, 5 averaged"
+    pairs = []
+    for noise in ("input", "feature"):
+        run = f"resnet20-{noise}-signhunt"
+        pairs += [([f"{NOISES[noise]}: {dear}, less {told[end]}"], run + end, f"{run}-m5-5000") for end in told]
+    last = "resnet20-input-signhunt-m5-5000", "resnet20-feature-signhunt-m5-5000"
+    pairs.append(([f"{dear}: feature less input noise"], *last))
     return differences(records, pairs, ["difference"])
 
 
@@ -293,7 +282,7 @@ TABLES: dict[str, Callable[[Records], str]] = {
     "table 2": table2,
     "feature over input": feature_gains,
     "table 2, the paper's rules": table2_paper,
-    "feature over input, the paper's rules": feature_gains_paper,
+    "feature over input, the paper's rules": partial(feature_gains, victims=["vgg19"], attacks=SCORES, end=PAPER),
     "table 2, 10,000 queries": table2_long,
     "ten times the queries": long_gains,
     "table 3": table3,

@@ -191,6 +191,7 @@ def test_names_of_places_do_not_run_into_each_other(figure, draw, names):
     assert all(left.x1 < right.x0 for left, right in pairwise(ends))
 
 
-def test_short_names_are_written_as_one_reads(figure, points):
-    (axes,) = figure(draw_magnitudes).axes
-    assert {label.get_rotation() for label in axes.get_xticklabels()} == {0}
+@pytest.mark.parametrize(("name", "rotation"), [("layer{}", 0), ("features.{}", 90)])
+def test_only_names_that_have_no_room_are_turned(figure, name, rotation):
+    (axes,) = figure(draw_magnitudes, [point(name.format(10 + i), 1) for i in range(6)]).axes
+    assert {label.get_rotation() for label in axes.get_xticklabels()} == {rotation}
