@@ -98,11 +98,6 @@ def test_nothing_but_main_imports_the_command_line():
     assert importers <= {"rfdlight.__main__"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_file_has_fewer_than_400_lines(path):
-    assert len(path.read_text().splitlines()) < 400
-
-
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in NAMES for name in NAMES[kind]])
 def test_a_short_name_is_a_class_in_the_file_of_that_name(kind, name):
     module, _, cls = NAMES[kind][name].rpartition(".")
