@@ -13,10 +13,12 @@ from torch import Tensor
 from rfdlight import rng
 from rfdlight.attacks.base import Attack
 from rfdlight.engine.aims import draw_aims
+from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge, Phase
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
+from rfdlight.engine.probe import changed
 from rfdlight.engine.queries import Queries
 from rfdlight.engine.record import Record, describe
 from rfdlight.engine.triage import Triage
@@ -59,7 +61,8 @@ class Engine:
         in_step: Have as many images begin together as there are slots, and draw for the judge before others ask on:
             then images end together too, and few passes are padded at the end. Without, results come sooner.
         starts: Images (rows, C, H, W) of known classes (rows,), for an attack that needs a start; by default none.
-        deterministic: Whether the victim answers the same every time.
+        deterministic: Whether the victim answers the same every time. One evaluation then decides, and is repeated at
+            every success and every final point: the first answer that differs raises `RandomVictim`.
         on_record: Called with each finished image's record.
         on_point: Called before that with its id, its clean pixels and its final point, (C, H, W) both.
         on_failure: Called with the id of each image on which the victim fails, and the reason; by default, that ends
@@ -122,6 +125,9 @@ class Engine:
         Args:
             hold: Return as soon as fewer images than that are in work and cannot fill a forward pass, or even if they
                 can, where images are to keep in step.
+
+        Raises:
+            RandomVictim: If a deterministic victim is none; see `begin_again`.
         """
         hold = min(hold, self.slots)
         while (len(self._pool) or self._queue) and not self._stop():
@@ -135,6 +141,13 @@ class Engine:
                 self._draw()
             else:
                 self._query(ready)
+
+    def begin_again(self) -> None:
+        """Judge the victim as random from here on; all images are dropped, and have to be submitted anew."""
+        self.deterministic = False
+        self.ledger.discard()
+        self._queue.clear()
+        self._pool.clear()
 
     def bound_memory(self, gigabytes: float, x: Tensor) -> None:
         """Take no more images at a time than fit, before the first ones come.
@@ -236,7 +249,7 @@ class Engine:
             candidate = self.attack.hits(state, told.labels) & self.threat.contains(state["x"], points)
             columns["candidates"][numbers] += candidate
             columns["query_clock"][numbers] = clock
-            self._consider(numbers, candidate, points, state)
+            self._consider(numbers, candidate, points, state, told.logits)
             self._end_exhausted(numbers, state)
         self._quarantine(failed)
 
@@ -262,8 +275,8 @@ class Engine:
             self._pool.release(self._pool.ids.index(image_id))
             self._on_failure(image_id, reason)
 
-    def _consider(self, rows: Tensor, candidate: Tensor, points: Tensor, state: Columns) -> None:
-        """Decide what the candidates of this tick lead to."""
+    def _consider(self, rows: Tensor, candidate: Tensor, points: Tensor, state: Columns, logits: Tensor) -> None:
+        """Decide what the candidates of this tick, which were answered `logits`, lead to."""
         columns, judge = self._pool.columns, self.judge
         if judge.rule == "never":
             return
@@ -287,6 +300,9 @@ class Engine:
         columns["point_billed"][chosen] = self._billed(chosen, self._state(chosen))
         # Then the answer that made it a candidate was the judge's own, at this very point.
         certain = self.deterministic and self.oracle.precision == "float32" and self.accounting == "exact"
+        columns["known"][chosen] = certain and judge.rule != "paper"
+        if certain:
+            columns["reference"][chosen] = logits[candidate]
         if believed or certain:
             self._break(chosen)
         else:
@@ -303,7 +319,10 @@ class Engine:
     def _finish(self, rows: Tensor) -> None:
         """Send rows to their final draws at the point that they hold, as the threat model admits it."""
         columns = self._pool.columns
-        columns["point"][rows] = self.threat.admit(columns["x"][rows], columns["point"][rows])
+        held = columns["point"][rows]
+        admitted = self.threat.admit(columns["x"][rows], held)
+        columns["point"][rows] = admitted
+        columns["known"][rows] &= (admitted == held).flatten(1).all(1)
         self.judge.want(self._pool.columns, rows, Phase.FINAL, 1 if self.deterministic else self.judge.final_draws)
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
@@ -319,9 +338,10 @@ class Engine:
         ended = rows[over]
         state = self._state(ended)
         best = self.attack.best(state)
-        asked = per_row(self._evaluated(ended) > 0, best)
-        columns["point"][ended] = torch.where(asked, best, state["x"])
+        asked = self._evaluated(ended) > 0
+        columns["point"][ended] = torch.where(per_row(asked, best), best, state["x"])
         columns["point_clock"][ended] = self._billed(ended, state)
+        columns["known"][ended] &= ~asked
         self._finish(ended)
 
     def _draw(self) -> None:
@@ -338,10 +358,35 @@ class Engine:
             rows = rows[answered.rows]
             share = torch.bincount(rows, minlength=len(wanted))
         if len(rows):
-            self.judge.record(columns, rows, *answered.values)
             self.ledger.charge(columns, slice(0, len(wanted)), "judge", share)
+            unconfirmed = self._compare(rows, *answered.values) if self.deterministic else rows[:0]
+            self.judge.record(columns, rows, *answered.values)
+            self.judge.want(columns, unconfirmed, Phase.FINAL, 1)
             self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0])
         self._quarantine(failed)
+
+    def _compare(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """Compare a deterministic victim's answers with the earlier ones at the same points, where there are any.
+
+        Args:
+            rows: (draws,) the row of each draw, none twice.
+            logits: (draws, classes).
+
+        Returns:
+            The rows at their final point that have no earlier answer, and need one more.
+
+        Raises:
+            RandomVictim: If an answer is not what it was.
+        """
+        columns = self._pool.columns
+        known = columns["known"][rows]
+        different = known & changed(columns["reference"][rows], logits)
+        if different.any():
+            raise RandomVictim(self._pool.ids[int(rows[different][0])])
+        new = rows[~known]
+        columns["reference"][new] = logits[~known]
+        columns["known"][new] = True
+        return new[columns["phase"][new] == Phase.FINAL]
 
     def _judge_scores(self, question: Columns) -> tuple[Tensor, ...]:
         return (self.oracle.scores(question["points"], question["clock"], "judge"),)

@@ -27,6 +27,18 @@ class OutOfMemory(UserError):  # noqa: N818  an event that the run survives, as 
     """A forward pass did not fit into memory; the next ones are smaller."""
 
 
+class RandomVictim(UserError):  # noqa: N818  an event that the run survives
+    """A victim that was taken for deterministic answered the same point differently.
+
+    Args:
+        image_id: Of the image whose point it is.
+    """
+
+    def __init__(self, image_id: str) -> None:
+        super().__init__(f"the victim is random: it answered the same point of {image_id} differently")
+        self.image_id = image_id
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Say whether an exception means that memory ran out, on any device."""
     # On the CPU torch raises a plain RuntimeError.

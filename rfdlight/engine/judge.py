@@ -110,6 +110,8 @@ class Judge:
             "tests": whole(0),
             "failures": whole(0),
             "skip": whole(0),
+            "reference": torch.zeros(rows, classes, device=x.device),
+            "known": torch.zeros(rows, dtype=torch.bool, device=x.device),
             "broken_at": whole(-1),
             "first_screen9": whole(-1),
         }

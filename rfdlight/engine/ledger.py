@@ -16,8 +16,8 @@ class Ledger:
     """Counts every row of every forward pass once.
 
     The counts of an image are columns of its row in the pool; the ledger adds to them, and keeps the
-    sums of the run. `padding` counts the rows of no image: those that fill up a forward pass, and the
-    first passes of a run, which only look at the victim.
+    sums of the run. `padding` counts the rows of no image: those that fill up a forward pass, the
+    first passes of a run, which only look at the victim, and those of attacks that were begun anew.
     """
 
     def __init__(self) -> None:
@@ -39,6 +39,10 @@ class Ledger:
     def pad(self, rows: int) -> None:
         """Count rows of no image."""
         self.total["padding"] += rows
+
+    def discard(self) -> None:
+        """Count all rows so far as padding: the images that they were for are attacked anew."""
+        self.total = dict.fromkeys(KINDS, 0) | {"padding": sum(self.total.values())}
 
     @staticmethod
     def billed(counts: Columns) -> Tensor:

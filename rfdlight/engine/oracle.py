@@ -84,6 +84,7 @@ class Oracle:
                     parameter.data = parameter.data.contiguous(memory_format=self._format)
         self._hook = victim.register_forward_hook(self._count)
         self._batch: Tensor | None = None
+        self._advances = True
         self._streams: dict[str, list[Tensor]] = {}
         self._seeds = {
             purpose: int.from_bytes(hashlib.sha256(f"{seed}:{purpose}:{rank}:{attempt}".encode()).digest()[:7])
@@ -168,7 +169,8 @@ class Oracle:
         padded = torch.zeros(self.batch_size, dtype=clock.dtype, device=clock.device)
         padded[: len(clock)] = clock
         with self._arithmetic(purpose, batch.device), ticking(padded):
-            logits = self._victim(batch).float()[: len(clock)]
+            # A copy: a victim may answer from memory that its next pass overwrites.
+            logits = self._victim(batch)[: len(clock)].to(torch.float32, copy=True)
         check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
         return logits
 
@@ -202,24 +204,14 @@ class Oracle:
         self._batch = None
         self._on_smaller(self.batch_size)
 
-    def is_random(self, points: Tensor) -> bool:
-        """Ask the same points twice and say whether the answers differ; both are judge forward passes.
-
-        Raises:
-            VictimError: If the victim fails on each of the points alone; one that it answers is enough.
-        """
-        trials = [points, *points.split(1)] if len(points) > 1 else [points]
-        while True:
-            try:
-                asked = trials[0][: self.batch_size]
-                clock = torch.zeros(len(asked), dtype=torch.int64, device=asked.device)
-                return not torch.equal(self.scores(asked, clock, "judge"), self.scores(asked, clock, "judge"))
-            except OutOfMemory:
-                continue
-            except VictimError:
-                trials = trials[1:]
-                if not trials:
-                    raise
+    @contextmanager
+    def same_noise(self) -> Iterator[None]:
+        """Replay the same random numbers of torch's global generators in every forward pass inside."""
+        self._advances = False
+        try:
+            yield
+        finally:
+            self._advances = True
 
     @contextmanager
     def _noise(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
@@ -238,7 +230,8 @@ class Oracle:
             inside = [torch.get_rng_state()]
             if on_gpu:
                 inside.append(torch.cuda.get_rng_state(device))
-            self._streams[purpose] = inside
+            if self._advances:
+                self._streams[purpose] = inside
             self._set_states(outside, device)
 
     @staticmethod

@@ -27,6 +27,11 @@ class Pool:
             raise ValueError("the pool holds images already")
         self.slots = min(self.slots, slots)
 
+    def clear(self) -> None:
+        """Remove all images."""
+        self.ids = []
+        self._next = 0
+
     def __len__(self) -> int:
         return len(self.ids)
 

@@ -21,12 +21,14 @@ class Told:
         rows: (told,) int64, the queries that were answered, in rising order.
         answer: What the attack reads, one row for each of them.
         labels: (told,) int64, the label that each of them amounts to.
+        logits: (told, classes), the mean logits of each query's evaluations, which an attack may not see.
         failed: The reason for each image that failed.
     """
 
     rows: Tensor
     answer: Tensor
     labels: Tensor
+    logits: Tensor
     failed: dict[int, str]
 
 
@@ -63,9 +65,10 @@ class Queries:
         answered = self._triage.ask("attack", question, self._gradients if gradients else self._scores)
         rows = answered.rows[:: self._eot] // self._eot
         if not len(rows):
-            return Told(rows, points[:0], rows, answered.failed)
-        answer, labels = self._averaged(answered, state["y"][rows], single[rows])
-        return Told(rows, answer, labels, answered.failed)
+            return Told(rows, points[:0], rows, points[:0], answered.failed)
+        draws = answered.values[0].view(len(rows), self._eot, -1)
+        answer, labels = self._averaged(answered, draws, state["y"][rows], single[rows])
+        return Told(rows, answer, labels, draws.mean(1), answered.failed)
 
     def _scores(self, question: Columns) -> tuple[Tensor, ...]:
         return (self._oracle.scores(question["points"], question["clock"], "attack"),)
@@ -76,9 +79,8 @@ class Queries:
 
         return self._oracle.gradients(question["points"], question["clock"], objective)
 
-    def _averaged(self, answered: Answered, y: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the answers and the labels of queries whose images have the labels `y`."""
-        draws = answered.values[0].view(len(y), self._eot, -1)
+    def _averaged(self, answered: Answered, draws: Tensor, y: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the answers and the labels of queries with logits `draws`, whose images have the labels `y`."""
         if self._attack.reads == "gradients":
             gradient = answered.values[1]
             return gradient.view(len(y), self._eot, *gradient.shape[1:]).mean(1), draws.mean(1).argmax(1)

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
-from rfdlight.data.base import Batch, ImageData
+from rfdlight.data.base import Batch, ImageData, loader
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
+from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
+from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
 from rfdlight.modules.attack_card import attack_card
 from rfdlight.modules.processes import Processes, ToldElsewhere
@@ -154,6 +156,7 @@ class AttackEvaluation(LightningModule):
         self.failed: dict[str, str] = {}
         self.processes = Processes()
         self._progress = [0, 0]
+        self._taken: list[str] = []
         self._running = False
         self._open = ExitStack()
         self._attacking = ExitStack()
@@ -208,8 +211,9 @@ class AttackEvaluation(LightningModule):
             check_pixels(x)
             if not self._running:
                 self._start(x)
+            self._taken += ids
             self._engine.submit(x, y, ids)
-            self._engine.run(hold=self._hold())
+            self._run_engine(hold=self._hold())
 
     def on_test_epoch_end(self) -> None:
         """Attack what is left, and report."""
@@ -217,11 +221,41 @@ class AttackEvaluation(LightningModule):
             if not self._running:  # nothing was left for this process
                 first = self.data.attacked().read([0]).float().div_(255)
                 self._start(first.to(self.device))
-            self._engine.run()
+            self._run_engine()
             self._attacking.close()
             if self.processes.leads:
                 self._report()
             self._open.close()
+
+    def _run_engine(self, hold: int = 0) -> None:
+        """Attack until more images are wanted; begin again, once, where the victim turns out to be random."""
+        try:
+            self._engine.run(hold)
+            if not hold and self._engine.deterministic and self.processes.size > 1:
+                self.processes.await_all(self._tick)  # another process may still find it random
+        except RandomVictim as found:
+            self._begin_again(found)
+
+    def _begin_again(self, found: RandomVictim) -> None:
+        """Attack all images of this process anew, behind a victim that is judged as random."""
+        self._random["revealed"] = found.image_id
+        self.console.print(
+            f"the victim is random: it answered the same point of {found.image_id} differently; the "
+            f"{self._progress[0]} finished images are attacked anew",
+            soft_wrap=True,
+            markup=False,
+        )
+        self.processes.tell("random", found.image_id)
+        self._book.random()
+        self._engine.begin_again()
+        self._progress = [0, 0]
+        ids = self.data.attacked().ids
+        again = {*self._taken, *(self._book.finished if self.processes.leads else ())}
+        images = self.data.attacked().take([position for position, name in enumerate(ids) if name in again])
+        for x, y, names in loader(images, self.batch_size) if again else ():
+            self._engine.submit(x.to(self.device), y.to(self.device), names)
+            self._engine.run(hold=self._engine.slots)
+        self._engine.run()
 
     def _hold(self) -> int:
         """Return how many images this process keeps in work before it asks for more.
@@ -277,7 +311,13 @@ class AttackEvaluation(LightningModule):
         )
         self._attacking.callback(self._oracle.close)
         declared = any(defense.is_random for defense in self.defenses)
-        self._random = {"declared": declared, "measured": self._oracle.is_random(x)}
+        self._behaviour = probe(self._oracle, x)
+        self._random = {
+            "declared": declared,
+            "measured": self._behaviour.random,
+            "batch_effect": self._behaviour.batch_effect,
+            "revealed": "an earlier attempt" if self._book.found_random else None,
+        }
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
@@ -300,8 +340,12 @@ class AttackEvaluation(LightningModule):
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
+        if not self._engine.deterministic:
+            self.processes.tell("random", None)
         self._engine.bound_memory(self.memory, x[:1])
         self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
+        if not self._engine.deterministic:
+            self._book.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
             self._book.failure(image_id, reason)
         self.console.print(attack_card(self._settings(), self.attack, self._engine.slots))
@@ -335,6 +379,8 @@ class AttackEvaluation(LightningModule):
     def _tick(self) -> bool:
         total = self._engine.ledger.total
         self._display.update(*self.processes.look([*self._progress, total["attack"] + total["gradient"]]))
+        if self.processes.random and self._engine.deterministic:
+            raise RandomVictim("an image of another process")
         return self.processes.stopping
 
     def _identity(self) -> dict[str, Any]:
@@ -342,8 +388,7 @@ class AttackEvaluation(LightningModule):
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
         made_by = maker_module(self.victim_spec)
         parts = [part for part in (self.attack, self.data, *self.defenses, *schedules, made_by) if part is not None]
-        facts = {**self._settings(), "deterministic": self._engine.deterministic}
-        found = identity(self.victim, self.data.attacked(), parts, facts)
+        found = identity(self.victim, self.data.attacked(), parts, self._settings())
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found

@@ -44,6 +44,7 @@ class Processes:
     Attributes:
         stopping: Whether the run was told to end.
         lost: Whether the store is gone, and process 0 with it.
+        random: Whether another process has found the victim random.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -51,6 +52,7 @@ class Processes:
         self.size = size
         self.stopping = False
         self.lost = False
+        self.random = False
         self._store = dist.PrefixStore(
             f"rfdlight-{next(_runs)}", _get_default_store() if size > 1 else dist.HashStore()
         )
@@ -143,6 +145,18 @@ class Processes:
         with self._losing():
             self.tell("end" if self.leads else "failed", f"process {self.rank}: {told}")
 
+    def await_all(self, waiting: Callable[[], Any]) -> None:
+        """Wait until every process has come here, or the run is stopped.
+
+        Args:
+            waiting: Called again and again meanwhile; what it raises ends the waiting.
+        """
+        with self._losing():
+            self.tell(f"attacked/{self.rank}", True)
+            while not (self.stopping or all(self._has(f"attacked/{rank}") for rank in range(self.size))):
+                waiting()
+                time.sleep(_PAUSE)
+
     def leave(self, waiting: Callable[[], Any] = lambda: None) -> None:
         """Leave the run; process 0 waits for all others, for a minute at most if the run was told to stop.
 
@@ -189,6 +203,7 @@ class Processes:
         if self.stopping:
             self.tell("stop", True)
         self.stopping = self.stopping or self._has("stop") or self._has("end")
+        self.random = self.random or self._has("random")
         if self.leads:
             self._check_others()
             told = [self._store.get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]

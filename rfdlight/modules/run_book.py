@@ -32,6 +32,7 @@ class RunBook:
         past: What all attempts have left: before this one, and after `end` with it. In process 0 alone.
         attempt: How often the run was begun before.
         finished: Ids of the images that earlier attempts have finished.
+        found_random: Whether an earlier attempt has found the victim random.
 
     Raises:
         UserError: If another process has the directory, or there is nothing to go on with.
@@ -49,8 +50,8 @@ class RunBook:
                 self._lock = journal.lock(planned)
                 self.past = journal.look_back(planned)
             finished = [record["id"] for record in self.past.records]
-            processes.tell("run", [str(planned.absolute()), self.past.attempts, finished])
-        folder, self.attempt, self.finished = processes.hear("run")
+            processes.tell("run", [str(planned.absolute()), self.past.attempts, finished, self.past.random])
+        folder, self.attempt, self.finished, self.found_random = processes.hear("run")
         self.folder = planned if processes.leads else Path(folder)
 
     def begin(
@@ -103,6 +104,10 @@ class RunBook:
     def failure(self, image_id: str, reason: str) -> None:
         """Write down that the victim fails on an image."""
         self._opened.failure(image_id, reason)
+
+    def random(self) -> None:
+        """Write down that the victim is random, which makes all records of single evaluations void."""
+        self._opened.random()
 
     def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
         """Keep the pixels of an image, (C, H, W) both, if it is one of those that are kept."""

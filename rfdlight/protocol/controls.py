@@ -107,7 +107,8 @@ class Controls:
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
         attack = copy.copy(self.engine.attack)
         attack.eps = _NO_SIZE
-        records = self._short_attack(sample, attack).records
+        outcome = self._short_attack(sample, attack)
+        records = outcome.records
         right = [record for record in records if clean_right(record)]
         return {
             "images": len(records),
@@ -115,6 +116,7 @@ class Controls:
             "right": len(right),
             "broken": sum(record["verdict"] == "broken" for record in right),
             "changed": sorted(record["id"] for record in records if _differs(record, known[record["id"]])),
+            "deterministic": outcome.deterministic,
         }
 
     def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:

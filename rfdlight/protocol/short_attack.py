@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
-from rfdlight.data.base import ImageData, ImageSource, loader
+from rfdlight.data.base import Batch, ImageData, ImageSource, loader
 from rfdlight.engine.engine import Engine
+from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge
 from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
 from rfdlight.results.records import Record, in_order
 from rfdlight.results.summary import Share, clean_right, summarize
@@ -27,10 +28,12 @@ class Outcome:
     Attributes:
         records: Ordered by id, see `rfdlight.results.records.FIELDS`.
         summary: See `rfdlight.results.summary.summarize`.
+        deterministic: Whether the victim answered the same every time.
     """
 
     records: list[Record]
     summary: dict[str, Any]
+    deterministic: bool
 
     @property
     def robust(self) -> Share:
@@ -87,7 +90,7 @@ def short_attack(
         seed: Of the attack's and the victim's randomness.
         batch_size: Rows per forward pass; with a hundred images, larger ones are padded more and end later.
         channels_last: Run the victim in channels-last memory.
-        deterministic: Whether the victim answers the same every time; by default, two answers to the first images tell.
+        deterministic: Whether the victim answers the same every time; by default measured on the first images.
         starts: For a targeted attack, see `rfdlight.engine.engine.Engine`.
         stop: Looked at before every tick; when it returns True, the images that are left have no record.
 
@@ -97,10 +100,12 @@ def short_attack(
     records: list[Record] = []
     oracle = Oracle(victim, batch_size, seed=seed, channels_last=channels_last)
     try:
-        batches = ((x.to(device), y.to(device), ids) for x, y, ids in loader(images, batch_size))
-        first = next(batches)
+
+        def batches() -> Iterator[Batch]:
+            return ((x.to(device), y.to(device), ids) for x, y, ids in loader(images, batch_size))
+
         if deterministic is None:
-            deterministic = not oracle.is_random(first[0])
+            deterministic = not probe(oracle, next(batches())[0]).random
         engine = Engine(
             oracle,
             attack,
@@ -115,13 +120,22 @@ def short_attack(
             stop=stop,
         )
         engine.ledger.pad(oracle.forwarded)
-        for batch in itertools.chain([first], batches):
-            engine.submit(*batch)
-            engine.run(hold=engine.slots)
-        engine.run()
+        try:
+            _attack_all(engine, batches())
+        except RandomVictim:
+            records.clear()
+            engine.begin_again()
+            _attack_all(engine, batches())
         engine.ledger.check(oracle.forwarded)
     finally:
         oracle.close()
     records = in_order(records)
     facts = {"budget": budget, "targeted": attack.targeted, "totals": engine.ledger.total}
-    return Outcome(records, summarize(records, facts))
+    return Outcome(records, summarize(records, facts), engine.deterministic)
+
+
+def _attack_all(engine: Engine, batches: Iterable[Batch]) -> None:
+    for batch in batches:
+        engine.submit(*batch)
+        engine.run(hold=engine.slots)
+    engine.run()

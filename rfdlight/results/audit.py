@@ -19,7 +19,7 @@ from rfdlight.results.field_types import (
 )
 from rfdlight.results.intervals import wilson
 from rfdlight.results.mcnemar import mcnemar
-from rfdlight.results.records import Record
+from rfdlight.results.records import Record, judged_once
 from rfdlight.results.summary import clean_right
 from rfdlight.threat import ThreatModel
 
@@ -27,7 +27,8 @@ FACTS: dict[str, str] = {
     "foreign": "records of images that were not asked for",
     "forwarded": "rows that a hook on the victim saw; null if an attempt was killed",
     "card": "right answers and images on the victim's card, undefended, on the whole test set; null without one",
-    "random": "whether a defense is declared random, and whether two answers to the first images differed",
+    "random": "whether a defense is declared random; whether answers to the first images differed; by how much of "
+    "their range an image's logits change beside other images; and the image whose later answer differed, or null",
     "controls": "what the control attacks found, see rfdlight.protocol.controls; empty if none were made",
 }
 """What an audit reads of a run beside `rfdlight.results.summary.RUN_FIELDS`."""
@@ -167,20 +168,46 @@ def _clean_accuracy(records: Sequence[Record], run: Facts) -> Found:
 
 
 def _randomness(records: Sequence[Record], run: Facts) -> Found:
+    contradiction = _contradiction(records, run)
+    if contradiction is not None:
+        return "fail", contradiction
     if run["random"] is None:
         return "skip", "the run does not say whether two answers differed"
     declared, measured = run["random"]["declared"], run["random"]["measured"]
+    effect, revealed = run["random"].get("batch_effect") or 0.0, run["random"].get("revealed")
+    if effect:
+        return "warn", f"the victim's answer to an image depends on the other images of its batch, by {effect:.1%}"
     if declared and not measured:
-        return "warn", "the defense is random, but two answers to the first images were equal"
+        return "warn", "the defense is random, but answers to the first images were equal"
+    if revealed is not None:
+        return "warn", f"answers to the first images were equal, later ones, at {revealed}, were not: judged as random"
     if measured and not declared:
-        return "warn", "no defense is random, but two answers to the first images differed: the victim is"
-    return "ok", f"two answers to the first images {'differed' if measured else 'were equal'}, as declared"
+        return "warn", "no defense is random, but answers to the first images differed: the victim is random"
+    return "ok", f"answers to the first images {'differed' if measured else 'were equal'}, as declared"
+
+
+def _contradiction(records: Sequence[Record], run: Facts) -> str | None:
+    """Return what in the records contradicts the way in which the run judged, None if nothing does."""
+    deterministic = run["deterministic"]
+    other = [record["id"] for record in records if judged_once(record) != deterministic]
+    if other:
+        how = "several evaluations" if deterministic else "one evaluation"
+        kind = "deterministic" if deterministic else "random"
+        return f"{len(other):,} images of a {kind} victim were judged by {how}, the first is {other[0]}"
+    if not deterministic or run["accounting"] != "exact":
+        return None
+    lost = [record["id"] for record in records if record["broken_at"] is not None and not record["final_wrong"]]
+    if lost:
+        return f"the victim was judged as deterministic, but answered {lost[0]} differently at the same point"
+    return None
 
 
 def _no_ball(control: dict[str, Any], run: Facts) -> Found:
     if run["deterministic"] and control["changed"]:
         first = control["changed"][0]
         return "fail", f"the victim's answer to {first} is not what it was before: it has a memory"
+    if run["deterministic"] and not control.get("deterministic", True):
+        return "fail", "the victim answered equal points differently after the run: it is random or has a memory"
     right, total = control["right"], control["images"]
     broken = min(control["broken"], right)
     found = f"{broken:,} of {right:,} images broken in a ball of no size, at {control['queries']:,} queries"

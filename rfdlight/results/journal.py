@@ -20,15 +20,16 @@ from filelock import FileLock, Timeout
 from rfdlight import whole_files
 from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
-from rfdlight.results.records import FIELDS, Record, fault, in_order, read_records, seal, unseal
+from rfdlight.results.records import FIELDS, Record, fault, in_order, judged_once, read_records, seal, unseal
 from rfdlight.results.summary import ROWS
 
 FOLDER = "journal"
 """In a run directory; holds the files of every process of every attempt at the run.
 
 `records-<attempt>-<rank>.jsonl` has the records since the last `records.jsonl`, `events-<attempt>-<rank>.jsonl` what
-happened when: `start`, `image` for every record, `failed` for every image on which the victim failed, with the reason,
-and `end` with the rows that the victim saw and the rows of a forward pass."""
+happened when: `start`, `random` where the victim is judged as random from then on, `image` for every record, `failed`
+for every image on which the victim failed, with the reason, and `end` with the rows that the victim saw and the rows of
+a forward pass."""
 
 _SYNCED_EVERY = 1.0
 """Seconds: so much of the last work a power cut may take, besides the images under way."""
@@ -65,6 +66,11 @@ class Journal:
     def failure(self, image_id: str, reason: str) -> None:
         """Append the event that the victim failed on an image."""
         self.event("failed", id=image_id, reason=reason)
+
+    def random(self) -> None:
+        """Append the event that the victim is judged as random from here on."""
+        self.event("random")
+        self._sync()
 
     def end(self, totals: dict[str, int], forwarded: int, batch_size: int) -> None:
         """Append the last event: what rows the victim saw, by the ledger and by a hook on it, and those of a pass."""
@@ -108,6 +114,7 @@ class Past:
         forwarded: Rows that a hook on the victim saw, None if a process ended without a word.
         seconds: That the attempts took, as far as their events say.
         batch_size: Rows of the smallest forward pass, None if no process says it.
+        random: Whether any of them found the victim random; records of single evaluations are then left out.
     """
 
     records: list[Record]
@@ -119,9 +126,10 @@ class Past:
     forwarded: int | None
     seconds: float
     batch_size: int | None
+    random: bool
 
 
-NOTHING = Past([], {}, 0, 0, 0, Counter(), None, 0.0, None)
+NOTHING = Past([], {}, 0, 0, 0, Counter(), None, 0.0, None, False)
 """The past of a run that was never begun."""
 
 
@@ -160,7 +168,9 @@ def look_back(run: Path) -> Past:
     Raises:
         UserError: If a file cannot be read, or `records.jsonl` is damaged, which was complete when it was written.
     """
-    found = {record["id"]: record for record in read_records(run / RECORDS)} if (run / RECORDS).exists() else {}
+    events = {path: _events(path) for path in _files(run, "events")}
+    random = any(event["event"] == "random" for happened in events.values() for event in happened)
+    written = read_records(run / RECORDS) if (run / RECORDS).exists() else []
     damaged = 0
     for path in _files(run, "records"):
         for line in _lines(path):
@@ -168,10 +178,14 @@ def look_back(run: Path) -> Past:
             if record is None:
                 damaged += 1
             else:
-                found.setdefault(record["id"], record)
+                written.append(record)
+    found: dict[str, Record] = {}
+    for record in written:
+        if not (random and judged_once(record)):
+            found.setdefault(record["id"], record)
     parts: dict[int, list[_Part]] = {}
-    for path in _files(run, "events"):
-        parts.setdefault(_attempt_of(path), []).append(_part(path, found))
+    for path, happened in events.items():
+        parts.setdefault(_attempt_of(path), []).append(_part(happened, found))
     all_parts = [part for attempt in parts.values() for part in attempt]
     totals: Counter[str] = Counter()
     for part in all_parts:
@@ -188,6 +202,7 @@ def look_back(run: Path) -> Past:
         forwarded=_sum([part.forwarded for part in all_parts]),
         seconds=sum(max(part.seconds for part in attempt) for attempt in parts.values()),
         batch_size=min((part.batch_size for part in all_parts if part.batch_size is not None), default=None),
+        random=random,
     )
 
 
@@ -224,8 +239,11 @@ class _Part:
     batch_size: int | None = None
 
 
-def _part(path: Path, records: dict[str, Record]) -> _Part:
-    events = [event for event in map(_event, _lines(path)) if event is not None]
+def _events(path: Path) -> list[dict[str, Any]]:
+    return [event for event in map(_event, _lines(path)) if event is not None]
+
+
+def _part(events: list[dict[str, Any]], records: dict[str, Record]) -> _Part:
     seconds = max(0.0, events[-1]["time"] - events[0]["time"]) if events else 0.0
     failed = {event["id"]: event["reason"] for event in events if event["event"] == "failed"}
     ends = [event for event in events if event["event"] == "end"]
@@ -243,6 +261,7 @@ def _event(line: str) -> dict[str, Any] | None:
         event = parse_json(line)
         holds = {
             "start": lambda: True,
+            "random": lambda: True,
             "image": lambda: isinstance(event["id"], str),
             "failed": lambda: isinstance(event["id"], str) and isinstance(event["reason"], str),
             "end": lambda: (

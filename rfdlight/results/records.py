@@ -99,6 +99,11 @@ def fault(record: Record) -> str | None:
     return None if wrong is None else f"{wrong} cannot be {record[wrong]!r:.40}; it is {FIELDS[wrong]}"
 
 
+def judged_once(record: Record) -> bool:
+    """Return whether an image was judged by single evaluations, as those of a deterministic victim are."""
+    return record["clean_draws"] == 1
+
+
 def _too_many(record: Record) -> str | None:
     """Return the first count that is above that of the draws it is of."""
     counts = ("clean", "final")

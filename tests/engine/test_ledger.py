@@ -36,4 +36,4 @@ def test_padding_is_what_no_image_asked_for():
     run = Run(Constant(), RandomNoise(eps=0.1), images(5), torch.zeros(5, dtype=torch.int64), budget=0, slots=5)
     assert run.total == {"attack": 0, "gradient": 0, "observe": 0, "judge": 10, "padding": 4 * len(run.shapes) - 10}
     run = Run(Constant(), RandomNoise(eps=0.1), images(4), torch.zeros(4, dtype=torch.int64), budget=3)
-    assert run.total == {"attack": 12, "gradient": 0, "observe": 0, "judge": 8, "padding": 0}
+    assert run.total == {"attack": 12, "gradient": 0, "observe": 0, "judge": 12, "padding": 0}

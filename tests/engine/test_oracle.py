@@ -110,16 +110,9 @@ def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network,
     broken = [record for record in run.records if record["broken_at"] is not None]
     assert broken
     for record in run.records:
-        assert record["judge"] == 2 + record["votings"]
+        assert record["judge"] == 2 + record["votings"] + (record["broken_at"] is None)
         assert (record["broken_at"] is None) or (record["votings"] >= 1 and record["verdict"] == "broken")
     assert sum(run.total.values()) == run.oracle.forwarded
-
-
-def test_random_victims_are_told_from_deterministic_ones(network):
-    oracle = Oracle(network, 4)
-    assert not oracle.is_random(images(6))
-    oracle.close()
-    assert Oracle(CoinFlip(), 4).is_random(images(6))
 
 
 def test_the_victims_noise_follows_seed_rank_and_attempt():

@@ -178,7 +178,7 @@ def test_so_it_is_with_gradients(network, whole, how, reason, eot):
 def test_the_rows_of_repeated_passes_are_padding():
     # Four images in one pass. The pass raises, and so do the half with the second image and that image alone; the other
     # half and the first image alone are answered: 2 + 1 rows of images and 2 + 3 of padding, where the hook sees 8.
-    # At the first point that was answered nobody asks again. Then two passes of three images: queries and final draws.
+    # At the first point that was answered nobody asks again. Then three images: a pass of queries, two of final draws.
     x, y = images(4, (1, 4, 4)), torch.zeros(4, dtype=torch.int64)
     victim = Faulty(Constant(), x[[1]], ["test/0001"], "raise")
     found, failed, engine = attacked(
@@ -186,8 +186,8 @@ def test_the_rows_of_repeated_passes_are_padding():
     )  # fmt: skip
     assert list(failed) == ["test/0001"]
     assert len(found) == 3
-    assert engine.ledger.total == {"attack": 3, "gradient": 0, "observe": 0, "judge": 6, "padding": 5 + 1 + 1}
-    assert len(victim.shapes) == 5 + 2
+    assert engine.ledger.total == {"attack": 3, "gradient": 0, "observe": 0, "judge": 9, "padding": 5 + 1 + 1 + 1}
+    assert len(victim.shapes) == 5 + 3
 
 
 def test_no_later_pass_holds_what_the_victim_failed_on(network, whole):

@@ -1,1 +1,1 @@
-"""Small inputs after public bug reports by people who evaluate or defend image classifiers; each test links its report."""
+"""Small inputs after public bug reports by people who evaluate or defend image classifiers, each with its report."""

@@ -1,0 +1,131 @@
+"""How a victim answers the same images again: whether it is random, and whether an answer depends on its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from scipy.stats import ttest_ind
+from torch import Tensor
+
+from rfdlight.engine.failures import OutOfMemory, VictimError
+from rfdlight.engine.oracle import Oracle
+from rfdlight.errors import UserError
+
+_PASSES = 3
+"""Forward passes over equal batches; the first two that differ end the comparison."""
+
+_DRAWS = 8
+"""Forward passes over each of two batches whose mean answers are compared."""
+
+_LEVEL = 0.001
+"""Significance level of that comparison, over all images together."""
+
+_ROUNDING = 1e-3
+"""Change of a logit that counts as rounding, relative to the range of the image's logits."""
+
+_TOLERATED = 0.1
+"""Largest change, relative to the same range, that other images of the batch may cause in a run that goes on."""
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a victim answers equal images in several forward passes.
+
+    Attributes:
+        random: Whether any two answers to the same image differed.
+        batch_effect: Largest change of a logit when the other images of the batch changed, relative to the range of
+            the image's logits; 0 where it is within rounding.
+    """
+
+    random: bool
+    batch_effect: float = 0.0
+
+
+def changed(before: Tensor, after: Tensor) -> Tensor:
+    """Return which logits, (rows, classes) both, differ by more than rounding, (rows,) bool."""
+    return _effect(before, after) > _ROUNDING
+
+
+def probe(oracle: Oracle, points: Tensor) -> Behaviour:
+    """Evaluate the same images several times, in equal batches and beside other images.
+
+    Noise that comes from torch's global generators is replayed for the comparison of batches, so that it does not hide
+    what the other images change. Where that finds a change, fresh draws of both batches have to confirm it: a victim
+    that draws noise for some of its rows alone gets other noise beside other images.
+
+    Args:
+        oracle: Owns the victim; the forward passes are the judge's.
+        points: Images (rows, C, H, W) in [0, 1], at least one; no more than one forward pass of them is used.
+
+    Raises:
+        UserError: If the answers to an image depend on the other images of its batch by more than a tenth of the range
+            of its logits.
+        VictimError: If the victim fails on each of the images alone; one that it answers is enough.
+    """
+    trials = [points, *points.split(1)] if len(points) > 1 else [points]
+    while True:
+        try:
+            return _probe(oracle, trials[0][: oracle.batch_size])
+        except OutOfMemory:
+            continue
+        except VictimError:
+            trials = trials[1:]
+            if not trials:
+                raise
+
+
+def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
+    first = _answers(oracle, points)
+    random = any(not torch.equal(first, _answers(oracle, points)) for _ in range(_PASSES - 1))
+    if oracle.batch_size == 1:
+        return Behaviour(random)
+    try:
+        effect = _batch_effect(oracle, points, random)
+    except VictimError:  # on the images that were made up: nothing is known of the batch
+        effect = 0.0
+    if effect > _TOLERATED:
+        raise UserError(
+            f"the victim's answer to an image depends on the other images of its batch: a logit changes by "
+            f"{effect:.0%} of their range; use running statistics (eval mode) in its normalisation layers, or "
+            "--model.batch_size 1"
+        )
+    return Behaviour(random or effect > 0, effect)
+
+
+def _answers(oracle: Oracle, points: Tensor) -> Tensor:
+    clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    return oracle.scores(points, clock, "judge")
+
+
+def _batch_effect(oracle: Oracle, points: Tensor, random: bool) -> float:
+    """Return the largest relative change of a logit beside other images, 0 if it is rounding or chance."""
+    kept = points[: (len(points) + 1) // 2]
+    others = (1 - kept)[: oracle.batch_size - len(kept)]
+    if random:
+        batch = torch.cat([kept, others])
+        with oracle.same_noise():
+            before, after = _answers(oracle, points)[: len(kept)], _answers(oracle, batch)[: len(kept)]
+        confirmed = changed(before, after).any() and _means_differ(oracle, points, batch, len(kept))
+        return float(_effect(before, after).max()) if confirmed else 0.0
+    # Other places in the batch too: noise that restarts from one seed in every pass differs by place.
+    before = _answers(oracle, points)[: len(kept)]
+    after = _answers(oracle, torch.cat([others, kept]))[len(others) :]
+    effect = float(_effect(before, after).max())
+    return effect if effect > _ROUNDING else 0.0
+
+
+def _means_differ(oracle: Oracle, one: Tensor, other: Tensor, kept: int) -> bool:
+    """Return whether the margins of the first `kept` images differ in the mean between two batches."""
+    before, after = (
+        torch.stack([_answers(oracle, batch)[:kept] for _ in range(_DRAWS)]).double() for batch in (one, other)
+    )
+    best = before.mean(0).argmax(1).expand(_DRAWS, -1)[..., None]
+    margins = [(logits.gather(2, best)[..., 0] - logits.mean(2)).cpu().numpy() for logits in (before, after)]
+    return bool((ttest_ind(*margins, equal_var=False).pvalue * kept <= _LEVEL).any())
+
+
+def _effect(before: Tensor, after: Tensor) -> Tensor:
+    """Return the largest change of each row's logits, relative to their range, (rows,)."""
+    spread = torch.maximum(before.amax(1) - before.amin(1), after.amax(1) - after.amin(1))
+    return (before - after).abs().amax(1) / spread.clamp_min(torch.finfo(before.dtype).tiny)
