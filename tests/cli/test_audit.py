@@ -13,13 +13,13 @@ FORGETFUL = """
 from nearest_mean import NearestMean
 
 class Forgetful(NearestMean):
-    '''Gets less sure of itself after ten passes.'''
+    '''Gets less sure of itself after as many rows as a file says.'''
 
-    asked = 0
+    rows = 0
 
     def forward(self, x):
-        self.asked += bool(x.any())
-        return super().forward(x) * (0.9 if self.asked > 10 else 1)
+        self.rows += len(x)
+        return super().forward(x) * (0.9 if self.rows > int(open("rows").read()) else 1)
 """
 LINE = "test --attack square --data digits --data.num_images 12 --model.batch_size 4 --model.budget 20 --run run"
 
@@ -46,7 +46,12 @@ def test_a_sound_run_says_how_many_checks_it_passed(command):
 
 
 def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
-    said = command(*LINE.split(), "--model.victim", "forgetful.Forgetful")
+    line = [*LINE.split(), "--model.victim", "forgetful.Forgetful"]
+    Path("rows").write_text("1000000")
+    command(*line, "--run", "steady", "--model.controls", "false")
+    attacked = json.loads(Path("steady/summary.json").read_text())["run"]["forwarded"]
+    Path("rows").write_text(f"{attacked + 4}")  # the first pass looks at the shape of the answers
+    said = command(*line)
     assert said.status == 1
     assert said.err == ("rfdlight: the run contradicts itself, see its audit; none of its numbers can be trusted\n")
     assert audited()["eps 0"]["state"] == "fail"

@@ -39,16 +39,16 @@ def controls(victim, attack, source, budget=40, **options):
     return made.run(source, run.records), run
 
 
-class Forgetful(nn.Module):
-    """Remembers how often it was asked, and is less sure every time."""
+class Changing(nn.Module):
+    """Answers differently from some moment on: once, or in every pass anew."""
 
     def __init__(self, victim):
         super().__init__()
-        self.victim, self.asked = victim, 0
+        self.victim, self.shift, self.steady, self.passes = victim, 0.0, True, 0
 
     def forward(self, x):
-        self.asked += 1
-        return self.victim(x) - 0.01 * self.asked
+        self.passes += 1
+        return self.victim(x) - torch.tensor([self.shift * (1 if self.steady else self.passes), 0.0])
 
 
 class Idle(Square):
@@ -67,7 +67,14 @@ def test_nothing_breaks_in_a_ball_of_no_size():
     right = sum(record["clean_margin"] > 0 for record in run.records)
     assert 0 < right < COUNT
     assert any(record["verdict"] == "broken" and record["attack"] for record in run.records)
-    assert found["no_ball"] == {"images": COUNT, "queries": 40, "right": right, "broken": 0, "changed": []}
+    assert found["no_ball"] == {
+        "images": COUNT,
+        "queries": 40,
+        "right": right,
+        "broken": 0,
+        "changed": [],
+        "deterministic": True,
+    }
 
 
 @pytest.mark.parametrize("name", sorted(NAMES["attack"]))
@@ -81,10 +88,17 @@ def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, network, clean):
         assert found["no_ball"]["right"] > 0
 
 
-def test_a_victim_with_a_memory_is_seen():
-    victim = Mapped(Forgetful(linear(offset=2.0)), lambda logits: logits * torch.tensor([1.0, 2.0]))
-    found, _ = controls(victim, Square(eps=0.1), stored())
-    assert found["no_ball"]["changed"] == [f"test/{i:04d}" for i in range(COUNT)]
+@pytest.mark.parametrize("after", ["the run", "its first passes"])
+def test_a_victim_that_changes_after_the_run_is_seen(after):
+    changing = Changing(linear(offset=2.0))
+    source = stored()
+    run = Run(changing, Square(eps=0.1), source.pixels.float() / 255, source.labels, budget=40, batch_size=COUNT)
+    changing.steady = after == "the run"
+    changing.shift = 0.1
+    found = Controls(changing, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
+    assert found["no_ball"]["deterministic"] == (after == "the run")
+    if after == "the run":
+        assert found["no_ball"]["changed"] == [f"test/{i:04d}" for i in range(COUNT)]
 
 
 def test_an_attack_that_does_nothing_is_weaker_than_random_noise():

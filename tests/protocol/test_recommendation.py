@@ -40,7 +40,7 @@ def outcome(withstand: str) -> Outcome:
     low, high = wilson(right, len(withstand))
     share = {"share": right / len(withstand), "low": low, "high": high, "total": len(withstand)}
     summary = {"mean_logits": {"robust": share}, "single_draw": {"robust": share}, "ledger": {"judge": 7}}
-    return Outcome(records, summary)
+    return Outcome(records, summary, deterministic=False)
 
 
 def confirmed(name: str, predicted: float, withstand: str) -> Confirmed:

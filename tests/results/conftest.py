@@ -15,6 +15,8 @@ def write(tmp_path, monkeypatch):
     def write_run(name, records, selection="balanced", **changes):
         folder = tmp_path / name
         folder.mkdir(parents=True)
+        if changes.get("deterministic"):
+            records = [each | {"clean_draws": 1} for each in records]
         (folder / "config.yaml").write_text("seed_everything: 0\n")
         (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
         # The numbers of the stored summary are wrong on purpose: the report computes its own.

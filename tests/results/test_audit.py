@@ -50,12 +50,15 @@ def test_a_run_written_before_there_was_an_audit_has_little_to_check():
         ("randomness", "warn", {"random": {"declared": True, "measured": False}}),
         ("randomness", "warn", {"random": {"declared": False, "measured": True}}),
         ("randomness", "ok", {"random": {"declared": False, "measured": False}}),
+        ("randomness", "warn", {"random": {"declared": False, "measured": True, "batch_effect": 0.02}}),
+        ("randomness", "warn", {"random": {"declared": False, "measured": False, "revealed": "digits/test/0001"}}),
         # A sound judge calls at most one in twenty broken, of a random victim; of another one, none.
         ("eps 0", "ok", {"controls": controls("no_ball", broken=1)}),
         ("eps 0", "fail", {"controls": controls("no_ball", broken=5)}),
         ("eps 0", "fail", {"controls": controls("no_ball", broken=1), "deterministic": True}),
         ("eps 0", "ok", {"controls": controls("no_ball", changed=["digits/test/0001"])}),
         ("eps 0", "fail", {"controls": controls("no_ball", changed=["digits/test/0001"]), "deterministic": True}),
+        ("eps 0", "fail", {"controls": controls("no_ball", deterministic=False), "deterministic": True}),
         # The one-sided p of 5 to 0 is 1/32, of 4 to 0 1/16.
         ("random noise", "warn", {"controls": controls("random_noise", attack_only=0, noise_only=5)}),
         ("random noise", "ok", {"controls": controls("random_noise", attack_only=0, noise_only=4)}),
@@ -67,6 +70,23 @@ def test_a_run_written_before_there_was_an_audit_has_little_to_check():
 )
 def test_a_fact_that_is_wrong_is_told(check, state, changes):
     assert found(check, **changes).state == state
+
+
+ONCE = {"clean_draws": 1, "final_draws": 1}
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "records", "state"),
+    [
+        (True, [record(0, **ONCE), broken(1, 7, **ONCE, final_wrong=1), record(2, **ONCE)], "ok"),
+        (True, [record(0, **ONCE), broken(1, 7, **ONCE, final_wrong=0), record(2, **ONCE)], "fail"),
+        (True, [record(0, **ONCE), record(1), record(2, **ONCE)], "fail"),
+        (False, [record(0), record(1), record(2, **ONCE)], "fail"),
+    ],
+)
+def test_records_that_contradict_how_the_victim_was_judged_fail_the_check(deterministic, records, state):
+    random = {"declared": not deterministic, "measured": not deterministic}
+    assert found("randomness", records, deterministic=deterministic, random=random).state == state
 
 
 @pytest.mark.parametrize(
