@@ -18,7 +18,7 @@ from rfdlight.engine.judge import Judge, Phase
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
-from rfdlight.engine.probe import changed
+from rfdlight.engine.probe import changed, near_boundary
 from rfdlight.engine.queries import Queries
 from rfdlight.engine.record import Record, describe
 from rfdlight.engine.triage import Triage
@@ -361,7 +361,8 @@ class Engine:
             self.ledger.charge(columns, slice(0, len(wanted)), "judge", share)
             unconfirmed = self._compare(rows, *answered.values) if self.deterministic else rows[:0]
             self.judge.record(columns, rows, *answered.values)
-            self.judge.want(columns, unconfirmed, Phase.FINAL, 1)
+            for phase in (Phase.CLEAN, Phase.FINAL):
+                self.judge.want(columns, unconfirmed[columns["phase"][unconfirmed] == phase], phase, 1)
             self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0])
         self._quarantine(failed)
 
@@ -373,7 +374,8 @@ class Engine:
             logits: (draws, classes).
 
         Returns:
-            The rows at their final point that have no earlier answer, and need one more.
+            The rows without an earlier answer that need one more: those at their final point, and at clean images near
+            the decision boundary, where noise may act that acts nowhere else.
 
         Raises:
             RandomVictim: If an answer is not what it was.
@@ -386,7 +388,8 @@ class Engine:
         new = rows[~known]
         columns["reference"][new] = logits[~known]
         columns["known"][new] = True
-        return new[columns["phase"][new] == Phase.FINAL]
+        phases = columns["phase"][new]
+        return new[(phases == Phase.FINAL) | ((phases == Phase.CLEAN) & near_boundary(logits[~known]))]
 
     def _judge_scores(self, question: Columns) -> tuple[Tensor, ...]:
         return (self.oracle.scores(question["points"], question["clock"], "judge"),)

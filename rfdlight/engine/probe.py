@@ -24,6 +24,9 @@ _LEVEL = 0.001
 _ROUNDING = 1e-3
 """Change of a logit that counts as rounding, relative to the range of the image's logits."""
 
+_NEAR = 0.2
+"""Margin of an image near the decision boundary, relative to the same range."""
+
 _TOLERATED = 0.1
 """Largest change, relative to the same range, that other images of the batch may cause in a run that goes on."""
 
@@ -47,12 +50,18 @@ def changed(before: Tensor, after: Tensor) -> Tensor:
     return _effect(before, after) > _ROUNDING
 
 
+def near_boundary(logits: Tensor) -> Tensor:
+    """Return where the two largest logits of a row, (rows, classes), are within a fifth of its range, (rows,) bool."""
+    top = logits.topk(2, 1).values
+    return top[:, 0] - top[:, 1] < _NEAR * (top[:, 0] - logits.amin(1))
+
+
 def probe(oracle: Oracle, points: Tensor) -> Behaviour:
     """Evaluate the same images several times, in equal batches and beside other images.
 
-    Noise that comes from torch's global generators is replayed for the comparison of batches, so that it does not hide
-    what the other images change. Where that finds a change, fresh draws of both batches have to confirm it: a victim
-    that draws noise for some of its rows alone gets other noise beside other images.
+    A change beside other images has to be confirmed by another forward pass. For a random victim, noise from torch's
+    global generators is replayed, so that it does not hide what the other images change, and fresh draws of both
+    batches have to confirm the change: a victim that draws noise for some rows alone gets other noise beside others.
 
     Args:
         oracle: Owns the victim; the forward passes are the judge's.
@@ -80,10 +89,14 @@ def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
     random = any(not torch.equal(first, _answers(oracle, points)) for _ in range(_PASSES - 1))
     if oracle.batch_size == 1:
         return Behaviour(random)
+    kept = points[: (len(points) + 1) // 2]
+    others = (1 - kept)[: oracle.batch_size - len(kept)]
     try:
-        effect = _batch_effect(oracle, points, random)
+        effect = _random_effect(oracle, points, kept, others) if random else _effect_of(oracle, kept, others, first)
     except VictimError:  # on the images that were made up: nothing is known of the batch
         effect = 0.0
+    if effect is None:
+        return Behaviour(random=True)
     if effect > _TOLERATED:
         raise UserError(
             f"the victim's answer to an image depends on the other images of its batch: a logit changes by "
@@ -98,21 +111,26 @@ def _answers(oracle: Oracle, points: Tensor) -> Tensor:
     return oracle.scores(points, clock, "judge")
 
 
-def _batch_effect(oracle: Oracle, points: Tensor, random: bool) -> float:
-    """Return the largest relative change of a logit beside other images, 0 if it is rounding or chance."""
-    kept = points[: (len(points) + 1) // 2]
-    others = (1 - kept)[: oracle.batch_size - len(kept)]
-    if random:
-        batch = torch.cat([kept, others])
-        with oracle.same_noise():
-            before, after = _answers(oracle, points)[: len(kept)], _answers(oracle, batch)[: len(kept)]
-        confirmed = changed(before, after).any() and _means_differ(oracle, points, batch, len(kept))
-        return float(_effect(before, after).max()) if confirmed else 0.0
-    # Other places in the batch too: noise that restarts from one seed in every pass differs by place.
-    before = _answers(oracle, points)[: len(kept)]
-    after = _answers(oracle, torch.cat([others, kept]))[len(others) :]
-    effect = float(_effect(before, after).max())
-    return effect if effect > _ROUNDING else 0.0
+def _effect_of(oracle: Oracle, kept: Tensor, others: Tensor, before: Tensor) -> float | None:
+    """Return the largest relative change of a logit beside other images, 0 if it is rounding, None if it is chance.
+
+    The images stand at other places in the batch too: noise that restarts from one seed in every pass differs by place.
+    """
+    batch = torch.cat([others, kept])
+    after = _answers(oracle, batch)
+    effect = float(_effect(before[: len(kept)], after[len(others) :]).max())
+    if effect <= _ROUNDING:
+        return 0.0
+    return effect if torch.equal(after, _answers(oracle, batch)) else None
+
+
+def _random_effect(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor) -> float:
+    """Return the same of a random victim, 0 if it is rounding or chance."""
+    batch = torch.cat([kept, others])
+    with oracle.same_noise():
+        before, after = _answers(oracle, points)[: len(kept)], _answers(oracle, batch)[: len(kept)]
+    confirmed = changed(before, after).any() and _means_differ(oracle, points, batch, len(kept))
+    return float(_effect(before, after).max()) if confirmed else 0.0
 
 
 def _means_differ(oracle: Oracle, one: Tensor, other: Tensor, kept: int) -> bool:

