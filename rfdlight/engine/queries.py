@@ -68,7 +68,8 @@ class Queries:
             return Told(rows, points[:0], rows, points[:0], answered.failed)
         draws = answered.values[0].view(len(rows), self._eot, -1)
         answer, labels = self._averaged(answered, draws, state["y"][rows], single[rows])
-        return Told(rows, answer, labels, draws.mean(1), answered.failed)
+        logits = draws.mean(1) if self._eot > 1 else draws[:, 0]
+        return Told(rows, answer, labels, logits, answered.failed)
 
     def _scores(self, question: Columns) -> tuple[Tensor, ...]:
         return (self._oracle.scores(question["points"], question["clock"], "attack"),)

@@ -226,3 +226,43 @@ def test_a_training_in_several_processes_makes_one_run_and_one_victim(tmp_path):
     assert said.returncode == 0, said.stderr
     assert (run / "config.yaml").is_file()
     assert read_card(run / "victim.json").clean_total == 599
+
+
+NOISE_IN_ONE = """
+import os
+
+import torch
+
+from rfdlight.victims.card import load_victim
+from rfdlight.victims.resolve import card_path
+
+
+class Late(torch.nn.Module):
+    '''Noise that begins late, in the process that a variable names.'''
+
+    def __init__(self):
+        super().__init__()
+        self.victim, self.rows = load_victim(card_path("resnet8-digits"))[0], 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        answer = self.victim(x)
+        noisy = os.environ.get("LOCAL_RANK", "0") == os.environ["NOISY"] and self.rows > 200
+        return answer + torch.randn_like(answer) if noisy else answer
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noisy", ["0", "1"])
+def test_where_one_process_finds_the_victim_random_all_judge_it_so(noisy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOISY", noisy)
+    Path("late.py").write_text(NOISE_IN_ONE)
+    said = shell(*PYTHON, *TEST, "--model.victim", "late.Late", "--trainer.devices", "2", "--run", "run")
+    assert said.returncode == 0, said.stdout + said.stderr
+    records = read_records(Path("run/records.jsonl"))
+    assert len(records) == 30
+    assert {record["clean_draws"] for record in records} == {20}
+    run = json.loads(Path("run/summary.json").read_text())["run"]
+    assert not run["deterministic"]
+    assert run["forwarded"] == sum(run["totals"].values())
