@@ -78,7 +78,7 @@ def _speed(cell: Cell, facts: Facts, scratch: Path, run: Callable[[list[str]], i
 
 def _seconds(facts: Facts, speed: Speed) -> float:
     """Return about how long a cell's images take, if none breaks."""
-    draws = 2 if speed.deterministic else facts.draws
+    draws = 3 if speed.deterministic else facts.draws
     return facts.size.images * (facts.size.budget * facts.fill + draws) / speed.rate
 
 
