@@ -57,6 +57,7 @@ RANDOM = {
     "one buffer for all answers": reused,
     "another network in every pass": lambda: Counting(lambda logits, passes: logits * (1 + passes % 2)),
     "another network in every third pass": lambda: Counting(lambda logits, passes: logits * (1 + (passes % 3 == 0))),
+    "a strong drift": lambda: Counting(lambda logits, passes: logits + passes * torch.linspace(0, 1, 5)),
     "a memory": lambda: Counting(lambda logits, passes: logits + passes),
     "noise on one row": lambda: lambda logits: logits + torch.randn(len(logits), 1) * (logits == logits.max()),
     "noise on some rows alone": lambda: noise_where_unsure,
@@ -75,6 +76,14 @@ def test_a_victim_that_answers_equal_batches_differently_is_random(kind):
     behaviour = found(RANDOM[kind]())
     assert behaviour.random
     assert behaviour.batch_effect == 0
+
+
+def test_a_victim_that_chooses_between_two_networks_at_random_depends_on_no_batch():
+    for seed in range(60):
+        torch.manual_seed(seed)
+        oracle = Oracle(Mapped(NETWORK, lambda logits: logits * (1 + torch.randint(2, ()))), 8, seed=seed)
+        assert probe(oracle, X).batch_effect == 0
+        oracle.close()
 
 
 def test_a_deterministic_victim_costs_four_passes_and_is_none_of_it():
