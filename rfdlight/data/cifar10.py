@@ -33,7 +33,7 @@ class CIFAR10(ImageData):
     Args:
         root: The data root; by default the environment variable RFDLIGHT_DATA.
         download: Fetch the official archive into the root if nothing is there.
-        num_images: How many test images are attacked.
+        num_images: How many test images are attacked; by default 1000, or all of fewer.
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
@@ -55,7 +55,7 @@ class CIFAR10(ImageData):
         self,
         root: str | None = None,
         download: bool = False,
-        num_images: int = 1000,
+        num_images: int | None = None,
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
@@ -78,7 +78,10 @@ class CIFAR10(ImageData):
         base = self._found(root, split)
         if (base / _ARCHIVE).is_dir():
             return self._read_archive(base, split)
-        return read_tree(base / split, f"cifar10/{split}", (32, 32), _CLASSES)
+        listing = list_tree(base / split, _CLASSES)
+        for remark in listing.remarks:
+            self.note(remark)
+        return read_tree(listing, f"cifar10/{split}", (32, 32), _CLASSES)
 
     def count(self, split: Literal["train", "test"]) -> int:
         """Return how many images a split has; they are not decoded, and nothing is fetched or cached.
@@ -89,7 +92,7 @@ class CIFAR10(ImageData):
         base = self._found(self._root(), split)
         if (base / _ARCHIVE).is_dir():
             return len(self._archive(base, split))
-        return len(list_tree(base / split, _CLASSES))
+        return len(list_tree(base / split, _CLASSES).paths)
 
     def _root(self) -> Path:
         named = self.root or os.environ.get("RFDLIGHT_DATA")

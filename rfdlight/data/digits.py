@@ -23,7 +23,7 @@ class Digits(ImageData):
     Repository, 1998 (its test part).
 
     Args:
-        num_images: How many test images are attacked.
+        num_images: How many test images are attacked; by default 200.
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
@@ -41,10 +41,11 @@ class Digits(ImageData):
     std = (0.35, 0.35, 0.35)
     default_victim = "resnet8-digits"
     reference_eps = 0.2
+    default_num_images = 200
 
     def __init__(
         self,
-        num_images: int = 200,
+        num_images: int | None = None,
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,

@@ -52,10 +52,14 @@ class Preparation:
             raise UserError(f"the crop of a preparation must lie in (0, 1], got {self.crop}")
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return (..., C, size, size) from (..., C, H, W), uint8 to uint8; an image that fits is left as it is."""
+        """Return (..., C, size, size) from (..., C, H, W), of the same dtype; an image that fits is left as it is.
+
+        Floats are clipped to [0, 1], which bicubic interpolation exceeds.
+        """
         if self.crop == 1 and tuple(pixels.shape[-2:]) == (self.size, self.size):
             return pixels
         # The middle of an image as timm's and torchvision's evaluation transforms cut it.
         sides = [int(self.size / self.crop)] * (2 if self.crop_mode == "squash" else 1)
         enlarged = resize(pixels, sides, InterpolationMode(self.interpolation), antialias=True)
-        return center_crop(enlarged, [self.size, self.size])
+        cut = center_crop(enlarged, [self.size, self.size])
+        return cut.clamp(0, 1) if cut.is_floating_point() else cut

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData
+from rfdlight.data.conversion import unit_range
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
@@ -215,7 +216,7 @@ class AttackEvaluation(LightningModule):
         """Attack what is left, and report."""
         with self._closing_on_error(), self._switched():
             if not self._running:  # nothing was left for this process
-                first = self.data.attacked().read([0]).float().div_(255)
+                first = unit_range(self.data.attacked().read([0]))
                 self._start(first.to(self.device))
             self._engine.run()
             self._attacking.close()
