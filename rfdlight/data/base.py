@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
 from rfdlight.data.conversion import as_ids, as_labels, as_pixels, check_normalisation, read_dataset, unit_range
-from rfdlight.data.preparation import Preparation
+from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.subset import select
 from rfdlight.environment.launcher import is_first
 from rfdlight.errors import UserError, one_line, shown
@@ -186,7 +186,7 @@ class ImageData(LightningDataModule):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default their own, or what the victim's
+        size: Height and width in pixels, or one number for both; by default their own, or what the victim's
             card or its pretrained weights ask for.
         validation: Training images held out of the training, equally many of each class.
 
@@ -217,7 +217,7 @@ class ImageData(LightningDataModule):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
     ) -> None:
         super().__init__()
@@ -245,7 +245,7 @@ class ImageData(LightningDataModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if not hasattr(cls, "name"):
+        if getattr(cls, "name", None) is None:  # as Lightning leaves it
             cls.name = cls.__name__.lower()
 
     @property
@@ -287,7 +287,7 @@ class ImageData(LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images as they are read."""
         if self.preparation is not None:
-            return len(self.mean), self.preparation.size, self.preparation.size
+            return len(self.mean), *self.preparation.height_width
         channels, height, width = self.example().shape[1:]
         return channels, height, width
 

@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData, Images
+from rfdlight.data.preparation import Size
 from rfdlight.data.tree import list_tree, read_tree
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError, one_line
@@ -37,7 +38,7 @@ class CIFAR10(ImageData):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default 32, or what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default 32, or what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
 
     Raises:
@@ -59,7 +60,7 @@ class CIFAR10(ImageData):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
     ) -> None:
         super().__init__(num_images, selection, seed, batch_size, size, validation)

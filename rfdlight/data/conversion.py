@@ -151,11 +151,11 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         UserError: If they are of different numbers of channels, or out of range.
     """
     if len(mean) != len(std) or not mean:
-        raise UserError(f"expected one mean and one std per channel, got {len(mean)} and {len(std)}")
+        raise UserError(f"mean, std: expected one of each per channel, got {len(mean)} and {len(std)}")
     if not all(0 <= value <= 1 for value in mean):
-        raise UserError(f"expected means of pixels in [0, 1], got {list(mean)}; divide mean and std by 255")
+        raise UserError(f"mean: expected means of pixels in [0, 1], got {list(mean)}; divide mean and std by 255")
     if not all(0 < value <= 1 for value in std):
-        raise UserError(f"expected positive standard deviations of pixels in [0, 1], got {list(std)}")
+        raise UserError(f"std: expected positive deviations of pixels in [0, 1], got {list(std)}")
 
 
 def _tensor(what: str, raw: Any, channels: int = 3) -> Tensor:
@@ -211,27 +211,35 @@ def _unit_or_bytes(pixels: Tensor, notes: list[str]) -> Tensor:
         return pixels.to(torch.uint8)
     wide = pixels.dtype in (torch.uint16, torch.uint32, torch.uint64)  # of which torch finds no least
     low, high = (float(value) for value in torch.aminmax(pixels.long() if wide else pixels))
-    got = f"got {_dtype(pixels)} from {low:.4g} to {high:.4g}"
-    floats = pixels.is_floating_point()
+    darkest = 1.001 / 255 if pixels.is_floating_point() else 1
     if low == high == 0:
         notes.append("every pixel is 0: all images are black")
-    elif 0 <= low and high <= (1 / 255 if floats else 1):
-        hint = "divided by 255 twice?" if floats else "scaled to [0, 1] and cut to whole numbers, or bool? give floats"
-        raise UserError(f"pixels: expected {_PIXELS}, {got}: almost black; {hint}")
-    if floats and low >= -_ROUNDING and high <= 1 + _ROUNDING:
+    elif low >= 0 and high <= darkest:
+        hint = "divided by 255 twice?" if darkest < 1 else "give bool, or floats in [0, 1] before they become whole"
+        raise UserError(f"pixels: expected {_PIXELS}, {_got(pixels, low, high)}: almost black; {hint}")
+    if pixels.is_floating_point() and low >= -_ROUNDING and high <= 1 + _ROUNDING:
+        form = "as they are" if pixels.dtype == torch.float32 else "as float32"
         clipped = "" if low >= 0 and high <= 1 else ", clipped by at most 1e-5"
-        notes.append(f"pixels of {_dtype(pixels)} in [0, 1] are used as float32{clipped}")
+        notes.append(f"pixels of {_dtype(pixels)} in [0, 1] are used {form}{clipped}")
         return pixels.float().clamp(0, 1)
-    if pixels.dtype == torch.uint16 and high > 255:
-        if high < 2**15:
-            raise UserError(f"pixels: expected uint16 up to 65535, {got}; divide by the largest possible value")
+    return _bytes(pixels, low, high, notes)
+
+
+def _bytes(pixels: Tensor, low: float, high: float, notes: list[str]) -> Tensor:
+    """Return whole numbers from 0 to 255 as uint8, uint16 of the full range as float32 in [0, 1]."""
+    if pixels.dtype == torch.uint16 and high >= 2**15:
         notes.append("pixels of uint16 are divided by 65535")
         return pixels.double().div_(65_535).float()
-    if low < 0 or high > 255 or (floats and not bool((pixels == pixels.trunc()).all())):
-        raise UserError(f"pixels: expected {_PIXELS}, {got}; {_range_hint(low, high)}")
+    whole = not pixels.is_floating_point() or bool((pixels == pixels.trunc()).all())
+    if not (whole and low >= 0 and high <= 255):
+        raise UserError(f"pixels: expected {_PIXELS}, {_got(pixels, low, high)}; {_range_hint(low, high)}")
     if pixels.dtype != torch.uint8:
         notes.append(f"pixels of {_dtype(pixels)} from 0 to 255 are used as uint8")
     return pixels.to(torch.uint8)
+
+
+def _got(pixels: Tensor, low: float, high: float) -> str:
+    return f"got {_dtype(pixels)} from {low:.4g} to {high:.4g}"
 
 
 def _range_hint(low: float, high: float) -> str:

@@ -14,7 +14,7 @@ from torchvision.transforms.v2.functional import InterpolationMode
 from rfdlight.data.base import ImageData, Transform, UnreadableImageError
 from rfdlight.data.decoding import decode, read_bytes
 from rfdlight.data.listing import ClassOrder
-from rfdlight.data.preparation import Preparation
+from rfdlight.data.preparation import Preparation, Size
 from rfdlight.errors import UserError
 
 Unreadable = Literal["quarantine", "skip", "refuse"]
@@ -105,7 +105,7 @@ class FileData(ImageData):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
         unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
             ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
@@ -126,7 +126,7 @@ class FileData(ImageData):
         selection: Literal["balanced", "first", "random"],
         seed: int,
         batch_size: int,
-        size: int | None,
+        size: Size | None,
         validation: int,
         unreadable: Unreadable,
         workers: int,
@@ -143,7 +143,7 @@ class FileData(ImageData):
     def augment(self, pixels: Tensor) -> Tensor:
         """Crop an image at random to the size of the preparation, and mirror it with probability one half."""
         preparation = self.preparation
-        size = min(pixels.shape[-2:]) if preparation is None else preparation.size
+        size = [min(pixels.shape[-2:])] * 2 if preparation is None else list(preparation.height_width)
         interpolation = "bilinear" if preparation is None else preparation.interpolation
         cropped = RandomResizedCrop(size, interpolation=InterpolationMode(interpolation), antialias=True)(pixels)
         return cropped.flip(-1) if torch.rand(()) < 0.5 else cropped

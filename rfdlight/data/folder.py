@@ -10,6 +10,7 @@ import torch
 from rfdlight.data.conversion import check_normalisation
 from rfdlight.data.files import FileData, ImageFiles, Unreadable
 from rfdlight.data.listing import ClassOrder, class_folders, list_images, order_remarks, subfolders
+from rfdlight.data.preparation import Size
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError, shown
 
@@ -39,7 +40,7 @@ class ImageFolder(FileData):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
         unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
             ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
@@ -66,7 +67,7 @@ class ImageFolder(FileData):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
         unreadable: Unreadable = "quarantine",
         workers: int = 0,
@@ -80,13 +81,10 @@ class ImageFolder(FileData):
         self.channels = channels
         self.mean = tuple(mean or (IMAGENET_MEAN if channels == 3 else _GREY_MEAN))
         self.std = tuple(std or (IMAGENET_STD if channels == 3 else _GREY_STD))
-        if min(self.std) <= 0:
-            raise UserError(f"data.std must be positive, got {list(self.std)}")
+        for option, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != channels:
+                raise UserError(f"data.{option} must have {channels} values, as data.channels says, got {len(values)}")
         check_normalisation(self.mean, self.std)
-        if len(self.mean) != channels:
-            raise UserError(
-                f"data.mean and data.std must have {channels} values each, as data.channels says, got {len(self.mean)}"
-            )
         folder = self._folder("train" if (self.root / "train").is_dir() else "test")
         self.classes = class_folders(folder, class_order)
         if len(self.classes) < 2:

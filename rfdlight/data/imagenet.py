@@ -10,6 +10,7 @@ import torch
 from rfdlight.data.files import FileData, ImageFiles, Unreadable
 from rfdlight.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from rfdlight.data.listing import ClassOrder, class_folders, list_images, order_remarks
+from rfdlight.data.preparation import Size
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError
 
@@ -28,7 +29,7 @@ class ImageNet(FileData):
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
         unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
             ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
@@ -55,7 +56,7 @@ class ImageNet(FileData):
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
         unreadable: Unreadable = "quarantine",
         workers: int = 0,

@@ -245,7 +245,10 @@ def test_images_of_several_sizes_need_a_size(root):
             "expected images as {root}/no/test/<class>/<name>.jpg, there is no such folder",
         ),
         (lambda root: folder(root, workers=-1), "data.workers must be at least 0, got -1"),
-        (lambda root: folder(root, std=(0.2, 0.0, 0.2)), "data.std must be positive, got [0.2, 0.0, 0.2]"),
+        (
+            lambda root: folder(root, std=(0.2, 0.0, 0.2)),
+            "std: expected positive deviations of pixels in [0, 1], got [0.2, 0.0, 0.2]",
+        ),
     ],
 )
 def test_wrong_folders_and_numbers_are_refused(root, make, line):
