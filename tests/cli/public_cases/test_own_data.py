@@ -1,12 +1,14 @@
 """Data of a user's own: what `load` may return, how it is converted, and the one line about everything else."""
 
 import json
+import stat
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -111,6 +113,8 @@ def test_float_pixels_and_one_hot_labels_are_attacked_as_they_are_and_all_of_a_s
     assert summary["mean_logits"]["clean"]["share"] > 0.8
     assert said.err.count("float32") == 1
     assert said.err.count("one-hot") == 1
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in Path("run").rglob("*") if path.is_file()}
+    assert len(modes) == 1, "every file of a run has the permissions of the umask"
 
 
 def test_ids_with_line_breaks_keep_their_records(my_data, command):
@@ -374,6 +378,24 @@ def test_a_dataset_has_ids_by_position_and_one_line_says_so(given, capsys):
 )
 def test_what_has_no_order_or_no_labels_is_refused(given, words):
     refused(given, *words)
+
+
+class Module(LightningDataModule):
+    def setup(self, stage):
+        self.test = TensorDataset(DIGITS.pixels.float() / 255, DIGITS.labels)
+
+    def test_dataloader(self):
+        return DataLoader(self.test, batch_size=4)
+
+
+def test_a_lightning_data_module_is_used_by_its_dataset():
+    module = Module()
+    module.setup("test")
+    x, y, ids = first_batch(module.test_dataloader().dataset)
+    assert torch.equal(x, DIGITS.pixels.float() / 255)
+    assert torch.equal(y, DIGITS.labels)
+    assert ids == IDS
+    refused(module, "Module", "load")
 
 
 def test_a_data_module_without_its_constants_names_them():
