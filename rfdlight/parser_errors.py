@@ -24,6 +24,14 @@ _DENIED = re.compile(r"Importing '(?P<path>[^']+)' is not allowed")
 _OTHERS = ("Expected a <class", "Not a valid subclass of", "Parser key", "a class path", "a dict")
 """How lines begin that say nothing about an item of a list."""
 
+_HINTS = {
+    "ImageData": (
+        "; subclass rfdlight.data.ImageData and return a dataset, or pixels, labels and ids, from its load(split): see "
+        "docs/victims-and-data.md"
+    ),
+}
+"""How to make what was expected, by its class."""
+
 _NEAR = 0.65
 """How alike two options must be for one to be taken for the other."""
 
@@ -142,7 +150,7 @@ def _say(setting: str, text: str, whole: str) -> str:
         )
     kind = _KIND.search(text)
     if kind:
-        return f"'{kind['path']}' given as {setting} is no {kind['base']}"
+        return f"'{kind['path']}' given as {setting} is no {kind['base']}{_HINTS.get(kind['base'], '')}"
     path = _CLASS.search(whole)
     if path:
         return f"cannot import '{path[1]}' given as {setting}: {one_line(text)}"

@@ -82,8 +82,11 @@ def analyze(
             f"num_images must be at most the {len(free)} test images that are not attacked, got {num_images}"
         )
     images = free.take(select(free.ids, free.labels.tolist(), num_images, "random", seed))
-    radius = data.reference_eps
-    attacker = Attacker(radius if step is None else step, radius if eps is None else eps, draws)
+    step = data.reference_eps if step is None else step
+    eps = data.reference_eps if eps is None else eps
+    if step is None or eps is None:
+        raise UserError(f"step and eps must be given: the data {data.name} has no reference radius")
+    attacker = Attacker(step, eps, draws)
     meter = rough_meter(loaded, free, seed)
     console = Console()
     with console.status(f"gradients and costs at {len(places) + 1} places"):

@@ -160,15 +160,15 @@ def _checked(cells: list[Cell], scratch: Path, make: Callable[[list[str]], Any])
         alike.setdefault(_victim_settings(cell), []).append(cell)
     facts = {}
     for group in alike.values():
-        victim = None
+        victim, images = None, 0
         for cell in group:
             with naming(cell):
                 config_file(scratch, cell).write_text(as_yaml(cell))
                 made = make(["test", "-c", str(config_file(scratch, cell))])
                 if victim is None:
-                    victim = _loaded(made)
+                    victim, images = _loaded(made), made.datamodule.num_images
                 _fit(made, victim)
-                facts[cell.name] = facts_of(made)
+                facts[cell.name] = facts_of(made, images)
     return facts
 
 

@@ -87,9 +87,9 @@ class Facts:
     apart: bool
 
 
-def facts_of(made: Any) -> Facts:
-    """Return the facts of a cell from what its command line names."""
-    model, images = made.model, made.datamodule.num_images
+def facts_of(made: Any, images: int) -> Facts:
+    """Return the facts of a cell from what its command line names and the number of its images."""
+    model = made.model
     arguments = made.config[made.subcommand].data.get("init_args") or {}  # a class of the user's own may have others
     return Facts(
         size=Size(images, model.budget),

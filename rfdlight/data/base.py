@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Protocol, Self
+from dataclasses import dataclass, is_dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
@@ -13,9 +14,11 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
-from rfdlight.data.preparation import Preparation
+from rfdlight.data.conversion import as_ids, as_labels, as_pixels, check_normalisation, read_dataset, unit_range
+from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.subset import select
-from rfdlight.errors import UserError, shown
+from rfdlight.environment.launcher import is_first
+from rfdlight.errors import UserError, one_line, shown
 
 Batch = tuple[Tensor, Tensor, list[str]]
 """Pixels (rows, C, H, W) float32 in [0, 1], labels (rows,) int64, and the image ids."""
@@ -24,7 +27,7 @@ Batch = tuple[Tensor, Tensor, list[str]]
 Split = Literal["train", "validation", "test"]
 
 Transform = Callable[[Tensor], Tensor]
-"""From pixels (rows, C, H, W) uint8 to the same."""
+"""From pixels (rows, C, H, W), uint8 or floats in [0, 1], to the same."""
 
 Deal = Callable[[int], Iterable[range]]
 """From a number of images to the chunks of them that a process gets."""
@@ -78,7 +81,7 @@ class ImageSource(Protocol):
         ...
 
     def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
-        """Return the pixels of some images, (rows, C, H, W) uint8, changed at random first where `augment` is given."""
+        """Return the pixels of some images, (rows, C, H, W) uint8 or float32 in [0, 1], augmented if that is given."""
         ...
 
 
@@ -86,8 +89,11 @@ class ImageSource(Protocol):
 class Images:
     """A split in memory.
 
+    A data module may give pixels, labels and ids in other forms, see `rfdlight.data.conversion`; they are converted
+    to these.
+
     Attributes:
-        pixels: (N, C, H, W) uint8, as stored.
+        pixels: (N, C, H, W), uint8 from 0 to 255 or float32 in [0, 1].
         labels: (N,) int64.
         ids: N unique names, `<dataset>/<split>/<file name>`.
         preparation: Brings images to a size as they are read.
@@ -111,7 +117,7 @@ class Images:
         return replace(self, preparation=preparation)
 
     def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
-        """Return the pixels of some images, (rows, C, H, W) uint8, augmented before they are brought to a size."""
+        """Return the pixels of some images, of the stored dtype, augmented before they are brought to a size."""
         pixels = self.pixels[positions]
         if augment is not None:
             pixels = augment(pixels)
@@ -145,7 +151,7 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, positions: list[int]) -> Batch:
         pixels, positions = read_readable(self.images, positions, self.augment)
-        return pixels.float().div_(255), self.images.labels[positions], [self.images.ids[p] for p in positions]
+        return unit_range(pixels), self.images.labels[positions], [self.images.ids[p] for p in positions]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -172,14 +178,15 @@ class ImageData(LightningDataModule):
     """Base of the data modules: subclasses give the constants below and `load`.
 
     Every loader yields `(pixels in [0, 1], labels, image ids)`. Normalisation is not done here: it
-    is the victim's first layer, so that eps is always in pixel units.
+    is the victim's first layer, so that eps is always in pixel units. What `load` returns is checked once, converted
+    where its meaning is certain, which is said in one line, and else refused.
 
     Args:
-        num_images: How many test images are attacked.
+        num_images: How many test images are attacked; by default `default_num_images`, or all of a smaller test split.
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default their own, or what the victim's
+        size: Height and width in pixels, or one number for both; by default their own, or what the victim's
             card or its pretrained weights ask for.
         validation: Training images held out of the training, equally many of each class.
 
@@ -188,11 +195,17 @@ class ImageData(LightningDataModule):
     """
 
     name: str
+    """Of the data set; by default the class's name in lower case."""
     num_classes: int
     mean: tuple[float, ...]
+    """Of each channel, in pixel units; there are as many channels as means."""
     std: tuple[float, ...]
-    default_victim: str | None
-    reference_eps: float
+    """Of each channel, in pixel units."""
+    default_victim: str | None = None
+    reference_eps: float | None = None
+    """Radius in linf of attacks that are given none, in pixel units."""
+    default_num_images: ClassVar[int] = 1000
+    """Test images that are attacked if the test split has so many and no number is given."""
     has_native_size: bool = True
     """Whether all images have one size of their own."""
     workers: int = 0
@@ -200,19 +213,20 @@ class ImageData(LightningDataModule):
 
     def __init__(
         self,
-        num_images: int = 1000,
+        num_images: int | None = None,
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
-        if num_images < 1:
+        if num_images is not None and num_images < 1:
             raise UserError(f"data.num_images must be at least 1, got {num_images}")
-        self.num_images = num_images
+        self._wanted = num_images
+        self._chosen: int | None = None
         self.selection = selection
         self.seed = seed
         if size is not None:
@@ -227,13 +241,35 @@ class ImageData(LightningDataModule):
         self._deal: Deal | None = None
         self._splits: dict[str, ImageSource] = {}
         self._unreadable: dict[str, str] = {}
+        self._remarks: list[str] = []
 
-    def load(self, split: Literal["train", "test"]) -> ImageSource:
-        """Read a whole split; called once per split and process."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if getattr(cls, "name", None) is None:  # as Lightning leaves it
+            cls.name = cls.__name__.lower()
+
+    @property
+    def num_images(self) -> int:
+        """How many test images are attacked; without a number, at most so many until the attacked ones are chosen."""
+        if self._wanted is not None:
+            return self._wanted
+        return self.default_num_images if self._chosen is None else self._chosen
+
+    def load(self, split: Literal["train", "test"]) -> Any:
+        """Read a whole split; called once per split and process.
+
+        Returns:
+            An `ImageSource`, such as `Images`; or pixels, labels and ids as a tuple; or pixels and labels, or a
+            map-style dataset of such items, whose positions make the ids.
+        """
         raise TypeError(f"{type(self).__name__} must define load(split)")
 
+    def note(self, remark: str) -> None:
+        """Have a remark about a split that is loaded printed, in one line, once the split is found sound."""
+        self._remarks.append(remark)
+
     def augment(self, pixels: Tensor) -> Tensor:
-        """Change a training batch, uint8 to uint8; the default leaves it as it is."""
+        """Change a training batch and return the same dtype, uint8 or floats in [0, 1]; the default changes nothing."""
         return pixels
 
     def prepare(self, preparation: Preparation) -> None:
@@ -251,7 +287,7 @@ class ImageData(LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of the images as they are read."""
         if self.preparation is not None:
-            return len(self.mean), self.preparation.size, self.preparation.size
+            return len(self.mean), *self.preparation.height_width
         channels, height, width = self.example().shape[1:]
         return channels, height, width
 
@@ -291,30 +327,105 @@ class ImageData(LightningDataModule):
 
     def _whole(self, split: Literal["train", "test"]) -> ImageSource:
         if split not in self._splits:
-            images = self.load(split)
-            low, high = int(images.labels.min()), int(images.labels.max())
-            if low < 0 or high >= self.num_classes:
-                wrong = low if low < 0 else high
-                raise UserError(
-                    f"{self.name} has {self.num_classes} classes, but an image of its {split} split "
-                    f"has the label {wrong}"
-                )
-            if len(set(images.ids)) < len(images.ids):
-                (repeated, count), *_ = Counter(images.ids).most_common(1)
-                raise UserError(
-                    f"{self.name} needs an id of its own for every image, but {count} images of its {split} split "
-                    f"have the id {repeated}: records are kept by it; rename them"
-                )
+            self._remarks = []
+            loaded = self._loaded(split)
+            try:
+                images = self._converted(split, loaded)
+            except UserError as error:
+                raise UserError(f"{self.name}, {split} split: {error}") from error
+            self._check(split, images)
+            for remark in self._remarks if is_first(os.environ) else ():
+                line = shown(f"rfdlight: {self.name}, {split} split: {remark}")
+                Console(stderr=True).print(Text(line), soft_wrap=True)
             self._splits[split] = images
         return self._splits[split]
+
+    def _loaded(self, split: Literal["train", "test"]) -> Any:
+        if type(self).load is ImageData.load:
+            return self.load(split)
+        try:
+            return self.load(split)
+        except UserError:
+            raise
+        except Exception as error:  # a user's own code may raise anything
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"{self.name}: load('{split}') raised {reason}") from error
+
+    def _converted(self, split: str, loaded: Any) -> ImageSource:
+        """Return what `load` gave as images of the usual form."""
+        missing = [constant for constant in ("num_classes", "mean", "std") if not hasattr(self, constant)]
+        if missing:
+            raise UserError(f"expected {type(self).__name__} to define {', '.join(missing)}")
+        check_normalisation(self.mean, self.std)
+        if all(hasattr(loaded, part) for part in ("labels", "ids", "take", "prepared", "read")):
+            return self._converted_source(loaded)
+        if isinstance(loaded, Dataset | DataLoader):
+            loaded = read_dataset(loaded)
+        if not isinstance(loaded, tuple) or len(loaded) not in (2, 3):
+            raise UserError(
+                f"expected Images, (pixels, labels, ids), (pixels, labels) or a dataset from load, "
+                f"got {type(loaded).__name__}"
+            )
+        pixels, labels, ids = (*loaded, None)[:3]
+        if ids is None:
+            self.note("ids are made of the images' positions")
+            ids = [f"{self.name}/{split}/{position:05d}" for position in range(len(labels))]
+        return self._converted_source(Images(pixels, labels, ids))
+
+    def _converted_source(self, images: Any) -> ImageSource:
+        notes: list[str] = []
+        changed: dict[str, Any] = {"labels": as_labels(images.labels, self.num_classes, notes)}
+        changed["ids"] = as_ids(images.ids, notes)
+        if isinstance(images, Images):
+            changed["pixels"] = as_pixels(images.pixels, len(self.mean), notes)
+        sizes = {"pixels": len(changed.get("pixels", images))} | {
+            part: len(changed[part]) for part in ("labels", "ids")
+        }
+        if len(set(sizes.values())) > 1:
+            counted = ", ".join(f"{count:,} {part}" for part, count in sizes.items())
+            raise UserError(f"expected as many labels and ids as images, got {counted}")
+        if sizes["ids"] == 0:
+            raise UserError("expected at least one image, got none")
+        for remark in notes:
+            self.note(remark)
+        if is_dataclass(images):
+            return replace(images, **changed)  # type: ignore[return-value,type-var]
+        if notes:
+            raise UserError(f"expected int64 labels and a list of ids in {type(images).__name__}: {'; '.join(notes)}")
+        source: ImageSource = images
+        return source
+
+    def _check(self, split: str, images: ImageSource) -> None:
+        """Refuse labels outside the classes, and ids that two images share."""
+        low, high = int(images.labels.min()), int(images.labels.max())
+        if low < 0 or high >= self.num_classes:
+            hint = "; labels count from 0: subtract 1" if (low, high) == (1, self.num_classes) else ""
+            raise UserError(
+                f"{self.name} has {self.num_classes} classes, but an image of its {split} split "
+                f"has the label {low if low < 0 else high}{hint}"
+            )
+        if len(set(images.ids)) < len(images.ids):
+            (repeated, count), *_ = Counter(images.ids).most_common(1)
+            raise UserError(
+                f"{self.name} needs an id of its own for every image, but {count} images of its {split} split "
+                f"have the id {repeated}: records are kept by it; rename them"
+            )
 
     def _positions(self) -> list[int]:
         return self._select()
 
     def _select(self, usable: Callable[[int], bool] = lambda position: True) -> list[int]:
-        """Choose as many test images as are attacked among those that are usable."""
+        """Choose as many test images as are attacked among those that are usable; all of a small split by default."""
         test = self._whole("test")
-        return select(test.ids, test.labels.tolist(), self.num_images, self.selection, self.seed, usable)
+        if self._wanted is None and len(test) <= self.default_num_images:
+            chosen = sorted(filter(usable, range(len(test))), key=test.ids.__getitem__)
+        else:
+            count = self._wanted or self.default_num_images
+            chosen = select(test.ids, test.labels.tolist(), count, self.selection, self.seed, usable)
+        if not chosen:
+            raise UserError(f"{self.name}: none of the {len(test):,} test images can be read")
+        self._chosen = len(chosen)
+        return chosen
 
     @property
     def unreadable_images(self) -> dict[str, str]:

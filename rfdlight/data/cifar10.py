@@ -13,6 +13,7 @@ from torchvision import datasets
 
 from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData, Images
+from rfdlight.data.preparation import Size
 from rfdlight.data.tree import list_tree, read_tree
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError, one_line
@@ -33,11 +34,11 @@ class CIFAR10(ImageData):
     Args:
         root: The data root; by default the environment variable RFDLIGHT_DATA.
         download: Fetch the official archive into the root if nothing is there.
-        num_images: How many test images are attacked.
+        num_images: How many test images are attacked; by default 1000, or all of fewer.
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default 32, or what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default 32, or what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
 
     Raises:
@@ -55,11 +56,11 @@ class CIFAR10(ImageData):
         self,
         root: str | None = None,
         download: bool = False,
-        num_images: int = 1000,
+        num_images: int | None = None,
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
     ) -> None:
         super().__init__(num_images, selection, seed, batch_size, size, validation)
@@ -78,7 +79,10 @@ class CIFAR10(ImageData):
         base = self._found(root, split)
         if (base / _ARCHIVE).is_dir():
             return self._read_archive(base, split)
-        return read_tree(base / split, f"cifar10/{split}", (32, 32), _CLASSES)
+        listing = list_tree(base / split, _CLASSES)
+        for remark in listing.remarks:
+            self.note(remark)
+        return read_tree(listing, f"cifar10/{split}", (32, 32), _CLASSES)
 
     def count(self, split: Literal["train", "test"]) -> int:
         """Return how many images a split has; they are not decoded, and nothing is fetched or cached.
@@ -89,7 +93,7 @@ class CIFAR10(ImageData):
         base = self._found(self._root(), split)
         if (base / _ARCHIVE).is_dir():
             return len(self._archive(base, split))
-        return len(list_tree(base / split, _CLASSES))
+        return len(list_tree(base / split, _CLASSES).paths)
 
     def _root(self) -> Path:
         named = self.root or os.environ.get("RFDLIGHT_DATA")

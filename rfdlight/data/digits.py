@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData, Images
+from rfdlight.data.preparation import Size
 
 
 class Digits(ImageData):
@@ -23,11 +24,11 @@ class Digits(ImageData):
     Repository, 1998 (its test part).
 
     Args:
-        num_images: How many test images are attacked.
+        num_images: How many test images are attacked; by default 200.
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default 32, or what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default 32, or what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
 
     Example:
@@ -41,14 +42,15 @@ class Digits(ImageData):
     std = (0.35, 0.35, 0.35)
     default_victim = "resnet8-digits"
     reference_eps = 0.2
+    default_num_images = 200
 
     def __init__(
         self,
-        num_images: int = 200,
+        num_images: int | None = None,
         selection: Literal["balanced", "first", "random"] = "balanced",
         seed: int = 0,
         batch_size: int = 128,
-        size: int | None = None,
+        size: Size | None = None,
         validation: int = 0,
     ) -> None:
         super().__init__(num_images, selection, seed, batch_size, size, validation)

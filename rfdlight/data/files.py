@@ -2,64 +2,22 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2.functional import InterpolationMode
 
-from rfdlight import documents
 from rfdlight.data.base import ImageData, Transform, UnreadableImageError
-from rfdlight.data.preparation import Preparation
-from rfdlight.errors import UserError, shown
-
-SUFFIXES = {".png", ".jpg", ".jpeg"}
-"""Which files are images; case does not matter."""
-
-_FORMATS = ("PNG", "JPEG")
-"""What is looked for in them; of the others that Pillow knows, some are programs, such as EPS."""
+from rfdlight.data.decoding import decode, read_bytes
+from rfdlight.data.listing import ClassOrder
+from rfdlight.data.preparation import Preparation, Size
+from rfdlight.errors import UserError
 
 Unreadable = Literal["quarantine", "skip", "refuse"]
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return what a file holds.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
-    try:
-        return documents.read_bytes(path)
-    except OSError as error:
-        raise UserError(f"cannot read the image {path}: {error.strerror}") from error
-
-
-def decode(path: Path, content: bytes) -> Tensor:
-    """Return an image as RGB, (3, H, W) uint8.
-
-    Raises:
-        UserError: If it is damaged, cut off, too large to be meant, or neither PNG nor JPEG.
-    """
-    try:
-        # What Pillow only warns of are images of more pixels than its bound; two of these would fill a small memory.
-        with (
-            warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning),
-            Image.open(io.BytesIO(content), formats=_FORMATS) as image,
-        ):
-            decoded = np.array(image.convert("RGB"))  # (H, W, 3)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        most = f"at most {Image.MAX_IMAGE_PIXELS:,} pixels"
-        raise UserError(f"cannot read the image {path}: expected {most}, it says that it has more") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"cannot read the image {path}: it is damaged or neither PNG nor JPEG") from error
-    return torch.from_numpy(decoded).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -72,6 +30,7 @@ class ImageFiles:
         ids: N unique names.
         unreadable: Whether a file that cannot be read ends the run ("refuse") or is left out.
         preparation: Brings images to a size as they are read.
+        channels: 3 for RGB, 1 for grey.
     """
 
     paths: list[Path]
@@ -79,6 +38,7 @@ class ImageFiles:
     ids: list[str]
     unreadable: Unreadable = "refuse"
     preparation: Preparation | None = None
+    channels: int = 3
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,7 +57,7 @@ class ImageFiles:
         return replace(self, preparation=preparation)
 
     def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
-        """Return the pixels of some images, (rows, 3, H, W) uint8, augmented in the place of the preparation if at all.
+        """Return the pixels of some images, (rows, channels, H, W) uint8; `augment` takes the place of the preparation.
 
         Raises:
             UnreadableImageError: At the first file that cannot be read.
@@ -113,7 +73,7 @@ class ImageFiles:
     def _decode(self, position: int) -> Tensor:
         path = self.paths[position]
         try:
-            return decode(path, read_bytes(path))
+            return decode(path, read_bytes(path), self.channels)
         except UserError as error:
             raise UnreadableImageError(position, self.unreadable == "refuse", str(error)) from error
 
@@ -134,58 +94,6 @@ class ImageFiles:
         return found
 
 
-def check_name(path: Path) -> None:
-    """Refuse a file or folder whose name is no text: ids are made of names, and seeds and records of ids.
-
-    Raises:
-        UserError: If its name is not UTF-8.
-    """
-    if not documents.is_plain(path.name):
-        raise UserError(f"expected names in UTF-8, got {shown(path)}: rename it")
-
-
-def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders below `folder`, sorted; their positions are the labels.
-
-    Folders and files may be links, also to places outside of the data root: data sets are often put together of
-    links, and of a file that is no picture nothing is shown.
-
-    Raises:
-        UserError: If there are none, or the name of one is not UTF-8.
-    """
-    if not folder.is_dir():
-        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, there is no such folder")
-    folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    if not folders:
-        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no class folders in {folder}")
-    for path in folders:
-        check_name(path)
-    return [path.name for path in folders]
-
-
-def list_files(folder: Path, classes: list[str]) -> tuple[list[Path], Tensor]:
-    """Return the image files of all classes, in order of class and name, and their labels (N,) int64.
-
-    Raises:
-        UserError: If there are none, a folder is no class, or a name is not UTF-8.
-    """
-    strangers = sorted(set(class_folders(folder)) - set(classes))
-    if strangers:
-        raise UserError(f"the class folder {folder / strangers[0]} is not among the {len(classes)} classes of the data")
-    paths: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        if (folder / name).is_dir():
-            of_class = sorted(path for path in (folder / name).iterdir() if path.suffix.lower() in SUFFIXES)
-            paths += of_class
-            labels += [label] * len(of_class)
-    if not paths:
-        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no .jpg, .jpeg or .png")
-    for path in paths:
-        check_name(path)
-    return paths, torch.tensor(labels)
-
-
 class FileData(ImageData):
     """Base of the data modules that read images from files, batch by batch.
 
@@ -193,16 +101,18 @@ class FileData(ImageData):
     others, Going Deeper with Convolutions, CVPR 2015, section 6.
 
     Args:
-        num_images: How many test images are attacked.
+        num_images: How many test images are attacked; by default 1000, or all of fewer.
         selection: How they are chosen; see `rfdlight.data.subset.select`.
         seed: Of that choice.
         batch_size: Images per training batch.
-        size: Height and width that images are brought to, in pixels; by default what the victim asks for.
+        size: Height and width in pixels, or one number for both; by default what the victim asks for.
         validation: Training images held out of the training, equally many of each class.
         unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
             ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
             ("refuse"). In training, the latter ends it too; else the file is told and left out.
         workers: Processes that read batches ahead.
+        class_order: How class folders are sorted, which makes their labels: as "text" (1, 10, 2), as torchvision does,
+            or "natural", with numbers by value and without regard to case (1, 2, 10), as timm does.
 
     Raises:
         UserError: If a number is out of range.
@@ -212,26 +122,28 @@ class FileData(ImageData):
 
     def __init__(
         self,
-        num_images: int,
+        num_images: int | None,
         selection: Literal["balanced", "first", "random"],
         seed: int,
         batch_size: int,
-        size: int | None,
+        size: Size | None,
         validation: int,
         unreadable: Unreadable,
         workers: int,
+        class_order: ClassOrder,
     ) -> None:
         super().__init__(num_images, selection, seed, batch_size, size, validation)
         if workers < 0:
             raise UserError(f"data.workers must be at least 0, got {workers}")
         self.unreadable = unreadable
         self.workers = workers
+        self.class_order = class_order
         self._readable: list[int] | None = None
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Crop an image at random to the size of the preparation, and mirror it with probability one half."""
         preparation = self.preparation
-        size = min(pixels.shape[-2:]) if preparation is None else preparation.size
+        size = [min(pixels.shape[-2:])] * 2 if preparation is None else list(preparation.height_width)
         interpolation = "bilinear" if preparation is None else preparation.interpolation
         cropped = RandomResizedCrop(size, interpolation=InterpolationMode(interpolation), antialias=True)(pixels)
         return cropped.flip(-1) if torch.rand(()) < 0.5 else cropped

@@ -12,6 +12,8 @@ from rfdlight.errors import UserError, unknown_name
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 CropMode = Literal["center", "squash"]
+Size = int | tuple[int, int]
+"""Height and width in pixels; one number is both."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,11 @@ class Preparation:
     """Enlarges or shrinks an image until its shorter side, or both, are size / crop, then cuts the middle out.
 
     Attributes:
-        size: Height and width of the result, in pixels, >= 1.
+        size: Height and width of the result, in pixels, >= 1; one number is both.
         interpolation: With antialiasing.
         crop: Share of the shorter side that is kept, in (0, 1].
-        crop_mode: Whether the image keeps its proportions, "center", or becomes a square first, "squash", as timm calls
-            them.
+        crop_mode: Whether the image keeps its proportions, "center", or gets those of the result first, "squash", as
+            timm calls them.
 
     Raises:
         UserError: If a number is out of range, or a word unknown.
@@ -34,28 +36,50 @@ class Preparation:
         torch.Size([1, 3, 4, 4])
     """
 
-    size: int
+    size: Size
     interpolation: Interpolation = "bicubic"
     crop: float = 1.0
     crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or type(self.crop) not in (int, float):
+        if isinstance(self.size, list):  # as JSON has it
+            object.__setattr__(self, "size", tuple(self.size))
+        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        if [type(side) for side in sides] != [int, int] or type(self.crop) not in (int, float):
             raise UserError(f"a preparation needs a whole size and a crop, got {self.size!r} and {self.crop!r}")
         if self.interpolation not in get_args(Interpolation):
             raise unknown_name("interpolation of a preparation", str(self.interpolation), get_args(Interpolation))
         if self.crop_mode not in get_args(CropMode):
             raise unknown_name("crop_mode of a preparation", str(self.crop_mode), get_args(CropMode))
-        if self.size < 1:
+        if min(sides) < 1:
             raise UserError(f"data.size must be at least 1, got {self.size}")
         if not 0 < self.crop <= 1:
             raise UserError(f"the crop of a preparation must lie in (0, 1], got {self.crop}")
 
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Height and width of the result, in pixels."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return (..., C, size, size) from (..., C, H, W), uint8 to uint8; an image that fits is left as it is."""
-        if self.crop == 1 and tuple(pixels.shape[-2:]) == (self.size, self.size):
+        """Return (..., C, height, width) from (..., C, H, W), of the same dtype; one that fits is left as it is.
+
+        Floats are clipped to [0, 1], which bicubic interpolation exceeds.
+        """
+        height, width = self.height_width
+        if self.crop == 1 and tuple(pixels.shape[-2:]) == (height, width):
             return pixels
         # The middle of an image as timm's and torchvision's evaluation transforms cut it.
-        sides = [int(self.size / self.crop)] * (2 if self.crop_mode == "squash" else 1)
+        sides = [int(height / self.crop), int(width / self.crop)]
+        if self.crop_mode == "center":
+            sides = _covering(pixels.shape[-2], pixels.shape[-1], *sides)
         enlarged = resize(pixels, sides, InterpolationMode(self.interpolation), antialias=True)
-        return center_crop(enlarged, [self.size, self.size])
+        cut = center_crop(enlarged, [height, width])
+        return cut.clamp(0, 1) if cut.is_floating_point() else cut
+
+
+def _covering(height: int, width: int, least_height: int, least_width: int) -> list[int]:
+    """Return the smallest height and width of an image of the same proportions that are not below the given ones."""
+    if width * least_height >= height * least_width:
+        return [least_height, max(least_width, int(least_height * width / height))]
+    return [max(least_height, int(least_width * height / width)), least_width]

@@ -15,33 +15,32 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rfdlight.data.base import Images
-from rfdlight.data.files import SUFFIXES, check_name, decode, read_bytes
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.data.decoding import decode, read_bytes
+from rfdlight.data.listing import Listing, list_images
+from rfdlight.errors import UserError
 from rfdlight.whole_files import replacing
 
 
-def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:
-    """Read `<folder>/<class>/<image>`, ordered by class and file name.
+def read_tree(listing: Listing, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:
+    """Read the images of class folders.
 
     The decoded tensor is kept in the user's cache, under a name made from the content of every
     file, so that a changed image is never served from an old cache.
 
     Args:
-        folder: The folder of one split.
+        listing: The files, see `list_tree`.
         prefix: What an image's id begins with, before its file name.
         size: The height and width that every image must have.
-        classes: The names that the class folders may have, in the order of the labels. A label
-            never depends on which of the folders are there.
+        classes: The names that the class folders may have, in the order of the labels.
 
     Raises:
-        UserError: If there are no images, a folder is no class, an image cannot be read or has
-            another size, two images have the same file name, or a name is not UTF-8.
+        UserError: If an image cannot be read or has another size.
     """
-    files = list_tree(folder, classes)
+    files = listing.paths
     contents = [read_bytes(path) for path in files]
     digest = hashlib.sha256(json.dumps([prefix, size, list(classes)]).encode())
-    for path, content in zip(files, contents, strict=True):
-        digest.update(f"{path.parent.name}/{path.name}:".encode())
+    for name, content in zip(listing.names(), contents, strict=True):
+        digest.update(f"{name}:".encode())
         digest.update(hashlib.sha256(content).digest())
 
     def build() -> Images:
@@ -52,34 +51,28 @@ def read_tree(folder: Path, prefix: str, size: tuple[int, int], classes: Sequenc
                 found = f"{decoded.shape[1]} x {decoded.shape[2]}"
                 raise UserError(f"expected images of {size[0]} x {size[1]}, {path} has {found}")
             pixels[row] = decoded
-        labels = torch.tensor([classes.index(path.parent.name) for path in files])
-        return Images(pixels, labels, [f"{prefix}/{path.name}" for path in files])
+        return Images(pixels, torch.tensor(listing.labels), [f"{prefix}/{path.name}" for path in files])
 
     return cached(digest.hexdigest(), build)
 
 
-def list_tree(folder: Path, classes: Sequence[str]) -> list[Path]:
-    """Return the image files of `<folder>/<class>/`, ordered by class and file name; they may be links.
+def list_tree(folder: Path, classes: Sequence[str]) -> Listing:
+    """List the image files of `<folder>/<class>/`; they may be links.
 
     Args:
         folder: The folder of one split.
-        classes: The names that the class folders may have.
+        classes: The names that the class folders may have, in the order of the labels. A label never depends on which
+            of the folders are there.
 
     Raises:
         UserError: If there are no images, a folder is no class, two images have the same file name, or a name is not
             UTF-8.
     """
-    files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
-    if not files:
-        raise UserError(f"expected images as {folder}/<class>/<name>.png, found none")
-    for path in files:
-        check_name(path)
-    for name in sorted({path.parent.name for path in files} - set(classes)):
-        raise unknown_name(f"class folder in {folder}:", name, classes)
-    (name, copies), *_ = Counter(path.name for path in files).most_common(1)
+    listing = list_images(folder, classes)
+    (name, copies), *_ = Counter(path.name for path in listing.paths).most_common(1)
     if copies > 1:
         raise UserError(f"expected one image per file name, found {name} {copies} times below {folder}")
-    return files
+    return listing
 
 
 def cached(key: str, build: Callable[[], Images]) -> Images:

@@ -150,7 +150,8 @@ class Classifier(LightningModule):
         if self.start_checkpoint is not None:
             path = expanded(self.start_checkpoint)
             _say(start_from(network, path, self.network_name))
-        statistics = settings or data
+        # timm's are of RGB.
+        statistics = settings if settings is not None and len(settings.mean) == len(data.mean) else data
         self.victim = Victim(network, statistics.mean, statistics.std)
         names = ["train_accuracy", "val_accuracy", "val_fgsm_accuracy", "val_pgd_accuracy"]
         accuracy = {name: MulticlassAccuracy(data.num_classes, average="micro") for name in names}

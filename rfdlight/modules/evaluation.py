@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData, loader
+from rfdlight.data.conversion import unit_range
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.failures import RandomVictim
@@ -219,7 +220,7 @@ class AttackEvaluation(LightningModule):
         """Attack what is left, and report."""
         with self._closing_on_error(), self._switched():
             if not self._running:  # nothing was left for this process
-                first = self.data.attacked().read([0]).float().div_(255)
+                first = unit_range(self.data.attacked().read([0]))
                 self._start(first.to(self.device))
             self._run_engine()
             self._attacking.close()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.data.base import ImageSource, UnreadableImageError, read_readable
+from rfdlight.data.conversion import unit_range
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
@@ -43,7 +44,7 @@ def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch
                 raise
             error.tell_once()
             continue
-        answers = _answers(oracle, pixels.to(device).float().div_(255)).cpu()
+        answers = _answers(oracle, unit_range(pixels.to(device))).cpu()
         right |= {position for position, same in zip(read, answers == images.labels[read], strict=True) if same}
     kept: list[int] = []
     for number, of_class in enumerate(tried):
@@ -54,7 +55,7 @@ def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch
                 f"on none of the first {len(of_class)} test images of class {number}"
             )
         kept += chosen
-    return images.read(kept).to(device).float().div_(255), images.labels[kept].to(device)
+    return unit_range(images.read(kept).to(device)), images.labels[kept].to(device)
 
 
 def _answers(oracle: Oracle, pixels: Tensor) -> Tensor:

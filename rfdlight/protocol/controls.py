@@ -15,6 +15,7 @@ from rfdlight import rng
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.data.base import ImageSource
+from rfdlight.data.conversion import unit_range
 from rfdlight.engine.aims import draw_aims
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
@@ -146,7 +147,7 @@ class Controls:
             return {"skipped": "the attack has no second query"}
         attack = copy.copy(self.engine.attack)
         attack.accounting, attack.repeats = "exact", 1
-        x = sample.read(list(range(len(sample)))).float().div_(255).to(self.device)
+        x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.seed
         oracle = Oracle(self.victim, rows, seed=seed, channels_last=self.channels_last, attempt=-1)
         try:

@@ -55,6 +55,8 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
     """
     if attack.eps is not None:
         return
+    if data.reference_eps is None:
+        raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
     if attack.norm != "linf":
         raise UserError(
             f"attack.eps must be given for {attack.norm}: the data's reference radius, {data.reference_eps:g}, "

@@ -119,7 +119,8 @@ def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.M
     mean, std = data.mean, data.std
     if settings is not None and (pretrained or not data.has_native_size):
         data.prepare(settings.preparation)
-        mean, std = settings.mean, settings.std
+        if len(settings.mean) == len(mean):  # timm's are of RGB
+            mean, std = settings.mean, settings.std
     network = create_network(name, pretrained, num_classes=data.num_classes, in_chans=len(data.mean))
     if checkpoint is None:
         told = f"{spec} with timm's pretrained weights, clean accuracy unknown"

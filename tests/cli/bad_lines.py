@@ -187,7 +187,8 @@ CASES = {
     ),
     "damaged image": (
         ATTACK + "--data cifar10 --data.root tree",
-        "cannot read the image tree/test/cat/damaged.png: it is damaged or neither PNG nor JPEG",
+        "cannot read the image tree/test/cat/damaged.png: expected PNG, JPEG, WebP or BMP, it is damaged or of "
+        "another format",
     ),
     "unknown class folder": (
         ATTACK + "--data cifar10 --data.root zoo",
@@ -196,7 +197,7 @@ CASES = {
     ),
     "label outside the classes": (
         ATTACK + "--data faulty.Shifted",
-        "digits has 10 classes, but an image of its test split has the label 10",
+        "digits has 10 classes, but an image of its test split has the label 10; labels count from 0: subtract 1",
     ),
     "pixels outside the range": (
         ATTACK + "--data faulty.Bright",
@@ -209,7 +210,8 @@ CASES = {
     "unreadable image in a folder of one's own": (
         ATTACK + "--data folder --data.root flowers --data.num_images 2 --model.victim timm:resnet8 "
         "--model.checkpoint tiny.safetensors",
-        "cannot read the image flowers/test/rose/damaged.png: it is damaged or neither PNG nor JPEG",
+        "cannot read the image flowers/test/rose/damaged.png: expected PNG, JPEG, WebP or BMP, it is damaged or of "
+        "another format",
     ),
     "a single class": (
         ATTACK + "--data folder --data.root garden --model.victim tiny.json",

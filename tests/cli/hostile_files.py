@@ -210,8 +210,11 @@ POPEN = "{class_path: subprocess.Popen, init_args: {args: [touch, CANARY]}}"
 PICKLE = " is a pickle, which can run code when it is read; expected a safetensors file"
 CODE = " holds more than tensors and could run code, so it was not read; save the state dict alone, best as safetensors"
 NOT_SAFE = " is not a readable safetensors file: Error while deserializing: "
-NO_IMAGE = "cannot read the image root/test/cat/cat.png: it is damaged or neither PNG nor JPEG"
+NO_IMAGE = (
+    "cannot read the image root/test/cat/cat.png: expected PNG, JPEG, WebP or BMP, it is damaged or of another format"
+)
 TOO_LARGE = "cannot read the image root/test/cat/cat.png: expected at most 89,478,485 pixels, it says that it has more"
+CUT_OFF = "cannot read the image root/test/cat/cat.png: image file is truncated{anything}"
 IRREGULAR = "cannot read the image root/test/cat/cat.png: it is no regular file"
 OF_PYTHON = (
     " is of Python itself, whose modules may do harm when they run; expected a short name, or what is yours in a "

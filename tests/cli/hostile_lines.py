@@ -15,6 +15,7 @@ from .hostile_files import (
     CHECKPOINT,
     CIFAR,
     CODE,
+    CUT_OFF,
     DEEP,
     EPS,
     FIT,
@@ -275,9 +276,9 @@ NAMED |= {
 IMAGES = {
     "image of 150 million pixels": Case(images(png(15_000, 10_000)), CIFAR, TOO_LARGE),
     "image of 10 billion pixels": Case(images(png(100_000, 100_000)), CIFAR, TOO_LARGE),
-    "image that is cut off": Case(images(picture("PNG")[:60]), CIFAR, NO_IMAGE),
+    "image that is cut off": Case(images(picture("PNG")[:60]), CIFAR, CUT_OFF),
     "image with a text without end": Case(
-        images(png(32, 32, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))))), CIFAR, NO_IMAGE
+        images(png(32, 32, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**24))))), CIFAR, CUT_OFF
     ),
     "image that is a program": Case(images(EPS), CIFAR, NO_IMAGE),
     "image that is a drawing": Case(images(b'<svg xmlns="http://www.w3.org/2000/svg"/>'), CIFAR, NO_IMAGE),

@@ -206,7 +206,7 @@ def test_every_shipped_config_instantiates_and_its_resolved_form_gives_itself_ag
     for name, value in given["model"].items():
         assert isinstance(value, dict) or resolved["model"][name] == value
     assert type(first.datamodule) is type(again.datamodule)
-    assert first.datamodule.num_images == resolved["data"]["init_args"]["num_images"]
+    assert first.datamodule.batch_size == resolved["data"]["init_args"]["batch_size"]
 
 
 def distinct(cells: list[Cell]) -> Iterator[Cell]:

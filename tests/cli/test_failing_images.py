@@ -103,8 +103,8 @@ def test_an_image_that_cannot_be_read_counts_as_one_that_failed(command):
         1, "rfdlight: 1 of 6 images failed and are in no number; summary.json says why\n",
     )  # fmt: skip
     summary = json.loads(Path("run/summary.json").read_text())
-    reason = f"cannot read the image {path}: it is damaged or neither PNG nor JPEG"
-    assert summary["run"]["failed"] == {"folder/test/tulip/5.png": reason}
+    assert [*summary["run"]["failed"]] == ["folder/test/tulip/5.png"]
+    assert summary["run"]["failed"]["folder/test/tulip/5.png"].startswith(f"cannot read the image {path}: ")
     assert summary["run"]["complete"] is True
     assert len(read_records(Path("run/records.jsonl"))) == 5
     resumed = command("test", "--resume", "run")

@@ -48,6 +48,13 @@ def says(line, call):
     assert str(caught.value) == line
 
 
+def refuses(path, call):
+    """Whether it refuses the image by name, in the words of Pillow."""
+    with pytest.raises(UserError) as caught:
+        call()
+    assert str(caught.value).startswith(f"cannot read the image {path}: ")
+
+
 def test_classes_are_the_folders_in_alphabetical_order_and_ids_name_the_files(root):
     data = folder(root)
     test = data.images("test")
@@ -96,7 +103,8 @@ def test_a_test_split_may_be_called_val_and_stand_alone(root):
     save(root / "train" / "cat" / "a.png")
     says(f"expected the folders of at least 2 classes in {root}/train, found cat alone", lambda: folder(root))
     save(root / "train" / "owl" / "a.png")
-    says(f"the class folder {root}/val/dog is not among the 2 classes of the data", lambda: folder(root).images("test"))
+    with pytest.raises(UserError, match=f"unknown class folder in {root}/val: 'dog'"):
+        folder(root).images("test")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +144,7 @@ def test_an_unreadable_file_is_refused_by_name_before_the_first_query(root, cont
     if content is not None:
         path.write_bytes(content)
     data = folder(root, num_images=12, unreadable="refuse")
-    says(f"cannot read the image {path}: it is damaged or neither PNG nor JPEG", lambda: data.setup("test"))
+    refuses(path, lambda: data.setup("test"))
 
 
 def test_an_unreadable_file_is_quarantined_with_its_reason_and_no_other_takes_its_place(root, capsys):
@@ -144,11 +152,12 @@ def test_an_unreadable_file_is_quarantined_with_its_reason_and_no_other_takes_it
     data = folder(root, num_images=12)
     data.setup("test")
     image_id = f"folder/test/cat/{path.name}"
-    assert data.unreadable_images == {image_id: f"cannot read the image {path}: it is damaged or neither PNG nor JPEG"}
+    assert [*data.unreadable_images] == [image_id]
+    assert data.unreadable_images[image_id].startswith(f"cannot read the image {path}: ")
     assert len(data.attacked()) == 11
     assert image_id not in data.attacked().ids
     assert sum(len(ids) for _, _, ids in data.test_dataloader()) == 11
-    assert capsys.readouterr().err == "", "the summary of the run says it"
+    assert "cat1" not in capsys.readouterr().err, "the summary of the run says it"
 
 
 def test_where_no_file_can_be_read_the_first_is_named(root):
@@ -156,7 +165,7 @@ def test_where_no_file_can_be_read_the_first_is_named(root):
     for path in paths:
         path.write_bytes(b"nothing")
     data = folder(root, num_images=len(paths))
-    says(f"cannot read the image {paths[0]}: it is damaged or neither PNG nor JPEG", lambda: data.setup("test"))
+    refuses(paths[0], lambda: data.setup("test"))
 
 
 def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
@@ -198,10 +207,8 @@ def test_in_training_a_skipped_file_leaves_its_batch_shorter(root, capsys):
         assert len(pixels) == len(labels) == len(ids) == 11
         assert f"folder/train/eel/{path.name}" not in ids
     assert capsys.readouterr().err.count(str(path)) == 1
-    says(
-        f"cannot read the image {path}: it is damaged or neither PNG nor JPEG",
-        lambda: next(iter(folder(root, batch_size=12, unreadable="refuse").train_dataloader())),
-    )
+    data = folder(root, batch_size=12, unreadable="refuse")
+    refuses(path, lambda: next(iter(data.train_dataloader())))
 
 
 @pytest.mark.parametrize("unreadable", ["quarantine", "skip"])
@@ -218,7 +225,7 @@ def test_where_no_image_can_be_read_there_is_no_shape(root, unreadable, named):
     for path in paths:
         path.write_bytes(b"nothing")
     data = ImageFolder(str(root), num_images=6, unreadable=unreadable)
-    says(f"cannot read the image {paths[named]}: it is damaged or neither PNG nor JPEG", lambda: data.image_shape)
+    refuses(paths[named], lambda: data.image_shape)
 
 
 def test_images_of_several_sizes_need_a_size(root):
@@ -238,7 +245,10 @@ def test_images_of_several_sizes_need_a_size(root):
             "expected images as {root}/no/test/<class>/<name>.jpg, there is no such folder",
         ),
         (lambda root: folder(root, workers=-1), "data.workers must be at least 0, got -1"),
-        (lambda root: folder(root, std=(0.2, 0.0, 0.2)), "data.std must be positive, got [0.2, 0.0, 0.2]"),
+        (
+            lambda root: folder(root, std=(0.2, 0.0, 0.2)),
+            "std: expected positive deviations of pixels in [0, 1], got [0.2, 0.0, 0.2]",
+        ),
     ],
 )
 def test_wrong_folders_and_numbers_are_refused(root, make, line):

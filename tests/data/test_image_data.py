@@ -11,6 +11,7 @@ class Toy(ImageData):
 
     name = "toy"
     num_classes = 3
+    mean = std = (0.5,)
     labels = (0, 1, 2, 0)
     names = ("0", "1", "2", "3")
     loads = 0
