@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Union, cast
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import rfdlight
-from rfdlight import loader, names, packaged, resumption
+from rfdlight import loader, names, packaged, resumption, user_code
 from rfdlight.attacks.base import Attack
 from rfdlight.commands.registry import COMMANDS, INJECTED, POSITIONALS
 from rfdlight.data.base import ImageData
@@ -48,6 +48,9 @@ _CHOICES = {
     "defense": "What protects the victim, in fit during its training; several as a list",
 }
 """What is chosen by a short name, and what its help says before the names."""
+
+_LARGEST_SEED = 2**32 - 1
+"""The largest seed that numpy, which Lightning seeds too, accepts."""
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 
@@ -131,6 +134,16 @@ class RFDLightCLI(LightningCLI):
         kwargs["description"] = _first_line(MODELS[subcommand])
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed, as a number first, so that errors about it expect one."""
+        parser.add_argument(
+            "--seed_everything",
+            type=Union[int, bool],  # noqa: UP007  the parser tries its types in this order
+            default=self.seed_everything_default,
+            metavar="SEED",
+            help="Seed of the random numbers of Python, numpy and torch; true draws one, false sets none.",
+        )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's nor the model's nor the data's."""
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
@@ -174,8 +187,12 @@ class RFDLightCLI(LightningCLI):
             settings.ckpt_path = str(path)
 
     def _set_seed(self) -> None:
-        if self.config.subcommand in MODELS:
-            super()._set_seed()
+        if self.config.subcommand not in MODELS:
+            return
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed <= _LARGEST_SEED:
+            raise UserError(f"seed_everything must be from 0 to {_LARGEST_SEED}, got {seed}")
+        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what their constructors refuse becomes one line."""
@@ -344,29 +361,43 @@ def main(args: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     be_quiet()
     try:
-        if not args:
-            raise UserError(f"expected a command: {', '.join(_KNOWN)}")
-        strange = next((arg for arg in args if not is_plain(arg)), None)
-        if strange is not None:
-            raise UserError(f"{NOT_PLAIN}, got '{strange}'")
-        if not args[0].startswith("-") and args[0] not in _KNOWN:
-            raise unknown_name("command", args[0], _KNOWN)
+        _check_command(args)
         cli = RFDLightCLI(args)
     except ToldElsewhere:
         return 0  # another status would make launchers kill process 0, which says what there is to say
-    except UserError as error:
-        print(f"rfdlight: {legible(error)}", file=sys.stderr)  # noqa: T201
-        return 2
-    except OSError as error:  # of a file that was not foreseen to fail: a name too long, a disk that goes away
-        print(f"rfdlight: {legible(one_line(error))}", file=sys.stderr)  # noqa: T201
-        return 2
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
         return 130
+    except (Exception, SystemExit) as error:
+        line = _failure(error)
+        if line is None:
+            raise
+        print(f"rfdlight: {legible(line)}", file=sys.stderr)  # noqa: T201
+        return 2
     wrong = complaint(cli.model) if cli.subcommand == "test" else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
     return 1 if wrong else cli.status
+
+
+def _check_command(args: list[str]) -> None:
+    if not args:
+        raise UserError(f"expected a command: {', '.join(_KNOWN)}")
+    strange = next((arg for arg in args if not is_plain(arg)), None)
+    if strange is not None:
+        raise UserError(f"{NOT_PLAIN}, got '{strange}'")
+    if not args[0].startswith("-") and args[0] not in _KNOWN:
+        raise unknown_name("command", args[0], _KNOWN)
+
+
+def _failure(error: BaseException) -> str | None:
+    """Return the line for an exception that the user can act on, None for a fault of rfdlight itself."""
+    if isinstance(error, UserError):
+        return str(error)
+    fault = user_code.fault_of(error)
+    if fault is None and isinstance(error, OSError):  # a name too long, a disk that goes away
+        return one_line(error)
+    return fault
 
 
 class _Made(RFDLightCLI):

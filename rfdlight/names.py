@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader
 
+from rfdlight import user_code
 from rfdlight.documents import parse_yaml
 from rfdlight.errors import unknown_name
 
@@ -103,7 +104,11 @@ def expand_args(args: list[str]) -> list[str]:
 def _resolve_value(kind: str, value: str) -> str:
     if value[:1] in ("[", "{"):
         return _resolve_flow(kind, value)
-    return value if value in ("", "null") else resolve(kind, value)
+    if value in ("", "null"):
+        return value
+    path = resolve(kind, value)
+    user_code.check_component(kind, path)
+    return path
 
 
 def _resolve_flow(kind: str, text: str) -> str:

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
+from rfdlight import user_code
 from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.names import NAMES
 
@@ -75,6 +76,9 @@ def mended(message: str, error: BaseException | None, known: Iterable[str]) -> U
         return leaf.below(setting) if setting else leaf
     if isinstance(leaf, UserError):
         return leaf
+    fault = user_code.fault_of(leaf)
+    if fault:
+        return ParserError(f"{setting}: {fault}" if setting else fault)
     text = _meant(error, str(leaf))
     unknown = _UNKNOWN.match(text)
     if unknown:
@@ -126,6 +130,8 @@ def _say(setting: str, text: str, whole: str) -> str:
     required = re.match(r"the following arguments are required: (?:\w+\.)?(\w+)", text)
     if required:
         name = required[1]
+        if setting:
+            return f"--{setting}.{name} is needed"
         return f"--{name} is needed; known: {', '.join(NAMES[name])}" if name in NAMES else f"expected {name}, got none"
     literal = _LITERAL.match(text)
     if literal:

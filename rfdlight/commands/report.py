@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.text import Text
 
 from rfdlight.errors import UserError
@@ -20,6 +19,7 @@ from rfdlight.results.paired import Subject
 from rfdlight.results.plots import LONG, draw_curves, draw_panels
 from rfdlight.results.report import Report, compile_report
 from rfdlight.results.runs import load_all
+from rfdlight.terminal import plain_console
 from rfdlight.whole_files import write
 
 _IN_ONE_PANEL = 4
@@ -62,7 +62,7 @@ def report(
         loaded = [run.as_declared() if run.facts["judge"] == "paper" else run for run in loaded]
     compiled = compile_report(loaded, chosen and sorted(set(chosen)), compare)
     files = {} if output is None else _files(compiled)
-    console = Console()
+    console = plain_console()
     shown = [*grid_tables(compiled, console.width), *paired_table(compiled)]
     if details or len(loaded) == 1:
         shown += detail_tables(compiled, console.width)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
 from lightning.pytorch import LightningDataModule
-from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
@@ -16,6 +15,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 from rfdlight.data.preparation import Preparation
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError, shown
+from rfdlight.terminal import plain_console
 
 Batch = tuple[Tensor, Tensor, list[str]]
 """Pixels (rows, C, H, W) float32 in [0, 1], labels (rows,) int64, and the image ids."""
@@ -50,7 +50,7 @@ class UnreadableImageError(UserError):
         """Say that the image is left out, if it was not said before."""
         if str(self) not in self._told:
             self._told.add(str(self))
-            Console(stderr=True).print(Text(shown(f"rfdlight: {self}; left out")), soft_wrap=True)
+            plain_console(stderr=True).print(Text(shown(f"rfdlight: {self}; left out")), soft_wrap=True)
 
 
 class ImageSource(Protocol):

@@ -10,7 +10,6 @@ import timm
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from rich.console import Console
 from rich.text import Text
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
@@ -27,6 +26,7 @@ from rfdlight.data.base import Batch, ImageData
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError, shown, unknown_name
 from rfdlight.modules.catastrophic_overfitting import CatastrophicOverfitting
+from rfdlight.terminal import plain_console
 from rfdlight.victims.networks import create_network, pretrained_settings, strange_option
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import start_from
@@ -258,4 +258,4 @@ class Classifier(LightningModule):
 
 
 def _say(line: str) -> None:
-    Console(stderr=True).print(Text(shown(line)), soft_wrap=True)
+    plain_console(stderr=True).print(Text(shown(line)), soft_wrap=True)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from rich.console import Console
 from torch import Tensor, nn
 
 from rfdlight import whole_files
@@ -22,7 +21,7 @@ from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, shown
 from rfdlight.modules.attack_card import attack_card
 from rfdlight.modules.processes import Processes, ToldElsewhere
 from rfdlight.modules.progress import ProgressDisplay
@@ -37,6 +36,7 @@ from rfdlight.results.audit import audit
 from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import audit_text, failures_text, run_table
+from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import maker_module, resolve_victim
 from rfdlight.victims.weights import weights_digest
 
@@ -150,7 +150,7 @@ class AttackEvaluation(LightningModule):
         self.seed = seed
         self.resume = self.complete = False
         self.sound = True
-        self.console = Console()
+        self.console = plain_console()
         self.failed: dict[str, str] = {}
         self.processes = Processes()
         self._progress = [0, 0]
@@ -251,7 +251,7 @@ class AttackEvaluation(LightningModule):
         figures.save(plots.draw_curves([(folder.name, past.records, self.budget)]), folder / "curves.png", ["png"])
         self.console.print(run_table(summary))
         self.console.print(audit_text(findings), soft_wrap=True)
-        self.console.print(f"records, summary and picture: {folder}")
+        self.console.print(f"records, summary and picture: {shown(str(folder))}", soft_wrap=True)
 
     def _controls(self, records: list[Record]) -> dict[str, Any]:
         """Make the control attacks, if the run was not stopped and is to make any."""

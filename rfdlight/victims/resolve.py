@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from rfdlight import packaged
+from rfdlight import packaged, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.documents import expanded
@@ -56,7 +55,7 @@ def resolve_victim(
     classes, card = data.num_classes, None
     if spec.startswith(_TIMM):
         victim, told = _from_timm(spec, checkpoint, data)
-    elif _is_import_path(spec):
+    elif user_code.is_import_path(spec):
         victim, told = _from_import_path(spec, checkpoint)
     else:
         if checkpoint is not None:
@@ -83,12 +82,7 @@ def resolve_victim(
 
 def maker_module(spec: str | None) -> ModuleType | None:
     """Return the module of a victim's import path, once it was imported; None for victims of another kind."""
-    return sys.modules.get(spec.rpartition(".")[0]) if spec and _is_import_path(spec) else None
-
-
-def _is_import_path(spec: str) -> bool:
-    parts = spec.split(".")
-    return len(parts) > 1 and all(part.isidentifier() for part in parts) and parts[-1] not in ("json", "safetensors")
+    return sys.modules.get(spec.rpartition(".")[0]) if spec and user_code.is_import_path(spec) else None
 
 
 def card_path(spec: str) -> Path:
@@ -132,10 +126,7 @@ def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.M
 def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str]:
     module_name, _, attribute = spec.rpartition(".")
     _check_own(spec, module_name)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import the victim '{spec}': {one_line(error)}") from error
+    module = user_code.import_module(module_name, f"the victim '{spec}'")
     if not hasattr(module, attribute):
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise unknown_name(f"name in the module {module_name}:", attribute, public)
@@ -147,10 +138,8 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
         inspect.signature(make).bind()
     except TypeError as error:
         raise UserError(f"'{spec}' must need no arguments: {error}; wrap it in a function that gives them") from error
-    try:
+    with user_code.guarded(f"cannot make the victim '{spec}'"):
         victim = make()
-    except Exception as error:  # a user's own code may raise anything
-        raise UserError(f"'{spec}' raised {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(victim, nn.Module):
         raise UserError(f"'{spec}' must make a torch.nn.Module, it made a {type(victim).__name__}")
     if checkpoint is None:
