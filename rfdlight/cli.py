@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, Union, cast
+from typing import Any, NoReturn, Union, cast, get_args, get_type_hints
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -335,11 +335,21 @@ def _expand_configs(args: list[str]) -> list[str]:
     return expanded
 
 
+def _numeric_flags(command: str) -> set[str]:
+    """Return the options of a command, beside those of components, that are numbers with a decimal point."""
+    made = MODELS.get(command) or COMMANDS.get(command)
+    if made is None:
+        return set()
+    hints = get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    prefix = "--model." if command in MODELS else "--"
+    return {f"{prefix}{name}" for name, hint in hints.items() if float in (hint, *get_args(hint))}
+
+
 def expand(args: list[str]) -> list[str]:
     """Write a command line out: packaged configs, short names, and the components that need not be named."""
     args = resumption.with_settings(_expand_configs(args))
     loader.check_groups(args)
-    args = names.expand_args(args)
+    args = names.expand_fractions(names.expand_args(args), _numeric_flags(args[0] if args else ""))
     kind, name = UNNAMED.get(args[0], (None, None)) if args else (None, None)
     # Not defaults of the parser: the digits' own defaults would then stay when other data is named.
     return [args[0], f"--{kind}={names.resolve(kind, name)}", *args[1:]] if kind and name else args

@@ -90,8 +90,8 @@ def recommend(
     check_search(target_drop, tolerance, max_draws)
     _check(attack, step, confirm, budget, num_images)
     file = defense_file.plan(output)
-    settle_eps(attack, data)
     loaded, card, told = resolve_victim(victim, checkpoint, data)
+    settle_eps(attack, data)
     places = chosen_places(loaded, layers, at)
     fresh, rest = _split(data, num_images, seed)
     step = _as_long_as_the_radius(attack, data) if step is None else step

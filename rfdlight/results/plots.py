@@ -13,8 +13,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from rfdlight.results.figures import begin
 from rfdlight.results.intervals import wilson
-from rfdlight.results.records import Record
-from rfdlight.results.summary import breaks_at, clean_right, was_screened
+from rfdlight.results.records import Record, clean_right
+from rfdlight.results.summary import breaks_at, was_screened
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers of every colour vision can tell apart, without its yellow."""

@@ -23,7 +23,7 @@ from rfdlight.results.field_types import (
     or_none,
     wrong_field,
 )
-from rfdlight.results.records import Record, read_records
+from rfdlight.results.records import Record, clean_right, read_records
 from rfdlight.results.run_directory import refuse_links
 from rfdlight.results.summary import ABSENT, ROWS, RUN_FIELDS, summarize
 
@@ -79,7 +79,7 @@ class Run:
 
     def as_declared(self) -> Run:
         """Return the run with every image counted by the judge's call while the attack ran, not by its final draws."""
-        records = [{**r, "verdict": "robust" if r["broken_at"] is None else "broken"} for r in self.records]
+        records = [_as_declared(record) for record in self.records]
         facts = {**self.facts, "judge": f"{self.facts['judge']} (as declared)"}
         return replace(self, records=records, summary=summarize(records, facts))
 
@@ -91,6 +91,11 @@ class Run:
             return read_text(path, errors="replace")
         except OSError as error:
             raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+
+
+def _as_declared(record: Record) -> Record:
+    declared = "robust" if record["broken_at"] is None else "broken"
+    return {**record, "verdict": declared if clean_right(record) else record["verdict"]}
 
 
 def load(folder: Path, label: str) -> Run:

@@ -9,7 +9,8 @@ from scipy.stats import binomtest
 
 from rfdlight.results import audit
 from rfdlight.results.intervals import wilson
-from rfdlight.results.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, clean_right, robust_at, summarize
+from rfdlight.results.records import clean_right
+from rfdlight.results.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, robust_at, summarize
 
 # The 95 % quantile of the normal distribution squared, from a table.
 Z2 = 3.841459

@@ -10,10 +10,11 @@ from html import escape
 import rfdlight
 from rfdlight.results.formats.page_style import STYLE
 from rfdlight.results.gallery import MOST, Example
+from rfdlight.results.records import clean_right
 from rfdlight.results.report import PAIR_HEAD, READING_PAIRS, Heading, Report, defense_text
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import method_of
-from rfdlight.results.summary import Share, clean_right
+from rfdlight.results.summary import Share
 from rfdlight.results.tables import attack_name, number, percent
 
 
