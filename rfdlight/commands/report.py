@@ -19,6 +19,7 @@ from rfdlight.results.paired import Subject
 from rfdlight.results.plots import LONG, draw_curves, draw_panels
 from rfdlight.results.report import Report, compile_report
 from rfdlight.results.runs import load_all
+from rfdlight.results.tables import run_title
 from rfdlight.terminal import plain_console
 from rfdlight.whole_files import write
 
@@ -93,7 +94,8 @@ def _curves(compiled: Report) -> Figure:
     attacks = compiled.grid.settings
     if len(attacks) == 1 or len(compiled.runs) <= _IN_ONE_PANEL:
         lines = [(run.label, run.records, run.facts["budget"]) for run in compiled.runs]
-        return draw_curves(lines, log=max(budget for _, _, budget in lines) >= LONG)
+        title = run_title(compiled.runs[0].facts) if len(compiled.runs) == 1 else ""
+        return draw_curves(lines, log=max(budget for _, _, budget in lines) >= LONG, title=title)
     panels = [
         (
             attack.label,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Protocol, Self
 
@@ -193,6 +193,8 @@ class ImageData(LightningDataModule):
     std: tuple[float, ...]
     default_victim: str | None
     reference_eps: float
+    classes: Sequence[str] | None = None
+    """Names of the classes by their index, for people who look at images; None where there are none."""
     has_native_size: bool = True
     """Whether all images have one size of their own."""
     workers: int = 0

@@ -39,6 +39,7 @@ class ImageFolder(FileData):
     """
 
     name = "folder"
+    classes: list[str]
     default_victim = None
     reference_eps = 0.05
 

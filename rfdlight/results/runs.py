@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "selection": or_none(is_text),
     "batch_size": or_none(is_count),
     "batch_size_used": or_none(is_count),
+    "classes": or_none(lambda value: isinstance(value, list) and all(map(is_text, value))),
     **audit.KINDS,
 }
 """What the facts of a run are."""

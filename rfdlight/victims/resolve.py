@@ -17,13 +17,16 @@ from rfdlight import packaged, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.documents import expanded
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, unknown_name
 from rfdlight.victims.card import VictimCard, load_victim
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import fit_weights, named_for, read_checkpoint, weights_digest
 
 _TIMM = "timm:"
+
+_SUM_ERROR = 0.01
+"""How far from 1 the probabilities of half precision may add up."""
 
 _OF_PYTHON = sys.stdlib_module_names | {"pip", "pkg_resources", "setuptools"}
 """Packages that have no victims, but functions without arguments that do other things: os.abort, pip.main."""
@@ -177,13 +180,28 @@ def _load_weights(network: nn.Module, checkpoint: str, name: str) -> str:
 
 def _check_answer(victim: nn.Module, spec: str, classes: int, shape: tuple[int, ...]) -> None:
     """Ask once for two black images; draws nothing from the run's random numbers."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            logits = victim(torch.zeros(2, *shape))
-        except Exception as error:  # a user's own code may raise anything
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            size = " x ".join(map(str, shape))
-            raise UserError(f"the victim '{spec}' does not take images of {size}: {reason}") from error
+    try:
+        logits = _answer_to_black_images(victim, shape)
+    except Exception as error:  # a user's own code may raise anything
+        size = " x ".join(map(str, shape))
+        reason = user_code.described(error)
+        raise UserError(f"the victim '{spec}' does not take images of {size}: {reason}") from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != (2, classes):
         raise UserError(f"the victim '{spec}' must answer 2 images with logits of shape {(2, classes)}, got {found}")
+
+
+def _answer_to_black_images(victim: nn.Module, shape: tuple[int, ...]) -> Any:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return victim(torch.zeros(2, *shape))
+
+
+def answers_probabilities(victim: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Return whether a victim answers with probabilities, as after a softmax, where logits are expected.
+
+    Args:
+        victim: That `resolve_victim` has returned.
+        shape: Of an image, (C, H, W).
+    """
+    answer = _answer_to_black_images(victim, shape).float()
+    return bool((answer >= 0).all() and ((answer.sum(1) - 1).abs() < _SUM_ERROR).all())
