@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import os
 import shlex
@@ -19,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import rfdlight
 from rfdlight import loader, names, packaged, resumption, user_code
 from rfdlight.attacks.base import Attack
+from rfdlight.command_help import TRAINER_HELP, TrainerHelp, command_help, flags_of
 from rfdlight.commands.registry import COMMANDS, INJECTED, POSITIONALS
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
@@ -49,6 +51,8 @@ _CHOICES = {
 }
 """What is chosen by a short name, and what its help says before the names."""
 
+_VERSION = f"rfdlight {rfdlight.__version__}"
+
 _LARGEST_SEED = 2**32 - 1
 """The largest seed that numpy, which Lightning seeds too, accepts."""
 
@@ -67,8 +71,12 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         subcommands = getattr(self._subcommands_action, "choices", {})
         parser = subcommands.get(self.command, self)
-        flags = (flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
-        raise mended(message, ex, [flag[2:].rstrip("+") for flag in flags if not flag.endswith("help")]) from ex
+        raise mended(message, ex, flags_of(parser._actions)) from ex
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Return the help, of `fit` and `test` without the trainer's options, which are many."""
+        name = self.prog.rpartition(" ")[2]
+        return command_help(self, name) if name in MODELS else super().format_help(formatter)
 
 
 class RFDLightCLI(LightningCLI):
@@ -109,7 +117,9 @@ class RFDLightCLI(LightningCLI):
         kwargs.setdefault("description", _first_line(rfdlight))
         kwargs.setdefault("parser_mode", loader.MODE)
         kwargs.setdefault("allow_abbrev", False)
-        return super().init_parser(**kwargs)
+        parser = super().init_parser(**kwargs)
+        parser.add_argument("--version", action="version", version=_VERSION, help="Print the version and exit.")
+        return parser
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
@@ -124,10 +134,19 @@ class RFDLightCLI(LightningCLI):
             command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
             if dest:
                 command.add_argument(dest, type=str, **positional)
+            self._make_optional(name, command)
             self._subcommand_parsers[name] = command
             parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
                 name, command, help=command.description
             )
+
+    @staticmethod
+    def _make_optional(name: str, command: Parser) -> None:
+        """Show the component that is taken where none is named as an option that may be left out."""
+        kind, _ = UNNAMED.get(name, (None, None))
+        for action in command._actions:
+            if action.dest == kind:
+                action.required = False
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
@@ -146,6 +165,7 @@ class RFDLightCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's nor the model's nor the data's."""
+        parser.add_argument(TRAINER_HELP, action=TrainerHelp)
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
         if self._model_class is AttackEvaluation:
             parser.add_argument(
@@ -221,6 +241,8 @@ class RFDLightCLI(LightningCLI):
             self.timer = Timer()
             config.callbacks.append(self.timer)
             self.run = self._place(f"fit-{self.datamodule.name}")
+            if config.enable_model_summary is None:
+                kwargs["enable_model_summary"] = False  # Lightning's counts no operations without an example input
             if config.logger is None:
                 kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
         else:
@@ -287,10 +309,15 @@ class RFDLightCLI(LightningCLI):
         warn_of_slow_precision(self.trainer)
         if is_first(os.environ):
             self.save_config()
+            parameters = sum(parameter.numel() for parameter in self.model.victim.parameters())
+            print(f"{self.model.network_name}: {parameters:,} parameters")  # noqa: T201
 
     def after_fit(self) -> None:
         """Store the victim and its card."""
         if not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by one of Lightning's connectors
+            print(f"{self.run}: trainer.fast_dev_run tried a few batches and stores no victim")  # noqa: T201
             return
         take_best_weights(self.trainer, self.model)
         seed = self._get(self.config, "seed_everything")
@@ -325,7 +352,7 @@ def _expand_configs(args: list[str]) -> list[str]:
     expanded = list(args)
     for i in range(len(args)):
         flag, value, joined = names.option_at(args, i)
-        is_component = flag.rstrip("+") in _COMPONENTS and value.endswith(".yaml")
+        is_component = flag.rstrip("+") in _COMPONENTS and value.endswith((".yaml", ".yml"))
         if value and (flag in ("-c", "--config") or is_component):
             path = str(packaged.config_path(value))
             if joined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,14 @@ def config_path(name: str) -> Path:
     Raises:
         UserError: If there is none, or it is no mapping.
     """
-    path = Path(name) if Path(name).is_file() else find("configs", name, ".yaml")
+    path = Path(name)
+    if not path.is_file():
+        path = folder("configs") / f"{name.removesuffix('.yaml')}.yaml"
+        if name.endswith((".yaml", ".yml")) and not path.is_file():
+            near = difflib.get_close_matches(name, [each.name for each in Path(name).parent.glob("*.y*ml")], n=1)
+            hint = f"; did you mean {Path(name).with_name(near[0])}?" if near else ""
+            raise UserError(f"the file '{name}' does not exist{hint}")
+        path = find("configs", name, ".yaml")
     read_config(path)
     return path
 

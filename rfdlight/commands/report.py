@@ -38,7 +38,7 @@ def report(
     """Put finished runs into one table of defenses by attacks, and test what differs on the same images.
 
     Args:
-        runs: Run directories.
+        runs: Run directories, or folders of finished runs.
         output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv`,
             `curves.png` and `curves.pdf`; by default nothing is written.
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most that of

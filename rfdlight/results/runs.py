@@ -137,12 +137,15 @@ def load(folder: Path, label: str) -> Run:
 def load_all(paths: list[str]) -> list[Run]:
     """Read run directories, labelled by their names, or by their paths where two have one name.
 
+    Args:
+        paths: Run directories, and folders of finished runs, at any depth.
+
     Raises:
-        UserError: If there is none, one is given twice, or a folder is no run directory.
+        UserError: If there is none, one is given twice, or a folder is no run directory and holds none.
     """
     if not paths:
         raise UserError("expected at least one run directory, got none")
-    folders = [Path(path) for path in paths]
+    folders = [folder for path in paths for folder in _runs_in(Path(path))]
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
@@ -151,6 +154,20 @@ def load_all(paths: list[str]) -> list[Run]:
     names = [folder.resolve().name for folder in folders]
     unique = len(set(names)) == len(names)
     return [load(folder, name if unique else str(folder)) for folder, name in zip(folders, names, strict=True)]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the finished runs in a folder of runs, in order of their paths; a run itself, or nothing of one, as it is.
+
+    Runs without a summary, which are going on or were killed, are left out.
+    """
+    if any((folder / name).exists() for name in FILES):
+        return [folder]
+    try:
+        found = sorted(path.parent for path in folder.rglob("summary.json"))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return [run for run in found if all((run / name).is_file() for name in FILES)] or [folder]
 
 
 def _nearest(folder: Path) -> str:
