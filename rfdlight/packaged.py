@@ -28,8 +28,13 @@ def find(kind: str, name: str, suffix: str) -> Path:
     path = folder(kind) / f"{name.removesuffix(suffix)}{suffix}"
     if path.is_file():
         return path
-    known = [found.relative_to(folder(kind)).with_suffix("").as_posix() for found in folder(kind).rglob(f"*{suffix}")]
-    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, known)
+    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, _names(kind, suffix))
+
+
+def _names(kind: str, suffix: str) -> list[str]:
+    """Return the names of the shipped files of a kind."""
+    root = folder(kind)
+    return sorted(found.relative_to(root).with_suffix("").as_posix() for found in root.rglob(f"*{suffix}"))
 
 
 def config_path(name: str) -> Path:
@@ -40,11 +45,10 @@ def config_path(name: str) -> Path:
     """
     path = Path(name)
     if not path.is_file():
-        path = folder("configs") / f"{name.removesuffix('.yaml')}.yaml"
-        if name.endswith((".yaml", ".yml")) and not path.is_file():
-            near = difflib.get_close_matches(name, [each.name for each in Path(name).parent.glob("*.y*ml")], n=1)
-            hint = f"; did you mean {Path(name).with_name(near[0])}?" if near else ""
-            raise UserError(f"the file '{name}' does not exist{hint}")
+        if path.suffix in (".yaml", ".yml") and name.removesuffix(".yaml") not in _names("configs", ".yaml"):
+            known = [*_names("configs", ".yaml"), *map(str, path.parent.glob("*.y*ml"))]
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UserError(f"the file '{name}' does not exist" + (f"; did you mean {near[0]}?" if near else ""))
         path = find("configs", name, ".yaml")
     read_config(path)
     return path

@@ -127,8 +127,9 @@ def fault_of(error: BaseException) -> str | None:
 def described(error: BaseException) -> str:
     """Return the type, the message, and the file and line in a user's code, of an exception in one line."""
     message = one_line(error.msg if isinstance(error, SyntaxError) else error)
-    name = type(error).__name__
-    return f"{name}: {message}{_place(error)}" if message else f"{name}{_place(error)}"
+    if not isinstance(error, ImportError):  # whose messages say what they are
+        message = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return f"{message}{_place(error)}"
 
 
 def _place(error: BaseException) -> str:
