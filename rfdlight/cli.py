@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, Union, cast, get_args, get_type_hints
 
 import yaml
 from lightning.pytorch import LightningModule, Trainer
@@ -17,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import rfdlight
-from rfdlight import loader, names, packaged, resumption
+from rfdlight import loader, names, packaged, resumption, user_code
 from rfdlight.attacks.base import Attack
+from rfdlight.command_help import TRAINER_HELP, TrainerHelp, command_help, flags_of
 from rfdlight.commands.registry import COMMANDS, INJECTED, POSITIONALS
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
@@ -49,6 +51,11 @@ _CHOICES = {
 }
 """What is chosen by a short name, and what its help says before the names."""
 
+_VERSION = f"rfdlight {rfdlight.__version__}"
+
+_LARGEST_SEED = 2**32 - 1
+"""The largest seed that numpy, which Lightning seeds too, accepts."""
+
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 
 _KNOWN = [*MODELS, *COMMANDS]
@@ -64,8 +71,12 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         subcommands = getattr(self._subcommands_action, "choices", {})
         parser = subcommands.get(self.command, self)
-        flags = (flag for action in parser._actions for flag in action.option_strings if flag.startswith("--"))
-        raise mended(message, ex, [flag[2:].rstrip("+") for flag in flags if not flag.endswith("help")]) from ex
+        raise mended(message, ex, flags_of(parser._actions)) from ex
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Return the help, of `fit` and `test` without the trainer's options, which are many."""
+        name = self.prog.rpartition(" ")[2]
+        return command_help(self, name) if name in MODELS else super().format_help(formatter)
 
 
 class RFDLightCLI(LightningCLI):
@@ -106,7 +117,9 @@ class RFDLightCLI(LightningCLI):
         kwargs.setdefault("description", _first_line(rfdlight))
         kwargs.setdefault("parser_mode", loader.MODE)
         kwargs.setdefault("allow_abbrev", False)
-        return super().init_parser(**kwargs)
+        parser = super().init_parser(**kwargs)
+        parser.add_argument("--version", action="version", version=_VERSION, help="Print the version and exit.")
+        return parser
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
@@ -121,18 +134,38 @@ class RFDLightCLI(LightningCLI):
             command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
             if dest:
                 command.add_argument(dest, type=str, **positional)
+            self._make_optional(name, command)
             self._subcommand_parsers[name] = command
             parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
                 name, command, help=command.description
             )
+
+    @staticmethod
+    def _make_optional(name: str, command: Parser) -> None:
+        """Show the component that is taken where none is named as an option that may be left out."""
+        kind, _ = UNNAMED.get(name, (None, None))
+        for action in command._actions:
+            if action.dest == kind:
+                action.required = False
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
         kwargs["description"] = _first_line(MODELS[subcommand])
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
 
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed, as a number first, so that errors about it expect one."""
+        parser.add_argument(
+            "--seed_everything",
+            type=Union[int, bool],  # noqa: UP007  the parser tries its types in this order
+            default=self.seed_everything_default,
+            metavar="SEED",
+            help="Seed of the random numbers of Python, numpy and torch; true draws one, false sets none.",
+        )
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is neither the trainer's nor the model's nor the data's."""
+        parser.add_argument(TRAINER_HELP, action=TrainerHelp)
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
         if self._model_class is AttackEvaluation:
             parser.add_argument(
@@ -174,8 +207,12 @@ class RFDLightCLI(LightningCLI):
             settings.ckpt_path = str(path)
 
     def _set_seed(self) -> None:
-        if self.config.subcommand in MODELS:
-            super()._set_seed()
+        if self.config.subcommand not in MODELS:
+            return
+        seed = self._get(self.config, "seed_everything")
+        if not isinstance(seed, bool) and not 0 <= seed <= _LARGEST_SEED:
+            raise UserError(f"seed_everything must be from 0 to {_LARGEST_SEED}, got {seed}")
+        super()._set_seed()
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; what their constructors refuse becomes one line."""
@@ -204,6 +241,8 @@ class RFDLightCLI(LightningCLI):
             self.timer = Timer()
             config.callbacks.append(self.timer)
             self.run = self._place(f"fit-{self.datamodule.name}")
+            if config.enable_model_summary is None:
+                kwargs["enable_model_summary"] = False  # Lightning's counts no operations without an example input
             if config.logger is None:
                 kwargs["logger"] = CSVLogger(str(self.run), name="", version="")
         else:
@@ -270,10 +309,15 @@ class RFDLightCLI(LightningCLI):
         warn_of_slow_precision(self.trainer)
         if is_first(os.environ):
             self.save_config()
+            parameters = sum(parameter.numel() for parameter in self.model.victim.parameters())
+            print(f"{self.model.network_name}: {parameters:,} parameters")  # noqa: T201
 
     def after_fit(self) -> None:
         """Store the victim and its card."""
         if not self.trainer.is_global_zero or self.trainer.interrupted:
+            return
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by one of Lightning's connectors
+            print(f"{self.run}: trainer.fast_dev_run tried a few batches and stores no victim")  # noqa: T201
             return
         take_best_weights(self.trainer, self.model)
         seed = self._get(self.config, "seed_everything")
@@ -308,7 +352,7 @@ def _expand_configs(args: list[str]) -> list[str]:
     expanded = list(args)
     for i in range(len(args)):
         flag, value, joined = names.option_at(args, i)
-        is_component = flag.rstrip("+") in _COMPONENTS and value.endswith(".yaml")
+        is_component = flag.rstrip("+") in _COMPONENTS and value.endswith((".yaml", ".yml"))
         if value and (flag in ("-c", "--config") or is_component):
             path = str(packaged.config_path(value))
             if joined:
@@ -318,11 +362,21 @@ def _expand_configs(args: list[str]) -> list[str]:
     return expanded
 
 
+def _numeric_flags(command: str) -> set[str]:
+    """Return the options of a command, beside those of components, that are numbers with a decimal point."""
+    made = MODELS.get(command) or COMMANDS.get(command)
+    if made is None:
+        return set()
+    hints = get_type_hints(made.__init__ if inspect.isclass(made) else made)
+    prefix = "--model." if command in MODELS else "--"
+    return {f"{prefix}{name}" for name, hint in hints.items() if float in (hint, *get_args(hint))}
+
+
 def expand(args: list[str]) -> list[str]:
     """Write a command line out: packaged configs, short names, and the components that need not be named."""
     args = resumption.with_settings(_expand_configs(args))
     loader.check_groups(args)
-    args = names.expand_args(args)
+    args = names.expand_fractions(names.expand_args(args), _numeric_flags(args[0] if args else ""))
     kind, name = UNNAMED.get(args[0], (None, None)) if args else (None, None)
     # Not defaults of the parser: the digits' own defaults would then stay when other data is named.
     return [args[0], f"--{kind}={names.resolve(kind, name)}", *args[1:]] if kind and name else args
@@ -344,29 +398,43 @@ def main(args: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     be_quiet()
     try:
-        if not args:
-            raise UserError(f"expected a command: {', '.join(_KNOWN)}")
-        strange = next((arg for arg in args if not is_plain(arg)), None)
-        if strange is not None:
-            raise UserError(f"{NOT_PLAIN}, got '{strange}'")
-        if not args[0].startswith("-") and args[0] not in _KNOWN:
-            raise unknown_name("command", args[0], _KNOWN)
+        _check_command(args)
         cli = RFDLightCLI(args)
     except ToldElsewhere:
         return 0  # another status would make launchers kill process 0, which says what there is to say
-    except UserError as error:
-        print(f"rfdlight: {legible(error)}", file=sys.stderr)  # noqa: T201
-        return 2
-    except OSError as error:  # of a file that was not foreseen to fail: a name too long, a disk that goes away
-        print(f"rfdlight: {legible(one_line(error))}", file=sys.stderr)  # noqa: T201
-        return 2
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
         return 130
+    except (Exception, SystemExit) as error:
+        line = _failure(error)
+        if line is None:
+            raise
+        print(f"rfdlight: {legible(line)}", file=sys.stderr)  # noqa: T201
+        return 2
     wrong = complaint(cli.model) if cli.subcommand == "test" else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
     return 1 if wrong else cli.status
+
+
+def _check_command(args: list[str]) -> None:
+    if not args:
+        raise UserError(f"expected a command: {', '.join(_KNOWN)}")
+    strange = next((arg for arg in args if not is_plain(arg)), None)
+    if strange is not None:
+        raise UserError(f"{NOT_PLAIN}, got '{strange}'")
+    if not args[0].startswith("-") and args[0] not in _KNOWN:
+        raise unknown_name("command", args[0], _KNOWN)
+
+
+def _failure(error: BaseException) -> str | None:
+    """Return the line for an exception that the user can act on, None for a fault of rfdlight itself."""
+    if isinstance(error, UserError):
+        return str(error)
+    fault = user_code.fault_of(error)
+    if fault is None and isinstance(error, OSError):  # a name too long, a disk that goes away
+        return one_line(error)
+    return fault
 
 
 class _Made(RFDLightCLI):

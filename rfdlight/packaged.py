@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,13 @@ def find(kind: str, name: str, suffix: str) -> Path:
     path = folder(kind) / f"{name.removesuffix(suffix)}{suffix}"
     if path.is_file():
         return path
-    known = [found.relative_to(folder(kind)).with_suffix("").as_posix() for found in folder(kind).rglob(f"*{suffix}")]
-    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, known)
+    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, _names(kind, suffix))
+
+
+def _names(kind: str, suffix: str) -> list[str]:
+    """Return the names of the shipped files of a kind."""
+    root = folder(kind)
+    return sorted(found.relative_to(root).with_suffix("").as_posix() for found in root.rglob(f"*{suffix}"))
 
 
 def config_path(name: str) -> Path:
@@ -37,7 +43,13 @@ def config_path(name: str) -> Path:
     Raises:
         UserError: If there is none, or it is no mapping.
     """
-    path = Path(name) if Path(name).is_file() else find("configs", name, ".yaml")
+    path = Path(name)
+    if not path.is_file():
+        if path.suffix in (".yaml", ".yml") and name.removesuffix(".yaml") not in _names("configs", ".yaml"):
+            known = [*_names("configs", ".yaml"), *map(str, path.parent.glob("*.y*ml"))]
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UserError(f"the file '{name}' does not exist" + (f"; did you mean {near[0]}?" if near else ""))
+        path = find("configs", name, ".yaml")
     read_config(path)
     return path
 

@@ -6,8 +6,9 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
+from rfdlight import user_code
 from rfdlight.errors import UserError, one_line, unknown_name
-from rfdlight.names import NAMES
+from rfdlight.names import FLAGS, NAMES
 
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "list": "a list", "str": "text"}
 
@@ -20,6 +21,7 @@ _LITERAL = re.compile(r"Expected a typing\.Literal\[(?P<choices>.*)\]\. Got valu
 _TYPE = re.compile(r"Expected a <class '(?P<type>\w+)'>\. Got value: (?P<value>.*)", re.DOTALL)
 _CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
 _KIND = re.compile(r"Import path (?P<path>\S+) does not correspond to a subclass of (?P<base>\w+)")
+_ABSTRACT = re.compile(r"Expected an instantiatable class, but \S+ is abstract")
 _DENIED = re.compile(r"Importing '(?P<path>[^']+)' is not allowed")
 _OTHERS = ("Expected a <class", "Not a valid subclass of", "Parser key", "a class path", "a dict")
 """How lines begin that say nothing about an item of a list."""
@@ -36,21 +38,37 @@ _NEAR = 0.65
 """How alike two options must be for one to be taken for the other."""
 
 
+_MOST_NAMED = 3
+"""Options of one name that an error names."""
+
+
 class UnknownOptionError(UserError):
     """An option that a parser, perhaps one of a component, does not have."""
 
     def __init__(self, name: str, known: Iterable[str]) -> None:
         self.name = name
         self.known = sorted(known)
-        section, _, own = name.rpartition(".")
-        alike = {option.rpartition(".")[2]: option for option in self.known if option.rpartition(".")[0] == section}
-        where = alike if section and alike else {option: option for option in self.known}
-        near = difflib.get_close_matches(own if where is alike else name, where, n=1, cutoff=_NEAR)
-        if near:
-            hint = f"did you mean {where[near[0]]}?"
-        else:
-            hint = f"known: {', '.join(alike.values())}" if where is alike else "--help lists the options"
-        super().__init__(f"unknown option '{name}'; {hint}")
+        super().__init__(f"unknown option '{name}'; {self._hint()}")
+
+    def _hint(self) -> str:
+        """Return the nearest options: of the same section, then of the same name in another, then of a like name."""
+        section, _, own = self.name.rpartition(".")
+        parts = {option: option.rpartition(".") for option in self.known}
+        beside = {last: option for option, (before, _, last) in parts.items() if before == section}
+        near = difflib.get_close_matches(own, beside, n=1, cutoff=_NEAR)
+        if near and (section or near[0] == own):
+            return f"did you mean {beside[near[0]]}?"
+        same = [option for option, (_, _, last) in parts.items() if last == own]
+        if same:
+            return f"did you mean {' or '.join(same[:_MOST_NAMED])}?"
+        if section and beside:
+            return f"known: {', '.join(beside.values())}"
+        whole = difflib.get_close_matches(self.name, self.known, n=1, cutoff=_NEAR)
+        if whole:
+            return f"did you mean {whole[0]}?"
+        lasts = {last: option for option, (_, _, last) in reversed(parts.items())}
+        alike = [lasts[last] for last in difflib.get_close_matches(own, lasts, n=2, cutoff=_NEAR)]
+        return f"did you mean {' or '.join(alike)}?" if alike else "--help lists the options"
 
     def below(self, setting: str) -> UnknownOptionError:
         """Return the same for the options of a component."""
@@ -83,6 +101,9 @@ def mended(message: str, error: BaseException | None, known: Iterable[str]) -> U
         return leaf.below(setting) if setting else leaf
     if isinstance(leaf, UserError):
         return leaf
+    fault = user_code.fault_of(leaf)
+    if fault:
+        return ParserError(f"{setting}: {fault}" if setting else fault)
     text = _meant(error, str(leaf))
     unknown = _UNKNOWN.match(text)
     if unknown:
@@ -134,7 +155,13 @@ def _say(setting: str, text: str, whole: str) -> str:
     required = re.match(r"the following arguments are required: (?:\w+\.)?(\w+)", text)
     if required:
         name = required[1]
+        if setting:
+            return f"--{setting}.{name} is needed"
         return f"--{name} is needed; known: {', '.join(NAMES[name])}" if name in NAMES else f"expected {name}, got none"
+    if _ABSTRACT.search(text):
+        named = next((name for name, flag in FLAGS.items() if flag == setting), None)
+        known = f"; known: {', '.join(NAMES[named])}" if named else ""
+        return f"options of {setting} need its name: give --{setting} NAME{known}"
     literal = _LITERAL.match(text)
     if literal:
         return str(unknown_name(setting, literal["value"], re.findall(r"'([^']+)'", literal["choices"])))

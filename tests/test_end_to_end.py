@@ -16,8 +16,8 @@ from rfdlight import cli
 from rfdlight.data import Digits
 from rfdlight.engine import Engine
 from rfdlight.modules.evaluation import AttackEvaluation
-from rfdlight.results.records import FIELDS, read_records
-from rfdlight.results.summary import breaks_at, clean_right, summarize
+from rfdlight.results.records import FIELDS, clean_right, read_records
+from rfdlight.results.summary import breaks_at, summarize
 from rfdlight.victims.card import read_card
 
 IMAGES, BUDGET = 80, 100

@@ -25,11 +25,11 @@ class Adversary(ABC):
         norm: "linf" or "l2".
 
     Raises:
-        UserError: If `eps` is no positive number.
+        UserError: If `eps` is not positive, or in linf not below 1.
     """
 
     def __init__(self, eps: float, norm: Norm) -> None:
-        check_eps(eps, "model.adversary.eps")
+        check_eps(eps, norm, "model.adversary.eps")
         self.threat = ThreatModel(norm, eps)
 
     @abstractmethod

@@ -8,19 +8,19 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
 from rfdlight.data.base import ImageData
 from rfdlight.data.subset import select
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, shown
 from rfdlight.protocol.analysis import Attacker, Point, measure_points, ranked
 from rfdlight.protocol.analysis_plots import draw_magnitudes, draw_misled, draw_ratios
 from rfdlight.protocol.places import chosen_places
 from rfdlight.protocol.rough_cost import rough_meter
 from rfdlight.results import run_directory
+from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import resolve_victim
 from rfdlight.whole_files import write
 
@@ -88,7 +88,7 @@ def analyze(
         raise UserError(f"step and eps must be given: the data {data.name} has no reference radius")
     attacker = Attacker(step, eps, draws)
     meter = rough_meter(loaded, free, seed)
-    console = Console()
+    console = plain_console()
     with console.status(f"gradients and costs at {len(places) + 1} places"):
         ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
 
@@ -113,7 +113,7 @@ def analyze(
     console.print(_table(points))
     console.print(Text(_legend(attacker, len(meter.undefended)), style="dim"))
     console.print(Text(_ranking(points, target_drop)), soft_wrap=True)
-    console.print(f"numbers of every image, and pictures: {folder}")
+    console.print(f"numbers of every image, and pictures: {shown(str(folder))}", soft_wrap=True)
 
 
 _RANGES = {

@@ -19,6 +19,7 @@ from rfdlight.protocol import defense_file
 from rfdlight.protocol.calibration import Calibration, Target
 from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.protocol.noise_calibration import Sigma, calibrate_noise, check_search, shown
+from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import resolve_victim
 
 
@@ -62,7 +63,7 @@ def calibrate(
     files = {name: defense_file.plan(output, name) for name in places}
     images = _calibration_images(data)
     meter, target = CleanCostMeter(loaded, images, seed), Target(target_drop, tolerance)
-    console = Console()
+    console = plain_console()
     console.print(Text(told), soft_wrap=True)
     console.print(f"undefended {meter.clean_accuracy:.2%} of {len(meter.images)} test images that are not attacked")
     conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +17,7 @@ from rfdlight.data.base import ImageData
 from rfdlight.environment import devices, files, launcher, versions
 from rfdlight.errors import shown
 from rfdlight.finding import Finding, guarded
+from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import card_path
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -46,7 +46,7 @@ def doctor(data: ImageData | None = None, victims: str | list[str] | None = None
     own = {spec: card_path(spec) for spec in ([victims] if isinstance(victims, str) else victims or [])}
     findings = [finding for check in _checks(data, own) for finding in guarded(*check)]
     states = Counter(finding.state for finding in findings)
-    console = Console()
+    console = plain_console()
     console.print(_table(findings))
     console.print(Text(f"{states['ok']} ok, {states['warn']} to look at, {states['fail']} failed"))
     return 1 if states["fail"] else 0

@@ -8,7 +8,6 @@ from typing import Any
 import timm
 import torch
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from rfdlight import packaged
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.terminal import plain_console
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.networks import create_network
 from rfdlight.victims.resolve import card_path
@@ -45,7 +45,7 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     network, shape = _build(model, image_size)
     shapes = output_shapes(network.eval(), shape, model)
     points = default_points(network)
-    console = Console()
+    console = plain_console()
     console.print(Text(f"{model}, one image of {_times(shape)}"))
     console.print(_table(network, shapes, points, depth))
     console.print(Text(_closing(points)), soft_wrap=True)

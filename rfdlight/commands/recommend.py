@@ -32,6 +32,7 @@ from rfdlight.protocol.recommendation import (
 from rfdlight.protocol.rough_cost import bring_to, rough_meter
 from rfdlight.protocol.short_attack import Outcome, settle_eps, short_attack
 from rfdlight.results.tables import interval, percent
+from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import resolve_victim
 
 PREDICTED_ON = 200
@@ -89,12 +90,12 @@ def recommend(
     check_search(target_drop, tolerance, max_draws)
     _check(attack, step, confirm, budget, num_images)
     file = defense_file.plan(output)
-    settle_eps(attack, data)
     loaded, card, told = resolve_victim(victim, checkpoint, data)
+    settle_eps(attack, data)
     places = chosen_places(loaded, layers, at)
     fresh, rest = _split(data, num_images, seed)
     step = _as_long_as_the_radius(attack, data) if step is None else step
-    console, target = Console(), Target(target_drop, tolerance)
+    console, target = plain_console(), Target(target_drop, tolerance)
     meter = CleanCostMeter(loaded, rest, seed)
     rest = meter.images
     looked_at = rest.take(select(rest.ids, rest.labels.tolist(), min(PREDICTED_ON, len(rest)), "random", seed))

@@ -31,7 +31,7 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
     "recommend": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories."},
+    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
     "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
 }

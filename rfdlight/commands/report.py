@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.console import Console
 from rich.text import Text
 
 from rfdlight.errors import UserError
@@ -20,6 +19,8 @@ from rfdlight.results.paired import Subject
 from rfdlight.results.plots import LONG, draw_curves, draw_panels
 from rfdlight.results.report import Report, compile_report
 from rfdlight.results.runs import load_all
+from rfdlight.results.tables import run_title
+from rfdlight.terminal import plain_console
 from rfdlight.whole_files import write
 
 _IN_ONE_PANEL = 4
@@ -37,7 +38,7 @@ def report(
     """Put finished runs into one table of defenses by attacks, and test what differs on the same images.
 
     Args:
-        runs: Run directories.
+        runs: Run directories, or folders of finished runs.
         output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv`,
             `curves.png` and `curves.pdf`; by default nothing is written.
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most that of
@@ -62,7 +63,7 @@ def report(
         loaded = [run.as_declared() if run.facts["judge"] == "paper" else run for run in loaded]
     compiled = compile_report(loaded, chosen and sorted(set(chosen)), compare)
     files = {} if output is None else _files(compiled)
-    console = Console()
+    console = plain_console()
     shown = [*grid_tables(compiled, console.width), *paired_table(compiled)]
     if details or len(loaded) == 1:
         shown += detail_tables(compiled, console.width)
@@ -93,7 +94,8 @@ def _curves(compiled: Report) -> Figure:
     attacks = compiled.grid.settings
     if len(attacks) == 1 or len(compiled.runs) <= _IN_ONE_PANEL:
         lines = [(run.label, run.records, run.facts["budget"]) for run in compiled.runs]
-        return draw_curves(lines, log=max(budget for _, _, budget in lines) >= LONG)
+        title = run_title(compiled.runs[0].facts) if len(compiled.runs) == 1 else ""
+        return draw_curves(lines, log=max(budget for _, _, budget in lines) >= LONG, title=title)
     panels = [
         (
             attack.label,

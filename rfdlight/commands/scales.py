@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
 from rich.text import Text
 
 from rfdlight.data.base import ImageData
@@ -13,6 +12,7 @@ from rfdlight.data.preparation import Preparation
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
+from rfdlight.terminal import plain_console
 from rfdlight.victims.card import load_victim
 from rfdlight.victims.resolve import card_path
 from rfdlight.victims.scales import (
@@ -66,7 +66,7 @@ def scales(
     points += [(place.name, place.side) for place in FeatureNoise(layers=layers, at=at).places(loaded)]
     measured, looked_at = measure_scales(loaded, images, sorted(set(points)))
     save_scales(target, measured, card.sha256, data.name, looked_at)
-    console = Console()
+    console = plain_console()
     for key in sorted(map(key_of, set(points))):
         scale = measured[key]
         low, high = float(scale.min()), float(scale.max())

@@ -42,6 +42,7 @@ from rfdlight.protocol import identity
 from rfdlight.protocol.experiment import Cell, merged, read_cells
 from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results import run_directory
+from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import resolve_victim
 
 _IMAGES_PER_ROW = 4
@@ -91,7 +92,7 @@ def sweep(
     folder = Path(output) if output is not None else Path("runs") / name
     done = {cell.name: _size_if_complete(folder, cell) for cell in cells}
     missing = [cell for cell in cells if done[cell.name] is None]
-    console = Console()
+    console = plain_console()
     with tempfile.TemporaryDirectory() as scratch:
         facts = _checked(missing, Path(scratch), make)
         if dry_run:

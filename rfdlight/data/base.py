@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 from lightning.pytorch import LightningDataModule
-from rich.console import Console
 from rich.text import Text
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
@@ -19,6 +18,7 @@ from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.subset import select
 from rfdlight.environment.launcher import is_first
 from rfdlight.errors import UserError, one_line, shown
+from rfdlight.terminal import plain_console
 
 Batch = tuple[Tensor, Tensor, list[str]]
 """Pixels (rows, C, H, W) float32 in [0, 1], labels (rows,) int64, and the image ids."""
@@ -53,7 +53,7 @@ class UnreadableImageError(UserError):
         """Say that the image is left out, if it was not said before."""
         if str(self) not in self._told:
             self._told.add(str(self))
-            Console(stderr=True).print(Text(shown(f"rfdlight: {self}; left out")), soft_wrap=True)
+            plain_console(stderr=True).print(Text(shown(f"rfdlight: {self}; left out")), soft_wrap=True)
 
 
 class ImageSource(Protocol):
@@ -206,6 +206,8 @@ class ImageData(LightningDataModule):
     """Radius in linf of attacks that are given none, in pixel units."""
     default_num_images: ClassVar[int] = 1000
     """Test images that are attacked if the test split has so many and no number is given."""
+    classes: Sequence[str] | None = None
+    """Names of the classes by their index, for people who look at images; None where there are none."""
     has_native_size: bool = True
     """Whether all images have one size of their own."""
     workers: int = 0
@@ -336,7 +338,7 @@ class ImageData(LightningDataModule):
             self._check(split, images)
             for remark in self._remarks if is_first(os.environ) else ():
                 line = shown(f"rfdlight: {self.name}, {split} split: {remark}")
-                Console(stderr=True).print(Text(line), soft_wrap=True)
+                plain_console(stderr=True).print(Text(line), soft_wrap=True)
             self._splits[split] = images
         return self._splits[split]
 

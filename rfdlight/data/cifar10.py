@@ -47,6 +47,7 @@ class CIFAR10(ImageData):
 
     name = "cifar10"
     num_classes = 10
+    classes = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)
     default_victim = "resnet20-cifar10"

@@ -55,6 +55,7 @@ class ImageFolder(FileData):
     """
 
     name = "folder"
+    classes: list[str]
     default_victim = None
     reference_eps = 0.05
 

@@ -142,7 +142,8 @@ def _matching(network: nn.Module, patterns: list[str]) -> list[Place]:
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in named):
             near = difflib.get_close_matches(pattern, named, n=8, cutoff=0.3) or list(named)[:8]
-            raise UserError(f"no layer matches '{pattern}'; the network has {', '.join(near)}, ...")
+            several = f"; several layers are a list: [{pattern}]" if "," in pattern else ""
+            raise UserError(f"no layer matches '{pattern}'{several}; the network has {', '.join(near)}, ...")
     if not patterns:
         raise UserError("defense.layers must name at least one layer")
     matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]

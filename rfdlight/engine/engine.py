@@ -415,6 +415,7 @@ class Engine:
         columns["clean_draws"][rows] = columns["draws"][rows]
         columns["clean_wrong"][rows] = columns["wrong"][rows]
         columns["clean_margin"][rows] = judge.mean_margin(columns, rows)
+        columns["clean_prediction"][rows] = judge.mean_label(columns, rows)
         right = ~judge.is_hit(columns, rows)
         columns["phase"][rows[right]] = Phase.ATTACK
         columns["goal"][rows[right]] = columns["target"][rows[right]]

@@ -105,6 +105,7 @@ class Judge:
             "clean_draws": whole(0),
             "clean_wrong": whole(0),
             "clean_margin": real(),
+            "clean_prediction": whole(-1),
             "candidates": whole(0),
             "votings": whole(0),
             "tests": whole(0),

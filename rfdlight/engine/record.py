@@ -32,6 +32,7 @@ def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: J
     def or_none(name: str) -> int | None:
         return None if count(name) < 0 else count(name)
 
+    attacked = count("clean_prediction") == count("y")
     return {
         "id": image_id,
         "label": count("y"),
@@ -49,10 +50,12 @@ def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: J
         "clean_draws": count("clean_draws"),
         "clean_wrong": count("clean_wrong"),
         "clean_margin": float(columns["clean_margin"][row]),
+        "clean_prediction": count("clean_prediction"),
         "final_draws": count("draws"),
         "final_wrong": count("wrong"),
         "final_margin": float(judge.mean_margin(columns, one)),
-        "verdict": judge.verdict(columns, row),
+        "final_prediction": int(judge.mean_label(columns, one)),
+        "verdict": judge.verdict(columns, row) if attacked else "misclassified",
         "linf": float(norm(delta, "linf")),
         "l2": float(norm(delta, "l2")),
         "low": float(columns["point"][row].min()),

@@ -10,7 +10,6 @@ import timm
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from rich.console import Console
 from rich.text import Text
 from timm.optim import param_groups_layer_decay
 from torch import Tensor
@@ -27,6 +26,8 @@ from rfdlight.data.base import Batch, ImageData
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError, shown, unknown_name
 from rfdlight.modules.catastrophic_overfitting import CatastrophicOverfitting
+from rfdlight.terminal import plain_console
+from rfdlight.threat import check_eps
 from rfdlight.victims.networks import create_network, pretrained_settings, strange_option
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import start_from
@@ -130,13 +131,17 @@ class Classifier(LightningModule):
         The images are brought to the size that pretrained weights ask for, or any network if they have none.
 
         Raises:
-            UserError: If the weights cannot be had or do not fit, or timm refuses the options.
+            UserError: If the weights cannot be had or do not fit, timm refuses the options, or the adversary's ball
+                holds every image.
         """
         if hasattr(self, "victim"):
             return
         settings = pretrained_settings(self.network_name) if self.pretrained or not data.has_native_size else None
         if settings is not None:
             data.prepare(settings.preparation)
+        if self.adversary is not None:
+            threat = self.adversary.threat
+            check_eps(threat.eps, threat.norm, "model.adversary.eps", data.image_shape)
         try:
             network = create_network(
                 self.network_name,
@@ -259,4 +264,4 @@ class Classifier(LightningModule):
 
 
 def _say(line: str) -> None:
-    Console(stderr=True).print(Text(shown(line)), soft_wrap=True)
+    plain_console(stderr=True).print(Text(shown(line)), soft_wrap=True)

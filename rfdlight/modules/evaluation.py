@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
-from rich.console import Console
 from torch import Tensor, nn
 
 from rfdlight import whole_files
@@ -25,7 +24,7 @@ from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.engine.probe import probe
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, shown
 from rfdlight.modules.attack_card import attack_card
 from rfdlight.modules.processes import Processes, ToldElsewhere
 from rfdlight.modules.progress import ProgressDisplay
@@ -39,8 +38,9 @@ from rfdlight.results import figures, plots
 from rfdlight.results.audit import audit
 from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
-from rfdlight.results.tables import audit_text, failures_text, run_table
-from rfdlight.victims.resolve import maker_module, resolve_victim
+from rfdlight.results.tables import audit_text, failures_text, run_table, run_title
+from rfdlight.terminal import plain_console
+from rfdlight.victims.resolve import answers_probabilities, maker_module, resolve_victim
 from rfdlight.victims.weights import weights_digest
 
 BATCH_SIZE = 64
@@ -153,7 +153,7 @@ class AttackEvaluation(LightningModule):
         self.seed = seed
         self.resume = self.complete = False
         self.sound = True
-        self.console = Console()
+        self.console = plain_console()
         self.failed: dict[str, str] = {}
         self.processes = Processes()
         self._progress = [0, 0]
@@ -185,6 +185,7 @@ class AttackEvaluation(LightningModule):
             self.victim, self._victim_card, self.victim_text = resolve_victim(
                 self.victim_spec, self.checkpoint, self.data
             )
+            self._probabilities = answers_probabilities(self.victim, self.data.image_shape)
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
             self._weights = weights_digest(self.victim)
@@ -283,10 +284,11 @@ class AttackEvaluation(LightningModule):
             self.console.print(failures_text(self.failed, self.data.num_images), soft_wrap=True)
         if not past.records:
             return
-        figures.save(plots.draw_curves([(folder.name, past.records, self.budget)]), folder / "curves.png", ["png"])
+        curve = plots.draw_curves([(folder.name, past.records, self.budget)], title=run_title(facts))
+        figures.save(curve, folder / "curves.png", ["png"])
         self.console.print(run_table(summary))
         self.console.print(audit_text(findings), soft_wrap=True)
-        self.console.print(f"records, summary and picture: {folder}")
+        self.console.print(f"records, summary and picture: {shown(str(folder))}", soft_wrap=True)
 
     def _controls(self, records: list[Record]) -> dict[str, Any]:
         """Make the control attacks, if the run was not stopped and is to make any."""
@@ -349,7 +351,7 @@ class AttackEvaluation(LightningModule):
             self._book.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
             self._book.failure(image_id, reason)
-        self.console.print(attack_card(self._settings(), self.attack, self._engine.slots))
+        self.console.print(attack_card(self._settings(), self.attack, self._engine.slots, self._probabilities))
         self._display = ProgressDisplay(self.console, self.data.num_images)
         self._attacking.callback(self._display.close)
         oracle, ledger = self._oracle, self._engine.ledger
@@ -404,6 +406,7 @@ class AttackEvaluation(LightningModule):
             "complete": self.complete,
             "failed": self.failed,
             "card": self._expected(),
+            "classes": self._class_names(),
             "random": self._random,
             "forwarded": past.forwarded,
             "processes": self.processes.size,
@@ -436,6 +439,13 @@ class AttackEvaluation(LightningModule):
             "batch_size": self.batch_size,
             "seed": self.seed,
         }
+
+    def _class_names(self) -> list[str] | None:
+        """The names of the classes, which a user's own data may give in another form, or not for each class."""
+        names = self.data.classes
+        if not isinstance(names, Sequence) or isinstance(names, str) or len(names) != self.data.num_classes:
+            return None
+        return [str(name) for name in names]
 
     def _expected(self) -> dict[str, int] | None:
         """What the victim's card says of its accuracy on this data set, undefended."""

@@ -21,8 +21,8 @@ from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
 from rfdlight.protocol.short_attack import Outcome, short_attack
-from rfdlight.results.records import Record
-from rfdlight.results.summary import clean_right, stands_at
+from rfdlight.results.records import Record, clean_right
+from rfdlight.results.summary import stands_at
 
 QUERIES = 50
 """Per image and control, at most: random noise breaks most of what it breaks with fewer."""

@@ -17,8 +17,9 @@ from rfdlight.engine.judge import Judge
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
-from rfdlight.results.records import Record, in_order
-from rfdlight.results.summary import Share, clean_right, summarize
+from rfdlight.results.records import Record, clean_right, in_order
+from rfdlight.results.summary import Share, summarize
+from rfdlight.threat import check_eps
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Outcome:
 
 
 def settle_eps(attack: Attack, data: ImageData) -> None:
-    """Give an attack without a radius the reference radius of the data.
+    """Give an attack without a radius the reference radius of the data, and check an l2 radius against the images.
 
     Raises:
-        UserError: If the attack is not in linf, for which data have one.
+        UserError: If the attack is not in linf, for which data have a reference radius, or the ball holds every image.
     """
     if attack.eps is not None:
+        if attack.norm == "l2":
+            check_eps(attack.eps, attack.norm, "attack.eps", data.image_shape)
         return
     if data.reference_eps is None:
         raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
@@ -62,6 +65,7 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
             f"attack.eps must be given for {attack.norm}: the data's reference radius, {data.reference_eps:g}, "
             "is one of linf"
         )
+    check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
     attack.eps = data.reference_eps
 
 

@@ -19,9 +19,8 @@ from rfdlight.results.field_types import (
 )
 from rfdlight.results.intervals import wilson
 from rfdlight.results.mcnemar import mcnemar
-from rfdlight.results.records import Record, judged_once
-from rfdlight.results.summary import clean_right
-from rfdlight.threat import ThreatModel
+from rfdlight.results.records import Record, clean_right, judged_once
+from rfdlight.threat import reach
 
 FACTS: dict[str, str] = {
     "foreign": "records of images that were not asked for",
@@ -118,10 +117,10 @@ def _images(records: Sequence[Record], run: Facts) -> Found:
 
 
 def _points(records: Sequence[Record], run: Facts) -> Found:
-    reach = ThreatModel(run["norm"], run["eps"]).reach
+    farthest = reach(run["norm"], run["eps"])
 
     def admitted(record: Record) -> bool:
-        within = record["linf"] <= reach if run["norm"] == "linf" else record["l2"] <= reach  # False for NaN
+        within = record[run["norm"]] <= farthest  # False for NaN
         return within and record.get("low", 0) >= 0 and record.get("high", 1) <= 1
 
     outside = [record["id"] for record in records if not admitted(record)]

@@ -17,17 +17,38 @@ from rfdlight.results.runs import Run
 MOST = 6
 """Images shown of each run."""
 
+_COLOURS = (1, 3)
+"""Numbers of channels that a picture shows as they are: grey, or red, green and blue."""
+
 
 @dataclass(frozen=True)
 class Example:
-    """An attacked image: its record, three pictures as PNG files, and by how much the difference is magnified."""
+    """An attacked image: its record, three pictures as PNG files, and by how much the difference is magnified.
+
+    Attributes:
+        record: Of the image.
+        clean: The clean image.
+        adversarial: The final point.
+        difference: Their difference around grey.
+        factor: By which the difference is magnified; None where nothing was changed.
+        channels: Of the image. Two are shown as their mean in grey, of four or more the first three as colours.
+    """
 
     record: Record
     clean: bytes
     adversarial: bytes
     difference: bytes
     factor: float | None
-    """None where nothing was changed."""
+    channels: int
+
+
+def channels_note(channels: int) -> str:
+    """Return how pictures show images that are neither grey nor red, green and blue; empty for others."""
+    if channels in _COLOURS:
+        return ""
+    if channels == 2:
+        return "Pictures show the mean of the 2 channels in grey."
+    return f"Pictures show the first 3 of {channels} channels as red, green and blue."
 
 
 def examples(run: Run) -> list[Example]:
@@ -53,16 +74,16 @@ def examples(run: Run) -> list[Example]:
         reach = float(run.facts["eps"]) if run.facts["norm"] == "linf" else largest
         factor = 0.5 / reach if largest > 0 and reach > 0 else None
         difference = np.clip(0.5 + change * (factor or 0.0), 0, 1)
-        found.append(Example(run.by_id[name], _png(before), _png(after), _png(difference), factor))
+        found.append(Example(run.by_id[name], _png(before), _png(after), _png(difference), factor, len(before)))
     return found
 
 
 def _checked(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     clean, adversarial, ids = read_images(path)
     shape = clean.shape
-    if len(shape) != 4 or adversarial.shape != shape or shape[1] not in (1, 3) or 0 in shape[2:]:
+    if len(shape) != 4 or adversarial.shape != shape or 0 in shape[1:]:
         raise UserError(
-            f"{path}: expected clean and adversarial of one shape (images, 1 or 3, height, width), "
+            f"{path}: expected clean and adversarial of one shape (images, channels, height, width), "
             f"got {shape} and {adversarial.shape}"
         )
     if clean.dtype != np.float32 or adversarial.dtype != np.float32:
@@ -77,6 +98,8 @@ def _checked(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
 
 def _png(pixels: np.ndarray) -> bytes:
     """Return an image, (C, H, W) in [0, 1], as the bytes of a PNG file of 8 bits a channel."""
+    if len(pixels) not in _COLOURS:
+        pixels = pixels.mean(0, keepdims=True) if len(pixels) == 2 else pixels[:3]
     levels = np.rint(255 * pixels.astype(np.float64)).astype(np.uint8)
     image = Image.fromarray(levels[0] if len(levels) == 1 else np.moveaxis(levels, 0, 2))
     file = io.BytesIO()

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rfdlight.errors import UserError
+from rfdlight.results.records import clean_right
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import Method, Setting, is_white_box, method_of, settings_of
-from rfdlight.results.summary import Share, clean_right, robust_at, share_of, stands_at
+from rfdlight.results.summary import Share, robust_at, share_of, stands_at
 
 
 @dataclass(frozen=True)

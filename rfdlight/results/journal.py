@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from rfdlight import whole_files
 from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError
-from rfdlight.results.records import FIELDS, Record, fault, in_order, judged_once, read_records, seal, unseal
+from rfdlight.results.records import FIELDS, Record, current, fault, in_order, judged_once, read_records, seal, unseal
 from rfdlight.results.summary import ROWS
 
 FOLDER = "journal"
@@ -280,7 +280,7 @@ def _intact(line: str) -> Record | None:
         record = unseal(line)
     except ValueError:
         return None
-    return record if "crc32" in line and fault(record) is None else None
+    return current(record) if "crc32" in line and fault(record) is None else None
 
 
 def _attempt_of(path: Path) -> int:

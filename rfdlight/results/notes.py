@@ -52,13 +52,18 @@ def _wrong(runs: list[Run]) -> list[str]:
 
 
 def _doubtful(runs: list[Run]) -> list[str]:
-    """Name the runs whose audit says that they may be weaker, or other, than they seem."""
-    doubted: dict[str, list[str]] = {}
+    """Name the runs whose audit warns, with what each warning found; of many runs, what the first one found."""
+    doubted: dict[str, list[tuple[str, str]]] = {}
     for run in runs:
         for finding in run.findings:
             if finding.state == "warn" and not (finding.check == "images" and _says_what_it_lacks(run)):
-                doubted.setdefault(finding.check, []).append(run.label)
-    return [f"Look at the audit of {', '.join(labels)}: {check}." for check, labels in doubted.items()]
+                doubted.setdefault(finding.check, []).append((run.label, finding.found))
+    notes = []
+    for check, found in doubted.items():
+        (label, text), *others = found
+        also = f" The same check warns of {', '.join(other for other, _ in others)}." if others else ""
+        notes.append(f"The audit warns of {label}, {check}: {text}.{also}")
+    return notes
 
 
 def _says_what_it_lacks(run: Run) -> bool:

@@ -13,8 +13,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from rfdlight.results.figures import begin
 from rfdlight.results.intervals import wilson
-from rfdlight.results.records import Record
-from rfdlight.results.summary import breaks_at, clean_right, was_screened
+from rfdlight.results.records import Record, clean_right
+from rfdlight.results.summary import breaks_at, was_screened
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's palette, which readers of every colour vision can tell apart, without its yellow."""
@@ -26,8 +26,14 @@ LONG = 1000
 SCREEN = " first 9-vote screen"
 """What a legend calls the dashes."""
 
+END = " end of a run"
+"""What a legend calls the dots."""
 
-def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False) -> Figure:
+_TITLE_WIDTH = 80
+"""Characters of a line of a picture's title."""
+
+
+def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False, title: str = "") -> Figure:
     """Draw the robust accuracy of runs against the queries billed.
 
     A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
@@ -37,11 +43,13 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False) ->
     Args:
         runs: Label, records and budget of each; a run without records is left out.
         log: Whether the axis of the queries is logarithmic; it then starts at 1.
+        title: Stands above the picture.
     """
     figure = begin(7.5, 4.6)
     axes = figure.add_subplot()
     handles = _draw_all(axes, [(label, records, budget, i) for i, (label, records, budget) in enumerate(runs)], log)
     axes.set_ylabel("robust accuracy (95% band)")
+    axes.set_title(_wrapped(title, _TITLE_WIDTH), fontsize=10)
     return _finish(figure, handles)
 
 
@@ -61,9 +69,9 @@ def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]]) -
         log = max(budget for _, _, budget in runs) >= LONG
         lines = _draw_all(axes, [(*run, labels.index(run[0])) for run in runs], log)
         handles |= {str(line.get_label()): line for line in lines}
-        axes.set_title(textwrap.fill(title, 40).replace("$", r"\$"), fontsize=10)
+        axes.set_title(_wrapped(title, 40), fontsize=10)
     figure.supylabel("robust accuracy (95% band)", fontsize=10)
-    return _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() == SCREEN))
+    return _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() in (SCREEN, END)))
 
 
 def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: bool) -> list[Line2D]:
@@ -89,7 +97,13 @@ def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: b
     axes.spines[["top", "right"]].set_visible(False)
     if any(was_screened(records) for _, records, _, _ in runs):
         handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle="--", label=SCREEN))
+    handles.append(Line2D([], [], color="0.4", linestyle="", marker="o", markersize=4, label=END))
     return handles
+
+
+def _wrapped(title: str, width: int) -> str:
+    """Return a title in lines; without the backslash, text between two dollars would be set as a formula."""
+    return textwrap.fill(title, width).replace("$", r"\$")
 
 
 def _finish(figure: Figure, handles: list[Line2D]) -> Figure:

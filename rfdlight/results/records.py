@@ -29,10 +29,13 @@ FIELDS: dict[str, str] = {
     "clean_draws": "evaluations at the clean image before the attack",
     "clean_wrong": "those with a wrong label",
     "clean_margin": "margin of their mean logits; the image is attacked if the label has the largest",
+    "clean_prediction": "the class with the largest mean logit at the clean image",
     "final_draws": "fresh evaluations at the final point",
     "final_wrong": "those that were hits",
     "final_margin": "the attacker's loss at their mean logits: the label's margin, or the target's, its sign changed",
-    "verdict": "robust, broken or undecided: what the final draws say of the mean logits",
+    "final_prediction": "the class with the largest mean logit at the final point",
+    "verdict": "robust, broken or undecided: what the final draws say of the mean logits; misclassified if the clean "
+    "draws do not call the image right, so that it is not attacked",
     "linf": "largest pixel change at the final point, in pixel units",
     "l2": "Euclidean length of the change at the final point, in pixel units",
     "low": "smallest pixel of the final point",
@@ -40,8 +43,11 @@ FIELDS: dict[str, str] = {
 }
 """The fields of a record and what they mean."""
 
-LATER = {"low", "high"}
-"""Those that a file may lack: the first runs, some of which are published, did not write them."""
+LATER = {"low", "high", "clean_prediction", "final_prediction"}
+"""The fields that a file may lack: the first runs, some of which are published, did not write them."""
+
+VERDICTS = ("robust", "broken", "undecided", "misclassified")
+"""The values of `verdict`."""
 
 Record = dict[str, Any]
 
@@ -50,9 +56,10 @@ KINDS: dict[str, Kind] = {
     **dict.fromkeys(("target", "broken_at", "first_screen9"), or_none(is_count)),
     **dict.fromkeys(("clean_draws", "final_draws"), is_positive_count),
     **dict.fromkeys(("clean_margin", "final_margin", "linf", "l2"), is_number),
-    **dict.fromkeys(LATER, or_none(is_number)),
+    **dict.fromkeys(("low", "high"), or_none(is_number)),
+    **dict.fromkeys(("clean_prediction", "final_prediction"), or_none(is_count)),
     "id": is_text,
-    "verdict": lambda value: value in ("robust", "broken", "undecided"),
+    "verdict": lambda value: value in VERDICTS,
 }
 """What the fields of a record are."""
 
@@ -133,8 +140,25 @@ def read_records(path: Path) -> list[Record]:
         wrong = fault(record)
         if wrong:
             raise UserError(f"{path}, line {number}: {wrong}")
-        records.append(record)
+        records.append(current(record))
     return in_order(records)
+
+
+def clean_right(record: Record) -> bool:
+    """Return whether the label has the largest mean logit at the clean image.
+
+    A tie went to the label if that is the prediction, or, in a record without predictions, if the image was attacked.
+    """
+    if record["clean_margin"] != 0:
+        return bool(record["clean_margin"] > 0)
+    if record.get("clean_prediction") is not None:
+        return bool(record["clean_prediction"] == record["label"])
+    return bool(record["attack"] + record["gradient"] > 0)
+
+
+def current(record: Record) -> Record:
+    """Return a record with the verdict of today; earlier versions called misclassified images broken or robust."""
+    return record if clean_right(record) else {**record, "verdict": "misclassified"}
 
 
 def in_order(records: Iterable[Record]) -> list[Record]:

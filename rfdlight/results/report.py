@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from string import ascii_uppercase
 
@@ -13,6 +12,7 @@ from rfdlight.results.runs import Run
 from rfdlight.results.settings import Method
 from rfdlight.results.side_by_side import side_by_side
 from rfdlight.results.summary import Share
+from rfdlight.results.tables import short_victim
 
 OWN_BUDGETS = "own budgets"
 """Stands for the number of queries where each run is read at its own budget, and these differ."""
@@ -28,6 +28,10 @@ READING_WORST = (
 READING_PAIRS = (
     "B - A: gain in robust accuracy, in points, from A to B on the images that both runs have, with the 95% interval "
     "of Agresti and Min (2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here."
+)
+READING_CURVES = (
+    "Solid: robust accuracy of the mean logits, with its 95% band; dashed: by the first majority of 9 votes. A dot "
+    "beside a curve marks its end, at the run's budget."
 )
 READING_LETTERS = "Only: the images that stand behind the one alone, and behind the other alone."
 
@@ -65,8 +69,8 @@ class Report:
         """Return a victim's name as short as the report allows, with its data where these differ."""
         methods = [row.method for row in self.grid.rows]
         victims = {other.victim for other in methods}
-        unique = len({_short(victim) for victim in victims}) == len(victims)
-        name = _short(method.victim) if unique else method.victim
+        unique = len({short_victim(victim) for victim in victims}) == len(victims)
+        name = short_victim(method.victim) if unique else method.victim
         return f"{name} on {method.data}" if len({other.data for other in methods}) > 1 else name
 
     def name(self, method: Method) -> str:
@@ -144,7 +148,9 @@ class Report:
 
     def reading(self) -> list[str]:
         """Return how the grid is read."""
-        return [READING_GRID, READING_WORST] if self.grid.worst_columns else [READING_GRID]
+        balls = list(dict.fromkeys(f"{run.facts['norm']} eps {run.facts['eps']:.4g}" for run in self.runs))
+        attacked = [f"Attacked in {' and '.join(balls)}."]
+        return [*attacked, READING_GRID, *([READING_WORST] if self.grid.worst_columns else [])]
 
 
 def compile_report(runs: list[Run], budgets: list[int] | None = None, subject: Subject = "defenses") -> Report:
@@ -201,7 +207,3 @@ PAIR_HEAD = ("A", "B", "both", "only A", "only B", "neither", "B - A", "95% inte
 def queries_text(pair: Comparison) -> str:
     """Return the numbers of queries after which two sides are compared: one, or that of each."""
     return " and ".join(f"{budget:,}" for budget in dict.fromkeys((pair.first.budget, pair.second.budget)))
-
-
-def _short(victim: str) -> str:
-    return re.split(r": | with ", victim, maxsplit=1)[0]

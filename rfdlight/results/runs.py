@@ -23,7 +23,7 @@ from rfdlight.results.field_types import (
     or_none,
     wrong_field,
 )
-from rfdlight.results.records import Record, read_records
+from rfdlight.results.records import Record, clean_right, read_records
 from rfdlight.results.run_directory import refuse_links
 from rfdlight.results.summary import ABSENT, ROWS, RUN_FIELDS, summarize
 
@@ -48,6 +48,7 @@ KINDS: dict[str, Kind] = {
     "selection": or_none(is_text),
     "batch_size": or_none(is_count),
     "batch_size_used": or_none(is_count),
+    "classes": or_none(lambda value: isinstance(value, list) and all(map(is_text, value))),
     **audit.KINDS,
 }
 """What the facts of a run are."""
@@ -79,7 +80,7 @@ class Run:
 
     def as_declared(self) -> Run:
         """Return the run with every image counted by the judge's call while the attack ran, not by its final draws."""
-        records = [{**r, "verdict": "robust" if r["broken_at"] is None else "broken"} for r in self.records]
+        records = [_as_declared(record) for record in self.records]
         facts = {**self.facts, "judge": f"{self.facts['judge']} (as declared)"}
         return replace(self, records=records, summary=summarize(records, facts))
 
@@ -91,6 +92,11 @@ class Run:
             return read_text(path, errors="replace")
         except OSError as error:
             raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+
+
+def _as_declared(record: Record) -> Record:
+    declared = "robust" if record["broken_at"] is None else "broken"
+    return {**record, "verdict": declared if clean_right(record) else record["verdict"]}
 
 
 def load(folder: Path, label: str) -> Run:
@@ -131,12 +137,15 @@ def load(folder: Path, label: str) -> Run:
 def load_all(paths: list[str]) -> list[Run]:
     """Read run directories, labelled by their names, or by their paths where two have one name.
 
+    Args:
+        paths: Run directories, and folders of finished runs, at any depth.
+
     Raises:
-        UserError: If there is none, one is given twice, or a folder is no run directory.
+        UserError: If there is none, one is given twice, or a folder is no run directory and holds none.
     """
     if not paths:
         raise UserError("expected at least one run directory, got none")
-    folders = [Path(path) for path in paths]
+    folders = [folder for path in paths for folder in _runs_in(Path(path))]
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
@@ -145,6 +154,20 @@ def load_all(paths: list[str]) -> list[Run]:
     names = [folder.resolve().name for folder in folders]
     unique = len(set(names)) == len(names)
     return [load(folder, name if unique else str(folder)) for folder, name in zip(folders, names, strict=True)]
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    """Return the finished runs in a folder of runs, in order of their paths; a run itself, or nothing of one, as it is.
+
+    Runs without a summary, which are going on or were killed, are left out.
+    """
+    if any((folder / name).exists() for name in FILES):
+        return [folder]
+    try:
+        found = sorted(path.parent for path in folder.rglob("summary.json"))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    return [run for run in found if all((run / name).is_file() for name in FILES)] or [folder]
 
 
 def _nearest(folder: Path) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfdlight.results.intervals import wilson
-from rfdlight.results.records import Record
+from rfdlight.results.records import Record, clean_right
 
 ROWS = ("attack", "gradient", "observe", "judge", "padding")
 """What the rows of the victim's forward passes were for."""
@@ -64,14 +64,6 @@ FIELDS: dict[str, str] = {
 """The fields of a summary. An accuracy is a dict: share, low and high (95 % interval), total (images)."""
 
 Share = dict[str, Any]
-
-
-def clean_right(record: Record) -> bool:
-    """Return whether the label has the largest mean logit at the clean image.
-
-    A tie went to the label if the engine attacked the image.
-    """
-    return record["clean_margin"] > 0 or (record["clean_margin"] == 0 and record["attack"] + record["gradient"] > 0)
 
 
 def breaks_at(record: Record, undecided: bool = False) -> int | None:

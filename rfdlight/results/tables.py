@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +12,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.finding import Finding
+from rfdlight.finding import Finding, State
 from rfdlight.results.summary import ROWS, Share, shrunk_to
 
 _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
+
+_NAMED_STATES: dict[State, str] = {"warn": "to look at", "fail": "failed", "skip": "not made"}
+"""How the states of checks that did not pass are counted."""
+
+_COUNTED = {"initially_wrong": "misclassified before the attack", "broken": "broken", "undecided": "undecided"}
+"""Counts of a summary, and how a table names them."""
 
 _FAILURES_SHOWN = 3
 """How many of the images that failed are named."""
@@ -36,15 +43,32 @@ def run_table(summary: dict[str, Any]) -> Group:
     return Group(_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary), *notes)
 
 
-def audit_text(findings: Sequence[Finding]) -> Text:
-    """Show what a run's own checks found: those that did not pass in full, of the others their number."""
+def audit_line(findings: Sequence[Finding]) -> str:
+    """Return how many checks of a run passed, warn, failed and were not made, as text."""
     count = Counter(finding.state for finding in findings)
-    skipped = f", {count['skip']} could not be made" if count["skip"] else ""
-    text = Text(f"audit: {count['ok']} of {len(findings)} checks passed{skipped}")
+    parts = [f"{count['ok']} of {len(findings)} checks passed"]
+    parts += [f"{count[state]} {name}" for state, name in _NAMED_STATES.items() if count[state]]
+    return ", ".join(parts)
+
+
+def audit_text(findings: Sequence[Finding]) -> Text:
+    """Show what a run's own checks found: those that did not pass in full, and why others were not made."""
+    text = Text(f"audit: {audit_line(findings)}")
     for finding in findings:
         if finding.state in _FLAG_STYLES:
             text.append(f"\n  {finding.check}: {finding.found}", style=_FLAG_STYLES[finding.state])
+    for reason, checks in _not_made(findings).items():
+        text.append(f"\n  not made: {', '.join(checks)} ({reason})", style="dim")
     return text
+
+
+def _not_made(findings: Sequence[Finding]) -> dict[str, list[str]]:
+    """Return the checks that were not made, by the reason."""
+    skipped: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.state == "skip":
+            skipped.setdefault(finding.found, []).append(finding.check)
+    return skipped
 
 
 def failures_text(failed: dict[str, str], asked: int) -> Text:
@@ -71,6 +95,23 @@ def number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
     return f"{int(value):,}" if value == int(value) else f"{value:,.{digits}g}"
+
+
+def run_title(run: dict[str, Any]) -> str:
+    """Return the attack, the victim without its details, the defense and the ball of a run's facts, as text."""
+    defense = "undefended" if run["defense"] in (None, "none") else run["defense"]
+    ball = f"{run['norm']} eps {run['eps']:.4g}"
+    return f"{attack_name(run)} against {short_victim(run['victim'])}, {defense}: {ball}"
+
+
+def short_victim(victim: str) -> str:
+    """Return the name of a victim without its network, weights and accuracy.
+
+    Example:
+        >>> short_victim("resnet8-digits: resnet8 trained on digits")
+        'resnet8-digits'
+    """
+    return re.split(r": | with ", victim, maxsplit=1)[0]
 
 
 def attack_name(run: dict[str, Any]) -> str:
@@ -151,7 +192,7 @@ def _facts(summary: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
-    images = [f"{counts[name]:,} {name.replace('_', ' ')}" for name in ("initially_wrong", "broken", "undecided")]
+    images = [f"{counts[name]:,} {said}" for name, said in _COUNTED.items()]
     table.add_row("images", ", ".join(images))
     if counts["late"]:
         table.add_row("", f"{counts['late']:,} of the broken found by the final draws alone")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -14,17 +13,20 @@ import timm
 import torch
 from torch import nn
 
-from rfdlight import packaged
+from rfdlight import packaged, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.documents import expanded
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, unknown_name
 from rfdlight.victims.card import VictimCard, load_victim
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import fit_weights, named_for, read_checkpoint, weights_digest
 
 _TIMM = "timm:"
+
+_SUM_ERROR = 0.01
+"""How far from 1 the probabilities of half precision may add up."""
 
 _OF_PYTHON = sys.stdlib_module_names | {"pip", "pkg_resources", "setuptools"}
 """Packages that have no victims, but functions without arguments that do other things: os.abort, pip.main."""
@@ -56,7 +58,7 @@ def resolve_victim(
     classes, card = data.num_classes, None
     if spec.startswith(_TIMM):
         victim, told = _from_timm(spec, checkpoint, data)
-    elif _is_import_path(spec):
+    elif user_code.is_import_path(spec):
         victim, told = _from_import_path(spec, checkpoint)
     else:
         if checkpoint is not None:
@@ -83,12 +85,7 @@ def resolve_victim(
 
 def maker_module(spec: str | None) -> ModuleType | None:
     """Return the module of a victim's import path, once it was imported; None for victims of another kind."""
-    return sys.modules.get(spec.rpartition(".")[0]) if spec and _is_import_path(spec) else None
-
-
-def _is_import_path(spec: str) -> bool:
-    parts = spec.split(".")
-    return len(parts) > 1 and all(part.isidentifier() for part in parts) and parts[-1] not in ("json", "safetensors")
+    return sys.modules.get(spec.rpartition(".")[0]) if spec and user_code.is_import_path(spec) else None
 
 
 def card_path(spec: str) -> Path:
@@ -133,10 +130,7 @@ def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.M
 def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str]:
     module_name, _, attribute = spec.rpartition(".")
     _check_own(spec, module_name)
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import the victim '{spec}': {one_line(error)}") from error
+    module = user_code.import_module(module_name, f"the victim '{spec}'")
     if not hasattr(module, attribute):
         public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise unknown_name(f"name in the module {module_name}:", attribute, public)
@@ -148,10 +142,8 @@ def _from_import_path(spec: str, checkpoint: str | None) -> tuple[nn.Module, str
         inspect.signature(make).bind()
     except TypeError as error:
         raise UserError(f"'{spec}' must need no arguments: {error}; wrap it in a function that gives them") from error
-    try:
+    with user_code.guarded(f"cannot make the victim '{spec}'"):
         victim = make()
-    except Exception as error:  # a user's own code may raise anything
-        raise UserError(f"'{spec}' raised {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(victim, nn.Module):
         raise UserError(f"'{spec}' must make a torch.nn.Module, it made a {type(victim).__name__}")
     if checkpoint is None:
@@ -189,13 +181,28 @@ def _load_weights(network: nn.Module, checkpoint: str, name: str) -> str:
 
 def _check_answer(victim: nn.Module, spec: str, classes: int, shape: tuple[int, ...]) -> None:
     """Ask once for two black images; draws nothing from the run's random numbers."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        try:
-            logits = victim(torch.zeros(2, *shape))
-        except Exception as error:  # a user's own code may raise anything
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            size = " x ".join(map(str, shape))
-            raise UserError(f"the victim '{spec}' does not take images of {size}: {reason}") from error
+    try:
+        logits = _answer_to_black_images(victim, shape)
+    except Exception as error:  # a user's own code may raise anything
+        size = " x ".join(map(str, shape))
+        reason = user_code.described(error)
+        raise UserError(f"the victim '{spec}' does not take images of {size}: {reason}") from error
     found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if found != (2, classes):
         raise UserError(f"the victim '{spec}' must answer 2 images with logits of shape {(2, classes)}, got {found}")
+
+
+def _answer_to_black_images(victim: nn.Module, shape: tuple[int, ...]) -> Any:
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        return victim(torch.zeros(2, *shape))
+
+
+def answers_probabilities(victim: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Return whether a victim answers with probabilities, as after a softmax, where logits are expected.
+
+    Args:
+        victim: That `resolve_victim` has returned.
+        shape: Of an image, (C, H, W).
+    """
+    answer = _answer_to_black_images(victim, shape).float()
+    return bool((answer >= 0).all() and ((answer.sum(1) - 1).abs() < _SUM_ERROR).all())

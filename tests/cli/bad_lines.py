@@ -288,8 +288,7 @@ CASES = {
     ),
     "missing file of a defense": (
         "test --attack rays --defense calibrated/resnet20-featur.yaml",
-        "unknown config 'calibrated/resnet20-featur.yaml'; did you mean calibrated/resnet20-feature or "
-        "calibrated/resnet20-feature-4 or calibrated/resnet20-at-feature?",
+        "the file 'calibrated/resnet20-featur.yaml' does not exist; did you mean calibrated/resnet20-feature?",
     ),
     "file of a defense that is none": (
         "test --attack rays --defense list.yaml",

@@ -40,7 +40,7 @@ def test_a_sound_run_says_how_many_checks_it_passed(command):
     said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean")
     assert said.status == 0
     # A victim by import path has no card.
-    assert "audit: 8 of 9 checks passed, 1 could not be made\n" in said.out
+    assert "audit: 8 of 9 checks passed, 1 not made\n  not made: clean accuracy (" in said.out
     assert list(audited()) == list(CHECKS)
     assert [name for name, finding in audited().items() if finding["state"] == "skip"] == ["clean accuracy"]
 

@@ -24,9 +24,11 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
         "clean_draws": 20,
         "clean_wrong": 0,
         "clean_margin": 2.0,
+        "clean_prediction": 3,
         "final_draws": 100,
         "final_wrong": 0,
         "final_margin": 1.0,
+        "final_prediction": 3,
         "verdict": "robust",
         "linf": 0.2,
         "l2": 5.0,
@@ -40,7 +42,10 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
 def broken(index: int, at: int, **changes: Any) -> dict[str, Any]:
     """Return a record of an image that broke at a query, with changes."""
     found = {"attack": at, "billed": at, "broken_at": at, "first_screen9": at, "candidates": 1, "votings": 1}
-    return record(index, **{**found, "verdict": "broken", "final_wrong": 100, "final_margin": -1.0, **changes})
+    return record(
+        index,
+        **{**found, "verdict": "broken", "final_wrong": 100, "final_margin": -1.0, "final_prediction": 5, **changes},
+    )
 
 
 def facts(**changes: Any) -> dict[str, Any]:
@@ -97,7 +102,16 @@ def ten() -> list[dict[str, Any]]:
         record(7, clean_margin=0.0, clean_wrong=10),
         # Initially wrong; its final point is its clean image.
         record(
-            8, clean_margin=-1.0, clean_wrong=15, attack=0, billed=0, verdict="broken", final_wrong=70, linf=0.0, l2=0.0
+            8,
+            clean_margin=-1.0,
+            clean_prediction=5,
+            clean_wrong=15,
+            attack=0,
+            billed=0,
+            verdict="misclassified",
+            final_wrong=70,
+            linf=0.0,
+            l2=0.0,
         ),
         record(9),
     ]

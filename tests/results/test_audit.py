@@ -128,7 +128,7 @@ def test_what_an_image_is_billed(changes, accounting, state):
 
 
 def test_the_clean_accuracy_is_compared_with_the_card():
-    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "verdict": "broken"}
+    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "verdict": "misclassified"}
     few = [record(i, **(wrong if i < 3 else {})) for i in range(100)]
     many = [record(i, **(wrong if i < 30 else {})) for i in range(100)]
     assert found("clean accuracy", few).state == "ok"

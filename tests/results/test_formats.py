@@ -166,13 +166,13 @@ def test_latex_has_every_note_as_a_comment_and_those_that_warn_of_its_numbers_in
         "torn. FAILED: 1 of 9 images of torn, in no number."
     )
     grid, pairs = captions
-    assert grid.startswith(rf"Robust accuracy in \%. {warnings} A cell is")
+    assert grid.startswith(rf"Robust accuracy in \%. {warnings} Attacked in linf eps 0.2. A cell is")
     assert pairs.startswith(f"Defenses on the same images. {warnings} B - A:")
 
 
 def test_latex_of_sound_runs_has_no_warning_in_its_captions(four):
     grid, pairs = parts_of(latex(compile_report(load_all(four))))[1]
-    assert grid.startswith(r"Robust accuracy in \%. A cell is")
+    assert grid.startswith(r"Robust accuracy in \%. Attacked in linf eps 0.2. A cell is")
     assert pairs.startswith("Defenses on the same images. B - A:")
 
 

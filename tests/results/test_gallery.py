@@ -67,15 +67,25 @@ def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
 
 
 def test_the_page_shows_the_first_images_with_what_became_of_them(write):
-    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "linf": 0.0, "l2": 0.0, "verdict": "broken"}
-    name = write("run", [broken(0, 7, label=4), record(1, **wrong), *(record(i) for i in range(2, 9))])
+    wrong = {"clean_margin": -1.0, "clean_prediction": 7, "final_prediction": 7, "verdict": "misclassified"}
+    unchanged = {"attack": 0, "billed": 0, "linf": 0.0, "l2": 0.0}
+    first = broken(0, 7, label=4, clean_prediction=4)
+    name = write("run", [first, record(1, **wrong, **unchanged), *(record(i) for i in range(2, 9))])
     store(name, grey(9, 1, 2, 2), grey(9, 1, 2, 2), ids(*range(9)))
     report([name], "out")
     with open("out/report.html") as file:
         text = file.read()
     shown = re.findall(r'<span class="verdict">(.*?)</span>; (.*?)<br>(.*?)</figcaption>', text)
-    assert shown[0] == ("broken", "label 4; 7 queries; linf 0.2, l2 5", "digits/test/0000")
-    assert shown[1] == ("wrong before the attack", "label 3; 0 queries; linf 0, l2 0", "digits/test/0001")
+    assert shown[0] == (
+        "broken",
+        "label 4, predicted 4, after the attack 5; 7 queries; linf 0.2, l2 5",
+        "digits/test/0000",
+    )
+    assert shown[1] == (
+        "misclassified before the attack",
+        "label 3, predicted 7, after the attack 7; 0 queries; linf 0, l2 0",
+        "digits/test/0001",
+    )
     assert len(shown) == 6
     assert text.count("data:image/png;base64,") == 1 + 3 * 6
 
@@ -94,9 +104,9 @@ def refusal(name):
             grey(1, 3, 2, 2),
             grey(1, 3, 2, 3),
             ids(0),
-            "expected clean and adversarial of one shape (images, 1 or 3, height",
+            "expected clean and adversarial of one shape (images, channels, height",
         ),
-        (grey(1, 4, 2, 2), grey(1, 4, 2, 2), ids(0), "got (1, 4, 2, 2) and (1, 4, 2, 2)"),
+        (grey(1, 0, 2, 2), grey(1, 0, 2, 2), ids(0), "got (1, 0, 2, 2) and (1, 0, 2, 2)"),
         (grey(3, 2, 2), grey(3, 2, 2), ids(0), "got (3, 2, 2) and (3, 2, 2)"),
         (grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0, 1), "expected a list of 1 ids, got ['digits"),
         (grey(1, 3, 2, 2), grey(1, 3, 2, 2), [["a"]], "expected a list of 1 ids, got [['a']]"),

@@ -20,6 +20,8 @@ MARKDOWN = """\
 | digits_small | undefended | 100.0% (34.2 to 100.0) | 0.0% (0.0 to 65.8) | - |
 | digits_small | feature_noise a\\|b | 100.0% (34.2 to 100.0) | 50.0% (9.5 to 90.5) | 50.0% (9.5 to 90.5) |
 
+Attacked in linf eps 0.2.
+
 A cell is the robust accuracy of the mean logits over all images; an undecided image counts as robust. Clean: an image counts once, with the share of the method's runs that found it right.
 
 # Defenses on the same images

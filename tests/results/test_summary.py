@@ -9,7 +9,8 @@ from scipy.stats import binomtest
 
 from rfdlight.results import audit
 from rfdlight.results.intervals import wilson
-from rfdlight.results.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, clean_right, robust_at, summarize
+from rfdlight.results.records import clean_right
+from rfdlight.results.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, robust_at, summarize
 
 # The 95 % quantile of the normal distribution squared, from a table.
 Z2 = 3.841459
@@ -106,8 +107,8 @@ def test_breaks_at_follows_the_verdict():
 @pytest.mark.parametrize(
     ("margin", "attack", "right"), [(0.1, 0, True), (0.0, 5, True), (0.0, 0, False), (-0.0, 5, True), (-0.1, 0, False)]
 )
-def test_a_tie_is_right_if_the_image_was_attacked(margin, attack, right):
-    assert clean_right(record(0, clean_margin=margin, attack=attack)) is right
+def test_a_tie_without_a_prediction_is_right_if_the_image_was_attacked(margin, attack, right):
+    assert clean_right(record(0, clean_margin=margin, attack=attack, clean_prediction=None)) is right
 
 
 def test_no_broken_images_leave_their_statistics_empty():

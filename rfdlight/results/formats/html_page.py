@@ -9,12 +9,13 @@ from html import escape
 
 import rfdlight
 from rfdlight.results.formats.page_style import STYLE
-from rfdlight.results.gallery import MOST, Example
-from rfdlight.results.report import PAIR_HEAD, READING_PAIRS, Heading, Report, defense_text
+from rfdlight.results.gallery import MOST, Example, channels_note
+from rfdlight.results.records import Record, clean_right
+from rfdlight.results.report import PAIR_HEAD, READING_CURVES, READING_PAIRS, Heading, Report, defense_text
 from rfdlight.results.runs import Run
 from rfdlight.results.settings import method_of
-from rfdlight.results.summary import Share, clean_right
-from rfdlight.results.tables import attack_name, number, percent
+from rfdlight.results.summary import Share
+from rfdlight.results.tables import attack_name, audit_line, number, percent
 
 
 def html_page(report: Report, curves: bytes, galleries: list[list[Example]]) -> str:
@@ -40,8 +41,10 @@ def html_page(report: Report, curves: bytes, galleries: list[list[Example]]) -> 
         "</ul>",
         "<h2>Robust accuracy against queries</h2>",
         _picture(curves, "Curves of robust accuracy", "curves"),
+        _reading(READING_CURVES),
     ]
     parts += _galleries(report.runs, galleries)
+    parts += ["<h2>Audit</h2>", *map(_audit, report.runs)]
     parts += ["<h2>Runs side by side</h2>", _scrolling(_details(report)), "<h2>Configurations</h2>"]
     parts += [_configuration(run) for run in report.runs]
     parts.append(f"<footer>Written by rfdlight {escape(rfdlight.__version__)}.</footer>")
@@ -134,32 +137,57 @@ def _galleries(runs: list[Run], galleries: list[list[Example]]) -> Iterable[str]
     yield "<h2>Attacked images</h2>"
     yield _reading(
         f"The first images that each run kept, at most {MOST}, whatever became of them: clean, at the point that was "
-        "judged, and their difference, magnified around grey."
+        "judged, and their difference, magnified around grey. A prediction is the class with the largest mean logit."
     )
     for run, shown in zip(runs, galleries, strict=True):
         if shown:
             yield f"<h3>{escape(f'{run.label}: {attack_name(run.facts)}, {defense_text(method_of(run))}')}</h3>"
+            note = channels_note(shown[0].channels)
+            if note:
+                yield _reading(note)
             yield '<div class="gallery">'
-            yield from map(_example, shown)
+            yield from (_example(example, run.facts.get("classes")) for example in shown)
             yield "</div>"
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, classes: list[str] | None) -> str:
     record = example.record
     factor = "unchanged" if example.factor is None else f"difference, times {number(example.factor, 3)}"
     pictures = ((example.clean, "clean"), (example.adversarial, "attacked"), (example.difference, factor))
     cells = "".join(f"<div>{_picture(png, name)}<span>{escape(name)}</span></div>" for png, name in pictures)
-    target = "" if record["target"] is None else f", target {record['target']}"
     told = (
-        f"label {record['label']}{target}; {record['billed']:,} queries; "
+        f"{_classes(record, classes)}; {record['billed']:,} queries; "
         f"linf {number(record['linf'], 3)}, l2 {number(record['l2'], 3)}"
     )
-    verdict = record["verdict"] if clean_right(record) else "wrong before the attack"
+    verdict = record["verdict"] if clean_right(record) else "misclassified before the attack"
     return (
         f'<figure class="example"><div class="triple">{cells}</div>'
         f'<figcaption><span class="verdict">{escape(str(verdict))}</span>; {escape(told)}<br>'
         f"{escape(str(record['id']))}</figcaption></figure>"
     )
+
+
+def _classes(record: Record, classes: list[str] | None) -> str:
+    """Return the label of an image, its target, and its predictions before and after the attack, as text."""
+
+    def name(index: int) -> str:
+        return f"{index} {classes[index]}" if classes and index < len(classes) else str(index)
+
+    said = {"label": record["label"], "target": record["target"]}
+    said["predicted"], after = record.get("clean_prediction"), record.get("final_prediction")
+    text = ", ".join(f"{what} {name(index)}" for what, index in said.items() if index is not None)
+    return text if after is None else f"{text}, after the attack {name(after)}"
+
+
+def _audit(run: Run) -> str:
+    """Return what each check of a run found, below a line with how many passed."""
+    rows = (
+        _row([_cell(finding.check), _cell(finding.state, finding.state), _cell(finding.found)])
+        for finding in run.findings
+    )
+    summary = escape(f"{run.label}: {audit_line(run.findings)}")
+    table = f"<table>{''.join(rows)}</table>"
+    return f"<details><summary>{summary}</summary>{_scrolling(table)}</details>"
 
 
 def _configuration(run: Run) -> str:

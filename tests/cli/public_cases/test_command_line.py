@@ -1,0 +1,327 @@
+"""Command lines that people type, after public reports: each works, or is refused in one line with status 2."""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rfdlight.adversaries import PGDAdversary
+from rfdlight.attacks import PGD, Square
+from rfdlight.data import Digits
+from rfdlight.errors import UserError
+from rfdlight.protocol.short_attack import settle_eps
+from rfdlight.threat import ThreatModel, check_eps
+
+QUICK = ("--data.num_images", "3", "--data.selection", "first", "--model.budget", "2", "--model.controls", "false")
+
+
+@pytest.fixture
+def module(elsewhere):
+    """Write a module of a user's own into the working folder; it is forgotten after the test."""
+    written = []
+
+    def write(name, text):
+        (elsewhere / f"{name}.py").write_text(text)
+        written.append(name)
+        return name
+
+    yield write
+    for name in written:
+        sys.modules.pop(name, None)
+
+
+def refusal(said, *parts):
+    """Check that a command line was refused in one line that has these parts, and return the line."""
+    assert said.status == 2
+    assert said.err.startswith("rfdlight: ")
+    assert said.err.count("\n") == 1
+    for part in parts:
+        assert part in said.err
+    return said.err
+
+
+# A user's own module that fails
+
+ARGPARSE = (
+    "import argparse\np = argparse.ArgumentParser()\np.add_argument('--lr', required=True)\nargs = p.parse_args()\n"
+)
+FAILING = {
+    "syntax": ("def net(:\n", "SyntaxError", 1),
+    "undefined": ("x = nothing\n", "NameError", 1),
+    "arguments": (ARGPARSE, "--lr", 4),
+    "leaving": ("import sys\nsys.exit('no checkpoint')\n", "no checkpoint", 2),
+    "missing": ("\nimport a_module_nobody_has\n", "a_module_nobody_has", 2),
+    "raising": ("raise RuntimeError('two\\nlines')\n", "two lines", 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "fault"),
+    [
+        *(("--model.victim", fault) for fault in FAILING),
+        ("--attack", "arguments"),
+        ("--defense", "undefined"),
+        ("--data", "missing"),
+    ],
+)
+def test_a_module_that_fails_when_it_is_imported_is_named_with_file_and_line(command, module, option, fault):
+    """https://github.com/oobabooga/textgen/issues/3016"""
+    text, reason, line = FAILING[fault]
+    name = module(f"failing_{fault}", text)
+    attack = () if option == "--attack" else ("--attack", "square")
+    said = command("test", *attack, *QUICK, option, f"{name}.Mine")
+    refusal(said, f"{name}.Mine", f"{name}.py, line {line}", reason)
+    assert "usage:" not in said.err
+
+
+MAKERS = {
+    "exits": ("import sys\ndef make(): sys.exit('no checkpoint')\n", "no checkpoint"),
+    "raises": ("def make():\n    return {}['weights']\n", "KeyError"),
+    "arguments": (f"def make():\n    {ARGPARSE.replace(chr(10), '; ')}\n", "--lr"),
+}
+
+
+@pytest.mark.parametrize("fault", MAKERS)
+def test_a_function_that_fails_to_make_the_victim_is_named_with_file_and_line(command, module, fault):
+    text, reason = MAKERS[fault]
+    name = module(f"maker_{fault}", text)
+    refusal(command("test", "--attack", "square", *QUICK, "--model.victim", f"{name}.make"), f"{name}.make", reason)
+
+
+COMPONENTS = """
+import sys
+from rfdlight.attacks import RandomNoise
+from rfdlight.data.digits import Digits
+from rfdlight.defenses import InputNoise
+class Key(RandomNoise):
+    def __init__(self, eps: float = 0.1): raise KeyError("weights")
+class Unknown(InputNoise):
+    def __init__(self): super().__init__(sigmaa=3)
+class Leaving(Digits):
+    def __init__(self): sys.exit(3)
+class Loading(Digits):
+    def load(self, split): raise RuntimeError("no file")
+class Asking(RandomNoise):
+    def ask(self, state): raise IndexError("out of points")
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "line", "where"),
+    [
+        (("--attack", "components.Key"), 7, "Key.__init__"),
+        (("--attack", "square", "--defense", "components.Unknown"), 9, "Unknown.__init__"),
+        (("--attack", "square", "--data", "components.Leaving"), 11, "Leaving.__init__"),
+        (("--attack", "square", "--data", "components.Loading"), 13, "Loading.load"),
+        (("--attack", "components.Asking"), 15, "Asking.ask"),
+    ],
+)
+def test_a_component_that_fails_in_its_own_code_is_named_with_file_and_line(command, module, options, line, where):
+    module("components", COMPONENTS)
+    said = command("test", *options, "--model.budget", "2", "--model.victim", "resnet8-digits")
+    refusal(said, f"components.py, line {line} in {where}")
+
+
+def test_a_callback_whose_module_fails_is_named_with_file_and_line(command, module):
+    module("failing_callback", "x = nothing\n")
+    said = command("test", "--attack", "square", "--trainer.callbacks+=failing_callback.Mine")
+    refusal(said, "trainer.callbacks", "failing_callback.py, line 1", "NameError")
+
+
+def test_a_component_in_a_file_is_named_with_file_and_line(command, module):
+    module("failing_defense", "def x(:\n")
+    Path("mine.yaml").write_text("attack: square\ndefense: failing_defense.Mine\n")
+    refusal(command("test", "-c", "mine.yaml"), "failing_defense.Mine", "failing_defense.py, line 1", "SyntaxError")
+
+
+# Seeds
+
+
+@pytest.mark.parametrize("seed", ["-1", "5000000000", "1.5", "none", "null"])
+@pytest.mark.parametrize("line", ["test --attack square", "fit"])
+def test_a_seed_out_of_range_is_refused(command, line, seed):
+    """https://github.com/Lightning-AI/pytorch-lightning/issues/21028"""
+    refusal(command(*line.split(), "--seed_everything", seed), "seed_everything")
+
+
+@pytest.mark.parametrize("seed", ["4294967295", "true", "false"])
+def test_the_largest_seed_a_drawn_one_and_none_are_taken(built, seed):
+    taken = built("test", "--attack", "square", "--seed_everything", seed).config["test"]["seed_everything"]
+    assert taken is False if seed == "false" else 0 <= taken <= 2**32 - 1
+
+
+# Radii
+
+
+@pytest.mark.parametrize("eps", ["12.75", "8", "1", "255/255"])
+def test_an_linf_radius_on_the_scale_of_255_is_refused(command, eps):
+    """https://github.com/MadryLab/mnist_challenge/issues/13"""
+    shown = "1" if eps == "255/255" else eps
+    refusal(command("test", "--attack", "square", "--attack.eps", eps, *QUICK), "attack.eps", f"{shown}/255")
+
+
+def test_an_l2_ball_that_holds_every_image_is_refused_and_a_smaller_one_is_not(command):
+    line = ("test", "--attack", "square", "--attack.norm", "l2", *QUICK)
+    refusal(command(*line, "--attack.eps", "128"), "attack.eps", "128/255")
+    settle_eps(Square(eps=54, norm="l2"), Digits())  # the diagonal of 3 x 32 x 32 pixels is 55.4
+
+
+def test_a_reference_radius_of_ones_own_data_on_the_scale_of_255_is_refused(command, module):
+    module("own_radius", "from rfdlight.data.digits import Digits\nclass Mine(Digits):\n    reference_eps = 8\n")
+    line = ("--attack", "square", "--data", "own_radius.Mine", "--model.victim", "resnet8-digits", *QUICK)
+    refusal(command("test", *line), "reference_eps", "8/255")
+
+
+@pytest.mark.parametrize("options", [("8",), ("128", "--model.adversary.norm", "l2")])
+def test_a_radius_of_a_training_that_holds_every_image_is_refused(command, options):
+    line = ("fit", "--model.network", "resnet8", "--model.adversary", "pgd", "--model.adversary.eps", *options)
+    refusal(command(*line, "--trainer.max_epochs", "1"), "model.adversary.eps", f"{options[0]}/255")
+
+
+def test_a_radius_is_bound_where_its_ball_holds_every_image():
+    check_eps(math.nextafter(1, 0), "linf", "eps")
+    check_eps(1e9, "l2", "eps")
+    check_eps(3.99, "l2", "eps", (1, 4, 4))
+    for eps, norm, shape in [(1, "linf", None), (4, "l2", (1, 4, 4)), (math.inf, "l2", None), (0, "linf", None)]:
+        with pytest.raises(UserError, match="eps"):
+            check_eps(eps, norm, "eps", shape)
+    for made in (lambda: ThreatModel("linf", 8), lambda: PGD(eps=8), lambda: PGDAdversary(eps=8)):
+        with pytest.raises(UserError, match="eps"):
+            made()
+
+
+# Fractions
+
+
+@pytest.mark.parametrize("form", ["--attack.eps 8/255", "--attack.eps=8/255", "flow", "config", "component"])
+def test_a_radius_may_be_written_as_a_fraction(built, form):
+    """https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/2319"""
+    described = "{class_path: square, init_args: {eps: 8/255}}"
+    Path("config.yaml").write_text(f"attack: {described}\n")
+    Path("attack.yaml").write_text(f"{described}\n")
+    options = {
+        "flow": ("--attack", described),
+        "config": ("-c", "config.yaml"),
+        "component": ("--attack", "attack.yaml"),
+    }.get(form, ("--attack", "square", *form.split()))
+    assert built("test", *options).model.attack.eps == 8 / 255
+
+
+def test_a_fraction_is_stored_as_the_number_that_it_is(command):
+    assert command("test", "--attack", "square", "--attack.eps", "8/255", *QUICK, "--run", "run").status == 0
+    assert json.loads(Path("run", "summary.json").read_text())["run"]["eps"] == 8 / 255
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert stored["attack"]["init_args"]["eps"] == 8 / 255
+
+
+def test_options_of_defenses_adversaries_and_commands_may_be_fractions(built):
+    noise = ("--defense", "feature_noise", "--defense.layers", "[layer1,layer2]", "--defense.sigma", "[1/10, 1 / 20]")
+    cli = built("test", "--attack", "square", "--attack.p", "1/8", *noise, "--run", "8/255", "--model.memory", "1/2")
+    assert (cli.model.attack.p, cli.trainer.callbacks[0].sigma) == (0.125, [0.1, 0.05])
+    assert (str(cli.run), cli.model.memory) == ("8/255", 0.5)
+    made = built("fit", "--model.adversary", "pgd", "--model.adversary.eps", "8/255", "--model.adversary.step", "2/255")
+    assert made.model.adversary.threat.eps == 8 / 255
+    assert made.model.adversary.attack.step == 2 / 255
+
+
+def test_a_folder_of_data_that_reads_like_a_fraction_stays_text(built):
+    for name in ("a", "b"):
+        Path("1/2/test", name).mkdir(parents=True)
+    assert str(built("test", "--attack", "square", "--data", "folder", "--data.root", "1/2").datamodule.root) == "1/2"
+    Path("data.yaml").write_text("data: {class_path: folder, init_args: {root: 1/2}}\n")
+    assert str(built("test", "--attack", "square", "-c", "data.yaml").datamodule.root) == "1/2"
+
+
+@pytest.mark.parametrize("eps", ["8/0", "8/255/2", "a/b", "8//255", "-8/255", "0/255"])
+def test_a_fraction_that_is_no_radius_is_refused(command, eps):
+    refusal(command("test", "--attack", "square", "--attack.eps", eps), "attack.eps")
+
+
+# Help, hints and versions
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("test", ["--attack NAME", "--attack.eps", "--data.num_images", "--defense.sigma", "--model.budget"]),
+        ("fit", ["--model.network", "--model.adversary.eps", "--data NAME", "--defense.sigma"]),
+    ],
+)
+def test_the_help_of_a_command_is_short_and_names_what_people_type(command, monkeypatch, name, flags):
+    monkeypatch.setenv("COLUMNS", "80")
+    said = command(name, "--help")
+    assert (said.status, said.err) == (0, "")
+    assert len(said.out.splitlines()) < 120
+    assert all(re.search(rf"^  {flag}\b", said.out, re.MULTILINE) for flag in flags)
+    assert "--trainer.max_steps" not in said.out
+    assert "--trainer.help" in said.out
+    trainers = command(name, "--trainer.help")
+    assert trainers.status == 0
+    assert "--trainer.max_steps" in trainers.out
+    assert "--model.seed" not in trainers.out
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("test --attack rays --eps 0.1", "attack.eps"),
+        ("test --attack rays -eps 0.1", "attack.eps"),
+        ("test --attack rays --num_images 5", "data.num_images"),
+        ("test --attack rays --layers x", "defense.layers"),
+        ("test --attack rays --budget 3", "model.budget"),
+        ("test --attack rays --devices 1", "trainer.devices"),
+        ("test --attack rays --batch_size 3", "data.batch_size or model.batch_size"),
+        ("test --attack rays --model.eps 0.1", "attack.eps"),
+        ("fit --eps 0.1", "model.adversary.eps"),
+        ("fit --lr 0.1", "model.optimizer.lr"),
+        ("fit --epochs 3", "trainer.max_epochs"),
+        ("recommend resnet8-digits --data digits --eps 0.1", "attack.eps"),
+    ],
+)
+def test_an_option_without_its_section_is_answered_with_the_whole_one(command, line, meant):
+    refusal(command(*line.split()), "unknown option", meant)
+
+
+def test_options_of_a_component_that_is_not_named_ask_for_its_name(command):
+    refusal(command("test", "--attack.eps", "0.1"), "--attack NAME", "square")
+    refusal(command("test", "--attack", "square", "--defense.sigma", "0.1"), "--defense NAME", "input_noise")
+    refusal(command("fit", "--model.adversary.eps", "8/255"), "--model.adversary NAME", "trades")
+
+
+@pytest.mark.parametrize("line", ["--version", "test --version", "fit --version"])
+def test_the_version_is_printed(command, line):
+    said = command(*line.split())
+    assert said.status == 0
+    assert re.fullmatch(r"rfdlight \d+(\.\d+)+\S*\n", said.out)
+
+
+def test_an_attack_that_may_be_left_out_is_not_required(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    said = command("recommend", "--help")
+    assert "[--attack ATTACK]" in said.out
+    assert re.search(r"--attack ATTACK +[^(]*\(type", said.out)
+
+
+@pytest.mark.parametrize("line", ["--attack square --defense mime.yaml", "--attack square -c mime.yml"])
+def test_a_missing_file_is_said_to_be_missing(command, line):
+    Path("mine.yaml").write_text("class_path: input_noise\n")
+    said = refusal(command("test", *line.split()), "does not exist", "mine.yaml")
+    assert "calibrated" not in said
+
+
+def test_layers_with_a_comma_are_hinted_to_be_a_list(command):
+    noise = ("--defense", "feature_noise", "--defense.layers", "layer1,layer2", "--defense.sigma", "0.1")
+    refusal(command("test", "--attack", "square", *noise, *QUICK), "[layer1,layer2]")
+
+
+def test_a_trial_run_of_the_trainer_makes_no_victim(command):
+    line = ("fit", "--model.network", "resnet8", "--data.num_images", "10", "--trainer.enable_progress_bar", "false")
+    said = command(*line, "--trainer.fast_dev_run", "true", "--run", "run")
+    assert said.status == 0
+    assert "fast_dev_run" in said.out
+    assert "FLOPs" not in said.out
+    assert not list(Path("run").glob("victim*"))
