@@ -13,6 +13,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
+from rfdlight.arguments import Configurable, changed_arguments
 from rfdlight.data.preparation import Preparation
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError, shown
@@ -168,7 +169,7 @@ class _Dealt(Sampler[list[int]]):
         return max(1, self._images)
 
 
-class ImageData(LightningDataModule):
+class ImageData(Configurable, LightningDataModule):
     """Base of the data modules: subclasses give the constants below and `load`.
 
     Every loader yields `(pixels in [0, 1], labels, image ids)`. Normalisation is not done here: it
@@ -197,6 +198,8 @@ class ImageData(LightningDataModule):
     """Whether all images have one size of their own."""
     workers: int = 0
     """Processes that read batches ahead; images in memory need none."""
+    unrelated: ClassVar[frozenset[str]] = frozenset({"num_images", "selection", "batch_size", "validation"})
+    """Arguments that `describe` leaves out: facts of a run by themselves, or without influence on an evaluation."""
 
     def __init__(
         self,
@@ -231,6 +234,10 @@ class ImageData(LightningDataModule):
     def load(self, split: Literal["train", "test"]) -> ImageSource:
         """Read a whole split; called once per split and process."""
         raise TypeError(f"{type(self).__name__} must define load(split)")
+
+    def describe(self) -> str:
+        """Return the name, and the arguments of the constructor that are not at their defaults."""
+        return ", ".join([self.name, *changed_arguments(self, leave_out=self.unrelated)])
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Change a training batch, uint8 to uint8; the default leaves it as it is."""

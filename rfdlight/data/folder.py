@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from rfdlight.arguments import changed_arguments, text_of
 from rfdlight.data.files import FileData, ImageFiles, Unreadable, class_folders, list_files
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError
@@ -41,6 +42,7 @@ class ImageFolder(FileData):
     name = "folder"
     default_victim = None
     reference_eps = 0.05
+    unrelated = FileData.unrelated | {"root"}
 
     def __init__(
         self,
@@ -69,6 +71,11 @@ class ImageFolder(FileData):
         if len(self.classes) < 2:
             raise UserError(f"expected the folders of at least 2 classes in {folder}, found {self.classes[0]} alone")
         self.num_classes = len(self.classes)
+
+    def describe(self) -> str:
+        """Return the folder's own name, which a copy keeps, and the arguments that are not at their defaults."""
+        named = f"{self.name} {text_of(self.root.resolve().name)}"
+        return ", ".join([named, *changed_arguments(self, leave_out=self.unrelated)])
 
     def _folder(self, split: str) -> Path:
         if split == "test" and not (self.root / "test").is_dir() and (self.root / "val").is_dir():
