@@ -42,18 +42,29 @@ def check_points(model: nn.Module, points: Sequence[Point]) -> None:
     """Refuse points of a model at which no hook runs.
 
     Raises:
-        UserError: If a point lies inside of a TorchScript module.
+        UserError: If a point lies inside of a TorchScript module, or is one that takes no hooks.
     """
     scripted: set[int] = set()
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             scripted |= {id(inner) for inner in module.modules() if inner is not module}
-    for name, module, _ in points:
-        if id(module) in scripted:
+    for name, module, _ in [("", model, "output"), *points]:
+        if id(module) in scripted or not _takes_hooks(module):
+            place = f"the layer {name} is part" if name else "the model consists"
             raise UserError(
-                f"the layer {name} lies inside of a TorchScript module, which runs no hooks; "
-                "take the network that was traced or scripted, or noise at the image or the logits"
+                f"{place} of a TorchScript module, which runs no hooks inside; use the Python network that was traced "
+                "or scripted, or put the TorchScript module into an nn.Module and choose its input or output there"
             )
+
+
+def _takes_hooks(module: nn.Module) -> bool:
+    if not isinstance(module, torch.jit.ScriptModule):
+        return True
+    try:
+        module.register_forward_hook(lambda *_: None).remove()
+    except RuntimeError:  # of a scripted or loaded module; a traced one takes hooks
+        return False
+    return True
 
 
 def never_called(name: str, module: nn.Module) -> DefenseError:
@@ -103,7 +114,7 @@ class CallCount:
             return len(shapes)
         # The images of a sequence-first activation are its second dimension.
         parts = [shape[0] for shape in shapes if shape and shape[0] < images and shape[1:] != (images,)]
-        rows = sum(parts)
+        rows = images if len(parts) == images else sum(parts)
         return len(shapes) - len(parts) + (rows // images if rows % images == 0 else len(parts))
 
 
@@ -199,25 +210,34 @@ def _activations(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[l
 
 @torch.no_grad()
 def without_effect(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[int]:
-    """Find the points at which no perturbation changes the model's output, by one forward pass each or a few.
+    """Find the points at which no perturbation changes the model's output, by two forward passes each or a few more.
 
     Args:
         model: In eval mode; its hooks do not run.
         x: (N, ...), its input.
         points: Points that no call reaches, or whose perturbation makes the model fail, count as having an effect.
     """
-    reference = _answer(model, x)
+    return [number for number, point in enumerate(points) if point[1] is not model and not _acts(model, x, point)]
+
+
+def _acts(model: nn.Module, x: Tensor, point: Point) -> bool:
+    """Return whether a perturbation changes the output, or cannot be made."""
+    # Size 0 copies the activation, as noise does: a layer that works in place then no longer changes its input.
+    reference = _perturbed(model, x, point, 0.0)
     if not isinstance(reference, Tensor):
-        return []
-    return [
-        number
-        for number, point in enumerate(points)
-        if point[1] is not model and not any(_changes(model, x, point, size, reference) for size in _SIZES)
-    ]
+        return True
+    for size in _SIZES:
+        try:
+            answer = _perturbed(model, x, point, size)
+        except Exception:  # a model may raise anything where its activations are out of range
+            return True
+        if not torch.equal(answer, reference):
+            return True
+    return False
 
 
-def _changes(model: nn.Module, x: Tensor, point: Point, size: float, reference: Tensor) -> bool:
-    """Return whether a perturbation changes the output, or could not be made."""
+def _perturbed(model: nn.Module, x: Tensor, point: Point, size: float) -> Any:
+    """Return the output with perturbed activations at a point, or None where there are none of real numbers."""
     perturbed = False
 
     def perturb(number: int, activation: Any) -> Tensor | None:
@@ -228,11 +248,8 @@ def _changes(model: nn.Module, x: Tensor, point: Point, size: float, reference: 
         return activation + size * (1 + activation.abs().max()) * torch.randn_like(activation)
 
     with received([point], perturb):
-        try:
-            answer = _answer(model, x)
-        except Exception:  # a model may raise anything where its activations are out of range
-            return True
-    return not perturbed or not torch.equal(answer, reference)
+        answer = _answer(model, x)
+    return answer if perturbed else None
 
 
 def _answer(model: nn.Module, x: Tensor) -> Any:

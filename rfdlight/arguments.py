@@ -130,7 +130,7 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
     if is_dataclass(value):
         yield from ((field.name, getattr(value, field.name)) for field in fields(value) if field.init)
         return
-    names = [name for name in parameters(type(value)) if name not in ("args", "kwargs")]
+    names = [name for name, one in parameters(type(value)).items() if one.kind is not one.VAR_POSITIONAL]
     held = [next((held for held in (name, f"_{name}") if hasattr(value, held)), None) for name in names]
     if None not in held:
         yield from ((name, getattr(value, str(attribute))) for name, attribute in zip(names, held, strict=True))

@@ -236,7 +236,7 @@ class TestExamples:
         assert not any(torch.equal(out[i], before[i]) for i in range(2, 6))
 
     def test_warming_noise_says_its_own_option(self, module, victim):
-        assert module.WarmingNoise(0.5, queries=10).describe(victim).endswith(", fully grown after 10 queries")
+        assert module.WarmingNoise(0.5, queries=10).description(victim).endswith(", queries 10")
 
 
 class Pair(nn.Module):
