@@ -146,6 +146,50 @@ def received(points: Sequence[Point], receive: Receive) -> Iterator[None]:
 
 
 @torch.no_grad()
+def check_hooked(model: nn.Module, x: Tensor, points: Sequence[Point]) -> None:
+    """Refuse modules that one forward pass runs through `.forward()` too, where their hooks do not run.
+
+    Args:
+        model: In eval mode; its hooks do not run.
+        x: (N, ...), its input.
+        points: Modules; those in TorchScript and `model` itself are not checked.
+
+    Raises:
+        DefenseError: If there is such a module.
+    """
+    checked = [point for point in points if point[1] is not model and not isinstance(point[1], torch.jit.ScriptModule)]
+    hooked, run = [0] * len(checked), [0] * len(checked)
+
+    def count(number: int, activation: Any) -> None:
+        hooked[number] += 1
+
+    def counting(number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            run[number] += 1
+            return forward(*args, **kwargs)
+
+        return counted
+
+    own = [vars(module).get("forward") for _, module, _ in checked]
+    try:
+        for number, (_, module, _) in enumerate(checked):
+            vars(module)["forward"] = counting(number, module.forward)
+        with received(checked, count):
+            _answer(model, x)
+    finally:
+        for (_, module, _), forward in reversed(list(zip(checked, own, strict=True))):
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward
+    for number, (name, _, _) in enumerate(checked):
+        if 0 < hooked[number] < run[number]:
+            raise DefenseError(
+                f"{run[number] - hooked[number]} of {run[number]} calls of the layer {name} in a forward pass go "
+                "through .forward(), without hooks, so noise acts in the others alone; choose another layer"
+            )
+
+
+@torch.no_grad()
 def row_owners(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[dict[int, Tensor]]:
     """Find the image that each row of an activation depends on, by two forward passes that differ in half the images.
 

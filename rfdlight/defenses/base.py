@@ -20,6 +20,7 @@ from rfdlight.activations import (
     Point,
     batch_size,
     check_hookable,
+    check_hooked,
     check_points,
     never_called,
     without_effect,
@@ -202,12 +203,16 @@ class Defense(Configurable, Callback, ABC):
             x: (N, ...), its input; a model that fails on it is not checked.
 
         Raises:
-            DefenseError: If no perturbation at a place changes the output, as where it is multiplied by 0.
+            DefenseError: If no perturbation at a place changes the output, as where it is multiplied by 0, or if some
+                calls of its module run no hooks.
         """
         points = [place.point for place in self._places]
         with undefended():
             try:
+                check_hooked(model, x, points)
                 idle = without_effect(model, x, points)
+            except DefenseError:
+                raise
             except Exception:  # a user's own code may raise anything
                 return
         if idle:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rfdlight.activations import called_again, check_points, never_called, received
+from rfdlight.activations import called_again, check_hooked, check_points, never_called, received
 from rfdlight.data.base import ImageData, ImageSource, loader
 from rfdlight.documents import check_regular
 from rfdlight.errors import UserError, one_line
@@ -105,6 +105,7 @@ def measure_scales(
     training, looked_at = victim.training, 0
     victim.eval()
     try:
+        check_hooked(victim, next(iter(loader(images, batch_size)))[0].to(device), named)
         with received(named, receive):
             for x, _, _ in loader(images, batch_size):
                 called.clear()

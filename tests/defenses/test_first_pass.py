@@ -39,6 +39,13 @@ class Bypassed(Net):
         return self.act.forward(x)
 
 
+class Half(Net):
+    """Bypasses the hooks in one of two calls."""
+
+    def middle(self, x):
+        return self.act.forward(self.act(x))
+
+
 class Listed(Net):
     def __init__(self):
         super().__init__()
@@ -166,6 +173,7 @@ def passed(net: nn.Module, defense: Noise, x: Tensor, grad: bool = False) -> str
         (Bypassed, "act", "never calls"),
         (Listed, "blocks", "blocks.0"),
         (lambda: torch.fx.symbolic_trace(Staged().eval()), "stage", "stage.0"),
+        (Half, "act", "1 of 2 calls"),
         (Ignored, "act", "follow ignore"),
         (Scaled, "act", "follow ignore"),
         (Rounded, "act", "int64"),
@@ -175,6 +183,17 @@ def test_a_layer_without_a_call_or_an_effect_is_refused_by_name(make, layer, hin
     with pytest.raises(DefenseError, match=hint) as caught:
         passed(make(), FeatureNoise(0.5, ["first", layer]), x)
     assert f" {layer} " in str(caught.value).replace(",", " ")
+
+
+def test_a_check_leaves_every_module_as_it_was(x):
+    net = Half().eval()
+    net.last.forward = own = net.last.forward
+    before = {name: dict(vars(module)) for name, module in net.named_modules()}
+    defense = FeatureNoise(0.5, ["first", "act", "last"])
+    with defense.on(net), pytest.raises(DefenseError):
+        defense.check_effect(net, x)
+    assert {name: dict(vars(module)) for name, module in net.named_modules()} == before
+    assert net.last.forward is own
 
 
 def test_noise_before_a_layer_that_works_in_place_and_whose_result_is_dropped_is_refused(x):

@@ -9,7 +9,7 @@ from rfdlight import clock
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
 from rfdlight.engine.failures import VictimError
-from rfdlight.errors import UserError
+from rfdlight.errors import DefenseError, UserError
 
 
 def ask(oracle, points, purpose="attack"):
@@ -175,3 +175,17 @@ def test_what_the_caller_has_cast_down_is_float32_here(purpose):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ask(Oracle(victim, 4), points, purpose), exact)
         assert not torch.equal(victim(points).float(), exact)
+
+
+def test_a_defense_that_cannot_act_ends_the_run_at_its_first_pass_and_is_no_failure_of_an_image():
+    class Refusing(nn.Module):
+        passes = 0
+
+        def forward(self, x):
+            self.passes += 1
+            raise DefenseError("the forward pass never calls the layer act")
+
+    victim = Refusing()
+    with pytest.raises(DefenseError, match="never calls"):
+        Oracle(victim, 4).is_random(images(3))
+    assert victim.passes == 1
