@@ -51,7 +51,7 @@ def main() -> None:
         if len(passes) > 1:
             scale = passes.std(ddof=1) / len(passes) ** 0.5
             half = f"+- {100 * student.ppf(0.975, len(passes) - 1) * scale:.2f}"
-        table.add_row(noise.describe(victim), f"{passes.mean():.2%}", f"{100 * (clean - passes.mean()):.2f}", half)
+        table.add_row(noise.description(victim), f"{passes.mean():.2%}", f"{100 * (clean - passes.mean()):.2f}", half)
     Console(width=110).print(table)
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-import torch
 from torch import Tensor
 
 _clock: ContextVar[Tensor | None] = ContextVar("query_clock", default=None)
@@ -22,9 +21,6 @@ def ticking(clock: Tensor) -> Iterator[None]:
         _clock.reset(token)
 
 
-def read(rows: int, device: torch.device) -> Tensor:
-    """Return the clock of the running forward pass; outside of an attack it stands at zero."""
-    clock = _clock.get()
-    if clock is None or len(clock) != rows:
-        return torch.zeros(rows, dtype=torch.int64, device=device)
-    return clock
+def current() -> Tensor | None:
+    """Return the clock of the running forward pass, (images,) int64, or None outside of an attack."""
+    return _clock.get()

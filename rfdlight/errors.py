@@ -17,6 +17,10 @@ class UserError(ValueError):
     """
 
 
+class DefenseError(UserError):
+    """A defense cannot act on the model as it is configured; this holds for every image, so it ends a run."""
+
+
 def one_line(text: object) -> str:
     """Return a message, of an exception or as text, with every run of white space as one space."""
     return " ".join(str(text).split())

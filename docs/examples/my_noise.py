@@ -7,7 +7,7 @@ rfdlight test --attack rays --defense my_noise.WarmingNoise --defense.sigma 0.4 
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rfdlight.defenses import FeatureNoise
 
@@ -37,6 +37,3 @@ class WarmingNoise(FeatureNoise):
 
     def scale_at(self, clock: Tensor) -> Tensor:
         return (clock / self.queries).clamp_max(1.0)
-
-    def describe(self, model: nn.Module) -> str:
-        return f"{super().describe(model)}, fully grown after {self.queries} queries"

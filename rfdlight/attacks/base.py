@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from rfdlight.arguments import Configurable, changed_arguments
 from rfdlight.errors import UserError
 from rfdlight.losses import Loss, attacker_loss
 from rfdlight.norms import Norm
@@ -16,7 +16,7 @@ from rfdlight.tensors import Columns
 from rfdlight.threat import ThreatModel
 
 
-class Attack(ABC):
+class Attack(Configurable, ABC):
     """A query-based attack on many images at once, one query per image and tick.
 
     An attack never sees the victim. The engine calls `init` once per image, then in turn `ask` for
@@ -94,15 +94,8 @@ class Attack(ABC):
         return attacker_loss(logits, state["y"], state["target"], self.loss)
 
     def options(self) -> str:
-        """Return the constructor's own options that are not at their defaults, as text, or "defaults"."""
-        own = inspect.signature(type(self).__init__).parameters.values()
-        chosen = {p.name: (getattr(self, p.name, p.default), p.default) for p in own if p.default is not p.empty}
-        shown = [
-            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-            for name, (value, default) in chosen.items()
-            if value != default and name not in ("eps", "norm", "targeted")
-        ]
-        return ", ".join(shown) or "defaults"
+        """Return the constructor's arguments that are not at their defaults, without the ball, or "defaults"."""
+        return ", ".join(changed_arguments(self, leave_out=("eps", "norm", "targeted"))) or "defaults"
 
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:

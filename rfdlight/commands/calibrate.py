@@ -16,6 +16,7 @@ from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError
 from rfdlight.protocol import defense_file
+from rfdlight.protocol.acting import check_acts
 from rfdlight.protocol.calibration import Calibration, Target
 from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.protocol.noise_calibration import Sigma, calibrate_noise, check_search, shown
@@ -63,14 +64,15 @@ def calibrate(
     files = {name: defense_file.plan(output, name) for name in places}
     images = _calibration_images(data)
     meter, target = CleanCostMeter(loaded, images, seed), Target(target_drop, tolerance)
+    if not sweep:  # which names such a layer and goes on
+        check_acts(defense, loaded, meter.images)
     console = plain_console()
     console.print(Text(told), soft_wrap=True)
     console.print(f"undefended {meter.clean_accuracy:.2%} of {len(meter.images)} test images that are not attacked")
     conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)
     begin, results = defense.sigma, {}
     for name, place in places.items():
-        for argument, value in {**place, "sigma": begin}.items():
-            setattr(defense, argument, value)
+        defense.reconfigure(**place, sigma=begin)
         try:
             result = calibrate_noise(meter, defense, target, max_draws, partial(_tell, console, name))
         except UserError as error:
@@ -80,9 +82,9 @@ def calibrate(
             continue
         chosen = dict(parsed["defense"])
         chosen["init_args"] = {**chosen.get("init_args", {}), **place, "sigma": defense.sigma}
-        facts = {"defense": defense.describe(loaded), **conditions, **defense_file.cost_facts(result.cost)}
+        facts = {"defense": defense.description(loaded), **conditions, **defense_file.cost_facts(result.cost)}
         defense_file.write(files[name], chosen, calibration=facts)
-        told = f"{files[name]}: {defense.describe(loaded)}"
+        told = f"{files[name]}: {defense.description(loaded)}"
         console.print(Text(f"{told}; {result.note}" if result.note else told), soft_wrap=True)
         results[name] = defense.sigma, result
     if not results:

@@ -137,7 +137,7 @@ def recommend(
         raise _nothing_costs(target)
     best = best_of(confirmed)
     conditions = {
-        "defense": best.noise.describe(loaded),
+        "defense": best.noise.description(loaded),
         **defense_file.conditions(victim, card, data.name, meter, target, checkpoint),
     }
     defense_file.write(
@@ -150,7 +150,7 @@ def recommend(
     _say(console, legend(step, len(rest), num_images), style="dim")
     for line in (told_agreement(confirmed), *told_choice(confirmed, undefended)):
         _say(console, line)
-    _say(console, f"{file}: {best.noise.describe(loaded)}")
+    _say(console, f"{file}: {best.noise.description(loaded)}")
     _say(
         console,
         "The best was chosen by these attacks, so its number here flatters it. To measure it on images that were not "

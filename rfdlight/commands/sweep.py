@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -33,12 +32,14 @@ from rfdlight.commands.sweep_cells import (
     size_of,
 )
 from rfdlight.commands.sweep_estimate import plan, speeds_of
+from rfdlight.data.base import ImageSource
 from rfdlight.defenses.base import Defense
 from rfdlight.environment.launcher import started_processes
 from rfdlight.errors import UserError
 from rfdlight.modules.complaint import STOPPED
 from rfdlight.modules.evaluation import BATCH_SIZE
 from rfdlight.protocol import identity
+from rfdlight.protocol.acting import check_acts
 from rfdlight.protocol.experiment import Cell, merged, read_cells
 from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results import run_directory
@@ -161,15 +162,15 @@ def _checked(cells: list[Cell], scratch: Path, make: Callable[[list[str]], Any])
         alike.setdefault(_victim_settings(cell), []).append(cell)
     facts = {}
     for group in alike.values():
-        victim, images = None, 0
+        loaded, count = None, 0
         for cell in group:
             with naming(cell):
                 config_file(scratch, cell).write_text(as_yaml(cell))
                 made = make(["test", "-c", str(config_file(scratch, cell))])
-                if victim is None:
-                    victim, images = _loaded(made), made.datamodule.num_images
-                _fit(made, victim)
-                facts[cell.name] = facts_of(made, images)
+                if loaded is None:
+                    loaded, count = _loaded(made), made.datamodule.num_images
+                _fit(made, *loaded)
+                facts[cell.name] = facts_of(made, count)
     return facts
 
 
@@ -179,19 +180,19 @@ def _victim_settings(cell: Cell) -> str:
     return json.dumps([cell.config.get("data"), own], default=str)
 
 
-def _loaded(made: Any) -> nn.Module:
+def _loaded(made: Any) -> tuple[nn.Module, ImageSource]:
+    """Load a cell's victim, and the test images at the size that the victim takes."""
     made.datamodule.setup("test")
     victim, _, _ = resolve_victim(made.model.victim_spec, made.model.checkpoint, made.datamodule)
-    return victim
+    return victim, made.datamodule.images("test")
 
 
-def _fit(made: Any, victim: nn.Module) -> None:
+def _fit(made: Any, victim: nn.Module, images: ImageSource) -> None:
     """Try the attack's radius on the data and the defenses on the victim."""
     settle_eps(made.model.attack, made.datamodule)
-    with contextlib.ExitStack() as attached:
-        for callback in made.trainer.callbacks:
-            if isinstance(callback, Defense) and made.model.defended:
-                attached.enter_context(callback.on(victim))
+    for callback in made.trainer.callbacks:
+        if isinstance(callback, Defense) and made.model.defended:
+            check_acts(callback, victim, images)
 
 
 def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int], console: Console) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
+from rfdlight.arguments import Configurable, changed_arguments
 from rfdlight.data.conversion import as_ids, as_labels, as_pixels, check_normalisation, read_dataset, unit_range
 from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.subset import select
@@ -174,7 +175,7 @@ class _Dealt(Sampler[list[int]]):
         return max(1, self._images)
 
 
-class ImageData(LightningDataModule):
+class ImageData(Configurable, LightningDataModule):
     """Base of the data modules: subclasses give the constants below and `load`.
 
     Every loader yields `(pixels in [0, 1], labels, image ids)`. Normalisation is not done here: it
@@ -212,6 +213,8 @@ class ImageData(LightningDataModule):
     """Whether all images have one size of their own."""
     workers: int = 0
     """Processes that read batches ahead; images in memory need none."""
+    unrelated: ClassVar[frozenset[str]] = frozenset({"num_images", "selection", "batch_size", "validation"})
+    """Arguments that `describe` leaves out: facts of a run by themselves, or without influence on an evaluation."""
 
     def __init__(
         self,
@@ -269,6 +272,10 @@ class ImageData(LightningDataModule):
     def note(self, remark: str) -> None:
         """Have a remark about a split that is loaded printed, in one line, once the split is found sound."""
         self._remarks.append(remark)
+
+    def describe(self) -> str:
+        """Return the name, and the arguments of the constructor that are not at their defaults."""
+        return ", ".join([self.name, *changed_arguments(self, leave_out=self.unrelated)])
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Change a training batch and return the same dtype, uint8 or floats in [0, 1]; the default changes nothing."""

@@ -52,6 +52,7 @@ class CIFAR10(ImageData):
     std = (0.2470, 0.2435, 0.2616)
     default_victim = "resnet20-cifar10"
     reference_eps = 0.05
+    unrelated = ImageData.unrelated | {"root", "download"}
 
     def __init__(
         self,

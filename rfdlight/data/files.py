@@ -119,6 +119,7 @@ class FileData(ImageData):
     """
 
     has_native_size = False
+    unrelated = ImageData.unrelated | {"workers"}
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from rfdlight.arguments import changed_arguments, text_of
 from rfdlight.data.conversion import check_normalisation
 from rfdlight.data.files import FileData, ImageFiles, Unreadable
 from rfdlight.data.listing import ClassOrder, class_folders, list_images, order_remarks, subfolders
@@ -58,6 +59,7 @@ class ImageFolder(FileData):
     classes: list[str]
     default_victim = None
     reference_eps = 0.05
+    unrelated = FileData.unrelated | {"root"}
 
     def __init__(
         self,
@@ -91,6 +93,11 @@ class ImageFolder(FileData):
         if len(self.classes) < 2:
             raise UserError(f"expected the folders of at least 2 classes in {folder}, found {self.classes[0]} alone")
         self.num_classes = len(self.classes)
+
+    def describe(self) -> str:
+        """Return the folder's own name, which a copy keeps, and the arguments that are not at their defaults."""
+        named = f"{self.name} {text_of(self.root.resolve().name)}"
+        return ", ".join([named, *changed_arguments(self, leave_out=self.unrelated)])
 
     def _folder(self, split: str) -> Path:
         """Return the folder of a split; the root itself is the test split where it has class folders and no splits."""

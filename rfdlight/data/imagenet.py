@@ -48,6 +48,7 @@ class ImageNet(FileData):
     std = IMAGENET_STD
     default_victim = "timm:resnet50"
     reference_eps = 0.05
+    unrelated = FileData.unrelated | {"root"}
 
     def __init__(
         self,

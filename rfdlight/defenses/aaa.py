@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rfdlight.arguments import class_name, text_of
 from rfdlight.defenses.base import Defense, Place
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import DefenseError, UserError, unknown_name
 
 
 class AAA(Defense):
@@ -87,16 +88,16 @@ class AAA(Defense):
 
     def describe(self, model: nn.Module) -> str:
         """Say the options."""
-        beta = f" beta {self.beta:g}" if self.kind == "linear" else ""
+        beta = f" beta {text_of(self.beta)}" if self.kind == "linear" else ""
         return (
-            f"{type(self).__name__} {self.kind} period {self.period:g}{beta} weight {self.weight:g} "
-            f"lr {self.lr:g} steps {self.steps} temperature {self.temperature:g} on the logits"
+            f"{class_name(type(self))} {self.kind} period {text_of(self.period)}{beta} weight {text_of(self.weight)} "
+            f"lr {text_of(self.lr)} steps {self.steps} temperature {text_of(self.temperature)} on the logits"
         )
 
     def transform(self, x: Tensor, place: int) -> Tensor:
         """Return the changed logits, of the dtype of `x`; the arithmetic is float32, or float64 for float64."""
         if x.ndim != 2 or x.shape[1] < 2:
-            raise UserError(f"aaa needs logits (rows, classes) of at least two classes, got shape {tuple(x.shape)}")
+            raise DefenseError(f"aaa needs logits (rows, classes) of at least two classes, got shape {tuple(x.shape)}")
         # Adam writes in place, which a tensor made under inference_mode would later refuse.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             logits = x.detach().to(torch.promote_types(x.dtype, torch.float32)).clone()

@@ -138,7 +138,8 @@ def _default(network: nn.Module) -> list[Place]:
 
 
 def _matching(network: nn.Module, patterns: list[str]) -> list[Place]:
-    named = {name: module for name, module in network.named_modules() if name}
+    # A module that stands in two places has two names, and either may be given.
+    named = {name: module for name, module in network.named_modules(remove_duplicate=False) if name}
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in named):
             near = difflib.get_close_matches(pattern, named, n=8, cutoff=0.3) or list(named)[:8]
@@ -147,7 +148,8 @@ def _matching(network: nn.Module, patterns: list[str]) -> list[Place]:
     if not patterns:
         raise UserError("defense.layers must name at least one layer")
     matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]
-    return [Place(name, named[name], "output") for name in matched]
+    once = {id(named[name]): name for name in reversed(matched)}
+    return [Place(name, named[name], "output") for name in matched if once[id(named[name])] == name]
 
 
 def _matches(name: str, pattern: str) -> bool:

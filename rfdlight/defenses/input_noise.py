@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from rfdlight.arguments import class_name, text_of
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise, Schedule
 
@@ -47,4 +48,4 @@ class InputNoise(Noise):
     def describe(self, model: nn.Module) -> str:
         """Say the sigma, the clipping and the schedule."""
         clipped = ", clipped to [0, 1]" if self.clip else ""
-        return f"{type(self).__name__} sigma {self.sigma:g} on the pixels{clipped}{self.describe_schedule()}"
+        return f"{class_name(type(self))} sigma {text_of(self.sigma)} on the pixels{clipped}{self.describe_schedule()}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from rfdlight.arguments import class_name, text_of
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise, Schedule
 
@@ -38,4 +39,4 @@ class LogitNoise(Noise):
 
     def describe(self, model: nn.Module) -> str:
         """Say the sigma and the schedule."""
-        return f"{type(self).__name__} sigma {self.sigma:g} on the logits{self.describe_schedule()}"
+        return f"{class_name(type(self))} sigma {text_of(self.sigma)} on the logits{self.describe_schedule()}"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rfdlight import clock
-from rfdlight.defenses.base import Defense
-from rfdlight.errors import UserError
+from rfdlight.activations import batch_size, row_owners
+from rfdlight.arguments import class_name, text_of
+from rfdlight.defenses.base import Defense, undefended
+from rfdlight.errors import DefenseError, UserError
 from rfdlight.tensors import per_row
 
 Schedule = Callable[[Tensor], Any]
@@ -46,6 +47,7 @@ class Noise(Defense):
                 raise UserError(f"defense.sigma must be at least 0, got {value}")
         self.sigma = sigma
         self.schedule = schedule
+        self._owners: dict[tuple[int, int], dict[int, Tensor]] = {}
 
     def noise(self, x: Tensor) -> Tensor:
         """Return noise of the shape of `x`, of mean 0 and standard deviation 1; normal by default."""
@@ -61,7 +63,8 @@ class Noise(Defense):
 
         Args:
             clock: (rows,) int64, the queries that the row's image has been billed so far. The judge's
-                draws have the clock of their candidate; outside of an attack it stands at 0.
+                draws have the clock of their candidate; outside of an attack it stands at 0. Rows that are parts of
+                images, such as windows or crops, have the clock of their image.
 
         Returns:
             (rows,), >= 0.
@@ -89,41 +92,79 @@ class Noise(Defense):
         """Put the hooks in, if there is a sigma for each place."""
         super().attach(model)
         try:
-            self._sigmas = self.sigmas(len(self._handles))
+            self._sigmas = self.sigmas(len(self._places))
         except UserError:
             self.detach()
             raise
+        self._owners = {}
+        if self._scheduled:
+            # In front of the noise at the model's own input.
+            find = model.register_forward_pre_hook(self._find_owners, prepend=True, with_kwargs=True)
+            self._handles.append(find)
 
     def transform(self, x: Tensor, place: int) -> Tensor:
         """Add the noise; sigma 0 leaves the activation as it is."""
         sigma = self._sigmas[place]
         if sigma == 0:
             return x
+        if not x.is_floating_point():
+            raise self._refused(place, f"must have floating-point numbers for noise, got {x.dtype}")
         noise = self.noise(x)
-        if self.schedule is not None or type(self).scale_at is not Noise.scale_at:
-            noise = noise * per_row(self._scale(x).to(x.dtype), x)
+        if self._scheduled:
+            noise = noise * per_row(self._scale(x, place).to(x.dtype), x)
         return torch.add(x, noise, alpha=sigma)
 
-    def _scale(self, x: Tensor) -> Tensor:
+    @property
+    def _scheduled(self) -> bool:
+        return self.schedule is not None or type(self).scale_at is not Noise.scale_at
+
+    def _scale(self, x: Tensor, place: int) -> Tensor:
         """Return what sigma is multiplied by for each row of `x`, (rows,)."""
-        scale = self.scale_at(clock.read(len(x), x.device))
+        scale = self.scale_at(self._clock(x, place))
         if not isinstance(scale, Tensor) or scale.shape != (len(x),):
             got = f"shape {tuple(scale.shape)}" if isinstance(scale, Tensor) else f"a {type(scale).__name__}"
-            raise UserError(f"a schedule must return one factor per row, a tensor of shape ({len(x)},), got {got}")
+            raise DefenseError(f"a schedule must return one factor per row, a tensor of shape ({len(x)},), got {got}")
         return scale
 
+    def _clock(self, x: Tensor, place: int) -> Tensor:
+        """Return the clock of the image that each row of `x` belongs to, (rows,) int64; 0 outside of an attack."""
+        of_images = clock.current()
+        if of_images is None:
+            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        owners = self._owners.get((place, len(of_images)), {})
+        if len(x) not in owners:
+            raise self._refused(
+                place,
+                f"must have rows that each belong to one image for a schedule, {len(of_images)} or a multiple in the "
+                f"order of the images, got shape {tuple(x.shape)}; leave out defense.schedule or choose another layer",
+            )
+        return of_images[owners[len(x)]]
+
+    def _find_owners(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Find the image of each row at each place, before the first pass with so many images that has a clock."""
+        of_images = clock.current()
+        if of_images is None or (0, len(of_images)) in self._owners:
+            return
+        images = len(of_images)
+        found: list[dict[int, Tensor]] = [{} for _ in self._places]
+        if args and isinstance(args[0], Tensor) and batch_size(args, kwargs) == images:
+            own = torch.arange(images, device=of_images.device)
+            inside = [number for number, place in enumerate(self._places) if place.module is not model]
+            with undefended():
+                owners = row_owners(model, args[0], [self._places[number].point for number in inside]) if inside else []
+            found = [{images: own} for _ in self._places]
+            for number, owner in zip(inside, owners, strict=True):
+                found[number] = owner
+        self._owners |= {(number, images): owner for number, owner in enumerate(found)}
+
     def describe_schedule(self) -> str:
-        """Return what `describe` adds at its end: the schedule's name, or nothing without one."""
-        if self.schedule is None:
-            return ""
-        name = getattr(self.schedule, "__name__", type(self.schedule).__name__)
-        # Only the representation of a dataclass is known to say the parameters, and no address in memory.
-        return f", schedule {self.schedule if is_dataclass(self.schedule) else name}"
+        """Return what `describe` adds at its end: the schedule with its arguments, or nothing without one."""
+        return "" if self.schedule is None else f", schedule {text_of(self.schedule)}"
 
     def describe(self, model: nn.Module) -> str:
         """Say the noise, its sigmas, the places and the schedule."""
         places = self.places(model)
         sigmas = self.sigmas(len(places))
-        shown = f"{sigmas[0]:g}" if len(set(sigmas)) == 1 else "/".join(f"{value:g}" for value in sigmas)
+        shown = "/".join(map(text_of, sigmas[:1] if len(set(sigmas)) == 1 else sigmas))
         where = ", ".join(place.name for place in places)
-        return f"{type(self).__name__} sigma {shown} at the {places[0].side} of {where}{self.describe_schedule()}"
+        return f"{class_name(type(self))} sigma {shown} at the {places[0].side} of {where}{self.describe_schedule()}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rfdlight.clock import ticking
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
-from rfdlight.errors import UserError
+from rfdlight.errors import DefenseError, UserError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Purpose = Literal["attack", "judge"]
@@ -113,6 +113,7 @@ class Oracle:
         Raises:
             UserError: If points lie outside [0, 1].
             VictimError: If the victim raises, or answers NaN or infinity.
+            DefenseError: If a defense cannot act on the victim.
             OutOfMemory: If memory runs out.
         """
         self._check(points)
@@ -183,7 +184,7 @@ class Oracle:
         except Exception as error:
             # What the hook counted before the failure: nothing, where the victim itself raised.
             self.spare += self.forwarded - before
-            if isinstance(error, VictimError):
+            if isinstance(error, (VictimError, DefenseError)):
                 raise
             if not is_out_of_memory(error):
                 raise raised(error) from error

@@ -18,7 +18,7 @@ from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData, loader
 from rfdlight.data.conversion import unit_range
-from rfdlight.defenses.base import Defense, undefended
+from rfdlight.defenses.base import CHECKED_ON, Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge, Rule
@@ -212,6 +212,8 @@ class AttackEvaluation(LightningModule):
         with self._closing_on_error(), self._switched():
             check_pixels(x)
             if not self._running:
+                for defense in self.defenses:
+                    defense.check_effect(self.victim, x[:CHECKED_ON])
                 self._start(x)
             self._taken += ids
             self._engine.submit(x, y, ids)
@@ -421,11 +423,11 @@ class AttackEvaluation(LightningModule):
     def _settings(self) -> dict[str, Any]:
         """What was asked for."""
         return {
-            "data": self.data.name,
+            "data": self.data.describe(),
             "num_images": self.data.num_images,
             "selection": self.data.selection,
             "victim": self.victim_text,
-            "defense": "; ".join(defense.describe(self.victim) for defense in self.defenses) or "none",
+            "defense": "; ".join(defense.description(self.victim) for defense in self.defenses) or "none",
             "attack": short_name("attack", type(self.attack)),
             "options": self.attack.options(),
             "norm": self.threat.norm,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rfdlight.activations import check_hooked
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.feature_noise import FeatureNoise
@@ -114,6 +115,7 @@ def measure_points(
         clean.append(gradients(victim, x, y, places))
         stepped = (x - attacker.eps * clean[-1].direction.sign()).clamp(0, 1)
         after.append(gradients(victim, stepped, y, places))
+    check_hooked(victim, batches[0][0], [place.point for place in places])
     margins = torch.cat([found.margins for found in clean])
     image, image_after = (torch.cat([found.at_image for found in step]) for step in (clean, after))
     layers, layers_after = (torch.cat([found.at_layers for found in step]) for step in (clean, after))

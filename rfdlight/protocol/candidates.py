@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rfdlight.activations import check_hooked
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.feature_noise import FeatureNoise
@@ -65,7 +66,9 @@ class LinearisedVictim:
     def __init__(
         self, victim: nn.Module, images: ImageSource, places: list[Place], step: float, device: torch.device
     ) -> None:
-        found = [gradients(victim, x.to(device), y.to(device), places) for x, y, _ in loader(images, 64)]
+        batches = [(x.to(device), y.to(device)) for x, y, _ in loader(images, 64)]
+        found = [gradients(victim, x, y, places) for x, y in batches]
+        check_hooked(victim, batches[0][0], [place.point for place in places])
         self.margins = torch.cat([part.margins for part in found])
         self.at_image = torch.cat([part.at_image for part in found])
         layers = torch.cat([part.at_layers for part in found])

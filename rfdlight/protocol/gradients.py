@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rfdlight.activations import called_again, row_owners
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
@@ -34,18 +35,17 @@ class Gradients:
 class _Probe(Noise):
     """Adds zeros to activations: their gradient is the activation's, whatever is done to it in place later."""
 
-    def __init__(self, places: list[Place]) -> None:
+    def __init__(self, chosen: list[Place]) -> None:
         super().__init__(0.0)
-        self._places = places
+        self._chosen = chosen
         self.zeros: dict[int, Tensor] = {}
 
     def places(self, model: nn.Module) -> list[Place]:
-        return self._places
+        return self._chosen
 
     def transform(self, x: Tensor, place: int) -> Tensor:
         if place in self.zeros:
-            name = self._places[place].name
-            raise UserError(f"a forward pass calls the layer {name} more than once: it has no one gradient")
+            raise called_again(self._chosen[place].name, "gradient")
         self.zeros[place] = torch.zeros_like(x, requires_grad=True)
         return x + self.zeros[place]
 
@@ -57,11 +57,11 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
         victim: In eval mode, so that a row's logits depend on that row alone; without defenses.
         x: (N, C, H, W) in [0, 1].
         y: (N,) int64.
-        places: At least one, each called once in a forward pass.
+        places: At least one, each called once in a forward pass. Its rows may be parts of images, such as windows.
 
     Raises:
-        UserError: If one is not called or more than once, or the victim raises, cuts gradients off, or has some that
-            are NaN or infinity.
+        UserError: If one is not called or more than once, its rows do not belong to one image each, or the victim
+            raises, cuts gradients off, or has some that are NaN or infinity.
     """
     probe = _Probe(places)
     with probe.on(victim), torch.enable_grad():
@@ -72,17 +72,37 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
             raise raised(error) from error
         check_finite(logits, "the victim answered NaN or infinity", "nothing can be predicted of it")
         margins = margin(logits, y)
-        uncalled = [place.name for number, place in enumerate(places) if number not in probe.zeros]
-        if uncalled:
-            raise UserError(f"a forward pass does not call the layer {uncalled[0]}: no noise there can act")
         if not margins.requires_grad:
             raise UserError("the gradient does not reach the image: something in the victim cuts it off")
         zeros = [probe.zeros[number] for number in range(len(places))]
         direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros], materialize_grads=True)
-    norms = torch.stack([_norm(gradient) for gradient in [direction, *inside]], 1)
+    owners = _owners(victim, x, places, [len(gradient) for gradient in inside])
+    at_layers = [_norm(gradient, owner) for gradient, owner in zip(inside, owners, strict=True)]
+    norms = torch.stack([_norm(direction), *at_layers], 1)
     check_finite(norms, "the victim's gradient is NaN or infinity", "nothing can be predicted of it")
     return Gradients(margins.detach().double().cpu(), norms[:, 0], norms[:, 1:], direction)
 
 
-def _norm(gradient: Tensor) -> Tensor:
-    return gradient.flatten(1).double().norm(dim=1).cpu()
+def _owners(victim: nn.Module, x: Tensor, places: list[Place], rows: list[int]) -> list[Tensor | None]:
+    """Return the image of each row at each place, or None where there is one row per image."""
+    owners: list[Tensor | None] = [None] * len(places)
+    parts = [number for number, count in enumerate(rows) if count != len(x)]
+    if parts:
+        found = row_owners(victim, x, [places[number].point for number in parts])
+        for number, owner in zip(parts, found, strict=True):
+            if rows[number] not in owner:
+                raise UserError(
+                    f"the layer {places[number].name} must have rows that each belong to one image, got {rows[number]} "
+                    f"rows of {len(x)} images; choose another layer"
+                )
+            owners[number] = owner[rows[number]].cpu()
+    return owners
+
+
+def _norm(gradient: Tensor, owners: Tensor | None = None) -> Tensor:
+    """Return the norm of each image's gradient, (N,) float64, over all rows that belong to the image."""
+    of_rows = gradient.reshape(len(gradient), -1).double().norm(dim=1).cpu()
+    if owners is None:
+        return of_rows
+    images = int(owners.max()) + 1
+    return torch.zeros(images, dtype=torch.float64).index_add_(0, owners, of_rows.square()).sqrt()

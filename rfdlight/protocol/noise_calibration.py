@@ -50,14 +50,14 @@ def calibrate_noise(
     begin = defense.sigma
 
     def times_right(factor: float, first: int, draws: int) -> Tensor:
-        defense.sigma = scaled(begin, factor)
+        defense.reconfigure(sigma=scaled(begin, factor))
         return meter.times_right(defense, first, draws)
 
     def told(factor: float, cost: CleanCost) -> None:
         tell(scaled(begin, factor), cost)
 
     found = find_factor(times_right, meter.undefended, target, max_draws, told)
-    defense.sigma = scaled(begin, found.factor)
+    defense.reconfigure(sigma=scaled(begin, found.factor))
     return found
 
 

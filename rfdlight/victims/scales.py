@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rfdlight.activations import called_again, check_hooked, check_points, never_called, received
 from rfdlight.data.base import ImageData, ImageSource, loader
 from rfdlight.documents import check_regular
 from rfdlight.errors import UserError, one_line
@@ -76,46 +76,47 @@ def measure_scales(
         (features,) float32 on the CPU for each point, by `key_of`, and how many images they were measured on.
 
     Raises:
-        UserError: If a point is no activation of two to four dimensions, or is never reached.
+        UserError: If a point is no activation of two to four dimensions, is not called or more than once in a forward
+            pass, or lies in a TorchScript module.
     """
     network = getattr(victim, "network", victim)
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    named = [(path, network.get_submodule(path), side) for path, side in points]
+    check_points(victim, named)
+    called: set[str] = set()
+    rows = 0
 
-    def add(key: str, x: Any) -> None:
+    def receive(number: int, x: Any) -> None:
+        key = key_of(points[number])
+        if key in called:
+            raise called_again(named[number][0], "scale per feature")
+        called.add(key)
         if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4):
             got = f"{x.ndim} dimensions" if isinstance(x, Tensor) else f"a {type(x).__name__}"
             raise UserError(f"the activation {key} must be a tensor of 2 to 4 dimensions to have scales, got {got}")
+        if len(x) % rows:
+            raise UserError(f"the activation {key} must have a row per image, got {len(x)} rows of {rows} images")
         exact = x.double()
         zeros = torch.zeros_like(exact[0])
         count, total, squares = sums.get(key, (0, zeros, zeros))
         sums[key] = count + len(x), total + exact.sum(0), squares + exact.square().sum(0)
 
-    def before(key: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        add(key, inputs[0] if inputs else None)
-
-    def after(key: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        add(key, output)
-
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    training, handles, looked_at = victim.training, [], 0
+    training, looked_at = victim.training, 0
     victim.eval()
     try:
-        for point in points:
-            module = network.get_submodule(point[0])
-            if point[1] == "input":
-                handles.append(module.register_forward_pre_hook(partial(before, key_of(point))))
-            else:
-                handles.append(module.register_forward_hook(partial(after, key_of(point))))
-        for x, _, _ in loader(images, batch_size):
-            victim(x.to(device))
-            looked_at += len(x)
+        check_hooked(victim, next(iter(loader(images, batch_size)))[0].to(device), named)
+        with received(named, receive):
+            for x, _, _ in loader(images, batch_size):
+                called.clear()
+                rows = len(x)
+                victim(x.to(device))
+                looked_at += len(x)
     finally:
-        for handle in handles:
-            handle.remove()
         victim.train(training)
-    missed = [key_of(point) for point in points if key_of(point) not in sums]
-    if missed:
-        raise UserError(f"the forward pass never reaches {', '.join(missed)}")
+    for (path, module, _), point in zip(named, points, strict=True):
+        if key_of(point) not in sums:
+            raise never_called(path, module)
     return {key: _scale(*moments) for key, moments in sums.items()}, looked_at
 
 

@@ -60,7 +60,7 @@ class TestEveryNoise:
             assert torch.equal(model(x), x)
 
     def test_it_is_named(self, make, model):
-        assert make(schedule=tenth).describe(model) == f"{make().describe(model)}, schedule tenth"
+        assert make(schedule=tenth).describe(model) == f"{make().describe(model)}, schedule {__name__}.tenth"
 
     def test_without_one_nothing_is_asked_of_the_clock(self, make, model, monkeypatch):
         def never(self: Noise, clock: Tensor) -> Tensor:
@@ -117,8 +117,9 @@ def test_a_description_never_holds_an_address(model):
         def __call__(self, clock: Tensor) -> Tensor:
             return torch.ones_like(clock)
 
-    assert InputNoise(0.1, schedule=Plain()).describe(model).endswith(", schedule Plain")
-    assert InputNoise(0.1, schedule=partial(torch.mul, other=2)).describe(model).endswith(", schedule partial")
+    assert InputNoise(0.1, schedule=Plain()).describe(model).endswith(".Plain")
+    described = InputNoise(0.1, schedule=partial(tenth, other=2)).describe(model)
+    assert described.endswith(f", schedule partial({__name__}.tenth, other=2)")
 
 
 class TestExample:
@@ -130,15 +131,15 @@ class TestExample:
         step = my_schedule.Step(queries=20, factor=3.0)
         assert step(torch.tensor([0, 19, 20, 500])).tolist() == [1.0, 1.0, 3.0, 3.0]
         described = InputNoise(0.5, schedule=step).describe(model)
-        assert described == "InputNoise sigma 0.5 on the pixels, schedule Step(queries=20, factor=3.0)"
+        assert described == "InputNoise sigma 0.5 on the pixels, schedule my_schedule.Step(queries=20, factor=3)"
 
     @pytest.mark.parametrize(
         ("options", "named"),
         [
-            (["--defense.schedule", "my_schedule.warming"], "schedule warming"),
+            (["--defense.schedule", "my_schedule.warming"], "schedule my_schedule.warming"),
             (
                 ["--defense.schedule", "my_schedule.Step", "--defense.schedule.queries", "20"],
-                "schedule Step(queries=20, factor=2.0)",
+                "schedule my_schedule.Step(queries=20, factor=2)",
             ),
         ],
     )

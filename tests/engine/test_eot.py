@@ -136,7 +136,8 @@ def test_the_clock_of_every_evaluation_of_a_query_is_the_bill_before_it():
 
     class Watching(nn.Module):
         def forward(self, x):
-            seen.append(clock.read(len(x), x.device).tolist())
+            ticks = clock.current()
+            seen.append(None if ticks is None else ticks.tolist())
             return nn.functional.one_hot(torch.zeros(len(x), dtype=torch.int64), 2).float()
 
     Run(Watching(), RandomNoise(eps=0.1), images(2, (1, 2, 2)), torch.zeros(2, dtype=torch.int64), budget=6, eot=2)

@@ -9,7 +9,7 @@ from rfdlight import clock
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
 from rfdlight.engine.failures import VictimError
-from rfdlight.errors import UserError
+from rfdlight.errors import DefenseError, UserError
 
 
 def ask(oracle, points, purpose="attack"):
@@ -81,14 +81,14 @@ def test_the_victim_is_put_into_eval_mode_and_asked_without_gradients():
 def test_schedules_see_the_clock_of_each_row():
     class Clocked(nn.Module):
         def forward(self, x):
-            ticks = clock.read(len(x), x.device)
+            ticks = clock.current()
             return torch.stack([ticks, -ticks], 1).float()
 
     oracle = Oracle(Clocked(), 4)
     points = images(3)
     answer = oracle.scores(points, torch.tensor([7, 0, 99]), "attack")
     assert answer[:, 0].tolist() == [7, 0, 99]
-    assert clock.read(4, points.device).tolist() == [0, 0, 0, 0]
+    assert clock.current() is None
 
 
 def test_reduced_precision_is_the_attacks_and_never_the_judges(network):
@@ -169,3 +169,17 @@ def test_what_the_caller_has_cast_down_is_float32_here(purpose):
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ask(Oracle(victim, 4), points, purpose), exact)
         assert not torch.equal(victim(points).float(), exact)
+
+
+def test_a_defense_that_cannot_act_ends_the_run_at_its_first_pass_and_is_no_failure_of_an_image():
+    class Refusing(nn.Module):
+        passes = 0
+
+        def forward(self, x):
+            self.passes += 1
+            raise DefenseError("the forward pass never calls the layer act")
+
+    victim = Refusing()
+    with pytest.raises(DefenseError, match="never calls"):
+        Oracle(victim, 4).is_random(images(3))
+    assert victim.passes == 1

@@ -97,12 +97,32 @@ def test_what_has_no_scales_is_refused_and_leaves_no_hook():
             "number",
             "the activation number:output must be a tensor of 2 to 4 dimensions to have scales, got 1 dimensions",
         ),
-        ("unused", "the forward pass never reaches unused:output"),
+        ("unused", "the forward pass never calls the layer unused.*"),
     ):
         odd = Odd()
         with pytest.raises(UserError, match=f"^{text}$"):
             measure_scales(odd, some_images(2), [(path, "output")])
         assert not any(module._forward_hooks for module in odd.modules())
+
+
+def test_layers_that_are_bypassed_or_called_twice_or_have_other_rows_are_refused_by_name():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.twice = nn.MultiheadAttention(32, 1, batch_first=True), nn.Identity()
+            self.sequence = nn.Identity()
+
+        def forward(self, x):
+            rows = self.twice(self.twice(x.mean(1)))
+            return self.attention(rows, rows, rows)[0].mean(1) + self.sequence(rows.transpose(0, 1)).mean(0)
+
+    for path, text in (
+        ("attention.out_proj", "never calls the layer attention.out_proj"),
+        ("twice", "calls the layer twice more than once"),
+        ("sequence", "sequence:output must have a row per image"),
+    ):
+        with pytest.raises(UserError, match=text):
+            measure_scales(Attending(), some_images(5), [(path, "output")])
 
 
 # Which images

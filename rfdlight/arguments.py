@@ -1,0 +1,166 @@
+"""Constructor arguments of components, as text that tells two configurations apart."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PLAIN_TEXT = re.compile(r"[\w.+/-]+")
+_DEEPEST = 4
+"""Levels of objects within objects that are written out."""
+
+
+class Configurable:
+    """Base class that records the arguments with which an object is constructed.
+
+    They are recorded before `__init__` runs, so a subclass needs no code of its own, under whatever names it keeps
+    them.
+    """
+
+    _arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__new__(cls)
+        made._arguments = _bound(cls, args, kwargs)
+        return made
+
+    def reconfigure(self, **arguments: Any) -> None:
+        """Set arguments of the constructor to other values, each an attribute of the same name."""
+        for name, value in arguments.items():
+            setattr(self, name, value)
+        self._arguments = {**self._arguments, **arguments}
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor, with those of a base class that it passes on as keywords."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in cls.__mro__:
+        init = vars(base).get("__init__")
+        if not inspect.isfunction(init):
+            continue
+        own = list(inspect.signature(init).parameters.values())[1:]
+        for parameter in own:
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+    return found
+
+
+def argument(made: Configurable, name: str) -> Any:
+    """Return an argument of a constructor: as given, or what the object put in the place of None."""
+    value = made._arguments.get(name, parameters(type(made))[name].default)
+    return vars(made).get(name) if value is None else value
+
+
+def changed_arguments(made: Configurable, leave_out: Collection[str] = ()) -> list[str]:
+    """Return the arguments that are not at their defaults, each as "name value"."""
+    found = {name: (argument(made, name), known.default) for name, known in parameters(type(made)).items()}
+    return [
+        f"{name} {text_of(value)}"
+        for name, (value, default) in found.items()
+        if name not in leave_out and text_of(value) != text_of(default)
+    ]
+
+
+def class_name(cls: type) -> str:
+    """Return the name of a class of rfdlight, or the import path of any other class."""
+    return cls.__name__ if cls.__module__.partition(".")[0] == "rfdlight" else _path(cls)
+
+
+def text_of(value: Any, depth: int = 0) -> str:
+    """Return a value as text that differs between different values and never holds an address in memory.
+
+    Example:
+        >>> text_of(0.1), text_of(1e-3 / 3), text_of([1, "a b"]), text_of(len)
+        ('0.1', '0.0003333333333333333', "[1, 'a b']", 'builtins.len')
+    """
+    if isinstance(value, float) and not isinstance(value, Enum):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(float(value))
+    if isinstance(value, str) and not isinstance(value, Enum):
+        return value if _PLAIN_TEXT.fullmatch(value) else repr(value)
+    if value is None or isinstance(value, (int, complex, PurePath, torch.dtype, torch.device, Enum)):
+        return str(value)
+    if isinstance(value, Tensor):
+        return _tensor_text(value)
+    if depth == _DEEPEST:
+        return class_name(type(value))
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{text_of(k, depth + 1)}: {text_of(v, depth + 1)}' for k, v in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(text_of(item, depth + 1) for item in value)}]"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(text_of(item, depth + 1) for item in value))}}}"
+    return _object_text(value, depth)
+
+
+def _object_text(value: Any, depth: int) -> str:
+    """Return a function or a class as its import path, any other object as its class and arguments."""
+    if isinstance(value, functools.partial):
+        inside = [text_of(value.func, depth + 1), *(text_of(item, depth + 1) for item in value.args)]
+        inside += [f"{name}={text_of(item, depth + 1)}" for name, item in value.keywords.items()]
+        return f"partial({', '.join(inside)})"
+    if inspect.ismethod(value) and not isinstance(value.__self__, type):
+        return f"{text_of(value.__self__, depth + 1)}.{value.__name__}"
+    if isinstance(value, type) or inspect.isroutine(value):
+        return _path(value)
+    inside = [f"{name}={text_of(item, depth + 1)}" for name, item in _attributes(value)]
+    return f"{class_name(type(value))}({', '.join(inside)})" if inside else class_name(type(value))
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the arguments of an object of any class, from its attributes of the same names.
+
+    Where the object keeps an argument under no such name, all its attributes are the arguments.
+    """
+    if isinstance(value, Configurable):
+        yield from ((name, argument(value, name)) for name in parameters(type(value)))
+        return
+    if is_dataclass(value):
+        yield from ((field.name, getattr(value, field.name)) for field in fields(value) if field.init)
+        return
+    names = [name for name, one in parameters(type(value)).items() if one.kind is not one.VAR_POSITIONAL]
+    held = [next((held for held in (name, f"_{name}") if hasattr(value, held)), None) for name in names]
+    if None not in held:
+        yield from ((name, getattr(value, str(attribute))) for name, attribute in zip(names, held, strict=True))
+    else:
+        yield from sorted(getattr(value, "__dict__", {}).items())
+
+
+def _bound(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    try:
+        bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
+    except TypeError:
+        return {}  # which the constructor refuses
+    arguments = dict(list(bound.arguments.items())[1:])
+    for parameter in bound.signature.parameters.values():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(parameter.name, {})
+    return arguments
+
+
+def _path(value: Any) -> str:
+    """Return the import path of a function or a class; those of C may have no module."""
+    module = getattr(value, "__module__", None)
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", type(value).__name__)
+    return f"{module}.{name}" if module else str(name)
+
+
+def _tensor_text(value: Tensor) -> str:
+    """Return the one number of a tensor, or a digest of all of them."""
+    numbers = value.detach().cpu()
+    if numbers.numel() == 1 and not numbers.is_complex():
+        return text_of(numbers.item())
+    digest = hashlib.sha256(repr((numbers.dtype, numbers.tolist())).encode()).hexdigest()[:12]
+    return f"tensor {tuple(numbers.shape)} {digest}"

@@ -1,0 +1,38 @@
+"""A check before a command measures anything: a defense acts at all of its insertion points."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rfdlight.data.base import ImageSource, loader
+from rfdlight.defenses.base import CHECKED_ON, Defense
+from rfdlight.errors import DefenseError
+
+_IMAGES = 16
+"""Of the forward pass in which every insertion point has to be called."""
+
+
+@torch.no_grad()
+def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None:
+    """Refuse a defense that has an insertion point without calls, or without an effect on the victim's answers.
+
+    Args:
+        defense: Not attached.
+        victim: In eval mode, without defenses. One that fails on the images is not checked.
+        images: At least 1, of which the first few are classified.
+
+    Raises:
+        DefenseError: If there is such an insertion point.
+    """
+    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    x, _, _ = next(iter(loader(images.take(list(range(min(_IMAGES, len(images))))), _IMAGES)))
+    x = x.to(device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), defense.on(victim):
+        try:
+            victim(x)
+        except DefenseError:
+            raise
+        except Exception:  # a user's own code may raise anything, which the command then reports
+            return
+        defense.check_effect(victim, x[:CHECKED_ON])
