@@ -322,7 +322,7 @@ def test_initially_wrong_images_are_never_asked(make, network, clean):
     for record in run.records:
         assert all(record[name] == 0 for name in ("attack", "gradient", "observe", "billed", "candidates"))
         assert record["clean_wrong"] == 1
-        assert record["verdict"] == "broken"
+        assert record["verdict"] == "misclassified"
         assert record["broken_at"] is None
         assert record["linf"] == 0
     assert run.total["attack"] == 0
