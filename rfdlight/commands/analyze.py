@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from rfdlight.commands.cautions import print_cautions
 from rfdlight.data.base import ImageData
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError
@@ -74,7 +75,7 @@ def analyze(
         if not fine:
             raise UserError(f"{name} must be {_RANGES[name]}, got {value}")
     folder = run_directory.plan(output, "analysis")
-    loaded, _, told = resolve_victim(victim, checkpoint, data)
+    loaded, card, told = resolve_victim(victim, checkpoint, data)
     places = chosen_places(loaded, layers, at)
     free = data.held_out()
     if num_images > len(free):
@@ -86,6 +87,7 @@ def analyze(
     attacker = Attacker(radius if step is None else step, radius if eps is None else eps, draws)
     meter = rough_meter(loaded, free, seed)
     console = Console()
+    print_cautions(console, card, data, meter)
     with console.status(f"gradients and costs at {len(places) + 1} places"):
         ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
 

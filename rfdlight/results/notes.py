@@ -7,7 +7,7 @@ from rfdlight.results.runs import Run
 from rfdlight.results.settings import is_white_box
 from rfdlight.results.side_by_side import common_budget
 from rfdlight.results.summary import shrunk_to
-from rfdlight.results.tables import incomplete
+from rfdlight.results.tables import bias, incomplete
 
 COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
 """The facts whose difference makes two numbers answers to different questions."""
@@ -67,7 +67,7 @@ def _says_what_it_lacks(run: Run) -> bool:
 
 
 def _stopped(runs: list[Run]) -> list[str]:
-    return [f"{lack} of {run.label}." for run in runs if (lack := incomplete(run.summary))]
+    return [f"{lack} of {run.label}. {bias(run.summary)}." for run in runs if (lack := incomplete(run.summary))]
 
 
 def _failed(runs: list[Run]) -> list[str]:
