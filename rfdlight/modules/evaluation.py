@@ -154,6 +154,7 @@ class AttackEvaluation(LightningModule):
         self.sound = True
         self.console = Console()
         self.failed: dict[str, str] = {}
+        self._clean_caution: str | None = None
         self.processes = Processes()
         self._done = self._robust = self._settled = 0
         self._running = False
@@ -208,7 +209,7 @@ class AttackEvaluation(LightningModule):
         """Return the rows of a forward pass in every process and every attempt at the run."""
         if self.processes.leads:
             before = self._book.begun.get("batch_size") if self.batch_size is None else None
-            resumed = before if isinstance(before, int) and self.eot <= before <= LARGEST else None
+            resumed = before if type(before) is int and self.eot <= before <= LARGEST else None
             self.processes.tell("rows", resumed or self.rows_for(images, self.processes.size))
         rows: int = self.processes.hear("rows")
         return rows
@@ -337,10 +338,10 @@ class AttackEvaluation(LightningModule):
         """Return what speaks against the victim and the data, before the first query."""
         if not self.processes.leads:
             return []
-        guesses = clean_caution(self._oracle, self.data.attacked(), self.data.num_classes, self.device)
-        if guesses and self.defenses:
-            guesses += "; or the defense costs so much"
-        found = (other_data_caution(self._victim_card, self.data), guesses)
+        self._clean_caution = clean_caution(self._oracle, self.data.attacked(), self.data.num_classes, self.device)
+        if self._clean_caution and self.defenses:
+            self._clean_caution += "; or the defense costs so much"
+        found = (other_data_caution(self._victim_card, self.data), self._clean_caution)
         return [caution for caution in found if caution is not None]
 
     def _end(self) -> None:
@@ -408,6 +409,7 @@ class AttackEvaluation(LightningModule):
             "card": self._expected(),
             "card_data": self._victim_card.data if self._victim_card else None,
             "classes": self.data.num_classes,
+            "clean_caution": self._clean_caution,
             "random": self._random,
             "forwarded": past.forwarded,
             "processes": self.processes.size,

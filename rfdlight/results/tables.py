@@ -84,7 +84,7 @@ def incomplete(summary: dict[str, Any]) -> str:
     return "" if run["complete"] else f"INCOMPLETE: {images:,} of {run['num_images']:,} images"
 
 
-def bias(summary: dict[str, Any]) -> str:
+def _bias(summary: dict[str, Any]) -> str:
     """Return why the robust accuracy of an incomplete run is too low, an empty text for a complete run."""
     so_far = summary["so_far"]
     if so_far is None:
@@ -101,7 +101,7 @@ def bias(summary: dict[str, Any]) -> str:
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """Return what has to be known of a run before its numbers."""
     run = summary["run"]
-    remarks = [remark for remark in (incomplete(summary), bias(summary)) if remark]
+    remarks = [remark for remark in (incomplete(summary), _bias(summary)) if remark]
     if run["failed"]:
         remarks.append(f"FAILED: {len(run['failed']):,} of {run['num_images']:,} images, in no number")
     if shrunk_to(run) is not None:

@@ -120,9 +120,11 @@ def test_process_0_sees_how_far_all_are_together(team):
     first.look(lambda: [1, 10])
     assert first.together([1, 10]) == [3, 30]
     third.look(lambda: [4, 40])
-    second.look([3, 30])
-    assert first.look([1, 10]) == [8, 80]
-    assert second.look([5, 50]) == [5, 50]
+    second.look(lambda: [3, 30])
+    first.look(lambda: [1, 10])
+    assert first.together([1, 10]) == [8, 80]
+    second.look(lambda: [5, 50])
+    assert second.together([5, 50]) == [5, 50]
 
 
 def test_a_process_looks_no_more_than_once_a_second(team, monkeypatch):
