@@ -31,6 +31,7 @@ FACTS: dict[str, str] = {
     "card": "right answers and images on the victim's card, undefended, on the whole test set; null without one",
     "card_data": "data set of the victim's card, null without one",
     "classes": "classes of the victim",
+    "clean_caution": "what speaks against the answers to clean images before the attack, null for nothing",
     "random": "whether a defense is declared random, and whether two answers to the first images differed",
     "controls": "what the control attacks found, see rfdlight.protocol.controls; empty if none were made",
 }
@@ -42,6 +43,7 @@ _ABSENT: dict[str, Any] = {
     "card": None,
     "card_data": None,
     "classes": None,
+    "clean_caution": None,
     "random": None,
     "controls": {},
 }
@@ -73,6 +75,7 @@ KINDS: dict[str, Kind] = {
     "card": or_none(lambda value: _is_part("correct", "total")(value) and value["total"] > 0),
     "card_data": or_none(is_text),
     "classes": or_none(is_positive_count),
+    "clean_caution": or_none(is_text),
     "random": or_none(_is_dict_of(declared=is_flag, measured=is_flag)),
     "controls": or_none(
         _is_dict_of(
@@ -168,6 +171,8 @@ def _rows(records: Sequence[Record], run: Facts) -> Found:
 def _clean_accuracy(records: Sequence[Record], run: Facts) -> Found:
     card, undefended = run["card"], run["defense"] == "none"
     right, total = sum(map(clean_right, records)), len(records)
+    if run["clean_caution"] is not None:
+        return "warn", run["clean_caution"]
     if run["classes"] is not None and chance.is_chance(right, total, run["classes"]):
         causes = chance.CAUSES if undefended else f"{chance.CAUSES}, or a defense that costs so much"
         return "warn", f"{chance.found(right, total, run['classes'])}; likely causes: {causes}"

@@ -10,6 +10,9 @@ from torch import Tensor
 CAUSES = "labels shifted by one, pixels scaled twice, missing normalisation, random weights, or another class order"
 """The usual reasons for accuracy at chance level."""
 
+_COLLAPSED = "pixels scaled twice, missing normalisation, or random weights"
+_FEW = 4
+"""Classes among the labels for each one that is predicted, from which predictions have collapsed."""
 _LEVEL = 0.05
 _MATCHED = 0.7
 """Share of the images that one order of the classes has to explain."""
@@ -29,7 +32,7 @@ def is_chance(right: int, total: int, classes: int) -> bool:
 
 
 def chance_caution(predictions: Tensor, labels: Tensor, classes: int) -> str | None:
-    """Return one line that says that a victim guesses, with the likeliest cause, or None if it does not.
+    """Return one line that says that a victim guesses, or answers few classes alone, with the likeliest cause.
 
     Args:
         predictions: (N,) int64, the classes that the victim answers at clean images.
@@ -37,8 +40,14 @@ def chance_caution(predictions: Tensor, labels: Tensor, classes: int) -> str | N
         classes: Of the victim.
     """
     right, total = int((predictions == labels).sum()), len(labels)
+    predicted, present = len(predictions.unique()), len(labels.unique())
     if not is_chance(right, total, classes):
-        return None
+        if _FEW * predicted > present:
+            return None
+        return (
+            f"{right:,} of {total:,} clean images are classified correctly, and every prediction is one of {predicted} "
+            f"classes, the labels are of {present}: {_COLLAPSED}"
+        )
     cause = _shift(predictions, labels, classes) or _order(predictions, labels, classes) or _constant(predictions)
     return f"{found(right, total, classes)}; {cause or f'likely causes: {CAUSES}'}"
 
@@ -80,4 +89,4 @@ def _constant(predictions: Tensor) -> str | None:
     if len(predictions.unique()) > 1:
         return None
     same = int(predictions[0])
-    return f"every prediction is class {same}: pixels scaled twice, missing normalisation, or random weights"
+    return f"every prediction is class {same}: {_COLLAPSED}"

@@ -70,6 +70,7 @@ def facts(**changes: Any) -> dict[str, Any]:
         "under_way": {"begun": 0, "robust": 0},
         "card_data": None,
         "classes": None,
+        "clean_caution": None,
         "foreign": 0,
         "forwarded": 400,
         "card": {"correct": 593, "total": 599},

@@ -1,7 +1,8 @@
 """The mistakes of a first day: a victim on other data, labels and pixels not as in its training, numbers out of range.
 
-The causes of accuracy at chance level are those of https://github.com/Trusted-AI/adversarial-robustness-toolbox/issues/1119
-and https://github.com/RobustBench/robustbench/issues/77: pixels scaled twice, labels of another order.
+After reports of accuracy at chance level: https://github.com/keras-team/keras/issues/10083 (the order of the classes),
+https://github.com/open-mmlab/mmpretrain/issues/11 (labels shifted by one) and
+https://github.com/fra31/auto-attack/issues/46 (normalisation).
 """
 
 import json
@@ -171,7 +172,7 @@ def test_accuracy_at_chance_level_is_stated_with_its_likely_cause_before_the_att
     assert "clean images are classified correctly" in caution
     assert cause in caution
     assert clean_accuracy_check()["state"] == "warn"
-    assert "labels shifted by one" in clean_accuracy_check()["found"]
+    assert cause in clean_accuracy_check()["found"]
 
 
 def test_a_victim_above_chance_has_no_caution(command):
@@ -181,7 +182,8 @@ def test_a_victim_above_chance_has_no_caution(command):
 
 
 def test_a_calibration_states_accuracy_at_chance_level_too(command):
-    said = command(*"calibrate first_day.Plus --data digits --defense input_noise --tolerance 0.01".split())
+    line = "calibrate first_day.Plus --data digits --defense input_noise --tolerance 0.01 --target_drop 0.5"
+    said = command(*line.split())
     assert "caution: " in said.out
     assert "label + 1" in said.out
 
@@ -213,9 +215,8 @@ OPTIONS = (
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("value", HUGE)
-def test_a_whole_number_beyond_int64_is_one_line(command, option, value):
-    said = command(*TEST.split(), f"--{option}={value}")
+def test_a_whole_number_beyond_int64_is_one_line(command, option):
+    said = command(*TEST.split(), f"--{option}={HUGE[OPTIONS.index(option) % 2]}")
     assert (said.status, said.out) == (2, "")
     assert said.err.startswith(f"rfdlight: {option} must be ")
     assert said.err.count("\n") == 1
@@ -269,7 +270,7 @@ def test_a_refused_training_leaves_nothing_and_the_corrected_one_begins(command,
 
 
 def test_a_finished_training_is_not_gone_on_with_beyond_its_schedule(command, monkeypatch):
-    """After https://github.com/Lightning-AI/pytorch-lightning/issues/11200: OneCycleLR counts beyond its steps."""
+    """After https://github.com/Lightning-AI/pytorch-lightning/issues/2823."""
     monkeypatch.setattr("rfdlight.cli.RFDLightCLI.after_fit", lambda self: None)
     assert command(*FIT.split(), "--trainer.max_epochs", "1", "--run", "first").status == 0
     checkpoint = next(Path("first/checkpoints").glob("*.ckpt"))

@@ -1,7 +1,7 @@
 """Passes that fit the images, progress that is not biased, and a line for every phase.
 
-After https://github.com/fra31/auto-attack/issues/62 and https://github.com/Harry24k/adversarial-attacks-pytorch/issues/46:
-what a run prints while it goes on, and what a run that was stopped says.
+After https://github.com/thu-ml/ares/pull/17 and https://github.com/rtaori/Black-Box-Audio/issues/19: long attacks of
+which nobody knew how far they were.
 """
 
 import io
@@ -92,16 +92,17 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     assert summary()["run"]["batch_size"] == 15
 
 
-@pytest.mark.parametrize("batch_size", ['"x"', "0", "-3", "100000000000", "null", "true"])
-def test_a_damaged_shape_is_one_line(command, monkeypatch, batch_size):
+def test_a_damaged_shape_is_one_line(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
-        assert command(*TEST.split()).status == 1
+        assert command(*TEST.replace("30", "8").split()).status == 1
     path = Path("run/identity.json")
-    path.write_text(re.sub(r'"batch_size": \d+', f'"batch_size": {batch_size}', path.read_text()))
-    said = command("test", "--resume", "run")
-    assert said.status == 2
-    assert "batch_size is 15" in said.err
+    whole = path.read_text()
+    for batch_size in ('"x"', "-3", "100000000000", "true"):
+        path.write_text(re.sub(r'"batch_size": \d+', f'"batch_size": {batch_size}', whole))
+        said = command("test", "--resume", "run")
+        assert said.status == 2
+        assert "batch_size is 4" in said.err
 
 
 def test_images_under_way_count_as_robust_so_far():
