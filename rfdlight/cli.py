@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import rfdlight
-from rfdlight import loader, names, packaged, resumption, user_code
+from rfdlight import loader, names, packaged, resumption, unnamed, user_code
 from rfdlight.attacks.base import Attack
 from rfdlight.command_help import TRAINER_HELP, TrainerHelp, command_help, flags_of
 from rfdlight.commands.registry import COMMANDS, INJECTED, POSITIONALS
@@ -27,7 +27,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.documents import NOT_PLAIN, expanded, is_plain
 from rfdlight.environment.launcher import is_first
 from rfdlight.environment.trainer import misconfigurations, processes, refuse_remains, warn_of_slow_precision
-from rfdlight.errors import UserError, legible, one_line, unknown_name
+from rfdlight.errors import UserError, legible, one_line, shown, unknown_name
 from rfdlight.modules.classifier import Classifier
 from rfdlight.modules.complaint import complaint
 from rfdlight.modules.evaluation import AttackEvaluation
@@ -40,9 +40,7 @@ from rfdlight.results import run_directory
 from rfdlight.victims.resolve import resolve_victim
 from rfdlight.victims.weights import check_training
 from rfdlight.whole_files import replacing
-
-UNNAMED = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
-"""The component of each command that is taken where none is named."""
+from rfdlight.whole_numbers import refuse_huge
 
 _CHOICES = {
     "attack": "What asks the victim",
@@ -87,6 +85,7 @@ class RFDLightCLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         self.command = shlex.join(["rfdlight", *args])
+        expanded, self._notice = expand(args)
         named = next(iter(args), None)
         self._wanted = [named] if named in _KNOWN else _KNOWN
         super().__init__(
@@ -98,7 +97,7 @@ class RFDLightCLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            args=expand(args),
+            args=expanded,
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # Lightning asks the instance
@@ -143,7 +142,7 @@ class RFDLightCLI(LightningCLI):
     @staticmethod
     def _make_optional(name: str, command: Parser) -> None:
         """Show the component that is taken where none is named as an option that may be left out."""
-        kind, _ = UNNAMED.get(name, (None, None))
+        kind, _ = unnamed.DEFAULTS.get(name, (None, None))
         for action in command._actions:
             if action.dest == kind:
                 action.required = False
@@ -197,6 +196,7 @@ class RFDLightCLI(LightningCLI):
             # The parser reads some values as YAML by itself, and foresees no more than its errors of syntax.
             raise UserError(f"cannot read the command line: {type(error).__name__}: {one_line(error)}") from error
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
+        refuse_huge(self.config[self.config.subcommand].as_dict())
 
     def _parse_ckpt_path(self) -> None:
         """Check the training to go on with; its file says nothing of the settings, which Lightning would take too."""
@@ -283,11 +283,16 @@ class RFDLightCLI(LightningCLI):
         return yaml.safe_load(parser.dump(self.config[self.subcommand], skip_validation=True))
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if self._notice and is_first(os.environ):
+            print(f"rfdlight: {shown(self._notice)}")  # noqa: T201
         if subcommand in COMMANDS:
             function, arguments = COMMANDS[subcommand], dict(self.config_init)
             for name in INJECTED & inspect.signature(function).parameters.keys():
                 arguments[name] = self._injected(name)
             self.status = function(**arguments) or 0
+        elif subcommand == "fit" and is_first(os.environ):
+            with run_directory.left_out_unless(self.run, lambda: self.timer.start_time("train") is not None):
+                super()._run_subcommand(subcommand)
         else:
             super()._run_subcommand(subcommand)
 
@@ -372,14 +377,16 @@ def _numeric_flags(command: str) -> set[str]:
     return {f"{prefix}{name}" for name, hint in hints.items() if float in (hint, *get_args(hint))}
 
 
-def expand(args: list[str]) -> list[str]:
-    """Write a command line out: packaged configs, short names, and the components that need not be named."""
+def expand(args: list[str]) -> tuple[list[str], str | None]:
+    """Write a command line out: packaged configs, short names, and the components that need not be named.
+
+    Returns:
+        The command line, and one line about data that were not named, if there is something to say.
+    """
     args = resumption.with_settings(_expand_configs(args))
     loader.check_groups(args)
     args = names.expand_fractions(names.expand_args(args), _numeric_flags(args[0] if args else ""))
-    kind, name = UNNAMED.get(args[0], (None, None)) if args else (None, None)
-    # Not defaults of the parser: the digits' own defaults would then stay when other data is named.
-    return [args[0], f"--{kind}={names.resolve(kind, name)}", *args[1:]] if kind and name else args
+    return unnamed.filled_in(args)
 
 
 def main(args: list[str] | None = None) -> int:

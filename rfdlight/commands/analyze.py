@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from rfdlight.commands.cautions import print_cautions
 from rfdlight.data.base import ImageData
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError, shown
@@ -74,7 +75,7 @@ def analyze(
         if not fine:
             raise UserError(f"{name} must be {_RANGES[name]}, got {value}")
     folder = run_directory.plan(output, "analysis")
-    loaded, _, told = resolve_victim(victim, checkpoint, data)
+    loaded, card, told = resolve_victim(victim, checkpoint, data)
     places = chosen_places(loaded, layers, at)
     free = data.held_out()
     if num_images > len(free):
@@ -89,6 +90,7 @@ def analyze(
     attacker = Attacker(step, eps, draws)
     meter = rough_meter(loaded, free, seed)
     console = plain_console()
+    print_cautions(console, card, data, meter)
     with console.status(f"gradients and costs at {len(places) + 1} places"):
         ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
 

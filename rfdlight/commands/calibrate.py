@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import nn
 
+from rfdlight.commands.cautions import print_cautions
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.noise import Noise
@@ -69,6 +70,7 @@ def calibrate(
     console = plain_console()
     console.print(Text(told), soft_wrap=True)
     console.print(f"undefended {meter.clean_accuracy:.2%} of {len(meter.images)} test images that are not attacked")
+    print_cautions(console, card, data, meter)
     conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)
     begin, results = defense.sigma, {}
     for name, place in places.items():

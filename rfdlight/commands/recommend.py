@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from rfdlight.attacks.base import Attack
+from rfdlight.commands.cautions import print_cautions
 from rfdlight.commands.recommendation_table import legend, table
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
@@ -105,13 +106,18 @@ def recommend(
         f"undefended {meter.clean_accuracy:.2%} of {len(rest)} test images, on which noise is predicted and "
         f"calibrated; {num_images} others are attacked here; rfdlight test attacks neither",
     )
+    print_cautions(console, card, data, meter)
+    _say(console, f"step 1 of 3: gradients at {len(places) + 1} places, on {len(looked_at)} images")
     linear = LinearisedVictim(loaded, looked_at, places, step, meter.device)
     rough = rough_meter(loaded, rest, seed)
+    _say(console, f"step 2 of 3: the sigma that costs about {_points(target)}, on {len(rough.undefended)} images")
 
     def settle(candidate: Candidate) -> Candidate | None:
         noise = noise_of(candidate, places[0].side)
-        if bring_to(rough, noise, target_drop) is None:
+        cost = bring_to(rough, noise, target_drop)
+        if cost is None:
             return None
+        _say(console, f"{candidate}: sigma {shown(noise.sigma)} costs {cost}, {cost.draws} draws", style="dim")
         return linear.at_sigmas(candidate.layers, noise.sigmas(len(candidate.sigmas)))
 
     with console.status(f"what noise costs, on {len(rough.undefended)} images"):
@@ -126,6 +132,12 @@ def recommend(
     if caution:
         _say(console, f"caution: {caution}")
 
+    attacks = 1 + min(confirm, sum(bool(one.layers) for one in ranked)) + sum(not one.layers for one in ranked)
+    _say(
+        console,
+        f"step 3 of 3: calibration, and {attacks} attacks by {short_name('attack', type(attack))}, {num_images} images "
+        f"and {budget} queries per image",
+    )
     bench = _Bench(console, meter, target, max_draws, fresh, attack, data.num_classes, budget)
     undefended = bench.attacked(NO_NOISE)
     confirmed: list[Confirmed] = []

@@ -14,7 +14,7 @@ from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
 from rfdlight.terminal import plain_console
 from rfdlight.victims.card import load_victim
-from rfdlight.victims.resolve import card_path
+from rfdlight.victims.resolve import card_path, check_data, other_data_caution
 from rfdlight.victims.scales import (
     NUM_IMAGES,
     calibration_images,
@@ -51,6 +51,7 @@ def scales(
     """
     path = card_path(victim)
     loaded, card = load_victim(path, scales=False)
+    check_data(victim, card, data)
     if layers is None and not default_points(loaded.network):
         raise UserError(f"--layers is needed: {card.network} has no default insertion points")
     if card.preparation is not None:
@@ -61,12 +62,15 @@ def scales(
         raise UserError(
             f"the victim '{victim}' is for images of the shape {card.image_shape}, the data {data.name} has {shape}"
         )
+    console = plain_console()
+    caution = other_data_caution(card, data)
+    if caution:
+        console.print(Text(f"caution: {caution}"), soft_wrap=True)
     target = scales_path(path)
     points = [point_of(key) for key in _held(target, card.sha256)]
     points += [(place.name, place.side) for place in FeatureNoise(layers=layers, at=at).places(loaded)]
     measured, looked_at = measure_scales(loaded, images, sorted(set(points)))
     save_scales(target, measured, card.sha256, data.name, looked_at)
-    console = plain_console()
     for key in sorted(map(key_of, set(points))):
         scale = measured[key]
         low, high = float(scale.min()), float(scale.max())

@@ -21,23 +21,25 @@ from rfdlight import packaged
 from rfdlight.commands.report import report
 from rfdlight.commands.sweep_cells import (
     INTERRUPTED,
+    Attempt,
     Facts,
     Size,
     as_yaml,
     attempt,
     config_file,
     facts_of,
+    headline,
     is_finished,
     naming,
     size_of,
 )
-from rfdlight.commands.sweep_estimate import plan, speeds_of
+from rfdlight.commands.sweep_estimate import Clock, plan, speeds_of
 from rfdlight.data.base import ImageSource
 from rfdlight.defenses.base import Defense
+from rfdlight.engine.passes import rows_per_pass
 from rfdlight.environment.launcher import started_processes
 from rfdlight.errors import UserError
 from rfdlight.modules.complaint import STOPPED
-from rfdlight.modules.evaluation import BATCH_SIZE
 from rfdlight.protocol import identity
 from rfdlight.protocol.acting import check_acts
 from rfdlight.protocol.experiment import Cell, merged, read_cells
@@ -45,9 +47,14 @@ from rfdlight.protocol.short_attack import settle_eps
 from rfdlight.results import run_directory
 from rfdlight.terminal import plain_console
 from rfdlight.victims.resolve import resolve_victim
+from rfdlight.whole_files import write
 
-_IMAGES_PER_ROW = 4
-"""Of a forward pass, in a sweep with fewer images: so many that passes stay full while images break one by one."""
+ESTIMATE = (
+    "An image that breaks ends early, so a strong attack takes a fraction of these times; the judge's votes on a "
+    "random victim, and other work on this machine, take more."
+)
+OUTPUT = "output.txt"
+"""In the folder of a cell: what `rfdlight test` printed."""
 
 
 def sweep(
@@ -63,7 +70,8 @@ def sweep(
     Every cell is a run of `rfdlight test` in a folder of its own, beside the configuration that it was made from; if it
     says `trainer.devices`, in so many processes, which the sweep starts.
     A cell that is complete is not run again, and one that was cut off goes on, so the same command goes on where it
-    was stopped or killed. A cell that fails is told, and the others go on.
+    was stopped or killed. A cell that fails is told, and the others go on. One line is printed for each cell as it
+    ends; the output of its `rfdlight test` is in `output.txt` in its folder.
 
     Args:
         experiment: A file, or the name of one that comes with rfdlight, such as "experiment/table4".
@@ -72,9 +80,9 @@ def sweep(
         output: Folder of the cells and of their report (default: below runs/, with the experiment's name). Experiments
             with cells of one name and the same settings may share it.
         num_images: Attack so many images in every cell, for a quick look at a long experiment; in forward passes of
-            at most a quarter of them.
-        dry_run: Only list the cells, and about how long those that are missing take, by a short run against each of
-            their victims.
+            at most half of them.
+        dry_run: Only list the cells, and about how long those that are missing take if no image breaks, by a short run
+            against each of their victims.
 
     Returns:
         The exit status: 0, or 1 if the sweep was stopped or a cell failed.
@@ -99,25 +107,39 @@ def sweep(
         if dry_run:
             sizes = {name: size or facts[name].size for name, size in done.items()}
             console.print(plan(sizes, facts, speeds_of(missing, facts, Path(scratch), run)))
+            console.print(Text(ESTIMATE, style="dim"), soft_wrap=True)
             return 0
     run_directory.create(folder)
-    failed = []
-    for number, cell in enumerate(missing, 1):
-        console.print(Text(f"\ncell {number} of {len(missing)} to run: {cell.name}", style="bold"))
-        status, reason = _run(folder, cell, _starter(facts[cell.name], run), console)
-        # Not by the exit status 1 alone: Python ends with it too, after an exception that nobody caught.
-        if (status == INTERRUPTED or reason == STOPPED) and not is_finished(folder / cell.name):
-            console.print("stopped; the same command goes on from here")
-            return 1
-        if reason:
-            console.print(Text(f"{cell.name} failed: {reason}", style="red"), soft_wrap=True)
-            failed.append(cell.name)
+    failed = _run_missing(folder, missing, facts, run, console)
+    if failed is None:
+        console.print("stopped; the same command goes on from here")
+        return 1
     finished = [str(folder / cell.name) for cell in cells if is_finished(folder / cell.name)]
     if finished:
         report(finished, str(folder / f"report-{name}"))
     if failed:
         console.print(Text(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", style="red"))
     return 1 if failed else 0
+
+
+def _run_missing(
+    folder: Path, missing: list[Cell], facts: dict[str, Facts], run: Callable[[list[str]], int], console: Console
+) -> list[str] | None:
+    """Run cells, with one line for each that has ended; return the names of those that failed, None if stopped."""
+    failed, clock = [], Clock(missing, facts)
+    for number, cell in enumerate(missing, 1):
+        place = folder / cell.name
+        done = _run(folder, cell, _starter(facts[cell.name], run), console)
+        # Not by the exit status 1 alone: Python ends with it too, after an exception that nobody caught.
+        if (done.status == INTERRUPTED or done.reason == STOPPED) and not is_finished(place):
+            return None
+        result = headline(place) if is_finished(place) else "no result"
+        line = f"cell {number} of {len(missing)}, {cell.name}: {result}; {clock.passed(cell)}"
+        console.print(Text(line), soft_wrap=True)
+        if done.reason:
+            console.print(Text(f"{cell.name} failed: {done.reason}", style="red"), soft_wrap=True)
+            failed.append(cell.name)
+    return failed
 
 
 def _resized(cell: Cell, num_images: int | None) -> Cell:
@@ -128,11 +150,13 @@ def _resized(cell: Cell, num_images: int | None) -> Cell:
     model = cell.config.get("model") or {}
     if not isinstance(model, dict):
         return cell  # the parser says what is wrong with it
-    batch_size, eot = model.get("batch_size", BATCH_SIZE), model.get("eot", 1)
-    if not isinstance(batch_size, int) or not isinstance(eot, int):
-        return cell
-    rows = max(min(batch_size, max(1, num_images // _IMAGES_PER_ROW)), eot)
-    return replace(cell, config={**cell.config, **fewer, "model": {**model, "batch_size": rows}})
+    batch_size, eot = model.get("batch_size"), model.get("eot", 1)
+    if isinstance(batch_size, int) and isinstance(eot, int):  # else it is chosen by the number of images
+        fewer["model"] = {
+            **model,
+            "batch_size": max(min(batch_size, rows_per_pass(max(1, num_images), max(1, eot))), eot),
+        }
+    return replace(cell, config={**cell.config, **fewer})
 
 
 def _size_if_complete(folder: Path, cell: Cell) -> Size | None:
@@ -195,17 +219,24 @@ def _fit(made: Any, victim: nn.Module, images: ImageSource) -> None:
             check_acts(callback, victim, images)
 
 
-def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int], console: Console) -> tuple[int, str]:
-    """Run a cell, or go on with it; return its exit status, and in words what failed."""
+def _run(folder: Path, cell: Cell, run: Callable[[list[str]], int], console: Console) -> Attempt:
+    """Run a cell, or go on with it; its folder gets its output."""
     place = folder / cell.name
     if (place / identity.FILE).is_file():
-        status, reason = attempt(["test", "--resume", str(place)], run)
-        if not reason.startswith(identity.REFUSAL):
-            return status, reason
-        console.print(Text(f"{reason}; it begins anew", style="yellow"), soft_wrap=True)
+        resumed = attempt(["test", "--resume", str(place)], run)
+        if not resumed.reason.startswith(identity.REFUSAL):
+            return _kept(place, resumed)
+        console.print(Text(f"{resumed.reason}; it begins anew", style="yellow"), soft_wrap=True)
     shutil.rmtree(place, ignore_errors=True)
     config_file(folder, cell).write_text(as_yaml(cell))
-    return attempt(["test", "-c", str(config_file(folder, cell)), "--run", str(place)], run)
+    return _kept(place, attempt(["test", "-c", str(config_file(folder, cell)), "--run", str(place)], run))
+
+
+def _kept(place: Path, done: Attempt) -> Attempt:
+    """Write the output of a run into its folder."""
+    if place.is_dir():
+        write(place / OUTPUT, done.output)
+    return done
 
 
 def _starter(facts: Facts, run: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
@@ -217,7 +248,8 @@ def _starter(facts: Facts, run: Callable[[list[str]], int]) -> Callable[[list[st
         return run
 
     def apart(line: list[str]) -> int:
-        process = subprocess.run([sys.executable, "-m", "rfdlight", *line], stderr=subprocess.PIPE, text=True)
+        process = subprocess.run([sys.executable, "-m", "rfdlight", *line], capture_output=True, text=True)
+        sys.stdout.write(process.stdout)
         sys.stderr.write(process.stderr)
         return process.returncode
 

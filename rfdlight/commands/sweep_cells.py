@@ -12,10 +12,12 @@ from typing import Any
 import yaml
 
 from rfdlight.documents import parse_json, read_text
+from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
 from rfdlight.modules.complaint import STOPPED
 from rfdlight.norms import Norm
 from rfdlight.protocol.experiment import Cell
+from rfdlight.results.tables import interval, percent
 
 INTERRUPTED = 130
 """Exit status of a run that was told to stop before its attack."""
@@ -43,6 +45,13 @@ def size_of(place: Path) -> Size | None:
         return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def headline(place: Path) -> str:
+    """Return the clean and robust accuracy of the run that a directory holds, in words."""
+    accuracies = parse_json(read_text(place / "summary.json"))["mean_logits"]
+    robust = accuracies["robust"]
+    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies['clean'])}"
 
 
 @contextlib.contextmanager
@@ -76,6 +85,7 @@ class Facts:
         eps: Of the attack; None if it has none.
         norm: Of the attack.
         apart: Whether the cell asks for several processes.
+        checked: Images that its sanity checks attack, over all of these.
     """
 
     size: Size
@@ -85,34 +95,53 @@ class Facts:
     eps: float | None
     norm: Norm
     apart: bool
+    checked: int
 
 
 def facts_of(made: Any, images: int) -> Facts:
     """Return the facts of a cell from what its command line names and the number of its images."""
     model = made.model
+    rows = model.rows_for(images, made.trainer.world_size)
     arguments = made.config[made.subcommand].data.get("init_args") or {}  # a class of the user's own may have others
     return Facts(
         size=Size(images, model.budget),
         resizable="num_images" in arguments,
         draws=model.judge.clean_draws + model.judge.final_draws,
-        fill=max(1.0, model.batch_size / (model.eot * min(images, model.slots))),
+        fill=max(1.0, rows / (model.eot * min(images, model.slots_for(rows)))),
         eps=model.attack.eps,
         norm=model.attack.norm,
         apart=made.trainer.world_size > 1,
+        checked=2 * min(images, max(rows, min(2 * rows, MOST_ROWS))) if model.controls else 0,
     )
 
 
-def attempt(line: list[str], run: Callable[[list[str]], int]) -> tuple[int, str]:
-    """Run a command line; return its exit status, and what it said of its failure."""
-    errors = io.StringIO()
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a command line.
+
+    Attributes:
+        status: Its exit status.
+        reason: Why it failed, in one line; empty if it did not.
+        output: Everything that it printed on the standard output.
+    """
+
+    status: int
+    reason: str
+    output: str
+
+
+def attempt(line: list[str], run: Callable[[list[str]], int]) -> Attempt:
+    """Run a command line, and print nothing."""
+    output, errors = io.StringIO(), io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             status = run(line)
+        reason = _reason(status, errors.getvalue()) if status else ""
     except SystemExit:  # how Lightning's trainer ends at Ctrl-C
-        return INTERRUPTED, "interrupted"
+        status, reason = INTERRUPTED, "interrupted"
     except Exception as error:  # a victim or an attack of the user's own may raise anything
-        return 2, f"{type(error).__name__}: {one_line(error)}"
-    return status, _reason(status, errors.getvalue()) if status else ""
+        status, reason = 2, f"{type(error).__name__}: {one_line(error)}"
+    return Attempt(status, reason, output.getvalue())
 
 
 def _reason(status: int, errors: str) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,8 @@ from rich.table import Table
 
 from rfdlight.commands.sweep_cells import Facts, Size, attempt, config_file, is_finished, naming
 from rfdlight.errors import UserError
+from rfdlight.modules.progress import duration
+from rfdlight.protocol.controls import QUERIES
 from rfdlight.protocol.experiment import Cell
 
 _PROBE = Size(images=64, budget=8)
@@ -46,12 +47,51 @@ def speeds_of(
     known: dict[str, Speed] = {}
     speeds = {}
     for cell in cells:
-        victim = json.dumps({key: value for key, value in cell.config.items() if key != "attack"}, sort_keys=True)
+        victim = _without_attack(cell)
         if victim not in known:
             with naming(cell):
                 known[victim] = _speed(cell, facts[cell.name], scratch, run)
         speeds[cell.name] = known[victim]
     return speeds
+
+
+def _without_attack(cell: Cell) -> str:
+    return json.dumps({key: value for key, value in cell.config.items() if key != "attack"}, sort_keys=True)
+
+
+class Clock:
+    """Measures how long the cells of a sweep take, and estimates the rest by the planned queries of those done.
+
+    Args:
+        cells: That are to be run, in order.
+        facts: Of each of them, by name.
+    """
+
+    def __init__(self, cells: list[Cell], facts: dict[str, Facts]) -> None:
+        self._planned = {
+            cell.name: facts[cell.name].size.images * max(1, facts[cell.name].size.budget) for cell in cells
+        }
+        self._victim = {cell.name: _without_attack(cell) for cell in cells}
+        self._seconds: dict[str, float] = {}
+        self._last = self._begun = time.monotonic()
+
+    def passed(self, cell: Cell) -> str:
+        """Note that a cell has ended; return in words how long it and all cells so far took, and what is left."""
+        now = time.monotonic()
+        self._seconds[cell.name], self._last = now - self._last, now
+        told = f"{duration(self._seconds[cell.name])}, all {duration(now - self._begun)}"
+        left = self.left()
+        return f"{told}, about {duration(left)} left" if left else told
+
+    def left(self) -> float:
+        """Return about how many seconds the remaining cells take, by the planned queries of those of their victim."""
+        return sum(
+            self._per_query(name) * planned for name, planned in self._planned.items() if name not in self._seconds
+        )
+
+    def _per_query(self, name: str) -> float:
+        same = [done for done in self._seconds if self._victim[done] == self._victim[name]] or list(self._seconds)
+        return sum(self._seconds[done] for done in same) / sum(self._planned[done] for done in same)
 
 
 def _speed(cell: Cell, facts: Facts, scratch: Path, run: Callable[[list[str]], int]) -> Speed:
@@ -67,23 +107,23 @@ def _speed(cell: Cell, facts: Facts, scratch: Path, run: Callable[[list[str]], i
         "run": place,
     }
     line = [f"--{name}={value}" for name, value in options.items() if value is not None]
-    with contextlib.redirect_stdout(io.StringIO()):
-        status, reason = attempt(["test", "-c", str(config_file(scratch, cell)), *line], run)
-    if status and not is_finished(place):
-        raise UserError(reason)
+    probed = attempt(["test", "-c", str(config_file(scratch, cell)), *line], run)
+    if probed.status and not is_finished(place):
+        raise UserError(probed.reason)
     summary = json.loads((place / "summary.json").read_text())
     shutil.rmtree(place)
     return Speed(summary["ledger"]["rows"] / summary["run"]["wall_seconds"], summary["run"]["deterministic"])
 
 
 def _seconds(facts: Facts, speed: Speed) -> float:
-    """Return about how long a cell's images take, if none breaks."""
+    """Return about how long a cell's images and sanity checks take, if none breaks."""
     draws = 3 if speed.deterministic else facts.draws
-    return facts.size.images * (facts.size.budget * facts.fill + draws) / speed.rate
+    checks = facts.checked * (min(QUERIES, facts.size.budget) + draws)
+    return (facts.size.images * (facts.size.budget * facts.fill + draws) + checks) / speed.rate
 
 
 def plan(sizes: dict[str, Size], facts: dict[str, Facts], speeds: dict[str, Speed]) -> Table:
-    """Show every cell: what it asks at most, and about how long that takes.
+    """Show every cell: its images and queries at most, and about how long it takes if no image breaks.
 
     Args:
         sizes: Of all cells, by name.
@@ -93,7 +133,12 @@ def plan(sizes: dict[str, Size], facts: dict[str, Facts], speeds: dict[str, Spee
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
     table.add_column("cell", f"{len(facts)} of {len(sizes)} to run", overflow="fold")
     seconds = {name: _seconds(facts[name], speeds[name]) for name in facts}
-    for column, footer in (("images", ""), ("queries", ""), ("rows/s", ""), ("about", _minutes(sum(seconds.values())))):
+    for column, footer in (
+        ("images", ""),
+        ("queries", ""),
+        ("rows/s", ""),
+        ("if none breaks", _minutes(sum(seconds.values()))),
+    ):
         table.add_column(column, footer, justify="right")
     for name, size in sizes.items():
         told = (f"{speeds[name].rate:,.0f}", _minutes(seconds[name])) if name in facts else ("", "done")

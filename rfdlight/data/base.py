@@ -18,8 +18,9 @@ from rfdlight.data.conversion import as_ids, as_labels, as_pixels, check_normali
 from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.subset import select
 from rfdlight.environment.launcher import is_first
-from rfdlight.errors import UserError, one_line, shown
+from rfdlight.errors import UserError, shown
 from rfdlight.terminal import plain_console
+from rfdlight.user_code import described
 
 Batch = tuple[Tensor, Tensor, list[str]]
 """Pixels (rows, C, H, W) float32 in [0, 1], labels (rows,) int64, and the image ids."""
@@ -357,8 +358,7 @@ class ImageData(Configurable, LightningDataModule):
         except UserError:
             raise
         except Exception as error:  # a user's own code may raise anything
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise UserError(f"{self.name}: load('{split}') raised {reason}") from error
+            raise UserError(f"{self.name}: load('{split}') raised {described(error)}") from error
 
     def _converted(self, split: str, loaded: Any) -> ImageSource:
         """Return what `load` gave as images of the usual form."""

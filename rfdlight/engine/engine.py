@@ -174,6 +174,16 @@ class Engine:
         """How many images the pool takes at a time."""
         return self._pool.slots
 
+    @property
+    def under_way(self) -> tuple[int, int]:
+        """How many images in work have their clean answer, and how many of these are right and robust so far."""
+        if not len(self._pool):
+            return 0, 0
+        phase, margin, broken_at = (self._pool.occupied(name) for name in ("phase", "clean_margin", "broken_at"))
+        begun = phase != Phase.CLEAN
+        right = (margin > 0) | (self._evaluated(slice(0, len(self._pool))) > 0)
+        return int(begun.sum()), int((begun & right & (broken_at < 0)).sum())
+
     def bytes_per_image(self, x: Tensor) -> int:
         """Return what an image like `x`, (1, C, H, W), takes up in the pool, in bytes."""
         columns = self._columns(x, torch.zeros(1, dtype=torch.int64, device=x.device), ["any"])

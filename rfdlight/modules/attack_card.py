@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rfdlight.attacks.base import Attack
 
 
-def attack_card(asked: dict[str, Any], attack: Attack, slots: int, probabilities: bool = False) -> str:
+def attack_card(asked: dict[str, Any], attack: Attack, slots: int, cautions: Sequence[str] = ()) -> str:
     """Return the lines that a user reads before the first query.
 
     Args:
         asked: What was asked for, see `AttackEvaluation`.
         attack: That is made.
         slots: Images in work at a time.
-        probabilities: Whether the victim answers with probabilities instead of logits.
+        cautions: About the victim and the data.
     """
     name = f"{asked['attack']}, targeted" if asked["targeted"] else asked["attack"]
     reads = "gradients (white-box)" if attack.reads == "gradients" else attack.reads
     averaged = f", {asked['eot']} evaluations averaged in each" if asked["eot"] > 1 else ""
-    cautions = "".join(f"\ncaution  {caution}" for caution in _cautions(asked, attack, probabilities))
+    all_cautions = "".join(f"\ncaution  {caution}" for caution in [*cautions, *_cautions(asked, attack)])
+    at_a_time = min(slots, asked["num_images"])
     return (
         f"victim   {asked['victim']}\n"
         f"defense  {asked['defense']}\n"
@@ -27,19 +29,15 @@ def attack_card(asked: dict[str, Any], attack: Attack, slots: int, probabilities
         f"options  {asked['options']}\n"
         f"budget   {asked['budget']} queries per image{averaged}, accounting {asked['accounting']}, "
         f"judge {asked['judge']}, attack in {asked['precision']}\n"
-        f"images   {asked['num_images']} of {asked['data']} ({asked['selection']}), up to {slots} at a time{cautions}"
+        f"images   {asked['num_images']} of {asked['data']} ({asked['selection']}), up to {at_a_time} at a time"
+        f"{all_cautions}"
     )
 
 
-def _cautions(asked: dict[str, Any], attack: Attack, probabilities: bool) -> list[str]:
-    """Return what makes the attack weaker than its name promises, or its numbers other than they seem."""
+def _cautions(asked: dict[str, Any], attack: Attack) -> list[str]:
+    """Return what makes the attack weaker than its name promises."""
     own = attack.caution(asked["budget"])
     cautions = [] if own is None else [own]
-    if probabilities:
-        cautions.append(
-            "the victim answers with probabilities: their margins lose precision, and their mean is not that of the "
-            "logits; remove the softmax at its end"
-        )
     if asked["precision"] == "bfloat16" and attack.reads != "labels":
         cautions.append(f"bfloat16 rounds the {attack.reads}, which hides small changes from the attack")
     return cautions

@@ -225,6 +225,21 @@ class Classifier(LightningModule):
         if failure is not None:
             _say(f"epoch {self.current_epoch}: {failure}")
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check that the training that goes on has the length that it was begun with.
+
+        Raises:
+            UserError: If it has another one, which its learning rate was not planned for.
+        """
+        schedules = checkpoint.get("lr_schedulers") or [{}]
+        planned, steps = schedules[0].get("total_steps"), self.trainer.estimated_stepping_batches
+        if planned is not None and planned != steps:
+            raise UserError(
+                f"ckpt_path must be of a training of {steps} steps, got one of {planned}, at whose end the learning "
+                "rate is 0: give its --trainer.max_epochs and --data.batch_size, or start from its weights with "
+                "--model.checkpoint"
+            )
+
     def configure_optimizers(self) -> Any:
         """The optimizer, with one linear rise and fall of its learning rate.
 

@@ -23,11 +23,13 @@ from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge, Rule
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
+from rfdlight.engine.passes import LARGEST, rows_per_pass
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError, shown
 from rfdlight.modules.attack_card import attack_card
+from rfdlight.modules.clean_look import clean_caution
 from rfdlight.modules.processes import Processes, ToldElsewhere
-from rfdlight.modules.progress import ProgressDisplay
+from rfdlight.modules.progress import ProgressDisplay, Tally
 from rfdlight.modules.run_book import RunBook
 from rfdlight.modules.starts import find_starts
 from rfdlight.names import short_name
@@ -40,11 +42,8 @@ from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import audit_text, failures_text, run_table, run_title
 from rfdlight.terminal import plain_console
-from rfdlight.victims.resolve import answers_probabilities, maker_module, resolve_victim
+from rfdlight.victims.resolve import maker_module, other_data_caution, probabilities_caution, resolve_victim
 from rfdlight.victims.weights import weights_digest
-
-BATCH_SIZE = 64
-"""Rows per forward pass where nothing else is asked for."""
 
 
 class AttackEvaluation(LightningModule):
@@ -75,10 +74,11 @@ class AttackEvaluation(LightningModule):
             for attacks that read scores, the most frequent label for the others; all are billed.
         defended: False switches every defense off.
         final_draws: Fresh draws at every image's final point, >= 2.
-        batch_size: Rows per forward pass, halved whenever memory runs out in one.
+        batch_size: Rows per forward pass, from 1 to 65,536, halved whenever memory runs out in one; by default at most
+            64, and no more than half of the images of each process, so that few rows are padding.
         slots: Images in the pool, >= 1; by default up to twice the batch size, as many as keep forward passes full.
-            One process of a run that is given a number begins with so many: they end together, so fewer passes are
-            padded at the end, but a run that is killed begins so many anew.
+            One process of a run that is given a number, or whose pool holds all images, begins with so many: they end
+            together, so fewer passes are padded at the end, but a run that is killed begins so many anew.
         memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
         precision: Of the attack's forward passes; the judge decides in float32 always. The rounding of bfloat16 hides
@@ -106,7 +106,7 @@ class AttackEvaluation(LightningModule):
         eot: int = 1,
         defended: bool = True,
         final_draws: int = 100,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
         slots: int | None = None,
         memory: float = 4.0,
         precision: Precision = "float32",
@@ -119,15 +119,18 @@ class AttackEvaluation(LightningModule):
         for name, value, least in (
             ("budget", budget, 0),
             ("final_draws", final_draws, 2),
-            ("batch_size", batch_size, 1),
+            ("batch_size", 1 if batch_size is None else batch_size, 1),
             ("slots", 1 if slots is None else slots, 1),
             ("eot", eot, 1),
             ("keep_images", keep_images, 0),
         ):
             if value < least:
                 raise UserError(f"model.{name} must be at least {least}, got {value}")
-        if eot > batch_size:
-            raise UserError(f"model.eot must be at most model.batch_size, {batch_size}, got {eot}")
+        rows = LARGEST if batch_size is None else batch_size
+        if rows > LARGEST:
+            raise UserError(f"model.batch_size must be at most {LARGEST:,} rows, got {rows}")
+        if eot > rows:
+            raise UserError(f"model.eot must be at most model.batch_size, {rows}, got {eot}")
         if attack is None:
             raise UserError("an attack is needed: --attack NAME")
         if judge == "paper" and attack.reads == "gradients":
@@ -141,8 +144,7 @@ class AttackEvaluation(LightningModule):
         self.eot = eot
         self.defended = defended
         self.batch_size = batch_size
-        self.slots = 2 * batch_size if slots is None else slots
-        self._in_step = slots is not None
+        self.slots = slots
         if not 0 < memory < float("inf"):
             raise UserError(f"model.memory must be a positive number of GB, got {memory}")
         self.memory = memory
@@ -155,8 +157,9 @@ class AttackEvaluation(LightningModule):
         self.sound = True
         self.console = plain_console()
         self.failed: dict[str, str] = {}
+        self._clean_caution: str | None = None
         self.processes = Processes()
-        self._progress = [0, 0]
+        self._done = self._robust = self._settled = 0
         self._taken: list[str] = []
         self._running = False
         self._open = ExitStack()
@@ -185,17 +188,36 @@ class AttackEvaluation(LightningModule):
             self.victim, self._victim_card, self.victim_text = resolve_victim(
                 self.victim_spec, self.checkpoint, self.data
             )
-            self._probabilities = answers_probabilities(self.victim, self.data.image_shape)
+            self._probabilities = probabilities_caution(self.victim, self.data.image_shape)
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
             self._weights = weights_digest(self.victim)
             self._book = RunBook(Path(self.trainer.default_root_dir), self.resume, self.processes)
             self._open.callback(self._book.close)
             past = self._book.past.records
-            self._progress = [len(past), sum(stands_at(record, self.budget) for record in past)]
-            self._unfinished = len(self.data.attacked()) - len(self._book.finished)
-            self.data.share(self._book.finished, partial(self.processes.deal, most=self.batch_size))
+            self._done, self._robust = len(past), sum(stands_at(record, self.budget) for record in past)
+            images = len(self.data.attacked())
+            self._unfinished = images - len(self._book.finished)
+            self.rows = self._agreed_rows(images)
+            self.data.share(self._book.finished, partial(self.processes.deal, most=self.rows))
             self.processes.agree()
+
+    def rows_for(self, images: int, processes: int) -> int:
+        """Return the rows of a forward pass: the given number, or as many as so many images keep full."""
+        return self.batch_size or rows_per_pass(images, self.eot, processes)
+
+    def slots_for(self, rows: int) -> int:
+        """Return how many images the pool takes: the given number, or two passes of them."""
+        return 2 * rows if self.slots is None else self.slots
+
+    def _agreed_rows(self, images: int) -> int:
+        """Return the rows of a forward pass in every process and every attempt at the run."""
+        if self.processes.leads:
+            before = self._book.begun.get("batch_size") if self.batch_size is None else None
+            resumed = before if type(before) is int and self.eot <= before <= LARGEST else None
+            self.processes.tell("rows", resumed or self.rows_for(images, self.processes.size))
+        rows: int = self.processes.hear("rows")
+        return rows
 
     def _take_signals(self) -> None:
         """Have Ctrl-C and SIGTERM stop the run with what it has.
@@ -245,18 +267,17 @@ class AttackEvaluation(LightningModule):
         self._random["revealed"] = found.image_id
         self.console.print(
             f"the victim is random: it answered the same point of {found.image_id} differently; the "
-            f"{self._progress[0]} finished images are attacked anew",
+            f"{self._done} finished images are attacked anew",
             soft_wrap=True,
-            markup=False,
         )
         self.processes.tell("random", found.image_id)
         self._book.random()
         self._engine.begin_again()
-        self._progress = [0, 0]
+        self._done = self._robust = self._settled = 0
         ids = self.data.attacked().ids
         again = {*self._taken, *(self._book.finished if self.processes.leads else ())}
         images = self.data.attacked().take([position for position, name in enumerate(ids) if name in again])
-        for x, y, names in loader(images, self.batch_size) if again else ():
+        for x, y, names in loader(images, self._oracle.batch_size) if again else ():
             self._engine.submit(x.to(self.device), y.to(self.device), names)
             self._engine.run(hold=self._engine.slots)
         self._engine.run()
@@ -268,8 +289,8 @@ class AttackEvaluation(LightningModule):
         pass, and the last process ends within one image's attack after the others.
         """
         alone = self.processes.size == 1
-        many = self.processes.left(self._unfinished) >= self.processes.size * self.batch_size
-        return self._engine.slots if alone or many else self.batch_size
+        many = self.processes.left(self._unfinished) >= self.processes.size * self.rows
+        return self._engine.slots if alone or many else self.rows
 
     def _report(self) -> None:
         folder, past = self._book.folder, self._book.past
@@ -304,7 +325,7 @@ class AttackEvaluation(LightningModule):
         self._attacking = self._open.enter_context(ExitStack())
         self._oracle = Oracle(
             self.victim,
-            self.batch_size,
+            self.rows,
             seed=self.seed,
             precision=self.precision,
             channels_last=self.channels_last,
@@ -323,16 +344,18 @@ class AttackEvaluation(LightningModule):
             "batch_effect": self._behaviour.batch_effect,
             "revealed": "an earlier attempt" if self._book.found_random else None,
         }
+        cautions = self._cautions()
         starts = None
         if self.attack.targeted and self.attack.needs_start:
             starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
+        slots = self.slots_for(self.rows)
         self._engine = Engine(
             self._oracle,
             self.attack,
             classes=self.data.num_classes,
             budget=self.budget,
-            slots=self.slots,
-            in_step=self._in_step and self.processes.size == 1,
+            slots=slots,
+            in_step=self.processes.size == 1 and (self.slots is not None or len(self.data.attacked()) <= slots),
             judge=self.judge,
             seed=self.seed,
             accounting=self.accounting,
@@ -341,7 +364,7 @@ class AttackEvaluation(LightningModule):
             deterministic=not any(self._random.values()),
             on_record=self._on_record,
             on_point=self._book.point,
-            on_failure=self._book.failure,
+            on_failure=self._on_failure,
             stop=self._tick,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
@@ -352,13 +375,26 @@ class AttackEvaluation(LightningModule):
         if not self._engine.deterministic:
             self._book.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
-            self._book.failure(image_id, reason)
-        self.console.print(attack_card(self._settings(), self.attack, self._engine.slots, self._probabilities))
-        self._display = ProgressDisplay(self.console, self.data.num_images)
+            self._on_failure(image_id, reason)
+        self.console.print(attack_card(self._settings(), self.attack, self._engine.slots, cautions))
+        self._display = ProgressDisplay(self.console, self.data.num_images, self.budget)
         self._attacking.callback(self._display.close)
-        oracle, ledger = self._oracle, self._engine.ledger
-        self._attacking.callback(lambda: self._book.end(ledger.total, oracle.forwarded, oracle.batch_size, self._tick))
+        self._attacking.callback(self._end)
         self._running = True
+
+    def _cautions(self) -> list[str]:
+        """Return what speaks against the victim and the data, before the first query."""
+        if not self.processes.leads:
+            return []
+        self._clean_caution = clean_caution(self._oracle, self.data.attacked(), self.data.num_classes, self.device)
+        if self._clean_caution and self.defenses:
+            self._clean_caution += "; or the defense costs so much"
+        found = (other_data_caution(self._victim_card, self.data), self._probabilities, self._clean_caution)
+        return [caution for caution in found if caution is not None]
+
+    def _end(self) -> None:
+        oracle, engine = self._oracle, self._engine
+        self._book.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.under_way, self._tick)
 
     def _switched(self) -> AbstractContextManager[None]:
         """Switch the defenses off if that was asked for."""
@@ -378,15 +414,27 @@ class AttackEvaluation(LightningModule):
 
     def _on_record(self, record: Record) -> None:
         self._book.record(record)
-        self._progress[0] += 1
-        self._progress[1] += stands_at(record, self.budget)
+        self._done += 1
+        self._robust += stands_at(record, self.budget)
+        self._settled += record["attack"] + record["gradient"] + record["observe"]
+
+    def _on_failure(self, image_id: str, reason: str) -> None:
+        self._book.failure(image_id, reason)
+        self._done += 1
 
     def _tick(self) -> bool:
-        total = self._engine.ledger.total
-        self._display.update(*self.processes.look([*self._progress, total["attack"] + total["gradient"]]))
+        self.processes.look(self._tally)
+        if self._display.due:
+            self._display.update(self.processes.together(self._tally()))
         if self.processes.random and self._engine.deterministic:
             raise RandomVictim("an image of another process")
         return self.processes.stopping
+
+    def _tally(self) -> tuple[int, ...]:
+        """Return what this process has done, as `Tally` counts it."""
+        total = self._engine.ledger.total
+        queries = total["attack"] + total["gradient"] + total["observe"]
+        return Tally(self._done, self._robust, *self._engine.under_way, queries, self._settled).counts
 
     def _identity(self) -> dict[str, Any]:
         """What an attempt must have in common with the earlier ones."""
@@ -409,6 +457,9 @@ class AttackEvaluation(LightningModule):
             "failed": self.failed,
             "card": self._expected(),
             "classes": self._class_names(),
+            "card_data": self._victim_card.data if self._victim_card else None,
+            "num_classes": self.data.num_classes,
+            "clean_caution": self._clean_caution,
             "random": self._random,
             "forwarded": past.forwarded,
             "processes": self.processes.size,
@@ -418,6 +469,7 @@ class AttackEvaluation(LightningModule):
             "attempts": past.attempts,
             "killed_attempts": past.killed,
             "damaged_lines": past.damaged,
+            "under_way": {"begun": past.under_way[0], "robust": past.under_way[1]},
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -438,7 +490,7 @@ class AttackEvaluation(LightningModule):
             "eot": self.eot,
             "targeted": self.attack.targeted,
             "precision": self.precision,
-            "batch_size": self.batch_size,
+            "batch_size": self.rows,
             "seed": self.seed,
         }
 

@@ -118,14 +118,11 @@ class Processes:
         self.stopping = True
         self._looked = 0.0
 
-    def look(self, done: Sequence[int]) -> list[int]:
+    def look(self, counts: Callable[[], Sequence[int]]) -> None:
         """Look what the others say, at most once a second.
 
         Args:
-            done: Some counts of this process.
-
-        Returns:
-            The same, of all processes together; of this one alone where it does not lead.
+            counts: Returns some counts of this process, which `together` adds up.
 
         Raises:
             UserError: In process 0, if another one failed.
@@ -134,8 +131,11 @@ class Processes:
         if now - self._looked >= _BEAT:
             self._looked = now
             with self._losing():
-                self._exchange(done)
-        return [own + other for own, other in itertools.zip_longest(done, self._together, fillvalue=0)]
+                self._exchange(counts)
+
+    def together(self, counts: Sequence[int]) -> list[int]:
+        """Return the counts of all processes at the last look and of this one now; of this one alone in the others."""
+        return [own + other for own, other in itertools.zip_longest(counts, self._together, fillvalue=0)]
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this process cannot go on."""
@@ -199,7 +199,7 @@ class Processes:
             return self._store.add("dealt", more)
         return 0
 
-    def _exchange(self, done: Sequence[int]) -> None:
+    def _exchange(self, counts: Callable[[], Sequence[int]]) -> None:
         if self.stopping:
             self.tell("stop", True)
         self.stopping = self.stopping or self._has("stop") or self._has("end")
@@ -209,7 +209,7 @@ class Processes:
             told = [self._store.get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
             self._together = [sum(counts) for counts in zip(*map(json.loads, told), strict=True)]
         else:
-            self.tell(f"done/{self.rank}", list(done))
+            self.tell(f"done/{self.rank}", list(counts()))
 
     def _wait(self, come: Callable[[], bool]) -> None:
         try:

@@ -33,6 +33,7 @@ class RunBook:
         attempt: How often the run was begun before.
         finished: Ids of the images that earlier attempts have finished.
         found_random: Whether an earlier attempt has found the victim random.
+        begun: The identity that earlier attempts have written, empty for a new run. In process 0 alone.
 
     Raises:
         UserError: If another process has the directory, or there is nothing to go on with.
@@ -40,13 +41,14 @@ class RunBook:
 
     def __init__(self, planned: Path, resume: bool, processes: Processes) -> None:
         self.past = journal.NOTHING
+        self.begun: dict[str, Any] = {}
         self._resume = resume
         self._processes = processes
         self._lock: FileLock | None = None
         self._journal: journal.Journal | None = None
         if processes.leads:
             if resume:
-                identity.read(planned)  # before the lock makes a folder
+                self.begun = identity.read(planned)  # before the lock makes a folder
                 self._lock = journal.lock(planned)
                 self.past = journal.look_back(planned)
             finished = [record["id"] for record in self.past.records]
@@ -114,7 +116,12 @@ class RunBook:
         self._images(image_id, clean, final)
 
     def end(
-        self, totals: dict[str, int], forwarded: int, batch_size: int, waiting: Callable[[], Any] = lambda: None
+        self,
+        totals: dict[str, int],
+        forwarded: int,
+        batch_size: int,
+        under_way: tuple[int, int],
+        waiting: Callable[[], Any] = lambda: None,
     ) -> None:
         """Close this process's files; process 0 waits for the others, and puts all together.
 
@@ -122,10 +129,11 @@ class RunBook:
             totals: Rows that the victim saw, by the ledger.
             forwarded: How many a hook on the victim saw.
             batch_size: Of the last forward pass.
+            under_way: Images that were begun and not finished, and those of them that were robust so far.
             waiting: Called again and again while process 0 waits.
         """
         try:
-            self._opened.end(totals, forwarded, batch_size)
+            self._opened.end(totals, forwarded, batch_size, under_way)
             self._opened.close()
         except UserError as error:
             self._processes.fail(error)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
+from rfdlight.results.chance import chance_caution
 from rfdlight.results.intervals import Z, wald
 from rfdlight.rng import image_seed
 
@@ -74,14 +75,20 @@ class CleanCostMeter:
         self.seed = seed
         self._read: list[str] = []
         self.undefended = self._right()
+        answers = self._answers
         if len(self._read) < len(images):  # the loader has left out, and told, what cannot be read
             read = set(self._read)
             self.images = images.take([position for position, name in enumerate(images.ids) if name in read])
+        self._undefended_answers = answers
 
     @property
     def clean_accuracy(self) -> float:
         """Of the undefended victim, on these images."""
         return float(self.undefended.mean())
+
+    def caution(self, classes: int) -> str | None:
+        """Return one line if the undefended accuracy is at chance level, else None."""
+        return chance_caution(self._undefended_answers, self.images.labels, classes)
 
     def times_right(self, defense: Noise, first: int, draws: int) -> Tensor:
         """Count for each image how many of the draws `first` to `first + draws` are right.
@@ -104,7 +111,7 @@ class CleanCostMeter:
     @torch.no_grad()
     def _right(self) -> Tensor:
         """Return for each image whether one answer is right, (N,) float64 of 0 and 1."""
-        answers, self._read = [], []
+        answers, right, self._read = [], [], []
         for x, y, names in loader(self.images, _BATCH):
             x = x.to(self.device, memory_format=torch.channels_last)
             try:
@@ -113,8 +120,10 @@ class CleanCostMeter:
                 raise raised(error) from error
             check_finite(logits, "the victim answered NaN or infinity", "a clean accuracy needs finite scores")
             self._read += names
-            answers.append(logits.argmax(1).cpu() == y)
-        return torch.cat(answers).double()
+            answers.append(logits.argmax(1).cpu())
+            right.append(answers[-1] == y)
+        self._answers = torch.cat(answers)
+        return torch.cat(right).double()
 
 
 def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:

@@ -19,6 +19,7 @@ from rfdlight.data.conversion import unit_range
 from rfdlight.engine.aims import draw_aims
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
 from rfdlight.errors import UserError
 from rfdlight.protocol.short_attack import Outcome, short_attack
 from rfdlight.results.records import Record, clean_right
@@ -43,7 +44,8 @@ class Controls:
 
     Args:
         victim: With whatever defenses are attached.
-        engine: Of the run, when it has ended; a control has as many images as one of its forward passes.
+        engine: Of the run, when it has ended; a control has as many images as two of its forward passes, but not more
+            than 64 and not fewer than one of them.
         device: Where the images go.
         channels_last: Run the victim in channels-last memory.
         stop: Looked at before every tick.
@@ -67,7 +69,8 @@ class Controls:
             the reason under "skipped".
         """
         known = {record["id"]: record for record in records}
-        chosen = _spread([i for i, name in enumerate(images.ids) if name in known], self.engine.oracle.batch_size)
+        rows = self.engine.oracle.batch_size
+        chosen = spread([i for i, name in enumerate(images.ids) if name in known], max(rows, min(2 * rows, MOST_ROWS)))
         sample = images.take(chosen)
         made = {
             "no_ball": lambda: self._no_ball(sample, known),
@@ -94,7 +97,7 @@ class Controls:
             budget=self._queries,
             device=self.device,
             seed=self.engine.seed,
-            batch_size=self.engine.oracle.batch_size,
+            batch_size=min(self.engine.oracle.batch_size, rows_per_pass(len(sample))),
             channels_last=self.channels_last,
             deterministic=self.engine.deterministic,
             starts=self.engine.starts,
@@ -172,11 +175,17 @@ class Controls:
         while len(losses) < 2:
             points = attack.ask(state)
             watches = bool(attack.observes(state).any())
-            answers = [oracle.scores(points, clock, "attack") for _ in range(_DRAWS)]
+            answers = [_scores(oracle, points, clock) for _ in range(_DRAWS)]
             if not watches:
                 losses.append(torch.stack([attack.objective(state, logits).double() for logits in answers]))
             attack.tell(state, points, answers[0])
         return losses
+
+
+def _scores(oracle: Oracle, points: Tensor, clock: Tensor) -> Tensor:
+    """Return the logits of some points, (rows, classes), in as many forward passes as they take."""
+    parts = zip(points.split(oracle.batch_size), clock.split(oracle.batch_size), strict=True)
+    return torch.cat([oracle.scores(part, ticks, "attack") for part, ticks in parts])
 
 
 def _differs(now: Record, before: Record) -> bool:
@@ -184,7 +193,7 @@ def _differs(now: Record, before: Record) -> bool:
     return not math.isclose(now["clean_margin"], before["clean_margin"], rel_tol=_ROUNDING, abs_tol=_ROUNDING)
 
 
-def _spread(positions: list[int], count: int) -> list[int]:
+def spread(positions: list[int], count: int) -> list[int]:
     """Return so many of the positions, evenly spread."""
     if len(positions) <= count:
         return positions

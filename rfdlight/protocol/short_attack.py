@@ -15,6 +15,7 @@ from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.judge import Judge
 from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.passes import rows_per_pass
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
 from rfdlight.results.records import Record, clean_right, in_order
@@ -78,7 +79,7 @@ def short_attack(
     budget: int,
     device: torch.device,
     seed: int = 0,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     channels_last: bool = True,
     deterministic: bool | None = None,
     starts: tuple[Tensor, Tensor] | None = None,
@@ -94,7 +95,7 @@ def short_attack(
         budget: Billed queries per image, >= 0.
         device: Where the images go.
         seed: Of the attack's and the victim's randomness.
-        batch_size: Rows per forward pass; with a hundred images, larger ones are padded more and end later.
+        batch_size: Rows per forward pass; by default as `rows_per_pass` chooses.
         channels_last: Run the victim in channels-last memory.
         deterministic: Whether the victim answers the same every time; by default measured on the first images.
         starts: For a targeted attack, see `rfdlight.engine.engine.Engine`.
@@ -104,11 +105,12 @@ def short_attack(
         UserError: If pixels lie outside [0, 1], or the victim answers NaN or infinity.
     """
     records: list[Record] = []
-    oracle = Oracle(victim, batch_size, seed=seed, channels_last=channels_last)
+    rows = batch_size or rows_per_pass(len(images))
+    oracle = Oracle(victim, rows, seed=seed, channels_last=channels_last)
     try:
 
         def batches() -> Iterator[Batch]:
-            return ((x.to(device), y.to(device), ids) for x, y, ids in loader(images, batch_size))
+            return ((x.to(device), y.to(device), ids) for x, y, ids in loader(images, rows))
 
         if deterministic is None:
             deterministic = not probe(oracle, next(batches())[0]).random
@@ -117,7 +119,8 @@ def short_attack(
             attack,
             classes=classes,
             budget=budget,
-            slots=2 * batch_size,
+            slots=2 * rows,
+            in_step=len(images) <= 2 * rows,
             judge=Judge(),
             seed=seed,
             starts=starts,

@@ -8,11 +8,13 @@ from typing import Any
 from scipy.stats import binomtest, norm
 
 from rfdlight.finding import Finding, State
+from rfdlight.results import chance
 from rfdlight.results.field_types import (
     Kind,
     is_count,
     is_flag,
     is_number,
+    is_positive_count,
     is_text,
     or_none,
     wrong_field,
@@ -26,13 +28,25 @@ FACTS: dict[str, str] = {
     "foreign": "records of images that were not asked for",
     "forwarded": "rows that a hook on the victim saw; null if an attempt was killed",
     "card": "right answers and images on the victim's card, undefended, on the whole test set; null without one",
+    "card_data": "data set of the victim's card, null without one",
+    "num_classes": "classes of the victim",
+    "clean_caution": "what speaks against the answers to clean images before the attack, null for nothing",
     "random": "whether a defense is declared random; whether answers to the first images differed; by how much of "
     "their range an image's logits change beside other images; and the image whose later answer differed, or null",
     "controls": "what the control attacks found, see rfdlight.protocol.controls; empty if none were made",
 }
 """What an audit reads of a run beside `rfdlight.results.summary.RUN_FIELDS`."""
 
-_ABSENT: dict[str, Any] = {"foreign": 0, "forwarded": None, "card": None, "random": None, "controls": {}}
+_ABSENT: dict[str, Any] = {
+    "foreign": 0,
+    "forwarded": None,
+    "card": None,
+    "card_data": None,
+    "num_classes": None,
+    "clean_caution": None,
+    "random": None,
+    "controls": {},
+}
 """What it is where it was not written down."""
 
 
@@ -59,6 +73,9 @@ KINDS: dict[str, Kind] = {
     "foreign": or_none(is_count),
     "forwarded": or_none(is_count),
     "card": or_none(lambda value: _is_part("correct", "total")(value) and value["total"] > 0),
+    "card_data": or_none(is_text),
+    "num_classes": or_none(is_positive_count),
+    "clean_caution": or_none(is_text),
     "random": or_none(_is_dict_of(declared=is_flag, measured=is_flag)),
     "controls": or_none(
         _is_dict_of(
@@ -152,16 +169,24 @@ def _rows(records: Sequence[Record], run: Facts) -> Found:
 
 
 def _clean_accuracy(records: Sequence[Record], run: Facts) -> Found:
-    card = run["card"]
-    if card is None or not records:
-        return "skip", "the victim has no card that says what to expect"
+    card, undefended = run["card"], run["defense"] == "none"
     right, total = sum(map(clean_right, records)), len(records)
+    if run["clean_caution"] is not None:
+        return "warn", run["clean_caution"]
+    if run["num_classes"] is not None and chance.is_chance(right, total, run["num_classes"]):
+        causes = chance.CAUSES if undefended else f"{chance.CAUSES}, or a defense that costs so much"
+        return "warn", f"{chance.found(right, total, run['classes'])}; likely causes: {causes}"
+    if not records:
+        return "skip", "no image is finished"
+    if card is None and run["card_data"] is not None:
+        return "skip", f"the victim's card says what to expect on {run['card_data']}, not on {run['data']}"
+    if card is None:
+        return "skip", "the victim has no card that says what to expect"
     expected = card["correct"] / card["total"]
     low, high = wilson(right, total)
     found = f"{right / total:.1%} ({low:.1%} to {high:.1%}), {expected:.1%} by the victim's card"
     if binomtest(right, total, expected).pvalue > _LEVEL:
         return "ok", found
-    undefended = run["defense"] == "none"
     why = "the images may not be prepared as for its training" if undefended else "the defense may cost that much"
     return "warn", f"{found}: {why}"
 

@@ -28,8 +28,8 @@ FOLDER = "journal"
 
 `records-<attempt>-<rank>.jsonl` has the records since the last `records.jsonl`, `events-<attempt>-<rank>.jsonl` what
 happened when: `start`, `random` where the victim is judged as random from then on, `image` for every record, `failed`
-for every image on which the victim failed, with the reason, and `end` with the rows that the victim saw and the rows of
-a forward pass."""
+for every image on which the victim failed, with the reason, and `end` with the rows that the victim saw, the rows of a
+forward pass and the images under way."""
 
 _SYNCED_EVERY = 1.0
 """Seconds: so much of the last work a power cut may take, besides the images under way."""
@@ -72,9 +72,17 @@ class Journal:
         self.event("random")
         self._sync()
 
-    def end(self, totals: dict[str, int], forwarded: int, batch_size: int) -> None:
-        """Append the last event: what rows the victim saw, by the ledger and by a hook on it, and those of a pass."""
-        self.event("end", totals=totals, forwarded=forwarded, batch_size=batch_size)
+    def end(self, totals: dict[str, int], forwarded: int, batch_size: int, under_way: tuple[int, int] = (0, 0)) -> None:
+        """Append the last event.
+
+        Args:
+            totals: Rows that the victim saw, by the ledger.
+            forwarded: Rows that the victim saw, by a hook on it.
+            batch_size: Rows of the last forward pass.
+            under_way: Images that were begun and not finished, and those of them that were robust so far.
+        """
+        begun, holding = under_way
+        self.event("end", totals=totals, forwarded=forwarded, batch_size=batch_size, begun=begun, holding=holding)
         self._sync()
 
     def _sync(self) -> None:
@@ -115,6 +123,7 @@ class Past:
         seconds: That the attempts took, as far as their events say.
         batch_size: Rows of the smallest forward pass, None if no process says it.
         random: Whether any of them found the victim random; records of single evaluations are then left out.
+        under_way: Images that the last attempt had begun and not finished, and those of them that were robust so far.
     """
 
     records: list[Record]
@@ -126,7 +135,8 @@ class Past:
     forwarded: int | None
     seconds: float
     batch_size: int | None
-    random: bool
+    random: bool = False
+    under_way: tuple[int, int] = (0, 0)
 
 
 NOTHING = Past([], {}, 0, 0, 0, Counter(), None, 0.0, None, False)
@@ -203,6 +213,7 @@ def look_back(run: Path) -> Past:
         seconds=sum(max(part.seconds for part in attempt) for attempt in parts.values()),
         batch_size=min((part.batch_size for part in all_parts if part.batch_size is not None), default=None),
         random=random,
+        under_way=(sum(part.begun for part in last), sum(part.holding for part in last)),
     )
 
 
@@ -237,6 +248,8 @@ class _Part:
     ended: bool
     forwarded: int | None = None
     batch_size: int | None = None
+    begun: int = 0
+    holding: int = 0
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
@@ -249,7 +262,8 @@ def _part(events: list[dict[str, Any]], records: dict[str, Record]) -> _Part:
     ends = [event for event in events if event["event"] == "end"]
     if ends:
         last = ends[-1]
-        return _Part(last["totals"], failed, seconds, True, last.get("forwarded"), last.get("batch_size"))
+        said = {name: last[name] for name in ("forwarded", "batch_size", "begun", "holding") if name in last}
+        return _Part(last["totals"], failed, seconds, True, **said)
     finished = [records[event["id"]] for event in events if event["event"] == "image" and event["id"] in records]
     totals = {kind: sum(record[kind] for record in finished) for kind in ROWS if kind in FIELDS}
     return _Part(totals, failed, seconds, ended=False)
@@ -267,6 +281,7 @@ def _event(line: str) -> dict[str, Any] | None:
             "end": lambda: (
                 all(isinstance(event["totals"][kind], int) for kind in ROWS)
                 and all(isinstance(event.get(name), int | None) for name in ("forwarded", "batch_size"))
+                and all(isinstance(event.get(name, 0), int) for name in ("begun", "holding"))
             ),
         }[event["event"]]
         return event if isinstance(event["time"], float) and math.isfinite(event["time"]) and holds() else None

@@ -7,7 +7,7 @@ from rfdlight.results.runs import Run
 from rfdlight.results.settings import is_white_box
 from rfdlight.results.side_by_side import common_budget
 from rfdlight.results.summary import shrunk_to
-from rfdlight.results.tables import incomplete
+from rfdlight.results.tables import incomplete, percent
 
 COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
 """The facts whose difference makes two numbers answers to different questions."""
@@ -20,7 +20,7 @@ def warnings_of(runs: list[Run]) -> list[str]:
 
 def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
-    notes = [*warnings_of(runs), *_rules(runs), *_rounding(runs), *_smaller(runs), *_doubtful(runs)]
+    notes = [*warnings_of(runs), *_biased(runs), *_rules(runs), *_rounding(runs), *_smaller(runs), *_doubtful(runs)]
     notes += [*grid.notes, *_budgets(runs, grid), *_late(grid), *_worst_cases(grid)]
     if all(run.facts["attack"] != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
@@ -73,6 +73,17 @@ def _says_what_it_lacks(run: Run) -> bool:
 
 def _stopped(runs: list[Run]) -> list[str]:
     return [f"{lack} of {run.label}." for run in runs if (lack := incomplete(run.summary))]
+
+
+def _biased(runs: list[Run]) -> list[str]:
+    """Name the stopped runs, with their robust accuracy over all images begun."""
+    stopped = [f"{run.label} {percent(so_far)}" for run in runs if (so_far := run.summary["so_far"]) is not None]
+    if not stopped:
+        return []
+    return [
+        "Too low where a run was stopped, since images that break finish first. Robust so far over all images begun: "
+        f"{', '.join(stopped)}."
+    ]
 
 
 def _failed(runs: list[Run]) -> list[str]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rfdlight.errors import UserError
@@ -57,6 +60,27 @@ def _was_about_to_begin(folder: Path) -> bool:
     """
     kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(PARTIAL)}
     return journal.FOLDER in kept <= {journal.FOLDER, f"{journal.FOLDER}/lock", "config.yaml"}
+
+
+@contextmanager
+def left_out_unless(planned: Path, begun: Callable[[], bool]) -> Iterator[None]:
+    """Take what a run has written away where the run is refused before it has begun.
+
+    Args:
+        planned: Its folder, as `plan` returned it.
+        begun: Returns whether the run has begun, so that its folder stays.
+    """
+    missing = [folder for folder in (planned, *planned.parents) if not folder.exists()]
+    before = set(planned.iterdir()) if planned.is_dir() else set()
+    try:
+        yield
+    except BaseException:
+        if not begun() and planned.is_dir():
+            for path in set(planned.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def create(planned: Path) -> Path:

@@ -30,6 +30,12 @@ from rfdlight.results.summary import ABSENT, ROWS, RUN_FIELDS, summarize
 FILES = ("config.yaml", "records.jsonl", "summary.json")
 """What a run directory holds."""
 
+
+def _is_under_way(value: Any) -> bool:
+    counts = isinstance(value, dict) and wrong_field(value, {"begun": is_count, "robust": is_count}) is None
+    return counts and value.keys() == {"begun", "robust"} and value["robust"] <= value["begun"]
+
+
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(RUN_FIELDS, is_text),
     "norm": lambda value: value in ("linf", "l2"),
@@ -45,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "complete": is_flag,
     "failed": lambda value: isinstance(value, dict) and all(map(is_text, value.values())),
     "num_images": is_count,
+    "under_way": _is_under_way,
     "selection": or_none(is_text),
     "batch_size": or_none(is_count),
     "batch_size_used": or_none(is_count),

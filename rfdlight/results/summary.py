@@ -35,10 +35,11 @@ RUN_FIELDS: dict[str, str] = {
     "complete": "whether every image was finished or failed",
     "failed": "the reason for each image on which the victim failed, by image id; they have no record",
     "num_images": "images asked for",
+    "under_way": "images that a stopped run has begun and not finished, and how many of them were robust so far",
 }
 """The facts of a run that its records do not hold."""
 
-ABSENT: dict[str, Any] = {"failed": {}}
+ABSENT: dict[str, Any] = {"failed": {}, "under_way": {"begun": 0, "robust": 0}}
 """What facts are where a file was written before there were such facts."""
 
 FIELDS: dict[str, str] = {
@@ -50,6 +51,9 @@ FIELDS: dict[str, str] = {
     "run, whose final draws count hits of the target",
     "mean_logits": "clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image "
     "counts as robust in robust and as broken in robust_lower",
+    "so_far": "robust accuracy of the mean logits over all images that a stopped run has begun, those under way as "
+    "robust if they were so far; null for a complete run. Finished images alone are a biased sample: images that break "
+    "finish first",
     "attack_success": "share of the initially right images with the verdict broken",
     "declared": "robust accuracy by the judge's own calls while the attack ran, which the final draws may contradict; "
     "under the paper's judge and accounting, what its code would report",
@@ -181,6 +185,7 @@ def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
             "robust": share_of(robust, total),
             "robust_lower": share_of(robust - undecided, total),
         },
+        "so_far": _so_far(robust, total, run),
         "attack_success": share_of(len(broken), len(right)),
         "declared": share_of(sum(clean_right(r) and r["broken_at"] is None for r in records), total),
         "first_screen9": screened_robust(records),
@@ -194,6 +199,14 @@ def share_of(successes: float, total: int) -> Share:
     """Return a share with Wilson's 95 % interval; of nothing, it is None."""
     low, high = wilson(successes, total)
     return {"share": successes / total if total else None, "low": low, "high": high, "total": total}
+
+
+def _so_far(robust: int, total: int, run: dict[str, Any]) -> Share | None:
+    """Return the robust accuracy over the images begun, None for a complete run."""
+    if run.get("complete", True):
+        return None
+    under_way = run.get("under_way", ABSENT["under_way"])
+    return share_of(robust + under_way["robust"], total + under_way["begun"])
 
 
 def _broken_images(broken: list[Record]) -> dict[str, float | None]:

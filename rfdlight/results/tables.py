@@ -125,10 +125,24 @@ def incomplete(summary: dict[str, Any]) -> str:
     return "" if run["complete"] else f"INCOMPLETE: {images:,} of {run['num_images']:,} images"
 
 
+def _bias(summary: dict[str, Any]) -> str:
+    """Return why the robust accuracy of an incomplete run is too low, an empty text for a complete run."""
+    so_far = summary["so_far"]
+    if so_far is None:
+        return ""
+    begun, robust = (summary["run"]["under_way"][name] for name in ("begun", "robust"))
+    remark = "BIASED: images that break finish first, so that robust accuracy over the finished images is too low"
+    return (
+        f"{remark}; {percent(so_far)} with the {begun:,} under way, {robust:,} of them robust so far"
+        if begun
+        else remark
+    )
+
+
 def _remarks(summary: dict[str, Any]) -> list[str]:
     """Return what has to be known of a run before its numbers."""
     run = summary["run"]
-    remarks = [incomplete(summary)] if incomplete(summary) else []
+    remarks = [remark for remark in (incomplete(summary), _bias(summary)) if remark]
     if run["failed"]:
         remarks.append(f"FAILED: {len(run['failed']):,} of {run['num_images']:,} images, in no number")
     if shrunk_to(run) is not None:
@@ -153,7 +167,8 @@ def _title(summary: dict[str, Any]) -> Text:
 
 def _accuracies(summary: dict[str, Any]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("accuracy over all images", min_width=44)
+    complete = summary["run"]["complete"]
+    table.add_column(f"accuracy over {'all' if complete else 'finished'} images", min_width=44)
     table.add_column("share", justify="right")
     table.add_column("95% interval", justify="right")
 
@@ -162,7 +177,9 @@ def _accuracies(summary: dict[str, Any]) -> Table:
 
     mean, single, counts = summary["mean_logits"], summary["single_draw"], summary["counts"]
     row("mean logits: clean", mean["clean"])
-    row("mean logits: robust, undecided as robust", mean["robust"], "bold")
+    if not complete:
+        row("mean logits: robust so far, over images begun", summary["so_far"], "bold")
+    row("mean logits: robust, undecided as robust", mean["robust"], "bold" if complete else "")
     row(f"  lower bound, the {counts['undecided']:,} undecided as broken", mean["robust_lower"])
     row("  by the judge's calls in the run instead", summary["declared"])
     screened = summary["first_screen9"]

@@ -18,7 +18,7 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.documents import expanded
 from rfdlight.errors import UserError, unknown_name
-from rfdlight.victims.card import VictimCard, load_victim
+from rfdlight.victims.card import VictimCard, load_victim, read_card
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import fit_weights, named_for, read_checkpoint, weights_digest
@@ -66,6 +66,7 @@ def resolve_victim(
                 f"--model.checkpoint is for timm:NAME or an import path; the victim '{spec}' has weights of its own"
             )
         victim, card = load_victim(card_path(spec))
+        check_data(spec, card, data)
         if card.preparation is not None:
             data.prepare(Preparation(**card.preparation))
         for what, of_card, of_data in (
@@ -81,6 +82,42 @@ def resolve_victim(
     victim.eval()
     _check_answer(victim, spec, classes, data.image_shape)
     return victim, card, told
+
+
+SHIPPED_DATA = ("cifar10", "digits", "imagenet")
+"""Names of data sets that always hold the same images: a victim of one of them is not attacked on another."""
+
+
+def card_of(spec: str | None) -> VictimCard | None:
+    """Return the card of a victim as a user names it, None for a victim that has none, or that is not there."""
+    if not spec or spec.startswith(_TIMM) or user_code.is_import_path(spec):
+        return None
+    try:
+        return read_card(card_path(spec))
+    except UserError:  # which says more where the victim is loaded
+        return None
+
+
+def check_data(spec: str, card: VictimCard, data: ImageData) -> None:
+    """Refuse a victim that was trained on another of the shipped data sets.
+
+    Raises:
+        UserError: Names the data set of the card.
+    """
+    if card.data != data.name and card.data in SHIPPED_DATA and data.name in SHIPPED_DATA:
+        raise UserError(
+            f"the victim '{spec}' was trained on {card.data}, expected --data {card.data}, got {data.name}; for other "
+            "images of the same classes give --data folder"
+        )
+
+
+def other_data_caution(card: VictimCard | None, data: ImageData) -> str | None:
+    """Return one line if a victim was trained on data of another name, else None."""
+    if card is None or card.data == data.name:
+        return None
+    return (
+        f"the victim was trained on {card.data}, the data are {data.name}: compare image size, classes and their order"
+    )
 
 
 def maker_module(spec: str | None) -> ModuleType | None:
@@ -197,12 +234,17 @@ def _answer_to_black_images(victim: nn.Module, shape: tuple[int, ...]) -> Any:
         return victim(torch.zeros(2, *shape))
 
 
-def answers_probabilities(victim: nn.Module, shape: tuple[int, ...]) -> bool:
-    """Return whether a victim answers with probabilities, as after a softmax, where logits are expected.
+def probabilities_caution(victim: nn.Module, shape: tuple[int, ...]) -> str | None:
+    """Return one line if a victim answers with probabilities, as after a softmax, where logits are expected.
 
     Args:
         victim: That `resolve_victim` has returned.
         shape: Of an image, (C, H, W).
     """
     answer = _answer_to_black_images(victim, shape).float()
-    return bool((answer >= 0).all() and ((answer.sum(1) - 1).abs() < _SUM_ERROR).all())
+    if not ((answer >= 0).all() and ((answer.sum(1) - 1).abs() < _SUM_ERROR).all()):
+        return None
+    return (
+        "the victim answers with probabilities: their margins lose precision, and their mean is not that of the "
+        "logits; remove the softmax at its end"
+    )

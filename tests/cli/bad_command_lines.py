@@ -53,7 +53,7 @@ CASES = {
     ),
     "recommendation for nobody": ("recommend --data digits", "expected victim, got none"),
     "recommendation without data": (
-        "recommend resnet8-digits",
+        "recommend timm:resnet8",
         "--data is needed; known: cifar10, digits, folder, imagenet",
     ),
     # the doctor

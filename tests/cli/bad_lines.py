@@ -47,7 +47,7 @@ CASES = {
         "RayS has no targeted form; leave attack.targeted at false",
     ),
     "more evaluations per query than rows in a forward pass": (
-        SQUARE + "--model.eot 65",
+        SQUARE + "--model.batch_size 64 --model.eot 65",
         "model.eot must be at most model.batch_size, 64, got 65",
     ),
     "no evaluations per query": (SQUARE + "--model.eot 0", "model.eot must be at least 1, got 0"),

@@ -150,7 +150,7 @@ CASES = {
     ),
     "unknown option of layers": ("layers resnet8-digits --dept 3", "unknown option 'dept'; did you mean depth?"),
     "two models": ("layers resnet8-digits other", "expected options, which begin with --, got 'other'"),
-    "scales without data": ("scales resnet8-digits", "--data is needed; known: cifar10, digits, folder, imagenet"),
+    "scales without data": ("scales timm:resnet8", "--data is needed; known: cifar10, digits, folder, imagenet"),
     "scales of an unknown victim": (
         "scales resnet8-digit --data digits",
         "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",

@@ -65,7 +65,7 @@ def test_only_what_is_missing_is_run_again(command, swept):
     (cut / "journal/records-0-0.jsonl").write_text("".join(f"{line}\n" for line in lines[:3]))
     said = command("sweep", "grid.yaml")
     assert said.status == 0
-    assert re.findall(r"cell \d of \d to run: (.*)", said.out) == ["shipped-rays", "own-rays"]
+    assert re.findall(r"cell \d of \d, (\S+):", said.out) == ["shipped-rays", "own-rays"]
     after = made_at()
     assert [cell for cell in CELLS if after[cell] == before[cell]] == ["shipped-square", "own-square"]
     assert summary_of("shipped-rays")["counts"]["images"] == 4
@@ -174,4 +174,4 @@ def test_fewer_images_are_asked_in_smaller_passes_but_not_below_what_a_query_ave
         cell: json.loads(Path(f"runs/grid-9/{cell}/summary.json").read_text())["run"]["batch_size"]
         for cell in ("one", "wide", "small")
     }
-    assert sizes == {"one": 2, "wide": 3, "small": 1}
+    assert sizes == {"one": 5, "wide": 8, "small": 1}

@@ -56,7 +56,9 @@ axes:
     slots: {data: {init_args: {num_images: 60}}, model: {slots: 6}}
     eot: {data: {init_args: {num_images: 4}}, model: {eot: 6}}
 """
-    common = "common: {data: digits, attack: square, model: {budget: 150, batch_size: 24, final_draws: 80}}"
+    common = (
+        "common: {data: digits, attack: square, model: {budget: 150, batch_size: 24, final_draws: 80, controls: false}}"
+    )
     Path("grid.yaml").write_text(common + axes)
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert said.status == 0

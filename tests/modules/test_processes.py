@@ -105,32 +105,35 @@ def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
 def test_a_stop_anywhere_reaches_all(team):
     first, second, third = team(3)
     for process in (first, second, third):
-        process.look([0])
+        process.look(lambda: [0])
     assert not first.stopping
     second.stop()
     for process in (second, first, third):
-        process.look([0])
+        process.look(lambda: [0])
     assert first.stopping
     assert third.stopping
 
 
 def test_process_0_sees_how_far_all_are_together(team):
     first, second, third = team(3)
-    second.look([2, 20])
-    assert first.look([1, 10]) == [3, 30]
-    third.look([4, 40])
-    second.look([3, 30])
-    assert first.look([1, 10]) == [8, 80]
-    assert second.look([5, 50]) == [5, 50]
+    second.look(lambda: [2, 20])
+    first.look(lambda: [1, 10])
+    assert first.together([1, 10]) == [3, 30]
+    third.look(lambda: [4, 40])
+    second.look(lambda: [3, 30])
+    first.look(lambda: [1, 10])
+    assert first.together([1, 10]) == [8, 80]
+    second.look(lambda: [5, 50])
+    assert second.together([5, 50]) == [5, 50]
 
 
 def test_a_process_looks_no_more_than_once_a_second(team, monkeypatch):
     first, second = team(2)
     monkeypatch.setattr(module, "_BEAT", 1.0)
-    first.look([0])
+    first.look(lambda: [0])
     second.stop()
-    second.look([0])
-    first.look([0])
+    second.look(lambda: [0])
+    first.look(lambda: [0])
     assert not first.stopping
 
 
@@ -155,7 +158,7 @@ def test_process_0_hears_while_it_waits_that_another_one_failed(team):
         second.fail(UserError("the disk is full"))
         second.leave()
 
-    said = at_once([lambda: first.leave(lambda: first.look([0])), work])
+    said = at_once([lambda: first.leave(lambda: first.look(lambda: [0])), work])
     assert str(said[0]) == "process 1: the disk is full"
 
 
@@ -181,7 +184,7 @@ class GoneStore(dist.Store):
 def test_a_process_whose_store_is_gone_stops_with_what_it_has(team, monkeypatch):
     _, second = team(2)
     monkeypatch.setattr(second, "_store", GoneStore())
-    second.look([0])
+    second.look(lambda: [0])
     assert (second.stopping, second.lost) == (True, True)
     second.leave()
     with pytest.raises(ToldElsewhere):
@@ -199,7 +202,7 @@ def test_process_0_does_not_go_on_without_its_store(team, monkeypatch):
     first, _ = team(2)
     monkeypatch.setattr(first, "_store", GoneStore())
     with pytest.raises(dist.DistNetworkError):
-        first.look([0])
+        first.look(lambda: [0])
 
 
 def test_runs_one_after_the_other_share_nothing(team, monkeypatch):

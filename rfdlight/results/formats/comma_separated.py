@@ -87,7 +87,7 @@ def _inert(value: Any) -> Any:
 def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     run, summary = cell.run, cell.run.summary
     line: dict[str, Any] = {"run": run.label}
-    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals", "failed")}
+    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals", "failed", "under_way")}
     line["failed"] = len(run.facts["failed"])
     line["at_budget"] = cell.budget
     line |= _bounds("robust_at_budget", cell.robust) | _bounds("robust_lower_at_budget", cell.lower)

@@ -133,7 +133,7 @@ def test_a_layer_inside_of_a_torchscript_network_is_refused(attacked):
 
 def test_a_traced_network_as_a_whole_is_defended(attacked):
     assert attacked("traced", "0").status == 0
-    assert json.loads(Path("run/summary.json").read_text())["run"]["random"] == {"declared": True, "measured": True}
+    assert json.loads(Path("run/summary.json").read_text())["run"]["random"]["measured"]
 
 
 def test_calls_per_image_are_part_of_the_description(attacked):
