@@ -169,17 +169,17 @@ def _say(setting: str, text: str, whole: str) -> str:
     if typed:
         return f"{setting} must be {_TYPES.get(typed['type'], typed['type'])}, got '{typed['value']}'"
     denied = _DENIED.search(whole)
+    given = f" given as {setting}" if setting else ""
     if denied:
-        given = f"'{denied['path']}' given as {setting}" if setting else f"'{denied['path']}'"
         return (
-            f"{given} is of Python itself, whose modules may do harm when they run; expected a short name, or what is "
-            "yours in a module whose name Python does not have"
+            f"'{denied['path']}'{given} is of Python itself, whose modules may do harm when they run; expected a short "
+            "name, or what is yours in a module whose name Python does not have"
         )
     kind = _KIND.search(text)
     if kind:
-        return f"'{kind['path']}' given as {setting} is no {kind['base']}{_HINTS.get(kind['base'], '')}"
+        return f"'{kind['path']}'{given} is no {kind['base']}{_HINTS.get(kind['base'], '')}"
     path = _CLASS.search(whole)
     if path:
-        return f"cannot import '{path[1]}' given as {setting}: {one_line(text)}"
+        return f"cannot import '{path[1]}'{given}: {one_line(text)}"
     plain = one_line(text)
     return f"{setting}: {plain}" if setting else plain
