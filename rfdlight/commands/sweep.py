@@ -180,7 +180,8 @@ def _victim_settings(cell: Cell) -> str:
 
 def _loaded(made: Any) -> nn.Module:
     made.datamodule.setup("test")
-    victim, _, _ = resolve_victim(made.model.victim_spec, made.model.checkpoint, made.datamodule)
+    model = made.model
+    victim, _, _ = resolve_victim(model.victim_spec, model.checkpoint, made.datamodule, model.batch_size)
     return victim
 
 

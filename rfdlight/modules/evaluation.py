@@ -179,11 +179,11 @@ class AttackEvaluation(LightningModule):
         with self._closing_on_error():
             self._take_signals()
             self.victim, self._victim_card, self.victim_text = resolve_victim(
-                self.victim_spec, self.checkpoint, self.data
+                self.victim_spec, self.checkpoint, self.data, self.batch_size
             )
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
-            self._weights = weights_digest(self.victim)
+            self._weights = weights_digest(self.victim, attributes=False)
             self._book = RunBook(Path(self.trainer.default_root_dir), self.resume, self.processes)
             self._open.callback(self._book.close)
             past = self._book.past.records
@@ -274,6 +274,11 @@ class AttackEvaluation(LightningModule):
             attempt=self._book.attempt,
             least=self.eot,
             on_smaller=lambda rows: self.console.print(f"memory ran out: forward passes of {rows} images from here on"),
+            on_contiguous=lambda: self.console.print(
+                "the victim fails in channels-last memory; it runs in contiguous memory, as with --model.channels_last "
+                "false",
+                soft_wrap=True,
+            ),
         )
         self._attacking.callback(self._oracle.close)
         declared = any(defense.is_random for defense in self.defenses)

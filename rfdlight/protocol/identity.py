@@ -49,7 +49,7 @@ def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], fa
     return {
         **facts,
         **{f"version of {name}": version(name) for name in _LIBRARIES},
-        "weights": weights_digest(victim),
+        "weights": weights_digest(victim, attributes=False),
         "images": _images_digest(images),
         "code of rfdlight": _sources_digest(sorted(Path(rfdlight.__file__).parent.rglob("*.py"))),
         **{f"code of {name}": _sources_digest([path]) for name, path in _user_sources(modules)},
