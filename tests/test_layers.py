@@ -13,7 +13,7 @@ from rfdlight.names import NAMES
 PACKAGE = Path(rfdlight.__file__).parent
 TESTS = Path(__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"errors", "tensors", "norms", "losses", "rng", "threat", "clock"}
+BASE = {"errors", "tensors", "norms", "losses", "rng", "threat", "clock", "logits"}
 LAYERS = ["attacks", "adversaries", "engine", "protocol", "modules", "commands", "cli"]
 """Each may import the base and what stands before it, never what stands after it."""
 

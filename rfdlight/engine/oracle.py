@@ -184,11 +184,11 @@ class Oracle:
     def _answer(self, batch: Tensor) -> Any:
         """Return what the victim answers, in contiguous memory if it has never answered in channels-last memory.
 
-        A network that flattens by `view` needs the former.
+        A network that flattens by `view` needs the former; torch raises a RuntimeError for it.
         """
         try:
             output = self._victim(batch)
-        except Exception as error:
+        except RuntimeError as error:
             if self._answered or self._format is torch.contiguous_format or is_out_of_memory(error):
                 raise
             self._lay_out(torch.contiguous_format)

@@ -17,6 +17,9 @@ from rfdlight.rng import image_seed
 _BATCH = 128
 """Images per forward pass."""
 
+CONTIGUOUS = "the victim fails in channels-last memory; it runs in contiguous memory"
+"""What commands say where it does."""
+
 
 @dataclass(frozen=True)
 class CleanCost:
@@ -62,6 +65,9 @@ class CleanCostMeter:
         victim: In eval mode; without defenses attached.
         images: N images, at least 2; the attribute of this name holds those of them that can be read.
         seed: Of all draws.
+
+    Attributes:
+        channels_last: Whether the victim runs in channels-last memory; in contiguous memory where it fails there.
 
     Raises:
         VictimError: If the victim raises, or answers NaN or infinity, here or in `times_right`.

@@ -13,8 +13,8 @@ from torch.nn.parameter import is_lazy
 from rfdlight.errors import UserError, one_line
 from rfdlight.logits import Key, as_logits, described, logits_key, part
 
-_PROBE = 3
-"""Black images of the first pass; a network that takes one number of images alone hardly takes three."""
+_PROBE = 5
+"""Black images of the first pass; a network that takes one number of images alone hardly takes five."""
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 """Numbers of images that are tried for the hint, where neither three nor a whole batch works."""

@@ -27,7 +27,8 @@ from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import attributes_digest, load_checkpoint, weights_digest
 
-_TIMM = "timm:"
+TIMM = "timm:"
+"""What stands before the name of a timm network."""
 
 _FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 """A file of Python, and a name in it."""
@@ -72,7 +73,7 @@ def resolve_victim(
     if spec is None:
         raise UserError(f"the data {data.name} has no victim of its own: give --model.victim")
     classes, card = data.num_classes, None
-    if spec.startswith(_TIMM):
+    if spec.startswith(TIMM):
         victim, told = _from_timm(spec, checkpoint, data)
     elif is_import_path(spec):
         victim, told = _from_import_path(spec, checkpoint)
@@ -148,7 +149,7 @@ def card_path(spec: str) -> Path:
 
 
 def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.Module, str]:
-    name = spec.removeprefix(_TIMM)
+    name = spec.removeprefix(TIMM)
     if not timm.is_model(name):
         raise unknown_name("network", name, timm.list_models())
     settings = pretrained_settings(name)

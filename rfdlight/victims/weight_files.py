@@ -249,7 +249,7 @@ def _content(path: Path, what: str = "weights", listed_in: Path | None = None) -
         of = f", a shard that {listed_in} lists" if listed_in else ""
         raise UserError(f"no {what} at {path}{of}") from error
     except IsADirectoryError as error:
-        raise UserError(f"the {what} {path} are a folder; {_in_folder(path)}") from error
+        raise UserError(f"{path} is a folder; {_in_folder(path, what)}") from error
     except OSError as error:
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
     if not content:
@@ -260,14 +260,14 @@ def _content(path: Path, what: str = "weights", listed_in: Path | None = None) -
     return content
 
 
-def _in_folder(path: Path) -> str:
+def _in_folder(path: Path, what: str) -> str:
     if (path / ".metadata").exists():
         return f"convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pth"
     known = re.compile(r"\.(safetensors|bin|pth|pt|ckpt|tar)$|\.index\.json$")
     files = sorted(file.name for file in path.iterdir() if known.search(file.name))
     # One index stands for all of its shards.
     files = [name for name in files if name.endswith(".index.json")] or files
-    return f"give a file in it: {', '.join(files[:5])}" if files else "expected a file"
+    return f"give a file in it: {', '.join(files[:5])}" if files else f"expected a file of {what}"
 
 
 def _is_pickle(content: bytes) -> bool:
