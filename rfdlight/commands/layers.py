@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -82,17 +83,19 @@ def _taken_shape(network: nn.Module, image_size: int | None, name: str) -> tuple
     """Return the first shape of images that a network takes, of the size that was chosen or of common ones."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     channels = getattr(next(convolutions, None), "in_channels", 3)
-    sizes = _SIZES if image_size is None else (image_size,)
-    shapes = [
-        (count, size, size) for count in ((channels,) if channels <= _MOST_CHANNELS else (3, 1)) for size in sizes
-    ]
-    for shape in shapes[:-1]:
-        try:
-            output_shapes(network, shape, name)
-        except UserError:
-            continue
-        return shape
-    return shapes[-1]
+    counts = (channels,) if channels <= _MOST_CHANNELS else (3, 1)
+    if image_size is not None and len(counts) == 1:
+        return channels, image_size, image_size
+    for count in counts:
+        for size in _SIZES if image_size is None else (image_size,):
+            with suppress(UserError):
+                output_shapes(network, (count, size, size), name)
+                return count, size, size
+    raise UserError(
+        f"{name} takes images of none of the heights {', '.join(map(str, _SIZES))}; give --image_size"
+        if image_size is None
+        else f"{name} does not take images of {image_size} x {image_size}"
+    )
 
 
 def _known(model: str) -> str:

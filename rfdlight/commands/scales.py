@@ -51,8 +51,8 @@ def scales(
     """
     if victim.startswith(TIMM) or is_import_path(victim):
         raise UserError(
-            f"the scales of features are stored beside a victim card, which '{victim}' has not: expected a shipped name "
-            "or a card; in Python, rfdlight.victims.scales.measure_scales measures them, and "
+            f"the scales of features are stored beside a victim card, which '{victim}' has not: expected a shipped "
+            "name or a card; in Python, rfdlight.victims.scales.measure_scales measures them, and "
             "rfdlight.victims.Victim takes them as feature_scales"
         )
     path = card_path(victim)

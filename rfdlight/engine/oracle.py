@@ -80,7 +80,8 @@ class Oracle:
         self._least = least
         self._on_smaller = on_smaller
         self._on_contiguous = on_contiguous
-        self._victim = victim.eval()
+        victim.eval()
+        self._victim = victim
         self._answered = False
         self._lay_out(torch.channels_last if channels_last else torch.contiguous_format)
         self._hook = victim.register_forward_hook(self._count)
@@ -148,7 +149,7 @@ class Oracle:
         gradient = None
         with torch.enable_grad(), self._noise("attack", points.device), self._failing(rows):
             batch = self._fill(points).detach().requires_grad_()
-            logits = self._forward(batch, clock, "attack")
+            logits = self._forward(batch.clone(), clock, "attack")  # a victim may change what it is given
             if logits.requires_grad:
                 gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][:rows].float()
                 check_finite(gradient, "the victim's gradient is NaN or infinity", "attack it by scores or labels")
@@ -186,6 +187,7 @@ class Oracle:
 
         A network that flattens by `view` needs the former; torch raises a RuntimeError for it.
         """
+        kept = batch if self._answered else batch.clone()  # a victim may change what it is given
         try:
             output = self._victim(batch)
         except RuntimeError as error:
@@ -193,7 +195,7 @@ class Oracle:
                 raise
             self._lay_out(torch.contiguous_format)
             try:
-                output = self._victim(batch.contiguous())
+                output = self._victim(kept.contiguous())
             except Exception:
                 self._lay_out(torch.channels_last)
                 raise error from None

@@ -16,7 +16,7 @@ from rfdlight.logits import Key, as_logits, described, logits_key, part
 _PROBE = 5
 """Black images of the first pass; a network that takes one number of images alone hardly takes five."""
 
-_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+_SIZES = (*range(1, 17), 20, 24, 25, 32, 48, 50, 64, 96, 100, 128)
 """Numbers of images that are tried for the hint, where neither three nor a whole batch works."""
 
 _MOST_VALUES = 2**21
@@ -62,6 +62,7 @@ def as_module(made: Any, spec: str) -> nn.Module:
     _check_values(made, spec)
     if any(parameter.device.type != "cpu" for parameter in made.parameters()):
         made.cpu()  # from where the trainer takes it to its device
+    _leave_inference_mode(made)
     try:
         made.eval()
     except Exception as error:  # a user's own code may raise anything
@@ -72,6 +73,17 @@ def as_module(made: Any, spec: str) -> nn.Module:
             ) from error
         return OneMode(made)  # a program of torch.export has the mode that it was exported in
     return OneMode(made) if isinstance(made, torch.jit.ScriptModule) else made
+
+
+def _leave_inference_mode(network: nn.Module) -> None:
+    """Replace tensors that were made in inference mode, through which no gradient passes, by copies."""
+    copies: dict[int, Tensor] = {}
+    for module in network.modules():
+        held = {} if isinstance(module, torch.jit.ScriptModule) else module._parameters | module._buffers
+        for name, tensor in held.items():
+            if tensor is not None and tensor.is_inference():
+                copy = copies.setdefault(id(tensor), tensor.clone().detach())
+                setattr(module, name, nn.Parameter(copy) if name in module._parameters else copy)
 
 
 def _check_values(network: nn.Module, spec: str) -> None:
@@ -161,7 +173,7 @@ def answer_in_logits(
     whole = isinstance(trial.output, Tensor)
     key = None if whole else logits_key(trial.output, trial.rows, classes)
     victim.register_forward_hook(AsLogits(classes, key))
-    return "" if whole else f"the logits are {key!r} of its answer"
+    return "" if whole else f"its logits are part {key!r} of its answer"
 
 
 def _refusal(

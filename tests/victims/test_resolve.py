@@ -121,7 +121,8 @@ def test_weights_in_the_place_of_a_card_are_refused(tmp_path, card, digits):
     spec = f"{tmp_path}/tiny.safetensors"
     text = (
         f"a victim is given by its card, a .json, got '{spec}'; "
-        "weights without a card go to --model.checkpoint, with --model.victim timm:NAME or an import path of the network"
+        "weights without a card go to --model.checkpoint, with --model.victim timm:NAME or an import path of the "
+        "network"
     )
     fails(re.escape(text), spec, None, digits)
 
