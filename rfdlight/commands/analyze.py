@@ -18,7 +18,6 @@ from rfdlight.data.subset import select
 from rfdlight.errors import UserError
 from rfdlight.protocol.analysis import Attacker, Point, measure_points, ranked
 from rfdlight.protocol.analysis_plots import draw_magnitudes, draw_misled, draw_ratios
-from rfdlight.protocol.clean_cost import CONTIGUOUS
 from rfdlight.protocol.places import chosen_places
 from rfdlight.protocol.rough_cost import rough_meter
 from rfdlight.results import run_directory
@@ -87,8 +86,6 @@ def analyze(
     attacker = Attacker(radius if step is None else step, radius if eps is None else eps, draws)
     meter = rough_meter(loaded, free, seed)
     console = Console()
-    if not meter.channels_last:
-        console.print(CONTIGUOUS)
     with console.status(f"gradients and costs at {len(places) + 1} places"):
         ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
 
@@ -109,6 +106,7 @@ def analyze(
     draw_magnitudes(points, folder / "magnitudes.png")
     draw_misled(points, folder / "misled.png")
     right = int((points[0].margins > 0).sum())
+    told = "\n".join([told, *meter.notes])
     console.print(Text(f"{told}\n{right} of {len(ids)} images are classified rightly"), soft_wrap=True)
     console.print(_table(points))
     console.print(Text(_legend(attacker, len(meter.undefended)), style="dim"))

@@ -17,7 +17,7 @@ from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError
 from rfdlight.protocol import defense_file
 from rfdlight.protocol.calibration import Calibration, Target
-from rfdlight.protocol.clean_cost import CONTIGUOUS, CleanCost, CleanCostMeter
+from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.protocol.noise_calibration import Sigma, calibrate_noise, check_search, shown
 from rfdlight.victims.resolve import resolve_victim
 
@@ -63,9 +63,7 @@ def calibrate(
     images = _calibration_images(data)
     meter, target = CleanCostMeter(loaded, images, seed), Target(target_drop, tolerance)
     console = Console()
-    console.print(Text(told), soft_wrap=True)
-    if not meter.channels_last:
-        console.print(CONTIGUOUS)
+    console.print(Text("\n".join([told, *meter.notes])), soft_wrap=True)
     console.print(f"undefended {meter.clean_accuracy:.2%} of {len(meter.images)} test images that are not attacked")
     conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)
     begin, results = defense.sigma, {}

@@ -18,7 +18,7 @@ from rfdlight.names import short_name
 from rfdlight.protocol import defense_file
 from rfdlight.protocol.calibration import Target
 from rfdlight.protocol.candidates import Candidate, LinearisedVictim, candidates, config_of, named, noise_of
-from rfdlight.protocol.clean_cost import CONTIGUOUS, CleanCost, CleanCostMeter
+from rfdlight.protocol.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.protocol.noise_calibration import Sigma, calibrate_noise, check_search, shown
 from rfdlight.protocol.places import chosen_places
 from rfdlight.protocol.recommendation import (
@@ -98,9 +98,7 @@ def recommend(
     meter = CleanCostMeter(loaded, rest, seed)
     rest = meter.images
     looked_at = rest.take(select(rest.ids, rest.labels.tolist(), min(PREDICTED_ON, len(rest)), "random", seed))
-    _say(console, told)
-    if not meter.channels_last:
-        _say(console, CONTIGUOUS)
+    _say(console, "\n".join([told, *meter.notes]))
     _say(
         console,
         f"undefended {meter.clean_accuracy:.2%} of {len(rest)} test images, on which noise is predicted and "

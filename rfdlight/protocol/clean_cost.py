@@ -17,9 +17,6 @@ from rfdlight.rng import image_seed
 _BATCH = 128
 """Images per forward pass."""
 
-CONTIGUOUS = "the victim fails in channels-last memory; it runs in contiguous memory"
-"""What commands say where it does."""
-
 
 @dataclass(frozen=True)
 class CleanCost:
@@ -68,6 +65,7 @@ class CleanCostMeter:
 
     Attributes:
         channels_last: Whether the victim runs in channels-last memory; in contiguous memory where it fails there.
+        notes: One line each on how the victim runs, where that is not the usual way.
 
     Raises:
         VictimError: If the victim raises, or answers NaN or infinity, here or in `times_right`.
@@ -80,6 +78,7 @@ class CleanCostMeter:
         self.seed = seed
         self._read: list[str] = []
         self.channels_last = True
+        self.notes: list[str] = []
         self.undefended = self._first_right()
         if len(self._read) < len(images):  # the loader has left out, and told, what cannot be read
             read = set(self._read)
@@ -116,7 +115,9 @@ class CleanCostMeter:
         except VictimError:
             self.channels_last = False
             self.victim.to(memory_format=torch.contiguous_format)
-            return self._right()
+            right = self._right()
+            self.notes.append("the victim fails in channels-last memory; it runs in contiguous memory")
+            return right
 
     @torch.no_grad()
     def _right(self) -> Tensor:

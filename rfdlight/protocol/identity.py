@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -66,7 +67,10 @@ def check_same(run: Path, now: dict[str, Any]) -> None:
     now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
-        told = "; ".join(f"{name} is {_short(now.get(name))}, was {_short(before.get(name))}" for name in different)
+        told = "; ".join(
+            f"{name} is {_short(now.get(name), before.get(name))}, was {_short(before.get(name), now.get(name))}"
+            for name in different
+        )
         raise mixed(run, told)
 
 
@@ -132,6 +136,10 @@ def _user_sources(modules: Iterable[str]) -> list[tuple[str, Path]]:
     return found
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 40 else f"{text[:12]}..."
+def _short(value: Any, other: Any) -> str:
+    """Return a value in at most 40 characters, from where it differs from another one."""
+    text, against = (each if isinstance(each, str) else json.dumps(each) for each in (value, other))
+    if len(text) <= 40:
+        return text
+    start = len(os.path.commonprefix([text, against]))
+    return f"{text[:12]}..." if start < 12 else f"...{text[start - 8 : start + 12]}..."

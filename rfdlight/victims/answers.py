@@ -78,9 +78,9 @@ def as_module(made: Any, spec: str) -> nn.Module:
 def _leave_inference_mode(network: nn.Module) -> None:
     """Replace tensors that were made in inference mode, through which no gradient passes, by copies."""
     copies: dict[int, Tensor] = {}
-    for module in network.modules():
-        held = {} if isinstance(module, torch.jit.ScriptModule) else module._parameters | module._buffers
-        for name, tensor in held.items():
+    plain = [module for module in network.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    for module in plain:
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is not None and tensor.is_inference():
                 copy = copies.setdefault(id(tensor), tensor.clone().detach())
                 setattr(module, name, nn.Parameter(copy) if name in module._parameters else copy)
@@ -180,7 +180,7 @@ def _refusal(
     victim: nn.Module, spec: str, classes: int, shape: tuple[int, ...], first: _Trial, batch_size: int | None
 ) -> UserError:
     """Build the error for a victim that answers neither a few images nor a whole batch with logits."""
-    sizes = (rows for rows in _SIZES if rows * prod(shape) <= _MOST_VALUES)
+    sizes = (rows for rows in _SIZES if first.error is not None and rows * prod(shape) <= _MOST_VALUES)
     taken = next((rows for rows in sizes if _Trial.of(victim, rows, shape).holds_logits(classes)), None)
     if taken is not None:
         remedy = "pad each batch inside of it" if batch_size is None else f"give --model.batch_size {taken}"

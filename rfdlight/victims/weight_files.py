@@ -230,15 +230,17 @@ def _check_archive(path: Path, content: bytes) -> None:
             members = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
+    for end, kind in _MEMBERS:
+        if any(member.filename.endswith(end) for member in members):
+            raise UserError(f"{path} is {kind}")
+    if not any(member.filename.endswith("data.pkl") for member in members):
+        raise UserError(f"{path} is a zip archive that torch.save did not write; unpack it")
     unpacked = sum(member.file_size for member in members)
     if unpacked > len(content):
         raise UserError(
             f"{path} of {len(content):,} bytes would be {unpacked:,} unpacked; expected a file of torch.save, which "
             "packs nothing"
         )
-    for end, kind in _MEMBERS:
-        if any(member.filename.endswith(end) for member in members):
-            raise UserError(f"{path} is {kind}")
 
 
 def _content(path: Path, what: str = "weights", listed_in: Path | None = None) -> bytes:
@@ -254,7 +256,8 @@ def _content(path: Path, what: str = "weights", listed_in: Path | None = None) -
         raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
     if not content:
         raise UserError(f"{path} is empty; expected a file of {what}")
-    kind = next((kind for mark, kind in _MARKS if content.startswith(mark)), None)
+    start = content[:64].lstrip()
+    kind = next((kind for mark, kind in _MARKS if start.startswith(mark)), None)
     if kind is not None and not _looks_like_safetensors(content):
         raise UserError(f"{path} is {kind}")
     return content

@@ -51,21 +51,24 @@ class Match:
         named: The tensors by the names of the network, and those beside them that the network has no name for.
         left_out: Names in the file, beside the chosen ones, of tensors that were left out.
         others: Roots of further sets of weights in the file that fit as well.
+        partial: Roots of averaged weights that lack some, so that others were taken.
     """
 
     root: str
     named: dict[str, Tensor]
     left_out: list[str]
     others: list[str]
+    partial: list[str]
 
     def note(self, path: Path) -> str:
         """Return what was chosen where the file left a choice; "" where it left none."""
         told = ""
         if self.others:
-            file = str(path).partition("#")[0] if not path.exists() else str(path)
-            kind = ", averaged (EMA) weights," if is_averaged(self.root) else ""
-            told += f"; loaded{kind} from {_shown(self.root)}; for {' or '.join(map(_shown, self.others))} give "
-            told += f"{file}#{self.others[0].rstrip('.') or 'KEY'}"
+            kind = ", which is averaged (EMA)" if is_averaged(self.root) else ""
+            told += f"; the weights are those of {_shown(self.root)}{kind}; others that fit: "
+            told += f"{', '.join(map(_shown, self.others))}, by --model.checkpoint {path}#KEY"
+        if self.partial:
+            told += f"; the averaged weights of {', '.join(map(_shown, self.partial))} lack some and were left out"
         if self.left_out:
             more = ", ..." if len(self.left_out) > 3 else ""
             told += f"; {len(self.left_out)} tensors left out: {', '.join(self.left_out[:3])}{more}"
@@ -98,17 +101,23 @@ def match(network: nn.Module, checkpoint: Checkpoint, path: Path, optional: Coll
         held = {name: checkpoint.tensors.get(root + name) for name in needed}
         return all(tensor is not None and tensor.shape == shapes[name] for name, tensor in held.items())
 
-    complete = sorted((root for root in found if found[root] >= len(needed) and fits(root)), key=lambda root: len(root))
+    complete: list[str] = []
+    for root in sorted(found, key=len):
+        if found[root] >= len(needed) and fits(root) and not _copies(checkpoint, root, complete, needed):
+            complete.append(root)
     fullest = max(found, key=lambda root: (found[root], -len(root)), default="")
-    root = _chosen(complete, checkpoint, needed, path) if complete else fullest
+    root = _chosen(complete, path) if complete else fullest
     named, left_out = _by_name(network, checkpoint, root, own, shapes.keys())
     for name in wanted.keys() - named.keys():
-        partner = tied.get(name)
-        if partner in named:
-            named[name] = named[partner]
+        held = next((other for other in tied.get(name, ()) if other in named), None)
+        if held is not None:
+            named[name] = named[held]
         elif name.endswith(_COUNTER) and complete:
             named[name] = wanted[name]
-    return Match(root, named, left_out, [other for other in complete if other != root])
+    others = [other for other in complete if other != root]
+    partial = [other for other in found if is_averaged(other) and 2 * found[other] > len(needed) and not fits(other)]
+    left_out = [name for name in left_out if not name.startswith((*filter(None, others), *partial))]
+    return Match(root, named, left_out, others, partial if complete else [])
 
 
 def named_for(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,16 +140,20 @@ def _roots(names: Collection[str], stored: Iterable[str]) -> Counter[str]:
     return found
 
 
-def _chosen(roots: list[str], checkpoint: Checkpoint, names: Iterable[str], path: Path) -> str:
-    """Return the root that is meant among several that all fit."""
-    names = list(names)
-    first = roots[0]
-    if all(
-        torch.equal(checkpoint.tensors[first + name], checkpoint.tensors[root + name])
-        for root in roots[1:]
-        for name in names
-    ):
-        return first
+def _copies(checkpoint: Checkpoint, root: str, others: Iterable[str], names: Collection[str]) -> bool:
+    """Return whether the same values stand behind another root."""
+    held = checkpoint.tensors
+    return any(all(torch.equal(held[root + name], held[other + name]) for name in names) for other in others)
+
+
+def _chosen(roots: list[str], path: Path) -> str:
+    """Return the root that is meant among those that fit.
+
+    Raises:
+        UserError: If no convention says which.
+    """
+    if len(roots) == 1:
+        return roots[0]
     averaged = [root for root in roots if is_averaged(root)]
     if len(averaged) == 1:
         return averaged[0]
@@ -219,11 +232,12 @@ def _state(network: nn.Module) -> dict[str, Tensor]:
     return plain
 
 
-def _tied(network: nn.Module) -> dict[str, str]:
-    """Return, for every name of a parameter that the network has under an earlier name too, that name."""
-    first: dict[int, str] = {}
-    parameters = network.named_parameters(remove_duplicate=False)
-    return {name: held for name, tensor in parameters if (held := first.setdefault(id(tensor), name)) != name}
+def _tied(network: nn.Module) -> dict[str, list[str]]:
+    """Return, for every parameter that the network has under several names, all of these names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(tensor), []).append(name)
+    return {name: group for group in names.values() if len(group) > 1 for name in group}
 
 
 def head_names(network: nn.Module) -> set[str]:
