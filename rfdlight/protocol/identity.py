@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import sys
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -141,5 +140,5 @@ def _short(value: Any, other: Any) -> str:
     text, against = (each if isinstance(each, str) else json.dumps(each) for each in (value, other))
     if len(text) <= 40:
         return text
-    start = len(os.path.commonprefix([text, against]))
+    start = next((i for i, pair in enumerate(zip(text, against, strict=False)) if len(set(pair)) > 1), 0)
     return f"{text[:12]}..." if start < 12 else f"...{text[start - 8 : start + 12]}..."

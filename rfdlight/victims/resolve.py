@@ -110,8 +110,8 @@ def maker_module(spec: str | None) -> ModuleType | None:
 
 def is_import_path(spec: str) -> bool:
     """Return whether a victim is given by an import path: `my_module.my_net`, or `my_file.py:my_net`."""
-    if _FILE.fullmatch(spec):
-        return True
+    if _FILE.fullmatch(spec) or spec.startswith(TIMM):
+        return not spec.startswith(TIMM)
     parts = spec.replace(":", ".", 1).split(".")
     return len(parts) > 1 and all(part.isidentifier() for part in parts) and not _is_file(spec)
 
