@@ -13,7 +13,7 @@ from rfdlight.names import NAMES
 PACKAGE = Path(rfdlight.__file__).parent
 TESTS = Path(__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"errors", "tensors", "norms", "losses", "rng", "threat", "clock", "arguments", "activations"}
+BASE = {"errors", "tensors", "norms", "losses", "rng", "threat", "clock", "logits", "arguments", "activations"}
 LAYERS = ["attacks", "adversaries", "engine", "protocol", "modules", "commands", "cli"]
 """Each may import the base and what stands before it, never what stands after it."""
 

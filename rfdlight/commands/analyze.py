@@ -111,6 +111,7 @@ def analyze(
     draw_magnitudes(points, folder / "magnitudes.png")
     draw_misled(points, folder / "misled.png")
     right = int((points[0].margins > 0).sum())
+    told = "\n".join([told, *meter.notes])
     console.print(Text(f"{told}\n{right} of {len(ids)} images are classified rightly"), soft_wrap=True)
     console.print(_table(points))
     console.print(Text(_legend(attacker, len(meter.undefended)), style="dim"))

@@ -68,7 +68,7 @@ def calibrate(
     if not sweep:  # which names such a layer and goes on
         check_acts(defense, loaded, meter.images)
     console = plain_console()
-    console.print(Text(told), soft_wrap=True)
+    console.print(Text("\n".join([told, *meter.notes])), soft_wrap=True)
     console.print(f"undefended {meter.clean_accuracy:.2%} of {len(meter.images)} test images that are not attacked")
     print_cautions(console, card, data, meter)
     conditions = defense_file.conditions(victim, card, data.name, meter, target, checkpoint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -19,22 +20,26 @@ from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.terminal import plain_console
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.networks import create_network
-from rfdlight.victims.resolve import card_path
+from rfdlight.victims.resolve import card_path, import_victim, is_import_path
 
 _TIMM = "timm:"
-_CANNOT = (AssertionError, IndexError, RuntimeError, TypeError, ValueError)
-"""What networks raise for images that they do not take."""
+_SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
+"""Heights and widths that are tried for a network that does not say its own."""
+
+_MOST_CHANNELS = 4
+"""Of an image; the first convolution of a network that takes features has more."""
 
 
 def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     """List a network's layers, their output shapes, and where feature noise goes by default.
 
-    Weights are neither needed nor downloaded.
+    Weights are neither needed nor downloaded, but for an import path, whose function makes what it makes.
 
     Args:
-        model: A shipped victim, the path of a victim card, or `timm:NAME`.
+        model: A shipped victim, the path of a victim card, `timm:NAME`, or an import path.
         depth: How many levels of modules inside modules are listed; default points are listed always.
-        image_size: Height and width of the image, by default those of the card or of timm's settings.
+        image_size: Height and width of the image, by default those of the card, of timm's settings, or for an import
+            path the first common size that the network takes.
 
     Raises:
         UserError: If there is no such model, or it does not take images of that size.
@@ -42,8 +47,15 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     for name, value in (("depth", depth), ("image_size", 1 if image_size is None else image_size)):
         if value < 1:
             raise UserError(f"{name} must be at least 1, got {value}")
-    network, shape = _build(model, image_size)
-    shapes = output_shapes(network.eval(), shape, model)
+    if is_import_path(model):
+        whole = import_victim(model)
+        shape = _taken_shape(whole, image_size, model)
+        # As noise in features looks for its layers: a Victim has its normalisation outside of the network.
+        network = getattr(whole, "network", whole)
+    else:
+        whole, shape = _build(model, image_size)
+        network = whole.eval()
+    shapes = output_shapes(whole, shape, model, network)
     points = default_points(network)
     console = plain_console()
     console.print(Text(f"{model}, one image of {_times(shape)}"))
@@ -67,6 +79,25 @@ def _build(model: str, image_size: int | None) -> tuple[nn.Module, tuple[int, ..
     return network, (channels, *(size if image_size is None else (image_size, image_size)))
 
 
+def _taken_shape(network: nn.Module, image_size: int | None, name: str) -> tuple[int, ...]:
+    """Return the first shape of images that a network takes, of the size that was chosen or of common ones."""
+    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
+    channels = getattr(next(convolutions, None), "in_channels", 3)
+    counts = (channels,) if channels <= _MOST_CHANNELS else (3, 1)
+    if image_size is not None and len(counts) == 1:
+        return channels, image_size, image_size
+    for count in counts:
+        for size in _SIZES if image_size is None else (image_size,):
+            with suppress(UserError):
+                output_shapes(network, (count, size, size), name)
+                return count, size, size
+    raise UserError(
+        f"{name} takes images of none of the heights {', '.join(map(str, _SIZES))}; give --image_size"
+        if image_size is None
+        else f"{name} does not take images of {image_size} x {image_size}"
+    )
+
+
 def _known(model: str) -> str:
     """Return a name or path as it is; for names of neither kind say the nearest of both."""
     shipped = [path.stem for path in packaged.folder("checkpoints").glob("*.json")]
@@ -85,13 +116,16 @@ def _from_timm(name: str, image_size: int | None) -> nn.Module:
 
 
 @torch.no_grad()
-def output_shapes(network: nn.Module, shape: tuple[int, ...], name: str) -> dict[str, str]:
+def output_shapes(
+    network: nn.Module, shape: tuple[int, ...], name: str, inside: nn.Module | None = None
+) -> dict[str, str]:
     """Return what leaves each module for one image, as text, without the dimension of the batch.
 
     Args:
         network: In eval mode.
         shape: Of the image: channels, height, width.
         name: Of the network, for the error.
+        inside: The part of the network whose modules are looked at; all of it by default.
 
     Returns:
         The text by the module's path, of its first call; modules that are not called are left out.
@@ -104,11 +138,15 @@ def output_shapes(network: nn.Module, shape: tuple[int, ...], name: str) -> dict
     def note(path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         shapes.setdefault(path, _shape(output))
 
-    handles = [module.register_forward_hook(partial(note, path)) for path, module in network.named_modules()]
+    handles = [
+        module.register_forward_hook(partial(note, path))
+        for path, module in (inside or network).named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+    ]
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         network(torch.zeros(1, *shape, device=device))
-    except _CANNOT as error:
+    except Exception as error:  # a user's own code may raise anything
         raise UserError(f"{name} does not take images of {_times(shape)}: {one_line(error)}") from error
     finally:
         for handle in handles:

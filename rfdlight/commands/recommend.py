@@ -100,7 +100,7 @@ def recommend(
     meter = CleanCostMeter(loaded, rest, seed)
     rest = meter.images
     looked_at = rest.take(select(rest.ids, rest.labels.tolist(), min(PREDICTED_ON, len(rest)), "random", seed))
-    _say(console, told)
+    _say(console, "\n".join([told, *meter.notes]))
     _say(
         console,
         f"undefended {meter.clean_accuracy:.2%} of {len(rest)} test images, on which noise is predicted and "

@@ -29,7 +29,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 POSITIONALS: dict[str, dict[str, Any]] = {
     "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "layers": {"dest": "model", "help": "A shipped victim, a card's path, or timm:NAME."},
+    "layers": {"dest": "model", "help": "A shipped victim, a card's path, timm:NAME, or an import path."},
     "recommend": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},

@@ -14,7 +14,7 @@ from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
 from rfdlight.terminal import plain_console
 from rfdlight.victims.card import load_victim
-from rfdlight.victims.resolve import card_path, check_data, other_data_caution
+from rfdlight.victims.resolve import TIMM, card_path, check_data, is_import_path, other_data_caution
 from rfdlight.victims.scales import (
     NUM_IMAGES,
     calibration_images,
@@ -49,6 +49,12 @@ def scales(
     Raises:
         UserError: If the victim cannot be loaded, has no such layers, or does not fit the data.
     """
+    if victim.startswith(TIMM) or is_import_path(victim):
+        raise UserError(
+            f"the scales of features are stored beside a victim card, which '{victim}' has not: expected a shipped "
+            "name or a card; in Python, rfdlight.victims.scales.measure_scales measures them, and "
+            "rfdlight.victims.Victim takes them as feature_scales"
+        )
     path = card_path(victim)
     loaded, card = load_victim(path, scales=False)
     check_data(victim, card, data)

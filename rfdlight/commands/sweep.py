@@ -207,7 +207,8 @@ def _victim_settings(cell: Cell) -> str:
 def _loaded(made: Any) -> tuple[nn.Module, ImageSource]:
     """Load a cell's victim, and the test images at the size that the victim takes."""
     made.datamodule.setup("test")
-    victim, _, _ = resolve_victim(made.model.victim_spec, made.model.checkpoint, made.datamodule)
+    model = made.model
+    victim, _, _ = resolve_victim(model.victim_spec, model.checkpoint, made.datamodule, model.batch_size)
     return victim, made.datamodule.images("test")
 
 

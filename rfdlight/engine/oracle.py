@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rfdlight.clock import ticking
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
 from rfdlight.errors import DefenseError, UserError
+from rfdlight.logits import check_logits
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Purpose = Literal["attack", "judge"]
@@ -49,6 +50,7 @@ class Oracle:
         attempt: How often this run was resumed.
         least: Rows that a forward pass has to have when memory runs out.
         on_smaller: Called with the new number of rows per forward pass.
+        on_contiguous: Called when the victim turns out to fail in channels-last memory alone, and leaves it.
 
     Attributes:
         forwarded: Rows that a hook on the victim has counted so far.
@@ -68,6 +70,7 @@ class Oracle:
         attempt: int = 0,
         least: int = 1,
         on_smaller: Callable[[int], None] = lambda rows: None,
+        on_contiguous: Callable[[], None] = lambda: None,
     ) -> None:
         self.batch_size = batch_size
         self.precision = precision
@@ -76,12 +79,11 @@ class Oracle:
         self.spare = 0
         self._least = least
         self._on_smaller = on_smaller
-        self._victim = victim.eval()
-        self._format = torch.channels_last if channels_last else torch.contiguous_format
-        for module in victim.modules():
-            for parameter in module.parameters(recurse=False):
-                if parameter.ndim == 4:
-                    parameter.data = parameter.data.contiguous(memory_format=self._format)
+        self._on_contiguous = on_contiguous
+        victim.eval()
+        self._victim = victim
+        self._answered = False
+        self._lay_out(torch.channels_last if channels_last else torch.contiguous_format)
         self._hook = victim.register_forward_hook(self._count)
         self._batch: Tensor | None = None
         self._advances = True
@@ -90,6 +92,14 @@ class Oracle:
             purpose: int.from_bytes(hashlib.sha256(f"{seed}:{purpose}:{rank}:{attempt}".encode()).digest()[:7])
             for purpose in ("attack", "judge")
         }
+
+    def _lay_out(self, memory_format: torch.memory_format) -> None:
+        """Choose the memory format of the passes, and bring the weights into it."""
+        self._format = memory_format
+        for module in self._victim.modules():
+            for parameter in module.parameters(recurse=False):
+                if parameter.ndim == 4 and parameter.layout is torch.strided:
+                    parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
     def close(self) -> None:
         """Take the counting hook off the victim."""
@@ -141,7 +151,7 @@ class Oracle:
         gradient = None
         with torch.enable_grad(), self._noise("attack", points.device), self._failing(rows):
             batch = self._fill(points).detach().requires_grad_()
-            logits = self._forward(batch, clock, "attack")
+            logits = self._forward(batch.clone(), clock, "attack")  # a victim may change what it is given
             if logits.requires_grad:
                 gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][:rows].float()
                 check_finite(gradient, "the victim's gradient is NaN or infinity", "attack it by scores or labels")
@@ -171,9 +181,31 @@ class Oracle:
         padded[: len(clock)] = clock
         with self._arithmetic(purpose, batch.device), ticking(padded):
             # A copy: a victim may answer from memory that its next pass overwrites.
-            logits = self._victim(batch)[: len(clock)].to(torch.float32, copy=True)
+            logits = check_logits(self._answer(batch), len(batch))[: len(clock)].to(torch.float32, copy=True)
         check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
         return logits
+
+    def _answer(self, batch: Tensor) -> Any:
+        """Return what the victim answers, in contiguous memory if it has never answered in channels-last memory.
+
+        A network that flattens by `view` needs the former; torch raises a RuntimeError for it.
+        """
+        kept = batch if self._answered else batch.clone()  # a victim may change what it is given
+        try:
+            output = self._victim(batch)
+        except RuntimeError as error:
+            if self._answered or self._format is torch.contiguous_format or is_out_of_memory(error):
+                raise
+            self._lay_out(torch.contiguous_format)
+            try:
+                output = self._victim(kept.contiguous())
+            except Exception:
+                self._lay_out(torch.channels_last)
+                raise error from None
+            self._batch = None
+            self._on_contiguous()
+        self._answered = True
+        return output
 
     @contextmanager
     def _failing(self, rows: int) -> Iterator[None]:

@@ -15,6 +15,9 @@ from rfdlight.errors import UserError
 _PASSES = 3
 """Forward passes over equal batches; the first two that differ end the comparison."""
 
+_SUM_ERROR = 0.01
+"""How far from 1 the probabilities of half precision may add up."""
+
 _DRAWS = 8
 """Forward passes over each of two batches that have to confirm that answers differ between them."""
 
@@ -39,10 +42,12 @@ class Behaviour:
         random: Whether any two answers to the same image differed.
         batch_effect: Largest change of a logit when the other images of the batch changed, relative to the range of
             the image's logits; 0 where it is within rounding.
+        probabilities: Whether the answers look like probabilities, as after a softmax, and not like logits.
     """
 
     random: bool
     batch_effect: float = 0.0
+    probabilities: bool = False
 
 
 def changed(before: Tensor, after: Tensor) -> Tensor:
@@ -87,8 +92,9 @@ def probe(oracle: Oracle, points: Tensor) -> Behaviour:
 def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
     first = _answers(oracle, points)
     random = any(not torch.equal(first, _answers(oracle, points)) for _ in range(_PASSES - 1))
+    probabilities = bool((first >= 0).all() and ((first.sum(1) - 1).abs() < _SUM_ERROR).all())
     if oracle.batch_size == 1:
-        return Behaviour(random)
+        return Behaviour(random, probabilities=probabilities)
     kept = points[: (len(points) + 1) // 2]
     others = (1 - kept)[: oracle.batch_size - len(kept)]
     try:
@@ -98,14 +104,14 @@ def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
     except VictimError:  # on the images that were made up: nothing is known of the batch
         effect = 0.0
     if effect is None:
-        return Behaviour(random=True)
+        return Behaviour(random=True, probabilities=probabilities)
     if effect > _TOLERATED:
         raise UserError(
             f"the victim's answer to an image depends on the other images of its batch: a logit changes by "
             f"{effect:.0%} of their range; use running statistics (eval mode) in its normalisation layers, draw noise "
             "without a fixed seed, or --model.batch_size 1"
         )
-    return Behaviour(random or effect > 0, effect)
+    return Behaviour(random or effect > 0, effect, probabilities)
 
 
 def _answers(oracle: Oracle, points: Tensor) -> Tensor:

@@ -42,8 +42,13 @@ from rfdlight.results.records import Record
 from rfdlight.results.summary import stands_at, summarize
 from rfdlight.results.tables import audit_text, failures_text, run_table, run_title
 from rfdlight.terminal import plain_console
-from rfdlight.victims.resolve import maker_module, other_data_caution, probabilities_caution, resolve_victim
+from rfdlight.victims.resolve import maker_module, other_data_caution, resolve_victim
 from rfdlight.victims.weights import weights_digest
+
+_PROBABILITIES = (
+    "the victim answers with probabilities: their margins lose precision, and their mean is not that of the logits; "
+    "remove the softmax at its end"
+)
 
 
 class AttackEvaluation(LightningModule):
@@ -186,12 +191,11 @@ class AttackEvaluation(LightningModule):
         with self._closing_on_error():
             self._take_signals()
             self.victim, self._victim_card, self.victim_text = resolve_victim(
-                self.victim_spec, self.checkpoint, self.data
+                self.victim_spec, self.checkpoint, self.data, self.batch_size
             )
-            self._probabilities = probabilities_caution(self.victim, self.data.image_shape)
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
-            self._weights = weights_digest(self.victim)
+            self._weights = weights_digest(self.victim, attributes=False)
             self._book = RunBook(Path(self.trainer.default_root_dir), self.resume, self.processes)
             self._open.callback(self._book.close)
             past = self._book.past.records
@@ -334,6 +338,11 @@ class AttackEvaluation(LightningModule):
             attempt=self._book.attempt,
             least=self.eot,
             on_smaller=lambda rows: self.console.print(f"memory ran out: forward passes of {rows} images from here on"),
+            on_contiguous=lambda: self.console.print(
+                "the victim fails in channels-last memory; it runs in contiguous memory, as with --model.channels_last "
+                "false",
+                soft_wrap=True,
+            ),
         )
         self._attacking.callback(self._oracle.close)
         declared = any(defense.is_random for defense in self.defenses)
@@ -389,7 +398,8 @@ class AttackEvaluation(LightningModule):
         self._clean_caution = clean_caution(self._oracle, self.data.attacked(), self.data.num_classes, self.device)
         if self._clean_caution and self.defenses:
             self._clean_caution += "; or the defense costs so much"
-        found = (other_data_caution(self._victim_card, self.data), self._probabilities, self._clean_caution)
+        probabilities = _PROBABILITIES if self._behaviour.probabilities else None
+        found = (other_data_caution(self._victim_card, self.data), probabilities, self._clean_caution)
         return [caution for caution in found if caution is not None]
 
     def _end(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.noise import Noise
-from rfdlight.engine.failures import check_finite, raised
+from rfdlight.engine.failures import VictimError, check_finite, raised
 from rfdlight.results.chance import chance_caution
 from rfdlight.results.intervals import Z, wald
 from rfdlight.rng import image_seed
@@ -64,17 +64,23 @@ class CleanCostMeter:
         images: N images, at least 2; the attribute of this name holds those of them that can be read.
         seed: Of all draws.
 
+    Attributes:
+        channels_last: Whether the victim runs in channels-last memory; in contiguous memory where it fails there.
+        notes: One line each on how the victim runs, where that is not the usual way.
+
     Raises:
         VictimError: If the victim raises, or answers NaN or infinity, here or in `times_right`.
     """
 
     def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.victim = victim.to(self.device).to(memory_format=torch.channels_last)
+        self.victim = victim.to(self.device)
         self.images = images
         self.seed = seed
         self._read: list[str] = []
-        self.undefended = self._right()
+        self.channels_last = True
+        self.notes: list[str] = []
+        self.undefended = self._first_right()
         answers = self._answers
         if len(self._read) < len(images):  # the loader has left out, and told, what cannot be read
             read = set(self._read)
@@ -108,12 +114,24 @@ class CleanCostMeter:
                 counts += self._right()
         return counts
 
+    def _first_right(self) -> Tensor:
+        """Return what `_right` does, in contiguous memory if the victim fails in channels-last memory alone."""
+        self.victim.to(memory_format=torch.channels_last)
+        try:
+            return self._right()
+        except VictimError:
+            self.channels_last = False
+            self.victim.to(memory_format=torch.contiguous_format)
+            right = self._right()
+            self.notes.append("the victim fails in channels-last memory; it runs in contiguous memory")
+            return right
+
     @torch.no_grad()
     def _right(self) -> Tensor:
         """Return for each image whether one answer is right, (N,) float64 of 0 and 1."""
         answers, right, self._read = [], [], []
         for x, y, names in loader(self.images, _BATCH):
-            x = x.to(self.device, memory_format=torch.channels_last)
+            x = x.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
             try:
                 logits = self.victim(x)
             except Exception as error:

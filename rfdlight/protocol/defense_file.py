@@ -85,7 +85,7 @@ def _weights(card: VictimCard | None, checkpoint: str | None, victim: nn.Module)
         return {"weights_sha256": card.sha256}
     if checkpoint is not None:
         return {"weights_sha256": read_checkpoint(expanded(checkpoint))[1]}
-    return {"loaded_weights_sha256": weights_digest(victim)}
+    return {"loaded_weights_sha256": weights_digest(victim, attributes=False)}
 
 
 def image_facts(images: ImageSource) -> dict[str, Any]:

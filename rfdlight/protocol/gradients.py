@@ -67,7 +67,7 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
     with probe.on(victim), torch.enable_grad():
         pixels = x.detach().requires_grad_()
         try:
-            logits = victim(pixels)
+            logits = victim(pixels.clone())  # a victim may change what it is given
         except Exception as error:
             raise raised(error) from error
         check_finite(logits, "the victim answered NaN or infinity", "nothing can be predicted of it")

@@ -49,7 +49,7 @@ def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], fa
     return {
         **facts,
         **{f"version of {name}": version(name) for name in _LIBRARIES},
-        "weights": weights_digest(victim),
+        "weights": weights_digest(victim, attributes=False),
         "images": _images_digest(images),
         "code of rfdlight": _sources_digest(sorted(Path(rfdlight.__file__).parent.rglob("*.py"))),
         **{f"code of {name}": _sources_digest([path]) for name, path in _user_sources(modules)},
@@ -66,7 +66,10 @@ def check_same(run: Path, now: dict[str, Any]) -> None:
     now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
-        told = "; ".join(f"{name} is {_short(now.get(name))}, was {_short(before.get(name))}" for name in different)
+        told = "; ".join(
+            f"{name} is {_short(now.get(name), before.get(name))}, was {_short(before.get(name), now.get(name))}"
+            for name in different
+        )
         raise mixed(run, told)
 
 
@@ -132,6 +135,10 @@ def _user_sources(modules: Iterable[str]) -> list[tuple[str, Path]]:
     return found
 
 
-def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 40 else f"{text[:12]}..."
+def _short(value: Any, other: Any) -> str:
+    """Return a value in at most 40 characters, from where it differs from another one."""
+    text, against = (each if isinstance(each, str) else json.dumps(each) for each in (value, other))
+    if len(text) <= 40:
+        return text
+    start = next((i for i, pair in enumerate(zip(text, against, strict=False)) if len(set(pair)) > 1), 0)
+    return f"{text[:12]}..." if start < 12 else f"...{text[start - 8 : start + 12]}..."

@@ -94,13 +94,13 @@ def misled_frequency(
         (N,) float64, shares of the draws. A difference of exactly 0 is half a turn.
     """
     turned = torch.zeros(len(x), dtype=torch.float64)
-    clean = margin(victim(x), y)
+    clean = margin(victim(x.clone()), y)
     steps = torch.Generator(x.device).manual_seed(seed)
     for _ in range(draws):
         probe = x + step * torch.randn(x.shape, generator=steps, dtype=x.dtype, device=x.device)
-        sought = margin(victim(probe), y) - clean
+        sought = margin(victim(probe.clone()), y) - clean
         with defense.on(victim):
-            read = margin(victim(probe), y) - margin(victim(x), y)
+            read = margin(victim(probe.clone()), y) - margin(victim(x.clone()), y)
         agreement = (sought.sign() * read.sign()).double().cpu()
         turned += (1 - agreement) / 2
     return turned / draws

@@ -1,187 +1,123 @@
-"""Files of weights: read without running code, and fitted to a network."""
+"""Weights: matched with the names of a network, loaded into it, and told apart by a digest."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import pickle
-import pickletools
-import warnings
-import zipfile
-from collections.abc import Iterable
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load
 from torch import Tensor, nn
 
-from rfdlight.documents import read_bytes
 from rfdlight.errors import UserError, one_line
+from rfdlight.victims.digest import attributes_digest, weights_digest
+from rfdlight.victims.weight_files import Checkpoint, check_training, read_checkpoint, read_weights
 
-_NESTED = ("state_dict", "model_state_dict", "model")
-"""Where training scripts keep the weights inside of what they save."""
+__all__ = [
+    "attributes_digest",
+    "check_fit",
+    "check_training",
+    "fit_weights",
+    "head_names",
+    "load_checkpoint",
+    "named_for",
+    "read_checkpoint",
+    "read_weights",
+    "start_from",
+    "weights_digest",
+]
 
-_PREFIXES = ("module.", "_orig_mod.", "victim.network.", "network.", "model.")
-"""What wrappers put before every name."""
+_PREFIXES = ("module.", "_orig_mod.", "victim.network.", "network.", "model.", "net.")
+"""What wrappers put before every name of a network."""
 
-_MOST_HEADER = 10_000_000
-"""Bytes of the list of tensors in a safetensors file; networks of a thousand layers need below a million."""
+_PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
+"""Where training scripts keep the weights of the last step, the most usual place first."""
 
-_TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")
-"""What a checkpoint of a training holds at the least."""
+_COUNTER = "num_batches_tracked"
+"""A buffer that files from before torch 0.4.1 lack, and that no answer depends on in eval mode."""
+
+_BOOKKEEPING = (_COUNTER, "n_averaged", "total_ops", "total_params")
+"""Last parts of the names of tensors that no answer depends on: of batch normalisation, of averaging, of thop."""
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors file, and nothing that could carry code.
+@dataclass(frozen=True)
+class Match:
+    """The tensors of a checkpoint that belong to a network.
 
-    Returns:
-        The tensors by name, and the sha256 of the very bytes that they were read from.
+    Attributes:
+        root: What stands before the names of the network in the file, with a dot at its end; "" for nothing.
+        named: The tensors by the names of the network, and those beside them that the network has no name for.
+        left_out: Names in the file, beside the chosen ones, of tensors that were left out.
+        others: Roots of further sets of weights in the file that fit as well.
+        partial: Roots of averaged weights that lack some, so that others were taken.
+    """
+
+    root: str
+    named: dict[str, Tensor]
+    left_out: list[str]
+    others: list[str]
+    partial: list[str]
+
+    def note(self, path: Path) -> str:
+        """Return what was chosen where the file left a choice; "" where it left none."""
+        told = ""
+        if self.others:
+            kind = ", which is averaged (EMA)" if is_averaged(self.root) else ""
+            told += f"; the weights are those of {_shown(self.root)}{kind}; others that fit: "
+            told += f"{', '.join(map(_shown, self.others))}, by --model.checkpoint {path}#KEY"
+        if self.partial:
+            told += f"; the averaged weights of {', '.join(map(_shown, self.partial))} lack some and were left out"
+        if self.left_out:
+            more = ", ..." if len(self.left_out) > 3 else ""
+            told += f"; {len(self.left_out)} tensors left out: {', '.join(self.left_out[:3])}{more}"
+        return told
+
+
+def match(network: nn.Module, checkpoint: Checkpoint, path: Path, optional: Collection[str] = ()) -> Match:
+    """Find the weights of a network in a checkpoint, whatever stands before the names on either side.
+
+    Of several sets of weights that fit, averaged ones (EMA) are taken, as by timm, else those in the usual place.
+
+    Args:
+        network: Whose names and shapes are looked for.
+        checkpoint: Its tensors.
+        path: Of the file, for messages.
+        optional: Names of the network that may be missing or have another shape.
 
     Raises:
-        UserError: If the file is missing or is something else.
+        UserError: If several sets fit and no convention says which is meant.
     """
-    content = _content(path)
-    if _is_pickle(content):
-        raise UserError(f"{path} is a pickle, which can run code when it is read; expected a safetensors file")
-    return _safetensors(path, content), hashlib.sha256(content).hexdigest()
+    wanted = _state(network)
+    own = _wrapping(wanted)
+    shapes = {name.removeprefix(own): tensor.shape for name, tensor in wanted.items()}
+    tied = _tied(network)
+    loose = {name.removeprefix(own) for name in optional} | {name for name in shapes if name.endswith(_COUNTER)}
+    found = _roots(shapes.keys(), checkpoint.tensors)
+    needed = {name for name in shapes if name not in loose and own + name not in tied}
 
+    def fits(root: str) -> bool:
+        held = {name: checkpoint.tensors.get(root + name) for name in needed}
+        return all(tensor is not None and tensor.shape == shapes[name] for name, tensor in held.items())
 
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read weights of a user: safetensors, or what `torch.save` wrote, if it holds tensors and plain values alone.
-
-    A state dict below "state_dict", "model_state_dict" or "model" is found there.
-
-    Returns:
-        The tensors by name, and the sha256 of the very bytes that they were read from.
-
-    Raises:
-        UserError: If the file is missing, damaged, something else, or would have to run code.
-    """
-    content = _content(path)
-    digest = hashlib.sha256(content).hexdigest()
-    if not _is_pickle(content):
-        return _safetensors(path, content), digest
-    if path.suffix == ".safetensors":
-        raise UserError(f"{path} is a pickle, which can run code when it is read; expected a safetensors file")
-    return _state_dict(_unpickled(path, content), path), digest
-
-
-def check_training(path: Path) -> None:
-    """Look into the checkpoint of a training before Lightning reads it.
-
-    Lightning also takes addresses, and runs what a file from there says.
-
-    Raises:
-        UserError: If there is no such file, or it is no checkpoint of a training, or would have to run code.
-    """
-    content = _content(path, "checkpoint")
-    stored = _unpickled(path, content) if _is_pickle(content) else None
-    if not isinstance(stored, dict) or any(name not in stored for name in _TRAINING):
-        raise UserError(
-            f"{path} is no checkpoint of a training: expected what rfdlight fit keeps in its run, checkpoints/*.ckpt; "
-            "weights alone go to --model.checkpoint"
-        )
-    _state_dict(stored, path)
-
-
-def _unpickled(path: Path, content: bytes) -> Any:
-    """Return what a pickle of tensors and plain values holds; nothing else in it is carried out."""
-    _check_unpacked(path, content)
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of what is refused in one line
-            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path} holds more than tensors and could run code, so it was not read; "
-            "save the state dict alone, best as safetensors"
-        ) from error
-    except Exception as error:  # torch's own functions are called with whatever the file says
-        if "TorchScript" in str(error):
-            raise UserError(
-                f"{path} is a TorchScript archive, which is code; save the state dict alone, best as safetensors"
-            ) from error
-        raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
-
-
-def _check_unpacked(path: Path, content: bytes) -> None:
-    """Refuse an archive that is larger unpacked than it is: torch.save packs nothing."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        return
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
-        raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
-    if unpacked > len(content):
-        raise UserError(
-            f"{path} of {len(content):,} bytes would be {unpacked:,} unpacked; expected a file of torch.save, which "
-            "packs nothing"
-        )
-
-
-def _content(path: Path, what: str = "weights") -> bytes:
-    try:
-        return read_bytes(path)
-    except FileNotFoundError as error:
-        raise UserError(f"no {what} at {path}") from error
-    except OSError as error:
-        raise UserError(f"cannot read the {what} {path}: {error.strerror}") from error
-
-
-def _is_pickle(content: bytes) -> bool:
-    # The length that safetensors begin with can have the bytes of either mark.
-    if content[8:9] == b"{" and 8 + _header_length(content) <= len(content):
-        return False
-    # A zip archive is how torch.save writes a pickle today, protocol 2 and later are bare ones.
-    return content.startswith((b"PK", b"\x80")) or _is_old_pickle(content)
-
-
-def _header_length(content: bytes) -> int:
-    return int.from_bytes(content[:8], "little")
-
-
-def _is_old_pickle(content: bytes) -> bool:
-    """Return whether this is a pickle of protocol 0 or 1, which no mark begins; nothing in it is carried out."""
-    try:
-        return all(True for _ in pickletools.genops(content))
-    except ValueError:
-        return False
-
-
-def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
-    header = _header_length(content)
-    if _MOST_HEADER < header < len(content):
-        raise UserError(
-            f"{path} is not a readable safetensors file: its header has {header:,} bytes, expected at most "
-            f"{_MOST_HEADER:,}"
-        )
-    try:
-        return load(content)
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {_first_sentence(error)}") from error
-
-
-def _first_sentence(error: BaseException) -> str:
-    return one_line(error).partition(". ")[0][:200] or type(error).__name__
-
-
-def _state_dict(stored: Any, path: Path) -> dict[str, Tensor]:
-    for name in _NESTED:
-        if isinstance(stored, dict) and isinstance(stored.get(name), dict):
-            stored = stored[name]
-            break
-    if not isinstance(stored, dict) or not stored:
-        raise UserError(f"{path} holds a {type(stored).__name__}; expected a state dict, tensors by name")
-    for name, value in stored.items():
-        if not isinstance(name, str):
-            raise UserError(f"{path} is no state dict: expected names of tensors, got {name!r:.40}")
-        if not isinstance(value, Tensor):
-            raise UserError(f"{path} is no state dict: expected a tensor for {name}, got a {type(value).__name__}")
-        if value.is_meta or value.is_quantized or value.layout is not torch.strided:
-            raise UserError(f"{path} is no state dict: the tensor {name} must hold plain numbers, one by one")
-    return dict(stored)
+    complete: list[str] = []
+    for root in sorted(found, key=len):
+        if found[root] >= len(needed) and fits(root) and not _copies(checkpoint, root, complete, needed):
+            complete.append(root)
+    fullest = max(found, key=lambda root: (found[root], -len(root)), default="")
+    root = _chosen(complete, path) if complete else fullest
+    named, left_out = _by_name(network, checkpoint, root, own, shapes.keys())
+    for name in wanted.keys() - named.keys():
+        held = next((other for other in tied.get(name, ()) if other in named), None)
+        if held is not None:
+            named[name] = named[held]
+        elif name.endswith(_COUNTER) and complete:
+            named[name] = wanted[name]
+    others = [other for other in complete if other != root]
+    partial = [other for other in found if is_averaged(other) and 2 * found[other] > len(needed) and not fits(other)]
+    left_out = [name for name in left_out if not name.startswith((*filter(None, others), *partial))]
+    return Match(root, named, left_out, others, partial if complete else [])
 
 
 def named_for(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -191,8 +127,85 @@ def named_for(network: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tenso
         >>> named_for(nn.Sequential(nn.Linear(2, 1)), {"module.0.bias": torch.zeros(1)})
         {'0.bias': tensor([0.])}
     """
-    theirs, ours = _wrapping(tensors), _wrapping(network.state_dict())
-    return {ours + name.removeprefix(theirs): value for name, value in tensors.items()}
+    return match(network, Checkpoint(tensors, "", dict.fromkeys(tensors, "")), Path()).named
+
+
+def _roots(names: Collection[str], stored: Iterable[str]) -> Counter[str]:
+    """Count, for whatever may stand before the names, how many of them are stored behind it."""
+    found: Counter[str] = Counter()
+    for each in stored:
+        for dot in [-1, *(place.start() for place in re.finditer(r"\.", each))]:
+            if each[dot + 1 :] in names:
+                found[each[: dot + 1]] += 1
+    return found
+
+
+def _copies(checkpoint: Checkpoint, root: str, others: Iterable[str], names: Collection[str]) -> bool:
+    """Return whether the same values stand behind another root."""
+    held = checkpoint.tensors
+    return any(all(torch.equal(held[root + name], held[other + name]) for name in names) for other in others)
+
+
+def _chosen(roots: list[str], path: Path) -> str:
+    """Return the root that is meant among those that fit.
+
+    Raises:
+        UserError: If no convention says which.
+    """
+    if len(roots) == 1:
+        return roots[0]
+    averaged = [root for root in roots if is_averaged(root)]
+    if len(averaged) == 1:
+        return averaged[0]
+    for key in ("", *_PLAIN):
+        plain = [root for root in roots if root.partition(".")[0] == key]
+        if len(plain) == 1 and not averaged:
+            return plain[0]
+    raise UserError(
+        f"{path} holds several sets of weights that fit: {', '.join(map(_shown, roots))}; choose one: "
+        f"--model.checkpoint {path}#{roots[0].rstrip('.')}"
+    )
+
+
+def is_averaged(root: str) -> bool:
+    """Return whether the name of a part of a checkpoint says that it holds an average of weights.
+
+    Example:
+        >>> is_averaged("state_dict_ema."), is_averaged("schema.")
+        (True, False)
+    """
+    return "ema" in re.split(r"[._]", root.lower())
+
+
+def _shown(root: str) -> str:
+    return f"'{root.rstrip('.')}'" if root else "the top level"
+
+
+def _by_name(
+    network: nn.Module, checkpoint: Checkpoint, root: str, own: str, names: Collection[str]
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors behind a root by the names of the network, and what was left out beside them.
+
+    Tensors that stand where the network has no name for them are among the former: another network has such.
+    """
+    used = {checkpoint.containers[root + name] for name in names if root + name in checkpoint.tensors}
+    buffers = dict(network.named_buffers())
+    named, left_out = {}, []
+    for full, tensor in checkpoint.tensors.items():
+        name = own + full.removeprefix(root)
+        if full.startswith(root) and full.removeprefix(root) in names:
+            named[name] = tensor
+        elif not used or checkpoint.containers[full] in used:
+            known = name.endswith(_BOOKKEEPING) or (name in buffers and _same(tensor, buffers[name]))
+            if full.startswith(root) and not known:
+                named[name] = tensor
+            else:
+                left_out.append(full)
+    return named, left_out
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and torch.equal(first.to(second.dtype), second.cpu())
 
 
 def _wrapping(names: Iterable[str]) -> str:
@@ -202,14 +215,29 @@ def _wrapping(names: Iterable[str]) -> str:
     return prefix and prefix + _wrapping(name.removeprefix(prefix) for name in names)
 
 
-def weights_digest(network: nn.Module) -> str:
-    """Return the sha256 of all parameters and buffers: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    """Return the state of a network as tensors of plain numbers.
+
+    Raises:
+        UserError: If it has a state of another kind, as quantized networks have.
+    """
+    state = network.state_dict()
+    plain = {name: value for name, value in state.items() if isinstance(value, Tensor) and not value.is_quantized}
+    other = [name for name in state if name not in plain and not name.endswith("_extra_state")]
+    if other:
+        raise UserError(
+            f"the network is quantized: {other[0]} is no tensor of plain numbers, so that no file of weights can be "
+            "loaded into it; load them in the function that makes the network"
+        )
+    return plain
+
+
+def _tied(network: nn.Module) -> dict[str, list[str]]:
+    """Return, for every parameter that the network has under several names, all of these names."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in network.named_parameters(remove_duplicate=False):
+        names.setdefault(id(tensor), []).append(name)
+    return {name: group for group in names.values() if len(group) > 1 for name in group}
 
 
 def head_names(network: nn.Module) -> set[str]:
@@ -222,23 +250,62 @@ def head_names(network: nn.Module) -> set[str]:
     return {key for key in network.state_dict() if key.startswith(tuple(f"{head}." for head in heads))}
 
 
+def load_checkpoint(network: nn.Module, path: Path, name: str) -> tuple[str, str]:
+    """Load a user's file of weights into a network, whole.
+
+    Args:
+        network: Changed in place.
+        path: See `rfdlight.victims.weight_files.read_checkpoint`.
+        name: Of the network, for messages.
+
+    Returns:
+        The sha256 of the file, and what was chosen from it, if there was a choice, else "".
+
+    Raises:
+        UserError: If the file cannot be read, or names or shapes differ.
+    """
+    checkpoint = read_checkpoint(path)
+    found = match(network, checkpoint, path)
+    try:
+        fit_weights(network, found.named, path, name)
+    except UserError:
+        # Networks know older names of their own weights: of weight_norm, and whatever a hook on loading translates.
+        if not _translates(network, found.named):
+            raise
+    return checkpoint.sha256, found.note(path)
+
+
+def _translates(network: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    """Load tensors under names that the network itself translates; return whether it has a place for each."""
+    if not tensors or not network.state_dict().keys() - tensors.keys():
+        return False
+    try:
+        network.load_state_dict(tensors)
+    except Exception:  # modules of a user may raise anything
+        return False
+    return True
+
+
 def fit_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
     """Load `tensors` into `network`, whole.
 
     Raises:
-        UserError: If names or shapes differ.
+        UserError: If names, shapes or kinds of numbers differ.
     """
     check_fit(network, tensors, path, name)
-    network.load_state_dict(tensors)
+    try:
+        network.load_state_dict(network.state_dict() | tensors)
+    except Exception as error:  # modules of a user may raise anything
+        raise UserError(f"{path} cannot be loaded into the network '{name}': {one_line(error)[:200]}") from error
 
 
 def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
-    """Compare names and shapes, for which the network needs no memory.
+    """Compare names, shapes and kinds of numbers, for which the network needs no memory.
 
     Raises:
         UserError: If they differ; says the first that does, and how to go on with another head.
     """
-    wanted = network.state_dict()
+    wanted = _state(network)
     problems = [
         f"it {verb} {len(keys)} {what} tensors, the first is {min(keys)}"
         for verb, what, keys in (
@@ -248,7 +315,9 @@ def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
         if keys
     ]
     if problems:
-        raise UserError(f"{path} does not fit the network '{name}': {'; '.join(problems)}")
+        shard = re.search(r"-\d+-of-\d+\.", path.name)
+        hint = "; it is one of several shards: give their index, *.index.json" if shard else ""
+        raise UserError(f"{path} does not fit the network '{name}': {'; '.join(problems)}{hint}")
     other = [key for key in sorted(tensors) if tensors[key].shape != wanted[key].shape]
     if other and set(other) <= head_names(network) and tensors[other[-1]].ndim:
         classes, expected = tensors[other[-1]].shape[0], wanted[other[-1]].shape[0]
@@ -261,6 +330,14 @@ def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
         raise UserError(
             f"{path} does not fit the network '{name}': {other[0]} has the shape {found}, expected {expected_shape}"
         )
+    for key, tensor in tensors.items():
+        expected_dtype = wanted[key].dtype
+        whole = expected_dtype.is_floating_point and not tensor.is_floating_point()
+        if whole or (tensor.is_complex() and not expected_dtype.is_complex):
+            raise UserError(
+                f"{path} does not fit the network '{name}': {key} holds {tensor.dtype}, expected {expected_dtype}; "
+                "compressed weights have to be unpacked first"
+            )
 
 
 def start_from(network: nn.Module, path: Path, name: str) -> str:
@@ -268,7 +345,7 @@ def start_from(network: nn.Module, path: Path, name: str) -> str:
 
     Args:
         network: Changed in place.
-        path: See `read_checkpoint`.
+        path: See `rfdlight.victims.weight_files.read_checkpoint`.
         name: What the network is called, for messages.
 
     Returns:
@@ -277,17 +354,17 @@ def start_from(network: nn.Module, path: Path, name: str) -> str:
     Raises:
         UserError: If anything but the head is missing or has another shape.
     """
-    tensors, digest = read_checkpoint(path)
-    tensors = named_for(network, tensors)
-    wanted, head = network.state_dict(), head_names(network)
+    checkpoint = read_checkpoint(path)
+    wanted, head = _state(network), head_names(network)
+    found = match(network, checkpoint, path, head)
+    tensors = found.named
     new = {key for key in head if key not in tensors or tensors[key].shape != wanted[key].shape}
-    unexpected = sorted(tensors.keys() - wanted.keys())
+    unexpected = sorted([*found.left_out, *(tensors.keys() - wanted.keys())])
     known = {key: value for key, value in tensors.items() if key in wanted and key not in new}
     fit_weights(network, known | {key: wanted[key] for key in new}, path, name)
-    told = f"{name} starts from {path}, weights sha256 {digest[:12]}: {len(known)} tensors loaded, 0 missing"
-    if new:
-        told = told.replace("0 missing", f"{len(new)} of a new head: {', '.join(sorted(new))}")
+    told = f"{name} starts from {path}, weights sha256 {checkpoint.sha256[:12]}: {len(known)} tensors loaded, "
+    told += f"{len(new)} of a new head: {', '.join(sorted(new))}" if new else "0 missing"
     if unexpected:
         more = ", ..." if len(unexpected) > 3 else ""
         told += f", {len(unexpected)} unexpected: {', '.join(unexpected[:3])}{more}"
-    return told
+    return told + replace(found, left_out=[]).note(path)

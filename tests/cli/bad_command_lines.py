@@ -71,7 +71,7 @@ CASES = {
     "doctor for weights": (
         "doctor --victims [resnet8-digits,tiny.safetensors]",
         "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
-        "--model.checkpoint, with --model.victim timm:NAME",
+        "--model.checkpoint, with --model.victim timm:NAME or an import path of the network",
     ),
     # sweeps and reports
     "sweep of nothing": ("sweep", "expected experiment, got none"),

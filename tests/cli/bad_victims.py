@@ -57,7 +57,7 @@ CASES = {
     "weights as victim": (
         ATTACK + "--model.victim tiny.safetensors",
         "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
-        "--model.checkpoint, with --model.victim timm:NAME",
+        "--model.checkpoint, with --model.victim timm:NAME or an import path of the network",
     ),
     "timm network without weights": (
         ATTACK + "--model.victim timm:resnet8",
@@ -69,7 +69,8 @@ CASES = {
     ),
     "victim with three outputs": (
         ATTACK + "--model.victim faulty.ThreeOutputs",
-        "the victim 'faulty.ThreeOutputs' must answer 2 images with logits of shape (2, 10), got (2, 3)",
+        "the victim 'faulty.ThreeOutputs' must answer 5 images with logits of shape (5, 10), got float32 of "
+        "shape (5, 3)",
     ),
     "victim that answers NaN": (
         ATTACK + "--model.victim faulty.Unsure",
@@ -82,7 +83,8 @@ CASES = {
     ),
     "victim that is built already": (
         ATTACK + "--model.victim faulty.a_module",
-        "'faulty.a_module' must be a class or a function that makes a module, got a Identity",
+        "the victim 'faulty.a_module' must answer 5 images with logits of shape (5, 10), got float32 of shape "
+        "(5, 3, 32, 32)",
     ),
     "victim that makes no module": (
         ATTACK + "--model.victim faulty.a_number",

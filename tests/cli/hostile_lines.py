@@ -88,12 +88,13 @@ WEIGHTS = {
     "packed pickle": Case(
         file("x.gz", lambda canary: gzip.compress(pickled(2)(canary))),
         CHECKPOINT + "x.gz",
-        f"x.gz{NOT_SAFE}header too large",
+        "x.gz is a gzip archive; unpack it",
     ),
     "script": Case(
         file("x.pt", in_script),
         CHECKPOINT + "x.pt",
-        "x.pt is a TorchScript archive, which is code; save the state dict alone, best as safetensors",
+        "x.pt is a TorchScript archive, which is code; load it in a function of yours that returns a module, and give "
+        "the function's import path as the victim",
     ),
     "calls of torch that make no sense": Case(
         file("x.pt", b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02K\x03K\x04K\x05K\x06tR."),
@@ -108,7 +109,8 @@ WEIGHTS = {
     "names that are none": Case(
         saved({1: torch.zeros(1)}),
         CHECKPOINT + "x.pt",
-        "x.pt is no state dict: expected names of tensors, got 1",
+        "x.pt does not fit the network 'resnet8': it lacks 44 needed tensors, the first is bn1.bias; it has 1 other "
+        "tensors, the first is 1",
     ),
     "header without end": Case(
         beside(b"\xff" * 7 + b"\x7f{}"), CARD, f"x.safetensors{NOT_SAFE}header too large"

@@ -121,7 +121,8 @@ def test_weights_in_the_place_of_a_card_are_refused(tmp_path, card, digits):
     spec = f"{tmp_path}/tiny.safetensors"
     text = (
         f"a victim is given by its card, a .json, got '{spec}'; "
-        "weights without a card go to --model.checkpoint, with --model.victim timm:NAME"
+        "weights without a card go to --model.checkpoint, with --model.victim timm:NAME or an import path of the "
+        "network"
     )
     fails(re.escape(text), spec, None, digits)
 
@@ -227,8 +228,7 @@ def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
     ("name", "text"),
     [
         ("MyNetz", "unknown name in the module {nets}: 'MyNetz'; did you mean my_net or MyNet?"),
-        ("instance", "'{nets}.instance' must be a class or a function that makes a module, got a Identity"),
-        ("number", "'{nets}.number' must be a class or a function that makes a module, got a int"),
+        ("number", "'{nets}.number' must be a module, or a class or a function that makes a module, got a int"),
         (
             "Arguments",
             "'{nets}.Arguments' must need no arguments: missing a required argument: 'width'; "
@@ -237,11 +237,13 @@ def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
         ("none", "'{nets}.none' must make a torch.nn.Module, it made a NoneType"),
         (
             "five_classes",
-            "the victim '{nets}.five_classes' must answer 2 images with logits of shape (2, 10), got (2, 5)",
+            "the victim '{nets}.five_classes' must answer 5 images with logits of shape (5, 10), got float32 of "
+            "shape (5, 5)",
         ),
         (
             "two_answers",
-            "the victim '{nets}.two_answers' must answer 2 images with logits of shape (2, 10), got tuple",
+            "the victim '{nets}.two_answers' must answer 5 images with logits of shape (5, 10), got a tuple of "
+            "float32 of shape (5, 3, 32, 32), float32 of shape (5, 3, 32, 32)",
         ),
     ],
 )

@@ -10,11 +10,12 @@ import torch
 
 import rfdlight
 from rfdlight.data import CIFAR10
+from rfdlight.engine import Oracle
 from rfdlight.engine.judge import Judge
+from rfdlight.engine.probe import probe
 from rfdlight.results.records import clean_right, read_records, seal
 from rfdlight.results.runs import load
 from rfdlight.terminal import plain_console
-from rfdlight.victims.resolve import probabilities_caution
 
 QUICK = (
     "--attack", "random_noise", "--data.num_images", "6", "--data.selection", "first", "--model.budget", "2",
@@ -181,9 +182,10 @@ def test_a_victim_that_answers_with_probabilities_is_cautioned_before_the_attack
 def test_only_rows_that_add_up_to_one_are_probabilities(last, expected):
     torch.manual_seed(0)
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 5), last)
-    assert (probabilities_caution(network, (3, 2, 2)) is not None) is expected
+    points = torch.rand(4, 3, 2, 2)
+    assert probe(Oracle(network, 4), points).probabilities is expected
     if expected:
-        assert probabilities_caution(torch.nn.Sequential(network, Half()), (3, 2, 2))
+        assert probe(Oracle(torch.nn.Sequential(network, Half()), 4), points).probabilities
 
 
 class Half(torch.nn.Module):
