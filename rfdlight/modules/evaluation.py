@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData
-from rfdlight.data.conversion import unit_range
+from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.judge import Judge, Rule
@@ -204,8 +204,8 @@ class AttackEvaluation(LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
-        x, y, ids = batch
         with self._closing_on_error(), self._switched():
+            x, y, ids = check_batch(batch)
             check_pixels(x)
             if not self._running:
                 self._start(x)
