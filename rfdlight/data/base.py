@@ -268,7 +268,7 @@ class ImageData(Configurable, LightningDataModule):
             An `ImageSource`, such as `Images`; or pixels, labels and ids as a tuple; or pixels and labels, or a
             map-style dataset of such items, whose positions make the ids.
         """
-        raise TypeError(f"{type(self).__name__} must define load(split)")
+        raise UserError(f"{type(self).__name__} must define load(split), which returns pixels, labels and ids")
 
     def note(self, remark: str) -> None:
         """Have a remark about a split that is loaded printed, in one line, once the split is found sound."""
@@ -351,8 +351,6 @@ class ImageData(Configurable, LightningDataModule):
         return self._splits[split]
 
     def _loaded(self, split: Literal["train", "test"]) -> Any:
-        if type(self).load is ImageData.load:
-            return self.load(split)
         try:
             return self.load(split)
         except UserError:

@@ -40,6 +40,26 @@ def unit_range(pixels: Tensor) -> Tensor:
     return pixels.float()
 
 
+def check_batch(batch: Any) -> tuple[Tensor, Tensor, list[str]]:
+    """Return a batch of a test loader, which a data module of a user's own may have made.
+
+    Raises:
+        UserError: If it is not (pixels (rows, C, H, W) float32, labels (rows,) int64, ids).
+    """
+    expected = "test_dataloader: expected (pixels, labels, ids) with float32 (rows, C, H, W), int64 (rows,) and text"
+    if not isinstance(batch, tuple | list) or len(batch) != 3:
+        raise UserError(f"{expected}, got {_kind(batch)}; leave test_dataloader alone and define load")
+    pixels, labels, ids = batch
+    if not (isinstance(pixels, Tensor) and isinstance(labels, Tensor) and isinstance(ids, tuple | list)):
+        raise UserError(f"{expected}, got {', '.join(map(_kind, batch))}")
+    if (pixels.dtype, pixels.ndim) != (torch.float32, 4) or (labels.dtype, labels.ndim) != (torch.int64, 1):
+        found = (f"{_dtype(part)} {_shape(part)}" for part in (pixels, labels))
+        raise UserError(f"{expected}, got {' and '.join(found)}")
+    if not len(pixels) == len(labels) == len(ids) or not all(isinstance(name, str) for name in ids):
+        raise UserError(f"{expected}, got {len(pixels)} pixels, {len(labels)} labels and {len(ids)} ids")
+    return pixels, labels, list(ids)
+
+
 def as_pixels(raw: Any, channels: int, notes: list[str]) -> Tensor:
     """Convert images to (N, channels, H, W), uint8 or float32 in [0, 1].
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rfdlight import whole_files
 from rfdlight.attacks.base import Attack
 from rfdlight.data.base import Batch, ImageData, loader
-from rfdlight.data.conversion import unit_range
+from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.defenses.base import CHECKED_ON, Defense, undefended
 from rfdlight.engine.engine import Accounting, Engine
 from rfdlight.engine.failures import RandomVictim
@@ -234,8 +234,8 @@ class AttackEvaluation(LightningModule):
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Hand a batch to the engine, and tick until it wants more."""
-        x, y, ids = batch
         with self._closing_on_error(), self._switched():
+            x, y, ids = check_batch(batch)
             check_pixels(x)
             if not self._running:
                 for defense in self.defenses:

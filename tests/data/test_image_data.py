@@ -52,7 +52,7 @@ def test_a_split_is_read_once():
 
 
 def test_a_data_module_without_load_says_so():
-    with pytest.raises(TypeError, match=r"^ImageData must define load\(split\)$"):
+    with pytest.raises(UserError, match=r"^ImageData must define load\(split\)"):
         ImageData().images("test")
 
 

@@ -116,7 +116,7 @@ def test_every_command_line_shown_is_understood(parser, examples, capsys):
     wrong = []
     for page, line in shown:
         try:
-            parser.parse_args(cli.expand(shlex.split(line)[1:]))
+            parser.parse_args(cli.expand(shlex.split(line)[1:])[0])
         except SystemExit as end:  # --help
             if end.code:
                 wrong.append((page, line))
