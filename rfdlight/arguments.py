@@ -59,17 +59,18 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 def argument(made: Configurable, name: str) -> Any:
     """Return an argument of a constructor: as given, or what the object put in the place of None."""
-    value = made._arguments.get(name, parameters(type(made))[name].default)
+    value = made._arguments[name] if name in made._arguments else parameters(type(made))[name].default
     return vars(made).get(name) if value is None else value
 
 
 def changed_arguments(made: Configurable, leave_out: Collection[str] = ()) -> list[str]:
     """Return the arguments that are not at their defaults, each as "name value"."""
-    found = {name: (argument(made, name), known.default) for name, known in parameters(type(made)).items()}
+    defaults = {name: known.default for name, known in parameters(type(made)).items()}
+    free = dict.fromkeys(made._arguments.keys() - defaults.keys(), inspect.Parameter.empty)
     return [
-        f"{name} {text_of(value)}"
-        for name, (value, default) in found.items()
-        if name not in leave_out and text_of(value) != text_of(default)
+        f"{name} {text_of(argument(made, name))}"
+        for name, default in (defaults | dict(sorted(free.items()))).items()
+        if name not in leave_out and text_of(argument(made, name)) != text_of(default)
     ]
 
 

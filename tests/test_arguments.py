@@ -26,6 +26,12 @@ class Passing(Base):
         self.level = 0.25 if level is None else level
 
 
+class Free(Base):
+    def __init__(self, **options) -> None:
+        super().__init__()
+        self.chosen = options
+
+
 class Fixed(Base):
     def __init__(self, kind: int, *extra: int) -> None:
         super().__init__(kind="b")
@@ -60,6 +66,7 @@ class Parts:
         (Passing(), ["level 0.25"]),
         (Passing(7), ["tau 7", "level 0.25"]),
         (Passing(tau=5, size=3), ["level 0.25", "size 3"]),
+        (Free(size=3, tau=4, rate=0.5), ["size 3", "rate 0.5", "tau 4"]),
         (Fixed(1), ["kind 1"]),
         (Fixed(1, 2, 3), ["kind 1", "extra [2, 3]"]),
     ],
