@@ -13,11 +13,14 @@ from torch.nn.parameter import is_lazy
 from rfdlight.errors import UserError, one_line
 from rfdlight.logits import Key, as_logits, described, logits_key, part
 
-_PROBE = 5
-"""Black images of the first pass; a network that takes one number of images alone hardly takes five."""
+_PROBE = 2
+"""Black images of the first pass."""
+
+_OTHER_PROBE = 5
+"""Of the second, which a network that takes two images and no other number fails on."""
 
 _SIZES = (*range(1, 17), 20, 24, 25, 32, 48, 50, 64, 96, 100, 128)
-"""Numbers of images that are tried for the hint, where neither three nor a whole batch works."""
+"""Numbers of images that are tried for the hint, where neither two nor a whole batch works."""
 
 _MOST_VALUES = 2**21
 """Pixel values of a pass for the hint: 128 images of 3 x 64 x 64."""
@@ -166,10 +169,15 @@ def answer_in_logits(
         UserError: If it raises, or its answer holds no logits.
     """
     first = trial = _Trial.of(victim, _PROBE, shape)
-    if not trial.holds_logits(classes) and batch_size is not None:
+    if first.holds_logits(classes):
+        if batch_size is None or batch_size >= _OTHER_PROBE:
+            trial = _Trial.of(victim, _OTHER_PROBE, shape)
+            if isinstance(trial.error, torch.OutOfMemoryError | MemoryError):  # which the run survives
+                trial = first
+    elif batch_size is not None:
         trial = _Trial.of(victim, batch_size, shape)
     if not trial.holds_logits(classes):
-        raise _refusal(victim, spec, classes, shape, first, batch_size)
+        raise _refusal(victim, spec, classes, shape, trial if first.holds_logits(classes) else first, batch_size)
     whole = isinstance(trial.output, Tensor)
     key = None if whole else logits_key(trial.output, trial.rows, classes)
     victim.register_forward_hook(AsLogits(classes, key))
@@ -185,7 +193,7 @@ def _refusal(
     if taken is not None:
         remedy = "pad each batch inside of it" if batch_size is None else f"give --model.batch_size {taken}"
         return UserError(
-            f"the victim '{spec}' takes batches of {taken} images and not of {batch_size or _PROBE}; {remedy}"
+            f"the victim '{spec}' takes batches of {taken} images and not of {batch_size or first.rows}; {remedy}"
         )
     if first.error is None:
         found = described(first.output)

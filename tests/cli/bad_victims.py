@@ -69,8 +69,8 @@ CASES = {
     ),
     "victim with three outputs": (
         ATTACK + "--model.victim faulty.ThreeOutputs",
-        "the victim 'faulty.ThreeOutputs' must answer 5 images with logits of shape (5, 10), got float32 of "
-        "shape (5, 3)",
+        "the victim 'faulty.ThreeOutputs' must answer 2 images with logits of shape (2, 10), got float32 of "
+        "shape (2, 3)",
     ),
     "victim that answers NaN": (
         ATTACK + "--model.victim faulty.Unsure",
@@ -83,8 +83,8 @@ CASES = {
     ),
     "victim that is built already": (
         ATTACK + "--model.victim faulty.a_module",
-        "the victim 'faulty.a_module' must answer 5 images with logits of shape (5, 10), got float32 of shape "
-        "(5, 3, 32, 32)",
+        "the victim 'faulty.a_module' must answer 2 images with logits of shape (2, 10), got float32 of shape "
+        "(2, 3, 32, 32)",
     ),
     "victim that makes no module": (
         ATTACK + "--model.victim faulty.a_number",

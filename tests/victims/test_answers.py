@@ -171,15 +171,15 @@ def test_logits_are_found_in_an_answer_of_another_form_and_reach_the_attack(name
         lambda z: (z.argmax(1), z.T),
         lambda z: z[:, :, None, None].expand(-1, -1, 2, 2),
         lambda z: z[:, :3],
-        lambda z: {"boxes": z[:2]},
+        lambda z: {"boxes": z[:1]},
     ],
 )
 def test_an_answer_without_logits_is_refused(form):
-    with pytest.raises(UserError, match=r"^the victim 'own' must answer 5 images with logits of shape \(5, 4\), got"):
+    with pytest.raises(UserError, match=r"^the victim 'own' must answer 2 images with logits of shape \(2, 4\), got"):
         answer_in_logits(as_module(Answer(form), "own"), "own", 4, SHAPE)
 
 
-@pytest.mark.parametrize("form", [lambda z: z if len(z) == 5 else z[:-1], lambda z: z if len(z) == 5 else (z, z)])
+@pytest.mark.parametrize("form", [lambda z: z if len(z) < 8 else z[:-1], lambda z: z if len(z) < 8 else (z, z)])
 def test_every_pass_is_checked(form):
     victim = as_module(Answer(form), "own")
     answer_in_logits(victim, "own", 4, SHAPE)
@@ -230,7 +230,7 @@ def test_weights_that_take_no_float32_images_are_refused_with_the_remedy(name):
         answer_in_logits(victim, "own", 4, SHAPE)
 
 
-@pytest.mark.parametrize("rows", [1, 3, 16, 100])
+@pytest.mark.parametrize("rows", [1, 2, 3, 16, 100])
 @pytest.mark.parametrize(("batch_size", "remedy"), [(8, "give --model.batch_size {}"), (None, "pad each batch")])
 def test_the_one_batch_size_that_a_network_takes_is_named(rows, batch_size, remedy):
     with pytest.raises(UserError, match=f"takes batches of {rows} images .* {remedy.format(rows)}"):

@@ -237,13 +237,13 @@ def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
         ("none", "'{nets}.none' must make a torch.nn.Module, it made a NoneType"),
         (
             "five_classes",
-            "the victim '{nets}.five_classes' must answer 5 images with logits of shape (5, 10), got float32 of "
-            "shape (5, 5)",
+            "the victim '{nets}.five_classes' must answer 2 images with logits of shape (2, 10), got float32 of "
+            "shape (2, 5)",
         ),
         (
             "two_answers",
-            "the victim '{nets}.two_answers' must answer 5 images with logits of shape (5, 10), got a tuple of "
-            "float32 of shape (5, 3, 32, 32), float32 of shape (5, 3, 32, 32)",
+            "the victim '{nets}.two_answers' must answer 2 images with logits of shape (2, 10), got a tuple of "
+            "float32 of shape (2, 3, 32, 32), float32 of shape (2, 3, 32, 32)",
         ),
     ],
 )
