@@ -139,7 +139,7 @@ def test_cells_of_other_settings_are_not_taken_for_these(command, swept):
         ("model: {budget: -1}", "model.budget must be at least 0, got -1"),
         ("attack: {init_args: {eps: -1}}", "attack.eps must be a positive number of pixel units, got -1.0"),
         ("attack: {init_args: {norm: l2}}", "attack.eps must be given for l2"),
-        ("attack: own.Raising", "no luck at all"),
+        ("attack: own.Raising", "RuntimeError: no luck at all (own.py, line "),
         ("data: {init_args: {num_images: 100000}}", "data.num_images "),
         ("model: {victim: resnet8-digit}", "unknown victim 'resnet8-digit'; did you mean resnet8-digits or "),
         (
