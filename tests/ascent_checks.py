@@ -104,14 +104,14 @@ def check_billing(attack: Attack, accounting: str, used: int, cycle: int, budget
             looks = budget // eot // cycle if used < cycle else 0
             assert record["observe"] == looks * eot
             assert record["attack"] + record["observe"] == record["billed"] == budget // eot * eot
-            assert record["judge"] == 2
+            assert record["judge"] == 3
         else:
             iterations = -(-budget // (used * eot))
             assert record["attack"] == used * eot * iterations
             assert record["observe"] == 0
             assert record["billed"] == budget
-            # One draw at the clean image, one at the end, and the looks, which are the evaluator's.
-            assert record["judge"] == 2 + iterations
+            # One draw at the clean image, two at the end, and the looks, which are the evaluator's.
+            assert record["judge"] == 3 + iterations
 
 
 def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, look: int, budget: int) -> None:

@@ -1,10 +1,14 @@
-"""What all tests share: one thread, small images and small victims with fixed random weights."""
+"""What all tests share: one thread, no clock, small images and small victims with fixed random weights."""
 
 import pytest
 import torch
 from harness import centred_network, images
+from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+# A slow or busy machine fails no test: hypothesis measures neither examples nor their generation.
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,8 @@ from dataclasses import astuple, dataclass
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from rfdlight.terminal import plain_console
+
 _PAUSE = 0.2
 """Seconds between two drawings."""
 
@@ -137,4 +139,4 @@ def duration(seconds: float) -> str:
 
 def _error_console(console: Console) -> Console:
     """Return the error output of the process, which stays a terminal while a command's output goes to a file."""
-    return Console(file=sys.__stderr__, quiet=console.quiet)
+    return plain_console(file=sys.__stderr__, quiet=console.quiet)

@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import binomtest, norm
 
+from rfdlight.errors import shown
 from rfdlight.finding import Finding, State
 from rfdlight.results import chance
 from rfdlight.results.field_types import (
@@ -119,7 +120,9 @@ def audit(records: Sequence[Record], run: Facts) -> list[Finding]:
         something else than they seem to, "skip" where there was nothing to check.
     """
     known = _ABSENT | {name: fact for name, fact in run.items() if fact is not None}
-    return [Finding(name, *check(records, known)) for name, check in CHECKS.items()]
+    found = {name: check(records, known) for name, check in CHECKS.items()}
+    # An id may come from a record that a stranger wrote.
+    return [Finding(name, state, shown(text)) for name, (state, text) in found.items()]
 
 
 def _images(records: Sequence[Record], run: Facts) -> Found:
@@ -175,7 +178,7 @@ def _clean_accuracy(records: Sequence[Record], run: Facts) -> Found:
         return "warn", run["clean_caution"]
     if run["num_classes"] is not None and chance.is_chance(right, total, run["num_classes"]):
         causes = chance.CAUSES if undefended else f"{chance.CAUSES}, or a defense that costs so much"
-        return "warn", f"{chance.found(right, total, run['classes'])}; likely causes: {causes}"
+        return "warn", f"{chance.found(right, total, run['num_classes'])}; likely causes: {causes}"
     if not records:
         return "skip", "no image is finished"
     if card is None and run["card_data"] is not None:

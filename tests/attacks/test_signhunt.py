@@ -211,7 +211,7 @@ def test_the_paper_bills_one_query_per_step_and_two_more_and_evaluates_twice(bud
         assert record["billed"] == budget
         assert record["attack"] == (eot * (2 * steps + 2) if budget else 0)
         # One clean draw, one final draw, and a look per step, which is the evaluator's.
-        assert record["judge"] == 2 + steps
+        assert record["judge"] == 2 + (steps > 0) + steps
 
 
 def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():

@@ -159,7 +159,7 @@ RECORD = dict.fromkeys(
 RECORD |= {"clean_draws": 1, "clean_wrong": 0, "clean_margin": 1.0, "final_draws": 1, "final_wrong": 0}
 RECORD |= {"final_margin": 1.0}
 FACTS = dict.fromkeys(RUN_FIELDS, "x") | {"norm": "linf", "eps": 0.1, "budget": 5, "eot": 1, "seed": 0, "num_images": 1}
-FACTS |= {"totals": dict.fromkeys(ROWS, 1), "wall_seconds": 1.0, "failed": {}}
+FACTS |= {"totals": dict.fromkeys(ROWS, 1), "wall_seconds": 1.0, "failed": {}, "under_way": {"begun": 0, "robust": 0}}
 FACTS |= dict.fromkeys(("targeted", "deterministic", "complete"), False)
 
 

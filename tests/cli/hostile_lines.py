@@ -341,7 +341,7 @@ RUNS |= {
             {"ids": '["digits/test/0000"]'},
         )),
         REPORT,
-        "run/images.safetensors: expected clean and adversarial of one shape (images, 1 or 3, height, width), got "
+        "run/images.safetensors: expected clean and adversarial of one shape (images, channels, height, width), got "
         "(1, 3, 0, 4) and (1, 3, 0, 4)",
     ),
     "configuration that is a file of the reader": Case(

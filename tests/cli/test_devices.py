@@ -20,8 +20,9 @@ TEST = [
     "--model.controls", "false",
 ]  # fmt: skip
 PYTHON = [sys.executable, "-m", "rfdlight"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
-LIMIT = 240
+# With a free port of its own: without "--standalone" every torchrun of a machine wants the same one.
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+LIMIT = 900
 """Seconds for a command line, on a machine that does much else."""
 
 
@@ -33,6 +34,15 @@ def environment():
 
 def shell(*line):
     return subprocess.run(line, env=environment(), capture_output=True, text=True, timeout=LIMIT)
+
+
+def wait_until(reached, process=None):
+    """Wait for a condition; a process that ends first is a failure, with what it said."""
+    end = time.monotonic() + LIMIT
+    while not reached():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def events(run):
@@ -161,11 +171,8 @@ def going(tmp_path):
         [*PYTHON, *LONG, "--run", str(run)], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    end = time.monotonic() + LIMIT
-    while len(list(run.glob("journal/events-0-*.jsonl"))) < 2:
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    files = [run / f"journal/events-0-{rank}.jsonl" for rank in range(2)]
+    wait_until(lambda: all(file.exists() and "\n" in file.read_text() for file in files), process)
     yield process, run
     process.kill()
     process.wait()
@@ -187,13 +194,13 @@ def ended(number):
 def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     process, run = going
     os.kill(pid(run, rank), signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (
         1, "rfdlight: stopped before all images were done; the records so far are kept\n",
     )  # fmt: skip
     assert not json.loads((run / "summary.json").read_text())["run"]["complete"]
     assert all(part[-1]["event"] == "end" for part in events(run))
-    assert ended(pid(run, 1))
+    wait_until(lambda: ended(pid(run, 1)))
 
 
 @pytest.mark.slow
@@ -202,10 +209,7 @@ def test_no_process_outlives_process_0(going):
     child = pid(run, 1)
     process.kill()
     process.wait()
-    end = time.monotonic() + 30
-    while not ended(child):
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_until(lambda: ended(child))
     assert events(run)[1][-1]["event"] == "end", "it stopped by itself, with what it had"
 
 

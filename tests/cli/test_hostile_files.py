@@ -104,7 +104,8 @@ def reported(elsewhere, canary, command):
 def test_a_report_gives_a_terminal_no_orders(reported):
     out, files = reported
     assert "<script>alert(1)</script>[red]\\x1b[2J" in out.replace("\n", "")
-    assert not any(character < " " and character != "\n" for character in out + files[".md"] + files[".tex"])
+    printed = out + files[".md"] + files[".tex"]
+    assert [text for text in printed.split("\n") if any(character < " " for character in text)] == []
 
 
 def test_a_page_shows_what_would_be_a_script(reported):

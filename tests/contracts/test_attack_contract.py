@@ -252,8 +252,10 @@ def test_label_attacks_cannot_see_scores(label_attack, network, clean):
     ):
         mapped = Run(Mapped(network, change), label_attack(), *clean, budget=60).records
         for before, after in zip(plain, mapped, strict=True):
-            assert {k: v for k, v in before.items() if k not in MARGINS} == {
-                k: v for k, v in after.items() if k not in MARGINS
+            # The judge looks twice at clean images near the boundary, which it sees in the scores.
+            hidden = {*MARGINS, "judge"}
+            assert {k: v for k, v in before.items() if k not in hidden} == {
+                k: v for k, v in after.items() if k not in hidden
             }
 
 

@@ -177,7 +177,7 @@ def test_writers_at_the_same_time_leave_one_whole_cache(tree, cache, monkeypatch
     write = class_tree.save_file
 
     def together(tensors, path, metadata):
-        ready.wait(timeout=30)
+        ready.wait(timeout=600)
         write(tensors, path, metadata)
 
     monkeypatch.setattr(class_tree, "save_file", together)

@@ -9,6 +9,7 @@ from rfdlight import clock
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
 from rfdlight.engine.failures import VictimError
+from rfdlight.engine.probe import probe
 from rfdlight.errors import DefenseError, UserError
 
 
@@ -181,5 +182,5 @@ def test_a_defense_that_cannot_act_ends_the_run_at_its_first_pass_and_is_no_fail
 
     victim = Refusing()
     with pytest.raises(DefenseError, match="never calls"):
-        Oracle(victim, 4).is_random(images(3))
+        probe(Oracle(victim, 4), images(3))
     assert victim.passes == 1

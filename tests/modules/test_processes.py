@@ -2,8 +2,9 @@
 
 import itertools
 import threading
-import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -26,6 +27,10 @@ def team(monkeypatch):
         return [Processes(rank, size) for rank in range(size)]
 
     return make
+
+
+LIMIT = 600
+"""Seconds after which a thread that still waits counts as one that waits for ever."""
 
 
 def at_once(functions):
@@ -76,17 +81,30 @@ def test_a_run_that_stops_deals_no_more(team):
     assert alone.left(100) == 90
 
 
-def test_nobody_goes_on_before_all_agree(team):
+def test_nobody_goes_on_before_all_agree(team, monkeypatch):
     first, second, third = team(3)
-    came = []
+    changed, looks, gone_on = threading.Condition(), Counter(), Counter()
 
-    def come(process, after):
-        time.sleep(after)
-        came.append(process.rank)
+    def note(what):
+        with changed:
+            what[threading.get_ident()] += 1
+            changed.notify_all()
+
+    monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: note(looks)))
+
+    def come(process):
         process.agree()
-        return len(came)
+        note(gone_on)
 
-    assert at_once([lambda: come(first, 0.0), lambda: come(second, 0.1), lambda: come(third, 0.2)]) == [3, 3, 3]
+    def come_when_both_wait():
+        with changed:
+            assert changed.wait_for(lambda: gone_on or (len(looks) == 2 and min(looks.values()) >= 3), LIMIT)
+            early = len(gone_on)
+        third.agree()
+        return early
+
+    assert at_once([lambda: come(first), lambda: come(second), come_when_both_wait])[2] == 0
+    assert len(gone_on) == 2
 
 
 def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
@@ -129,37 +147,43 @@ def test_process_0_sees_how_far_all_are_together(team):
 
 def test_a_process_looks_no_more_than_once_a_second(team, monkeypatch):
     first, second = team(2)
+    now = [100.0]
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "_BEAT", 1.0)
     first.look(lambda: [0])
     second.stop()
     second.look(lambda: [0])
+    now[0] = 100.9
     first.look(lambda: [0])
     assert not first.stopping
+    now[0] = 101.0
+    first.look(lambda: [0])
+    assert first.stopping
 
 
 def test_process_0_leaves_last(team):
-    first, second, third = team(3)
+    first, *others = team(3)
     left = []
 
-    def leave(process, after):
-        time.sleep(after)
+    def leave_one():
+        process = others.pop(0)
         process.leave()
         left.append(process.rank)
 
-    at_once([lambda: leave(first, 0.0), lambda: leave(second, 0.1), lambda: leave(third, 0.2)])
-    assert left == [1, 2, 0]
+    first.leave(waiting=leave_one)
+    assert left == [1, 2]
 
 
 def test_process_0_hears_while_it_waits_that_another_one_failed(team):
     first, second = team(2)
 
-    def work():
-        time.sleep(0.05)
+    def fail_elsewhere():
         second.fail(UserError("the disk is full"))
         second.leave()
+        first.look(lambda: [0])
 
-    said = at_once([lambda: first.leave(lambda: first.look(lambda: [0])), work])
-    assert str(said[0]) == "process 1: the disk is full"
+    with pytest.raises(UserError, match=r"^process 1: the disk is full$"):
+        first.leave(waiting=fail_elsewhere)
 
 
 def test_a_stopped_run_does_not_wait_for_ever_for_a_process_that_is_gone(team, monkeypatch):
@@ -168,7 +192,7 @@ def test_a_stopped_run_does_not_wait_for_ever_for_a_process_that_is_gone(team, m
     first.stop()
     thread = threading.Thread(target=first.leave, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(LIMIT)
     assert not thread.is_alive()
 
 

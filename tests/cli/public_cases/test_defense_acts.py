@@ -94,9 +94,9 @@ LINE = (
 
 @pytest.fixture(autouse=True)
 def victims(nearest_mean, elsewhere):
-    (elsewhere / "victims.py").write_text(VICTIMS)
+    (elsewhere / "acting.py").write_text(VICTIMS)
     yield
-    sys.modules.pop("victims", None)
+    sys.modules.pop("acting", None)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def attacked(command):
     """Attack a victim behind noise at some of its layers."""
 
     def run(victim, layers, *more, run="run"):
-        victim = f"--model.victim=victims.{victim}"
+        victim = f"--model.victim=acting.{victim}"
         return command(*LINE.split(), victim, "--defense.layers", layers, "--run", run, *more)
 
     return run
@@ -147,17 +147,17 @@ def test_calls_per_image_are_part_of_the_description(attacked):
 @pytest.mark.parametrize("layer", ["images", "spare"])
 def test_a_schedule_grows_at_windows_as_it_does_at_images(attacked, layer):
     """Report: https://github.com/jacobgil/pytorch-grad-cam/issues/84"""
-    assert attacked("Windows", layer, "--defense.sigma", "9", "--defense.schedule", "victims.growing").status == 0
+    assert attacked("Windows", layer, "--defense.sigma", "9", "--defense.schedule", "acting.growing").status == 0
     assert any(json.loads(line)["candidates"] for line in Path("run/records.jsonl").read_text().splitlines())
 
 
 def test_a_schedule_grows_at_crops_that_come_crop_by_crop(attacked):
-    assert attacked("Crops", "spare", "--defense.sigma", "9", "--defense.schedule", "victims.growing").status == 0
+    assert attacked("Crops", "spare", "--defense.sigma", "9", "--defense.schedule", "acting.growing").status == 0
     assert any(json.loads(line)["candidates"] for line in Path("run/records.jsonl").read_text().splitlines())
 
 
 def test_a_schedule_at_rows_that_are_no_images_is_refused_and_noise_without_one_is_not(attacked):
-    said = attacked("Rows", "spare", "--defense.schedule", "victims.growing")
+    said = attacked("Rows", "spare", "--defense.schedule", "acting.growing")
     assert said.status == 2
     assert "spare" in said.err
     assert "schedule" in said.err
@@ -197,14 +197,14 @@ def test_a_defense_that_is_switched_off_is_not_checked(attacked):
 )
 def test_every_command_refuses_a_layer_whose_calls_run_no_hooks(command, line, victim):
     name, *options = line.split()
-    said = command(name, f"victims.{victim}", "--data", "digits", "--data.num_images", "500", *options)
+    said = command(name, f"acting.{victim}", "--data", "digits", "--data.num_images", "500", *options)
     assert said.status == 2
     assert "the layer spare" in said.err
     assert not list(Path().glob("*.yaml"))
 
 
 def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
-    line = "calibrate victims.Bypassed --data digits --data.num_images 500 --defense feature_noise --sweep layers "
+    line = "calibrate acting.Bypassed --data digits --data.num_images 500 --defense feature_noise --sweep layers "
     line += "--defense.layers [distances,spare] --target_drop 0.2 --tolerance 0.1"
     said = command(*line.split())
     assert said.status == 0
@@ -218,7 +218,7 @@ def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
 )
 def test_windows_are_analysed_image_by_image(command, command_line):
     name, *options = command_line.split()
-    line = f"{name} victims.Windows --layers [images,spare] --data digits --data.num_images 500 --target_drop 0.2"
+    line = f"{name} acting.Windows --layers [images,spare] --data digits --data.num_images 500 --target_drop 0.2"
     assert command(*line.split(), *options).status == 0
 
 
@@ -230,7 +230,7 @@ common:
   defense: {class_path: feature_noise, init_args: {layers: spare}}
   model: {budget: 4, batch_size: 4, controls: false}
 axes:
-  victim: {fine: {model: {victim: victims.Reused}}, dead: {model: {victim: victims.Bypassed}}}
+  victim: {fine: {model: {victim: acting.Reused}}, dead: {model: {victim: acting.Bypassed}}}
 """)
     said = command("sweep", "grid.yaml")
     assert said.status == 2
