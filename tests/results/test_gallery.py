@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from rfdlight.commands.report import report
 from rfdlight.errors import UserError
+from rfdlight.results import gallery
 from rfdlight.results.gallery import examples
 from rfdlight.results.runs import load_all
 
@@ -148,3 +149,10 @@ def test_a_damaged_file_is_refused_in_one_line(write, tmp_path):
     path.mkdir()
     assert refusal(name).startswith("cannot read the images run/images.safetensors: ")
     assert not (tmp_path / "out").exists()
+
+
+def test_two_channels_are_shown_as_their_mean_and_more_than_three_as_the_first_three():
+    channels = np.linspace(0, 1, 4)[:, None, None] * np.ones((4, 1, 1))
+    two, four = (np.asarray(Image.open(io.BytesIO(gallery._png(channels[:count])))) for count in (2, 4))
+    assert two.tolist() == [[round(255 / 6)]]
+    assert four.tolist() == [[[0, 85, 170]]]
