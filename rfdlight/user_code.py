@@ -24,7 +24,7 @@ _LIBRARIES = (Path(sysconfig.get_path("stdlib")).resolve(), Path(__file__).resol
 """Folders of Python and of rfdlight."""
 
 
-def is_import_path(text: str) -> bool:
+def _is_import_path(text: str) -> bool:
     """Return whether text names an object in a module, such as `my_module.MyAttack`, and no file."""
     parts = text.split(".")
     return len(parts) > 1 and all(part.isidentifier() for part in parts) and not text.endswith(_FILES)
@@ -54,7 +54,7 @@ def check_component(kind: str, path: str) -> None:
     """
     module = path.rpartition(".")[0]
     root = module.partition(".")[0]
-    if not is_import_path(path) or root in sys.stdlib_module_names or root == "rfdlight":
+    if not _is_import_path(path) or root in sys.stdlib_module_names or root == "rfdlight":
         return
     try:
         import_module(module, f"the {kind} '{path}'")

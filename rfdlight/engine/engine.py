@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -141,6 +141,13 @@ class Engine:
                 self._draw()
             else:
                 self._query(ready)
+
+    def attack_all(self, batches: Iterable[tuple[Tensor, Tensor, list[str]]]) -> None:
+        """Submit batches as the pool gets room for them, and tick until nothing is left; raises as `run` does."""
+        for x, y, ids in batches:
+            self.submit(x, y, ids)
+            self.run(hold=self.slots)
+        self.run()
 
     def begin_again(self) -> None:
         """Judge the victim as random from here on; all images are dropped, and have to be submitted anew."""

@@ -281,10 +281,8 @@ class AttackEvaluation(LightningModule):
         ids = self.data.attacked().ids
         again = {*self._taken, *(self._book.finished if self.processes.leads else ())}
         images = self.data.attacked().take([position for position, name in enumerate(ids) if name in again])
-        for x, y, names in loader(images, self._oracle.batch_size) if again else ():
-            self._engine.submit(x.to(self.device), y.to(self.device), names)
-            self._engine.run(hold=self._engine.slots)
-        self._engine.run()
+        batches = loader(images, self._oracle.batch_size) if again else ()
+        self._engine.attack_all((x.to(self.device), y.to(self.device), names) for x, y, names in batches)
 
     def _hold(self) -> int:
         """Return how many images this process keeps in work before it asks for more.

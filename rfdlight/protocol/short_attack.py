@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,21 +130,14 @@ def short_attack(
         )
         engine.ledger.pad(oracle.forwarded)
         try:
-            _attack_all(engine, batches())
+            engine.attack_all(batches())
         except RandomVictim:
             records.clear()
             engine.begin_again()
-            _attack_all(engine, batches())
+            engine.attack_all(batches())
         engine.ledger.check(oracle.forwarded)
     finally:
         oracle.close()
     records = in_order(records)
     facts = {"budget": budget, "targeted": attack.targeted, "totals": engine.ledger.total}
     return Outcome(records, summarize(records, facts), engine.deterministic)
-
-
-def _attack_all(engine: Engine, batches: Iterable[Batch]) -> None:
-    for batch in batches:
-        engine.submit(*batch)
-        engine.run(hold=engine.slots)
-    engine.run()
