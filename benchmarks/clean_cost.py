@@ -18,7 +18,7 @@ from scipy.stats import t as student
 
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.defenses import FeatureNoise, InputNoise
-from rfdlight.modules.export import count_correct
+from rfdlight.training.export import count_correct
 from rfdlight.victims.resolve import resolve_victim
 
 DATA = {"cifar10": CIFAR10, "digits": Digits}

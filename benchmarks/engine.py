@@ -23,9 +23,9 @@ from rich.table import Table
 from torch import nn
 
 from rfdlight.attacks.base import Attack
+from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
 from rfdlight.engine import Engine, Judge, Oracle
-from rfdlight.names import NAMES
 from rfdlight.victims.victim import Victim
 
 SHAPE = (3, 32, 32)

@@ -16,8 +16,8 @@ from pkgutil import resolve_name
 import torch
 from torch import nn
 
+from rfdlight.core.registry import NAMES
 from rfdlight.engine import Engine, Judge, Oracle
-from rfdlight.names import NAMES
 
 BATCH, TICKS = 32, 3
 

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from rfdlight.results.plots import steps
-from rfdlight.results.records import Record
-from rfdlight.results.runs import Run, load
-from rfdlight.results.summary import breaks_at
-from rfdlight.results.tables import interval, percent
+from rfdlight.records.records import Record
+from rfdlight.records.runs import Run, load
+from rfdlight.records.summary import breaks_at
+from rfdlight.reporting.plots import steps
+from rfdlight.reporting.tables import interval, percent
 
 
 def declared_at(record: Record) -> int | None:

@@ -9,13 +9,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from rfdlight.core.mcnemar import mcnemar
 from rfdlight.errors import UserError
-from rfdlight.results.grid import pooled_clean, standing
-from rfdlight.results.mcnemar import mcnemar
-from rfdlight.results.paired import holm, paired_interval
-from rfdlight.results.report import p_text, points, points_interval
-from rfdlight.results.runs import Run, load
-from rfdlight.results.summary import Share, share_of
+from rfdlight.records.runs import Run, load
+from rfdlight.records.summary import Share, share_of
+from rfdlight.reporting.grid import pooled_clean, standing
+from rfdlight.reporting.paired import holm, paired_interval
+from rfdlight.reporting.report import p_text, points, points_interval
 
 
 class Records:

@@ -9,7 +9,7 @@ from statistics import median_low
 
 from reproduction_records import Records, cell, differences, table
 
-from rfdlight.results.summary import share_of
+from rfdlight.records.summary import share_of
 
 NOISES = {
     "none": "none",

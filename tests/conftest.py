@@ -5,6 +5,8 @@ import torch
 from harness import centred_network, images
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["written_runs"]
+
 torch.set_num_threads(1)
 # A slow or busy machine fails no test: hypothesis measures neither examples nor their generation.
 settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -7,9 +7,9 @@ from harness import Linear, Run, drive, labelled, one_by_one
 from reference.draws import SignFlipDraws
 from reference.signflip import signflip
 
-from rfdlight import rng
+from rfdlight.core import rng
+from rfdlight.core.norms import norm
 from rfdlight.engine import Judge
-from rfdlight.norms import norm
 
 DRAW, BISECT, PROJECT, FLIP = range(4)
 NAMES = ["start", "bisect", "project", "flip"]

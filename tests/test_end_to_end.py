@@ -12,12 +12,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rfdlight import cli
+from rfdlight.cli import main as cli
 from rfdlight.data import Digits
 from rfdlight.engine import Engine
-from rfdlight.modules.evaluation import AttackEvaluation
-from rfdlight.results.records import FIELDS, clean_right, read_records
-from rfdlight.results.summary import breaks_at, summarize
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.records.records import FIELDS, clean_right, read_records
+from rfdlight.records.summary import breaks_at, summarize
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rfdlight import whole_files
+from rfdlight import _io
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
@@ -15,9 +15,9 @@ def test_a_file_of_tensors_has_the_permissions_of_the_umask(tmp_path, umask, mod
     before = os.umask(umask)
     try:
         for _ in range(2):
-            with whole_files.replacing(tmp_path / "a.safetensors") as partial:
+            with _io.replacing(tmp_path / "a.safetensors") as partial:
                 save_file({"a": torch.zeros(1)}, partial)
-        whole_files.write(tmp_path / "a.json", "{}")
+        _io.write_file(tmp_path / "a.json", "{}")
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {mode}

@@ -6,11 +6,11 @@ Usage: rfdlight test --attack my_attack.MyAttack --attack.share 0.05
 import torch
 from torch import Tensor
 
-from rfdlight import rng
 from rfdlight.attacks import Attack
-from rfdlight.losses import margin
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core import rng
+from rfdlight.core.losses import margin
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 
 
 class MyAttack(Attack):

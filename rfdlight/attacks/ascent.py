@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight import norms
-from rfdlight.tensors import Columns, per_row
-from rfdlight.threat import ThreatModel
+from rfdlight.core import norms
+from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.threat import ThreatModel
 
 
 def unit(direction: Tensor) -> Tensor:

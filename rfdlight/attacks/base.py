@@ -8,12 +8,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rfdlight.arguments import Configurable, changed_arguments
+from rfdlight.core.arguments import Configurable, changed_arguments
+from rfdlight.core.losses import Loss, attacker_loss
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns
+from rfdlight.core.threat import ThreatModel
 from rfdlight.errors import UserError
-from rfdlight.losses import Loss, attacker_loss
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns
-from rfdlight.threat import ThreatModel
 
 
 class Attack(Configurable, ABC):
@@ -28,7 +28,7 @@ class Attack(Configurable, ABC):
     place or by assignment. Under any other name, `ask` may leave a value for the `tell` that follows
     it. The engine's own columns, which every state holds and no attack changes, are `x` (rows, C, H,
     W) the clean pixels, `y` (rows,) int64 the labels, `target` (rows,) int64 the class to be reached
-    or -1, `seed` (rows,) int64 the key of `rfdlight.rng`, `budget` (rows,) int64 the queries allowed
+    or -1, `seed` (rows,) int64 the key of `rfdlight.core.rng`, `budget` (rows,) int64 the queries allowed
     and, for a targeted attack that `needs_start`, `start` (rows, C, H, W), an image of the target class.
 
     Args:
@@ -90,7 +90,7 @@ class Attack(Configurable, ABC):
         return torch.where(state["target"] >= 0, labels == state["target"], labels != state["y"])
 
     def objective(self, state: Columns, logits: Tensor) -> Tensor:
-        """Return what the attacker lowers, (rows,); see `rfdlight.losses.attacker_loss`."""
+        """Return what the attacker lowers, (rows,); see `rfdlight.core.losses.attacker_loss`."""
         return attacker_loss(logits, state["y"], state["target"], self.loss)
 
     def options(self) -> str:

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight import norms, rng
 from rfdlight.attacks import opening
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.opening import BLEND, BLEND_GAP, START
+from rfdlight.core import norms, rng
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row, take
 from rfdlight.errors import UserError
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row, take
 
 _EVERY = 10
 """Proposals from one look at the success rates to the next."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rfdlight.attacks.pgd import PGD
-from rfdlight.losses import Loss
+from rfdlight.core.losses import Loss
 
 
 class FGSM(PGD):

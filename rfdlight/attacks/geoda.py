@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight import norms, rng
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.options import check_count, check_positive
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core import norms, rng
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 
 _NOISE, _PROBES = range(2)
 """The streams of random numbers."""

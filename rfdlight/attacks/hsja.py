@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight import norms, rng
 from rfdlight.attacks import opening
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.opening import BLEND, BLEND_GAP, START
 from rfdlight.attacks.options import check_count
+from rfdlight.core import norms, rng
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row, take
 from rfdlight.errors import UserError
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row, take
 
 _FIRST_PROBE = 0.1
 """Length of the first iteration's probes, as a share of the pixel range (the authors' value)."""

@@ -7,13 +7,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rfdlight import rng
 from rfdlight.attacks.ascent import short_of_the_ball, step_where, unit
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.options import check_count, check_positive
-from rfdlight.losses import Loss
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core import rng
+from rfdlight.core.losses import Loss
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 
 _PAIRS: dict[Norm, int] = {"linf": 20, "l2": 15}
 _SIGMA: dict[Norm, float] = {"linf": 0.1, "l2": 0.005}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight import rng
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core import rng
+from rfdlight.core.tensors import Columns, per_row
 
 START, BLEND = range(2)
 """The first two values of such an attack's column `phase`."""

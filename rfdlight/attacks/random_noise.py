@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight import rng
 from rfdlight.attacks.base import Attack
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core import rng
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 
 
 class RandomNoise(Attack):

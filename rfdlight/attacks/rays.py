@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, per_row
 
 _TOLERANCE = 1e-3
 """Where bisection stops, as an l2 length along the ray (the authors' value)."""

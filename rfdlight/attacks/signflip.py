@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight import rng
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.options import check_count
 from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
-from rfdlight.norms import norm
-from rfdlight.tensors import Columns, per_row, take
+from rfdlight.core import rng
+from rfdlight.core.norms import norm
+from rfdlight.core.tensors import Columns, per_row, take
 
 _BISECTIONS = 10
 _WINDOW = 10

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rfdlight import norms
 from rfdlight.attacks.base import Attack
-from rfdlight.losses import Loss
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
+from rfdlight.core import norms
+from rfdlight.core.losses import Loss
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 
 
 class SignHunt(Attack):

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rfdlight import norms, rng
 from rfdlight.attacks.base import Attack
+from rfdlight.core import norms, rng
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
 
 _ORDER = 0
 """The stream of random numbers."""

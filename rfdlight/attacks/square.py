@@ -7,14 +7,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rfdlight import rng
 from rfdlight.attacks import square_l2
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.options import check_count
+from rfdlight.core import rng
+from rfdlight.core.losses import Loss
+from rfdlight.core.norms import Norm
+from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
-from rfdlight.losses import Loss
-from rfdlight.norms import Norm
-from rfdlight.tensors import Columns, per_row
 
 _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After each of these 10,000ths of the schedule the squares' share of the pixels is halved."""

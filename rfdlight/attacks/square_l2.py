@@ -7,9 +7,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rfdlight import rng
-from rfdlight.norms import norm
-from rfdlight.tensors import per_row
+from rfdlight.core import rng
+from rfdlight.core.norms import norm
+from rfdlight.core.tensors import per_row
 
 _START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)
 """The streams of random numbers; `square` has those before."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rfdlight.core.tensors import Columns
 from rfdlight.errors import UserError
-from rfdlight.tensors import Columns
 
 
 def check_odd(name: str, votes: int) -> None:

@@ -13,14 +13,13 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
 
-from rfdlight.arguments import Configurable, changed_arguments
+from rfdlight._io import is_first, plain_console
+from rfdlight.core.arguments import Configurable, changed_arguments
+from rfdlight.core.user_code import described
 from rfdlight.data.conversion import as_ids, as_labels, as_pixels, check_normalisation, read_dataset, unit_range
 from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.subset import select
-from rfdlight.environment.launcher import is_first
 from rfdlight.errors import UserError, shown
-from rfdlight.terminal import plain_console
-from rfdlight.user_code import described
 
 Batch = tuple[Tensor, Tensor, list[str]]
 """Pixels (rows, C, H, W) float32 in [0, 1], labels (rows,) int64, and the image ids."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from rfdlight._io import expanded
 from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData, Images
 from rfdlight.data.preparation import Size
 from rfdlight.data.tree import list_tree, read_tree
-from rfdlight.documents import expanded
 from rfdlight.errors import UserError, one_line
 
 _ARCHIVE = "cifar-10-batches-py"

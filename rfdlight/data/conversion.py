@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from rfdlight._io import is_plain
 from rfdlight.data.decoding import pixels_of
-from rfdlight.documents import is_plain
 from rfdlight.errors import UserError, one_line, shown
 
 _ROUNDING = 1e-5

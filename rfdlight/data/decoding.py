@@ -12,7 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from rfdlight import documents
+from rfdlight import _io
 from rfdlight.errors import UserError, one_line
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -36,7 +36,7 @@ def read_bytes(path: Path) -> bytes:
         UserError: If it cannot be read.
     """
     try:
-        return documents.read_bytes(path)
+        return _io.read_bytes(path)
     except OSError as error:
         raise UserError(f"cannot read the image {path}: {error.strerror}") from error
 

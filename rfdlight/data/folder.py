@@ -7,12 +7,12 @@ from typing import Literal
 
 import torch
 
-from rfdlight.arguments import changed_arguments, text_of
+from rfdlight._io import expanded
+from rfdlight.core.arguments import changed_arguments, text_of
 from rfdlight.data.conversion import check_normalisation
 from rfdlight.data.files import FileData, ImageFiles, Unreadable
 from rfdlight.data.listing import ClassOrder, class_folders, list_images, order_remarks, subfolders
 from rfdlight.data.preparation import Size
-from rfdlight.documents import expanded
 from rfdlight.errors import UserError, shown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

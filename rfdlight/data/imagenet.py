@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
+from rfdlight._io import expanded
 from rfdlight.data.files import FileData, ImageFiles, Unreadable
 from rfdlight.data.folder import IMAGENET_MEAN, IMAGENET_STD
 from rfdlight.data.listing import ClassOrder, class_folders, list_images, order_remarks
 from rfdlight.data.preparation import Size
-from rfdlight.documents import expanded
 from rfdlight.errors import UserError
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rfdlight import documents
+from rfdlight import _io
 from rfdlight.data.decoding import SUFFIXES
 from rfdlight.errors import UserError, shown, unknown_name
 
@@ -63,7 +63,7 @@ def check_name(path: Path) -> None:
     Raises:
         UserError: If its name is not UTF-8.
     """
-    if not documents.is_plain(path.name):
+    if not _io.is_plain(path.name):
         raise UserError(f"expected names in UTF-8, got {shown(path)}: rename it")
 
 

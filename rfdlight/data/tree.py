@@ -14,11 +14,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from rfdlight._io import replacing
 from rfdlight.data.base import Images
 from rfdlight.data.decoding import decode, read_bytes
 from rfdlight.data.listing import Listing, list_images
 from rfdlight.errors import UserError
-from rfdlight.whole_files import replacing
 
 
 def read_tree(listing: Listing, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from rfdlight.arguments import class_name, text_of
+from rfdlight.core.arguments import class_name, text_of
 from rfdlight.defenses.base import Defense, Place
 from rfdlight.errors import DefenseError, UserError, unknown_name
 

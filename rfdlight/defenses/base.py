@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rfdlight.activations import (
+from rfdlight.core.activations import (
     CallCount,
     Point,
     batch_size,
@@ -25,7 +25,7 @@ from rfdlight.activations import (
     never_called,
     without_effect,
 )
-from rfdlight.arguments import Configurable, argument, changed_arguments, parameters, text_of
+from rfdlight.core.arguments import Configurable, argument, changed_arguments, parameters, text_of
 from rfdlight.errors import DefenseError, UserError
 
 CHECKED_ON = 4
@@ -71,7 +71,7 @@ class Place:
 
     @property
     def point(self) -> Point:
-        """The place as `rfdlight.activations` takes it."""
+        """The place as `rfdlight.core.activations` takes it."""
         return self.name, self.module, self.side
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from rfdlight.arguments import class_name, text_of
+from rfdlight.core.arguments import class_name, text_of
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise, Schedule
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rfdlight import clock
-from rfdlight.activations import batch_size, row_owners
-from rfdlight.arguments import class_name, text_of
+from rfdlight.core import query_counts
+from rfdlight.core.activations import batch_size, row_owners
+from rfdlight.core.arguments import class_name, text_of
+from rfdlight.core.tensors import per_row
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.errors import DefenseError, UserError
-from rfdlight.tensors import per_row
 
 Schedule = Callable[[Tensor], Any]
 """From the clock, (rows,) int64, to the factor of sigma, a tensor (rows,), >= 0.
@@ -128,7 +128,7 @@ class Noise(Defense):
 
     def _clock(self, x: Tensor, place: int) -> Tensor:
         """Return the clock of the image that each row of `x` belongs to, (rows,) int64; 0 outside of an attack."""
-        of_images = clock.current()
+        of_images = query_counts.current()
         if of_images is None:
             return torch.zeros(len(x), dtype=torch.int64, device=x.device)
         owners = self._owners.get((place, len(of_images)), {})
@@ -142,7 +142,7 @@ class Noise(Defense):
 
     def _find_owners(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find the image of each row at each place, before the first pass with so many images that has a clock."""
-        of_images = clock.current()
+        of_images = query_counts.current()
         if of_images is None or (0, len(of_images)) in self._owners:
             return
         images = len(of_images)

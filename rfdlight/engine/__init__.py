@@ -1,7 +1,7 @@
-"""What stands between an attack and a victim: the oracle, the ledger, the pool and the judge."""
+"""Query engine between an attack and a victim: oracle, query ledger, pool and success criterion."""
 
+from rfdlight.engine.criterion import Judge
 from rfdlight.engine.engine import Engine
-from rfdlight.engine.judge import Judge
 from rfdlight.engine.oracle import Oracle
 
 __all__ = ["Engine", "Judge", "Oracle"]

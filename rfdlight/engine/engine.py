@@ -10,21 +10,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rfdlight import rng
 from rfdlight.attacks.base import Attack
-from rfdlight.engine.aims import draw_aims
+from rfdlight.core import rng
+from rfdlight.core.tensors import Columns, per_row, put, take
+from rfdlight.engine.criterion import Judge, Phase
+from rfdlight.engine.error_isolation import Triage
 from rfdlight.engine.failures import RandomVictim
-from rfdlight.engine.judge import Judge, Phase
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
 from rfdlight.engine.probe import changed, near_boundary
-from rfdlight.engine.queries import Queries
+from rfdlight.engine.query_step import Queries
 from rfdlight.engine.record import Record, describe
-from rfdlight.engine.triage import Triage
-from rfdlight.engine.turns import Turns
+from rfdlight.engine.scheduler import Turns
+from rfdlight.engine.targets import draw_aims
 from rfdlight.errors import UserError
-from rfdlight.tensors import Columns, per_row, put, take
 
 Accounting = Literal["exact", "paper"]
 
@@ -39,12 +39,12 @@ def _refuse(image_id: str, reason: str) -> None:
 class Engine:
     """Runs an attack against an oracle: full forward passes, exact budgets, one record per image.
 
-    An image passes through the phases of `rfdlight.engine.judge.Phase`: draws at the clean image,
+    An image passes through the phases of `rfdlight.engine.criterion.Phase`: draws at the clean image,
     queries, draws at its candidates, draws at its final point. Images in any phase share the pool; a
     tick is one forward pass, either of queries or of draws, and as long as images remain there are enough
     of one kind to fill it.
 
-    An image on which the victim fails is taken out, see `rfdlight.engine.triage.Triage`; it has no record.
+    An image on which the victim fails is taken out, see `rfdlight.engine.error_isolation.Triage`; it has no record.
 
     Args:
         oracle: Owns the victim.

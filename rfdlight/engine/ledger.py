@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight.tensors import Columns
+from rfdlight.core.tensors import Columns
 
 KINDS = ("attack", "gradient", "observe", "judge")
 """Per image: evaluations that chose the attacker's next move, by their answer or, of a white-box attacker, by

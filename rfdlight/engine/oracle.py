@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rfdlight.clock import ticking
+from rfdlight.core.logits import check_logits
+from rfdlight.core.query_counts import ticking
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
 from rfdlight.errors import DefenseError, UserError
-from rfdlight.logits import check_logits
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Purpose = Literal["attack", "judge"]

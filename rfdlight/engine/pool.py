@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight.tensors import Columns
+from rfdlight.core.tensors import Columns
 
 
 class Pool:

@@ -6,15 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
-from rfdlight.engine.judge import Judge
-from rfdlight.norms import norm
-from rfdlight.tensors import Columns
+from rfdlight.core.norms import norm
+from rfdlight.core.tensors import Columns
+from rfdlight.engine.criterion import Judge
 
 Record = dict[str, Any]
 
 
 def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: Judge) -> Record:
-    """Return the record of a finished image; `rfdlight.results.records` documents the fields.
+    """Return the record of a finished image; `rfdlight.records.records` documents the fields.
 
     Args:
         image_id: Of the image.

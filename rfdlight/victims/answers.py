@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from rfdlight.core.logits import Key, as_logits, described, logits_key, part
 from rfdlight.errors import UserError, one_line
-from rfdlight.logits import Key, as_logits, described, logits_key, part
 
 _PROBE = 2
 """Black images of the first pass."""

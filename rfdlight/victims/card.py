@@ -12,16 +12,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from rfdlight._io import parse_json, read_text, replacing, write_file
+from rfdlight.core.field_types import Kind, is_count, is_number, is_positive_count, or_none, wrong_field
+from rfdlight.core.intervals import wilson
 from rfdlight.data.preparation import Preparation
-from rfdlight.documents import parse_json, read_text
 from rfdlight.errors import UserError, one_line, shown
-from rfdlight.results.field_types import Kind, is_count, is_number, is_positive_count, or_none, wrong_field
-from rfdlight.results.intervals import wilson
 from rfdlight.victims.networks import create_network, strange_option
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import check_fit, fit_weights, read_weights
-from rfdlight.whole_files import replacing, write
 
 _MOST_PIXELS = 2048
 """Height and width of the images of a card; timm's largest networks take half as many."""
@@ -108,7 +107,7 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
         clean_interval=wilson(correct, total),
         sha256=hashlib.sha256(weights_path(card_path).read_bytes()).hexdigest(),
     )
-    write(card_path, json.dumps(asdict(card), indent=2) + "\n")
+    write_file(card_path, json.dumps(asdict(card), indent=2) + "\n")
     return card
 
 

@@ -15,10 +15,11 @@ from typing import Any
 import timm
 from torch import nn
 
-from rfdlight import packaged, user_code
+from rfdlight import _io
+from rfdlight._io import expanded
+from rfdlight.core import user_code
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
-from rfdlight.documents import expanded
 from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims.answers import answer_in_logits, as_module
 from rfdlight.victims.card import VictimCard, load_victim, read_card
@@ -181,7 +182,7 @@ def card_path(spec: str) -> Path:
     remedy = _FILES_OF_VICTIMS.get(Path(spec).suffix.lower(), _AS_WEIGHTS if "/" in spec else None)
     if remedy is not None:
         raise UserError(f"a victim is given by its card, a .json, got '{spec}'; {remedy}")
-    return packaged.find("checkpoints", spec, ".json")
+    return _io.find_shipped("checkpoints", spec, ".json")
 
 
 def _from_timm(spec: str, checkpoint: str | None, data: ImageData) -> tuple[nn.Module, str]:

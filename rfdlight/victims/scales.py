@@ -12,11 +12,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rfdlight.activations import called_again, check_hooked, check_points, never_called, received
+from rfdlight._io import check_regular, replacing
+from rfdlight.core.activations import called_again, check_hooked, check_points, never_called, received
 from rfdlight.data.base import ImageData, ImageSource, loader
-from rfdlight.documents import check_regular
 from rfdlight.errors import UserError, one_line
-from rfdlight.whole_files import replacing
 
 Point = tuple[str, Literal["input", "output"]]
 """The path of a module inside the victim's network, and its side."""

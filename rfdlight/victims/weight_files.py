@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from rfdlight.documents import parse_json, read_bytes
+from rfdlight._io import parse_json, read_bytes
 from rfdlight.errors import UserError, one_line, unknown_name
 
 _MOST_HEADER = 10_000_000

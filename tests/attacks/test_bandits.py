@@ -18,10 +18,10 @@ from ascent_checks import (
 from harness import drive, one_by_one
 from reference.bandits import bandits, enlarge, exponentiated
 
-from rfdlight import rng
 from rfdlight.attacks import Bandits
+from rfdlight.core import rng
+from rfdlight.core.losses import margin
 from rfdlight.errors import UserError
-from rfdlight.losses import margin
 
 SMALL = {"step": 0.02, "prior_step": 100.0}
 ROUND = {"norm": "l2", "eps": 0.5, "step": 0.2, "probe": 0.1, "prior_step": 1.0}

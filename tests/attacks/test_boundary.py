@@ -8,8 +8,8 @@ from harness import CoinFlip, Run, drive, images, labelled, one_by_one
 from reference.boundary import boundary
 from torch import nn
 
-from rfdlight import rng
 from rfdlight.attacks import Boundary
+from rfdlight.core import rng
 from rfdlight.engine import Judge
 from rfdlight.errors import UserError
 

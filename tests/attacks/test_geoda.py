@@ -11,12 +11,12 @@ from reference.geoda import geoda
 from reference.geoda import split as reference_split
 from torch import nn
 
-from rfdlight import rng
 from rfdlight.attacks import GeoDA
 from rfdlight.attacks.geoda import low_waves, query_split
+from rfdlight.core import rng
+from rfdlight.core.norms import norm as norm_of
 from rfdlight.engine import Judge
 from rfdlight.errors import UserError
-from rfdlight.norms import norm as norm_of
 
 START, BISECT, PROBE, WALK = range(4)
 BUDGET = 100

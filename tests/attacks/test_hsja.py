@@ -8,8 +8,8 @@ import torch
 from harness import Run, drive, images, labelled, one_by_one
 from reference.hsja import hsja
 
-from rfdlight import rng
 from rfdlight.attacks import HSJA
+from rfdlight.core import rng
 from rfdlight.errors import UserError
 
 START, BLEND, PROJECT, GRADIENT, STEP = range(5)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from harness import Run
 
-from rfdlight import rng
 from rfdlight.attacks import RandomNoise, RayS, Square
-from rfdlight.losses import margin
-from rfdlight.tensors import per_row
+from rfdlight.core import rng
+from rfdlight.core.losses import margin
+from rfdlight.core.tensors import per_row
 
 
 class SquareClimbs(Square):

@@ -17,8 +17,8 @@ from ascent_checks import (
 from harness import Constant, Linear, Run, drive, images, one_by_one
 from reference.nes import nes
 
-from rfdlight import rng
 from rfdlight.attacks import NES
+from rfdlight.core import rng
 from rfdlight.errors import UserError
 
 SMALL = {"pairs": 3, "sigma": 0.05, "step": 0.02}

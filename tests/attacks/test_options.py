@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 import pytest
 
 from rfdlight.attacks import NES, Boundary, RandomNoise, Square
-from rfdlight.names import NAMES
+from rfdlight.core.registry import NAMES
 
 
 @pytest.mark.parametrize("path", NAMES["attack"].values())

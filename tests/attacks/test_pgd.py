@@ -6,9 +6,9 @@ from harness import Linear, Run, drive, images, one_by_one, told
 from reference import draws
 from reference.pgd import pgd
 
-from rfdlight import rng
 from rfdlight.attacks import FGSM, PGD
 from rfdlight.attacks.pgd import perturb
+from rfdlight.core import rng
 from rfdlight.errors import UserError
 
 SEEDS = torch.tensor([5, 2**40 + 7, 99])

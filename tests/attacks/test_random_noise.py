@@ -7,8 +7,8 @@ import torch
 from attack_checks import check_feasible, check_noise_best, check_noise_points, check_noise_reference
 from reference import draws
 
-from rfdlight import rng
 from rfdlight.attacks import RandomNoise
+from rfdlight.core import rng
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.002), ("linf", 0.05), ("l2", 1.0)])

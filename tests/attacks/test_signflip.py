@@ -21,9 +21,9 @@ from signflip_checks import (
 )
 
 from rfdlight.attacks import SignFlip
+from rfdlight.core.norms import norm
 from rfdlight.engine import Judge
 from rfdlight.errors import UserError
-from rfdlight.norms import norm
 
 
 @pytest.fixture

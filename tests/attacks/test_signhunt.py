@@ -9,9 +9,9 @@ from harness import Constant, Linear, Run, drive, images, one_by_one
 from reference.signhunt import signhunt
 
 from rfdlight.attacks import SignHunt
+from rfdlight.core.losses import margin
 from rfdlight.engine import Judge
 from rfdlight.errors import UserError
-from rfdlight.losses import margin
 
 KINDS = ("base", "probe", "look")
 LEVELS = {

@@ -6,11 +6,11 @@ from attack_checks import check_feasible
 from harness import Constant, Linear, Run, drive, images, labelled, one_by_one
 from reference.signopt import signopt
 
-from rfdlight import rng
 from rfdlight.attacks import SignOPT
+from rfdlight.core import rng
+from rfdlight.core.norms import norm as norm_of
 from rfdlight.engine import Judge
 from rfdlight.errors import UserError
-from rfdlight.norms import norm as norm_of
 
 PURPOSES = ("start", "check", "sample", "try", "shrink", "grow", "bisect")
 START, CHECK, SAMPLE, TRY, SHRINK, GROW, BISECT = range(7)

@@ -11,8 +11,8 @@ from attack_checks import (
     check_square_windows,
 )
 
-from rfdlight import rng
 from rfdlight.attacks import Square
+from rfdlight.core import rng
 from rfdlight.errors import UserError
 
 

@@ -11,8 +11,8 @@ from reference.square_l2 import bump as reference_bump
 from reference.square_l2 import square_l2 as reference
 
 from rfdlight.attacks import Square, square_l2
-from rfdlight.losses import margin
-from rfdlight.norms import norm
+from rfdlight.core.losses import margin
+from rfdlight.core.norms import norm
 
 
 def check_reference(attack, victim, x, y, budget=120):

@@ -7,8 +7,8 @@ import torch
 from harness import CoinFlip, Constant, Run, drive, images, one_by_one
 
 from rfdlight.attacks import Square
+from rfdlight.core.norms import norm
 from rfdlight.engine import Judge
-from rfdlight.norms import norm
 
 EPS = {"linf": 0.05, "l2": 1.0}
 NORMS = pytest.mark.parametrize("ball", ["linf", "l2"])

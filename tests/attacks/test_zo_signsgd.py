@@ -19,8 +19,8 @@ from ascent_checks import (
 from harness import Linear, drive
 from reference.zo_signsgd import zo_signsgd
 
-from rfdlight import rng
 from rfdlight.attacks import ZOSignSGD
+from rfdlight.core import rng
 from rfdlight.errors import UserError
 
 SMALL = {"samples": 4, "sigma": 0.05, "step": 0.02}

@@ -1,6 +1,6 @@
 """Command lines that cannot be used, and the line that each is answered, below a folder with `faulty_files`."""
 
-from rfdlight.names import NAMES
+from rfdlight.core.registry import NAMES
 
 ATTACK = "test --attack rays "
 SQUARE = "test --attack square "

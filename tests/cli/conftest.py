@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight import cli
+from rfdlight.cli import main as cli
 
 from .sweep_grid import GRID, VICTIM
 

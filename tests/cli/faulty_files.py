@@ -7,7 +7,7 @@ import timm
 import torch
 
 from rfdlight.data.digits import Digits
-from rfdlight.results.summary import ROWS, RUN_FIELDS
+from rfdlight.records.summary import ROWS, RUN_FIELDS
 from rfdlight.victims import Victim
 from rfdlight.victims.card import save_victim
 

@@ -20,8 +20,9 @@ import yaml
 from PIL import Image
 from torch import nn
 
-from rfdlight import cli, packaged
-from rfdlight.results.summary import ROWS, RUN_FIELDS
+from rfdlight import _io
+from rfdlight.cli import main as cli
+from rfdlight.records.summary import ROWS, RUN_FIELDS
 
 Build = Callable[[Path, Path], object]
 """Writes below a folder what would make the canary, the second path."""
@@ -118,7 +119,9 @@ def both(first: Build, second: Build) -> Build:
 def copy_victim(folder: Path, canary: Path) -> None:
     """The victim of the digits, as `x.json` and `x.safetensors`."""
     for suffix in (".json", ".safetensors"):
-        shutil.copy(packaged.find("checkpoints", "resnet8-digits", ".json").with_suffix(suffix), folder / f"x{suffix}")
+        shutil.copy(
+            _io.find_shipped("checkpoints", "resnet8-digits", ".json").with_suffix(suffix), folder / f"x{suffix}"
+        )
 
 
 def card(**facts) -> Build:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfdlight.protocol import rough_cost
+from rfdlight.analysis import rough_cost
 
 LINE = "analyze resnet8-digits --data digits --num_images 12 --draws 2 "
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfdlight.results.audit import CHECKS
+from rfdlight.records.consistency_checks import CHECKS
 
 FORGETFUL = """
 from nearest_mean import NearestMean

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from safetensors.torch import save_file
 
+from rfdlight.analysis.clean_cost import CleanCostMeter, cost_of
 from rfdlight.data import Digits
 from rfdlight.defenses import FeatureNoise
-from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
 from rfdlight.victims.resolve import resolve_victim
 
 LINE = "calibrate nearest_mean.NearestMean --data digits --defense feature_noise --defense.layers distances "

@@ -12,14 +12,14 @@ import pytest
 import torch
 import yaml
 
-from rfdlight import packaged
+from rfdlight import _io
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
-from rfdlight.cli import MODELS, make
-from rfdlight.commands.registry import COMMANDS
+from rfdlight.cli.commands import COMMANDS
+from rfdlight.cli.main import MODELS, make
+from rfdlight.cli.sweep_config import Cell, read_cells
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.defenses import Defense, FeatureNoise, InputNoise
-from rfdlight.protocol.experiment import Cell, read_cells
-from rfdlight.results.records import read_records
+from rfdlight.records.records import read_records
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
@@ -185,7 +185,9 @@ def test_a_file_in_the_working_folder_hides_a_packaged_config(built):
     assert built("fit", "-c", "fit/resnet8_digits").model.network_name == "resnet20"
 
 
-SHIPPED = sorted(path.relative_to(packaged.folder("configs")) for path in packaged.folder("configs").rglob("*.yaml"))
+SHIPPED = sorted(
+    path.relative_to(_io.shipped_folder("configs")) for path in _io.shipped_folder("configs").rglob("*.yaml")
+)
 EXPERIMENTS = [config for config in SHIPPED if config.parts[0] == "experiment"]
 CALIBRATED = [config for config in SHIPPED if config.parts[0] == "calibrated"]
 CONFIGS = [config for config in SHIPPED if config not in (*EXPERIMENTS, *CALIBRATED)]
@@ -196,7 +198,7 @@ def test_every_shipped_config_instantiates_and_its_resolved_form_gives_itself_ag
     command = ["fit"] if config.parts[0] == "fit" else ["test", "--attack", "rays"]
     first = built(*command, "-c", config.as_posix(), "--run", "first")
     first.save_config()
-    given = yaml.safe_load((packaged.folder("configs") / config).read_text())
+    given = yaml.safe_load((_io.shipped_folder("configs") / config).read_text())
     again = built(command[0], "-c", "first/config.yaml", "--run", "again")
     again.save_config()
     resolved, repeated = (yaml.safe_load(Path(run, "config.yaml").read_text()) for run in ("first", "again"))
@@ -219,7 +221,7 @@ def distinct(cells: list[Cell]) -> Iterator[Cell]:
         seen |= parts
 
 
-GRIDS = [read_cells(packaged.folder("configs") / config) for config in EXPERIMENTS]
+GRIDS = [read_cells(_io.shipped_folder("configs") / config) for config in EXPERIMENTS]
 FIRST = [cells[0] for cells in GRIDS]
 REST = list(distinct([cell for cells in GRIDS for cell in cells]))
 """The cells of all experiments that have a part of their own."""
@@ -239,14 +241,14 @@ def test_every_part_of_an_experiment_instantiates_and_its_resolved_form_gives_it
     assert repeated == settings
     resolved = yaml.safe_load(Path(cell.name, "config.yaml").read_text())
     assert cell.config["model"].items() <= resolved["model"].items()
-    packaged.find("checkpoints", cell.config["model"]["victim"], ".json")
+    _io.find_shipped("checkpoints", cell.config["model"]["victim"], ".json")
 
 
 @pytest.mark.parametrize("config", CALIBRATED, ids=str)
 def test_a_shipped_calibration_is_of_the_shipped_weights(built, config):
-    path = packaged.folder("configs") / config
+    path = _io.shipped_folder("configs") / config
     facts = yaml.safe_load(path.read_text())["calibration"]
-    card = json.loads(packaged.find("checkpoints", facts["victim"], ".json").read_text())
+    card = json.loads(_io.find_shipped("checkpoints", facts["victim"], ".json").read_text())
     assert facts["weights_sha256"] == card["sha256"]
     assert len(facts["image_ids_sha256"]) == 64
     (defense,) = defenses(built("test", "--attack", "rays", "--defense", str(config)))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight import cli
-from rfdlight.results.records import read_records
+from rfdlight.cli import main as cli
+from rfdlight.records.records import read_records
 from rfdlight.victims.card import read_card
 
 TEST = [

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight import packaged
-from rfdlight.environment import files, launcher
-from rfdlight.finding import Finding
+from rfdlight import _io
+from rfdlight.cli import installed_files as files
+from rfdlight.cli import launcher
+from rfdlight.records.diagnostic import Finding
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +69,7 @@ def test_the_table_fits_the_terminal(command, quick, monkeypatch, columns):
 def test_cards_of_ones_own_are_checked(command, quick, elsewhere):
     for suffix in (".json", ".safetensors"):
         (elsewhere / f"mine{suffix}").write_bytes(
-            (packaged.folder("checkpoints") / f"resnet8-digits{suffix}").read_bytes()
+            (_io.shipped_folder("checkpoints") / f"resnet8-digits{suffix}").read_bytes()
         )
     said = command("doctor", "--victims", "mine.json")
     assert (said.status, said.err) == (0, "")
@@ -122,8 +123,8 @@ def test_a_process_without_input_is_no_broken_check(command, quick, monkeypatch)
     [
         ("x", "", "ValueError: invalid literal for int() with base 10: 'x'; RANK=x is no whole number: unset RANK; or "
          "start with torchrun"),
-        (None, "raise RuntimeError('operator\\nlost')", "RuntimeError: operator lost; python -c 'import rfdlight.cli' "
-         "shows where"),
+        (None, "raise RuntimeError('operator\\nlost')", "RuntimeError: operator lost; "
+         "python -c 'import rfdlight.cli.main' shows where"),
     ],
 )  # fmt: skip
 def test_libraries_that_cannot_be_imported_are_one_line(monkeypatch, elsewhere, rank, broken, line):

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from rfdlight.data import Digits
-from rfdlight.results.records import read_records
+from rfdlight.records.records import read_records
 
 FUSSY = """
 import torch

@@ -10,8 +10,8 @@ import pytest
 from fuzz import record_files
 from fuzz.running import check_refused, run, workplace
 
-from rfdlight.modules.run_book import RunBook
-from rfdlight.results import journal
+from rfdlight.evaluation.run_writer import RunBook
+from rfdlight.records import journal
 
 
 @contextlib.contextmanager

@@ -9,8 +9,8 @@ from fuzz.running import bounded, workplace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfdlight.results.records import seal
-from rfdlight.results.summary import ROWS
+from rfdlight.records.records import seal
+from rfdlight.records.summary import ROWS
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rfdlight import packaged
-from rfdlight.commands.layers import layers, output_shapes
+from rfdlight import _io
+from rfdlight.cli.layers import layers, output_shapes
 from rfdlight.data.digits import Digits
 from rfdlight.defenses import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
@@ -87,7 +87,7 @@ def test_the_image_size_can_be_chosen(command):
 
 
 def test_a_card_of_ones_own_needs_no_weights_here(command):
-    card = packaged.find("checkpoints", "resnet8-digits", ".json")
+    card = _io.find_shipped("checkpoints", "resnet8-digits", ".json")
     Path("mine.json").write_text(card.read_text())
     assert rows(command("layers", "mine.json").out) == rows(command("layers", "resnet8-digits").out) != {}
 

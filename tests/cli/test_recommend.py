@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rfdlight.commands.recommend import _split
+from rfdlight.analysis.clean_cost import CleanCostMeter, cost_of
+from rfdlight.cli.recommend import _split
 from rfdlight.data import Digits
 from rfdlight.defenses import FeatureNoise, InputNoise
-from rfdlight.protocol.clean_cost import CleanCostMeter, cost_of
 from rfdlight.victims.resolve import resolve_victim
 
 LINE = (

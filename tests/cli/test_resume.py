@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight import cli
-from rfdlight.modules.evaluation import AttackEvaluation
-from rfdlight.results.records import read_records
+from rfdlight.cli import main as cli
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.records.records import read_records
 
 TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size", "4")
 

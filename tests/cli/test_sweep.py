@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rfdlight import cli
 from rfdlight.attacks import Square
+from rfdlight.cli import main as cli
+from rfdlight.cli.sweep_config import read_cells
 from rfdlight.data import CIFAR10, Digits
-from rfdlight.modules.evaluation import AttackEvaluation
-from rfdlight.protocol.experiment import read_cells
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 
 from .sweep_grid import CELLS, VICTIM, made_at, summary_of
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight import cli
-from rfdlight.commands import sweep
-from rfdlight.commands.sweep_estimate import Speed
+from rfdlight.cli import main as cli
+from rfdlight.cli import sweep
+from rfdlight.cli.sweep_estimate import Speed
 from rfdlight.victims.resolve import resolve_victim
 
 from .sweep_grid import CELLS, GRID, VICTIM, made_at

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.modules.complaint import STOPPED
+from rfdlight.evaluation.exit_reason import STOPPED
 
 from .sweep_grid import CELLS, GRID, summary_of
 

@@ -13,8 +13,8 @@ from torch import nn
 
 import rfdlight
 from rfdlight.attacks import SignOPT
+from rfdlight.core.registry import NAMES
 from rfdlight.engine import Judge
-from rfdlight.names import NAMES
 
 EPS = {"linf": 0.08, "l2": 2.0}
 MARGINS = ("clean_margin", "final_margin")

@@ -9,14 +9,14 @@ import torch
 from harness import Constant
 from PIL import Image
 
+from rfdlight.analysis.clean_cost import CleanCostMeter
+from rfdlight.cli.installed_files import check_data
 from rfdlight.data import files
 from rfdlight.data.files import ImageFiles
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
 from rfdlight.data.preparation import Preparation
-from rfdlight.environment.files import check_data
 from rfdlight.errors import UserError
-from rfdlight.protocol.clean_cost import CleanCostMeter
 
 
 def save(path: Path, shape=(20, 30), mode="RGB", seed=0):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from rfdlight.clock import ticking
+from rfdlight.core.query_counts import ticking
 from rfdlight.defenses import FeatureNoise
 from rfdlight.errors import UserError
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rfdlight.clock import ticking
+from rfdlight.core.query_counts import ticking
 from rfdlight.defenses import AAA, FeatureNoise, InputNoise, LogitNoise, Noise
 from rfdlight.errors import DefenseError, UserError
 

@@ -10,10 +10,10 @@ import timm
 import torch
 from torch import nn
 
-from rfdlight.clock import ticking
+from rfdlight.core.query_counts import ticking
+from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise, Noise, undefended
 from rfdlight.errors import DefenseError, UserError
-from rfdlight.names import NAMES
 from rfdlight.victims.victim import Victim
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfdlight import cli
-from rfdlight.clock import ticking
+from rfdlight.cli import main as cli
+from rfdlight.core.query_counts import ticking
 from rfdlight.defenses import FeatureNoise, InputNoise, LogitNoise, Noise
 from rfdlight.errors import UserError
 

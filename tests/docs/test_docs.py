@@ -16,10 +16,12 @@ import pytest
 import torch
 import torchvision
 
-from rfdlight import cli, names
 from rfdlight.attacks import Attack
+from rfdlight.cli import main as cli
+from rfdlight.core import registry as names
 from rfdlight.data import Digits
-from rfdlight.results import audit, records, summary
+from rfdlight.records import consistency_checks as audit
+from rfdlight.records import records, summary
 from rfdlight.victims.resolve import resolve_victim
 
 ROOT = Path(__file__).parents[2]

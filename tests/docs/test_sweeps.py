@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from rfdlight import packaged
-from rfdlight.protocol.experiment import read_cells
+from rfdlight import _io
+from rfdlight.cli.sweep_config import read_cells
 
 PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
 
@@ -25,4 +25,4 @@ def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
 
 
 def test_the_shipped_experiment_is_every_victim_by_defense_by_attack():
-    assert len(read_cells(packaged.folder("configs") / "experiment/victims.yaml")) == 4 * 2 * 4
+    assert len(read_cells(_io.shipped_folder("configs") / "experiment/victims.yaml")) == 4 * 2 * 4

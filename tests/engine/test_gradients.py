@@ -6,10 +6,10 @@ from harness import Linear, Mapped, Run, images
 from torch import nn
 
 from rfdlight.attacks import PGD
+from rfdlight.core.losses import attacker_loss
 from rfdlight.defenses import InputNoise
 from rfdlight.engine import Oracle
 from rfdlight.errors import UserError
-from rfdlight.losses import attacker_loss
 
 
 def ask(oracle, x, y, which="margin"):

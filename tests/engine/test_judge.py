@@ -12,7 +12,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Judge, Oracle
-from rfdlight.engine.judge import Phase, _below_zero
+from rfdlight.engine.criterion import Phase, _below_zero
 
 
 class Gaussian(nn.Module):

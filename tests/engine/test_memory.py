@@ -7,8 +7,8 @@ import pytest
 import torch
 from harness import Run, images
 
+from rfdlight.core.registry import NAMES
 from rfdlight.errors import UserError
-from rfdlight.names import NAMES
 
 COUNT, BATCH = 24, 4
 

@@ -5,8 +5,8 @@ import torch
 from harness import CoinFlip, Run, images
 from torch import nn
 
-from rfdlight import clock
 from rfdlight.attacks import RandomNoise
+from rfdlight.core import query_counts as clock
 from rfdlight.engine import Engine, Judge, Oracle
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.probe import probe

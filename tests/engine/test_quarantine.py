@@ -7,9 +7,9 @@ from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, Square
 from rfdlight.engine import Engine, Judge, Oracle
-from rfdlight.engine.judge import Phase
+from rfdlight.engine.criterion import Phase
+from rfdlight.engine.error_isolation import Triage
 from rfdlight.engine.ledger import Ledger
-from rfdlight.engine.triage import Triage
 from rfdlight.errors import UserError
 
 EPS = 0.05

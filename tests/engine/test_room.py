@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Oracle
-from rfdlight.engine.judge import Judge
+from rfdlight.engine.criterion import Judge
 
 BATCH, BUDGET = 4, 6
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.results.records import read_records
+from rfdlight.records.records import read_records
 
 pytestmark = pytest.mark.faults
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from rfdlight.attacks import NES, RandomNoise, Square
 from rfdlight.engine import Engine, Oracle
-from rfdlight.engine.judge import Judge
+from rfdlight.engine.criterion import Judge
 
 pytestmark = pytest.mark.faults
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from rfdlight import cli
-from rfdlight.commands.registry import POSITIONALS
-from rfdlight.names import FLAGS, NAMES
+from rfdlight.cli import main as cli
+from rfdlight.cli.commands import POSITIONALS
+from rfdlight.core.registry import FLAGS, NAMES
 
 from .running import SMALL, check, run, workplace
 

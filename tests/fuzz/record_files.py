@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from rfdlight.results.records import seal
+from rfdlight.records.records import seal
 
 from .configs import restructure
 from .running import FAST, Outcome, check, files, run, workplace

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Verbosity, settings
 
-from rfdlight import cli
-from rfdlight.commands import sweep
-from rfdlight.commands.sweep_estimate import Speed
+from rfdlight.cli import main as cli
+from rfdlight.cli import sweep
+from rfdlight.cli.sweep_estimate import Speed
 
 VICTIMS = Path(__file__).parents[1] / "cli"
 """Where the module of the victim lies, which answers fast."""

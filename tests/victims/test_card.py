@@ -8,8 +8,8 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from rfdlight.core.intervals import wilson
 from rfdlight.errors import UserError
-from rfdlight.results.intervals import wilson
 from rfdlight.victims import Victim
 from rfdlight.victims import card as cards
 from rfdlight.victims.card import load_victim, read_card, read_weights, save_victim

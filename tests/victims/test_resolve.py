@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from rfdlight import packaged
+from rfdlight import _io
 from rfdlight.errors import UserError
 from rfdlight.victims.resolve import resolve_victim
 from rfdlight.victims.weights import weights_digest
@@ -76,7 +76,7 @@ def shipped(tmp_path, card, monkeypatch):
     """A folder of shipped victims with resnet8-digits in it."""
     for suffix in (".json", ".safetensors"):
         (tmp_path / f"tiny{suffix}").rename(tmp_path / f"resnet8-digits{suffix}")
-    monkeypatch.setattr(packaged, "folder", lambda kind: tmp_path)
+    monkeypatch.setattr(_io, "folder", lambda kind: tmp_path)
 
 
 def fails(text, spec, checkpoint, data):

@@ -9,13 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from rfdlight import packaged
+from rfdlight import _io
 from rfdlight.data import Images
 from rfdlight.data.digits import Digits
 from rfdlight.defenses import FeatureNoise
 from rfdlight.errors import UserError
-from rfdlight.modules.classifier import Classifier
-from rfdlight.modules.export import export_victim
+from rfdlight.training.classifier import Classifier
+from rfdlight.training.export import export_victim
 from rfdlight.victims import Victim
 from rfdlight.victims.card import load_victim, read_card
 from rfdlight.victims.scales import calibration_images, measure_scales, read_scales, save_scales, scales_path
@@ -230,7 +230,7 @@ def test_an_exported_victim_has_the_scales_of_its_default_points(tmp_path, digit
 
 @pytest.mark.parametrize("name", ["resnet8-digits", "resnet20-cifar10", "resnet20-at-cifar10"])
 def test_a_shipped_victim_comes_with_the_scales_of_its_three_stages(name):
-    path = packaged.find("checkpoints", name, ".json")
+    path = _io.find_shipped("checkpoints", name, ".json")
     scales = load_victim(path)[0].feature_scales
     assert {key: len(scale) for key, scale in scales.items()} == {
         "layer1:output": 16, "layer2:output": 32, "layer3:output": 64
@@ -244,9 +244,9 @@ def test_a_shipped_victim_comes_with_the_scales_of_its_three_stages(name):
 
 
 def test_the_shipped_scales_of_the_digits_are_those_that_are_measured(digits):
-    victim: Victim = load_victim(packaged.find("checkpoints", "resnet8-digits", ".json"))[0]
+    victim: Victim = load_victim(_io.find_shipped("checkpoints", "resnet8-digits", ".json"))[0]
     points = [(f"layer{stage}", "output") for stage in (1, 2, 3)]
     measured, _ = measure_scales(victim, calibration_images(digits), points)
     torch.testing.assert_close(measured, victim.feature_scales, rtol=1e-4, atol=0)
-    weights = packaged.folder("checkpoints") / "resnet8-digits.safetensors"
+    weights = _io.shipped_folder("checkpoints") / "resnet8-digits.safetensors"
     assert read_scales(weights.with_suffix(".scales.safetensors"), hashlib.sha256(weights.read_bytes()).hexdigest())

@@ -8,13 +8,13 @@ import pytest
 from pixels import NEEDS_PIXELS, ROOT
 from scipy.stats import hypergeom
 
-from rfdlight import packaged
-from rfdlight.adversaries import FGSMAdversary
+from rfdlight import _io
 from rfdlight.data import CIFAR10, Digits
-from rfdlight.modules.export import count_correct, pgd10
+from rfdlight.training import FGSMAdversary
+from rfdlight.training.export import count_correct, pgd10
 from rfdlight.victims.card import load_victim, read_card
 
-CARDS = {path.stem: path for path in sorted(packaged.folder("checkpoints").glob("*.json"))}
+CARDS = {path.stem: path for path in sorted(_io.shipped_folder("checkpoints").glob("*.json"))}
 ON_CIFAR10 = [name for name, path in CARDS.items() if read_card(path).data == "cifar10"]
 
 
@@ -28,7 +28,7 @@ def test_the_files_are_small_and_the_card_names_a_config_of_ours(name):
     assert sum(path.stat().st_size for path in CARDS[name].parent.glob(f"{name}.*")) <= 12e6
     config = re.match(r"rfdlight fit -c (\S+) .*--run runs/", card.command)
     assert config
-    assert packaged.find("configs", config[1], ".yaml").is_file()
+    assert _io.find_shipped("configs", config[1], ".yaml").is_file()
 
 
 @pytest.mark.parametrize("name", [cifar10(name) for name in ON_CIFAR10])

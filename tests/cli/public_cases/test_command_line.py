@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rfdlight.adversaries import PGDAdversary
 from rfdlight.attacks import PGD, Square
+from rfdlight.core.threat import ThreatModel, check_eps
 from rfdlight.data import Digits
 from rfdlight.errors import UserError
-from rfdlight.protocol.short_attack import settle_eps
-from rfdlight.threat import ThreatModel, check_eps
+from rfdlight.evaluation.short_attack import settle_eps
+from rfdlight.training import PGDAdversary
 
 QUICK = ("--data.num_images", "3", "--data.selection", "first", "--model.budget", "2", "--model.controls", "false")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.results.grid import build_grid
-from rfdlight.results.runs import load_all
+from rfdlight.records.runs import load_all
+from rfdlight.reporting.grid import build_grid
 
 OWN = """
 from rfdlight.attacks.random_noise import RandomNoise

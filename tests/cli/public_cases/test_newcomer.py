@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from rfdlight.cli.unnamed import filled_in
+from rfdlight.core.chance import chance_caution, is_chance
 from rfdlight.data import CIFAR10, Digits
-from rfdlight.results.chance import chance_caution, is_chance
-from rfdlight.unnamed import filled_in
 from rfdlight.victims.card import weights_path
 from rfdlight.victims.resolve import card_path
 
@@ -271,7 +271,7 @@ def test_a_refused_training_leaves_nothing_and_the_corrected_one_begins(command,
 
 def test_a_finished_training_is_not_gone_on_with_beyond_its_schedule(command, monkeypatch):
     """After https://github.com/Lightning-AI/pytorch-lightning/issues/2823."""
-    monkeypatch.setattr("rfdlight.cli.RFDLightCLI.after_fit", lambda self: None)
+    monkeypatch.setattr("rfdlight.cli.main.RFDLightCLI.after_fit", lambda self: None)
     assert command(*FIT.split(), "--trainer.max_epochs", "1", "--run", "first").status == 0
     checkpoint = next(Path("first/checkpoints").glob("*.ckpt"))
     said = command(*FIT.split(), "--trainer.max_epochs", "2", "--run", "second", "--ckpt_path", str(checkpoint))

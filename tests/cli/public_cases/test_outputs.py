@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import rfdlight
+from rfdlight._io import plain_console
 from rfdlight.data import CIFAR10
 from rfdlight.engine import Oracle
-from rfdlight.engine.judge import Judge
+from rfdlight.engine.criterion import Judge
 from rfdlight.engine.probe import probe
-from rfdlight.results.records import clean_right, read_records, seal
-from rfdlight.results.runs import load
-from rfdlight.terminal import plain_console
+from rfdlight.records.records import clean_right, read_records, seal
+from rfdlight.records.runs import load
 
 QUICK = (
     "--attack", "random_noise", "--data.num_images", "6", "--data.selection", "first", "--model.budget", "2",

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from rfdlight.engine.passes import rows_per_pass
-from rfdlight.modules.evaluation import AttackEvaluation
-from rfdlight.modules.progress import ProgressDisplay, Tally, progress_line
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.evaluation.progress import ProgressDisplay, Tally, progress_line
 
 VICTIM = "--model.victim nearest_mean.NearestMean --model.controls false"
 TEST = f"test --attack square {VICTIM} --data.num_images 30 --model.budget 20 --run run"
@@ -87,7 +87,7 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
         assert command(*TEST.split()).status == 1
-    monkeypatch.setattr("rfdlight.modules.evaluation.rows_per_pass", lambda *_: 7)
+    monkeypatch.setattr("rfdlight.evaluation.attack_evaluation.rows_per_pass", lambda *_: 7)
     assert command("test", "--resume", "run").status == 0
     assert summary()["run"]["batch_size"] == 15
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from rfdlight.results.records import seal
+from rfdlight.records.records import seal
 
 VICTIMS = """
 import torch

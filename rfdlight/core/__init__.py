@@ -1,0 +1,1 @@
+"""Tensor functions and component arguments that every other room builds on."""

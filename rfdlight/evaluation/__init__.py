@@ -1,0 +1,1 @@
+"""Evaluation of a victim under attack: run writer, work sharing over processes, sanity checks."""

@@ -1,1 +1,0 @@
-"""The two LightningModules: `Classifier` makes victims, `AttackEvaluation` attacks them."""

@@ -1,1 +1,0 @@
-"""The paper's protocol around the attacks: what a defense costs, and how much of it a given cost buys."""

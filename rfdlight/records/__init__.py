@@ -1,0 +1,1 @@
+"""Records of an evaluation: their schema, run directories, summaries, consistency checks."""

@@ -1,0 +1,1 @@
+"""Reports of evaluations: tables, statistics, plots, gallery, HTML and LaTeX."""

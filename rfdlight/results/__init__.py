@@ -1,1 +1,0 @@
-"""What an evaluation found: records, and everything that is computed from them."""

@@ -1,1 +1,0 @@
-"""The forms of a report: one function each, from a `rfdlight.results.report.Report` to text."""

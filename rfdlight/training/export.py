@@ -1,0 +1,107 @@
+"""From a trained classifier to a victim on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from rfdlight.attacks.pgd import PGD
+from rfdlight.data.base import ImageData, ImageSource, loader
+from rfdlight.defenses.insertion_points import default_points
+from rfdlight.training.adversary import attacked
+from rfdlight.training.classifier import Classifier
+from rfdlight.victims.card import VictimCard, save_victim
+from rfdlight.victims.scales import NUM_IMAGES, calibration_images, measure_scales, save_scales, scales_path
+from rfdlight.victims.victim import Victim
+
+
+def export_victim(
+    module: Classifier, data: ImageData, folder: Path, command: str, seed: int, seconds: float
+) -> VictimCard:
+    """Evaluate the trained network on the whole test set and write weights, card and scales.
+
+    Images that cannot be read are in no count.
+
+    A network that was trained adversarially is also attacked by PGD-10 on the test images that `rfdlight test`
+    attacks by default, in the ball that it was trained in.
+
+    The scales are those of the features at the network's default insertion points, if it has any.
+
+    Args:
+        module: After its training.
+        data: What it was trained on.
+        folder: Gets `victim.safetensors`, `victim.json` and `victim.scales.safetensors`.
+        command: The command line, for the card.
+        seed: The run's, for the card.
+        seconds: Of the training, for the card.
+    """
+    # In the layout that a reader of the file gets, so that the card's count is theirs to the image.
+    victim = module.victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
+    test = data.images("test")
+    path = folder / "victim.json"
+    correct, answered = count_correct(victim, test)
+    card = save_victim(
+        victim,
+        path,
+        network=module.network_name,
+        network_options=module.network_options,
+        num_classes=data.num_classes,
+        image_shape=data.image_shape,
+        preparation=asdict(data.preparation) if data.preparation else None,
+        data=data.name,
+        command=command,
+        seed=seed,
+        clean_correct=correct,
+        clean_total=answered,
+        train_seconds=round(seconds),
+        **pgd10(module, data),
+        versions={name: version(name) for name in ("rfdlight", "torch", "lightning", "timm")},
+    )
+    points = [(place.name, place.side) for place in default_points(victim.network)]
+    if points:
+        images = calibration_images(data, min(NUM_IMAGES, len(data.images("train"))))
+        scales, looked_at = measure_scales(victim, images, points)
+        save_scales(scales_path(path), scales, card.sha256, data.name, looked_at)
+    return card
+
+
+def pgd10(module: Classifier, data: ImageData, batch_size: int = 100) -> dict[str, Any]:
+    """Count the attacked test images that PGD-10 leaves right, as fields of the card; none without an adversary."""
+    if module.adversary is None:
+        return {}
+    threat, images = module.adversary.threat, data.attacked()
+    attack = PGD(eps=threat.eps, norm=threat.norm)
+    correct = 0
+    for x, y, _ in loader(images, batch_size):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(0)  # the card's count is then the reader's
+            correct += int((module.victim(attacked(module.victim, attack, x, y)).argmax(1) == y).sum())
+    return {"pgd10_correct": correct, "pgd10_total": len(images), "pgd10_eps": threat.eps}
+
+
+def take_best_weights(trainer: Trainer, module: Classifier) -> None:
+    """Load the weights of the best epoch, where a ModelCheckpoint callback has monitored one."""
+    monitors = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint) and saver.monitor]
+    best = next((saver.best_model_path for saver in monitors), "")
+    if best:
+        # Lightning's file of this very run.
+        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=False)["state_dict"])
+
+
+@torch.no_grad()
+def count_correct(victim: Victim, images: ImageSource, batch_size: int = 250) -> tuple[int, int]:
+    """Count the images that `victim` classifies rightly, one draw each where it is random, and those it was asked.
+
+    The latter are fewer than `images` where some cannot be read.
+    """
+    correct = answered = 0
+    for x, y, _ in loader(images, batch_size):
+        correct += int((victim(x).argmax(1) == y).sum())
+        answered += len(y)
+    return correct, answered

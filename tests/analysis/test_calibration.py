@@ -1,0 +1,342 @@
+"""The cost of a defense and the sigma of a cost, on victims whose drop is known in closed form."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom, multinomial, norm
+from torch import nn
+
+from rfdlight.analysis.calibration import Target, find_factor
+from rfdlight.analysis.clean_cost import CleanCostMeter, cost_of, over_images
+from rfdlight.data import Images
+from rfdlight.defenses import FeatureNoise, InputNoise
+from rfdlight.errors import UserError
+
+
+class Threshold(nn.Module):
+    """Class 1 where the first feature, twice the one pixel, is positive: noise nu on it errs with Phi(-2 x / nu)."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.feature.weight, 2.0)
+
+    def forward(self, x):
+        z = self.feature(x.flatten(1))
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def bright(count: int, value: int = 255) -> Images:
+    pixels = torch.full((count, 1, 1, 1), value, dtype=torch.uint8)
+    return Images(pixels, torch.ones(count, dtype=torch.int64), [f"{number:05d}" for number in range(count)])
+
+
+def calibrated(victim, images, defense, target=0.02, tolerance=0.002, max_draws=64, seed=0):
+    meter, begin = CleanCostMeter(victim, images, seed=seed), defense.sigma
+
+    def times_right(factor, first, draws):
+        defense.sigma = begin * factor
+        return meter.times_right(defense, first, draws)
+
+    found = find_factor(times_right, meter.undefended, Target(target, tolerance), max_draws)
+    return found, begin * found.factor
+
+
+@pytest.mark.parametrize("begin", [0.001, 0.97, 200.0])
+@pytest.mark.parametrize(
+    ("defense", "margin"), [(InputNoise, 1.0), (lambda sigma: FeatureNoise(sigma, "feature"), 2.0)]
+)
+def test_the_sigma_is_that_of_the_closed_form_wherever_the_search_begins(begin, defense, margin):
+    found, sigma = calibrated(Threshold(), bright(3000), defense(begin))
+    truth = norm.cdf(-margin / sigma)
+    assert abs(truth - 0.02) <= 0.002
+    low, high = found.cost.over_draws
+    assert 0.018 <= low < high <= 0.022
+    assert found.note == ""
+
+
+@pytest.mark.parametrize(("power", "most"), [(2.0, 2), (2.6, 3)])
+def test_a_drop_that_is_about_a_power_of_sigma_takes_few_sigmas(power, most):
+    """The drop of a network is one: measured powers lie between 2 and 3."""
+
+    def tries(begin):
+        def times_right(factor, first, draws):
+            wrong = min(0.02 * (begin * factor) ** power, 0.9)
+            generator = torch.Generator().manual_seed(first)
+            return torch.rand((9000, draws), generator=generator).gt(wrong).sum(1).double()
+
+        tried = []
+        target = Target(0.02, 0.003)
+        find_factor(times_right, torch.ones(9000).double(), target, 64, lambda factor, cost: tried.append(factor))
+        return len(tried)
+
+    assert max(tries(0.6), tries(0.9), tries(1.5)) <= most
+    assert max(tries(0.01), tries(30.0)) <= 6
+
+
+def test_the_interval_over_draws_covers_the_true_drop_as_often_as_it_says():
+    """Of 400 intervals of 95 %, fewer than 366 or more than 393 would happen less than twice in 1000 times."""
+    images = bright(300)
+    images.pixels[::3] = 60
+    meter = CleanCostMeter(Threshold(), images)
+    noise = InputNoise(0.7)
+    truth = np.mean(norm.cdf(-images.pixels.double().numpy() / 255 / 0.7))
+    inside = 0
+    for trial in range(400):
+        low, high = cost_of(meter.undefended, meter.times_right(noise, 6 * trial, 6), 6).over_draws
+        inside += low <= truth <= high
+    assert binom.ppf(0.001, 400, 0.95) <= inside <= binom.ppf(0.999, 400, 0.95)
+
+
+def test_the_error_and_the_interval_over_images_are_those_of_a_slow_reference():
+    draws = torch.randint(2, (7, 50), generator=torch.Generator().manual_seed(3)).double()
+    undefended = torch.ones(50).double()
+    undefended[:5] = 0
+    cost = cost_of(undefended, draws.sum(0), 7)
+    variances = [np.var(draws[:, image].numpy(), ddof=1) for image in range(50)]
+    assert cost.error == pytest.approx(math.sqrt(sum(variances) / 7 + 0.5 / 7**2) / 50)
+    differences = [float(undefended[image] - draws[:, image].mean()) for image in range(50)]
+    assert cost.drop == pytest.approx(np.mean(differences))
+    more = [*differences, 1, -1]
+    half = norm.ppf(0.975) * np.std(more) / len(more) ** 0.5
+    assert cost.over_images == pytest.approx((np.mean(more) - half, np.mean(more) + half))
+
+
+@pytest.mark.parametrize("drop", [0.01, 0.02, 0.05])
+@pytest.mark.parametrize("images", [100, 200, 299, 399])
+def test_the_interval_over_images_covers_the_drop_also_where_few_images_change(images, drop):
+    """Student's covers 0.634 at the least here, with the halves of Agresti and Min added 0.867 at a drop of 0.02."""
+    covered = 0.0
+    for spoilt in range(images + 1):
+        low, high = over_images(torch.tensor([1.0] * spoilt + [0.0] * (images - spoilt)).double())
+        covered += binom.pmf(spoilt, images, drop) * (low <= drop <= high)
+    assert covered >= 0.93
+
+
+@pytest.mark.parametrize(("spoils", "mends"), [(0.03, 0.01), (0.02, 0.02), (0.08, 0.06)])
+def test_the_interval_over_images_covers_the_drop_also_where_the_noise_mends_some(spoils, mends):
+    covered = 0.0
+    for spoilt, mended in itertools.product(range(30), range(30)):
+        changed = [1.0] * spoilt + [-1.0] * mended
+        low, high = over_images(torch.tensor(changed + [0.0] * (100 - len(changed))).double())
+        if low <= spoils - mends <= high:
+            counts = [spoilt, mended, 100 - spoilt - mended]
+            covered += multinomial.pmf(counts, 100, [spoils, mends, 1 - spoils - mends])
+    assert 0.94 <= covered <= 0.999
+
+
+def test_the_interval_over_images_has_a_width_where_no_image_changes():
+    # By hand: two observations of 1 and -1 beside 98 of 0.
+    assert over_images(torch.zeros(98).double()) == pytest.approx((-1.96 * 2**0.5 / 100, 1.96 * 2**0.5 / 100), rel=1e-4)
+    assert over_images(torch.ones(2).double())[1] == 1.0
+
+
+class Failing(nn.Module):
+    """Raises, or answers NaN, from the second batch on."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        return self.answer(x) if self.passes > 1 else torch.zeros(len(x), 2)
+
+
+def raise_a_value_error(x):
+    raise ValueError("too dark\nfor me")
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (raise_a_value_error, "^the victim raised ValueError: too dark$"),
+        (lambda x: torch.full((len(x), 2), torch.nan), "^the victim answered NaN or infinity; a clean accuracy needs"),
+        (lambda x: torch.full((len(x), 2), torch.inf), "^the victim answered NaN or infinity; a clean accuracy needs"),
+    ],
+)
+def test_a_victim_that_fails_is_refused(answer, told):
+    with pytest.raises(UserError, match=told):
+        CleanCostMeter(Failing(answer), bright(200))
+
+
+def test_draws_are_common_to_all_sigmas_and_new_for_every_number():
+    meter = CleanCostMeter(Threshold(), bright(200))
+    before = torch.get_rng_state()
+    small, large = (meter.times_right(InputNoise(sigma), 0, 8) for sigma in (0.8, 1.6))
+    assert torch.equal(torch.get_rng_state(), before)
+    # On this victim the same draw with twice the sigma can only err more often, image by image.
+    assert bool((large <= small).all())
+    assert bool((large < small).any())
+    again = meter.times_right(InputNoise(0.8), 0, 3) + meter.times_right(InputNoise(0.8), 3, 5)
+    assert torch.equal(again, small)
+    assert not torch.equal(meter.times_right(InputNoise(0.8), 8, 8), small)
+    other = CleanCostMeter(Threshold(), bright(200), seed=1)
+    assert not torch.equal(other.times_right(InputNoise(0.8), 0, 8), small)
+
+
+def test_the_reported_draws_are_not_those_that_the_search_chose_by():
+    asked = []
+
+    def times_right(factor, first, draws):
+        asked.append((factor, first, draws))
+        generator = torch.Generator().manual_seed(first * 1000 + draws)
+        return torch.rand((1000, draws), generator=generator).gt(0.02).sum(1).double()
+
+    found = find_factor(times_right, torch.ones(1000).double(), Target(0.02, 0.003), 64)
+    assert asked[-1][1] >= 64  # the first that no search sees
+    assert found.cost.draws == sum(draws for factor, first, draws in asked if first >= 64)
+
+
+def test_a_drop_that_no_sigma_reaches_is_refused():
+    with pytest.raises(
+        UserError, match=r"no sigma costs as much as 60 points: (4[89]|5[0-2])\.\d\d points .* the given sigma$"
+    ):
+        calibrated(Threshold(), bright(500), InputNoise(1.0), target=0.6, tolerance=0.05)
+
+
+def test_a_victim_that_no_sigma_spares_is_refused():
+    def times_right(factor, first, draws):
+        return torch.zeros(100).double()
+
+    with pytest.raises(UserError, match=r"no sigma costs as little as 2 points: 100\.00 points"):
+        find_factor(times_right, torch.ones(100).double(), Target(0.02, 0.002), 8)
+
+
+class Band(nn.Module):
+    """Right outside of [-1, 1], where the images lie too: noise errs most where it just reaches the band."""
+
+    def forward(self, x):
+        z = 1.5 * x.flatten(1)
+        return torch.cat([torch.ones_like(z), z.abs()], 1)
+
+
+def test_a_drop_that_is_not_monotone_is_said():
+    with pytest.raises(UserError, match=r"no sigma costs as much as 10 points.*; the drop is not monotone in sigma"):
+        calibrated(Band(), bright(1000), InputNoise(10.0), target=0.1, tolerance=0.01)
+    # From below the first crossing is found, with no larger sigma that would tell.
+    found, sigma = calibrated(Band(), bright(1000), InputNoise(0.05), target=0.1, tolerance=0.01)
+    truth = norm.cdf((1 - 1.5) / (1.5 * sigma)) - norm.cdf((-1 - 1.5) / (1.5 * sigma))
+    assert abs(truth - 0.1) < 0.01
+    assert found.note == ""
+
+
+class Mending(nn.Module):
+    """Right above 0.2 and between -0.6 and -0.2: faint noise mends half of the images just below 0.2."""
+
+    def forward(self, x):
+        z = x.flatten(1)
+        return torch.cat([torch.zeros_like(z), torch.where(z.abs() < 0.6, z.abs() - 0.2, z)], 1)
+
+
+@pytest.mark.parametrize("begin", [0.002, 0.02, 1.0])
+def test_a_reachable_target_is_found_though_fainter_noise_mends_images(begin):
+    images = bright(1000)
+    images.pixels[:180] = 50
+    found, sigma = calibrated(Mending(), images, InputNoise(begin), target=0.02, tolerance=0.01)
+    wrong = (
+        norm.cdf(0.2, [50 / 255, 1], sigma)
+        - norm.cdf(-0.2, [50 / 255, 1], sigma)
+        + norm.cdf(-0.6, [50 / 255, 1], sigma)
+    )
+    assert abs(wrong @ [0.18, 0.82] - 0.18 - 0.02) <= 0.01
+    assert found.note.startswith("the drop is not monotone in sigma") or begin == 1.0
+
+
+def test_too_few_draws_for_the_tolerance_are_said():
+    found, _ = calibrated(Threshold(), bright(50), InputNoise(0.4), max_draws=8)
+    assert found.note == "8 draws do not bring it inside the tolerance"
+    assert found.cost.draws == 8
+
+
+@pytest.mark.parametrize("edge", [0.7, 3.3, 3.4])
+def test_a_drop_that_leaps_is_said_of_the_cheaper_side_from_draws_that_the_search_has_not_seen(edge):
+    last = {}
+
+    def times_right(factor, first, draws):
+        last[factor] = first
+        right = torch.full((100,), float(draws)).double()
+        if factor > edge:
+            right[:10] = 0
+        return right
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
+    assert found.note.startswith("the drop leaps over the target: 0.00 points")
+    assert "10.00 points" in found.note
+    assert edge / 1.001 < found.factor <= edge
+    assert found.cost.drop == 0
+    assert last[found.factor] >= 8  # the first that no search sees
+
+
+def test_a_leap_of_the_draws_of_the_search_alone_is_not_said():
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        if factor > 3.3:
+            right[: 10 if first < 8 else 5] = 0
+        return right
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
+    assert (found.note, found.cost.drop) == ("", 0.05)
+    assert found.factor == pytest.approx(3.3, rel=0.002)
+
+
+def test_a_first_sigma_that_hits_exactly_and_is_not_confirmed_is_not_tried_for_ever():
+    tried = []
+
+    def times_right(factor, first, draws):
+        right = torch.full((100,), float(draws)).double()
+        right[: 10 if factor == 1 and first >= 64 else 5] = 0
+        return right
+
+    def tell(factor, cost):
+        tried.append(factor)
+        assert len(tried) < 5
+
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 64, tell)
+    assert found.note == ""
+    assert found.factor == pytest.approx(0.5**0.5)
+
+
+def simulated(images, seed, unlucky=range(0)):
+    """A victim that errs with 0.02 factor^2 on each image, and three times as often in some draws."""
+
+    def times_right(factor, first, draws):
+        counts = torch.zeros(images).double()
+        for draw in range(first, first + draws):
+            generator = torch.Generator().manual_seed(1000 * seed + draw)
+            wrong = min(0.02 * factor**2 * (3 if draw in unlucky else 1), 0.9)
+            counts += torch.rand(images, generator=generator).gt(wrong)
+        return counts
+
+    return times_right
+
+
+def test_an_unlucky_confirmation_does_not_reject_every_later_sigma():
+    found = find_factor(simulated(400, 0, range(64, 128)), torch.ones(400).double(), Target(0.02, 0.005), 64)
+    assert found.note == ""
+    assert abs(0.02 * found.factor**2 - 0.02) <= 0.005
+
+
+def test_few_images_are_no_leap_and_the_reported_interval_covers_as_often_as_it_says():
+    """Of 60 intervals of 95 %, fewer than 51 would happen less than twice in 1000 times."""
+    inside = 0
+    for seed in range(60):
+        found = find_factor(simulated(100, seed), torch.ones(100).double(), Target(0.02, 0.01), 64)
+        truth = 0.02 * found.factor**2
+        assert found.note == ""
+        assert abs(truth - 0.02) <= 0.01
+        low, high = found.cost.over_draws
+        inside += low <= truth <= high
+    assert inside >= binom.ppf(0.001, 60, 0.95)
+
+
+def test_where_no_draw_erred_the_interval_over_draws_has_a_width():
+    # By hand: half a wrong answer in 4 draws of 100 images, sqrt(0.5) / 400.
+    cost = cost_of(torch.ones(100).double(), torch.full((100,), 4.0).double(), 4)
+    assert cost.drop == 0
+    assert cost.error == pytest.approx(0.5**0.5 / 400)
+    assert not Target(0.02, 0.002).surely_missed_by(cost_of(torch.ones(30).double(), torch.full((30,), 4.0), 4))

@@ -1,0 +1,145 @@
+"""What a run's own checks say of runs that were written by hand, sound ones and each with one fault."""
+
+import math
+
+import pytest
+from hand import broken, facts, record
+
+from rfdlight.records.consistency_checks import FACTS, audit
+
+SOUND = [record(0), record(1), broken(2, 7)]
+CONTROLS = {
+    "no_ball": {"images": 10, "queries": 30, "right": 10, "broken": 0, "changed": []},
+    "random_noise": {"images": 10, "queries": 30, "attack_only": 3, "noise_only": 1},
+    "step": {"images": 10, "signal": 2.0, "noise": 1.0},
+}
+CHECKS = [
+    "images", "final points", "queries", "rows", "clean accuracy", "randomness", "eps 0", "random noise", "step",
+]  # fmt: skip
+
+
+def found(check, records=None, **changes):
+    """The finding of one check, of a run of three images with changes."""
+    records = SOUND if records is None else records
+    run = facts(**{"num_images": 3, "controls": CONTROLS, **changes})
+    return next(finding for finding in audit(records, run) if finding.check == check)
+
+
+def controls(name, **changes):
+    return CONTROLS | {name: CONTROLS[name] | changes}
+
+
+def test_a_sound_run_passes_every_check():
+    findings = audit(SOUND, facts(num_images=3, controls=CONTROLS))
+    assert [finding.check for finding in findings] == CHECKS
+    assert [finding.state for finding in findings] == ["ok"] * len(CHECKS)
+
+
+def test_a_run_written_before_there_was_an_audit_has_little_to_check():
+    run = {name: fact for name, fact in facts(num_images=3).items() if name not in FACTS}
+    assert [finding.check for finding in audit(SOUND, run) if finding.state == "skip"] == CHECKS[3:]
+
+
+@pytest.mark.parametrize(
+    ("check", "state", "changes"),
+    [
+        ("images", "fail", {"foreign": 1}),
+        ("images", "warn", {"failed": {"digits/test/0009": "too hard"}, "num_images": 4}),
+        ("images", "warn", {"num_images": 4}),
+        ("rows", "fail", {"forwarded": 401}),
+        ("randomness", "warn", {"random": {"declared": True, "measured": False}}),
+        ("randomness", "warn", {"random": {"declared": False, "measured": True}}),
+        ("randomness", "ok", {"random": {"declared": False, "measured": False}}),
+        ("randomness", "warn", {"random": {"declared": False, "measured": True, "batch_effect": 0.02}}),
+        ("randomness", "warn", {"random": {"declared": False, "measured": False, "revealed": "digits/test/0001"}}),
+        # A sound judge calls at most one in twenty broken, of a random victim; of another one, none.
+        ("eps 0", "ok", {"controls": controls("no_ball", broken=1)}),
+        ("eps 0", "fail", {"controls": controls("no_ball", broken=5)}),
+        ("eps 0", "fail", {"controls": controls("no_ball", broken=1), "deterministic": True}),
+        ("eps 0", "ok", {"controls": controls("no_ball", changed=["digits/test/0001"])}),
+        ("eps 0", "fail", {"controls": controls("no_ball", changed=["digits/test/0001"]), "deterministic": True}),
+        ("eps 0", "fail", {"controls": controls("no_ball", deterministic=False), "deterministic": True}),
+        # The one-sided p of 5 to 0 is 1/32, of 4 to 0 1/16.
+        ("random noise", "warn", {"controls": controls("random_noise", attack_only=0, noise_only=5)}),
+        ("random noise", "ok", {"controls": controls("random_noise", attack_only=0, noise_only=4)}),
+        ("random noise", "ok", {"controls": controls("random_noise", attack_only=5, noise_only=0)}),
+        ("step", "warn", {"controls": controls("step", signal=0.9)}),
+        ("step", "ok", {"controls": controls("step", noise=0.0)}),
+        ("step", "skip", {"controls": CONTROLS | {"step": {"skipped": "the attack reads labels, not scores"}}}),
+    ],
+)
+def test_a_fact_that_is_wrong_is_told(check, state, changes):
+    assert found(check, **changes).state == state
+
+
+ONCE = {"clean_draws": 1, "final_draws": 1}
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "records", "state"),
+    [
+        (True, [record(0, **ONCE), broken(1, 7, **ONCE, final_wrong=1), record(2, **ONCE)], "ok"),
+        (True, [record(0, **ONCE), broken(1, 7, **ONCE, final_wrong=0), record(2, **ONCE)], "fail"),
+        (True, [record(0, **ONCE), record(1), record(2, **ONCE)], "fail"),
+        (False, [record(0), record(1), record(2, **ONCE)], "fail"),
+    ],
+)
+def test_records_that_contradict_how_the_victim_was_judged_fail_the_check(deterministic, records, state):
+    random = {"declared": not deterministic, "measured": not deterministic}
+    assert found("randomness", records, deterministic=deterministic, random=random).state == state
+
+
+@pytest.mark.parametrize(
+    ("changes", "run"),
+    [
+        ({"linf": 0.21}, {}),
+        ({"linf": math.nan}, {}),
+        ({"low": -1e-3}, {}),
+        ({"high": 1.001}, {}),
+        ({"high": math.nan}, {}),
+        ({"l2": 0.21, "linf": 0.1}, {"norm": "l2"}),
+    ],
+)
+def test_a_final_point_outside_of_the_ball_or_the_range_is_told(changes, run):
+    inside = {"l2": 0.2} if run else {}
+    finding = found("final points", [record(0, **inside), record(1, **inside | changes), record(2, **inside)], **run)
+    assert finding.state == "fail"
+    assert finding.found == "1 lie outside the ball or [0, 1], the first of digits/test/0001"
+    assert found("final points", [record(i, **inside) for i in range(3)], **run).state == "ok"
+
+
+def test_rounding_does_not_carry_a_point_out_of_the_ball():
+    assert found("final points", [record(0, linf=0.2 + 5e-7)]).state == "ok"
+
+
+@pytest.mark.parametrize(
+    ("changes", "accounting", "state"),
+    [
+        ({"billed": 31, "attack": 31}, "exact", "fail"),
+        ({"attack": 29}, "exact", "fail"),
+        ({"observe": 1}, "exact", "fail"),
+        ({"attack": 20, "gradient": 5, "observe": 5}, "exact", "ok"),
+        ({"attack": 60}, "paper", "ok"),
+        ({"billed": 31}, "paper", "fail"),
+    ],
+)
+def test_what_an_image_is_billed(changes, accounting, state):
+    assert found("queries", [record(0, **changes)], accounting=accounting).state == state
+
+
+def test_the_clean_accuracy_is_compared_with_the_card():
+    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "verdict": "misclassified"}
+    few = [record(i, **(wrong if i < 3 else {})) for i in range(100)]
+    many = [record(i, **(wrong if i < 30 else {})) for i in range(100)]
+    assert found("clean accuracy", few).state == "ok"
+    undefended, defended = found("clean accuracy", many), found("clean accuracy", many, defense="noise")
+    assert (undefended.state, defended.state) == ("warn", "warn")
+    assert undefended.found == (
+        "70.0% (60.4% to 78.1%), 99.0% by the victim's card: the images may not be prepared as for its training"
+    )
+    assert defended.found.endswith("the defense may cost that much")
+
+
+def test_the_step_is_told_with_the_chance_to_see_which_is_better():
+    finding = found("step", controls=controls("step", signal=0.5))
+    assert "it sees which is better in 69% of the cases" in finding.found  # the normal distribution at one half

@@ -1,0 +1,234 @@
+import json
+import random
+
+import pytest
+from hand import broken, facts, record, ten
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from rfdlight.core.intervals import wilson
+from rfdlight.records import consistency_checks as audit
+from rfdlight.records.records import clean_right
+from rfdlight.records.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, robust_at, summarize
+
+# The 95 % quantile of the normal distribution squared, from a table.
+Z2 = 3.841459
+
+
+def test_counts_of_every_kind_of_image():
+    assert summarize(ten(), facts())["counts"] == {
+        "images": 10,
+        "initially_wrong": 1,
+        "broken": 4,
+        "undecided": 2,
+        "unconfirmed": 1,
+        "late": 1,
+    }
+
+
+def test_single_draw_pair_is_the_mean_share_of_right_labels():
+    pair = summarize(ten(), facts())["single_draw"]
+    assert pair["clean"]["share"] == pytest.approx(1 - (2 + 10 + 15) / (10 * 20))
+    wrong = 100 + 100 + 60 + 90 + 50 + 50 + 40 + 0 + 70 + 0
+    assert pair["robust"]["share"] == pytest.approx(1 - wrong / 1000)
+
+
+def test_single_draw_weights_images_equally_whatever_their_draws():
+    records = [record(0, clean_draws=20, clean_wrong=20), record(1, clean_draws=1, clean_wrong=0)]
+    assert summarize(records, facts())["single_draw"]["clean"]["share"] == 0.5
+
+
+def test_mean_logits_pair_and_its_lower_bound():
+    mean = summarize(ten(), facts())["mean_logits"]
+    assert [mean[name]["share"] for name in ("clean", "robust", "robust_lower")] == [0.9, 0.5, 0.3]
+    assert [mean[name]["total"] for name in ("clean", "robust", "robust_lower")] == [10, 10, 10]
+
+
+def test_attack_success_is_over_the_initially_right():
+    success = summarize(ten(), facts())["attack_success"]
+    assert (success["share"], success["total"]) == (pytest.approx(4 / 9), 9)
+
+
+def test_first_screen9_counts_every_image_that_passed_the_votes():
+    # 0, 1, 2, 5 and 6 passed; 8 was initially wrong; 3, 4, 7 and 9 remain.
+    assert summarize(ten(), facts())["first_screen9"]["share"] == 0.4
+
+
+def test_broken_images_statistics_use_the_broken_alone():
+    # Breaks at 1, 7, 20 and, late, at its 30 billed queries.
+    assert summarize(ten(), facts())["broken_images"] == {
+        "median_queries": 13.5,
+        "mean_queries": 14.5,
+        "median_linf": 0.2,
+        "max_linf": 0.2,
+        "median_l2": 2.5,
+        "max_l2": 4.0,
+    }
+
+
+def test_a_targeted_run_has_no_robust_accuracy_of_single_answers():
+    # Its final draws count hits of the target: a wrong label that is none would pass for right.
+    assert summarize([record(0)], facts(targeted=True))["single_draw"]["robust"] is None
+    assert summarize([record(0)], facts())["single_draw"]["robust"]["share"] == 1
+
+
+def test_ledger_ratio_is_of_all_rows_of_the_attacker():
+    ledger = summarize(ten(), facts())["ledger"]
+    expected = {"attack": 180, "gradient": 0, "observe": 20, "judge": 50, "padding": 150, "rows": 400, "billed": 190}
+    assert ledger == {**expected, "judge_ratio": 0.25, "padding_share": 0.375}
+
+
+def test_curve_falls_at_the_query_that_broke_each_image():
+    curve = summarize(ten(), facts())["curve"]
+    assert [(point["queries"], point["share"]) for point in curve] == [
+        (1, 0.8),
+        (2, 0.8),
+        (5, 0.8),
+        (10, 0.7),
+        (20, 0.6),
+        (30, 0.5),
+    ]
+    assert robust_at(ten(), 0)["share"] == 0.9
+    assert robust_at(ten(), 6)["share"] == 0.8
+    assert robust_at(ten(), 7)["share"] == 0.7
+    assert robust_at(ten(), 29)["share"] == 0.6
+
+
+def test_breaks_at_follows_the_verdict():
+    assert breaks_at(broken(0, 7)) == 7
+    assert breaks_at(broken(0, 7, billed=9)) == 7
+    assert breaks_at(broken(0, 7, billed=9, broken_at=None)) == 9
+    assert breaks_at(broken(0, 7, verdict="undecided")) is None
+    assert breaks_at(broken(0, 7, verdict="robust")) is None
+    assert breaks_at(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="broken")) is None
+
+
+@pytest.mark.parametrize(
+    ("margin", "attack", "right"), [(0.1, 0, True), (0.0, 5, True), (0.0, 0, False), (-0.0, 5, True), (-0.1, 0, False)]
+)
+def test_a_tie_without_a_prediction_is_right_if_the_image_was_attacked(margin, attack, right):
+    assert clean_right(record(0, clean_margin=margin, attack=attack, clean_prediction=None)) is right
+
+
+def test_no_broken_images_leave_their_statistics_empty():
+    summary = summarize([record(0), record(1)], facts())
+    assert set(summary["broken_images"].values()) == {None}
+    assert summary["mean_logits"]["robust"]["share"] == summary["first_screen9"]["share"] == 1
+    assert summary["attack_success"]["share"] == 0
+    # Wilson's bound at 0 of n is z^2 / (n + z^2).
+    assert summary["attack_success"]["high"] == pytest.approx(Z2 / (2 + Z2), abs=1e-6)
+
+
+def test_no_records_at_all_are_no_share():
+    empty = {"attack": 0, "gradient": 0, "observe": 0, "judge": 0, "padding": 0}
+    summary = summarize([], facts(totals=empty, complete=False))
+    nothing = {"share": None, "low": 0.0, "high": 1.0, "total": 0}
+    assert summary["mean_logits"]["robust"] == summary["single_draw"]["clean"] == nothing
+    assert summary["ledger"]["judge_ratio"] is None
+    assert summary["ledger"]["padding_share"] is None
+
+
+def test_all_initially_wrong_leave_no_image_to_attack():
+    wrong = record(0, clean_margin=-1.0, clean_wrong=20, attack=0, billed=0, final_wrong=100, verdict="broken")
+    summary = summarize([wrong], facts())
+    assert summary["attack_success"]["share"] is None
+    assert summary["counts"]["broken"] == 0
+    assert summary["mean_logits"]["clean"]["share"] == summary["mean_logits"]["robust"]["share"] == 0
+
+
+def test_first_screen9_is_unknown_if_the_judge_took_no_votes():
+    never = [record(0, candidates=3), record(1)]
+    single = [broken(0, 5, first_screen9=None, votings=0), record(1)]
+    assert summarize(never, facts(judge="never"))["first_screen9"] is None
+    assert summarize(single, facts(judge="single"))["first_screen9"] is None
+    deterministic = [broken(0, 5, votings=0), record(1)]
+    assert summarize(deterministic, facts(deterministic=True))["first_screen9"]["share"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [
+        (0, [0]),
+        (1, [1]),
+        (2, [1, 2]),
+        (7, [1, 2, 5, 7]),
+        (10, [1, 2, 5, 10]),
+        (300, [1, 2, 5, 10, 20, 50, 100, 200, 300]),
+    ],
+)
+def test_budgets_end_at_the_budget(budget, expected):
+    assert budgets(budget) == expected
+
+
+def test_the_result_is_json_and_documented_and_keeps_the_facts():
+    run = {**facts(), "selection": "balanced"}
+    summary = summarize(ten(), run)
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert summary.keys() == FIELDS.keys()
+    assert summary["run"] == run
+    assert facts().keys() == RUN_FIELDS.keys() | audit.FACTS.keys()
+
+
+def test_the_order_of_the_records_changes_nothing():
+    # Shares of thirds and sevenths, whose sum by plain addition depends on the order.
+    records = [record(i, clean_draws=21, clean_wrong=i % 20, final_draws=99, final_wrong=i) for i in range(60)]
+    shuffled = random.Random(0).sample(records, len(records))
+    assert summarize(shuffled, facts()) == summarize(records, facts())
+
+
+@st.composite
+def any_record(draw):
+    at = draw(st.none() | st.integers(1, 40))
+    margin = draw(st.sampled_from([-1.0, 0.0, 1.0]))
+    return record(
+        0,
+        billed=40 if at is None else at,
+        broken_at=at,
+        first_screen9=at,
+        candidates=int(at is not None),
+        votings=int(at is not None),
+        clean_margin=margin,
+        verdict=draw(st.sampled_from(["robust", "broken", "undecided"])),
+        final_wrong=draw(st.integers(0, 100)),
+    )
+
+
+@settings(deadline=None)
+@given(st.lists(any_record(), max_size=20))
+def test_curve_falls_from_the_clean_to_the_robust_accuracy(records):
+    summary = summarize(records, facts(budget=40))
+    mean, counts = summary["mean_logits"], summary["counts"]
+    shares = [robust_at(records, queries)["share"] or 0 for queries in range(41)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == (mean["clean"]["share"] or 0)
+    assert summary["curve"][-1] == {"queries": 40, **mean["robust"]}
+    survivors = counts["images"] - counts["initially_wrong"] - counts["broken"]
+    assert shares[-1] * len(records) == pytest.approx(survivors)
+    lower = mean["robust_lower"]["share"] or 0
+    assert lower * len(records) == pytest.approx(survivors - counts["undecided"])
+
+
+@pytest.mark.parametrize("total", [1, 2, 17, 1000])
+def test_wilson_agrees_with_scipy_for_whole_counts(total):
+    for count in {0, 1, total // 3, total - 1, total}:
+        low, high = binomtest(count, total).proportion_ci(0.95, "wilson")
+        assert wilson(count, total) == pytest.approx((low, high), abs=1e-12)
+
+
+def test_wilson_of_a_fraction_lies_between_its_neighbours():
+    assert wilson(3, 10)[0] < wilson(3.5, 10)[0] < wilson(4, 10)[0]
+    assert wilson(3, 10)[1] < wilson(3.5, 10)[1] < wilson(4, 10)[1]
+
+
+def test_wilson_covers_the_mean_of_shares_at_least_as_often_as_it_says():
+    # Shares of 5 draws at images with right-answer rates 0.2 to 1: the mean is 0.6; 2000 repetitions of 40
+    # images. A true coverage of 0.95 would fall below 0.935 with probability about 0.001.
+    rng = random.Random(1)
+    rates = [0.2, 0.4, 0.6, 0.8, 1.0]
+    covered = 0
+    for _ in range(2000):
+        total = sum(sum(rng.random() < rate for _ in range(5)) / 5 for rate in rng.choices(rates, k=40))
+        low, high = wilson(total, 40)
+        covered += low <= 0.6 <= high
+    assert covered / 2000 > 0.935

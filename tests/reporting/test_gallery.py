@@ -1,0 +1,158 @@
+import io
+import json
+import re
+
+import numpy as np
+import pytest
+from hand import broken, record
+from PIL import Image
+from safetensors.numpy import save_file
+
+from rfdlight.cli.report import report
+from rfdlight.errors import UserError
+from rfdlight.records.runs import load_all
+from rfdlight.reporting import gallery
+from rfdlight.reporting.gallery import examples
+
+
+def store(run, clean, adversarial, ids):
+    save_file({"clean": clean, "adversarial": adversarial}, f"{run}/images.safetensors", {"ids": json.dumps(ids)})
+
+
+def ids(*numbers):
+    return [f"digits/test/{number:04d}" for number in numbers]
+
+
+def grey(*shape):
+    return np.full(shape, 0.5, np.float32)
+
+
+def pixels(png):
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
+def test_a_run_without_the_file_has_no_gallery(write):
+    (run,) = load_all([write("run", [record(0)])])
+    assert examples(run) == []
+
+
+def test_pictures_are_those_of_the_file_and_the_difference_is_magnified_to_the_radius(write):
+    name = write("run", [record(0), broken(1, 7)], eps=0.2)
+    clean, adversarial = grey(2, 3, 2, 4), grey(2, 3, 2, 4)
+    adversarial[0, 0, 1, 2] += 0.2
+    adversarial[0, 2, 0, 0] -= 0.1
+    store(name, clean, adversarial, ids(1, 0))
+    (run,) = load_all([name])
+    first, second = examples(run)
+    assert (first.record["id"], first.record["verdict"]) == ("digits/test/0001", "broken")
+    assert first.factor == 2.5
+    assert pixels(first.clean).shape == (2, 4, 3)
+    assert (pixels(first.clean) == 128).all()
+    changed = pixels(first.adversarial)
+    assert (changed[1, 2, 0], changed[0, 0, 2], changed[0, 1, 0]) == (round(255 * 0.7), round(255 * 0.4), 128)
+    # 0.2 is the radius: white; half of it downwards: half of grey.
+    difference = pixels(first.difference)
+    assert (difference[1, 2, 0], difference[0, 0, 2], difference[0, 1, 0]) == (255, 64, 128)
+    assert second.factor is None
+    assert (pixels(second.difference) == 128).all()
+
+
+def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
+    name = write("run", [record(0)], norm="l2", eps=1.0)
+    clean, adversarial = grey(1, 1, 3, 3), grey(1, 1, 3, 3)
+    adversarial[0, 0, 0, 0] -= 0.05
+    store(name, clean, adversarial, ids(0))
+    (example,) = examples(load_all([name])[0])
+    assert example.factor == pytest.approx(10, rel=1e-5)
+    assert pixels(example.difference).tolist() == [[0, 128, 128], [128, 128, 128], [128, 128, 128]]
+
+
+def test_the_page_shows_the_first_images_with_what_became_of_them(write):
+    wrong = {"clean_margin": -1.0, "clean_prediction": 7, "final_prediction": 7, "verdict": "misclassified"}
+    unchanged = {"attack": 0, "billed": 0, "linf": 0.0, "l2": 0.0}
+    first = broken(0, 7, label=4, clean_prediction=4)
+    name = write("run", [first, record(1, **wrong, **unchanged), *(record(i) for i in range(2, 9))])
+    store(name, grey(9, 1, 2, 2), grey(9, 1, 2, 2), ids(*range(9)))
+    report([name], "out")
+    with open("out/report.html") as file:
+        text = file.read()
+    shown = re.findall(r'<span class="verdict">(.*?)</span>; (.*?)<br>(.*?)</figcaption>', text)
+    assert shown[0] == (
+        "broken",
+        "label 4, predicted 4, after the attack 5; 7 queries; linf 0.2, l2 5",
+        "digits/test/0000",
+    )
+    assert shown[1] == (
+        "misclassified before the attack",
+        "label 3, predicted 7, after the attack 7; 0 queries; linf 0, l2 0",
+        "digits/test/0001",
+    )
+    assert len(shown) == 6
+    assert text.count("data:image/png;base64,") == 1 + 3 * 6
+
+
+def refusal(name):
+    with pytest.raises(UserError) as caught:
+        report([name], "out")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("clean", "adversarial", "names", "expected"),
+    [
+        (
+            grey(1, 3, 2, 2),
+            grey(1, 3, 2, 3),
+            ids(0),
+            "expected clean and adversarial of one shape (images, channels, height",
+        ),
+        (grey(1, 0, 2, 2), grey(1, 0, 2, 2), ids(0), "got (1, 0, 2, 2) and (1, 0, 2, 2)"),
+        (grey(3, 2, 2), grey(3, 2, 2), ids(0), "got (3, 2, 2) and (3, 2, 2)"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0, 1), "expected a list of 1 ids, got ['digits"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), [["a"]], "expected a list of 1 ids, got [['a']]"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), {"a": 1}, "expected a list of 1 ids, got {'a': 1}"),
+        (
+            grey(1, 3, 2, 2),
+            grey(1, 3, 2, 2),
+            ids(5),
+            "holds the image 'digits/test/0005', which the run has no record of",
+        ),
+        (grey(1, 3, 2, 2), 3 * grey(1, 3, 2, 2), ids(0), "the pixels of adversarial are not within [0, 1]"),
+        (np.nan * grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0), "the pixels of clean are not within [0, 1]"),
+    ],
+)
+def test_foreign_images_are_refused_in_one_line(write, tmp_path, clean, adversarial, names, expected):
+    name = write("run", [record(0)])
+    store(name, clean, adversarial, names)
+    said = refusal(name)
+    assert said.startswith("run/images.safetensors")
+    assert expected in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_file_is_refused_in_one_line(write, tmp_path):
+    name = write("run", [record(0)])
+    path = tmp_path / name / "images.safetensors"
+    foreign = "run/images.safetensors holds no images of a run: expected clean, adversarial and ids, got: "
+    path.write_bytes(b"")
+    assert refusal(name).startswith(foreign)
+    path.write_bytes(b"\xff" * 100)
+    assert refusal(name).startswith(foreign)
+    save_file({"clean": grey(1, 3, 2, 2)}, path, {"ids": json.dumps(ids(0))})
+    assert refusal(name).startswith(foreign)
+    save_file({"clean": grey(1, 3, 2, 2), "adversarial": grey(1, 3, 2, 2)}, path)
+    assert refusal(name).startswith(foreign)
+    save_file({"clean": grey(1, 3, 2, 2), "adversarial": grey(1, 3, 2, 2)}, path, {"ids": "[1"})
+    assert refusal(name).startswith(foreign)
+    path.unlink()
+    path.mkdir()
+    assert refusal(name).startswith("cannot read the images run/images.safetensors: ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_channels_are_shown_as_their_mean_and_more_than_three_as_the_first_three():
+    channels = np.linspace(0, 1, 4)[:, None, None] * np.ones((4, 1, 1))
+    two, four = (np.asarray(Image.open(io.BytesIO(gallery._png(channels[:count])))) for count in (2, 4))
+    assert two.tolist() == [[round(255 / 6)]]
+    assert four.tolist() == [[[0, 85, 170]]]

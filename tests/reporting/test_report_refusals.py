@@ -1,0 +1,88 @@
+"""Runs and options that `rfdlight report` refuses, and what it says then."""
+
+import json
+
+import pytest
+from hand import facts, record
+
+from rfdlight.cli.report import report
+from rfdlight.errors import UserError
+
+
+def refusal(*args):
+    with pytest.raises(UserError) as caught:
+        report(*args)
+    return str(caught.value)
+
+
+def test_refusals_name_what_is_wrong(write, tmp_path):
+    run = write("square-digits", [record(0)])
+    assert refusal([]) == "expected at least one run directory, got none"
+    assert refusal(["sqare-digits"]) == (
+        "expected a run directory, got sqare-digits, which is no folder; did you mean square-digits?"
+    )
+    assert refusal(["elsewhere"]) == "expected a run directory, got elsewhere, which is no folder"
+    assert refusal([run, f"./{run}"]) == "the run square-digits is given twice"
+    assert refusal([run], run) == "square-digits is a run directory; give --output another folder"
+    (tmp_path / "file").write_text("")
+    assert refusal([run], "file") == "cannot write the report to file: File exists"
+
+
+def test_budgets_out_of_range_are_refused_before_anything_is_written(two, tmp_path):
+    assert refusal(two, "out", [10, 31]) == "budgets must be at most 30, the queries that bare was given, got 31"
+    assert refusal(two, "out", 31) == "budgets must be at most 30, the queries that bare was given, got 31"
+    assert refusal(two, "out", [0]) == "budgets must be numbers of queries of at least 1, got [0]"
+    assert refusal(two, "out", []) == "budgets must be numbers of queries of at least 1, got []"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_that_is_recorded_twice_is_refused(write):
+    run = write("run", [record(0), record(1), record(1)])
+    assert refusal([run]) == "run/records.jsonl holds the image digits/test/0001 twice"
+
+
+def test_more_images_than_were_asked_for_are_refused(write):
+    run = write("run", [record(i) for i in range(4)], num_images=3)
+    assert refusal([run]) == "run/records.jsonl holds 4 images, of a run of 3"
+
+
+def test_a_file_of_the_report_that_cannot_be_written_is_named_and_what_was_there_stays(two, tmp_path):
+    report(two, "out")
+    before = (tmp_path / "out" / "report.csv").read_bytes()
+    (tmp_path / "out" / "report.md").unlink()
+    (tmp_path / "out" / "report.md").mkdir()
+    assert refusal(two[:1], "out") == "cannot write out/report.md: Is a directory"
+    assert (tmp_path / "out" / "report.csv").read_bytes() == before
+    assert not list((tmp_path / "out").glob("partial-*"))
+
+
+@pytest.mark.parametrize("output", [None, "out"])
+def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(write, tmp_path, output):
+    run = write("run", [record(0)])
+    (tmp_path / "run" / "summary.json").unlink()
+    assert refusal([run], output) == "run is no run directory: it lacks summary.json"
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert refusal([run], output) == "run is no run directory: it lacks config.yaml, summary.json"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("stored", ["", "[]", "{}", '{"run": 3}', '{"run": null}', '"run"'])
+def test_a_broken_summary_is_refused(write, tmp_path, stored):
+    run = write("run", [record(0)])
+    (tmp_path / "run" / "summary.json").write_text(stored)
+    assert refusal([run]) == "run/summary.json is no summary of a run"
+
+
+def test_a_summary_without_a_fact_is_refused(write, tmp_path):
+    run = write("run", [record(0)])
+    lacking = facts()
+    del lacking["budget"]
+    (tmp_path / "run" / "summary.json").write_text(json.dumps({"run": lacking}))
+    assert refusal([run]) == "run/summary.json lacks run.budget"
+
+
+def test_a_broken_record_is_refused(write, tmp_path):
+    run = write("run", [record(0)])
+    with (tmp_path / "run" / "records.jsonl").open("a") as file:
+        file.write('{"id": ')
+    assert refusal([run]) == "run/records.jsonl, line 2, is no record"

@@ -1,0 +1,123 @@
+"""Import direction between the rooms, read from the import statements of every file."""
+
+import ast
+import configparser
+import importlib
+from pathlib import Path
+
+import pytest
+
+import rfdlight
+from rfdlight.core.registry import NAMES
+
+PACKAGE = Path(rfdlight.__file__).parent
+TESTS = Path(__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = [
+    {"errors"},
+    {"_io"},
+    {"core"},
+    {"attacks", "data", "defenses"},
+    {"records", "victims"},
+    {"engine", "reporting"},
+    {"evaluation", "training"},
+    {"analysis"},
+    {"cli"},
+]
+"""A room imports rooms of the floors above it in this list, never of its own floor or below."""
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+HEAVY = {"lightning", "timm", "torchvision", "jsonargparse", "rich"}
+
+
+def room(module):
+    """The first name below the package: "engine" for rfdlight.engine.pool."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def name_of(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Every module that a file imports, wherever in the file, with `from rfdlight import rng` as rfdlight.core.rng."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            whole = node.module or ""
+            is_package = whole.split(".")[0] == "rfdlight" and (PACKAGE.parent / whole.replace(".", "/")).is_dir()
+            found |= {f"{whole}.{a.name}" for a in node.names} if is_package else {whole}
+    return found
+
+
+IMPORTS = {name_of(path): imports(path) for path in FILES}
+
+
+def ours(module):
+    return {room(found) for found in IMPORTS[module] if found.split(".")[0] == "rfdlight"}
+
+
+def foreign(module):
+    return {found.split(".")[0] for found in IMPORTS[module]} - {"rfdlight"}
+
+
+@pytest.mark.parametrize("module", sorted(module for module in IMPORTS if room(module) in FLOOR))
+def test_a_room_imports_lower_rooms_alone(module):
+    own = room(module)
+    higher = {other for other in ours(module) - {own, ""} if FLOOR[other] >= FLOOR[own]}
+    assert not higher, f"{module} imports {higher}"
+
+
+def test_every_room_stands_on_a_floor():
+    assert {room(module) for module in IMPORTS} - {"", "__main__"} == FLOOR.keys()
+
+
+@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) in ("core", "attacks")))
+def test_attacks_and_their_tools_import_torch_alone(module):
+    assert not foreign(module) & (HEAVY | {"numpy", "scipy"} if room(module) == "attacks" else HEAVY)
+
+
+@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) == "engine"))
+def test_the_engine_imports_neither_lightning_nor_a_user_interface(module):
+    assert not foreign(module) & HEAVY
+
+
+@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) == "defenses"))
+def test_defenses_import_torch_and_lightning_alone(module):
+    assert not foreign(module) & {"timm", "torchvision", "jsonargparse", "rich", "numpy", "scipy"}
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in NAMES for name in NAMES[kind]])
+def test_a_short_name_is_a_class_in_the_file_of_that_name(kind, name):
+    module, _, cls = NAMES[kind][name].rpartition(".")
+    assert module.rpartition(".")[2] == name
+    chosen = getattr(importlib.import_module(module), cls)
+    assert isinstance(chosen, type)
+    assert chosen.__module__ == module
+
+
+def test_references_import_torch_math_and_each_other_alone():
+    files = sorted((TESTS / "reference").glob("*.py"))
+    assert {"square", "rays", "random_noise", "draws"} <= {path.stem for path in files}
+    for path in files:
+        beside = {f"reference.{other.stem}" for other in files}
+        assert imports(path) <= {"torch", "math"} | beside, path.name
+
+
+def test_every_folder_with_code_or_configs_is_installed():
+    root = PACKAGE.parent
+    settings = configparser.ConfigParser()
+    settings.read(root / "setup.cfg")
+    packages = set(settings["options"]["packages"].split())
+    folders = {path.parent.relative_to(root) for path in FILES}
+    shipped = {path.parent.relative_to(root) for path in (root / "configs").rglob("*.yaml")} | {Path("checkpoints")}
+    assert packages == {".".join(folder.parts) for folder in folders} | {
+        ".".join(("rfdlight", *folder.parts)) for folder in shipped
+    }
+
+
+def test_the_package_never_imports_its_tests():
+    assert not any(foreign(module) & {"tests", "reference", "pytest", "hypothesis"} for module in IMPORTS)
