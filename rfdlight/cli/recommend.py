@@ -121,7 +121,7 @@ def recommend(
         raise _nothing_costs(target)
     order = ", ".join(f"{one} {one.predicted:.1%}" for one in ranked)
     _say(console, f"predicted share of steps of {step:.3g} that noise misleads, at about that cost: {order}")
-    caution = attack.caution(budget)
+    caution = attack.budget_warning(budget)
     if caution:
         _say(console, f"caution: {caution}")
 
@@ -227,7 +227,7 @@ class _Bench:
             "norm": self.attack.norm,
             "eps": self.attack.threat.eps,
             "budget": self.budget,
-            "judge": "sequential",
+            "criterion": "sequential",
             **defense_file.image_facts(self.images),
         }
 
@@ -245,7 +245,7 @@ def _check(attack: Attack, step: float | None, confirm: int, budget: int, num_im
     ):
         if not fine:
             raise UserError(f"{name} must be {wanted}, got {value}")
-    if attack.reads == "gradients":
+    if attack.access == "gradient":
         raise UserError(f"--attack must be a black-box attack, got {short_name('attack', type(attack))}")
     if attack.targeted:
         raise UserError("attack.targeted must be false: what is compared is robust accuracy")
