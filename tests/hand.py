@@ -18,7 +18,7 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
         "billed": 30,
         "candidates": 0,
         "voted_candidates": 0,
-        "tests": 0,
+        "tested_candidates": 0,
         "success_query": None,
         "first_9_vote_success": None,
         "clean_evaluations": 20,

@@ -124,7 +124,7 @@ class Run:
         records: list[dict[str, Any]] = []
         classes = victim(x[:1]).shape[1]
         if attack.targeted and attack.needs_starting_point:
-            options.setdefault("starts", labelled(victim, x.shape[1:]))
+            options.setdefault("starting_points", labelled(victim, x.shape[1:]))
         self.shapes.clear()
         self.oracle.forwarded = 0
         self.engine = Engine(

@@ -21,7 +21,7 @@ def aims(attack, victim, x, y):
         return {}
     starting_points, classes = labelled(victim, tuple(x.shape[1:]))
     target = (y + 1) % 5
-    return {"target": target, "starts": starting_points[(classes == target[:, None]).long().argmax(1)]}
+    return {"target": target, "starting_points": starting_points[(classes == target[:, None]).long().argmax(1)]}
 
 
 def radius(state):
@@ -45,7 +45,7 @@ def check_reference(attack, victim, x, y, budget=120):
             attack.resize,
             budget,
             SignFlipDraws(int(seed[i])),
-            aimed["starts"][i] if aimed else None,
+            aimed["starting_points"][i] if aimed else None,
         )
         assert len(history) == len(ticks)
         for q, (entry, (before, points, _, _)) in enumerate(zip(history, ticks, strict=True)):

@@ -108,7 +108,7 @@ class SuccessCriterion:
             "clean_prediction": whole(-1),
             "candidates": whole(0),
             "voted_candidates": whole(0),
-            "tests": whole(0),
+            "tested_candidates": whole(0),
             "failures": whole(0),
             "skip": whole(0),
             "reference": torch.zeros(rows, classes, device=x.device),
@@ -166,7 +166,7 @@ class SuccessCriterion:
     def start_test(self, columns: Columns, rows: Tensor) -> None:
         """Send rows with a majority of hits to the second stage."""
         columns["rival"][rows] = _others(columns, rows).argmin(1)
-        columns["tests"][rows] += 1
+        columns["tested_candidates"][rows] += 1
         self.want(columns, rows, Phase.TEST, self.block)
 
     def look(self, columns: Columns, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +181,7 @@ class SuccessCriterion:
         against_rival = chance[np.arange(len(chance)), rival]
         # The target has to be above every other class, and each of these tests has the whole level.
         against_all = (1 - chance).max(1, where=np.arange(chance.shape[1]) != goal[:, None], initial=0)
-        tested_candidates = columns["tests"][rows].cpu().numpy()
+        tested_candidates = columns["tested_candidates"][rows].cpu().numpy()
         level = self.level * 6 / (math.pi**2 * tested_candidates**2) / (self.most // self.block)
         significant = torch.from_numpy(np.where(goal >= 0, against_all, against_rival) <= level).to(rows.device)
         hit = self.is_adversarial(columns, rows)

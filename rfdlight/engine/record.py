@@ -44,7 +44,7 @@ def describe(image_id: str, columns: Columns, one: Tensor, billed: int, criterio
         "billed": billed,
         "candidates": count("candidates"),
         "voted_candidates": count("voted_candidates"),
-        "tests": count("tests"),
+        "tested_candidates": count("tested_candidates"),
         "success_query": or_none("success_query"),
         "first_9_vote_success": or_none("first_9_vote_success"),
         "clean_evaluations": count("clean_evaluations"),

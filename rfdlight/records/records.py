@@ -23,7 +23,7 @@ FIELDS: dict[str, str] = {
     "billed": "queries billed, at most the budget",
     "candidates": "queries inside the ball that were hits: answered with a wrong label, or with the target",
     "voted_candidates": "candidates that the criterion took up",
-    "tests": "those of them that a majority of the votes called hits, and a test decided",
+    "tested_candidates": "those of them that a majority of the votes called hits, and a test decided",
     "success_query": "the query at which the criterion called the image broken, or null",
     "first_9_vote_success": "the first query whose candidate a majority of 9 votes called a hit, or null",
     "clean_evaluations": "evaluations at the clean image before the attack",
@@ -113,8 +113,8 @@ def evaluated_once(record: Record) -> bool:
 
 def _too_many(record: Record) -> str | None:
     """Return the first count that is above that of the draws it is of."""
-    counts = ("clean", "final")
-    return next((f"{part}_wrong" for part in counts if record[f"{part}_wrong"] > record[f"{part}_draws"]), None)
+    pairs = (("clean_wrong", "clean_evaluations"), ("final_adversarial", "final_evaluations"))
+    return next((part for part, whole in pairs if record[part] > record[whole]), None)
 
 
 def read_records(path: Path) -> list[Record]:

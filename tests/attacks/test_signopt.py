@@ -14,7 +14,7 @@ from rfdlight.errors import UserError
 
 PURPOSES = ("start", "check", "sample", "try", "shrink", "grow", "bisect")
 START, CHECK, SAMPLE, TRY, SHRINK, GROW, BISECT = range(7)
-SMALL = {"starts": 3, "samples": 12, "eps": 0.05}
+SMALL = {"starting_points": 3, "samples": 12, "eps": 0.05}
 
 
 def check_reference(attack, victim, x, y, steps, target=None, begin=None):
@@ -30,7 +30,7 @@ def check_reference(attack, victim, x, y, steps, target=None, begin=None):
         def hit(label, i=i):
             return label != int(y[i]) if target is None else label == int(target[i])
 
-        options = {"hit": hit, "starts": 1 if attack.targeted else attack.starting_points, "samples": attack.samples}
+        options = {"hit": hit, "starting_points": 1 if attack.targeted else attack.starting_points, "samples": attack.samples}
         options["start"] = None if begin is None else begin[i]
         history, _ = signopt(lambda p: answer(p[None])[0], x[i], attack.norm, steps, draws, **options)
         histories.append(history)
@@ -195,7 +195,7 @@ def test_a_budget_that_the_first_gradient_exceeds_is_cautioned():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"starts": 0}, "attack.starts must be at least 1, got 0"),
+        ({"starting_points": 0}, "attack.starting_points must be at least 1, got 0"),
         ({"samples": -1}, "attack.samples must be at least 1, got -1"),
     ],
 )

@@ -166,7 +166,7 @@ RECORD = dict.fromkeys(
         "billed",
         "candidates",
         "voted_candidates",
-        "tests",
+        "tested_candidates",
         "linf",
         "l2",
     ),

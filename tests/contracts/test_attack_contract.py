@@ -34,7 +34,7 @@ OPTIONS = {
     "hsja": {"gap": 0.13, "init_probes": 4},
     "nes": {"pairs": 3},
     "pgd": {"steps": 4},
-    "signopt": {"starts": 2, "samples": 8},
+    "signopt": {"starting_points": 2, "samples": 8},
     "zo_signsgd": {"samples": 5},
 }
 """Options by attack that let it take several steps within the budgets of these tests."""
@@ -84,7 +84,7 @@ def aims(attack, victim, y):
     if not attack.needs_starting_point:
         return {"target": target}
     starting_points, classes = labelled(victim, (3, 16, 16))
-    return {"target": target, "starts": starting_points[(classes == target[:, None]).long().argmax(1)]}
+    return {"target": target, "starting_points": starting_points[(classes == target[:, None]).long().argmax(1)]}
 
 
 @pytest.fixture

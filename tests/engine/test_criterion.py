@@ -185,7 +185,7 @@ def test_the_engine_votes_as_the_full_nine_do_for_every_sequence():
         majority = sum(sequence) >= 5
         needed = next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
         assert record["first_9_vote_success"] == (1 if majority else None)
-        assert record["tests"] == majority
+        assert record["tested_candidates"] == majority
         # A test whose first block is right throughout is given up after that block.
         assert record["criterion"] == 1 + needed + 20 * majority + 2
         assert record["success_query"] is None
@@ -202,7 +202,7 @@ def test_after_the_fth_failure_f_candidates_pass_unjudged():
     assert votes == [query - 1 for query in expected for _ in range(5)]
     assert record["voted_candidates"] == 13
     assert record["candidates"] == record["attack"] == 100
-    assert record["tests"] == 0
+    assert record["tested_candidates"] == 0
 
 
 def test_what_is_broken_is_the_candidate_and_its_query():
@@ -357,7 +357,7 @@ def test_tests_get_stricter_with_each_one_and_end_at_200_draws():
     rows = torch.arange(4)
     columns = opened(criterion, 4)
     columns["rival"][:] = 1
-    columns["tests"][:] = torch.tensor([1, 2, 1, 1])
+    columns["tested_candidates"][:] = torch.tensor([1, 2, 1, 1])
     columns["draws"][:] = torch.tensor([20, 20, 200, 20])
     # p between level / 10 of the first and of the second test; then a weak one; then a positive mean.
     level = 0.05 * 6 / math.pi**2 / 10

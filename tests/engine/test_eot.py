@@ -55,7 +55,7 @@ def answers(access, eot, victim=None, rows=100):
 
 @pytest.mark.parametrize("eot", [2, 5, 10])
 def test_the_variance_of_the_averaged_logits_falls_as_one_over_m(eot):
-    told, run = answers("scores", eot)
+    told, run = answers("score", eot)
     # 4,000 answers of 3 logits: the standard error of a variance is sqrt(2 / 12,000) of it, 1.3 %.
     assert float((told - torch.tensor([1.0, 0.0, 0.0])).var()) == pytest.approx(1 / eot, rel=0.1)
     assert run.total["attack"] == LOG_BUDGET * eot * 100
@@ -63,8 +63,8 @@ def test_the_variance_of_the_averaged_logits_falls_as_one_over_m(eot):
 
 
 def test_the_modal_label_is_told_to_attacks_that_read_labels():
-    single, _ = answers("labels", 1)
-    modal, _ = answers("labels", 9)
+    single, _ = answers("decision", 1)
+    modal, _ = answers("decision", 9)
     # One draw is right with probability 0.63 (measured by 10^7 draws); a mode of nine is right more often.
     assert float((single == 0).double().mean()) == pytest.approx(0.634, abs=0.035)
     assert float((modal == 0).double().mean()) > 0.85
@@ -97,7 +97,7 @@ class Scripted(nn.Module):
     ],
 )
 def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
-    attack = Listener("labels")
+    attack = Listener("decision")
     run = Run(
         Constant(), attack, torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64),
         budget=4, batch_size=4, pool_size=1, criterion=SuccessCriterion("never"), eot=4,

@@ -36,7 +36,7 @@ def test_curve_counts_and_ledger():
     shown = text(ten())
     assert line(shown, "after queries") == "1 2 5 10 20 30"
     assert line(shown, "robust ") == "80.0% 80.0% 80.0% 70.0% 60.0% 50.0%"
-    assert line(shown, "images") == "1 misclassified before the attack, 4 broken, 2 undecided"
+    assert line(shown, "images") == "1 misclassified before the attack, 4 adversarial, 2"
     assert "1 of the broken found by the final draws alone" in shown
     assert "1 called adversarial, but not by the final draws" in shown
     assert line(shown, "queries to break") == "median 13.5, mean 14.5"
