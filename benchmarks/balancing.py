@@ -94,7 +94,7 @@ def measure(data: str, processes: int, images: int, budget: int) -> tuple[float,
         line = [
             sys.executable, "-m", "rfdlight", "test", "--attack", "random_noise", "--attack.eps", "0.004", "--data",
             f"skewed.{data}", "--data.num_images", str(images), "--model.victim", "skewed.Victim", "--model.budget",
-            str(budget), "--model.batch_size", "16", "--model.controls", "false", "--trainer.devices", str(processes),
+            str(budget), "--model.batch_size", "16", "--model.sanity_checks", "false", "--trainer.devices", str(processes),
             "--run", "run",
         ]  # fmt: skip
         threads = {"OMP_NUM_THREADS": str(2 // processes)}

@@ -4,7 +4,7 @@ Usage: python benchmarks/engine.py [--seconds 6] [--threads N] [--only square ra
 
 The victim is one resnet20 object throughout, with random weights, in float32 and eager mode. The bare forward pass is
 taken at the best of several batch sizes and memory formats, and the attacks then run at that batch size and format,
-with the judge "never", so that none ends. Bare forward passes are timed before and after each other figure, and
+with the criterion "never", so that none ends. Bare forward passes are timed before and after each other figure, and
 each ratio is taken to their mean, so that a drifting machine does not favour either.
 """
 
@@ -25,7 +25,7 @@ from torch import nn
 from rfdlight.attacks.base import Attack
 from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 from rfdlight.victims.victim import Victim
 
 SHAPE = (3, 32, 32)
@@ -88,7 +88,7 @@ def forward(victim: nn.Module, batch_size: int, memory_format: torch.memory_form
 
 
 def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: bool, seconds: float) -> float:
-    """Return the queries per second of an attack that no judge ends."""
+    """Return the queries per second of an attack that no criterion ends."""
     deadline = [float("inf")]
     oracle = Oracle(victim, batch_size, channels_last=channels_last)
     engine = Engine(
@@ -96,8 +96,8 @@ def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: boo
         attacker,
         classes=10,
         budget=10**9,
-        slots=2 * batch_size,
-        judge=Judge("never"),
+        pool_size=2 * batch_size,
+        criterion=SuccessCriterion("never"),
         deterministic=True,
         on_record=lambda record: None,
         stop=lambda: time.perf_counter() > deadline[0],
@@ -107,7 +107,7 @@ def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: boo
     engine.submit(x, y, [str(i) for i in range(rows)])
 
     def asked() -> int:
-        return engine.ledger.total["attack"] + engine.ledger.total["observe"]
+        return engine.ledger.total["attack"] + engine.ledger.total["success_check"]
 
     for wait in (1.0, seconds):
         before, start = asked(), time.perf_counter()

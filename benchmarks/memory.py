@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rfdlight.core.registry import NAMES
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 
 BATCH, TICKS = 32, 3
 
@@ -53,8 +53,8 @@ def measure(name: str, images: int, size: int) -> tuple[int, int]:
         attack,
         classes=10,
         budget=1000,
-        slots=images,
-        judge=Judge("never"),
+        pool_size=images,
+        criterion=SuccessCriterion("never"),
         deterministic=True,
         on_record=lambda record: None,
         stop=lambda: next(ticks, None) is None,

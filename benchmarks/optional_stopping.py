@@ -1,4 +1,4 @@
-"""Draws what repeated votes do: an attack under the paper's judge, beside the default one.
+"""Draws what repeated votes do: an attack under the paper's criterion, beside the default one.
 
 Usage: python benchmarks/optional_stopping.py PAPER_RUN DEFAULT_RUN PICTURE.png
 
@@ -19,14 +19,14 @@ from rich.table import Table
 
 from rfdlight.records.records import Record
 from rfdlight.records.runs import Run, load
-from rfdlight.records.summary import breaks_at
+from rfdlight.records.summary import success_query_of
 from rfdlight.reporting.plots import steps
 from rfdlight.reporting.tables import interval, percent
 
 
 def declared_at(record: Record) -> int | None:
-    """Return the query at which the judge called an image broken, whatever the final draws say."""
-    return record["broken_at"]
+    """Return the query at which the criterion called an image broken, whatever the final draws say."""
+    return record["success_query"]
 
 
 def main() -> None:
@@ -43,9 +43,9 @@ def main() -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     curves = (
-        (paper, declared_at, "#D55E00", "-", "paper's judge: standing by its votes"),
-        (paper, breaks_at, "#D55E00", "--", "paper's judge: not broken by 100 fresh draws"),
-        (default, breaks_at, "#0072B2", "-", "default judge: not broken by 100 fresh draws"),
+        (paper, declared_at, "#D55E00", "-", "paper's criterion: standing by its votes"),
+        (paper, success_query_of, "#D55E00", "--", "paper's criterion: not broken by 100 fresh draws"),
+        (default, success_query_of, "#0072B2", "-", "default criterion: not broken by 100 fresh draws"),
     )
     for run, falls, colour, style, label in curves:
         queries, standing = steps(run.records, [falls(r) for r in run.records], 1, run.facts["budget"])
@@ -67,24 +67,28 @@ def main() -> None:
 
 def _table(paper: Run, default: Run) -> Table:
     table = Table()
-    for column in ("", "paper's judge", "defaults"):
+    for column in ("", "paper's criterion", "defaults"):
         table.add_column(column)
 
     def row(label: str, name: str) -> None:
         cells = [run.summary[name] for run in (paper, default)]
         table.add_row(label, *(f"{percent(cell)} ({interval(cell)})" for cell in cells))
 
-    row("robust by the judge's calls", "declared")
+    row("robust by the criterion's calls", "declared")
     for run in (paper, default):
         run.summary["final"] = run.summary["mean_logits"]["robust"]
     row("robust by 100 fresh draws", "final")
-    called = [sum(r["broken_at"] is not None for r in run.records) for run in (paper, default)]
+    called = [sum(r["success_query"] is not None for r in run.records) for run in (paper, default)]
     held = [
-        sum(r["broken_at"] is not None and r["verdict"] == "robust" for r in run.records) for run in (paper, default)
+        sum(r["success_query"] is not None and r["verdict"] == "robust" for r in run.records)
+        for run in (paper, default)
     ]
-    table.add_row("called broken", *map(str, called))
+    table.add_row("called adversarial", *map(str, called))
     table.add_row("of these, robust by 100 fresh draws", *map(str, held))
-    for label, kinds in (("evaluated by the attack", ("attack", "observe")), ("evaluated by the judge", ("judge",))):
+    for label, kinds in (
+        ("evaluated by the attack", ("attack", "success_check")),
+        ("evaluated by the criterion", ("criterion",)),
+    ):
         cells = [sum(run.summary["ledger"][kind] for kind in kinds) for run in (paper, default)]
         table.add_row(label, *(f"{cell:,}" for cell in cells))
     table.add_row("billed", *(f"{run.summary['ledger']['billed']:,}" for run in (paper, default)))

@@ -32,7 +32,7 @@ class Records:
         return run
 
     def robust(self, name: str, declared: bool = False) -> Share:
-        """Return the robust accuracy of a run by its final draws, or by its judge's calls.
+        """Return the robust accuracy of a run by its final draws, or by its criterion's calls.
 
         NAME@QUERIES means the run called NAME, as it stood after so many queries.
         """

@@ -22,7 +22,7 @@ SCORES = {"square": "square", "nes": "nes 0.01", "signhunt": "signhunt"}
 
 
 PAPER = "-paper"
-"""How the names of runs end that bill and judge as the paper's code does."""
+"""How the names of runs end that bill and criterion as the paper's code does."""
 
 SEARCHES = SCORES | {"random": "random_noise"}
 """The attacks of table 2, and what an attacker reaches who does not search."""
@@ -177,8 +177,12 @@ def lucky(records: Records) -> str:
         for attack, told in LABELS.items():
             name = f"resnet20-{noise}-{attack}"
             shares = records.robust(name + PAPER, declared=True), records.robust(name + PAPER), records.robust(name)
-            broken = [record for record in records.run(name + PAPER).records if record["broken_at"] is not None]
-            wrong = sum(record["final_wrong"] / record["final_draws"] for record in broken) / len(broken)
+            adversarial = [
+                record for record in records.run(name + PAPER).records if record["success_query"] is not None
+            ]
+            wrong = sum(record["final_adversarial"] / record["final_evaluations"] for record in adversarial) / len(
+                adversarial
+            )
             rows.append([NOISES[noise], told, *map(cell, shares), f"{100 * wrong:.0f} %"])
     head = [
         "defense",

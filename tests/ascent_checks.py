@@ -11,7 +11,7 @@ from harness import Constant, Mapped, Run, drive, images, one_by_one
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 
 Reference = Callable[[Callable[[Tensor], Tensor], Tensor, int, int, int, int], list[dict[str, Any]]]
 """From a model, an image, its label, target and key and a budget to one entry per query."""
@@ -42,7 +42,7 @@ def check_reference(
         assert len(history) == len(ticks)
         for q, (entry, (before, points, _, after)) in enumerate(zip(history, ticks, strict=True)):
             assert torch.allclose(points[i], entry["point"], rtol=0, atol=replay), f"image {i}, query {q}"
-            assert bool(attack.observes(before)[i]) == entry["look"], f"image {i}, query {q}"
+            assert bool(attack.is_success_check(before)[i]) == entry["look"], f"image {i}, query {q}"
             assert torch.allclose(attack.best(after)[i], entry["iterate"], rtol=0, atol=replay), f"image {i}, query {q}"
     assert not torch.equal(attack.best(ticks[-1][3]), x)
 
@@ -51,7 +51,7 @@ def check_iterates(
     attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, moves_at: int, length: float, which: float
 ) -> None:
     """The iterate moves once per cycle, by at most `length` in the norm `which`, inside the ball and [0, 1]."""
-    free = attack.accounting == "paper"
+    free = attack.query_counting == "paper"
     for q, (before, points, _, after) in enumerate(drive(attack, one_by_one(victim), x, y, budget=5 * cycle)):
         assert free or (points.min() >= 0 and points.max() <= 1)
         old, new = attack.best(before), attack.best(after)
@@ -91,27 +91,27 @@ def check_linear(attack: Attack, budget: int, share: float) -> None:
     assert (taken >= share).all(), taken
 
 
-def check_billing(attack: Attack, accounting: str, used: int, cycle: int, budget: int, eot: int) -> None:
+def check_billing(attack: Attack, query_counting: str, used: int, cycle: int, budget: int, eot: int) -> None:
     """An unbreakable image costs what section 9 of the specification says.
 
     Exact: the budget, one query in `cycle` being a look if `used` is less than `cycle`. Paper: `used`
     evaluations per iteration and answer averaged, up to the first iteration that reaches the budget.
     """
     x, y = images(3, (3, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    run = Run(Constant(), attack, x, y, budget=budget, accounting=accounting, eot=eot)
+    run = Run(Constant(), attack, x, y, budget=budget, query_counting=query_counting, eot=eot)
     for record in run.records:
-        if accounting == "exact":
+        if query_counting == "exact":
             looks = budget // eot // cycle if used < cycle else 0
-            assert record["observe"] == looks * eot
-            assert record["attack"] + record["observe"] == record["billed"] == budget // eot * eot
-            assert record["judge"] == 3
+            assert record["success_check"] == looks * eot
+            assert record["attack"] + record["success_check"] == record["billed"] == budget // eot * eot
+            assert record["criterion"] == 3
         else:
             iterations = -(-budget // (used * eot))
             assert record["attack"] == used * eot * iterations
-            assert record["observe"] == 0
+            assert record["success_check"] == 0
             assert record["billed"] == budget
             # One draw at the clean image, two at the end, and the looks, which are the evaluator's.
-            assert record["judge"] == 3 + iterations
+            assert record["criterion"] == 3 + iterations
 
 
 def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, look: int, budget: int) -> None:
@@ -126,21 +126,21 @@ def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle:
         logits = answer(points)
         attack.tell(state, points, logits)
         looking = q % cycle == look
-        assert torch.equal(attack.claims(state), (logits.argmax(1) != y) & looking)
+        assert torch.equal(attack.reports_success(state), (logits.argmax(1) != y) & looking)
         assert not looking or torch.equal(points, attack.best(state))
-        seen += int(attack.claims(state).sum())
+        seen += int(attack.reports_success(state).sum())
     assert seen
 
 
 def check_paper_boundaries(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, used: int, budget: int) -> None:
-    """Under the paper's accounting images break after whole iterations, and victims see pixels outside of [0, 1]."""
+    """Under the paper's query counting images break after whole iterations, and victims see pixels outside of [0, 1]."""
     ranges = []
     hook = victim.register_forward_pre_hook(lambda _, inputs: ranges.append(inputs[0].aminmax()))
-    run = Run(victim, attack, x, y, budget=budget, accounting="paper", judge=Judge("paper"))
+    run = Run(victim, attack, x, y, budget=budget, query_counting="paper", criterion=SuccessCriterion("paper"))
     hook.remove()
-    broken = [record["broken_at"] for record in run.records if record["broken_at"] is not None]
-    assert broken
+    adversarial = [record["success_query"] for record in run.records if record["success_query"] is not None]
+    assert adversarial
     # The last iteration may exceed the budget, and is then recorded as the budget.
-    assert all(at % used == 0 or at == budget for at in broken)
+    assert all(at % used == 0 or at == budget for at in adversarial)
     assert min(float(low) for low, _ in ranges) < 0
     assert max(float(high) for _, high in ranges) > 1

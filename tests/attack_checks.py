@@ -99,10 +99,10 @@ def check_square_schedule(attack: Square) -> None:
     """Each level of the squares starts and measures as published; beyond the schedule they stay small."""
     for (p, height), sides in SIDES.items():
         attack.p = p
-        for length, starts in SCHEDULES.items():
+        for length, starting_points in SCHEDULES.items():
             attack.schedule_len = length
             t = torch.arange(length + 2000)
-            level = sum((t >= start).long() for start in starts) - 1
+            level = sum((t >= start).long() for start in starting_points) - 1
             expected = torch.tensor(sides)[level]
             assert torch.equal(attack.side(t, torch.full_like(t, 7), height, height), expected), (p, height, length)
 

@@ -13,20 +13,20 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
         "target": None,
         "attack": 30,
         "gradient": 0,
-        "observe": 0,
-        "judge": 120,
+        "success_check": 0,
+        "criterion": 120,
         "billed": 30,
         "candidates": 0,
-        "votings": 0,
+        "voted_candidates": 0,
         "tests": 0,
-        "broken_at": None,
-        "first_screen9": None,
-        "clean_draws": 20,
+        "success_query": None,
+        "first_9_vote_success": None,
+        "clean_evaluations": 20,
         "clean_wrong": 0,
         "clean_margin": 2.0,
         "clean_prediction": 3,
-        "final_draws": 100,
-        "final_wrong": 0,
+        "final_evaluations": 100,
+        "final_adversarial": 0,
         "final_margin": 1.0,
         "final_prediction": 3,
         "verdict": "robust",
@@ -39,12 +39,26 @@ def record(index: int, **changes: Any) -> dict[str, Any]:
     return {**plain, **changes}
 
 
-def broken(index: int, at: int, **changes: Any) -> dict[str, Any]:
+def adversarial(index: int, at: int, **changes: Any) -> dict[str, Any]:
     """Return a record of an image that broke at a query, with changes."""
-    found = {"attack": at, "billed": at, "broken_at": at, "first_screen9": at, "candidates": 1, "votings": 1}
+    found = {
+        "attack": at,
+        "billed": at,
+        "success_query": at,
+        "first_9_vote_success": at,
+        "candidates": 1,
+        "voted_candidates": 1,
+    }
     return record(
         index,
-        **{**found, "verdict": "broken", "final_wrong": 100, "final_margin": -1.0, "final_prediction": 5, **changes},
+        **{
+            **found,
+            "verdict": "adversarial",
+            "final_adversarial": 100,
+            "final_margin": -1.0,
+            "final_prediction": 5,
+            **changes,
+        },
     )
 
 
@@ -57,8 +71,8 @@ def facts(**changes: Any) -> dict[str, Any]:
         "norm": "linf",
         "eps": 0.2,
         "budget": 30,
-        "judge": "sequential",
-        "accounting": "exact",
+        "criterion": "sequential",
+        "query_counting": "exact",
         "eot": 1,
         "targeted": False,
         "precision": "float32",
@@ -66,21 +80,21 @@ def facts(**changes: Any) -> dict[str, Any]:
         "data": "digits",
         "defense": "none",
         "seed": 0,
-        "totals": {"attack": 180, "gradient": 0, "observe": 20, "judge": 50, "padding": 150},
+        "totals": {"attack": 180, "gradient": 0, "success_check": 20, "criterion": 50, "padding": 150},
         "wall_seconds": 1.5,
         "deterministic": False,
         "complete": True,
         "failed": {},
         "num_images": 10,
-        "under_way": {"begun": 0, "robust": 0},
+        "in_progress": {"begun": 0, "robust": 0},
         "card_data": None,
         "num_classes": None,
-        "clean_caution": None,
+        "clean_accuracy_warning": None,
         "foreign": 0,
         "forwarded": 400,
         "card": {"correct": 593, "total": 599},
         "random": {"declared": True, "measured": True},
-        "controls": {},
+        "sanity_checks": {},
     }
     assert changes.keys() <= plain.keys()
     return {**plain, **changes}
@@ -92,16 +106,16 @@ def ten() -> list[dict[str, Any]]:
     Initially right 0-7 and 9; broken 0, 1, 2, 3; undecided 4 and 5; robust 6, 7 and 9; initially wrong 8.
     """
     return [
-        broken(0, 1, l2=4.0, linf=0.1),
-        broken(1, 7, l2=3.0, first_screen9=4),
-        broken(2, 20, l2=1.0, final_wrong=60),
+        adversarial(0, 1, l2=4.0, linf=0.1),
+        adversarial(1, 7, l2=3.0, first_9_vote_success=4),
+        adversarial(2, 20, l2=1.0, final_adversarial=60),
         # Late: the final draws alone say that it is broken, so it broke at its last query.
-        broken(3, 30, broken_at=None, first_screen9=None, final_wrong=90, l2=2.0),
-        record(4, verdict="undecided", final_wrong=50, clean_wrong=2, candidates=3, votings=1),
-        # Unconfirmed: the judge called it broken at query 12, the final draws do not say so.
-        broken(5, 12, verdict="undecided", final_wrong=50),
+        adversarial(3, 30, success_query=None, first_9_vote_success=None, final_adversarial=90, l2=2.0),
+        record(4, verdict="undecided", final_adversarial=50, clean_wrong=2, candidates=3, voted_candidates=1),
+        # Unconfirmed: the criterion called it broken at query 12, the final draws do not say so.
+        adversarial(5, 12, verdict="undecided", final_adversarial=50),
         # It passed the screen and 9 votes, but withstood the test.
-        record(6, first_screen9=15, candidates=4, votings=2, tests=1, final_wrong=40),
+        record(6, first_9_vote_success=15, candidates=4, voted_candidates=2, tested_candidates=1, final_adversarial=40),
         # A tie of the clean logits that the label won: it was attacked.
         record(7, clean_margin=0.0, clean_wrong=10),
         # Initially wrong; its final point is its clean image.
@@ -113,7 +127,7 @@ def ten() -> list[dict[str, Any]]:
             attack=0,
             billed=0,
             verdict="misclassified",
-            final_wrong=70,
+            final_adversarial=70,
             linf=0.0,
             l2=0.0,
         ),

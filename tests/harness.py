@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 from rfdlight.victims.cifar_resnet import CifarResNet
 
 ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget")
@@ -108,8 +108,8 @@ class Run:
         *,
         budget: int,
         batch_size: int = 4,
-        slots: int = 4,
-        judge: Judge | None = None,
+        pool_size: int = 4,
+        criterion: SuccessCriterion | None = None,
         deterministic: bool = True,
         order: list[int] | None = None,
         chunk: int | None = None,
@@ -120,10 +120,10 @@ class Run:
         hook = victim.register_forward_hook(lambda _, inputs, __: self.shapes.append(tuple(inputs[0].shape)))
         own = {name: options.pop(name) for name in ("precision", "on_smaller") if name in options}
         own["least"] = options.get("eot", 1)
-        self.oracle = Oracle(victim, batch_size, any_pixels=options.get("accounting") == "paper", **own)
+        self.oracle = Oracle(victim, batch_size, any_pixels=options.get("query_counting") == "paper", **own)
         records: list[dict[str, Any]] = []
         classes = victim(x[:1]).shape[1]
-        if attack.targeted and attack.needs_start:
+        if attack.targeted and attack.needs_starting_point:
             options.setdefault("starts", labelled(victim, x.shape[1:]))
         self.shapes.clear()
         self.oracle.forwarded = 0
@@ -132,8 +132,8 @@ class Run:
             attack,
             classes=classes,
             budget=budget,
-            slots=slots,
-            judge=judge or Judge(),
+            pool_size=pool_size,
+            criterion=criterion or SuccessCriterion(),
             deterministic=deterministic,
             on_record=records.append,
             **options,
@@ -145,7 +145,7 @@ class Run:
         for start in range(0, len(order), chunk):
             part = order[start : start + chunk]
             self.engine.submit(x[part], y[part], [f"test/{i:04d}" for i in part])
-            self.engine.run(hold=slots)
+            self.engine.run(low_watermark=pool_size)
         self.engine.run()
         self.oracle.close()
         hook.remove()
@@ -163,8 +163,8 @@ class Run:
 @torch.no_grad()
 def labelled(victim: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Images with the labels that the victim gives them, for targeted attacks to start from."""
-    starts = images(64, tuple(shape), seed=77)
-    return starts, victim(starts).argmax(1)
+    starting_points = images(64, tuple(shape), seed=77)
+    return starting_points, victim(starting_points).argmax(1)
 
 
 def one_by_one(victim: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -181,9 +181,9 @@ def told(
     attack: Attack, answer: Callable[[Tensor], Tensor], state: dict[str, Tensor], points: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The logits at some points, and what an attack learns from them."""
-    if attack.reads != "gradients":
+    if attack.access != "gradient":
         logits = answer(points)
-        return logits, logits.argmax(1) if attack.reads == "labels" else logits
+        return logits, logits.argmax(1) if attack.access == "decision" else logits
     asked = points.clone().requires_grad_()
     logits = answer(asked)
     (gradient,) = torch.autograd.grad(attack.objective(state, logits).sum(), asked)
@@ -197,14 +197,14 @@ def start(
     seed: Tensor,
     budget: int,
     target: Tensor | None = None,
-    starts: Tensor | None = None,
+    starting_points: Tensor | None = None,
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Open a state as the engine does; also returns the names of the attack's columns."""
     own = attack.init(x, y, seed)
     state = {"x": x.clone(), "y": y.clone(), "seed": seed.clone(), "budget": torch.full_like(y, budget), **own}
     state["target"] = torch.full_like(y, -1) if target is None else target.clone()
-    if starts is not None:
-        state["start"] = starts.clone()
+    if starting_points is not None:
+        state["start"] = starting_points.clone()
     return state, tuple(own)
 
 
@@ -219,7 +219,7 @@ def drive(
     seed: Tensor | None = None,
     saved: bool = False,
     target: Tensor | None = None,
-    starts: Tensor | None = None,
+    starting_points: Tensor | None = None,
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]]:
     """Run an attack without the engine.
 
@@ -230,8 +230,8 @@ def drive(
         The columns before the query, the points, the logits, and the columns after it.
     """
     seed = torch.arange(len(x)) + 100 if seed is None else seed
-    state, names = start(attack, x, y, seed, budget, target, starts)
-    shared = (*ENGINE_COLUMNS, "start") if starts is not None else ENGINE_COLUMNS
+    state, names = start(attack, x, y, seed, budget, target, starting_points)
+    shared = (*ENGINE_COLUMNS, "start") if starting_points is not None else ENGINE_COLUMNS
     for _ in range(budget if steps is None else steps):
         if saved:
             file = io.BytesIO()

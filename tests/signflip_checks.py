@@ -9,7 +9,7 @@ from reference.signflip import signflip
 
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 
 DRAW, BISECT, PROJECT, FLIP = range(4)
 NAMES = ["start", "bisect", "project", "flip"]
@@ -19,9 +19,9 @@ def aims(attack, victim, x, y):
     """The target and start of each row, for the targeted form."""
     if not attack.targeted:
         return {}
-    starts, classes = labelled(victim, tuple(x.shape[1:]))
+    starting_points, classes = labelled(victim, tuple(x.shape[1:]))
     target = (y + 1) % 5
-    return {"target": target, "starts": starts[(classes == target[:, None]).long().argmax(1)]}
+    return {"target": target, "starts": starting_points[(classes == target[:, None]).long().argmax(1)]}
 
 
 def radius(state):
@@ -156,10 +156,10 @@ def redrawing_victim(shape=(1, 5, 5)):
 
 
 def check_paper_bill(attack, repeats, budget):
-    """Under the paper's accounting, 11 + redraws + 2 t queries are made and all but the first are billed."""
+    """Under the paper's query counting, 11 + redraws + 2 t queries are made and all but the first are billed."""
     victim, x, y = redrawing_victim()
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
-    rules = {"accounting": "paper", "judge": Judge("never"), "batch_size": 4 * repeats}
+    rules = {"query_counting": "paper", "criterion": SuccessCriterion("never"), "batch_size": 4 * repeats}
     run = Run(victim, attack, x, y, budget=budget, eot=repeats, **rules)
     odd = 0
     for i, record in enumerate(run.records):

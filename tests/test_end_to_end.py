@@ -17,14 +17,14 @@ from rfdlight.data import Digits
 from rfdlight.engine import Engine
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.records.records import FIELDS, clean_right, read_records
-from rfdlight.records.summary import breaks_at, summarize
+from rfdlight.records.summary import success_query_of, summarize
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 
 IMAGES, BUDGET = 80, 100
 # RayS is the strongest attack here at so few queries; 40 rows a pass waste the fewest.
 ATTACK = [
-    "test", "--attack", "rays", "--attack.eps", "0.2", "--model.budget", str(BUDGET), "--model.final_draws", "30",
+    "test", "--attack", "rays", "--attack.eps", "0.2", "--model.budget", str(BUDGET), "--model.final_evaluations", "30",
     "--model.batch_size", "40", "--data.num_images", str(IMAGES), "--data.selection", "random",
 ]  # fmt: skip
 NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.4"]
@@ -57,7 +57,7 @@ def defended(trained: Path) -> Path:
     """The run directory of the same attack on the defended victim."""
     folder = trained.parent / "defended"
     victim = ["--model.victim", str(trained / "victim.json")]
-    assert run(folder, *ATTACK, *victim, *NOISE, "--model.controls", "false") == 0
+    assert run(folder, *ATTACK, *victim, *NOISE, "--model.sanity_checks", "false") == 0
     return folder
 
 
@@ -75,7 +75,7 @@ def summary_of(folder: Path) -> dict:
 def withstood(folder: Path) -> list[int]:
     """Whether the mean logits withstood the attack, in order of the images' ids."""
     records = read_records(folder / "records.jsonl")
-    return [int(clean_right(record) and breaks_at(record) is None) for record in records]
+    return [int(clean_right(record) and success_query_of(record) is None) for record in records]
 
 
 def test_a_small_victim_trains_in_seconds(trained):
@@ -87,10 +87,10 @@ def test_a_small_victim_trains_in_seconds(trained):
 
 
 def test_the_attack_breaks_it_and_noise_defends_it(attacked, defended):
-    broken, kept = summary_of(attacked), summary_of(defended)
-    assert broken["mean_logits"]["clean"]["share"] > 0.85
-    assert broken["mean_logits"]["robust"]["share"] < 0.5
-    assert broken["run"]["deterministic"]
+    adversarial, kept = summary_of(attacked), summary_of(defended)
+    assert adversarial["mean_logits"]["clean"]["share"] > 0.85
+    assert adversarial["mean_logits"]["robust"]["share"] < 0.5
+    assert adversarial["run"]["deterministic"]
     assert not kept["run"]["deterministic"]
     assert kept["run"]["defense"] == "FeatureNoise sigma 0.4 at the output of layer1, layer2, layer3"
 
@@ -116,19 +116,19 @@ def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     assert {path.name for path in folder.iterdir()} == files
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     records, summary = read_records(folder / "records.jsonl"), summary_of(folder)
-    findings = summary.pop("audit")
+    findings = summary.pop("consistency_checks")
     assert [finding["check"] for finding in findings if finding["state"] == "fail"] == []
     assert summary == json.loads(json.dumps(summarize(records, summary["run"])))
     assert summary["run"]["complete"]
     assert len({record["id"] for record in records}) == IMAGES
     totals = summary["run"]["totals"]
-    for kind in ("attack", "gradient", "observe", "judge"):
+    for kind in ("attack", "gradient", "success_check", "criterion"):
         # The look at the victim before the attack belongs to no image.
         assert sum(record[kind] for record in records) <= totals[kind]
     assert sum(record["attack"] for record in records) == totals["attack"]
     for record in records:
         assert record.keys() == FIELDS.keys()
-        assert record["billed"] == record["attack"] + record["observe"] <= BUDGET
+        assert record["billed"] == record["attack"] + record["success_check"] <= BUDGET
         assert record["linf"] <= 0.2 + 1e-6
 
 
@@ -200,7 +200,7 @@ def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch,
     before = signal.getsignal(number)
     # Five rows at a time, so that most images still wait when the second one is done.
     status = run(
-        elsewhere / "stopped", "test", *TINY, "--data.num_images", "60", "--model.slots", "5",
+        elsewhere / "stopped", "test", *TINY, "--data.num_images", "60", "--model.pool_size", "5",
         "--model.victim", str(trained / "victim.json"),
     )  # fmt: skip
     assert status == 1
@@ -210,7 +210,7 @@ def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch,
     assert 2 <= len(records) < 20
     assert not summary["run"]["complete"]
     assert (summary["counts"]["images"], summary["run"]["num_images"]) == (len(records), 60)
-    findings = summary.pop("audit")
+    findings = summary.pop("consistency_checks")
     assert [finding["check"] for finding in findings if finding["state"] == "fail"] == []
     assert summary == json.loads(json.dumps(summarize(records, summary["run"])))
 

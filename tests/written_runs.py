@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hand import broken, facts, record
+from hand import adversarial, facts, record
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def write(tmp_path, monkeypatch):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         if changes.get("deterministic"):
-            records = [each | {"clean_draws": 1} for each in records]
+            records = [each | {"clean_evaluations": 1} for each in records]
         (folder / "config.yaml").write_text("seed_everything: 0\n")
         (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
         # The numbers of the stored summary are wrong on purpose: the report computes its own.
@@ -35,21 +35,26 @@ def four(write):
     | none     | 3          | 0, 1, 2 | -    |
     | noise    | 0, (1), 3  | 1, 2, 3 | (1), 3 |   in brackets: undecided
     """
-    undecided = {"verdict": "undecided", "final_wrong": 50}
+    undecided = {"verdict": "undecided", "final_adversarial": 50}
     return [
-        write("noise-square", [record(0), record(1, **undecided), broken(2, 25), record(3)], defense="noise"),
-        write("none-square", [broken(0, 1), broken(1, 8), broken(2, 20), record(3)], deterministic=True),
-        write("none-rays", [record(0), record(1), record(2), broken(3, 5)], attack="rays", deterministic=True),
-        write("noise-rays", [broken(0, 30), record(1), record(2), record(3)], attack="rays", defense="noise"),
+        write("noise-square", [record(0), record(1, **undecided), adversarial(2, 25), record(3)], defense="noise"),
+        write("none-square", [adversarial(0, 1), adversarial(1, 8), adversarial(2, 20), record(3)], deterministic=True),
+        write("none-rays", [record(0), record(1), record(2), adversarial(3, 5)], attack="rays", deterministic=True),
+        write("noise-rays", [adversarial(0, 30), record(1), record(2), record(3)], attack="rays", defense="noise"),
     ]
 
 
 @pytest.fixture
 def two(write):
-    bare = write("bare", [broken(0, 1, l2=3.0), broken(1, 8, l2=4.0)], deterministic=True)
+    bare = write("bare", [adversarial(0, 1, l2=3.0), adversarial(1, 8, l2=4.0)], deterministic=True)
     noise = write(
         "noise",
-        [record(0, first_screen9=9, candidates=1, votings=1, verdict="undecided", final_wrong=50), broken(1, 25)],
+        [
+            record(
+                0, first_9_vote_success=9, candidates=1, voted_candidates=1, verdict="undecided", final_adversarial=50
+            ),
+            adversarial(1, 25),
+        ],
         budget=60,
         defense="feature_noise a|b",
     )

@@ -16,7 +16,7 @@ from rfdlight.core.tensors import Columns, per_row
 class MyAttack(Attack):
     """Negates a random share of the perturbation's signs, and keeps that if the margin falls."""
 
-    reads = "scores"
+    access = "score"
 
     def __init__(self, share: float = 0.02, eps: float | None = None, norm: Norm = "linf") -> None:
         super().__init__(eps, norm)

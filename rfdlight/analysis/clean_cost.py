@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rfdlight.core.chance import chance_caution
+from rfdlight.core.chance import chance_warning
 from rfdlight.core.intervals import Z, wald
 from rfdlight.core.rng import image_seed
 from rfdlight.data.base import ImageSource, loader
@@ -94,7 +94,7 @@ class CleanCostMeter:
 
     def caution(self, classes: int) -> str | None:
         """Return one line if the undefended accuracy is at chance level, else None."""
-        return chance_caution(self._undefended_answers, self.images.labels, classes)
+        return chance_warning(self._undefended_answers, self.images.labels, classes)
 
     def times_right(self, defense: Noise, first: int, draws: int) -> Tensor:
         """Count for each image how many of the draws `first` to `first + draws` are right.

@@ -155,6 +155,6 @@ def _attack_facts(outcome: Outcome) -> dict[str, Any]:
     return {
         "robust": robust["share"],
         "robust_interval": [robust["low"], robust["high"]],
-        "single_draw_robust": summary["single_draw"]["robust"]["share"],
-        "judge_rows": summary["ledger"]["judge"],
+        "single_query_robust": summary["single_query"]["robust"]["share"],
+        "criterion_rows": summary["ledger"]["criterion"],
     }

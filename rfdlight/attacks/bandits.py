@@ -37,10 +37,10 @@ class Bandits(Attack):
     Priors, ICLR 2019, algorithms 2 and 3, with the published code's constants for ImageNet.
     Deviations: probes are clipped to [0, 1]; the query that looks at the new iterate is billed;
     the margin instead of the cross entropy by default; atanh(v) is what is stored in linf, so that v
-    cannot get stuck at -1 or 1 by rounding. Under the accounting of Nguyen et al., Understanding the
+    cannot get stuck at -1 or 1 by rounding. Under the query counting of Nguyen et al., Understanding the
     Robustness of Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024, nothing
     is clipped and the look is free. Their code moves the prior the wrong way, so that the margin rises:
-    that is reproduced under no accounting.
+    that is reproduced under no query counting.
 
     Args:
         prior_side: Side s of the prior, >= 1, at most the image's; by default 5/8 of the image's shorter
@@ -66,7 +66,7 @@ class Bandits(Attack):
         UserError: If an option is out of range.
     """
 
-    reads = "scores"
+    access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     def __init__(
@@ -125,7 +125,7 @@ class Bandits(Attack):
         coarse = self._v(state) + per_row(1 - 2 * position, x) * state["draw"]
         length = per_row((position < 2) * self.probe, x).to(x.dtype)
         probe = state["point"] + length * unit(self._enlarge(coarse, x))
-        return probe.clamp_(0, 1) if self.accounting == "exact" else probe
+        return probe.clamp_(0, 1) if self.query_counting == "exact" else probe
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss = self.objective(state, answer)
@@ -135,26 +135,26 @@ class Bandits(Attack):
         state["first"] = torch.where(position == 0, loss, state["first"])
         state["prior"] += self.prior_step * per_row(fall, points) * state["draw"]
         state["asked"] = state["asked"] + 1
-        state["claim"] = (position == 2) & self.hits(state, answer.argmax(1))
+        state["claim"] = (position == 2) & self.is_adversarial(state, answer.argmax(1))
         if second.any():
             along = self._enlarge(self._v(state), points)
             change = self.step * (along.sign() if self.norm == "linf" else unit(along))
-            moved = advance(self.threat, state["x"], state["point"], change, self.accounting == "exact")
+            moved = advance(self.threat, state["x"], state["point"], change, self.query_counting == "exact")
             state["point"] = torch.where(per_row(second, points), moved, state["point"])
 
     def best(self, state: Columns) -> Tensor:
         return state["point"]
 
-    def observes(self, state: Columns) -> Tensor:
+    def is_success_check(self, state: Columns) -> Tensor:
         return state["asked"] % 3 == 2
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["claim"]
 
     def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
         return (state["asked"] % 3 == 0) & super().paper_ended(state, evaluated)
 
-    def caution(self, budget: int) -> str | None:
+    def budget_warning(self, budget: int) -> str | None:
         queries = budget // self.repeats
-        steps = (queries + 1) // 3 if self.accounting == "exact" else -(-budget // (2 * self.repeats))
+        steps = (queries + 1) // 3 if self.query_counting == "exact" else -(-budget // (2 * self.repeats))
         return short_of_the_ball(steps, self.step, self.threat.eps)

@@ -29,7 +29,7 @@ class Attack(Configurable, ABC):
     it. The engine's own columns, which every state holds and no attack changes, are `x` (rows, C, H,
     W) the clean pixels, `y` (rows,) int64 the labels, `target` (rows,) int64 the class to be reached
     or -1, `seed` (rows,) int64 the key of `rfdlight.core.rng`, `budget` (rows,) int64 the queries allowed
-    and, for a targeted attack that `needs_start`, `start` (rows, C, H, W), an image of the target class.
+    and, for a targeted attack that `needs_starting_point`, `start` (rows, C, H, W), an image of the target class.
 
     Args:
         eps: Radius in pixel units, > 0; by default, in linf, the data set's reference radius.
@@ -38,7 +38,7 @@ class Attack(Configurable, ABC):
             else any wrong class will do.
 
     Attributes:
-        accounting: The engine's. Under "paper", an attack also clips and wastes queries as the paper's code.
+        query_counting: The engine's. Under "paper", an attack also clips and wastes queries as the paper's code.
         repeats: Evaluations per query, which the engine averages; set by it.
         loss: What an attack that reads scores lowers.
 
@@ -46,18 +46,18 @@ class Attack(Configurable, ABC):
         UserError: If the attack is not defined for `norm` or has no targeted form, or `eps` is not positive.
     """
 
-    reads: ClassVar[Literal["labels", "scores", "gradients"]]
+    access: ClassVar[Literal["decision", "score", "gradient"]]
     """"labels": `answer` is (rows,) int64; "scores": it is the raw logits, (rows, classes); "gradients": it is
     the gradient of `objective` at the points, (rows, C, H, W), which only a white-box attacker has."""
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     has_targeted_form: ClassVar[bool] = False
-    needs_start: ClassVar[bool] = False
+    needs_starting_point: ClassVar[bool] = False
     """Whether the targeted form starts from an image of the target class."""
 
     paper_votes: ClassVar[bool] = False
-    """Whether the paper's judge confirms its claims by votes although it reads labels."""
+    """Whether the paper's criterion confirms its claims by votes although it reads labels."""
 
-    accounting: Literal["exact", "paper"] = "exact"
+    query_counting: Literal["exact", "paper"] = "exact"
     repeats: int = 1
     loss: Loss = "margin"
 
@@ -85,7 +85,7 @@ class Attack(Configurable, ABC):
             raise UserError("attack.eps was not given and the data has no reference radius")
         return ThreatModel(self.norm, self.eps)
 
-    def hits(self, state: Columns, labels: Tensor) -> Tensor:
+    def is_adversarial(self, state: Columns, labels: Tensor) -> Tensor:
         """Say which labels are what the attacker wants: the target, or any but the right one, (rows,) bool."""
         return torch.where(state["target"] >= 0, labels == state["target"], labels != state["y"])
 
@@ -105,7 +105,7 @@ class Attack(Configurable, ABC):
     def ask(self, state: Columns) -> Tensor:
         """Return the next point of each row, like `x`, within [0, 1].
 
-        Under the paper's accounting, points may leave [0, 1] where the paper's code lets them.
+        Under the paper's query counting, points may leave [0, 1] where the paper's code lets them.
         """
 
     @abstractmethod
@@ -116,22 +116,22 @@ class Attack(Configurable, ABC):
     def best(self, state: Columns) -> Tensor:
         """Return the point in the ball that the attack would submit if it ended now, like `x`."""
 
-    def caution(self, budget: int) -> str | None:
+    def budget_warning(self, budget: int) -> str | None:
         """Return one line that a user should know before the budget is spent, or None."""
         return None
 
-    def observes(self, state: Columns) -> Tensor:
+    def is_success_check(self, state: Columns) -> Tensor:
         """Say which points just asked only tell the attacker whether it has finished, (rows,) bool.
 
-        Called between `ask` and `tell`. Exact accounting bills them; under the paper's they are the
+        Called between `ask` and `tell`. Exact query counting bills them; under the paper's they are the
         evaluator's, and free. The default is none.
         """
         return torch.zeros_like(state["y"], dtype=torch.bool)
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         """Say which rows the answer just told makes the attack call broken, (rows,) bool.
 
-        Only the paper's judge listens to it, after each `tell`. The default claims nothing.
+        Only the paper's criterion listens to it, after each `tell`. The default claims nothing.
         """
         return torch.zeros_like(state["y"], dtype=torch.bool)
 

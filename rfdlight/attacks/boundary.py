@@ -72,10 +72,10 @@ class Boundary(Attack):
         UserError: If an option is out of range.
     """
 
-    reads = "labels"
+    access = "decision"
     norms: ClassVar[tuple[Norm, ...]] = ("l2",)
     has_targeted_form = True
-    needs_start = True
+    needs_starting_point = True
 
     _SPHERE, _PROPOSAL = range(BLEND + 1, BLEND + 3)
 
@@ -115,10 +115,10 @@ class Boundary(Attack):
         else:
             points = state["x"].clone()
         # Few rows are in these phases: work is done for them alone.
-        starts, blends = (phase == START).nonzero()[:, 0], (phase == BLEND).nonzero()[:, 0]
-        if len(starts):
-            own = take(state, starts)
-            points[starts] = opening.first_point(own, _NOISE, own["draws"])
+        starting_points, blends = (phase == START).nonzero()[:, 0], (phase == BLEND).nonzero()[:, 0]
+        if len(starting_points):
+            own = take(state, starting_points)
+            points[starting_points] = opening.first_point(own, _NOISE, own["draws"])
         if len(blends):
             own = take(state, blends)
             points[blends] = opening.between(own["x"], own["far"], opening.middle(own))
@@ -151,17 +151,19 @@ class Boundary(Attack):
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         x, phase = state["x"], state["phase"]
-        hit = self.hits(state, answer)
-        starts, blends, spheres, proposals = (phase == which for which in (START, BLEND, self._SPHERE, self._PROPOSAL))
+        hit = self.is_adversarial(state, answer)
+        starting_points, blends, spheres, proposals = (
+            phase == which for which in (START, BLEND, self._SPHERE, self._PROPOSAL)
+        )
         distance = self.threat.distance(x, points)
         nearer = hit & (distance < state["distance"]) & ~spheres
         kept = per_row(nearer | state["distance"].isinf(), x)
         torch.where(kept, points, state["point"], out=state["point"])
         state["distance"] = torch.where(nearer, distance, state["distance"])
-        if starts.any():
-            torch.where(per_row(starts, x), points, state["far"], out=state["far"])
-        state["draws"] = state["draws"] + starts
-        state["opened"] = state["opened"] + (starts | blends)
+        if starting_points.any():
+            torch.where(per_row(starting_points, x), points, state["far"], out=state["far"])
+        state["draws"] = state["draws"] + starting_points
+        state["opened"] = state["opened"] + (starting_points | blends)
         width = opening.halve(state, blends, hit)
 
         if spheres.any():
@@ -174,9 +176,9 @@ class Boundary(Attack):
             self._adapt(state, "step", looks, _STEP_RATES, ("inwards",))
 
         following = torch.where((state["step"] + 1) % _EVERY == 0, self._SPHERE, self._PROPOSAL)
-        moves = proposals | (blends & (width <= BLEND_GAP)) | (starts & hit & self.targeted)
+        moves = proposals | (blends & (width <= BLEND_GAP)) | (starting_points & hit & self.targeted)
         phase = torch.where(moves, following, phase)
-        phase = phase.masked_fill(starts & hit & (not self.targeted), BLEND)
+        phase = phase.masked_fill(starting_points & hit & (not self.targeted), BLEND)
         state["phase"] = phase.masked_fill(spheres, self._PROPOSAL)
 
     @staticmethod
@@ -205,7 +207,7 @@ class Boundary(Attack):
     def best(self, state: Columns) -> Tensor:
         return self.threat.admit(state["x"], state["point"])
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["distance"].isfinite() & self.threat.contains(state["x"], state["point"])
 
     def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:

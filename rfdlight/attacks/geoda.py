@@ -105,7 +105,7 @@ class GeoDA(Attack):
     not depend on the number of probes; when a walk fails, b stays, where the published code goes on from a point
     that is still right; when the split is used up and budget is left, it begins anew; the point submitted is
     the nearest one that was answered wrongly, not the last b; queries are clipped to [0, 1]. Under the paper's
-    accounting x itself is asked first, only walks are clipped, and the attack ends with the split.
+    query counting x itself is asked first, only walks are clipped, and the attack ends with the split.
 
     Args:
         sub_dim: Lowest cosine modes per side and channel that w is made of; all of them in smaller images.
@@ -134,7 +134,7 @@ class GeoDA(Attack):
         UserError: If an option is out of range.
     """
 
-    reads = "labels"
+    access = "decision"
     paper_votes = True
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
@@ -171,24 +171,26 @@ class GeoDA(Attack):
 
     def ask(self, state: Columns) -> Tensor:
         x, phase = state["x"], state["phase"]
-        starts, bisects, probes, walks = (phase == which for which in range(4))
+        starting_points, bisects, probes, walks = (phase == which for which in range(4))
         step = (state["tries"] + 1).double()
         # The published code counts a test of x itself as the first try.
-        noise = _STEP * (step - 1 if self.accounting == "paper" else step)
-        size = torch.where(starts, noise, torch.where(probes, self.alpha, torch.where(walks, self.kappa * step, 0.0)))
+        noise = _STEP * (step - 1 if self.query_counting == "paper" else step)
+        size = torch.where(
+            starting_points, noise, torch.where(probes, self.alpha, torch.where(walks, self.kappa * step, 0.0))
+        )
         share = torch.where(bisects, (state["low"] + state["high"]) / 2, torch.where(probes, state["high"], 0.0))
         point = x + per_row(share.to(x.dtype), x) * (state["far"] - x)
-        point += per_row(size.to(x.dtype), x) * self._move(state, starts, probes, walks)
+        point += per_row(size.to(x.dtype), x) * self._move(state, starting_points, probes, walks)
         inside = point.clamp(0, 1)
-        return inside if self.accounting == "exact" else torch.where(per_row(walks, x), inside, point)
+        return inside if self.query_counting == "exact" else torch.where(per_row(walks, x), inside, point)
 
-    def _move(self, state: Columns, starts: Tensor, probes: Tensor, walks: Tensor) -> Tensor:
+    def _move(self, state: Columns, starting_points: Tensor, probes: Tensor, walks: Tensor) -> Tensor:
         """Return noise, probes and directions, like `x`, and leave the probes' coefficients in the state."""
         x, seed = state["x"], state["seed"]
         move = torch.zeros_like(x)
-        if starts.any():
-            number = state["tries"] + (self.accounting == "exact")
-            move = torch.where(per_row(starts, x), rng.normal(seed, _NOISE, number, tuple(x.shape[1:])), move)
+        if starting_points.any():
+            number = state["tries"] + (self.query_counting == "exact")
+            move = torch.where(per_row(starting_points, x), rng.normal(seed, _NOISE, number, tuple(x.shape[1:])), move)
         weights = state["normal"]
         if probes.any():
             draws = rng.normal(seed, _PROBES, state["drawn"], tuple(weights.shape[1:]))
@@ -208,11 +210,11 @@ class GeoDA(Attack):
         return normal / per_row(norms.norm(normal, "l2").clamp_min(1e-12), normal)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        hit = self.hits(state, answer)
-        starts, bisects, probes, walks = (state["phase"] == which for which in range(4))
+        hit = self.is_adversarial(state, answer)
+        starting_points, bisects, probes, walks = (state["phase"] == which for which in range(4))
         self._remember(state, points, hit)
 
-        opens = hit & (starts | walks)
+        opens = hit & (starting_points | walks)
         middle = (state["low"] + state["high"]) / 2
         low = torch.where(bisects & ~hit, middle, state["low"])
         high = torch.where(bisects & hit, middle, state["high"])
@@ -234,7 +236,7 @@ class GeoDA(Attack):
             mean = state["gathered"] / per_row(state["quota"].clamp_min(1), state["gathered"])
             state["normal"] = torch.where(per_row(full, mean), state["normal"] + mean, state["normal"])
 
-        tries = state["tries"] + (starts | walks)
+        tries = state["tries"] + (starting_points | walks)
         state["tries"] = torch.where(opens | closed | full | failed, 0, tries)
         phase = torch.where(opens, self._BISECT, torch.where(full, self._WALK, state["phase"]))
         state["phase"] = torch.where(closed | failed, self._PROBE, phase)
@@ -268,7 +270,7 @@ class GeoDA(Attack):
         """Say which rows have just found b and not yet probed, (rows,) bool."""
         return (state["phase"] == self._PROBE) & (state["probed"] == 0)
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         reach = state["high"] * norms.norm(state["far"] - state["x"], self.norm)
         return self._between(state) & (reach <= self.threat.eps)
 

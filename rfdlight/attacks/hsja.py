@@ -75,10 +75,10 @@ class HSJA(Attack):
         UserError: If an option is out of range.
     """
 
-    reads = "labels"
+    access = "decision"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
-    needs_start = True
+    needs_starting_point = True
 
     _PROJECT, _GRADIENT, _STEP = range(BLEND + 1, BLEND + 4)
 
@@ -180,15 +180,15 @@ class HSJA(Attack):
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         x, phase = state["x"], state["phase"]
-        hit = self.hits(state, answer)
-        starts, blends, projects, probes, steps = (
+        hit = self.is_adversarial(state, answer)
+        starting_points, blends, projects, probes, steps = (
             phase == which for which in (START, BLEND, self._PROJECT, self._GRADIENT, self._STEP)
         )
         self._remember(state, points, hit)
         if probes.any():
             self._count(state, points, probes, hit)
         torch.where(per_row(hit & ~probes, x), points, state["point"], out=state["point"])
-        state["draws"] = state["draws"] + (starts | probes)
+        state["draws"] = state["draws"] + (starting_points | probes)
 
         width = opening.halve(state, blends | projects, hit)
         blended = blends & (width <= BLEND_GAP)
@@ -197,7 +197,7 @@ class HSJA(Attack):
         halvings = state["halvings"] + (steps & ~hit)
         stays = steps & ~hit & (halvings == _HALVINGS)
         turns = projected | stays
-        bisects = hit & (starts | steps) | blended
+        bisects = hit & (starting_points | steps) | blended
         if bisects.any():
             torch.where(per_row(bisects, x), state["point"], state["far"], out=state["far"])
             reach = self.threat.distance(x, state["far"]).double()
@@ -214,7 +214,7 @@ class HSJA(Attack):
 
         after_start = self._PROJECT if self.targeted else BLEND
         for rows, following in (
-            (hit & starts, after_start),
+            (hit & starting_points, after_start),
             (blended | (hit & steps), self._PROJECT),
             (turns, self._GRADIENT),
             (probed, self._STEP),
@@ -244,7 +244,7 @@ class HSJA(Attack):
     def best(self, state: Columns) -> Tensor:
         return self.threat.admit(state["x"], state["nearest"])
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["distance"].isfinite() & self.threat.contains(state["x"], state["nearest"])
 
     def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ class NES(Attack):
     Robustness of Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024.
     Deviations: no momentum, no reduction of the step; the margin instead of the cross entropy by
     default; probes are clipped to [0, 1], where theirs leave it, since pixels outside do not exist;
-    the query that looks at the new iterate is billed. Under the paper's accounting neither probes nor
+    the query that looks at the new iterate is billed. Under the paper's query counting neither probes nor
     iterates are clipped, whatever `probe_clip` says, and the look is free.
 
     Args:
@@ -59,7 +59,7 @@ class NES(Attack):
         UserError: If `pairs`, `sigma` or `step` is out of range.
     """
 
-    reads = "scores"
+    access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
@@ -100,7 +100,7 @@ class NES(Attack):
         state["draw"] = rng.normal(state["seed"], 0, pair, tuple(x.shape[1:]))
         side = torch.where(position == 2 * self.pairs, 0, 1 - 2 * (position % 2))
         probe = state["point"] + per_row(side * self.sigma, x).to(x.dtype) * state["draw"]
-        if self.accounting == "paper":
+        if self.query_counting == "paper":
             return probe
         return probe.clamp_(0, 1) if self.probe_clip == "pixels" else self.threat.project(x, probe)
 
@@ -112,7 +112,7 @@ class NES(Attack):
         state["direction"] += per_row(slope, points) * state["draw"]
         state["first"] = torch.where(second, state["first"], loss)
         state["asked"] = state["asked"] + 1
-        state["claim"] = (position == 2 * self.pairs) & self.hits(state, answer.argmax(1))
+        state["claim"] = (position == 2 * self.pairs) & self.is_adversarial(state, answer.argmax(1))
         ends = position == 2 * self.pairs - 1
         if ends.any():
             self._move(state, per_row(ends, points))
@@ -121,23 +121,23 @@ class NES(Attack):
         """Take the step of the rows whose direction is complete."""
         direction = state["direction"]
         change = self.step * (direction.sign() if self.norm == "linf" else unit(direction))
-        step_where(ends, self.threat, state, change, self.accounting == "exact")
+        step_where(ends, self.threat, state, change, self.query_counting == "exact")
 
     def best(self, state: Columns) -> Tensor:
         return state["point"]
 
-    def observes(self, state: Columns) -> Tensor:
+    def is_success_check(self, state: Columns) -> Tensor:
         return self._position(state) == 2 * self.pairs
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["claim"]
 
     def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
         return (self._position(state) == 0) & super().paper_ended(state, evaluated)
 
-    def caution(self, budget: int) -> str | None:
+    def budget_warning(self, budget: int) -> str | None:
         queries = budget // self.repeats
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             steps = (queries + 1) // (2 * self.pairs + 1)  # the last one needs no look
         else:
             steps = -(-budget // (2 * self.pairs * self.repeats))

@@ -50,7 +50,7 @@ class PGD(Attack):
         UserError: If `steps` or `step` is out of range.
     """
 
-    reads = "gradients"
+    access = "gradient"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
@@ -93,7 +93,7 @@ class PGD(Attack):
     def ask(self, state: Columns) -> Tensor:
         return state["point"].clone()  # the column itself changes before the engine is done with the points
 
-    def observes(self, state: Columns) -> Tensor:
+    def is_success_check(self, state: Columns) -> Tensor:
         return state["taken"] == self.steps
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
@@ -110,7 +110,7 @@ class PGD(Attack):
     def best(self, state: Columns) -> Tensor:
         return torch.where(per_row(state["run"] == 0, state["x"]), state["point"], state["final"])
 
-    def caution(self, budget: int) -> str | None:
+    def budget_warning(self, budget: int) -> str | None:
         return short_of_the_ball(min(budget, self.steps), self.step_length, self.threat.eps)
 
 

@@ -30,7 +30,7 @@ class RandomNoise(Attack):
         One per point.
     """
 
-    reads = "labels"
+    access = "decision"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
@@ -50,7 +50,7 @@ class RandomNoise(Attack):
         return self._point(state, state["step"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        state["claim"] = wrong = self.hits(state, answer)
+        state["claim"] = wrong = self.is_adversarial(state, answer)
         keep = wrong | ~state["wrong"]
         state["found"] = torch.where(keep, state["step"], state["found"])
         state["wrong"] = state["wrong"] | wrong
@@ -60,5 +60,5 @@ class RandomNoise(Attack):
         point = self._point(state, state["found"])
         return torch.where(per_row(state["step"] == 0, point), state["x"], point)
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["claim"]

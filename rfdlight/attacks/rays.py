@@ -28,7 +28,7 @@ class RayS(Attack):
     every image is a state machine of its own, so an image in bisection does not hold up the others;
     a bisection that the budget cuts short leaves the radius as it was; what is submitted is the point
     at radius eps along the best ray, where the authors submit the nearest one that was misclassified,
-    as is done under the paper's accounting: a random victim misclassifies that one by luck; `votes` and
+    as is done under the paper's query counting: a random victim misclassifies that one by luck; `votes` and
     `verify` are not the authors'.
 
     Args:
@@ -53,7 +53,7 @@ class RayS(Attack):
         UserError: If `votes` or `verify` cannot give a majority.
     """
 
-    reads = "labels"
+    access = "decision"
 
     _CHECK, _BISECT, _VERIFY = range(3)
 
@@ -108,12 +108,12 @@ class RayS(Attack):
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         phase, reach = state["phase"], state["reach"]
-        decided, wrong = self._decide(state, self.hits(state, answer))
+        decided, wrong = self._decide(state, self.is_adversarial(state, answer))
         checks, bisects, verifies = (decided & (phase == which) for which in (self._CHECK, self._BISECT, self._VERIFY))
 
-        starts = wrong & checks
+        starting_points = wrong & checks
         high = torch.where(wrong & (checks | bisects), reach, state["high"])
-        low = torch.where(starts, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
+        low = torch.where(starting_points, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
         converged = bisects & (high - low <= _TOLERANCE)
         nearer = converged & (high < state["radius"])
         if self.verify:
@@ -126,7 +126,7 @@ class RayS(Attack):
         torch.where(per_row(adopted, points), state["trial"], state["direction"], out=state["direction"])
         state["radius"] = torch.where(adopted, high, state["radius"])
         state["low"], state["high"] = low, high
-        phase = torch.where(starts, self._BISECT, phase)
+        phase = torch.where(starting_points, self._BISECT, phase)
         state["phase"] = torch.where(doubtful, self._VERIFY, torch.where(ends, self._CHECK, phase))
         block = state["block"] + 1
         past = (block >= 2 ** state["level"].clamp_max(40)) | (block * self._length(state) >= points[0].numel())
@@ -143,12 +143,12 @@ class RayS(Attack):
 
     def best(self, state: Columns) -> Tensor:
         corner = torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             return corner
         found = self._point(state["x"], state["direction"], state["radius"])
-        return torch.where(per_row(self.claims(state), found), found, corner)
+        return torch.where(per_row(self.reports_success(state), found), found, corner)
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         point = self._point(state["x"], state["direction"], state["radius"])
         return self.threat.contains(state["x"], point) & state["radius"].isfinite()
 

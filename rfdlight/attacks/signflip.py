@@ -66,15 +66,15 @@ class SignFlip(Attack):
     Queries:
         11, one more per noise drawn again, and two per iteration; (votes + 1) / 2 to votes times as many with
         votes, and (verify + 1) / 2 to verify more for a misclassified proposal in the ball. The paper's
-        accounting leaves the first query out.
+        query counting leaves the first query out.
 
     Raises:
         UserError: If `resize` is not positive, or `votes` or `verify` cannot give a majority.
     """
 
-    reads = "labels"
+    access = "decision"
     has_targeted_form = True
-    needs_start = True
+    needs_starting_point = True
 
     _DRAW, _BISECT, _PROJECT, _FLIP = range(4)
 
@@ -155,7 +155,7 @@ class SignFlip(Attack):
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         phase, step, proposal = state["phase"], state["step"], state["proposal"]
         length = norm(proposal, "linf")
-        decided, hit = self._decide(state, self.hits(state, answer), length)
+        decided, hit = self._decide(state, self.is_adversarial(state, answer), length)
         drawn, bisected, projected, flipped = (decided & (phase == which) for which in range(4))
 
         taken = hit | (phase == self._DRAW)
@@ -214,7 +214,7 @@ class SignFlip(Attack):
         eps = self.threat.eps
         return torch.add(state["x"], state["delta"].clamp(-eps, eps)).clamp_(0, 1)
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         # The published loop looks at the radius between iterations.
         return (state["phase"] == self._PROJECT) & (norm(state["delta"], "linf") <= self.threat.eps)
 

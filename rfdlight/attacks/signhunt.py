@@ -27,14 +27,14 @@ class SignHunt(Attack):
     Source: Al-Dujaili and O'Reilly, Sign Bits Are All You Need for Black-Box Attacks, ICLR 2020, algorithm 2.
     Deviations: every probe is projected on the ball and clipped to [0, 1], which changes it in the second
     pass and at the ends of the pixel range; the published code clips what it submits alone. Under the
-    paper's accounting, as in its code, nothing is clipped, only what is submitted is projected, the base is
+    paper's query counting, as in its code, nothing is clipped, only what is submitted is projected, the base is
     asked each time and not billed, and after each step the attacker looks at its iterate. There the second
     pass starts at the current iterate, in the paper's code at the one before; they differ in at most one value.
 
     Args:
         base_query: Whether each comparison also asks the anchor, and compares differences to it. It cancels
             on a deterministic victim, and adds noise on a random one. By default off, and on under the
-            paper's accounting.
+            paper's query counting.
         flatten: The order of the values: "chw" as the paper, or "hwc" as the authors, where early chunks are
             bands of whole rows.
         loss: "margin" as the paper, or "cross_entropy" as the authors.
@@ -54,7 +54,7 @@ class SignHunt(Attack):
         One for v = +1 at the start of each pass and one per step; twice as many with `base_query`.
     """
 
-    reads = "scores"
+    access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
@@ -75,7 +75,7 @@ class SignHunt(Attack):
     @property
     def _first(self) -> int:
         """The phase that a comparison starts with."""
-        asks = self.accounting == "paper" if self.base_query is None else self.base_query
+        asks = self.query_counting == "paper" if self.base_query is None else self.base_query
         return self._BASE if asks else self._PROBE
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
@@ -120,7 +120,7 @@ class SignHunt(Attack):
         eps = self.threat.eps
         size = eps if self.norm == "linf" else eps / math.sqrt(signs[0].numel())
         point = torch.add(state["anchor"], signs, alpha=size)
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             return self.threat.project(state["x"], point)
         return state["x"] + norms.project(point - state["x"], self.norm, eps) if submitted else point
 
@@ -134,17 +134,17 @@ class SignHunt(Attack):
             points = torch.where(phase == self._LOOK, self.best(state), points)
         return points
 
-    def observes(self, state: Columns) -> Tensor:
+    def is_success_check(self, state: Columns) -> Tensor:
         return state["phase"] == self._LOOK
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        score, hit = -self.objective(state, answer).double(), self.hits(state, answer.argmax(1))
+        score, hit = -self.objective(state, answer).double(), self.is_adversarial(state, answer.argmax(1))
         bases, probes, looks = (state["phase"] == which for which in range(3))
         opens = probes & (state["score"] == -torch.inf)
         flips = probes & ~opens
         gain = score - state["base"]
         kept = probes & (gain >= state["score"])
-        state["claim"] = hit & (looks if self.accounting == "paper" else kept)
+        state["claim"] = hit & (looks if self.query_counting == "paper" else kept)
 
         torch.where(per_row(kept, points), state["trial"], state["signs"], out=state["signs"])
         state["score"] = torch.where(kept, gain, state["score"])
@@ -156,7 +156,7 @@ class SignHunt(Attack):
         state["flips"] = state["flips"] + flips
         state["passes"] = state["passes"] + opens
         phase = torch.where(bases, self._PROBE, self._first)
-        state["phase"] = torch.where(flips, self._LOOK, phase) if self.accounting == "paper" else phase
+        state["phase"] = torch.where(flips, self._LOOK, phase) if self.query_counting == "paper" else phase
         self._restart(state, size)
 
     def _restart(self, state: Columns, size: int) -> None:
@@ -174,7 +174,7 @@ class SignHunt(Attack):
         unasked = per_row(state["score"] == -torch.inf, state["x"])
         return torch.where(unasked, state["anchor"], self._probe(state, state["signs"], submitted=True))
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["claim"]
 
     def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:

@@ -42,11 +42,11 @@ class SignOPT(Attack):
     ICLR 2020, algorithm 1; all lengths are of the attack's norm. Deviations: a step is given up at its first
     answer if that is right at the radius to be beaten; a start is first asked at that radius too; a radius is
     shrunk 100 times at most; when the samples have become as small as 1e-8 they start anew at 0.001, where the
-    authors stop; starts go on until one is wrong; queries are clipped to [0, 1]. Under the paper's accounting the
+    authors stop; starts go on until one is wrong; queries are clipped to [0, 1]. Under the paper's query counting the
     first two and the clipping are as in the published code.
 
     Args:
-        starts: Random directions to choose from; a targeted attack has one, towards its start.
+        starting_points: Random directions to choose from; a targeted attack has one, towards its start.
         samples: Queries per gradient.
         ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
@@ -71,25 +71,25 @@ class SignOPT(Attack):
         UserError: If an option is out of range.
     """
 
-    reads = "labels"
+    access = "decision"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
-    needs_start = True
+    needs_starting_point = True
 
     _START, _CHECK, _SAMPLE, _TRY, _SHRINK, _GROW, _BISECT = range(7)
 
-    def __init__(self, starts: int = 100, samples: int = 200, **ball: Any) -> None:
+    def __init__(self, starting_points: int = 100, samples: int = 200, **ball: Any) -> None:
         super().__init__(**ball)
-        check_count(starts=starts, samples=samples)
-        self.starts = starts
+        check_count(starting_points=starting_points, samples=samples)
+        self.starting_points = starting_points
         self.samples = samples
 
-    def caution(self, budget: int) -> str | None:
-        starts = 1 if self.targeted else self.starts
+    def budget_warning(self, budget: int) -> str | None:
+        starting_points = 1 if self.targeted else self.starting_points
         queries = budget // self.repeats
-        if starts + self.samples < queries:
+        if starting_points + self.samples < queries:
             return None
-        return f"{starts} starts and {self.samples} samples leave nothing of {queries} queries; lower attack.samples"
+        return f"{starting_points} starts and {self.samples} samples leave nothing of {queries} queries; lower attack.samples"
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         zero, real = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.float64)
@@ -126,7 +126,7 @@ class SignOPT(Attack):
         length = norms.norm(move, self.norm).clamp_min(1e-12)
         state["theta"] = move / per_row(length, x)
 
-        first = length.double() if self.accounting == "paper" else length.double().minimum(radius)
+        first = length.double() if self.query_counting == "paper" else length.double().minimum(radius)
         reach = torch.where(phase == self._START, first, radius)
         reach = torch.where(phase == self._SHRINK, 0.99 * state["high"], reach)
         reach = torch.where(phase == self._GROW, 1.01 * state["high"], reach)
@@ -147,31 +147,33 @@ class SignOPT(Attack):
 
     def _point(self, x: Tensor, theta: Tensor, reach: Tensor) -> Tensor:
         point = x + per_row(reach.to(x.dtype), x) * theta
-        return point.clamp_(0, 1) if self.accounting == "exact" else point
+        return point.clamp_(0, 1) if self.query_counting == "exact" else point
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        hit, phase, reach = self.hits(state, answer), state["phase"], state["reach"]
-        starts, checks, samples, tries, shrinks, grows, bisects = (phase == which for which in range(7))
-        paper = self.accounting == "paper"
+        hit, phase, reach = self.is_adversarial(state, answer), state["phase"], state["reach"]
+        starting_points, checks, samples, tries, shrinks, grows, bisects = (phase == which for which in range(7))
+        paper = self.query_counting == "paper"
         if samples.any():
             signed = torch.where(per_row(hit, points), -state["u"], state["u"])
             state["gathered"] = state["gathered"] + torch.where(per_row(samples, points), signed, 0.0)
         state["drawn"], state["sampled"] = state["drawn"] + samples, state["sampled"] + samples
 
         # Only the published code looks beyond the best radius.
-        doubtful = starts & hit & (reach > state["radius"])
-        high = torch.where(hit & (starts | checks | tries | shrinks | grows | bisects), reach, state["high"])
+        doubtful = starting_points & hit & (reach > state["radius"])
+        high = torch.where(hit & (starting_points | checks | tries | shrinks | grows | bisects), reach, state["high"])
         high = torch.where((tries | grows) & ~hit, reach, high)
         low = torch.where((tries | grows | shrinks | bisects) & ~hit, reach, state["low"])
-        state["high"], state["low"] = high, torch.where((starts | checks | tries) & hit, 0.0, low)
+        state["high"], state["low"] = high, torch.where((starting_points | checks | tries) & hit, 0.0, low)
         state["shrinks"] = torch.where(tries, 0, state["shrinks"] + shrinks)
         worn = shrinks & hit & (state["shrinks"] >= _SHRINKS)
 
         gap = torch.where(state["attempt"] < 0, _START_GAP, state["beta"] / 500)
         found = bisects & (high - state["low"] <= gap)
-        dropped = ((starts | checks) & ~hit) | (tries & ~hit & (not paper)) | (grows & ~hit & (reach > _FARTHEST))
+        dropped = (
+            ((starting_points | checks) & ~hit) | (tries & ~hit & (not paper)) | (grows & ~hit & (reach > _FARTHEST))
+        )
         state["unbilled"] = state["unbilled"] + (checks & hit) + tries
-        bisecting = (hit & ((starts & ~doubtful) | checks | grows)) | (shrinks & ~hit) | worn
+        bisecting = (hit & ((starting_points & ~doubtful) | checks | grows)) | (shrinks & ~hit) | worn
 
         phase = torch.where(doubtful, self._CHECK, torch.where(bisecting, self._BISECT, phase))
         phase = torch.where(tries & hit, self._SHRINK, torch.where(tries & ~hit, self._GROW, phase))
@@ -192,7 +194,7 @@ class SignOPT(Attack):
         ended = found | dropped
         begins = ended & starting
         state["started"] = state["started"] + begins
-        enough = state["started"] >= (1 if self.targeted else self.starts)
+        enough = state["started"] >= (1 if self.targeted else self.starting_points)
         ready = begins & enough & state["radius"].isfinite()
 
         stepped, doubling = ended & ~starting, state["attempt"] < _TURNS
@@ -232,7 +234,7 @@ class SignOPT(Attack):
         reach = torch.where(state["radius"].isfinite(), state["radius"], self.threat.eps)
         return self.threat.admit(state["x"], self._point(state["x"], self._theta(state), reach))
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["radius"] <= self.threat.eps
 
     def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ class SimBA(Attack):
     Deviations: every image has its own order; the second sign is asked only if the first one fails, and a
     pixel's sign that clipping leaves without effect is not asked; in linf the perturbation is clamped at eps,
     as in the paper's code; in l2 a step out of the ball is projected, the authors have no ball. Under the
-    paper's accounting the first query is not billed, as in both codes. These also evaluate the second sign
+    paper's query counting the first query is not billed, as in both codes. These also evaluate the second sign
     where the first one succeeds, without billing it: that is not reproduced, nor are their looks at the iterate.
 
     Args:
@@ -59,7 +59,7 @@ class SimBA(Attack):
         UserError: If `step` is not a positive number.
     """
 
-    reads = "scores"
+    access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
@@ -148,7 +148,7 @@ class SimBA(Attack):
         chance = answer.double().softmax(1).gather(1, of[:, None])[:, 0]
         loss = torch.where(aimed, -chance, chance)
         opens, better = state["loss"].isinf(), loss < state["loss"]
-        state["claim"] = better & self.hits(state, answer.argmax(1))
+        state["claim"] = better & self.is_adversarial(state, answer.argmax(1))
         torch.where(per_row(better, points), state["trial"], state["delta"], out=state["delta"])
         state["loss"] = torch.where(better, loss, state["loss"])
         done = ~opens & (better | state["last"])
@@ -158,7 +158,7 @@ class SimBA(Attack):
     def best(self, state: Columns) -> Tensor:
         return (state["x"] + state["delta"]).clamp_(0, 1)
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["claim"]
 
     def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:

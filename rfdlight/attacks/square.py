@@ -42,7 +42,7 @@ class Square(Attack):
         schedule_len: Over how many evaluations or iterations the squares shrink, >= 1; by default the budget.
         schedule_clock: What counts for it: every evaluation, or proposals alone; they differ with
             `refresh` or several evaluations per query. By default "evaluations", under the paper's
-            accounting "iterations", as in its code.
+            query counting "iterations", as in its code.
         refresh: When the kept point is asked again, its loss replaced by the new one: "never", before
             "every" step, or once after each "accept"ed step. It matters against random victims alone.
         inclusive: Whether windows may cover the last row and column.
@@ -64,7 +64,7 @@ class Square(Attack):
         UserError: If `p` or `schedule_len` is out of range.
     """
 
-    reads = "scores"
+    access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
@@ -115,7 +115,7 @@ class Square(Attack):
 
     def _time(self, state: Columns) -> Tensor:
         """Return where the schedule stands; the start is before its time 0."""
-        clock = self.schedule_clock or ("iterations" if self.accounting == "paper" else "evaluations")
+        clock = self.schedule_clock or ("iterations" if self.query_counting == "paper" else "evaluations")
         return state["step"] - 1 if clock == "iterations" else (state["asked"] - 1) * self.repeats
 
     def _paint(self, state: Columns, side: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class Square(Attack):
         kept = "signs" if self.norm == "linf" else "point"
         torch.where(per_row(better, points), state["proposal"], state[kept], out=state[kept])
         state["loss"] = torch.where(better | refreshed, loss, state["loss"])
-        state["accepted"] = better & self.hits(state, answer.argmax(1))
+        state["accepted"] = better & self.is_adversarial(state, answer.argmax(1))
         state["step"] = state["step"] + ~refreshed
         state["asked"] = state["asked"] + 1
         if self.refresh != "never":
@@ -174,7 +174,7 @@ class Square(Attack):
     def best(self, state: Columns) -> Tensor:
         return self._point(state["x"], state["signs"]) if self.norm == "linf" else state["point"]
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["accepted"]
 
     def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:

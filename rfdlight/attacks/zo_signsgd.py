@@ -28,7 +28,7 @@ class ZOSignSGD(Attack):
     Gaussian directions and the constants of Nguyen et al., Understanding the Robustness of
     Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024. Deviations: probes
     are clipped to [0, 1]; the margin instead of the cross entropy by default. Under the paper's
-    accounting every sample is followed by a query of its own at x_t, the look at the new iterate is
+    query counting every sample is followed by a query of its own at x_t, the look at the new iterate is
     another query and free, and nothing is clipped.
 
     Args:
@@ -42,7 +42,7 @@ class ZOSignSGD(Attack):
         point: like x, the iterate.
         direction: like x, the part of G known so far.
         other: (rows,) float32, the loss that the next one is compared with: the iterate's, or under
-            the paper's accounting the probe's.
+            the paper's query counting the probe's.
         asked: (rows,) int64, queries so far.
 
     Queries:
@@ -52,7 +52,7 @@ class ZOSignSGD(Attack):
         UserError: If `samples`, `sigma` or `step` is out of range.
     """
 
-    reads = "scores"
+    access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     def __init__(
@@ -77,7 +77,7 @@ class ZOSignSGD(Attack):
     @property
     def _cycle(self) -> int:
         """Queries per iteration, counting the look."""
-        return self.samples + 1 if self.accounting == "exact" else 2 * self.samples + 1
+        return self.samples + 1 if self.query_counting == "exact" else 2 * self.samples + 1
 
     def _position(self, state: Columns) -> Tensor:
         """Return each row's place in its iteration, (rows,).
@@ -88,23 +88,23 @@ class ZOSignSGD(Attack):
 
     def _probes(self, position: Tensor) -> Tensor:
         """Say which rows ask a probe, (rows,) bool."""
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             return position > 0
         return (position % 2 == 0) & (position < 2 * self.samples)
 
     def ask(self, state: Columns) -> Tensor:
         x, position = state["x"], self._position(state)
-        within = (position - 1).clamp_min(0) if self.accounting == "exact" else position // 2
+        within = (position - 1).clamp_min(0) if self.query_counting == "exact" else position // 2
         number = state["asked"] // self._cycle * self.samples + within
         state["draw"] = rng.normal(state["seed"], 0, number, tuple(x.shape[1:]))
         probe = state["point"] + per_row(self._probes(position) * self.sigma, x).to(x.dtype) * state["draw"]
-        return probe.clamp_(0, 1) if self.accounting == "exact" else probe
+        return probe.clamp_(0, 1) if self.query_counting == "exact" else probe
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss = self.objective(state, answer)
         position = self._position(state)
         probes = self._probes(position)
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             fall = torch.where(probes, state["other"] - loss, 0.0)
             state["other"] = torch.where(probes, state["other"], loss)
             looks, ends = ~probes, position == self.samples
@@ -114,33 +114,33 @@ class ZOSignSGD(Attack):
             looks, ends = position == 2 * self.samples, position == 2 * self.samples - 1
         state["direction"] += per_row(fall, points) * state["draw"]
         state["asked"] = state["asked"] + 1
-        state["claim"] = looks & self.hits(state, answer.argmax(1))
+        state["claim"] = looks & self.is_adversarial(state, answer.argmax(1))
         if ends.any():
             self._move(state, per_row(ends, points))
 
     def _move(self, state: Columns, ends: Tensor) -> None:
         """Take the step of the rows whose direction is complete."""
         change = self.step * state["direction"].sign()
-        step_where(ends, self.threat, state, change, self.accounting == "exact")
+        step_where(ends, self.threat, state, change, self.query_counting == "exact")
 
     def best(self, state: Columns) -> Tensor:
         return state["point"]
 
-    def observes(self, state: Columns) -> Tensor:
-        if self.accounting == "exact":
-            return super().observes(state)
+    def is_success_check(self, state: Columns) -> Tensor:
+        if self.query_counting == "exact":
+            return super().is_success_check(state)
         return self._position(state) == 2 * self.samples
 
-    def claims(self, state: Columns) -> Tensor:
+    def reports_success(self, state: Columns) -> Tensor:
         return state["claim"]
 
     def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
         return (self._position(state) == 0) & super().paper_ended(state, evaluated)
 
-    def caution(self, budget: int) -> str | None:
+    def budget_warning(self, budget: int) -> str | None:
         if self.norm == "l2":
             return None  # how far a step of signs leads depends on the images' size
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             steps = budget // self.repeats // (self.samples + 1)
         else:
             steps = -(-budget // (2 * self.samples * self.repeats))

@@ -74,8 +74,8 @@ def check_victims(cards: dict[str, Path], remedy: str) -> list[Finding]:
         remedy: What to do about a bad one.
     """
     bad = {name: guarded("victim", partial(_load, card), remedy) for name, card in cards.items()}
-    findings = [_naming(cards[name], finding) for name, broken in bad.items() for finding in broken]
-    sound = [name for name, broken in bad.items() if not broken]
+    findings = [_naming(cards[name], finding) for name, adversarial in bad.items() for finding in adversarial]
+    sound = [name for name, adversarial in bad.items() if not adversarial]
     return [*findings, Finding("victims", "ok", f"weights as on the cards: {', '.join(sound)}")] if sound else findings
 
 

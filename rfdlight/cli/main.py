@@ -34,8 +34,8 @@ from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, legible, one_line, shown, unknown_name
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
-from rfdlight.evaluation.exit_reason import complaint
-from rfdlight.evaluation.processes import ToldElsewhere
+from rfdlight.evaluation.exit_reason import exit_reason
+from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier
 from rfdlight.training.export import export_victim, take_best_weights
@@ -407,7 +407,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         _check_command(args)
         cli = RFDLightCLI(args)
-    except ToldElsewhere:
+    except ReportedByLeader:
         return 0  # another status would make launchers kill process 0, which says what there is to say
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
@@ -418,7 +418,7 @@ def main(args: list[str] | None = None) -> int:
             raise
         print(f"rfdlight: {legible(line)}", file=sys.stderr)  # noqa: T201
         return 2
-    wrong = complaint(cli.model) if cli.subcommand == "test" else None
+    wrong = exit_reason(cli.model) if cli.subcommand == "test" else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
     return 1 if wrong else cli.status

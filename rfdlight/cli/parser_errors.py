@@ -132,7 +132,7 @@ def _setting(keys: list[str]) -> str:
 
 
 def _meant(error: BaseException, leaf: str) -> str:
-    """Return the complaint about an item of a list, where the parser tried the list as one component first."""
+    """Return the exit_reason about an item of a list, where the parser tried the list as one component first."""
     if not leaf.startswith("Not a valid subclass of"):
         return leaf
     for text in map(str, _chain(error)):

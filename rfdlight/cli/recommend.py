@@ -227,7 +227,7 @@ class _Bench:
             "norm": self.attack.norm,
             "eps": self.attack.threat.eps,
             "budget": self.budget,
-            "judge": "sequential",
+            "criterion": "sequential",
             **defense_file.image_facts(self.images),
         }
 
@@ -245,7 +245,7 @@ def _check(attack: Attack, step: float | None, confirm: int, budget: int, num_im
     ):
         if not fine:
             raise UserError(f"{name} must be {wanted}, got {value}")
-    if attack.reads == "gradients":
+    if attack.access == "gradient":
         raise UserError(f"--attack must be a black-box attack, got {short_name('attack', type(attack))}")
     if attack.targeted:
         raise UserError("attack.targeted must be false: what is compared is robust accuracy")

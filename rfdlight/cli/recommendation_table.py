@@ -18,7 +18,7 @@ def table(confirmed: list[Confirmed], undefended: Outcome) -> Table:
     """Show what was measured of each candidate, in the order of the prediction, below the victim without noise."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     shown.add_column("noise at", overflow="fold")
-    for column in ("drop", "misled %", "robust %", "single %", "judge"):
+    for column in ("drop", "misled %", "robust %", "single %", "criterion"):
         shown.add_column(column, justify="right", no_wrap=True)
     shown.add_row(NO_NOISE, "", "", *_attacked(undefended))
     for one in sorted(confirmed, key=lambda one: -one.candidate.predicted):
@@ -37,11 +37,11 @@ def _brief(sigmas: tuple[float, ...]) -> str:
 
 def _attacked(outcome: Outcome) -> list[str]:
     robust, summary = outcome.robust, outcome.summary
-    single = f"{100 * summary['single_draw']['robust']['share']:.1f}"
+    single = f"{100 * summary['single_query']['robust']['share']:.1f}"
     return [
         _above(robust["share"], robust["low"], robust["high"], digits=1),
         single,
-        number(summary["ledger"]["judge_ratio"], 2),
+        number(summary["ledger"]["criterion_ratio"], 2),
     ]
 
 
@@ -55,5 +55,5 @@ def legend(step: float, calibrated_on: int, attacked: int) -> str:
     return (
         f"drop: measured, clean accuracy in points on {calibrated_on} images, 95 % over draws; misled: predicted by "
         f"theorem 1 at these sigmas, steps of {step:.3g} that noise misleads; robust: measured, mean logits, undecided "
-        f"as robust, {attacked} images, 95 %; single: measured, one answer; judge: its rows per row of the attack"
+        f"as robust, {attacked} images, 95 %; single: measured, one answer; criterion: its rows per row of the attack"
     )

@@ -45,7 +45,7 @@ def report(
         compare: What is tested on the same images: the defenses of each victim under each attack, or the attacks on
             each defense.
         details: Also show every number of each run, side by side, and its ledger; a single run's are always shown.
-        as_declared: Count runs under the paper's judge as its code does: an image is broken where that judge said so
+        as_declared: Count runs under the paper's criterion as its code does: an image is broken where that criterion said so
             while the attack ran. By default the final draws decide in every run.
 
     Raises:
@@ -59,7 +59,7 @@ def report(
     if output is not None and (Path(output) / "records.jsonl").exists():
         raise UserError(f"{output} is a run directory; give --output another folder")
     if as_declared:
-        loaded = [run.as_declared() if run.facts["judge"] == "paper" else run for run in loaded]
+        loaded = [run.as_declared() if run.facts["criterion"] == "paper" else run for run in loaded]
     compiled = compile_report(loaded, chosen and sorted(set(chosen)), compare)
     files = {} if output is None else _files(compiled)
     console = plain_console()

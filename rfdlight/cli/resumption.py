@@ -14,7 +14,7 @@ from rfdlight.records import run_directory
 CONFIG = "config.yaml"
 """In a run directory: the settings that the run was begun with."""
 
-_FREE = ("trainer", "run", "resume", "model.slots", "model.memory", "data.init_args.workers", "data.init_args.root")
+_FREE = ("trainer", "run", "resume", "model.pool_size", "model.memory", "data.init_args.workers", "data.init_args.root")
 """Settings that no number of a run depends on."""
 
 

@@ -14,7 +14,7 @@ from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
 from rfdlight.victims.card import load_victim
-from rfdlight.victims.resolve import TIMM, card_path, check_data, is_import_path, other_data_caution
+from rfdlight.victims.resolve import TIMM, card_path, check_data, is_import_path, other_data_warning
 from rfdlight.victims.scales import (
     NUM_IMAGES,
     calibration_images,
@@ -69,7 +69,7 @@ def scales(
             f"the victim '{victim}' is for images of the shape {card.image_shape}, the data {data.name} has {shape}"
         )
     console = plain_console()
-    caution = other_data_caution(card, data)
+    caution = other_data_warning(card, data)
     if caution:
         console.print(Text(f"caution: {caution}"), soft_wrap=True)
     target = scales_path(path)

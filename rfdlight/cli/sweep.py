@@ -49,7 +49,7 @@ from rfdlight.records import run_directory
 from rfdlight.victims.resolve import resolve_victim
 
 ESTIMATE = (
-    "An image that breaks ends early, so a strong attack takes a fraction of these times; the judge's votes on a "
+    "An image that breaks ends early, so a strong attack takes a fraction of these times; the criterion's votes on a "
     "random victim, and other work on this machine, take more."
 )
 OUTPUT = "output.txt"

@@ -106,12 +106,12 @@ def facts_of(made: Any, images: int) -> Facts:
     return Facts(
         size=Size(images, model.budget),
         resizable="num_images" in arguments,
-        draws=model.judge.clean_draws + model.judge.final_draws,
-        fill=max(1.0, rows / (model.eot * min(images, model.slots_for(rows)))),
+        draws=model.criterion.clean_evaluations + model.criterion.final_evaluations,
+        fill=max(1.0, rows / (model.eot * min(images, model.pool_size_for(rows)))),
         eps=model.attack.eps,
         norm=model.attack.norm,
         apart=made.trainer.world_size > 1,
-        checked=2 * min(images, max(rows, min(2 * rows, MOST_ROWS))) if model.controls else 0,
+        checked=2 * min(images, max(rows, min(2 * rows, MOST_ROWS))) if model.sanity_checks else 0,
     )
 
 

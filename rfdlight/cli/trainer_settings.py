@@ -51,7 +51,7 @@ def processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
 
     Raises:
         UserError: If the strategy is not one in which each process runs the command line, or the precision or the
-            device is not one in which the judge can count.
+            device is not one in which the criterion can count.
     """
     if config.precision not in (None, 32, "32", "32-true"):
         raise UserError(

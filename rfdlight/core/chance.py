@@ -31,7 +31,7 @@ def is_chance(right: int, total: int, classes: int) -> bool:
     return float(binomtest(right, total, chance, alternative="greater").pvalue) > _LEVEL
 
 
-def chance_caution(predictions: Tensor, labels: Tensor, classes: int) -> str | None:
+def chance_warning(predictions: Tensor, labels: Tensor, classes: int) -> str | None:
     """Return one line that says that a victim guesses, or answers few classes alone, with the likeliest cause.
 
     Args:

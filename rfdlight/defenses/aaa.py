@@ -20,7 +20,7 @@ class AAA(Defense):
     length `period`, and the target margin runs through each of them backwards: an attacker who follows
     the scores inside an interval goes the wrong way. Adam moves the logits of each row to their target
     margin, while the probability of the first class is kept near its calibrated value. The label is
-    meant to stay, but nothing forces it to. The defense is deterministic, so one draw judges it.
+    meant to stay, but nothing forces it to. The defense is deterministic, so one draw criteria it.
 
     Source: Chen, Huang, Tao, Wu, Huang, Adversarial Attack on Attackers: Post-Process to Mitigate
     Black-Box Score-Based Query Attacks, NeurIPS 2022. Deviations: (1) the loss is the sum over the rows,

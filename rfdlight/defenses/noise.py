@@ -62,7 +62,7 @@ class Noise(Defense):
         """Return what sigma is multiplied by for each row; by default what `schedule` says, and 1 without one.
 
         Args:
-            clock: (rows,) int64, the queries that the row's image has been billed so far. The judge's
+            clock: (rows,) int64, the queries that the row's image has been billed so far. The criterion's
                 draws have the clock of their candidate; outside of an attack it stands at 0. Rows that are parts of
                 images, such as windows or crops, have the clock of their image.
 

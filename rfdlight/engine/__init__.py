@@ -1,7 +1,7 @@
 """Query engine between an attack and a victim: oracle, query ledger, pool and success criterion."""
 
-from rfdlight.engine.criterion import Judge
+from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 
-__all__ = ["Engine", "Judge", "Oracle"]
+__all__ = ["Engine", "Oracle", "SuccessCriterion"]

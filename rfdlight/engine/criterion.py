@@ -1,4 +1,4 @@
-"""When an image counts as broken.
+"""When an image counts as adversarial.
 
 The truth to be judged is Definition 1 of Nguyen et al., Understanding the Robustness of Randomized
 Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024: a point in the ball is adversarial
@@ -20,7 +20,7 @@ from torch import Tensor
 from rfdlight.core.tensors import Columns
 
 Rule = Literal["sequential", "paper", "single", "never"]
-Verdict = Literal["robust", "broken", "undecided"]
+Verdict = Literal["robust", "adversarial", "undecided"]
 
 
 class Phase(IntEnum):
@@ -38,7 +38,7 @@ class Phase(IntEnum):
     """Draws at its final point."""
 
 
-class Judge:
+class SuccessCriterion:
     """Decides from draws of its own, which the attacker never sees and never pays for.
 
     An answer inside the ball that is a hit (a wrong label, or the target) makes its point a *candidate*. Under the rule
@@ -60,8 +60,8 @@ class Judge:
 
     Args:
         rule: See above.
-        final_draws: Fresh draws at every image's final point.
-        clean_draws: Fresh draws at every clean image.
+        final_evaluations: Fresh draws at every image's final point.
+        clean_evaluations: Fresh draws at every clean image.
     """
 
     votes = 9
@@ -69,10 +69,10 @@ class Judge:
     most = 200
     level = 0.05
 
-    def __init__(self, rule: Rule = "sequential", final_draws: int = 100, clean_draws: int = 20) -> None:
+    def __init__(self, rule: Rule = "sequential", final_evaluations: int = 100, clean_evaluations: int = 20) -> None:
         self.rule = rule
-        self.final_draws = final_draws
-        self.clean_draws = clean_draws
+        self.final_evaluations = final_evaluations
+        self.clean_evaluations = clean_evaluations
 
     @property
     def majority(self) -> int:
@@ -91,7 +91,7 @@ class Judge:
 
         return {
             "phase": whole(Phase.CLEAN),
-            "wanted": whole(1 if deterministic else self.clean_draws),
+            "wanted": whole(1 if deterministic else self.clean_evaluations),
             "point": x.clone(),
             "point_clock": whole(0),
             "point_billed": whole(0),
@@ -102,19 +102,19 @@ class Judge:
             "squares": real(classes),
             "rival": whole(0),
             "goal": whole(-1),
-            "clean_draws": whole(0),
+            "clean_evaluations": whole(0),
             "clean_wrong": whole(0),
             "clean_margin": real(),
             "clean_prediction": whole(-1),
             "candidates": whole(0),
-            "votings": whole(0),
+            "voted_candidates": whole(0),
             "tests": whole(0),
             "failures": whole(0),
             "skip": whole(0),
             "reference": torch.zeros(rows, classes, device=x.device),
             "known": torch.zeros(rows, dtype=torch.bool, device=x.device),
-            "broken_at": whole(-1),
-            "first_screen9": whole(-1),
+            "success_query": whole(-1),
+            "first_9_vote_success": whole(-1),
         }
 
     def want(self, columns: Columns, rows: Tensor, phase: Phase, draws: int) -> None:
@@ -153,7 +153,7 @@ class Judge:
         least = _others(columns, rows).amin(1) / columns["draws"][rows].clamp_min(1)
         return torch.where(columns["goal"][rows] >= 0, -least, least)
 
-    def is_hit(self, columns: Columns, rows: Tensor) -> Tensor:
+    def is_adversarial(self, columns: Columns, rows: Tensor) -> Tensor:
         """Say where the largest mean logit is what the attacker wants, (rows,) bool."""
         label, goal = self.mean_label(columns, rows), columns["goal"][rows]
         return torch.where(goal >= 0, label == goal, label != columns["y"][rows])
@@ -181,13 +181,13 @@ class Judge:
         against_rival = chance[np.arange(len(chance)), rival]
         # The target has to be above every other class, and each of these tests has the whole level.
         against_all = (1 - chance).max(1, where=np.arange(chance.shape[1]) != goal[:, None], initial=0)
-        tests = columns["tests"][rows].cpu().numpy()
-        level = self.level * 6 / (math.pi**2 * tests**2) / (self.most // self.block)
+        tested_candidates = columns["tests"][rows].cpu().numpy()
+        level = self.level * 6 / (math.pi**2 * tested_candidates**2) / (self.most // self.block)
         significant = torch.from_numpy(np.where(goal >= 0, against_all, against_rival) <= level).to(rows.device)
-        hit = self.is_hit(columns, rows)
-        broken = significant & hit
-        failed = ~broken & (~hit | (columns["draws"][rows] >= self.most))
-        return broken, failed
+        hit = self.is_adversarial(columns, rows)
+        adversarial = significant & hit
+        failed = ~adversarial & (~hit | (columns["draws"][rows] >= self.most))
+        return adversarial, failed
 
     @staticmethod
     def _chances(columns: Columns, rows: Tensor) -> np.ndarray:
@@ -204,20 +204,20 @@ class Judge:
     def verdict(self, columns: Columns, row: int) -> Verdict:
         """Return what the draws of a row's final phase say.
 
-        "broken" if the label's mean margin to some class is significantly negative (Bonferroni over the
+        "adversarial" if the label's mean margin to some class is significantly negative (Bonferroni over the
         classes), "robust" if it is significantly positive to all, both at the level 0.05. With a target it is
-        the other way round: "broken" if the target's mean margin is significantly positive to all classes,
+        the other way round: "adversarial" if the target's mean margin is significantly positive to all classes,
         "robust" if it is significantly negative to some.
         """
         one = torch.tensor([row], device=columns["y"].device)
         if int(columns["draws"][row]) == 1:
-            return "broken" if bool(self.is_hit(columns, one)) else "robust"
+            return "adversarial" if bool(self.is_adversarial(columns, one)) else "robust"
         below = np.delete(self._chances(columns, one)[0], int(_reference(columns, one)))
         some_below = below.min() * len(below) <= self.level
         all_above = below.min() >= 1 - self.level
         if int(columns["goal"][row]) >= 0:
             some_below, all_above = all_above, some_below
-        return "broken" if some_below else "robust" if all_above else "undecided"
+        return "adversarial" if some_below else "robust" if all_above else "undecided"
 
 
 def _reference(columns: Columns, rows: Tensor) -> Tensor:

@@ -13,20 +13,20 @@ from torch import Tensor
 from rfdlight.attacks.base import Attack
 from rfdlight.core import rng
 from rfdlight.core.tensors import Columns, per_row, put, take
-from rfdlight.engine.criterion import Judge, Phase
-from rfdlight.engine.error_isolation import Triage
+from rfdlight.engine.criterion import Phase, SuccessCriterion
+from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
 from rfdlight.engine.probe import changed, near_boundary
-from rfdlight.engine.query_step import Queries
+from rfdlight.engine.query_step import QueryStep
 from rfdlight.engine.record import Record, describe
-from rfdlight.engine.scheduler import Turns
-from rfdlight.engine.targets import draw_aims
+from rfdlight.engine.scheduler import Scheduler
+from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 
-Accounting = Literal["exact", "paper"]
+QueryCounting = Literal["exact", "paper"]
 
 _OWN = "attack's "
 """Sets an attack's columns apart from the engine's in the pool, so that their names cannot clash."""
@@ -48,19 +48,19 @@ class Engine:
 
     Args:
         oracle: Owns the victim.
-        attack: Its `threat` is enforced here; its `accounting` and `repeats` are set.
+        attack: Its `threat` is enforced here; its `query_counting` and `repeats` are set.
         classes: Of the victim.
         budget: Billed queries per image, >= 0.
-        slots: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
-        judge: Decides which images are broken.
+        pool_size: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
+        criterion: Decides which images are broken.
         seed: Of the attacks.
-        accounting: "exact" bills what the attacker uses and never exceeds the budget; "paper" bills, wastes and
+        query_counting: "exact" bills what the attacker uses and never exceeds the budget; "paper" bills, wastes and
             exceeds as the paper's code does, attack by attack, and records at most the budget.
         eot: Evaluations per query, at most the oracle's batch size: an attack that reads scores is answered
             their mean logits, one that reads labels the label that most of them have, and all are billed.
-        in_step: Have as many images begin together as there are slots, and draw for the judge before others ask on:
+        lockstep: Have as many images begin together as there are pool_size, and draw for the criterion before others ask on:
             then images end together too, and few passes are padded at the end. Without, results come sooner.
-        starts: Images (rows, C, H, W) of known classes (rows,), for an attack that needs a start; by default none.
+        starting_points: Images (rows, C, H, W) of known classes (rows,), for an attack that needs a start; by default none.
         deterministic: Whether the victim answers the same every time. One evaluation then decides, and is repeated at
             every success and every final point: the first answer that differs raises `RandomVictim`.
         on_record: Called with each finished image's record.
@@ -77,13 +77,13 @@ class Engine:
         *,
         classes: int,
         budget: int,
-        slots: int,
-        judge: Judge,
+        pool_size: int,
+        criterion: SuccessCriterion,
         seed: int = 0,
-        accounting: Accounting = "exact",
+        query_counting: QueryCounting = "exact",
         eot: int = 1,
-        in_step: bool = False,
-        starts: tuple[Tensor, Tensor] | None = None,
+        lockstep: bool = False,
+        starting_points: tuple[Tensor, Tensor] | None = None,
         deterministic: bool,
         on_record: Callable[[Record], None],
         on_point: Callable[[str, Tensor, Tensor], None] = lambda image_id, x, point: None,
@@ -92,25 +92,25 @@ class Engine:
     ) -> None:
         self.oracle = oracle
         self.attack = attack
-        attack.accounting, attack.repeats = accounting, eot
+        attack.query_counting, attack.repeats = query_counting, eot
         self.threat = attack.threat
         self.classes = classes
         self.budget = budget
-        self.judge = judge
+        self.criterion = criterion
         self.seed = seed
-        self.accounting = accounting
+        self.query_counting = query_counting
         self.eot = eot
-        self.starts = starts
+        self.starting_points = starting_points
         self.deterministic = deterministic
         self.ledger = Ledger()
         self._on_record = on_record
         self._on_point = on_point
         self._on_failure = on_failure
         self._stop = stop
-        self._triage = Triage(oracle, self.ledger)
-        self._queries = Queries(oracle, self._triage, attack, eot)
-        self._pool = Pool(slots)
-        self._turns = Turns(in_step)
+        self._isolation = ErrorIsolation(oracle, self.ledger)
+        self._query_step = QueryStep(oracle, self._isolation, attack, eot)
+        self._pool = Pool(pool_size)
+        self._scheduler = Scheduler(lockstep)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._own: dict[str, str] = {}
 
@@ -119,25 +119,27 @@ class Engine:
         self._queue.extend(zip(x, y, ids, strict=True))
         self._refill()
 
-    def run(self, hold: int = 0) -> None:
+    def run(self, low_watermark: int = 0) -> None:
         """Tick until nothing is left, or only until images are wanted again.
 
         Args:
-            hold: Return as soon as fewer images than that are in work and cannot fill a forward pass, or even if they
+            low_watermark: Return as soon as fewer images than that are in work and cannot fill a forward pass, or even if they
                 can, where images are to keep in step.
 
         Raises:
             RandomVictim: If a deterministic victim is none; see `begin_again`.
         """
-        hold = min(hold, self.slots)
+        low_watermark = min(low_watermark, self.pool_size)
         while (len(self._pool) or self._queue) and not self._stop():
             self._refill()
             ready = (self._pool.occupied("phase") == Phase.ATTACK).nonzero()[:, 0]
             wanted = int(self._pool.occupied("wanted").sum())
             full, queries = self.oracle.batch_size, self.oracle.batch_size // self.eot
-            if len(self._pool) < hold and (self._turns.in_step or (len(ready) < queries and wanted < full)):
+            if len(self._pool) < low_watermark and (
+                self._scheduler.lockstep or (len(ready) < queries and wanted < full)
+            ):
                 return
-            if self._turns.draw_next(len(ready), wanted, queries, full):
+            if self._scheduler.draw_next(len(ready), wanted, queries, full):
                 self._draw()
             else:
                 self._query(ready)
@@ -146,11 +148,11 @@ class Engine:
         """Submit batches as the pool gets room for them, and tick until nothing is left; raises as `run` does."""
         for x, y, ids in batches:
             self.submit(x, y, ids)
-            self.run(hold=self.slots)
+            self.run(low_watermark=self.pool_size)
         self.run()
 
     def begin_again(self) -> None:
-        """Judge the victim as random from here on; all images are dropped, and have to be submitted anew."""
+        """SuccessCriterion the victim as random from here on; all images are dropped, and have to be submitted anew."""
         self.deterministic = False
         self.ledger.discard()
         self._queue.clear()
@@ -164,32 +166,34 @@ class Engine:
             x: An image, (1, C, H, W).
 
         Raises:
-            UserError: If not even one batch fits, or as many as there are slots.
+            UserError: If not even one batch fits, or as many as there are pool_size.
         """
-        size, batch = self.bytes_per_image(x), min(self.oracle.batch_size, self.slots)
-        slots = round(gigabytes * 1e9) // size
-        if slots < batch:
+        size, batch = self.bytes_per_image(x), min(self.oracle.batch_size, self.pool_size)
+        pool_size = round(gigabytes * 1e9) // size
+        if pool_size < batch:
             needed = math.ceil(size * batch / 1e6) / 1e3  # up to a whole MB, so that the number does
             raise UserError(
                 f"model.memory must be at least {needed:g} GB for {batch} images in the pool, got "
                 f"{gigabytes:g}; lower model.batch_size or raise it"
             )
-        self._pool.shrink(slots)
+        self._pool.shrink(pool_size)
 
     @property
-    def slots(self) -> int:
+    def pool_size(self) -> int:
         """How many images the pool takes at a time."""
-        return self._pool.slots
+        return self._pool.pool_size
 
     @property
-    def under_way(self) -> tuple[int, int]:
+    def in_progress(self) -> tuple[int, int]:
         """How many images in work have their clean answer, and how many of these are right and robust so far."""
         if not len(self._pool):
             return 0, 0
-        phase, margin, broken_at = (self._pool.occupied(name) for name in ("phase", "clean_margin", "broken_at"))
+        phase, margin, success_query = (
+            self._pool.occupied(name) for name in ("phase", "clean_margin", "success_query")
+        )
         begun = phase != Phase.CLEAN
         right = (margin > 0) | (self._evaluated(slice(0, len(self._pool))) > 0)
-        return int(begun.sum()), int((begun & right & (broken_at < 0)).sum())
+        return int(begun.sum()), int((begun & right & (success_query < 0)).sum())
 
     def bytes_per_image(self, x: Tensor) -> int:
         """Return what an image like `x`, (1, C, H, W), takes up in the pool, in bytes."""
@@ -208,11 +212,11 @@ class Engine:
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
         shared = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.budget)}
-        shared |= draw_aims(self.attack, y, seed, self.classes, self.starts)
+        shared |= draw_targets(self.attack, y, seed, self.classes, self.starting_points)
         columns = {
             **shared,
             **self.ledger.open(len(x), x.device),
-            **self.judge.open(x, self.classes, self.deterministic),
+            **self.criterion.open(x, self.classes, self.deterministic),
         }
         taken = own.keys() & shared.keys()
         if taken:
@@ -230,7 +234,7 @@ class Engine:
 
     def _billed(self, rows: slice | Tensor, state: Columns) -> Tensor:
         """Return what rows have been billed; `state` is theirs, between two queries."""
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             return self.ledger.billed(self._pool.columns)[rows]
         billed = self.attack.paper_billed(state, self._evaluated(rows))
         return billed.clamp(0, self.budget)
@@ -242,43 +246,43 @@ class Engine:
     def _query(self, ready: Tensor) -> None:
         """One forward pass of queries."""
         columns = self._pool.columns
-        done = self._evaluated(ready) if self._turns.in_step else None
+        done = self._evaluated(ready) if self._scheduler.lockstep else None
         rows = self._pool.next_rows(ready, self.oracle.batch_size // self.eot, done)
         state = self._state(rows)
         clock = self._billed(rows, state)
         points = self.attack.ask(state)
-        observes = self.attack.observes(state)
+        is_success_check = self.attack.is_success_check(state)
         # The paper's code looks for success as its evaluator does, once and without billing it.
-        free = observes & (self.accounting == "paper")
+        free = is_success_check & (self.query_counting == "paper")
         numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
-        told = self._queries.ask(points, clock, numbers, state, free)
+        told = self._query_step.ask(points, clock, numbers, state, free)
         failed = self._named(told.failed)
         if failed:
             state, rows = take(state, told.rows), numbers[told.rows]
-            numbers, points, clock, observes, free = (
-                value[told.rows] for value in (numbers, points, clock, observes, free)
+            numbers, points, clock, is_success_check, free = (
+                value[told.rows] for value in (numbers, points, clock, is_success_check, free)
             )
         if len(numbers):
-            self._charge_queries(numbers, observes, free)
+            self._charge_queries(numbers, is_success_check, free)
             self.attack.tell(state, points, told.answer)
             put(self._own_columns(), rows, state)
 
-            candidate = self.attack.hits(state, told.labels) & self.threat.contains(state["x"], points)
+            candidate = self.attack.is_adversarial(state, told.labels) & self.threat.contains(state["x"], points)
             columns["candidates"][numbers] += candidate
             columns["query_clock"][numbers] = clock
             self._consider(numbers, candidate, points, state, told.logits)
             self._end_exhausted(numbers, state)
         self._quarantine(failed)
 
-    def _charge_queries(self, rows: Tensor, observes: Tensor, free: Tensor) -> None:
+    def _charge_queries(self, rows: Tensor, is_success_check: Tensor, free: Tensor) -> None:
         """Charge rows for the query that they were answered."""
         columns = self._pool.columns
-        kind = "gradient" if self.attack.reads == "gradients" else "attack"
-        if observes.any():
-            self.ledger.charge(columns, rows[observes & ~free], "observe", self.eot)
-            self.ledger.charge(columns, rows[free], "judge", 1)
+        kind = "gradient" if self.attack.access == "gradient" else "attack"
+        if is_success_check.any():
+            self.ledger.charge(columns, rows[is_success_check & ~free], "success_check", self.eot)
+            self.ledger.charge(columns, rows[free], "criterion", 1)
             self.ledger.pad((self.eot - 1) * int(free.sum()))
-            self.ledger.charge(columns, rows[~observes], kind, self.eot)
+            self.ledger.charge(columns, rows[~is_success_check], kind, self.eot)
         else:
             self.ledger.charge(columns, rows, kind, self.eot)
 
@@ -294,43 +298,43 @@ class Engine:
 
     def _consider(self, rows: Tensor, candidate: Tensor, points: Tensor, state: Columns, logits: Tensor) -> None:
         """Decide what the candidates of this tick, which were answered `logits`, lead to."""
-        columns, judge = self._pool.columns, self.judge
-        if judge.rule == "never":
+        columns, criterion = self._pool.columns, self.criterion
+        if criterion.rule == "never":
             return
-        if judge.rule == "paper":
-            candidate = self.attack.claims(state)
+        if criterion.rule == "paper":
+            candidate = self.attack.reports_success(state)
         if not candidate.any():
             return
         chosen, found = rows[candidate], points[candidate]
-        trusted = self.attack.reads == "labels" and not self.attack.paper_votes
-        believed = judge.rule == "single" or (judge.rule == "paper" and trusted)
-        if judge.rule == "paper":
+        trusted = self.attack.access == "decision" and not self.attack.paper_votes
+        believed = criterion.rule == "single" or (criterion.rule == "paper" and trusted)
+        if criterion.rule == "paper":
             found = self.attack.best(take(state, candidate))
-        elif judge.rule == "sequential" and not self.deterministic:
+        elif criterion.rule == "sequential" and not self.deterministic:
             waits = columns["skip"][chosen] > 0
             columns["skip"][chosen[waits]] -= 1
             chosen, found = chosen[~waits], found[~waits]
-        if judge.rule != "paper" and self.accounting == "paper":
+        if criterion.rule != "paper" and self.query_counting == "paper":
             found = self.threat.admit(columns["x"][chosen], found)
         columns["point"][chosen] = found
         columns["point_clock"][chosen] = columns["query_clock"][chosen]
         columns["point_billed"][chosen] = self._billed(chosen, self._state(chosen))
-        # Then the answer that made it a candidate was the judge's own, at this very point.
-        certain = self.deterministic and self.oracle.precision == "float32" and self.accounting == "exact"
-        columns["known"][chosen] = certain and judge.rule != "paper"
+        # Then the answer that made it a candidate was the criterion's own, at this very point.
+        certain = self.deterministic and self.oracle.precision == "float32" and self.query_counting == "exact"
+        columns["known"][chosen] = certain and criterion.rule != "paper"
         if certain:
             columns["reference"][chosen] = logits[candidate]
         if believed or certain:
             self._break(chosen)
         else:
-            columns["votings"][chosen] += 1
-            judge.want(columns, chosen, Phase.VOTE, 1 if self.deterministic else judge.majority)
+            columns["voted_candidates"][chosen] += 1
+            criterion.want(columns, chosen, Phase.VOTE, 1 if self.deterministic else criterion.majority)
 
     def _break(self, rows: Tensor) -> None:
         columns = self._pool.columns
-        columns["broken_at"][rows] = columns["point_billed"][rows]
+        columns["success_query"][rows] = columns["point_billed"][rows]
         if self.deterministic:
-            columns["first_screen9"][rows] = columns["point_billed"][rows]
+            columns["first_9_vote_success"][rows] = columns["point_billed"][rows]
         self._finish(rows)
 
     def _finish(self, rows: Tensor) -> None:
@@ -340,13 +344,15 @@ class Engine:
         admitted = self.threat.admit(columns["x"][rows], held)
         columns["point"][rows] = admitted
         columns["known"][rows] &= (admitted == held).flatten(1).all(1)
-        self.judge.want(self._pool.columns, rows, Phase.FINAL, 1 if self.deterministic else self.judge.final_draws)
+        self.criterion.want(
+            self._pool.columns, rows, Phase.FINAL, 1 if self.deterministic else self.criterion.final_evaluations
+        )
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send rows without budget to their final draws, at the attack's best point."""
         columns = self._pool.columns
         over = columns["phase"][rows] == Phase.ATTACK
-        if self.accounting == "exact":
+        if self.query_counting == "exact":
             over &= self.ledger.billed(columns)[rows] + self.eot > self.budget
         else:
             over &= self.attack.paper_ended(self._state(rows) if state is None else state, self._evaluated(rows))
@@ -362,24 +368,24 @@ class Engine:
         self._finish(ended)
 
     def _draw(self) -> None:
-        """One forward pass of the judge."""
+        """One forward pass of the criterion."""
         columns, full = self._pool.columns, self.oracle.batch_size
         wanted = self._pool.occupied("wanted")
         before = wanted.cumsum(0) - wanted
         share = (full - before).clamp_min(0).minimum(wanted)
         rows = torch.repeat_interleave(torch.arange(len(wanted), device=wanted.device), share)
         question = {"points": columns["point"][rows], "clock": columns["point_clock"][rows], "image": rows}
-        answered = self._triage.ask("judge", question, self._judge_scores)
+        answered = self._isolation.ask("criterion", question, self._criterion_scores)
         failed = self._named(answered.failed)
         if failed:
             rows = rows[answered.rows]
             share = torch.bincount(rows, minlength=len(wanted))
         if len(rows):
-            self.ledger.charge(columns, slice(0, len(wanted)), "judge", share)
+            self.ledger.charge(columns, slice(0, len(wanted)), "criterion", share)
             unconfirmed = self._compare(rows, *answered.values) if self.deterministic else rows[:0]
-            self.judge.record(columns, rows, *answered.values)
+            self.criterion.record(columns, rows, *answered.values)
             for phase in (Phase.CLEAN, Phase.FINAL):
-                self.judge.want(columns, unconfirmed[columns["phase"][unconfirmed] == phase], phase, 1)
+                self.criterion.want(columns, unconfirmed[columns["phase"][unconfirmed] == phase], phase, 1)
             self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0])
         self._quarantine(failed)
 
@@ -408,8 +414,8 @@ class Engine:
         phases = columns["phase"][new]
         return new[(phases == Phase.FINAL) | ((phases == Phase.CLEAN) & near_boundary(logits[~known]))]
 
-    def _judge_scores(self, question: Columns) -> tuple[Tensor, ...]:
-        return (self.oracle.scores(question["points"], question["clock"], "judge"),)
+    def _criterion_scores(self, question: Columns) -> tuple[Tensor, ...]:
+        return (self.oracle.scores(question["points"], question["clock"], "criterion"),)
 
     def _advance(self, rows: Tensor) -> None:
         """Move rows on whose draws are complete."""
@@ -423,42 +429,42 @@ class Engine:
             one = torch.tensor([row], device=columns["y"].device)
             billed, image_id = int(self._billed(one, self._state(one))), self._pool.ids[row]
             self._on_point(image_id, columns["x"][row], columns["point"][row])
-            self._on_record(describe(image_id, columns, one, billed, self.judge))
+            self._on_record(describe(image_id, columns, one, billed, self.criterion))
             self._pool.release(row)
 
     def _begin(self, rows: Tensor) -> None:
         """Attack the rows that their clean draws call right, and finish the others."""
-        columns, judge = self._pool.columns, self.judge
-        columns["clean_draws"][rows] = columns["draws"][rows]
+        columns, criterion = self._pool.columns, self.criterion
+        columns["clean_evaluations"][rows] = columns["draws"][rows]
         columns["clean_wrong"][rows] = columns["wrong"][rows]
-        columns["clean_margin"][rows] = judge.mean_margin(columns, rows)
-        columns["clean_prediction"][rows] = judge.mean_label(columns, rows)
-        right = ~judge.is_hit(columns, rows)
+        columns["clean_margin"][rows] = criterion.mean_margin(columns, rows)
+        columns["clean_prediction"][rows] = criterion.mean_label(columns, rows)
+        right = ~criterion.is_adversarial(columns, rows)
         columns["phase"][rows[right]] = Phase.ATTACK
         columns["goal"][rows[right]] = columns["target"][rows[right]]
         self._finish(rows[~right])
         self._end_exhausted(rows[right])
 
     def _count_votes(self, rows: Tensor) -> None:
-        columns, judge = self._pool.columns, self.judge
-        missing = judge.next_votes(columns, rows) if not self.deterministic else torch.zeros_like(rows)
+        columns, criterion = self._pool.columns, self.criterion
+        missing = criterion.next_votes(columns, rows) if not self.deterministic else torch.zeros_like(rows)
         columns["wanted"][rows] = missing
         rows = rows[missing <= 0]
         wrong = 2 * columns["wrong"][rows] > columns["draws"][rows]
         passed, failed = rows[wrong], rows[~wrong]
-        first = passed[columns["first_screen9"][passed] < 0]
-        columns["first_screen9"][first] = columns["point_billed"][first]
-        if self.deterministic or judge.rule == "paper":
+        first = passed[columns["first_9_vote_success"][passed] < 0]
+        columns["first_9_vote_success"][first] = columns["point_billed"][first]
+        if self.deterministic or criterion.rule == "paper":
             self._break(passed)
         else:
-            judge.start_test(columns, passed)
-        judge.fail(columns, failed)
+            criterion.start_test(columns, passed)
+        criterion.fail(columns, failed)
         self._end_exhausted(failed)
 
     def _look(self, rows: Tensor) -> None:
-        columns, judge = self._pool.columns, self.judge
-        broken, failed = judge.look(columns, rows)
-        columns["wanted"][rows[~(broken | failed)]] = judge.block
-        self._break(rows[broken])
-        judge.fail(columns, rows[failed])
+        columns, criterion = self._pool.columns, self.criterion
+        adversarial, failed = criterion.look(columns, rows)
+        columns["wanted"][rows[~(adversarial | failed)]] = criterion.block
+        self._break(rows[adversarial])
+        criterion.fail(columns, rows[failed])
         self._end_exhausted(rows[failed])

@@ -36,7 +36,7 @@ class Answered:
     failed: dict[int, str]
 
 
-class Triage:
+class ErrorIsolation:
     """Asks about many images in one forward pass, and finds those on which the victim fails.
 
     When a pass raises, all of its images are suspects; when it answers NaN or infinity, those that it answers so. A

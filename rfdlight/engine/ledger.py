@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rfdlight.core.tensors import Columns
 
-KINDS = ("attack", "gradient", "observe", "judge")
+KINDS = ("attack", "gradient", "success_check", "criterion")
 """Per image: evaluations that chose the attacker's next move, by their answer or, of a white-box attacker, by
 their gradient; that only told it whether it has finished; and that the evaluator made. All but the last are billed."""
 
@@ -47,7 +47,7 @@ class Ledger:
     @staticmethod
     def billed(counts: Columns) -> Tensor:
         """Return what each image has been billed, (rows,)."""
-        return counts["attack"] + counts["gradient"] + counts["observe"]
+        return counts["attack"] + counts["gradient"] + counts["success_check"]
 
     def check(self, forwarded: int) -> None:
         """Compare the sums with the rows that the hook on the victim has counted.

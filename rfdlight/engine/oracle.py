@@ -16,7 +16,7 @@ from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_
 from rfdlight.errors import DefenseError, UserError
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-Purpose = Literal["attack", "judge"]
+Purpose = Literal["attack", "criterion"]
 
 
 def check_pixels(points: Tensor) -> None:
@@ -33,9 +33,9 @@ def check_pixels(points: Tensor) -> None:
 class Oracle:
     """Owns the victim and answers points, always in forward passes of one shape.
 
-    The victim's randomness is its own: attack and judge forward passes draw from two streams of the
+    The victim's randomness is its own: attack and criterion forward passes draw from two streams of the
     global generators, each seeded by (seed, purpose, rank, attempt) and put away between passes. So
-    what the judge draws never changes what an attack sees.
+    what the criterion draws never changes what an attack sees.
 
     When memory runs out in a forward pass, it is refused with `OutOfMemory`, and the following ones have half the rows.
 
@@ -43,7 +43,7 @@ class Oracle:
         victim: Logits from pixels; it is put into eval mode.
         batch_size: Rows per forward pass; shorter batches are padded with their first row.
         seed: Of the victim's randomness.
-        precision: Of the attack's forward passes; the judge's are always float32.
+        precision: Of the attack's forward passes; the criterion's are always float32.
         channels_last: Run the victim in channels-last memory.
         any_pixels: Whether points may leave [0, 1], as in the paper's code.
         rank: Of this process.
@@ -90,7 +90,7 @@ class Oracle:
         self._streams: dict[str, list[Tensor]] = {}
         self._seeds = {
             purpose: int.from_bytes(hashlib.sha256(f"{seed}:{purpose}:{rank}:{attempt}".encode()).digest()[:7])
-            for purpose in ("attack", "judge")
+            for purpose in ("attack", "criterion")
         }
 
     def _lay_out(self, memory_format: torch.memory_format) -> None:
@@ -275,7 +275,7 @@ class Oracle:
 
     @contextmanager
     def _arithmetic(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
-        """Choose the precision: what was asked for the attack, float32 for the judge."""
+        """Choose the precision: what was asked for the attack, float32 for the criterion."""
         precision = self.precision if purpose == "attack" else "float32"
         with ExitStack() as stack:
             # Switched off too: whoever calls may have switched it on, as a trainer does.

@@ -9,23 +9,23 @@ from rfdlight.core.tensors import Columns
 
 
 class Pool:
-    """Keeps the columns of up to `slots` images, the occupied ones without gaps at the front.
+    """Keeps the columns of up to `pool_size` images, the occupied ones without gaps at the front.
 
     Args:
-        slots: Images at a time.
+        pool_size: Images at a time.
     """
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
+    def __init__(self, pool_size: int) -> None:
+        self.pool_size = pool_size
         self.ids: list[str] = []
         self.columns: Columns = {}
         self._next = 0
 
-    def shrink(self, slots: int) -> None:
+    def shrink(self, pool_size: int) -> None:
         """Take fewer images at a time; only before the first ones come."""
         if self.columns:
             raise ValueError("the pool holds images already")
-        self.slots = min(self.slots, slots)
+        self.pool_size = min(self.pool_size, pool_size)
 
     def clear(self) -> None:
         """Remove all images."""
@@ -38,14 +38,14 @@ class Pool:
     @property
     def free(self) -> int:
         """How many more images fit."""
-        return self.slots - len(self)
+        return self.pool_size - len(self)
 
     def admit(self, ids: list[str], columns: Columns) -> None:
         """Add images; the first ones fix names, dtypes and shapes of the columns."""
         start, stop = len(self), len(self) + len(ids)
         if not self.columns:
             self.columns = {
-                name: torch.zeros((self.slots, *value.shape[1:]), dtype=value.dtype, device=value.device)
+                name: torch.zeros((self.pool_size, *value.shape[1:]), dtype=value.dtype, device=value.device)
                 for name, value in columns.items()
             }
         for name, column in self.columns.items():

@@ -69,7 +69,7 @@ def probe(oracle: Oracle, points: Tensor) -> Behaviour:
     batches have to confirm the change: a victim that draws noise for some rows alone gets other noise beside others.
 
     Args:
-        oracle: Owns the victim; the forward passes are the judge's.
+        oracle: Owns the victim; the forward passes are the criterion's.
         points: Images (rows, C, H, W) in [0, 1], at least one; no more than one forward pass of them is used.
 
     Raises:
@@ -116,7 +116,7 @@ def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
 
 def _answers(oracle: Oracle, points: Tensor) -> Tensor:
     clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    return oracle.scores(points, clock, "judge")
+    return oracle.scores(points, clock, "criterion")
 
 
 def _effect_of(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor, before: Tensor) -> float | None:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns
-from rfdlight.engine.error_isolation import Answered, Triage
+from rfdlight.engine.error_isolation import Answered, ErrorIsolation
 from rfdlight.engine.oracle import Oracle
 
 
 @dataclass(frozen=True)
-class Told:
+class QueryAnswers:
     """The answers to some queries.
 
     Attributes:
@@ -32,7 +32,7 @@ class Told:
     failed: dict[int, str]
 
 
-class Queries:
+class QueryStep:
     """Asks the oracle what an attack wants to know, and averages the evaluations of a query.
 
     Args:
@@ -42,13 +42,13 @@ class Queries:
         eot: Evaluations per query.
     """
 
-    def __init__(self, oracle: Oracle, triage: Triage, attack: Attack, eot: int) -> None:
+    def __init__(self, oracle: Oracle, triage: ErrorIsolation, attack: Attack, eot: int) -> None:
         self._oracle = oracle
-        self._triage = triage
+        self._isolation = triage
         self._attack = attack
         self._eot = eot
 
-    def ask(self, points: Tensor, clock: Tensor, image: Tensor, state: Columns, single: Tensor) -> Told:
+    def ask(self, points: Tensor, clock: Tensor, image: Tensor, state: Columns, single: Tensor) -> QueryAnswers:
         """Make one forward pass of queries.
 
         Args:
@@ -61,15 +61,15 @@ class Queries:
         question = {"points": points, "clock": clock, "image": image, "y": state["y"], "target": state["target"]}
         if self._eot > 1:
             question = {name: value.repeat_interleave(self._eot, 0) for name, value in question.items()}
-        gradients = self._attack.reads == "gradients"
-        answered = self._triage.ask("attack", question, self._gradients if gradients else self._scores)
+        gradients = self._attack.access == "gradient"
+        answered = self._isolation.ask("attack", question, self._gradients if gradients else self._scores)
         rows = answered.rows[:: self._eot] // self._eot
         if not len(rows):
-            return Told(rows, points[:0], rows, points[:0], answered.failed)
+            return QueryAnswers(rows, points[:0], rows, points[:0], answered.failed)
         draws = answered.values[0].view(len(rows), self._eot, -1)
         answer, labels = self._averaged(answered, draws, state["y"][rows], single[rows])
         logits = draws.mean(1) if self._eot > 1 else draws[:, 0]
-        return Told(rows, answer, labels, logits, answered.failed)
+        return QueryAnswers(rows, answer, labels, logits, answered.failed)
 
     def _scores(self, question: Columns) -> tuple[Tensor, ...]:
         return (self._oracle.scores(question["points"], question["clock"], "attack"),)
@@ -82,10 +82,10 @@ class Queries:
 
     def _averaged(self, answered: Answered, draws: Tensor, y: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
         """Return the answers and the labels of queries with logits `draws`, whose images have the labels `y`."""
-        if self._attack.reads == "gradients":
+        if self._attack.access == "gradient":
             gradient = answered.values[1]
             return gradient.view(len(y), self._eot, *gradient.shape[1:]).mean(1), draws.mean(1).argmax(1)
-        if self._attack.reads == "scores":
+        if self._attack.access == "score":
             logits = torch.where(single[:, None], draws[:, 0], draws.mean(1))
             return logits, logits.argmax(1)
         votes = torch.zeros_like(draws[:, 0], dtype=torch.int64)

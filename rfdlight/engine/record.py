@@ -8,12 +8,12 @@ from torch import Tensor
 
 from rfdlight.core.norms import norm
 from rfdlight.core.tensors import Columns
-from rfdlight.engine.criterion import Judge
+from rfdlight.engine.criterion import SuccessCriterion
 
 Record = dict[str, Any]
 
 
-def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: Judge) -> Record:
+def describe(image_id: str, columns: Columns, one: Tensor, billed: int, criterion: SuccessCriterion) -> Record:
     """Return the record of a finished image; `rfdlight.records.records` documents the fields.
 
     Args:
@@ -21,7 +21,7 @@ def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: J
         columns: Of the pool.
         one: (1,) int64, its row.
         billed: Queries billed to it.
-        judge: Whose verdict it gets.
+        criterion: Whose verdict it gets.
     """
     row = int(one)
     delta = columns["point"][one] - columns["x"][one]
@@ -39,23 +39,23 @@ def describe(image_id: str, columns: Columns, one: Tensor, billed: int, judge: J
         "target": or_none("target"),
         "attack": count("attack"),
         "gradient": count("gradient"),
-        "observe": count("observe"),
-        "judge": count("judge"),
+        "success_check": count("success_check"),
+        "criterion": count("criterion"),
         "billed": billed,
         "candidates": count("candidates"),
-        "votings": count("votings"),
+        "voted_candidates": count("voted_candidates"),
         "tests": count("tests"),
-        "broken_at": or_none("broken_at"),
-        "first_screen9": or_none("first_screen9"),
-        "clean_draws": count("clean_draws"),
+        "success_query": or_none("success_query"),
+        "first_9_vote_success": or_none("first_9_vote_success"),
+        "clean_evaluations": count("clean_evaluations"),
         "clean_wrong": count("clean_wrong"),
         "clean_margin": float(columns["clean_margin"][row]),
         "clean_prediction": count("clean_prediction"),
-        "final_draws": count("draws"),
-        "final_wrong": count("wrong"),
-        "final_margin": float(judge.mean_margin(columns, one)),
-        "final_prediction": int(judge.mean_label(columns, one)),
-        "verdict": judge.verdict(columns, row) if attacked else "misclassified",
+        "final_evaluations": count("draws"),
+        "final_adversarial": count("wrong"),
+        "final_margin": float(criterion.mean_margin(columns, one)),
+        "final_prediction": int(criterion.mean_label(columns, one)),
+        "verdict": criterion.verdict(columns, row) if attacked else "misclassified",
         "linf": float(norm(delta, "linf")),
         "l2": float(norm(delta, "l2")),
         "low": float(columns["point"][row].min()),

@@ -1,4 +1,4 @@
-"""Whether the next forward pass is one of queries or one of the judge's draws."""
+"""Whether the next forward pass is one of queries or one of the criterion's draws."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ _PATIENCE = 16
 """Passes of queries after which images that wait for draws get them in a pass that is not full."""
 
 
-class Turns:
+class Scheduler:
     """Takes the turn that fills a forward pass.
 
     Args:
-        in_step: Where both do, draw, so that images that wait for the judge do not fall behind; without, ask.
+        lockstep: Where both do, draw, so that images that wait for the criterion do not fall behind; without, ask.
     """
 
-    def __init__(self, in_step: bool) -> None:
-        self.in_step = in_step
+    def __init__(self, lockstep: bool) -> None:
+        self.lockstep = lockstep
         self._asked = 0
 
     def draw_next(self, ready: int, wanted: int, queries: int, draws: int) -> bool:
@@ -22,17 +22,17 @@ class Turns:
 
         Args:
             ready: Images that can be given a query.
-            wanted: Draws that the judge waits for; one of the two is at least 1.
+            wanted: Draws that the criterion waits for; one of the two is at least 1.
             queries: That fill a pass.
             draws: That fill a pass.
         """
         if (ready >= queries) != (wanted >= draws):
             draw = wanted >= draws
         elif ready >= queries:
-            draw = self.in_step
+            draw = self.lockstep
         else:
             draw = wanted * queries > ready * draws
-        if self.in_step and wanted:
+        if self.lockstep and wanted:
             draw |= self._asked >= _PATIENCE
         self._asked = 0 if draw else self._asked + 1
         return draw

@@ -13,8 +13,8 @@ _TARGETS = 2**20
 """The stream of random numbers that targets and starts are drawn from; attacks number theirs from 0."""
 
 
-def draw_aims(
-    attack: Attack, y: Tensor, seed: Tensor, classes: int, starts: tuple[Tensor, Tensor] | None = None
+def draw_targets(
+    attack: Attack, y: Tensor, seed: Tensor, classes: int, starting_points: tuple[Tensor, Tensor] | None = None
 ) -> Columns:
     """Draw each image's target, -1 in an untargeted attack, and its start where the attack needs one.
 
@@ -23,18 +23,18 @@ def draw_aims(
         y: (rows,) int64, labels; no target is the label.
         seed: (rows,) int64, of each image.
         classes: Of the victim.
-        starts: Images (images, C, H, W) of known classes (images,).
+        starting_points: Images (images, C, H, W) of known classes (images,).
     """
     if not attack.targeted:
         return {"target": torch.full_like(y, -1)}
     draws = rng.uniform(seed, _TARGETS, torch.zeros_like(y), 2)
     other = (draws[:, 0] * (classes - 1)).long()
     target = other + (other >= y)
-    if not attack.needs_start:
+    if not attack.needs_starting_point:
         return {"target": target}
-    if starts is None:
+    if starting_points is None:
         raise ValueError(f"a targeted {type(attack).__name__} needs images to start from")
-    images, known = starts
+    images, known = starting_points
     fitting = (known == target[:, None]).double()  # (rows, images)
     chosen = (fitting.cumsum(1) > draws[:, 1:] * fitting.sum(1, keepdim=True)).long().argmax(1)
     return {"target": target, "start": images[chosen]}

@@ -21,28 +21,28 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.base import Batch, ImageData, loader
 from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.defenses.base import CHECKED_ON, Defense, undefended
-from rfdlight.engine.criterion import Judge, Rule
-from rfdlight.engine.engine import Accounting, Engine
+from rfdlight.engine.criterion import Rule, SuccessCriterion
+from rfdlight.engine.engine import Engine, QueryCounting
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.engine.passes import LARGEST, rows_per_pass
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError, shown
-from rfdlight.evaluation.banner import attack_card
-from rfdlight.evaluation.clean_check import clean_caution
+from rfdlight.evaluation.banner import run_banner
+from rfdlight.evaluation.clean_check import clean_accuracy_warning
 from rfdlight.evaluation.fingerprint import identity
-from rfdlight.evaluation.processes import Processes, ToldElsewhere
+from rfdlight.evaluation.processes import Processes, ReportedByLeader
 from rfdlight.evaluation.progress import ProgressDisplay, Tally
-from rfdlight.evaluation.run_writer import RunBook
-from rfdlight.evaluation.sanity_checks import Controls
+from rfdlight.evaluation.run_writer import RunWriter
+from rfdlight.evaluation.sanity_checks import SanityChecks
 from rfdlight.evaluation.short_attack import settle_eps
-from rfdlight.evaluation.starting_points import find_starts
+from rfdlight.evaluation.starting_points import find_starting_points
 from rfdlight.records.consistency_checks import audit
 from rfdlight.records.records import Record
-from rfdlight.records.summary import stands_at, summarize
+from rfdlight.records.summary import is_robust_at, summarize
 from rfdlight.reporting import figures, plots
 from rfdlight.reporting.tables import audit_text, failures_text, run_table, run_title
-from rfdlight.victims.resolve import maker_module, other_data_caution, resolve_victim
+from rfdlight.victims.resolve import maker_module, other_data_warning, resolve_victim
 from rfdlight.victims.weights import weights_digest
 
 _PROBABILITIES = (
@@ -71,31 +71,31 @@ class AttackEvaluation(LightningModule):
         checkpoint: A safetensors file with weights for a victim that is no card.
         attack: The attacker.
         budget: Billed queries per image, >= 0.
-        judge: Which rule calls an image broken: "sequential" (the default, Definition 1 of the paper with
+        criterion: Which rule calls an image broken: "sequential" (the default, Definition 1 of the paper with
             stated error), "paper", "single" or "never".
-        accounting: "exact" bills what the attacker uses and never exceeds the budget by one; "paper" bills, wastes
+        query_counting: "exact" bills what the attacker uses and never exceeds the budget by one; "paper" bills, wastes
             and exceeds as the paper's code does, and lets the queries leave [0, 1] where it does.
         eot: Evaluations that each query averages (expectation over transformation), >= 1: the mean of the logits
             for attacks that read scores, the most frequent label for the others; all are billed.
         defended: False switches every defense off.
-        final_draws: Fresh draws at every image's final point, >= 2.
+        final_evaluations: Fresh draws at every image's final point, >= 2.
         batch_size: Rows per forward pass, from 1 to 65,536, halved whenever memory runs out in one; by default at most
             64, and no more than half of the images of each process, so that few rows are padding.
-        slots: Images in the pool, >= 1; by default up to twice the batch size, as many as keep forward passes full.
+        pool_size: Images in the pool, >= 1; by default up to twice the batch size, as many as keep forward passes full.
             One process of a run that is given a number, or whose pool holds all images, begins with so many: they end
             together, so fewer passes are padded at the end, but a run that is killed begins so many anew.
-        memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `slots` are then in
+        memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `pool_size` are then in
             work at a time. The victim's forward passes, of `batch_size` images, come on top.
-        precision: Of the attack's forward passes; the judge decides in float32 always. The rounding of bfloat16 hides
+        precision: Of the attack's forward passes; the criterion decides in float32 always. The rounding of bfloat16 hides
             small changes of the scores from an attack that reads them, which weakens it.
         channels_last: Run the victim in channels-last memory, usually faster.
         keep_images: Images whose pixels, clean and at their final points, are stored for people to look at, >= 0.
-        controls: Check the run by small attacks with a known outcome at its end, see
+        sanity_checks: Check the run by small attacks with a known outcome at its end, see
             `rfdlight.evaluation.sanity_checks`.
         seed: Of the attack's and the victim's randomness.
 
     Raises:
-        UserError: If a number is out of range, there is no attack, or the judge has no rule for it.
+        UserError: If a number is out of range, there is no attack, or the criterion has no rule for it.
     """
 
     victim: nn.Module
@@ -107,26 +107,26 @@ class AttackEvaluation(LightningModule):
         checkpoint: str | None = None,
         attack: Attack | None = None,
         budget: int = 1000,
-        judge: Rule = "sequential",
-        accounting: Accounting = "exact",
+        criterion: Rule = "sequential",
+        query_counting: QueryCounting = "exact",
         eot: int = 1,
         defended: bool = True,
-        final_draws: int = 100,
+        final_evaluations: int = 100,
         batch_size: int | None = None,
-        slots: int | None = None,
+        pool_size: int | None = None,
         memory: float = 4.0,
         precision: Precision = "float32",
         channels_last: bool = True,
         keep_images: int = 16,
-        controls: bool = True,
+        sanity_checks: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
         for name, value, least in (
             ("budget", budget, 0),
-            ("final_draws", final_draws, 2),
+            ("final_evaluations", final_evaluations, 2),
             ("batch_size", 1 if batch_size is None else batch_size, 1),
-            ("slots", 1 if slots is None else slots, 1),
+            ("pool_size", 1 if pool_size is None else pool_size, 1),
             ("eot", eot, 1),
             ("keep_images", keep_images, 0),
         ):
@@ -139,31 +139,31 @@ class AttackEvaluation(LightningModule):
             raise UserError(f"model.eot must be at most model.batch_size, {rows}, got {eot}")
         if attack is None:
             raise UserError("an attack is needed: --attack NAME")
-        if judge == "paper" and attack.reads == "gradients":
-            raise UserError("model.judge paper has no rule for attacks that read gradients; leave it at sequential")
+        if criterion == "paper" and attack.access == "gradient":
+            raise UserError("model.criterion paper has no rule for attacks that read gradients; leave it at sequential")
         self.victim_spec = victim
         self.checkpoint = checkpoint
         self.attack = attack
         self.budget = budget
-        self.judge = Judge(judge, final_draws)
-        self.accounting = accounting
+        self.criterion = SuccessCriterion(criterion, final_evaluations)
+        self.query_counting = query_counting
         self.eot = eot
         self.defended = defended
         self.batch_size = batch_size
-        self.slots = slots
+        self.pool_size = pool_size
         if not 0 < memory < float("inf"):
             raise UserError(f"model.memory must be a positive number of GB, got {memory}")
         self.memory = memory
         self.precision = precision
         self.channels_last = channels_last
         self.keep_images = keep_images
-        self.controls = controls
+        self.sanity_checks = sanity_checks
         self.seed = seed
         self.resume = self.complete = False
         self.sound = True
         self.console = plain_console()
         self.failed: dict[str, str] = {}
-        self._clean_caution: str | None = None
+        self._clean_accuracy_warning: str | None = None
         self.processes = Processes()
         self._done = self._robust = self._settled = 0
         self._taken: list[str] = []
@@ -197,28 +197,28 @@ class AttackEvaluation(LightningModule):
             settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
             self._weights = weights_digest(self.victim, attributes=False)
-            self._book = RunBook(Path(self.trainer.default_root_dir), self.resume, self.processes)
-            self._open.callback(self._book.close)
-            past = self._book.past.records
-            self._done, self._robust = len(past), sum(stands_at(record, self.budget) for record in past)
+            self._writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
+            self._open.callback(self._writer.close)
+            past = self._writer.past.records
+            self._done, self._robust = len(past), sum(is_robust_at(record, self.budget) for record in past)
             images = len(self.data.attacked())
-            self._unfinished = images - len(self._book.finished)
+            self._unfinished = images - len(self._writer.finished)
             self.rows = self._agreed_rows(images)
-            self.data.share(self._book.finished, partial(self.processes.deal, most=self.rows))
+            self.data.share(self._writer.finished, partial(self.processes.deal, most=self.rows))
             self.processes.agree()
 
     def rows_for(self, images: int, processes: int) -> int:
         """Return the rows of a forward pass: the given number, or as many as so many images keep full."""
         return self.batch_size or rows_per_pass(images, self.eot, processes)
 
-    def slots_for(self, rows: int) -> int:
+    def pool_size_for(self, rows: int) -> int:
         """Return how many images the pool takes: the given number, or two passes of them."""
-        return 2 * rows if self.slots is None else self.slots
+        return 2 * rows if self.pool_size is None else self.pool_size
 
     def _agreed_rows(self, images: int) -> int:
         """Return the rows of a forward pass in every process and every attempt at the run."""
         if self.processes.leads:
-            before = self._book.begun.get("batch_size") if self.batch_size is None else None
+            before = self._writer.begun.get("batch_size") if self.batch_size is None else None
             resumed = before if type(before) is int and self.eot <= before <= LARGEST else None
             self.processes.tell("rows", resumed or self.rows_for(images, self.processes.size))
         rows: int = self.processes.hear("rows")
@@ -244,7 +244,7 @@ class AttackEvaluation(LightningModule):
                 self._start(x)
             self._taken += ids
             self._engine.submit(x, y, ids)
-            self._run_engine(hold=self._hold())
+            self._run_engine(low_watermark=self._low_watermark())
 
     def on_test_epoch_end(self) -> None:
         """Attack what is left, and report."""
@@ -258,11 +258,11 @@ class AttackEvaluation(LightningModule):
                 self._report()
             self._open.close()
 
-    def _run_engine(self, hold: int = 0) -> None:
+    def _run_engine(self, low_watermark: int = 0) -> None:
         """Attack until more images are wanted; begin again, once, where the victim turns out to be random."""
         try:
-            self._engine.run(hold)
-            if not hold and self._engine.deterministic and self.processes.size > 1:
+            self._engine.run(low_watermark)
+            if not low_watermark and self._engine.deterministic and self.processes.size > 1:
                 self.processes.await_all(self._tick)  # another process may still find it random
         except RandomVictim as found:
             self._begin_again(found)
@@ -276,16 +276,16 @@ class AttackEvaluation(LightningModule):
             soft_wrap=True,
         )
         self.processes.tell("random", found.image_id)
-        self._book.random()
+        self._writer.random()
         self._engine.begin_again()
         self._done = self._robust = self._settled = 0
         ids = self.data.attacked().ids
-        again = {*self._taken, *(self._book.finished if self.processes.leads else ())}
+        again = {*self._taken, *(self._writer.finished if self.processes.leads else ())}
         images = self.data.attacked().take([position for position, name in enumerate(ids) if name in again])
         batches = loader(images, self._oracle.batch_size) if again else ()
         self._engine.attack_all((x.to(self.device), y.to(self.device), names) for x, y, names in batches)
 
-    def _hold(self) -> int:
+    def _low_watermark(self) -> int:
         """Return how many images this process keeps in work before it asks for more.
 
         Where others could attack what is left, no more than one forward pass of them: then each gets a query in every
@@ -293,18 +293,18 @@ class AttackEvaluation(LightningModule):
         """
         alone = self.processes.size == 1
         many = self.processes.left(self._unfinished) >= self.processes.size * self.rows
-        return self._engine.slots if alone or many else self.rows
+        return self._engine.pool_size if alone or many else self.rows
 
     def _report(self) -> None:
-        folder, past = self._book.folder, self._book.past
+        folder, past = self._writer.folder, self._writer.past
         planned = {*self.data.attacked().ids, *self.data.unreadable_images}
         foreign = sum(record["id"] not in planned for record in past.records)
         self.failed = past.failed
         self.complete = len(past.records) - foreign + len(past.failed) == len(planned)
-        facts = self._facts() | {"foreign": foreign, "controls": self._controls(past.records)}
+        facts = self._facts() | {"foreign": foreign, "sanity_checks": self._sanity_checks(past.records)}
         findings = audit(past.records, facts)
         self.sound = all(finding.state != "fail" for finding in findings)
-        summary = summarize(past.records, facts) | {"audit": [asdict(finding) for finding in findings]}
+        summary = summarize(past.records, facts) | {"consistency_checks": [asdict(finding) for finding in findings]}
         _io.write_file(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         if self.failed:
             self.console.print(failures_text(self.failed, self.data.num_images), soft_wrap=True)
@@ -316,12 +316,14 @@ class AttackEvaluation(LightningModule):
         self.console.print(audit_text(findings), soft_wrap=True)
         self.console.print(f"records, summary and picture: {shown(str(folder))}", soft_wrap=True)
 
-    def _controls(self, records: list[Record]) -> dict[str, Any]:
+    def _sanity_checks(self, records: list[Record]) -> dict[str, Any]:
         """Make the control attacks, if the run was not stopped and is to make any."""
-        if not (self.controls and records and self.complete):
+        if not (self.sanity_checks and records and self.complete):
             return {}
-        controls = Controls(self.victim, self._engine, self.device, self.channels_last, lambda: self.processes.stopping)
-        return controls.run(self.data.attacked(), records)
+        sanity_checks = SanityChecks(
+            self.victim, self._engine, self.device, self.channels_last, lambda: self.processes.stopping
+        )
+        return sanity_checks.run(self.data.attacked(), records)
 
     def _start(self, x: Tensor) -> None:
         """Look at the victim, print the attack card and open the run, in this order; the defenses are in place."""
@@ -332,9 +334,9 @@ class AttackEvaluation(LightningModule):
             seed=self.seed,
             precision=self.precision,
             channels_last=self.channels_last,
-            any_pixels=self.accounting == "paper",
+            any_pixels=self.query_counting == "paper",
             rank=self.processes.rank,
-            attempt=self._book.attempt,
+            attempt=self._writer.attempt,
             least=self.eot,
             on_smaller=lambda rows: self.console.print(f"memory ran out: forward passes of {rows} images from here on"),
             on_contiguous=lambda: self.console.print(
@@ -350,28 +352,31 @@ class AttackEvaluation(LightningModule):
             "declared": declared,
             "measured": self._behaviour.random,
             "batch_effect": self._behaviour.batch_effect,
-            "revealed": "an earlier attempt" if self._book.found_random else None,
+            "revealed": "an earlier attempt" if self._writer.found_random else None,
         }
         cautions = self._cautions()
-        starts = None
-        if self.attack.targeted and self.attack.needs_start:
-            starts = find_starts(self._oracle, self.data.images("test"), self.data.num_classes, x.device)
-        slots = self.slots_for(self.rows)
+        starting_points = None
+        if self.attack.targeted and self.attack.needs_starting_point:
+            starting_points = find_starting_points(
+                self._oracle, self.data.images("test"), self.data.num_classes, x.device
+            )
+        pool_size = self.pool_size_for(self.rows)
         self._engine = Engine(
             self._oracle,
             self.attack,
             classes=self.data.num_classes,
             budget=self.budget,
-            slots=slots,
-            in_step=self.processes.size == 1 and (self.slots is not None or len(self.data.attacked()) <= slots),
-            judge=self.judge,
+            pool_size=pool_size,
+            lockstep=self.processes.size == 1
+            and (self.pool_size is not None or len(self.data.attacked()) <= pool_size),
+            criterion=self.criterion,
             seed=self.seed,
-            accounting=self.accounting,
+            query_counting=self.query_counting,
             eot=self.eot,
-            starts=starts,
+            starting_points=starting_points,
             deterministic=not any(self._random.values()),
             on_record=self._on_record,
-            on_point=self._book.point,
+            on_point=self._writer.point,
             on_failure=self._on_failure,
             stop=self._tick,
         )
@@ -379,12 +384,12 @@ class AttackEvaluation(LightningModule):
         if not self._engine.deterministic:
             self.processes.tell("random", None)
         self._engine.bound_memory(self.memory, x[:1])
-        self._book.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
+        self._writer.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
         if not self._engine.deterministic:
-            self._book.random()
+            self._writer.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
             self._on_failure(image_id, reason)
-        self.console.print(attack_card(self._settings(), self.attack, self._engine.slots, cautions))
+        self.console.print(run_banner(self._settings(), self.attack, self._engine.pool_size, cautions))
         self._display = ProgressDisplay(self.console, self.data.num_images, self.budget)
         self._attacking.callback(self._display.close)
         self._attacking.callback(self._end)
@@ -394,16 +399,18 @@ class AttackEvaluation(LightningModule):
         """Return what speaks against the victim and the data, before the first query."""
         if not self.processes.leads:
             return []
-        self._clean_caution = clean_caution(self._oracle, self.data.attacked(), self.data.num_classes, self.device)
-        if self._clean_caution and self.defenses:
-            self._clean_caution += "; or the defense costs so much"
+        self._clean_accuracy_warning = clean_accuracy_warning(
+            self._oracle, self.data.attacked(), self.data.num_classes, self.device
+        )
+        if self._clean_accuracy_warning and self.defenses:
+            self._clean_accuracy_warning += "; or the defense costs so much"
         probabilities = _PROBABILITIES if self._behaviour.probabilities else None
-        found = (other_data_caution(self._victim_card, self.data), probabilities, self._clean_caution)
-        return [caution for caution in found if caution is not None]
+        found = (other_data_warning(self._victim_card, self.data), probabilities, self._clean_accuracy_warning)
+        return [budget_warning for budget_warning in found if budget_warning is not None]
 
     def _end(self) -> None:
         oracle, engine = self._oracle, self._engine
-        self._book.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.under_way, self._tick)
+        self._writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self._tick)
 
     def _switched(self) -> AbstractContextManager[None]:
         """Switch the defenses off if that was asked for."""
@@ -418,17 +425,17 @@ class AttackEvaluation(LightningModule):
             self.processes.fail(error)
             self._open.close()
             if isinstance(error, UserError) and not (self.processes.leads or self.processes.lost):
-                raise ToldElsewhere(str(error)) from error
+                raise ReportedByLeader(str(error)) from error
             raise
 
     def _on_record(self, record: Record) -> None:
-        self._book.record(record)
+        self._writer.record(record)
         self._done += 1
-        self._robust += stands_at(record, self.budget)
-        self._settled += record["attack"] + record["gradient"] + record["observe"]
+        self._robust += is_robust_at(record, self.budget)
+        self._settled += record["attack"] + record["gradient"] + record["success_check"]
 
     def _on_failure(self, image_id: str, reason: str) -> None:
-        self._book.failure(image_id, reason)
+        self._writer.failure(image_id, reason)
         self._done += 1
 
     def _tick(self) -> bool:
@@ -442,8 +449,8 @@ class AttackEvaluation(LightningModule):
     def _tally(self) -> tuple[int, ...]:
         """Return what this process has done, as `Tally` counts it."""
         total = self._engine.ledger.total
-        queries = total["attack"] + total["gradient"] + total["observe"]
-        return Tally(self._done, self._robust, *self._engine.under_way, queries, self._settled).counts
+        queries = total["attack"] + total["gradient"] + total["success_check"]
+        return Tally(self._done, self._robust, *self._engine.in_progress, queries, self._settled).counts
 
     def _identity(self) -> dict[str, Any]:
         """What an attempt must have in common with the earlier ones."""
@@ -457,9 +464,9 @@ class AttackEvaluation(LightningModule):
 
     def _facts(self) -> dict[str, Any]:
         """What is true of the run as a whole, over all attempts."""
-        past = self._book.past
+        past = self._writer.past
         return {
-            "name": self._book.folder.name,
+            "name": self._writer.folder.name,
             **self._settings(),
             "deterministic": self._engine.deterministic,
             "complete": self.complete,
@@ -468,7 +475,7 @@ class AttackEvaluation(LightningModule):
             "classes": self._class_names(),
             "card_data": self._victim_card.data if self._victim_card else None,
             "num_classes": self.data.num_classes,
-            "clean_caution": self._clean_caution,
+            "clean_accuracy_warning": self._clean_accuracy_warning,
             "random": self._random,
             "forwarded": past.forwarded,
             "processes": self.processes.size,
@@ -478,7 +485,7 @@ class AttackEvaluation(LightningModule):
             "attempts": past.attempts,
             "killed_attempts": past.killed,
             "damaged_lines": past.damaged,
-            "under_way": {"begun": past.under_way[0], "robust": past.under_way[1]},
+            "in_progress": {"begun": past.in_progress[0], "robust": past.in_progress[1]},
         }
 
     def _settings(self) -> dict[str, Any]:
@@ -494,8 +501,8 @@ class AttackEvaluation(LightningModule):
             "norm": self.threat.norm,
             "eps": self.threat.eps,
             "budget": self.budget,
-            "judge": self.judge.rule,
-            "accounting": self.accounting,
+            "criterion": self.criterion.rule,
+            "query_counting": self.query_counting,
             "eot": self.eot,
             "targeted": self.attack.targeted,
             "precision": self.precision,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rfdlight.core.chance import chance_caution
+from rfdlight.core.chance import chance_warning
 from rfdlight.data.base import ImageSource, UnreadableImageError, loader
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle
@@ -12,7 +12,7 @@ from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.evaluation.sanity_checks import spread
 
 
-def clean_caution(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> str | None:
+def clean_accuracy_warning(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> str | None:
     """Return one line if the accuracy on clean images is at chance level, with the likeliest cause, else None.
 
     The victim answers up to 64 images once, evenly spread over all; these are rows of no attacked image.
@@ -28,7 +28,7 @@ def clean_caution(oracle: Oracle, images: ImageSource, classes: int, device: tor
     try:
         for x, y, _ in loader(sample, oracle.batch_size):
             clock = torch.zeros_like(y, device=device)
-            predictions.append(oracle.scores(x.to(device), clock, "judge").argmax(1).cpu())
+            predictions.append(oracle.scores(x.to(device), clock, "criterion").argmax(1).cpu())
             labels.append(y)
     except (
         VictimError,
@@ -36,4 +36,4 @@ def clean_caution(oracle: Oracle, images: ImageSource, classes: int, device: tor
         UnreadableImageError,
     ):  # the attack itself finds the image, and goes on without it
         return None
-    return chance_caution(torch.cat(predictions), torch.cat(labels), classes)
+    return chance_warning(torch.cat(predictions), torch.cat(labels), classes)

@@ -8,7 +8,7 @@ STOPPED = "stopped before all images were done; the records so far are kept"
 """What is said of an evaluation that was told to stop, and of no other."""
 
 
-def complaint(model: AttackEvaluation) -> str | None:
+def exit_reason(model: AttackEvaluation) -> str | None:
     """Return what is wrong with an evaluation, if this is the process that says it, or None."""
     if model.processes.lost:
         return "process 0 of the run is gone; the records so far are kept"

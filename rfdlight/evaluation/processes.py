@@ -27,7 +27,7 @@ _runs = itertools.count()
 """Numbers the runs of this process: several may share one store."""
 
 
-class ToldElsewhere(UserError):  # noqa: N818  no error of this process
+class ReportedByLeader(UserError):  # noqa: N818  no error of this process
     """The run ends for a reason that process 0 says."""
 
 
@@ -139,7 +139,7 @@ class Processes:
 
     def fail(self, error: BaseException) -> None:
         """Tell the others that this process cannot go on."""
-        if isinstance(error, ToldElsewhere):
+        if isinstance(error, ReportedByLeader):
             return
         told = str(error) if isinstance(error, UserError) else one_line(f"{type(error).__name__}: {error}")
         with self._losing():
@@ -217,10 +217,10 @@ class Processes:
                 if self.leads:
                     self._check_others()
                 elif self._has("end"):
-                    raise ToldElsewhere("process 0 ends the run")
+                    raise ReportedByLeader("process 0 ends the run")
                 time.sleep(_PAUSE)
         except RuntimeError as error:
-            raise ToldElsewhere("process 0 is gone") from error
+            raise ReportedByLeader("process 0 is gone") from error
 
     def _check_others(self) -> None:
         """Refuse to go on without another process."""

@@ -16,7 +16,7 @@ from rfdlight.records import images, journal
 from rfdlight.records.records import Record
 
 
-class RunBook:
+class RunWriter:
     """Keeps what a run has finished, over all of its processes and all attempts at it.
 
     Process 0 takes the directory, tells the others where it is and what earlier attempts have finished, and at the end
@@ -120,7 +120,7 @@ class RunBook:
         totals: dict[str, int],
         forwarded: int,
         batch_size: int,
-        under_way: tuple[int, int],
+        in_progress: tuple[int, int],
         waiting: Callable[[], Any] = lambda: None,
     ) -> None:
         """Close this process's files; process 0 waits for the others, and puts all together.
@@ -129,11 +129,11 @@ class RunBook:
             totals: Rows that the victim saw, by the ledger.
             forwarded: How many a hook on the victim saw.
             batch_size: Of the last forward pass.
-            under_way: Images that were begun and not finished, and those of them that were robust so far.
+            in_progress: Images that were begun and not finished, and those of them that were robust so far.
             waiting: Called again and again while process 0 waits.
         """
         try:
-            self._opened.end(totals, forwarded, batch_size, under_way)
+            self._opened.end(totals, forwarded, batch_size, in_progress)
             self._opened.close()
         except UserError as error:
             self._processes.fail(error)

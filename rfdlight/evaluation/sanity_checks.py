@@ -19,11 +19,11 @@ from rfdlight.data.conversion import unit_range
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
-from rfdlight.engine.targets import draw_aims
+from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 from rfdlight.evaluation.short_attack import Outcome, short_attack
 from rfdlight.records.records import Record, clean_right
-from rfdlight.records.summary import stands_at
+from rfdlight.records.summary import is_robust_at
 
 QUERIES = 50
 """Per image and control, at most: random noise breaks most of what it breaks with fewer."""
@@ -39,7 +39,7 @@ _DRAWS = 8
 
 
 @dataclass(frozen=True)
-class Controls:
+class SanityChecks:
     """The control attacks on one run.
 
     Args:
@@ -65,7 +65,7 @@ class Controls:
             records: Of the run, at least one.
 
         Returns:
-            What `rfdlight.records.consistency_checks` reads, by the names of the controls; a control that could not be
+            What `rfdlight.records.consistency_checks` reads, by the names of the sanity checks; a control that could not be
             made holds the reason under "skipped".
         """
         known = {record["id"]: record for record in records}
@@ -94,18 +94,18 @@ class Controls:
             sample,
             attack,
             classes=self.engine.classes,
-            budget=self._queries,
+            budget=self._query_step,
             device=self.device,
             seed=self.engine.seed,
             batch_size=min(self.engine.oracle.batch_size, rows_per_pass(len(sample))),
             channels_last=self.channels_last,
             deterministic=self.engine.deterministic,
-            starts=self.engine.starts,
+            starting_points=self.engine.starting_points,
             stop=self.stop,
         )
 
     @property
-    def _queries(self) -> int:
+    def _query_step(self) -> int:
         return min(self.engine.budget, QUERIES)
 
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
@@ -116,9 +116,9 @@ class Controls:
         right = [record for record in records if clean_right(record)]
         return {
             "images": len(records),
-            "queries": self._queries,
+            "queries": self._query_step,
             "right": len(right),
-            "broken": sum(record["verdict"] == "broken" for record in right),
+            "adversarial": sum(record["verdict"] == "adversarial" for record in right),
             "changed": sorted(record["id"] for record in records if _differs(record, known[record["id"]])),
             "deterministic": outcome.deterministic,
         }
@@ -130,10 +130,10 @@ class Controls:
             return {"skipped": f"random noise is not defined for {self.engine.attack.norm}"}
         noise = RandomNoise(self.engine.attack.eps, self.engine.attack.norm, self.engine.attack.targeted)
         stood = self._short_attack(sample, noise).withstood
-        pairs = [(stands_at(known[name], self.engine.budget), stands) for name, stands in stood.items()]
+        pairs = [(is_robust_at(known[name], self.engine.budget), stands) for name, stands in stood.items()]
         return {
             "images": len(pairs),
-            "queries": self._queries,
+            "queries": self._query_step,
             "attack_only": sum(stands and not attacked for attacked, stands in pairs),
             "noise_only": sum(attacked and not stands for attacked, stands in pairs),
         }
@@ -144,12 +144,12 @@ class Controls:
         Both are root mean squares over the images: of the difference of two mean losses, and of the standard deviation
         of the difference of two single ones. Products of independent differences keep the noise out of the former.
         """
-        if self.engine.attack.reads != "scores":
-            return {"skipped": f"the attack reads {self.engine.attack.reads}, not scores"}
+        if self.engine.attack.access != "score":
+            return {"skipped": f"the attack reads {self.engine.attack.access}, not scores"}
         if self.engine.budget < 2:
             return {"skipped": "the attack has no second query"}
         attack = copy.copy(self.engine.attack)
-        attack.accounting, attack.repeats = "exact", 1
+        attack.query_counting, attack.repeats = "exact", 1
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.seed
         oracle = Oracle(self.victim, rows, seed=seed, channels_last=self.channels_last, attempt=-1)
@@ -168,13 +168,13 @@ class Controls:
         keys = [rng.image_seed(self.engine.seed, image_id) for image_id in sample.ids]
         seed = torch.tensor(keys, dtype=torch.int64, device=self.device)
         state = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.engine.budget)}
-        state |= draw_aims(attack, y, seed, self.engine.classes, self.engine.starts)
+        state |= draw_targets(attack, y, seed, self.engine.classes, self.engine.starting_points)
         state |= attack.init(x, y, seed)
         clock = torch.zeros_like(y)
         losses: list[Tensor] = []
         while len(losses) < 2:
             points = attack.ask(state)
-            watches = bool(attack.observes(state).any())
+            watches = bool(attack.is_success_check(state).any())
             answers = [_scores(oracle, points, clock) for _ in range(_DRAWS)]
             if not watches:
                 losses.append(torch.stack([attack.objective(state, logits).double() for logits in answers]))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rfdlight.attacks.base import Attack
 from rfdlight.core.threat import check_eps
 from rfdlight.data.base import Batch, ImageData, ImageSource, loader
-from rfdlight.engine.criterion import Judge
+from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
@@ -46,7 +46,7 @@ class Outcome:
     @property
     def withstood(self) -> dict[str, bool]:
         """Whether each image, by its id, counts as robust there."""
-        return {record["id"]: clean_right(record) and record["verdict"] != "broken" for record in self.records}
+        return {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in self.records}
 
 
 def settle_eps(attack: Attack, data: ImageData) -> None:
@@ -82,10 +82,10 @@ def short_attack(
     batch_size: int | None = None,
     channels_last: bool = True,
     deterministic: bool | None = None,
-    starts: tuple[Tensor, Tensor] | None = None,
+    starting_points: tuple[Tensor, Tensor] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Attack every image with exact accounting and the sequential judge.
+    """Attack every image with exact query counting and the sequential criterion.
 
     Args:
         victim: In eval mode, on `device`, with whatever defenses are attached.
@@ -98,7 +98,7 @@ def short_attack(
         batch_size: Rows per forward pass; by default as `rows_per_pass` chooses.
         channels_last: Run the victim in channels-last memory.
         deterministic: Whether the victim answers the same every time; by default measured on the first images.
-        starts: For a targeted attack, see `rfdlight.engine.engine.Engine`.
+        starting_points: For a targeted attack, see `rfdlight.engine.engine.Engine`.
         stop: Looked at before every tick; when it returns True, the images that are left have no record.
 
     Raises:
@@ -119,11 +119,11 @@ def short_attack(
             attack,
             classes=classes,
             budget=budget,
-            slots=2 * rows,
-            in_step=len(images) <= 2 * rows,
-            judge=Judge(),
+            pool_size=2 * rows,
+            lockstep=len(images) <= 2 * rows,
+            criterion=SuccessCriterion(),
             seed=seed,
-            starts=starts,
+            starting_points=starting_points,
             deterministic=deterministic,
             on_record=records.append,
             stop=stop,

@@ -15,7 +15,9 @@ _TRIED, _KEPT = 20, 5
 """Images per class that are looked at, and at most kept."""
 
 
-def find_starts(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def find_starting_points(
+    oracle: Oracle, images: ImageSource, classes: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Choose images that the victim answers with their own class.
 
     The victim is asked once for each, and again in smaller parts where it fails; these are rows of no attacked image.
@@ -62,7 +64,7 @@ def _answers(oracle: Oracle, pixels: Tensor) -> Tensor:
     """Return the class that the victim answers at each image, (rows,) int64, -1 where it fails."""
     clock = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
     try:
-        return oracle.scores(pixels, clock, "judge").argmax(1)
+        return oracle.scores(pixels, clock, "criterion").argmax(1)
     except VictimError:
         if len(pixels) == 1:
             return torch.full_like(clock, -1)

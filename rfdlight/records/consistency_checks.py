@@ -23,7 +23,7 @@ from rfdlight.core.mcnemar import mcnemar
 from rfdlight.core.threat import reach
 from rfdlight.errors import shown
 from rfdlight.records.diagnostic import Finding, State
-from rfdlight.records.records import Record, clean_right, judged_once
+from rfdlight.records.records import Record, clean_right, evaluated_once
 
 FACTS: dict[str, str] = {
     "foreign": "records of images that were not asked for",
@@ -31,10 +31,10 @@ FACTS: dict[str, str] = {
     "card": "right answers and images on the victim's card, undefended, on the whole test set; null without one",
     "card_data": "data set of the victim's card, null without one",
     "num_classes": "classes of the victim",
-    "clean_caution": "what speaks against the answers to clean images before the attack, null for nothing",
+    "clean_accuracy_warning": "what speaks against the answers to clean images before the attack, null for nothing",
     "random": "whether a defense is declared random; whether answers to the first images differed; by how much of "
     "their range an image's logits change beside other images; and the image whose later answer differed, or null",
-    "controls": "what the control attacks found, see rfdlight.evaluation.sanity_checks; empty if none were made",
+    "sanity_checks": "what the control attacks found, see rfdlight.evaluation.sanity_checks; empty if none were made",
 }
 """What an audit reads of a run beside `rfdlight.records.summary.RUN_FIELDS`."""
 
@@ -44,9 +44,9 @@ _ABSENT: dict[str, Any] = {
     "card": None,
     "card_data": None,
     "num_classes": None,
-    "clean_caution": None,
+    "clean_accuracy_warning": None,
     "random": None,
-    "controls": {},
+    "sanity_checks": {},
 }
 """What it is where it was not written down."""
 
@@ -76,15 +76,15 @@ KINDS: dict[str, Kind] = {
     "card": or_none(lambda value: _is_part("correct", "total")(value) and value["total"] > 0),
     "card_data": or_none(is_text),
     "num_classes": or_none(is_positive_count),
-    "clean_caution": or_none(is_text),
+    "clean_accuracy_warning": or_none(is_text),
     "random": or_none(_is_dict_of(declared=is_flag, measured=is_flag)),
-    "controls": or_none(
+    "sanity_checks": or_none(
         _is_dict_of(
             no_ball=_is_control(
                 images=is_count,
                 queries=is_count,
                 right=is_count,
-                broken=is_count,
+                adversarial=is_count,
                 changed=lambda value: isinstance(value, list) and all(map(is_text, value)),
             ),
             random_noise=_is_control(images=is_count, queries=is_count, attack_only=is_count, noise_only=is_count),
@@ -101,7 +101,7 @@ _WEAKER = 0.05
 """Of the test that random noise is stronger than the attack."""
 
 _FALSE_VERDICTS = 0.05
-"""The part of the points, at most, that a faultless judge calls broken although they are not; see `Judge.verdict`."""
+"""The part of the points, at most, that a faultless criterion calls broken although they are not; see `SuccessCriterion.verdict`."""
 
 Facts = dict[str, Any]
 Found = tuple[State, str]
@@ -149,16 +149,16 @@ def _points(records: Sequence[Record], run: Facts) -> Found:
     return "ok", f"all {len(records):,} lie in the ball and in [0, 1]"
 
 
-def _queries(records: Sequence[Record], run: Facts) -> Found:
+def _query_step(records: Sequence[Record], run: Facts) -> Found:
     def sound(record: Record) -> bool:
-        asked = record["attack"] + record["gradient"] + record["observe"]
-        return record["billed"] <= run["budget"] and (run["accounting"] == "paper" or record["billed"] == asked)
+        asked = record["attack"] + record["gradient"] + record["success_check"]
+        return record["billed"] <= run["budget"] and (run["query_counting"] == "paper" or record["billed"] == asked)
 
     wrong = [record["id"] for record in records if not sound(record)]
     if wrong:
         return "fail", f"{len(wrong):,} images are billed too much or too little, as {wrong[0]}"
     most = max((record["billed"] for record in records), default=0)
-    every = "every evaluation is billed, " if run["accounting"] == "exact" else ""
+    every = "every evaluation is billed, " if run["query_counting"] == "exact" else ""
     return "ok", f"{every}at most {most:,} to an image, of {run['budget']:,}"
 
 
@@ -174,8 +174,8 @@ def _rows(records: Sequence[Record], run: Facts) -> Found:
 def _clean_accuracy(records: Sequence[Record], run: Facts) -> Found:
     card, undefended = run["card"], run["defense"] == "none"
     right, total = sum(map(clean_right, records)), len(records)
-    if run["clean_caution"] is not None:
-        return "warn", run["clean_caution"]
+    if run["clean_accuracy_warning"] is not None:
+        return "warn", run["clean_accuracy_warning"]
     if run["num_classes"] is not None and chance.is_chance(right, total, run["num_classes"]):
         causes = chance.CAUSES if undefended else f"{chance.CAUSES}, or a defense that costs so much"
         return "warn", f"{chance.found(right, total, run['num_classes'])}; likely causes: {causes}"
@@ -216,14 +216,16 @@ def _randomness(records: Sequence[Record], run: Facts) -> Found:
 def _contradiction(records: Sequence[Record], run: Facts) -> str | None:
     """Return what in the records contradicts the way in which the run judged, None if nothing does."""
     deterministic = run["deterministic"]
-    other = [record["id"] for record in records if judged_once(record) != deterministic]
+    other = [record["id"] for record in records if evaluated_once(record) != deterministic]
     if other:
         how = "several evaluations" if deterministic else "one evaluation"
         kind = "deterministic" if deterministic else "random"
         return f"{len(other):,} images of a {kind} victim were judged by {how}, the first is {other[0]}"
-    if not deterministic or run["accounting"] != "exact":
+    if not deterministic or run["query_counting"] != "exact":
         return None
-    lost = [record["id"] for record in records if record["broken_at"] is not None and not record["final_wrong"]]
+    lost = [
+        record["id"] for record in records if record["success_query"] is not None and not record["final_adversarial"]
+    ]
     if lost:
         return f"the victim was judged as deterministic, but answered {lost[0]} differently at the same point"
     return None
@@ -236,12 +238,12 @@ def _no_ball(control: dict[str, Any], run: Facts) -> Found:
     if run["deterministic"] and not control.get("deterministic", True):
         return "fail", "the victim answered equal points differently after the run: it is random or has a memory"
     right, total = control["right"], control["images"]
-    broken = min(control["broken"], right)
-    found = f"{broken:,} of {right:,} images broken in a ball of no size, at {control['queries']:,} queries"
+    adversarial = min(control["adversarial"], right)
+    found = f"{adversarial:,} of {right:,} images broken in a ball of no size, at {control['queries']:,} queries"
     allowed = 0.0 if run["deterministic"] else _FALSE_VERDICTS
-    if broken and (not allowed or binomtest(broken, right, allowed, alternative="greater").pvalue <= _LEVEL):
-        return "fail", f"{found}: the judge is wrong"
-    return "ok", f"{found}: {right - broken:,} of {total:,} right, as before"
+    if adversarial and (not allowed or binomtest(adversarial, right, allowed, alternative="greater").pvalue <= _LEVEL):
+        return "fail", f"{found}: the criterion is wrong"
+    return "ok", f"{found}: {right - adversarial:,} of {total:,} right, as before"
 
 
 def _random_noise(control: dict[str, Any], run: Facts) -> Found:
@@ -271,7 +273,7 @@ def _of_control(name: str, look: Callable[[dict[str, Any], Facts], Found]) -> Ch
     """Return the check that looks at what a control found, where it was made."""
 
     def check(records: Sequence[Record], run: Facts) -> Found:
-        control = run["controls"].get(name) or {"skipped": "no control attacks were made"}
+        control = run["sanity_checks"].get(name) or {"skipped": "no control attacks were made"}
         return ("skip", control["skipped"]) if "skipped" in control else look(control, run)
 
     return check
@@ -280,7 +282,7 @@ def _of_control(name: str, look: Callable[[dict[str, Any], Facts], Found]) -> Ch
 CHECKS: dict[str, Check] = {
     "images": _images,
     "final points": _points,
-    "queries": _queries,
+    "queries": _query_step,
     "rows": _rows,
     "clean accuracy": _clean_accuracy,
     "randomness": _randomness,

@@ -20,7 +20,17 @@ from filelock import FileLock, Timeout
 from rfdlight import _io
 from rfdlight._io import parse_json, read_text
 from rfdlight.errors import UserError
-from rfdlight.records.records import FIELDS, Record, current, fault, in_order, judged_once, read_records, seal, unseal
+from rfdlight.records.records import (
+    FIELDS,
+    Record,
+    current,
+    evaluated_once,
+    fault,
+    in_order,
+    read_records,
+    seal,
+    unseal,
+)
 from rfdlight.records.summary import ROWS
 
 FOLDER = "journal"
@@ -72,16 +82,18 @@ class Journal:
         self.event("random")
         self._sync()
 
-    def end(self, totals: dict[str, int], forwarded: int, batch_size: int, under_way: tuple[int, int] = (0, 0)) -> None:
+    def end(
+        self, totals: dict[str, int], forwarded: int, batch_size: int, in_progress: tuple[int, int] = (0, 0)
+    ) -> None:
         """Append the last event.
 
         Args:
             totals: Rows that the victim saw, by the ledger.
             forwarded: Rows that the victim saw, by a hook on it.
             batch_size: Rows of the last forward pass.
-            under_way: Images that were begun and not finished, and those of them that were robust so far.
+            in_progress: Images that were begun and not finished, and those of them that were robust so far.
         """
-        begun, holding = under_way
+        begun, holding = in_progress
         self.event("end", totals=totals, forwarded=forwarded, batch_size=batch_size, begun=begun, holding=holding)
         self._sync()
 
@@ -123,7 +135,7 @@ class Past:
         seconds: That the attempts took, as far as their events say.
         batch_size: Rows of the smallest forward pass, None if no process says it.
         random: Whether any of them found the victim random; records of single evaluations are then left out.
-        under_way: Images that the last attempt had begun and not finished, and those of them that were robust so far.
+        in_progress: Images that the last attempt had begun and not finished, and those of them that were robust so far.
     """
 
     records: list[Record]
@@ -136,7 +148,7 @@ class Past:
     seconds: float
     batch_size: int | None
     random: bool = False
-    under_way: tuple[int, int] = (0, 0)
+    in_progress: tuple[int, int] = (0, 0)
 
 
 NOTHING = Past([], {}, 0, 0, 0, Counter(), None, 0.0, None, False)
@@ -191,7 +203,7 @@ def look_back(run: Path) -> Past:
                 written.append(record)
     found: dict[str, Record] = {}
     for record in written:
-        if not (random and judged_once(record)):
+        if not (random and evaluated_once(record)):
             found.setdefault(record["id"], record)
     parts: dict[int, list[_Part]] = {}
     for path, happened in events.items():
@@ -213,7 +225,7 @@ def look_back(run: Path) -> Past:
         seconds=sum(max(part.seconds for part in attempt) for attempt in parts.values()),
         batch_size=min((part.batch_size for part in all_parts if part.batch_size is not None), default=None),
         random=random,
-        under_way=(sum(part.begun for part in last), sum(part.holding for part in last)),
+        in_progress=(sum(part.begun for part in last), sum(part.holding for part in last)),
     )
 
 

@@ -18,20 +18,20 @@ FIELDS: dict[str, str] = {
     "target": "the class that a targeted attack has to reach, or null",
     "attack": "evaluations whose answer chose the attacker's next move",
     "gradient": "evaluations of a white-box attack, with their gradient",
-    "observe": "evaluations that only told the attacker whether it has finished",
-    "judge": "evaluations of the judge, never billed",
+    "success_check": "evaluations that only told the attacker whether it has finished",
+    "criterion": "evaluations of the criterion, never billed",
     "billed": "queries billed, at most the budget",
     "candidates": "queries inside the ball that were hits: answered with a wrong label, or with the target",
-    "votings": "candidates that the judge took up",
+    "voted_candidates": "candidates that the criterion took up",
     "tests": "those of them that a majority of the votes called hits, and a test decided",
-    "broken_at": "the query at which the judge called the image broken, or null",
-    "first_screen9": "the first query whose candidate a majority of 9 votes called a hit, or null",
-    "clean_draws": "evaluations at the clean image before the attack",
+    "success_query": "the query at which the criterion called the image broken, or null",
+    "first_9_vote_success": "the first query whose candidate a majority of 9 votes called a hit, or null",
+    "clean_evaluations": "evaluations at the clean image before the attack",
     "clean_wrong": "those with a wrong label",
     "clean_margin": "margin of their mean logits; the image is attacked if the label has the largest",
     "clean_prediction": "the class with the largest mean logit at the clean image",
-    "final_draws": "fresh evaluations at the final point",
-    "final_wrong": "those that were hits",
+    "final_evaluations": "fresh evaluations at the final point",
+    "final_adversarial": "those that were hits",
     "final_margin": "the attacker's loss at their mean logits: the label's margin, or the target's, its sign changed",
     "final_prediction": "the class with the largest mean logit at the final point",
     "verdict": "robust, broken or undecided: what the final draws say of the mean logits; misclassified if the clean "
@@ -46,15 +46,15 @@ FIELDS: dict[str, str] = {
 LATER = {"low", "high", "clean_prediction", "final_prediction"}
 """The fields that a file may lack: the first runs, some of which are published, did not write them."""
 
-VERDICTS = ("robust", "broken", "undecided", "misclassified")
+VERDICTS = ("robust", "adversarial", "undecided", "misclassified")
 """The values of `verdict`."""
 
 Record = dict[str, Any]
 
 KINDS: dict[str, Kind] = {
     **dict.fromkeys(FIELDS, is_count),
-    **dict.fromkeys(("target", "broken_at", "first_screen9"), or_none(is_count)),
-    **dict.fromkeys(("clean_draws", "final_draws"), is_positive_count),
+    **dict.fromkeys(("target", "success_query", "first_9_vote_success"), or_none(is_count)),
+    **dict.fromkeys(("clean_evaluations", "final_evaluations"), is_positive_count),
     **dict.fromkeys(("clean_margin", "final_margin", "linf", "l2"), is_number),
     **dict.fromkeys(("low", "high"), or_none(is_number)),
     **dict.fromkeys(("clean_prediction", "final_prediction"), or_none(is_count)),
@@ -106,9 +106,9 @@ def fault(record: Record) -> str | None:
     return None if wrong is None else f"{wrong} cannot be {record[wrong]!r:.40}; it is {FIELDS[wrong]}"
 
 
-def judged_once(record: Record) -> bool:
+def evaluated_once(record: Record) -> bool:
     """Return whether an image was judged by single evaluations, as those of a deterministic victim are."""
-    return record["clean_draws"] == 1
+    return record["clean_evaluations"] == 1
 
 
 def _too_many(record: Record) -> str | None:

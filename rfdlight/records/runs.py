@@ -31,7 +31,7 @@ FILES = ("config.yaml", "records.jsonl", "summary.json")
 """What a run directory holds."""
 
 
-def _is_under_way(value: Any) -> bool:
+def _is_in_progress(value: Any) -> bool:
     counts = isinstance(value, dict) and wrong_field(value, {"begun": is_count, "robust": is_count}) is None
     return counts and value.keys() == {"begun", "robust"} and value["robust"] <= value["begun"]
 
@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "complete": is_flag,
     "failed": lambda value: isinstance(value, dict) and all(map(is_text, value.values())),
     "num_images": is_count,
-    "under_way": _is_under_way,
+    "in_progress": _is_in_progress,
     "selection": or_none(is_text),
     "batch_size": or_none(is_count),
     "batch_size_used": or_none(is_count),
@@ -86,9 +86,9 @@ class Run:
         return {record["id"]: record for record in self.records}
 
     def as_declared(self) -> Run:
-        """Return the run with every image counted by the judge's call while the attack ran, not by its final draws."""
+        """Return the run with every image counted by the criterion's call while the attack ran, not by its final draws."""
         records = [_as_declared(record) for record in self.records]
-        facts = {**self.facts, "judge": f"{self.facts['judge']} (as declared)"}
+        facts = {**self.facts, "criterion": f"{self.facts['criterion']} (as declared)"}
         return replace(self, records=records, summary=summarize(records, facts))
 
     @property
@@ -102,7 +102,7 @@ class Run:
 
 
 def _as_declared(record: Record) -> Record:
-    declared = "robust" if record["broken_at"] is None else "broken"
+    declared = "robust" if record["success_query"] is None else "adversarial"
     return {**record, "verdict": declared if clean_right(record) else record["verdict"]}
 
 

@@ -9,7 +9,7 @@ from rfdlight.reporting.settings import is_white_box
 from rfdlight.reporting.side_by_side import common_budget
 from rfdlight.reporting.tables import incomplete, percent
 
-COMPARED = ("norm", "eps", "targeted", "judge", "accounting", "eot", "precision")
+COMPARED = ("norm", "eps", "targeted", "criterion", "query_counting", "eot", "precision")
 """The facts whose difference makes two numbers answers to different questions."""
 
 

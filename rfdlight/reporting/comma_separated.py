@@ -87,7 +87,7 @@ def _inert(value: Any) -> Any:
 def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     run, summary = cell.run, cell.run.summary
     line: dict[str, Any] = {"run": run.label}
-    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals", "failed", "under_way")}
+    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals", "failed", "in_progress")}
     line["failed"] = len(run.facts["failed"])
     line["at_budget"] = cell.budget
     line |= _bounds("robust_at_budget", cell.robust) | _bounds("robust_lower_at_budget", cell.lower)
@@ -97,7 +97,7 @@ def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     line["common_budget"] = common
     ledger = dict(summary["ledger"])
     rows = {f"{kind}_rows": ledger.pop(kind) for kind in ROWS}
-    return line | summary["broken_images"] | rows | ledger
+    return line | summary["adversarial_images"] | rows | ledger
 
 
 def _worst_line(row: Row, worst: Worst, budget: int | None) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _worst_line(row: Row, worst: Worst, budget: int | None) -> dict[str, Any]:
         "attack": WORST_CASE,
         "norm": facts["norm"],
         "eps": facts["eps"],
-        "accounting": facts["accounting"],
+        "query_counting": facts["query_counting"],
         "victim": row.method.victim,
         "defense": row.method.defense,
         "data": row.method.data,
@@ -130,9 +130,9 @@ def _shares(run: Run, common: int) -> dict[str, Share | None]:
         "robust_lower": summary["mean_logits"]["robust_lower"],
         "robust_at_common_budget": robust_at(run.records, common),
         "declared": summary["declared"],
-        "first_screen9": summary["first_screen9"],
-        "single_draw_clean": summary["single_draw"]["clean"],
-        "single_draw_robust": summary["single_draw"]["robust"],
+        "first_9_vote_success": summary["first_9_vote_success"],
+        "single_query_clean": summary["single_query"]["clean"],
+        "single_query_robust": summary["single_query"]["robust"],
         "attack_success": summary["attack_success"],
     }
 

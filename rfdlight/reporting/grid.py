@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from rfdlight.errors import UserError
 from rfdlight.records.records import clean_right
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Share, robust_at, share_of, stands_at
+from rfdlight.records.summary import Share, is_robust_at, robust_at, share_of
 from rfdlight.reporting.settings import Method, Setting, is_white_box, method_of, settings_of
 
 
@@ -29,7 +29,7 @@ class Cell:
     budget: int
     robust: Share
     lower: Share
-    """With the undecided images as broken."""
+    """With the undecided images as adversarial."""
 
     @property
     def below_own(self) -> bool:
@@ -43,7 +43,7 @@ class WorstColumn:
 
     norm: str
     eps: float
-    accounting: str
+    query_counting: str
     budget: int | None
 
 
@@ -92,7 +92,7 @@ def build_grid(runs: list[Run], budgets: list[int] | None = None) -> Grid:
     at a number of queries. A cell is the robust accuracy of the mean logits, read from the records.
 
     The worst case of a method counts an image as robust if it stands in every run of that method in one
-    ball and under one accounting: of all attacks without gradients, `random_noise` among them, since who may
+    ball and under one query counting: of all attacks without gradients, `random_noise` among them, since who may
     ask a query may ask that one too. An attack with gradients belongs to another threat model and is left out.
 
     Args:
@@ -137,7 +137,7 @@ def pooled_clean(runs: Sequence[Run]) -> Share:
 def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: bool = False) -> list[bool]:
     """Return whether each image stands in every run, after so many queries or at each run's own budget."""
     limits = [(run.by_id, run.facts["budget"] if budget is None else budget) for run in runs]
-    return [all(stands_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
+    return [all(is_robust_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
 
 
 def _check(budgets: list[int], runs: list[Run]) -> None:
@@ -162,7 +162,7 @@ def _cell(column: Column, method: Method) -> Cell | None:
 
 
 def _threat_model(run: Run) -> tuple[str, float, str]:
-    return run.facts["norm"], run.facts["eps"], run.facts["accounting"]
+    return run.facts["norm"], run.facts["eps"], run.facts["query_counting"]
 
 
 def _worst(settings: list[Setting], method: Method, column: WorstColumn) -> Worst | None:
@@ -170,7 +170,7 @@ def _worst(settings: list[Setting], method: Method, column: WorstColumn) -> Wors
     chosen = [
         (label, run)
         for label, run in held
-        if not is_white_box(run) and _threat_model(run) == (column.norm, column.eps, column.accounting)
+        if not is_white_box(run) and _threat_model(run) == (column.norm, column.eps, column.query_counting)
     ]
     runs = [run for _, run in chosen]
     common = set.intersection(*(set(run.by_id) for run in runs)) if runs else set()

@@ -98,11 +98,11 @@ def _grid_head(headings: list[Heading]) -> list[str]:
     over = [(attack, len(list(group))) for attack, group in itertools.groupby(heading.attack for heading in headings)]
     return [
         _row(["<th></th>", "<th></th>", *(_head(attack, "span", span) for attack, span in over)]),
-        _row([_head("defense"), _head("clean", "number"), *(_head(_queries(each), "number") for each in headings)]),
+        _row([_head("defense"), _head("clean", "number"), *(_head(_query_step(each), "number") for each in headings)]),
     ]
 
 
-def _queries(heading: Heading) -> str:
+def _query_step(heading: Heading) -> str:
     return heading.line.removeprefix(f"{heading.attack}, ")
 
 

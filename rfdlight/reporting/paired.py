@@ -16,7 +16,7 @@ from rfdlight.reporting.settings import Method
 
 Subject = Literal["defenses", "attacks"]
 
-_ONE_THREAT = ("norm", "eps", "targeted", "judge", "accounting")
+_ONE_THREAT = ("norm", "eps", "targeted", "criterion", "query_counting")
 """The facts that two attacks have to agree in to be compared."""
 
 
@@ -68,7 +68,7 @@ def compare(grid: Grid, subject: Subject = "defenses") -> list[Comparison]:
 
     Args:
         grid: The cells; two defenses are compared in each of its columns, the undefended one first, two attacks in each
-            of its rows if they are of one threat model, judge and accounting, and, where the grid is not read at each
+            of its rows if they are of one threat model, criterion and query counting, and, where the grid is not read at each
             attack's own budget, at one number of queries.
         subject: What is compared.
 

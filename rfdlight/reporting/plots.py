@@ -13,7 +13,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from rfdlight.core.intervals import wilson
 from rfdlight.records.records import Record, clean_right
-from rfdlight.records.summary import breaks_at, was_screened
+from rfdlight.records.summary import success_query_of, was_screened
 from rfdlight.reporting.figures import begin
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -140,7 +140,7 @@ def _mark_end(axes: Axes, line: Line2D, number: int) -> None:
 
 def _draw(axes: Axes, label: str, records: list[Record], budget: int, start: int, colour: str, style: str) -> Line2D:
     total = len(records)
-    queries, standing = steps(records, [breaks_at(record) for record in records], start, budget)
+    queries, standing = steps(records, [success_query_of(record) for record in records], start, budget)
     bounds = np.array([wilson(int(count), total) for count in standing])
     axes.fill_between(queries, bounds[:, 0], bounds[:, 1], step="post", color=colour, alpha=0.15, linewidth=0)
     # A legend would set what stands between dollars as a formula, and leave out what begins with "_".
@@ -148,6 +148,6 @@ def _draw(axes: Axes, label: str, records: list[Record], budget: int, start: int
     (line,) = axes.step(queries, standing / total, where="post", color=colour, linewidth=2, linestyle=style, label=name)
     if not was_screened(records):
         return line
-    screened, passed = steps(records, [record["first_screen9"] for record in records], start, budget)
+    screened, passed = steps(records, [record["first_9_vote_success"] for record in records], start, budget)
     axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
     return line

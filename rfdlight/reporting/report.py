@@ -22,7 +22,7 @@ READING_GRID = (
     "Clean: an image counts once, with the share of the method's runs that found it right."
 )
 READING_WORST = (
-    "Worst case: an image counts if it stands in every run of the method, in that ball and under that accounting; "
+    "Worst case: an image counts if it stands in every run of the method, in that ball and under that query counting; "
     "attacks that are given gradients are left out, random_noise is not."
 )
 READING_PAIRS = (
@@ -129,12 +129,12 @@ class Report:
         columns = self.grid.columns
         headings = [Heading(column.setting.label, f"{column.budget:,}") for column in columns]
         several_balls = len({(worst.norm, worst.eps) for worst in self.grid.worst_columns}) > 1
-        several_bills = len({worst.accounting for worst in self.grid.worst_columns}) > 1
+        several_bills = len({worst.query_counting for worst in self.grid.worst_columns}) > 1
         same = len({column.budget for column in columns}) == 1
         for worst in self.grid.worst_columns:
             budget = columns[0].budget if worst.budget is None and same else worst.budget
             label = f"worst case, {worst.norm} {worst.eps:g}" if several_balls else "worst case"
-            label += f", accounting {worst.accounting}" if several_bills else ""
+            label += f", query counting {worst.query_counting}" if several_bills else ""
             headings.append(Heading(label, OWN_BUDGETS if budget is None else f"{budget:,}"))
         return headings
 

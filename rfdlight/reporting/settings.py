@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rfdlight.records.runs import Run
 from rfdlight.reporting.tables import attack_name
 
-SETTINGS = ("attack", "targeted", "options", "norm", "eps", "judge", "accounting", "eot")
+SETTINGS = ("attack", "targeted", "options", "norm", "eps", "criterion", "query_counting", "eot")
 """The facts that runs of one column have in common."""
 
 TIEBREAKS = ("budget", "seed", "selection", "num_images", "precision", "batch_size")
@@ -100,8 +100,8 @@ def _label(run: Run, shown: Sequence[str]) -> str:
     said = {
         "norm": ball,
         "eps": ball,
-        "judge": f"judge {facts['judge']}",
-        "accounting": f"{facts['accounting']} accounting",
+        "criterion": f"criterion {facts['criterion']}",
+        "query_counting": f"{facts['query_counting']} query counting",
         "eot": f"eot {facts['eot']}",
         "budget": f"run for {facts['budget']:,}",
         "seed": f"seed {facts['seed']}",

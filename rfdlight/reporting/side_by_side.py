@@ -28,7 +28,7 @@ def side_by_side(runs: list[Run]) -> list[tuple[str, list[str]]]:
         add(name, lambda run: str(run.facts[name] or "none"))
 
     def add_median(label: str, name: str) -> None:
-        add(label, lambda run: number(run.summary["broken_images"][name]))
+        add(label, lambda run: number(run.summary["adversarial_images"][name]))
 
     add("attack", lambda run: attack_name(run.facts))
     if any(run.facts["options"] != "defaults" for run in runs):
@@ -37,30 +37,30 @@ def side_by_side(runs: list[Run]) -> list[tuple[str, list[str]]]:
         add_fact(name)
     add("ball", lambda run: f"{run.facts['norm']} {run.facts['eps']:g}")
     add("queries per image", lambda run: f"{run.facts['budget']:,}")
-    for name in ("judge", "accounting", "precision"):
+    for name in ("criterion", "query_counting", "precision"):
         add_fact(name)
     if any(run.facts["eot"] > 1 for run in runs):
         add("evaluations per query", lambda run: str(run.facts["eot"]))
     add("images", lambda run: incomplete(run.summary) or f"{run.summary['counts']['images']:,}")
     add_share("mean logits: clean", lambda run: run.summary["mean_logits"]["clean"])
     add_share("mean logits: robust", lambda run: run.summary["mean_logits"]["robust"])
-    add_share("  lower, undecided as broken", lambda run: run.summary["mean_logits"]["robust_lower"])
+    add_share("  lower, undecided as adversarial", lambda run: run.summary["mean_logits"]["robust_lower"])
     if len({run.facts["budget"] for run in runs}) > 1:
         common = common_budget(runs)
         add_share(f"  robust at {common:,} queries", lambda run: robust_at(run.records, common))
-    add_share("  by the judge's calls", lambda run: run.summary["declared"])
-    add_share("  by the first 9-vote screen", lambda run: run.summary["first_screen9"])
-    add_share("single answer: clean", lambda run: run.summary["single_draw"]["clean"])
-    add_share("single answer: robust", lambda run: run.summary["single_draw"]["robust"])
+    add_share("  by the criterion's calls", lambda run: run.summary["declared"])
+    add_share("  by the first 9-vote screen", lambda run: run.summary["first_9_vote_success"])
+    add_share("single answer: clean", lambda run: run.summary["single_query"]["clean"])
+    add_share("single answer: robust", lambda run: run.summary["single_query"]["robust"])
     add_share("attack success", lambda run: run.summary["attack_success"])
     add("undecided images", lambda run: f"{run.summary['counts']['undecided']:,}")
     add_median("median queries to break", "median_queries")
     add_median("median linf of the broken", "median_linf")
     add_median("median l2 of the broken", "median_l2")
     add("billed per image", lambda run: _per_image(run, "billed"))
-    add("evaluated per image", lambda run: _per_image(run, "attack", "gradient", "observe"))
-    add("judged per image", lambda run: _per_image(run, "judge"))
-    add("judge rows per attack row", lambda run: number(run.summary["ledger"]["judge_ratio"], 2))
+    add("evaluated per image", lambda run: _per_image(run, "attack", "gradient", "success_check"))
+    add("judged per image", lambda run: _per_image(run, "criterion"))
+    add("criterion rows per attack row", lambda run: number(run.summary["ledger"]["criterion_ratio"], 2))
     return rows
 
 

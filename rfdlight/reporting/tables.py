@@ -20,7 +20,11 @@ _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
 _NAMED_STATES: dict[State, str] = {"warn": "to look at", "fail": "failed", "skip": "not made"}
 """How the states of checks that did not pass are counted."""
 
-_COUNTED = {"initially_wrong": "misclassified before the attack", "broken": "broken", "undecided": "undecided"}
+_COUNTED = {
+    "initially_wrong": "misclassified before the attack",
+    "adversarial": "adversarial",
+    "undecided": "undecided",
+}
 """Counts of a summary, and how a table names them."""
 
 _FAILURES_SHOWN = 3
@@ -130,7 +134,7 @@ def _bias(summary: dict[str, Any]) -> str:
     so_far = summary["so_far"]
     if so_far is None:
         return ""
-    begun, robust = (summary["run"]["under_way"][name] for name in ("begun", "robust"))
+    begun, robust = (summary["run"]["in_progress"][name] for name in ("begun", "robust"))
     remark = "BIASED: images that break finish first, so that robust accuracy over the finished images is too low"
     return (
         f"{remark}; {percent(so_far)} with the {begun:,} under way, {robust:,} of them robust so far"
@@ -153,11 +157,13 @@ def _remarks(summary: dict[str, Any]) -> list[str]:
 def _title(summary: dict[str, Any]) -> Text:
     run = summary["run"]
     ball = f"{run['norm']} eps {run['eps']:g}, {run['budget']:,} queries per image"
-    accounting = f"{run['accounting']}, {run['eot']} evaluations per query" if run["eot"] > 1 else run["accounting"]
+    query_counting = (
+        f"{run['query_counting']}, {run['eot']} evaluations per query" if run["eot"] > 1 else run["query_counting"]
+    )
     lines = [
         f"{attack_name(run)} against {run['victim']}: {ball}",
         f"data {run['data']}, {summary['counts']['images']:,} images; defense {run['defense'] or 'none'}",
-        f"judge {run['judge']}, accounting {accounting}, {run['precision']}, seed {run['seed']}",
+        f"criterion {run['criterion']}, query counting {query_counting}, {run['precision']}, seed {run['seed']}",
     ]
     title = Text("\n" + lines[0], style="bold")
     for remark in _remarks(summary):
@@ -175,14 +181,14 @@ def _accuracies(summary: dict[str, Any]) -> Table:
     def row(label: str, share: Share | None, style: str = "") -> None:
         table.add_row(label, percent(share), interval(share), style=style)
 
-    mean, single, counts = summary["mean_logits"], summary["single_draw"], summary["counts"]
+    mean, single, counts = summary["mean_logits"], summary["single_query"], summary["counts"]
     row("mean logits: clean", mean["clean"])
     if not complete:
         row("mean logits: robust so far, over images begun", summary["so_far"], "bold")
     row("mean logits: robust, undecided as robust", mean["robust"], "bold" if complete else "")
-    row(f"  lower bound, the {counts['undecided']:,} undecided as broken", mean["robust_lower"])
-    row("  by the judge's calls in the run instead", summary["declared"])
-    screened = summary["first_screen9"]
+    row(f"  lower bound, the {counts['undecided']:,} undecided as adversarial", mean["robust_lower"])
+    row("  by the criterion's calls in the run instead", summary["declared"])
+    screened = summary["first_9_vote_success"]
     row(f"  by the first 9-vote screen{' (no votes)' if screened is None else ''}", screened)
     row("single answer: clean", single["clean"])
     row("single answer: robust, expected", single["robust"])
@@ -205,7 +211,7 @@ def _curve(curve: list[dict[str, Any]]) -> Table:
 
 
 def _facts(summary: dict[str, Any]) -> Table:
-    counts, broken, ledger, run = (summary[name] for name in ("counts", "broken_images", "ledger", "run"))
+    counts, adversarial, ledger, run = (summary[name] for name in ("counts", "adversarial_images", "ledger", "run"))
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -214,9 +220,9 @@ def _facts(summary: dict[str, Any]) -> Table:
     if counts["late"]:
         table.add_row("", f"{counts['late']:,} of the broken found by the final draws alone")
     if counts["unconfirmed"]:
-        table.add_row("", f"{counts['unconfirmed']:,} called broken, but not by the final draws")
-    if counts["broken"]:
-        queries = f"median {number(broken['median_queries'])}, mean {number(broken['mean_queries'])}"
+        table.add_row("", f"{counts['unconfirmed']:,} called adversarial, but not by the final draws")
+    if counts["adversarial"]:
+        queries = f"median {number(adversarial['median_queries'])}, mean {number(adversarial['mean_queries'])}"
         table.add_row("queries to break", queries)
         for norm in ("linf", "l2"):
             lengths = f"median {number(broken[f'median_{norm}'])}, largest {number(broken[f'max_{norm}'])}"
@@ -224,8 +230,10 @@ def _facts(summary: dict[str, Any]) -> Table:
     kinds = " + ".join(f"{ledger[kind]:,} {kind}" for kind in ROWS if kind != "gradient" or ledger[kind])
     table.add_row("queries billed", f"{ledger['billed']:,}")
     table.add_row("rows of the victim", f"{ledger['rows']:,} = {kinds}")
-    if ledger["judge_ratio"] is not None:
-        table.add_row("judge's share", f"{ledger['judge_ratio']:.2f} judge rows per row of the attack, none billed")
+    if ledger["criterion_ratio"] is not None:
+        table.add_row(
+            "criterion's share", f"{ledger['criterion_ratio']:.2f} criterion rows per row of the attack, none billed"
+        )
     table.add_row("time", f"{run['wall_seconds']:,.1f} s")
     return table
 

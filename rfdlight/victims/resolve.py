@@ -128,7 +128,7 @@ def check_data(spec: str, card: VictimCard, data: ImageData) -> None:
         )
 
 
-def other_data_caution(card: VictimCard | None, data: ImageData) -> str | None:
+def other_data_warning(card: VictimCard | None, data: ImageData) -> str | None:
     """Return one line if a victim was trained on data of another name, else None."""
     if card is None or card.data == data.name:
         return None

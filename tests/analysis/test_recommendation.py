@@ -33,13 +33,13 @@ def outcome(withstand: str) -> Outcome:
     """An attack on images of which those with a "1" withstand; a "-" was wrong from the start."""
     records = [
         {"id": f"{number:03d}", "clean_margin": -1.0 if sign == "-" else 1.0, "attack": 5, "gradient": 0}
-        | {"verdict": "robust" if sign in "1-" else "broken"}
+        | {"verdict": "robust" if sign in "1-" else "adversarial"}
         for number, sign in enumerate(withstand)
     ]
     right = withstand.count("1")
     low, high = wilson(right, len(withstand))
     share = {"share": right / len(withstand), "low": low, "high": high, "total": len(withstand)}
-    summary = {"mean_logits": {"robust": share}, "single_draw": {"robust": share}, "ledger": {"judge": 7}}
+    summary = {"mean_logits": {"robust": share}, "single_query": {"robust": share}, "ledger": {"criterion": 7}}
     return Outcome(records, summary, deterministic=False)
 
 
@@ -143,9 +143,9 @@ def test_a_short_attack_breaks_only_what_the_ball_allows_and_keeps_to_its_budget
     found = short_attack(victim, images, Square(eps=0.05), classes=2, budget=60, device=CPU)
     x = images.read(list(range(40))).float() / 255
     breakable = (victim.least_margin(x, 0.05) < 0) & (victim(x)[:, 0] > 0)
-    broken = torch.tensor([record["verdict"] == "broken" for record in found.records])
-    assert int(broken.sum()) > 0
-    assert not bool((broken & ~breakable & (victim(x)[:, 0] > 0)).any())
+    adversarial = torch.tensor([record["verdict"] == "adversarial" for record in found.records])
+    assert int(adversarial.sum()) > 0
+    assert not bool((adversarial & ~breakable & (victim(x)[:, 0] > 0)).any())
     assert max(record["billed"] for record in found.records) <= 60
     assert found.robust["share"] == sum(found.withstood.values()) / 40
     assert [record["id"] for record in found.records] == images.ids
@@ -161,7 +161,7 @@ def test_noise_is_judged_by_many_draws_and_the_hook_is_taken_off(images):
     victim = linear_victim(images, 0.05)
     with InputNoise(0.02).on(victim):
         found = short_attack(victim, images, Square(eps=0.05), classes=2, budget=5, device=CPU)
-    assert {record["final_draws"] for record in found.records} == {100}
+    assert {record["final_evaluations"] for record in found.records} == {100}
     assert not victim._forward_hooks
 
 

@@ -37,7 +37,7 @@ def reference_of(attack):
         def normal(k):
             return rng.normal(key, 0, torch.tensor([k]), (x.shape[0], side, side))[0]
 
-        paper = attack.accounting == "paper"
+        paper = attack.query_counting == "paper"
         return bandits(model, x, y, side=side, **options, paper=paper, budget=budget, normal=normal)
 
     return run
@@ -52,8 +52,8 @@ def check_bandits_iterates(attack, victim, x, y):
     check_iterates(attack, victim, x[:3], y[:3], 3, 1, attack.step, float(attack.norm.strip("l")))
 
 
-def check_bandits_billing(attack, accounting="exact", budget=50, eot=1):
-    check_billing(attack, accounting, 2, 3, budget, eot)
+def check_bandits_billing(attack, query_counting="exact", budget=50, eot=1):
+    check_billing(attack, query_counting, 2, 3, budget, eot)
 
 
 def v_of(attack, state):
@@ -109,19 +109,19 @@ def check_prior(attack, victim, x, y):
         assert not torch.equal(old, new)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{}, {"loss": "cross_entropy"}, {"prior_side": 7}, ROUND], ids=str)
-def test_each_query_is_the_references(network, clean, options, accounting):
+def test_each_query_is_the_references(network, clean, options, query_counting):
     attack = Bandits(**{"eps": 0.05, **SMALL, **options})
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_bandits_reference(attack, network, *clean)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, ROUND], ids=str)
-def test_the_iterate_moves_once_per_step_inside_the_ball(network, clean, options, accounting):
+def test_the_iterate_moves_once_per_step_inside_the_ball(network, clean, options, query_counting):
     attack = Bandits(**{**SMALL, **options})
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_bandits_iterates(attack, network, *clean)
 
 
@@ -165,10 +165,10 @@ def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(Bandits(eps=0.05, step=0.005, prior_side=4, prior_step=1.0), 1000, 0.9)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize(("budget", "eot"), [(50, 1), (51, 1), (50, 3)])
-def test_bills_are_those_of_the_specification(accounting, budget, eot):
-    check_bandits_billing(Bandits(eps=0.05), accounting, budget, eot)
+def test_bills_are_those_of_the_specification(query_counting, budget, eot):
+    check_bandits_billing(Bandits(eps=0.05), query_counting, budget, eot)
 
 
 def test_only_looks_claim(network, clean):
@@ -197,14 +197,14 @@ def test_the_priors_side_follows_the_images(size, side):
 
 def test_a_budget_that_cannot_reach_the_balls_surface_is_named():
     attack = Bandits(eps=0.05)
-    assert attack.caution(14) is None
-    assert attack.caution(13) == (
+    assert attack.budget_warning(14) is None
+    assert attack.budget_warning(13) == (
         "this budget allows 4 steps of 0.01, so the attack stays within 0.04 of the image although eps is 0.05; "
         "raise model.budget or attack.step"
     )
-    attack.accounting = "paper"
-    assert attack.caution(9) is None
-    assert attack.caution(8) is not None
+    attack.query_counting = "paper"
+    assert attack.budget_warning(9) is None
+    assert attack.budget_warning(8) is not None
 
 
 @pytest.mark.parametrize(
@@ -279,12 +279,12 @@ class StepsTwice(Bandits):
 class HidesTheLook(Bandits):
     """Budget: bills the look as a query that the attack uses."""
 
-    def observes(self, state):
-        return torch.zeros_like(super().observes(state))
+    def is_success_check(self, state):
+        return torch.zeros_like(super().is_success_check(state))
 
 
 class StopsAtOnce(Bandits):
-    """Budget: under the paper's accounting, stops within a step."""
+    """Budget: under the paper's query counting, stops within a step."""
 
     def paper_ended(self, state, evaluated):
         return evaluated >= state["budget"]
@@ -300,7 +300,7 @@ CAUGHT = [
     (ProbesTheSameSide, {}, ["check_bandits_reference", "check_probes"]),
     (StepsTwice, {}, ["check_bandits_reference"]),
     (HidesTheLook, {}, ["check_bandits_reference", "check_bandits_billing"]),
-    (StopsAtOnce, {"accounting": "paper", "budget": 51}, ["check_bandits_billing"]),
+    (StopsAtOnce, {"query_counting": "paper", "budget": 51}, ["check_bandits_billing"]),
 ]
 
 MORE = {"check_linear": (600, 0.5)}

@@ -10,7 +10,7 @@ from torch import nn
 
 from rfdlight.attacks import Boundary
 from rfdlight.core import rng
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 from rfdlight.errors import UserError
 
 START, BLEND, SPHERE, PROPOSAL = range(4)
@@ -46,10 +46,10 @@ def zeros(rows):
     return torch.zeros(rows, dtype=torch.int64)
 
 
-def check_reference(attack, answer, x, y, budget, target=None, starts=None):
+def check_reference(attack, answer, x, y, budget, target=None, starting_points=None):
     """Query by query, points, purposes and steps are the reference's; at the end the nearest hit too."""
     seed = torch.arange(len(x)) + 100
-    ticks = list(drive(attack, answer, x, y, budget=budget, target=target, starts=starts))
+    ticks = list(drive(attack, answer, x, y, budget=budget, target=target, starting_points=starting_points))
     for i in range(len(x)):
         history, nearest = boundary(
             lambda point: answer(point[None])[0],
@@ -60,7 +60,7 @@ def check_reference(attack, answer, x, y, budget, target=None, starts=None):
             attack.spherical_step,
             attack.source_step,
             None if target is None else int(target[i]),
-            None if starts is None else starts[i],
+            None if starting_points is None else starting_points[i],
         )
         assert len(history) == len(ticks)
         for q, (entry, (before, points, _, _)) in enumerate(zip(history, ticks, strict=True)):
@@ -81,7 +81,7 @@ def check_geometry(attack, answer, x, y, budget=200):
         assert torch.allclose(after["distance"][found], distance[found], rtol=1e-6)
         assert (answer(after["point"]).argmax(1) != y)[found].all()
         assert attack.threat.contains(x, attack.best(after)).all()
-        assert torch.equal(attack.claims(after), found & attack.threat.contains(x, after["point"]))
+        assert torch.equal(attack.reports_success(after), found & attack.threat.contains(x, after["point"]))
         moving = before["phase"] >= SPHERE
         if moving.any():
             move = attack.sidestep(before).flatten(1)
@@ -170,11 +170,11 @@ def test_each_query_is_the_references_while_steps_adapt():
 
 def test_a_targeted_attack_is_the_references_from_its_start(network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starts, classes = labelled(network, (3, 16, 16))
+    starting_points, classes = labelled(network, (3, 16, 16))
     target = (y + 1) % 5
-    starts = starts[(classes == target[:, None]).long().argmax(1)]
+    starting_points = starting_points[(classes == target[:, None]).long().argmax(1)]
     attack = Boundary(eps=0.5, norm="l2", targeted=True)
-    check_reference(attack, one_by_one(network), x, y, 50, target, starts)
+    check_reference(attack, one_by_one(network), x, y, 50, target, starting_points)
 
 
 def test_proposals_measure_as_in_the_paper_on_a_plane():
@@ -195,14 +195,14 @@ def test_a_planes_exact_distance_is_approached_and_never_beaten():
     assert (after["distance"] <= 1.2 * least).all(), after["distance"] / least
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
-def test_the_papers_bills_leave_out_the_start(accounting):
-    run = Run(Plane(), Boundary(eps=0.001, norm="l2"), grey(4), zeros(4), budget=40, accounting=accounting)
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
+def test_the_papers_bills_leave_out_the_start(query_counting):
+    run = Run(Plane(), Boundary(eps=0.001, norm="l2"), grey(4), zeros(4), budget=40, query_counting=query_counting)
     assert run.column("billed").tolist() == [40] * 4
     seed = torch.tensor([rng.image_seed(0, f"test/{i:04d}") for i in range(4)])
     *_, after = list(drive(Boundary(eps=0.001, norm="l2"), Plane(), grey(4), zeros(4), budget=80, seed=seed))[-1]
     assert (after["opened"] >= 11).all()
-    extra = after["opened"] if accounting == "paper" else 0
+    extra = after["opened"] if query_counting == "paper" else 0
     assert (run.column("attack") == 40 + extra).all()
 
 
@@ -219,7 +219,7 @@ def test_a_victim_of_random_labels_leads_to_no_number_that_is_not_finite():
         zeros(4),
         budget=300,
         deterministic=False,
-        judge=Judge("never", final_draws=10, clean_draws=5),
+        criterion=SuccessCriterion("never", final_evaluations=10, clean_evaluations=5),
     )
     assert len(run.records) == 4
 

@@ -15,7 +15,7 @@ from rfdlight.attacks import GeoDA
 from rfdlight.attacks.geoda import low_waves, query_split
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 from rfdlight.errors import UserError
 
 START, BISECT, PROBE, WALK = range(4)
@@ -228,7 +228,7 @@ def test_a_walk_that_finds_nothing_ends_after_100_tries_and_leaves_b():
 def test_the_paper_asks_the_clean_image_first_and_does_not_clip_noise(network, clean):
     x, y = clean[0][:3], clean[1][:3]
     attack = GeoDA(eps=0.05, norm="l2")
-    attack.accounting = "paper"
+    attack.query_counting = "paper"
     paper = list(drive(attack, one_by_one(network), x, y, budget=4))
     exact = list(drive(GeoDA(eps=0.05, norm="l2"), one_by_one(network), x, y, budget=3))
     assert torch.equal(paper[0][1], x)
@@ -238,13 +238,21 @@ def test_the_paper_asks_the_clean_image_first_and_does_not_clip_noise(network, c
 
 def test_the_paper_bills_every_answer_and_ends_with_its_split(network, clean):
     x, y = clean[0][:4], clean[1][:4]
-    exact = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, judge=Judge("never"))
-    paper = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, judge=Judge("never"), accounting="paper")
+    exact = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, criterion=SuccessCriterion("never"))
+    paper = Run(
+        network,
+        GeoDA(eps=1e-6, norm="l2"),
+        x,
+        y,
+        budget=100,
+        criterion=SuccessCriterion("never"),
+        query_counting="paper",
+    )
     assert exact.column("attack").tolist() == [100] * 4
     # One iteration of 75 probes; the search for a start and two bisections carry it over the budget, or not.
     for i, count in enumerate(paper.column("attack").tolist()):
         attack = GeoDA(eps=1e-6, norm="l2")
-        attack.accounting = "paper"
+        attack.query_counting = "paper"
         seed = torch.tensor([rng.image_seed(0, f"test/{i:04d}")])
         ticks = drive(attack, one_by_one(network), x[i, None], y[i, None], budget=100, steps=300, seed=seed)
         ended = next(q for q, (*_, after) in enumerate(ticks, 1) if int(after["iteration"]) == 1)
@@ -255,7 +263,7 @@ def test_the_paper_bills_every_answer_and_ends_with_its_split(network, clean):
 
 def test_the_paper_stops_a_search_for_a_start_at_the_budget():
     x, y = images(3, (3, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    run = Run(Constant(), GeoDA(eps=0.05), x, y, budget=30, accounting="paper")
+    run = Run(Constant(), GeoDA(eps=0.05), x, y, budget=30, query_counting="paper")
     assert run.column("attack").tolist() == [30] * 3
 
 
@@ -264,11 +272,11 @@ def test_a_claim_is_a_new_b_within_the_ball(network, clean):
     attack = GeoDA(eps=1.5, norm="l2")
     claimed = 0
     for before, _, _, after in drive(attack, one_by_one(network), x, y, budget=40):
-        claims = attack.claims(after)
-        assert (before["phase"][claims] == BISECT).all()
-        assert (norm_of(attack.best(after) - x, "l2")[claims] <= 1.5 * (1 + 1e-4)).all()
-        assert (after["distance"][claims] <= 1.5 * (1 + 1e-4)).all()
-        claimed += int(claims.sum())
+        reports_success = attack.reports_success(after)
+        assert (before["phase"][reports_success] == BISECT).all()
+        assert (norm_of(attack.best(after) - x, "l2")[reports_success] <= 1.5 * (1 + 1e-4)).all()
+        assert (after["distance"][reports_success] <= 1.5 * (1 + 1e-4)).all()
+        claimed += int(reports_success.sum())
     assert claimed >= 2
 
 
@@ -306,8 +314,8 @@ class WalksAway(GeoDA):
 class ProbesTooFar(GeoDA):
     """Size: probes of twice alpha."""
 
-    def _move(self, state, starts, probes, walks):
-        move = super()._move(state, starts, probes, walks)
+    def _move(self, state, starting_points, probes, walks):
+        move = super()._move(state, starting_points, probes, walks)
         return torch.where(probes.view(-1, 1, 1, 1), 2 * move, move)
 
 
@@ -348,8 +356,8 @@ class ForgetsNormals(GeoDA):
 class ReadsTheOpposite(GeoDA):
     """Reading: takes right for wrong."""
 
-    def hits(self, state, labels):
-        return ~super().hits(state, labels)
+    def is_adversarial(self, state, labels):
+        return ~super().is_adversarial(state, labels)
 
 
 VICTIM = {"check_reference": 220, "check_steps": 150, "check_feasible": 60}

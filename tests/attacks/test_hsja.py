@@ -51,10 +51,10 @@ def grey(rows, shape=(3, 4, 4)):
     return images(rows, shape, seed=6) * 0.2 + 0.4
 
 
-def check_reference(attack, answer, x, y, budget, target=None, starts=None):
+def check_reference(attack, answer, x, y, budget, target=None, starting_points=None):
     """Query by query, points and purposes are the reference's; at the end the nearest hit too."""
     seed = torch.arange(len(x)) + 100
-    ticks = list(drive(attack, answer, x, y, budget=budget, target=target, starts=starts))
+    ticks = list(drive(attack, answer, x, y, budget=budget, target=target, starting_points=starting_points))
     for i in range(len(x)):
 
         def model(point, i=i):
@@ -73,7 +73,7 @@ def check_reference(attack, answer, x, y, budget, target=None, starts=None):
             attack.max_probes,
             attack.gap,
             None if target is None else int(target[i]),
-            None if starts is None else starts[i],
+            None if starting_points is None else starting_points[i],
         )
         assert len(history) == len(ticks)
         for q, (entry, (before, points, _, _)) in enumerate(zip(history, ticks, strict=True)):
@@ -167,7 +167,7 @@ def check_kept(attack, victim, x, y, budget=100):
         found = least.isfinite()
         assert torch.equal(attack.threat.distance(x, after["nearest"])[found], least[found])
         inside = found & (least <= attack.eps)
-        assert torch.equal(attack.claims(after), inside)
+        assert torch.equal(attack.reports_success(after), inside)
         if found.all():
             assert (answer(after["nearest"]).argmax(1) != y).all()
             assert (answer(after["point"]).argmax(1) != y).all()
@@ -223,11 +223,11 @@ def test_each_query_is_the_references_over_many_iterations(norm, shape):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_targeted_attack_is_the_references_from_its_start(norm, network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starts, classes = labelled(network, (3, 16, 16))
+    starting_points, classes = labelled(network, (3, 16, 16))
     target = (y + 1) % 5
-    starts = starts[(classes == target[:, None]).long().argmax(1)]
+    starting_points = starting_points[(classes == target[:, None]).long().argmax(1)]
     attack = HSJA(eps=0.05, norm=norm, init_probes=20, gap=0.01, targeted=True)
-    check_reference(attack, one_by_one(network), x, y, 80, target, starts)
+    check_reference(attack, one_by_one(network), x, y, 80, target, starting_points)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -318,7 +318,7 @@ def test_exact_bills_stop_anywhere_and_the_papers_between_iterations():
 
     exact = Run(Plane(), attack(), x, y, budget=70)
     assert exact.column("attack").tolist() == [70] * 4
-    paper = Run(Plane(), attack(), x, y, budget=70, accounting="paper")
+    paper = Run(Plane(), attack(), x, y, budget=70, query_counting="paper")
     assert paper.column("billed").tolist() == [70] * 4
     seed = torch.tensor([rng.image_seed(0, f"test/{i:04d}") for i in range(4)])
     ended = [0] * 4

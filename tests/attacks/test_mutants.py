@@ -200,4 +200,4 @@ def test_the_engine_believes_no_point_outside_the_ball(mutant, network, clean):
     run = Run(network, mutant(eps=0.03, norm=norm), *clean, budget=40)
     for record in run.records:
         assert record[norm] <= 0.03 + 1e-6
-        assert record["broken_at"] is None or record["verdict"] == "broken"
+        assert record["success_query"] is None or record["verdict"] == "adversarial"

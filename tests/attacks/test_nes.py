@@ -34,14 +34,14 @@ def reference_of(attack):
         def normal(k):
             return rng.normal(key, 0, torch.tensor([k]), tuple(x.shape))[0]
 
-        paper = attack.accounting == "paper"
+        paper = attack.query_counting == "paper"
         return nes(model, x, y, target, **options, paper=paper, budget=budget, normal=normal)
 
     return run
 
 
 def in_paper(attack):
-    attack.accounting = "paper"
+    attack.query_counting = "paper"
     return attack
 
 
@@ -101,9 +101,9 @@ def check_direction(attack):
     assert float(z.abs().max()) <= 5
 
 
-def check_nes_billing(attack, accounting="exact", budget=50, eot=1):
+def check_nes_billing(attack, query_counting="exact", budget=50, eot=1):
     n = attack.pairs
-    check_billing(attack, accounting, 2 * n, 2 * n + 1, budget, eot)
+    check_billing(attack, query_counting, 2 * n, 2 * n + 1, budget, eot)
 
 
 CASES = [
@@ -116,19 +116,21 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", CASES, ids=str)
-def test_each_query_is_the_references(network, clean, options, accounting):
+def test_each_query_is_the_references(network, clean, options, query_counting):
     attack = NES(**{"eps": 0.05, **SMALL, **options})
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_nes_reference(attack, network, *clean)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2", "step": 0.2}], ids=str)
-def test_the_iterate_moves_once_per_iteration_by_at_most_a_step_inside_the_ball(network, clean, options, accounting):
+def test_the_iterate_moves_once_per_iteration_by_at_most_a_step_inside_the_ball(
+    network, clean, options, query_counting
+):
     attack = NES(**{**SMALL, **options})
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_nes_iterates(attack, network, *clean)
 
 
@@ -161,10 +163,10 @@ def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(NES(eps=0.05, pairs=20, sigma=0.01, step=0.005), 1500, 0.85)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize(("budget", "eot"), [(50, 1), (42, 1), (60, 1), (50, 2)])
-def test_bills_are_those_of_the_specification(accounting, budget, eot):
-    check_nes_billing(NES(eps=0.05, **SMALL), accounting, budget, eot)
+def test_bills_are_those_of_the_specification(query_counting, budget, eot):
+    check_nes_billing(NES(eps=0.05, **SMALL), query_counting, budget, eot)
 
 
 def test_only_looks_claim(network, clean):
@@ -182,30 +184,30 @@ def test_defaults_are_the_papers_in_each_norm():
 
 
 @pytest.mark.parametrize(
-    ("accounting", "budget", "repeats", "steps"),
+    ("query_counting", "budget", "repeats", "steps"),
     [("exact", 1000, 5, 3), ("exact", 60, 1, 1), ("exact", 119, 1, 1), ("paper", 1000, 5, 4), ("paper", 1000, 10, 2)],
 )
-def test_a_budget_that_cannot_reach_the_balls_surface_is_named(accounting, budget, repeats, steps):
+def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, budget, repeats, steps):
     attack = NES(eps=0.05, pairs=30, step=0.005)
-    attack.accounting, attack.repeats = accounting, repeats
-    assert attack.caution(budget) == (
+    attack.query_counting, attack.repeats = query_counting, repeats
+    assert attack.budget_warning(budget) == (
         f"this budget allows {steps} step{'s' * (steps > 1)} of 0.005, so the attack stays within "
         f"{steps * 0.005:g} of the image although eps is 0.05; raise model.budget or attack.step"
     )
 
 
-@pytest.mark.parametrize(("accounting", "enough"), [("exact", 204), ("paper", 161)])
-def test_the_least_budget_that_suffices_is_not_warned_of(accounting, enough):
+@pytest.mark.parametrize(("query_counting", "enough"), [("exact", 204), ("paper", 161)])
+def test_the_least_budget_that_suffices_is_not_warned_of(query_counting, enough):
     attack = NES(eps=0.05)
-    attack.accounting = accounting
-    assert attack.caution(enough) is None
-    assert attack.caution(enough - 1) is not None
+    attack.query_counting = query_counting
+    assert attack.budget_warning(enough) is None
+    assert attack.budget_warning(enough - 1) is not None
     # That many queries do reach a corner on a victim whose gradient never changes.
     x = torch.full((1, 1, 2, 2), 0.5)
     victim = Linear(torch.ones(1, 1, 2, 2), 10.0)
     for limit, reached in ((enough, True), (enough - 1, False)):
         attack = NES(eps=0.05, sigma=0.01)
-        run = Run(victim, attack, x, torch.zeros(1, dtype=torch.int64), budget=limit, accounting=accounting)
+        run = Run(victim, attack, x, torch.zeros(1, dtype=torch.int64), budget=limit, query_counting=query_counting)
         assert (run.records[0]["linf"] >= 0.05 - 1e-6) == reached
 
 
@@ -284,8 +286,8 @@ class StepsOnZero(NES):
 class HidesTheLook(NES):
     """Budget: bills the look as a query that the attack uses."""
 
-    def observes(self, state):
-        return torch.zeros_like(super().observes(state))
+    def is_success_check(self, state):
+        return torch.zeros_like(super().is_success_check(state))
 
 
 class NeverLooks(NES):
@@ -297,7 +299,7 @@ class NeverLooks(NES):
 
 
 class StopsAtOnce(NES):
-    """Budget: under the paper's accounting, stops within an iteration."""
+    """Budget: under the paper's query counting, stops within an iteration."""
 
     def paper_ended(self, state, evaluated):
         return evaluated >= state["budget"]
@@ -314,7 +316,7 @@ CAUGHT = [
     (StepsOnZero, {}, ["check_standstill"]),
     (HidesTheLook, {}, ["check_nes_reference", "check_nes_billing"]),
     (NeverLooks, {}, ["check_nes_reference", "check_nes_billing"]),
-    (StopsAtOnce, {"accounting": "paper"}, ["check_nes_billing"]),
+    (StopsAtOnce, {"query_counting": "paper"}, ["check_nes_billing"]),
 ]
 
 MORE = {"check_linear": (600, 0.5), "check_standstill": (7,)}

@@ -65,10 +65,10 @@ def check_in_the_ball(attack, victim, x, y):
 
 def check_bill(attack, victim, x, y):
     """Of `steps` + 1 queries of a run, all but the last ask for a gradient that is used."""
-    run = Run(victim, attack, x, y, budget=2 * (attack.steps + 1), judge=None)
+    run = Run(victim, attack, x, y, budget=2 * (attack.steps + 1), criterion=None)
     for record in run.records:
-        if record["broken_at"] is None:
-            assert (record["gradient"], record["observe"], record["attack"]) == (2 * attack.steps, 2, 0)
+        if record["success_query"] is None:
+            assert (record["gradient"], record["success_check"], record["attack"]) == (2 * attack.steps, 2, 0)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -111,12 +111,12 @@ def test_the_bill_tells_gradients_from_looks(network, clean):
 
 def test_more_steps_break_what_one_step_breaks(network, clean):
     x, y = clean
-    broken = {
-        name: {r["id"] for r in Run(network, attack, x, y, budget=40).records if r["verdict"] == "broken"}
+    adversarial = {
+        name: {r["id"] for r in Run(network, attack, x, y, budget=40).records if r["verdict"] == "adversarial"}
         for name, attack in (("fgsm", FGSM(eps=0.004)), ("pgd", PGD(eps=0.004, steps=20)))
     }
-    assert broken["fgsm"] <= broken["pgd"]
-    assert 0 < len(broken["pgd"]) < len(x), "the radius tells nothing"
+    assert adversarial["fgsm"] <= adversarial["pgd"]
+    assert 0 < len(adversarial["pgd"]) < len(x), "the radius tells nothing"
 
 
 def test_a_gradient_of_zero_moves_nothing():
@@ -142,8 +142,8 @@ def test_options_out_of_range_are_refused(make, line):
 
 
 def test_a_budget_too_small_to_cross_the_ball_is_said():
-    assert "stays within 0.025 of the image" in (PGD(eps=0.1).caution(1) or "")
-    assert PGD(eps=0.1).caution(10) is None
+    assert "stays within 0.025 of the image" in (PGD(eps=0.1).budget_warning(1) or "")
+    assert PGD(eps=0.1).budget_warning(10) is None
 
 
 class PGDClimbs(PGD):
@@ -166,7 +166,7 @@ class PGDLeavesTheBall(PGD):
 class PGDNeverLooks(PGD):
     """Budget: the look at the end of a run is billed as a gradient."""
 
-    def observes(self, state):
+    def is_success_check(self, state):
         return torch.zeros_like(state["y"], dtype=torch.bool)
 
 

@@ -78,18 +78,18 @@ def test_a_linear_victims_least_radius_is_found_and_never_beaten():
     check_rays_linear(RayS(eps=0.05))
 
 
-@pytest.mark.parametrize(("factor", "broken"), [(0.99, False), (1.05, True)])
-def test_the_engine_breaks_linear_victims_exactly_outside_their_least_radius(factor, broken):
+@pytest.mark.parametrize(("factor", "adversarial"), [(0.99, False), (1.05, True)])
+def test_the_engine_breaks_linear_victims_exactly_outside_their_least_radius(factor, adversarial):
     victim, x = linear_victim((3, 4, 4))
-    for image in x[:2] if broken else x[:1]:
+    for image in x[:2] if adversarial else x[:1]:
         eps = factor * victim.least_radius(image[None])
         run = Run(victim, RayS(eps=eps), image[None], torch.zeros(1, dtype=torch.int64), budget=2000, batch_size=1)
-        assert (run.records[0]["broken_at"] is not None) == broken
-        assert run.records[0]["verdict"] == ("broken" if broken else "robust")
+        assert (run.records[0]["success_query"] is not None) == adversarial
+        assert run.records[0]["verdict"] == ("adversarial" if adversarial else "robust")
 
 
 def test_only_labels_and_linf_are_known():
-    assert RayS.reads == "labels"
+    assert RayS.access == "decision"
     assert RayS.norms == ("linf",)
 
 
@@ -156,13 +156,13 @@ def check_rejections(attack, rate=0.3):
     for before, _, logits, after in drive(attack, noisy(victim, rate), x, y, budget=800):
         ended = (before["phase"] == 2) & (after["phase"] == 0)
         assert ((after["phase"] == 0) | (after["phase"] == before["phase"]))[before["phase"] == 2].all()
-        hits = before["hits"] + (logits.argmax(1) != y)
+        is_adversarial = before["hits"] + (logits.argmax(1) != y)
         for i in range(3):
             kept = torch.equal(before["direction"][i], after["direction"][i]) and bool(
                 before["radius"][i] == after["radius"][i]
             )
             if before["phase"][i] == 2:
-                passed = bool(ended[i]) and int(hits[i]) > attack.verify // 2
+                passed = bool(ended[i]) and int(is_adversarial[i]) > attack.verify // 2
                 assert kept != passed
                 rejected += bool(ended[i]) and kept
             elif not kept:

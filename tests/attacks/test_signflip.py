@@ -22,7 +22,7 @@ from signflip_checks import (
 
 from rfdlight.attacks import SignFlip
 from rfdlight.core.norms import norm
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 from rfdlight.errors import UserError
 
 
@@ -44,8 +44,10 @@ def test_each_query_is_the_references_where_the_start_is_drawn_again():
     victim, x, y = redrawing_victim()
     x, y = x.repeat(3, 1, 1, 1), y.repeat(3)
     check_reference(SignFlip(eps=0.05), victim, x, y, budget=60)
-    starts = torch.stack([s["phase"] == DRAW for s, *_ in drive(SignFlip(eps=0.05), victim, x, y, budget=30)]).sum(0)
-    assert len(starts.unique()) >= 2
+    starting_points = torch.stack(
+        [s["phase"] == DRAW for s, *_ in drive(SignFlip(eps=0.05), victim, x, y, budget=30)]
+    ).sum(0)
+    assert len(starting_points.unique()) >= 2
 
 
 @pytest.mark.parametrize("resize", [1, 2])
@@ -115,7 +117,7 @@ def test_before_a_start_is_found_the_last_noise_is_submitted_inside_the_ball():
     for _, points, _, after in drive(attack, lambda _: answer, x, y, budget=5):
         seen.append(points)
         assert torch.allclose(attack.best(after), x + (points - x).clamp(-0.05, 0.05), atol=1e-6)
-        assert not attack.claims(after).any()
+        assert not attack.reports_success(after).any()
     assert len({tuple(points.flatten().tolist()) for points in seen}) == 5
 
 
@@ -123,7 +125,7 @@ def test_before_a_start_is_found_the_last_noise_is_submitted_inside_the_ball():
 def test_exact_accounting_bills_the_start_and_never_exceeds_the_budget(repeats):
     victim, x, y = redrawing_victim()
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
-    run = Run(victim, SignFlip(eps=0.001), x, y, budget=50, eot=repeats, judge=Judge("never"))
+    run = Run(victim, SignFlip(eps=0.001), x, y, budget=50, eot=repeats, criterion=SuccessCriterion("never"))
     for record in run.records:
         assert record["attack"] == record["billed"] == 50 // repeats * repeats
 
@@ -132,7 +134,15 @@ def test_exact_accounting_bills_the_start_and_never_exceeds_the_budget(repeats):
 def test_paper_accounting_bills_all_but_the_first_query(repeats, budget):
     if budget < 11:
         victim, x, y = redrawing_victim()
-        run = Run(victim, SignFlip(eps=0.001), x, y, budget=budget, accounting="paper", judge=Judge("never"))
+        run = Run(
+            victim,
+            SignFlip(eps=0.001),
+            x,
+            y,
+            budget=budget,
+            query_counting="paper",
+            criterion=SuccessCriterion("never"),
+        )
         assert all(record["billed"] == budget for record in run.records)
         return
     check_paper_bill(SignFlip(eps=0.001), repeats, budget)
@@ -140,7 +150,7 @@ def test_paper_accounting_bills_all_but_the_first_query(repeats, budget):
 
 def test_paper_accounting_ends_where_no_noise_is_misclassified():
     x, y = images(3, (3, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    run = Run(Constant(), SignFlip(eps=0.05), x, y, budget=20, accounting="paper")
+    run = Run(Constant(), SignFlip(eps=0.05), x, y, budget=20, query_counting="paper")
     assert [record["attack"] for record in run.records] == [21] * 3
     assert [record["billed"] for record in run.records] == [20] * 3
 
@@ -150,7 +160,7 @@ def test_an_image_is_claimed_between_iterations_once_its_radius_is_in_the_ball(n
     claimed = 0
     for *_, after in drive(attack, one_by_one(network), *breakable, budget=200):
         expected = (after["phase"] == PROJECT) & (radius(after) <= 0.1)
-        assert torch.equal(attack.claims(after), expected)
+        assert torch.equal(attack.reports_success(after), expected)
         claimed += int(expected.sum())
     assert claimed
 
@@ -203,7 +213,7 @@ def test_a_proposal_in_the_ball_that_fails_its_verification_leaves_the_perturbat
     for before, _, _, after in drive(attack, answer, x, y, budget=400):
         if before["phase"][0] >= PROJECT:
             assert float(radius(after)) > 0.05
-            assert not attack.claims(after).any()
+            assert not attack.reports_success(after).any()
             failed = bool(before["verifying"][0]) and not bool(after["verifying"][0])
             rejected += failed
             assert not failed or torch.equal(before["delta"], after["delta"])
@@ -291,8 +301,8 @@ class LeavesTheBall(SignFlip):
 class ReadsTheOpposite(SignFlip):
     """Reading: takes right for wrong once it has a start."""
 
-    def hits(self, state, labels):
-        hit = super().hits(state, labels)
+    def is_adversarial(self, state, labels):
+        hit = super().is_adversarial(state, labels)
         return torch.where(state["phase"] >= PROJECT, ~hit, hit)
 
 

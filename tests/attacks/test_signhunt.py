@@ -10,7 +10,7 @@ from reference.signhunt import signhunt
 
 from rfdlight.attacks import SignHunt
 from rfdlight.core.losses import margin
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 from rfdlight.errors import UserError
 
 KINDS = ("base", "probe", "look")
@@ -25,7 +25,7 @@ def check_reference(attack, victim, x, y, budget):
     """Query by query, kinds and points are the reference's: the same bits in linf, to 1e-6 in l2."""
     answer = one_by_one(victim)
     ticks = list(drive(attack, answer, x, y, budget=budget))
-    paper = attack.accounting == "paper"
+    paper = attack.query_counting == "paper"
     base = paper if attack.base_query is None else attack.base_query
     tolerance = 0.0 if attack.norm == "linf" else 1e-6
     for i in range(len(x)):
@@ -102,7 +102,7 @@ def check_levels(attack):
 
 def in_paper_mode(**options):
     attack = SignHunt(eps=0.05, **options)
-    attack.accounting = "paper"
+    attack.query_counting = "paper"
     return attack
 
 
@@ -198,20 +198,20 @@ def test_a_targeted_search_raises_its_targets_margin(network, clean):
 def test_exact_accounting_bills_every_evaluation_and_looks_at_nothing(budget):
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     for record in Run(Constant(), SignHunt(eps=0.05), x, y, budget=budget).records:
-        assert (record["attack"], record["observe"], record["billed"]) == (budget, 0, budget)
+        assert (record["attack"], record["success_check"], record["billed"]) == (budget, 0, budget)
 
 
 @pytest.mark.parametrize(("budget", "eot"), [(0, 1), (1, 1), (3, 1), (4, 1), (50, 1), (50, 4), (51, 2)])
 def test_the_paper_bills_one_query_per_step_and_two_more_and_evaluates_twice(budget, eot):
     x, y = images(4), torch.zeros(4, dtype=torch.int64)
-    run = Run(Constant(), SignHunt(eps=0.05), x, y, budget=budget, accounting="paper", eot=eot)
+    run = Run(Constant(), SignHunt(eps=0.05), x, y, budget=budget, query_counting="paper", eot=eot)
     # Steps until M (t + 2) >= B, at least one unless the budget is 0.
     steps = max(math.ceil(budget / eot) - 2, 1) if budget else 0
     for record in run.records:
         assert record["billed"] == budget
         assert record["attack"] == (eot * (2 * steps + 2) if budget else 0)
         # One clean draw, one final draw, and a look per step, which is the evaluator's.
-        assert record["judge"] == 2 + (steps > 0) + steps
+        assert record["criterion"] == 2 + (steps > 0) + steps
 
 
 def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
@@ -228,9 +228,9 @@ def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
             assert evaluated == 2 * int(after["flips"]) + 2
 
 
-def test_the_papers_judge_hears_of_a_break_from_the_look_after_a_step(network, clean):
+def test_the_papers_criterion_hears_of_a_break_from_the_look_after_a_step(network, clean):
     x, y = clean[0][:5], clean[1][:5]
-    run = Run(network, SignHunt(eps=0.08), x, y, budget=30, accounting="paper", judge=Judge("paper"))
+    run = Run(network, SignHunt(eps=0.08), x, y, budget=30, query_counting="paper", criterion=SuccessCriterion("paper"))
     attack = in_paper_mode()
     attack.eps = 0.08
     billed = [None] * 5
@@ -239,7 +239,7 @@ def test_the_papers_judge_hears_of_a_break_from_the_look_after_a_step(network, c
             if before["phase"][i] == 2 and logits[i].argmax() != y[i] and billed[i] is None:
                 billed[i] = int(after["flips"][i]) + 2
     assert sum(at is not None for at in billed) >= 2
-    assert [record["broken_at"] for record in run.records] == billed
+    assert [record["success_query"] for record in run.records] == billed
 
 
 @pytest.mark.parametrize(

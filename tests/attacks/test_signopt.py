@@ -9,7 +9,7 @@ from reference.signopt import signopt
 from rfdlight.attacks import SignOPT
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 from rfdlight.errors import UserError
 
 PURPOSES = ("start", "check", "sample", "try", "shrink", "grow", "bisect")
@@ -30,12 +30,12 @@ def check_reference(attack, victim, x, y, steps, target=None, begin=None):
         def hit(label, i=i):
             return label != int(y[i]) if target is None else label == int(target[i])
 
-        options = {"hit": hit, "starts": 1 if attack.targeted else attack.starts, "samples": attack.samples}
+        options = {"hit": hit, "starts": 1 if attack.targeted else attack.starting_points, "samples": attack.samples}
         options["start"] = None if begin is None else begin[i]
         history, _ = signopt(lambda p: answer(p[None])[0], x[i], attack.norm, steps, draws, **options)
         histories.append(history)
         assert {"start", "sample", "try", "bisect"} <= {entry["purpose"] for entry in history}
-    ticks = drive(attack, answer, x, y, budget=steps, target=target, starts=begin)
+    ticks = drive(attack, answer, x, y, budget=steps, target=target, starting_points=begin)
     for q, (entries, (before, points, *_)) in enumerate(zip(zip(*histories, strict=True), ticks, strict=True)):
         for i, entry in enumerate(entries):
             assert entry["purpose"] == PURPOSES[int(before["phase"][i])], f"image {i}, query {q}"
@@ -96,15 +96,15 @@ def test_each_query_is_the_references(network, clean, norm):
 
 def test_each_query_is_the_references_past_the_smallest_samples():
     victim, x = linear_victim()
-    attack = SignOPT(norm="l2", starts=2, samples=3, eps=0.05)
+    attack = SignOPT(norm="l2", starting_points=2, samples=3, eps=0.05)
     check_reference(attack, lambda p: victim(p).float(), x[:2], torch.zeros(2, dtype=torch.int64), 1200)
 
 
 def test_each_targeted_query_is_the_references(network, clean):
     x, y = clean[0][:2], clean[1][:2]
     target = (y + 1) % 5
-    starts, classes = labelled(network, (3, 16, 16))
-    begin = starts[(classes == target[:, None]).long().argmax(1)]
+    starting_points, classes = labelled(network, (3, 16, 16))
+    begin = starting_points[(classes == target[:, None]).long().argmax(1)]
     attack = SignOPT(norm="l2", targeted=True, **SMALL)
     check_reference(attack, network, x, y, 120, target, begin)
 
@@ -116,7 +116,7 @@ def test_directions_radii_and_samples_obey_the_paper(network, clean, norm):
 
 @pytest.mark.parametrize(("norm", "most"), [("l2", 1.03), ("linf", 2.2)])
 def test_a_linear_victims_distance_is_approached_and_never_beaten(norm, most):
-    check_linear(SignOPT(norm=norm, starts=5, samples=60, eps=0.05), most)
+    check_linear(SignOPT(norm=norm, starting_points=5, samples=60, eps=0.05), most)
 
 
 def test_a_fresh_row_has_the_authors_first_step_and_sample_size():
@@ -125,15 +125,15 @@ def test_a_fresh_row_has_the_authors_first_step_and_sample_size():
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_points_stay_in_the_ball(network, clean, norm):
-    check_feasible(SignOPT(norm=norm, starts=2, samples=8, eps=0.02), network, clean[0][:2], clean[1][:2], 80)
+    check_feasible(SignOPT(norm=norm, starting_points=2, samples=8, eps=0.02), network, clean[0][:2], clean[1][:2], 80)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
-def test_a_line_search_and_its_loops_end_on_a_victim_that_is_always_wrong(accounting):
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
+def test_a_line_search_and_its_loops_end_on_a_victim_that_is_always_wrong(query_counting):
     # Every answer is wrong: radii shrink 100 times, then bisection goes on to 0.
     x, y = images(1, (1, 4, 4)), torch.zeros(1, dtype=torch.int64)
-    attack = SignOPT(norm="l2", starts=1, samples=3, eps=0.05)
-    attack.accounting = accounting
+    attack = SignOPT(norm="l2", starting_points=1, samples=3, eps=0.05)
+    attack.query_counting = query_counting
     phases = []
     for before, *_ in drive(attack, lambda p: torch.tensor([[0.0, 1.0]]).expand(len(p), 2), x, y, budget=600):
         phases.append(int(before["phase"]))
@@ -145,7 +145,7 @@ def test_a_line_search_and_its_loops_end_on_a_victim_that_is_always_wrong(accoun
 def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(network, clean):
     x, y = clean[0][:3], clean[1][:3]
     attack = SignOPT(norm="l2", **SMALL)
-    attack.accounting = "paper"
+    attack.query_counting = "paper"
     unbilled = torch.zeros(3, dtype=torch.int64)
     seen = set()
     lowest = 1.0
@@ -164,8 +164,16 @@ def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(ne
 def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(network, clean):
     x, y = clean[0][:4], clean[1][:4]
     made = [
-        Run(network, SignOPT(norm="l2", starts=2, samples=8, eps=1e-6), x, y, budget=90, accounting=a, judge=rule)
-        for a, rule in (("exact", Judge("never")), ("paper", Judge("never")))
+        Run(
+            network,
+            SignOPT(norm="l2", starting_points=2, samples=8, eps=1e-6),
+            x,
+            y,
+            budget=90,
+            query_counting=a,
+            criterion=rule,
+        )
+        for a, rule in (("exact", SuccessCriterion("never")), ("paper", SuccessCriterion("never")))
     ]
     assert made[0].column("attack").tolist() == [90] * 4
     assert (made[1].column("attack") > 90).all()
@@ -174,14 +182,14 @@ def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(netw
 
 def test_starts_go_on_until_one_is_wrong():
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)
-    run = Run(Constant(), SignOPT(starts=2, eps=0.05), x, y, budget=30)
+    run = Run(Constant(), SignOPT(starting_points=2, eps=0.05), x, y, budget=30)
     assert run.column("attack").tolist() == [30] * 2
 
 
 def test_a_budget_that_the_first_gradient_exceeds_is_cautioned():
-    assert SignOPT(eps=0.05).caution(1000) is None
+    assert SignOPT(eps=0.05).budget_warning(1000) is None
     text = "100 starts and 200 samples leave nothing of 300 queries; lower attack.samples"
-    assert SignOPT(eps=0.05).caution(300) == text
+    assert SignOPT(eps=0.05).budget_warning(300) == text
 
 
 @pytest.mark.parametrize(
@@ -223,8 +231,8 @@ class SamplesOnceMore(SignOPT):
 class ReadsTheOpposite(SignOPT):
     """Reading: takes right for wrong."""
 
-    def hits(self, state, labels):
-        return ~super().hits(state, labels)
+    def is_adversarial(self, state, labels):
+        return ~super().is_adversarial(state, labels)
 
 
 class BisectsTooShort(SignOPT):
@@ -251,7 +259,7 @@ CAUGHT = [
     ("mutant", "check"), [pytest.param(m, c, id=f"{m.__name__}-{c}") for m, checks in CAUGHT for c in checks]
 )
 def test_a_mutant_is_caught(mutant, check, network, clean):
-    attack = mutant(norm="l2", starts=3, samples=12, eps=0.02)
+    attack = mutant(norm="l2", starting_points=3, samples=12, eps=0.02)
     victim = (network, clean[0][:1], clean[1][:1], CHECKS[check]) if check in CHECKS else ()
     with pytest.raises(AssertionError):
         globals()[check](attack, *victim)

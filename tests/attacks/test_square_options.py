@@ -1,4 +1,4 @@
-"""What Square's options change, and what the paper's accounting bills."""
+"""What Square's options change, and what the paper's query counting bills."""
 
 import math
 
@@ -8,7 +8,7 @@ from harness import CoinFlip, Constant, Run, drive, images, one_by_one
 
 from rfdlight.attacks import Square
 from rfdlight.core.norms import norm
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 
 EPS = {"linf": 0.05, "l2": 1.0}
 NORMS = pytest.mark.parametrize("ball", ["linf", "l2"])
@@ -101,9 +101,9 @@ def test_inclusive_windows_reach_the_last_row_and_column_uniformly(ball):
     assert float(((counts[:free, :free] - expected) ** 2 / expected).sum()) <= 53.5
 
 
-def times(attack, repeats, accounting, x, y, queries):
+def times(attack, repeats, query_counting, x, y, queries):
     """The schedule's time at each query after the first."""
-    attack.repeats, attack.accounting = repeats, accounting
+    attack.repeats, attack.query_counting = repeats, query_counting
     clock, seen = attack._time, []
 
     def spy(state):
@@ -117,7 +117,7 @@ def times(attack, repeats, accounting, x, y, queries):
 
 
 @pytest.mark.parametrize(
-    ("options", "repeats", "accounting", "expected"),
+    ("options", "repeats", "query_counting", "expected"),
     [
         ({}, 1, "exact", [0, 1, 2, 3, 4, 5]),
         ({}, 5, "exact", [0, 5, 10, 15, 20, 25]),
@@ -129,9 +129,9 @@ def times(attack, repeats, accounting, x, y, queries):
         ({"refresh": "every"}, 1, "exact", [0, 1, 2, 3, 4, 5]),
     ],
 )
-def test_the_schedules_clock_counts_what_it_is_told_to(options, repeats, accounting, expected):
+def test_the_schedules_clock_counts_what_it_is_told_to(options, repeats, query_counting, expected):
     x, y = images(2, (3, 8, 8)), torch.zeros(2, dtype=torch.int64)
-    seen = times(Square(eps=0.1, **options), repeats, accounting, x, y, 7)
+    seen = times(Square(eps=0.1, **options), repeats, query_counting, x, y, 7)
     assert seen[:, 0].tolist() == expected
     assert torch.equal(seen[:, 0], seen[:, 1])
 
@@ -206,19 +206,24 @@ def test_a_targeted_image_is_claimed_only_where_the_target_is_reached(network, c
         logits = one_by_one(network)(points)
         attack.tell(state, points, logits)
         hit = logits.argmax(1) == state["target"]
-        assert torch.equal(attack.claims(state), hit & (state["loss"] < before))
-        claimed += int(attack.claims(state).sum())
+        assert torch.equal(attack.reports_success(state), hit & (state["loss"] < before))
+        claimed += int(attack.reports_success(state).sum())
     assert claimed
 
 
 def check_paper_bill(attack, budget, repeats):
     """Evaluations are M floor(n / M), in l2 M more; all but the first M are billed."""
     x, y = images(3, (3, 8, 8)), torch.zeros(3, dtype=torch.int64)
-    options = {"accounting": "paper", "eot": repeats, "batch_size": 4 * repeats, "judge": Judge("never")}
+    options = {
+        "query_counting": "paper",
+        "eot": repeats,
+        "batch_size": 4 * repeats,
+        "criterion": SuccessCriterion("never"),
+    }
     iterations = budget // repeats - (attack.norm == "linf")
     for record in Run(Constant(), attack, x, y, budget=budget, **options).records:
         assert record["attack"] == (1 + iterations) * repeats
-        assert record["observe"] == 0
+        assert record["success_check"] == 0
         assert record["billed"] == iterations * repeats
 
 
@@ -242,7 +247,15 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
     torch.manual_seed(0)
     attack = Square(eps=EPS[ball], norm=ball, refresh=refresh, inclusive=True)
     x, y = images(4, (3, 8, 8)), torch.zeros(4, dtype=torch.int64)
-    run = Run(CoinFlip(), attack, x, y, budget=60, deterministic=False, judge=Judge("never", final_draws=5))
+    run = Run(
+        CoinFlip(),
+        attack,
+        x,
+        y,
+        budget=60,
+        deterministic=False,
+        criterion=SuccessCriterion("never", final_evaluations=5),
+    )
     for record in run.records:
         assert record["billed"] == (60 if record["attack"] else 0)
         assert record[ball] <= attack.eps * (1 + 1e-4)

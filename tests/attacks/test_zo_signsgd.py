@@ -34,7 +34,7 @@ def reference_of(attack):
         def normal(k):
             return rng.normal(key, 0, torch.tensor([k]), tuple(x.shape))[0]
 
-        return zo_signsgd(model, x, y, **options, paper=attack.accounting == "paper", budget=budget, normal=normal)
+        return zo_signsgd(model, x, y, **options, paper=attack.query_counting == "paper", budget=budget, normal=normal)
 
     return run
 
@@ -45,17 +45,17 @@ def check_zo_reference(attack, victim, x, y):
 
 def check_zo_iterates(attack, victim, x, y):
     n = attack.samples
-    cycle, moves_at = (n + 1, n) if attack.accounting == "exact" else (2 * n + 1, 2 * n - 1)
+    cycle, moves_at = (n + 1, n) if attack.query_counting == "exact" else (2 * n + 1, 2 * n - 1)
     # Projection brings points together in the ball's norm.
     flat = attack.norm == "linf"
     length = attack.step if flat else attack.step * math.sqrt(x[0].numel())
     check_iterates(attack, victim, x[:3], y[:3], cycle, moves_at, length, float("inf") if flat else 2.0)
 
 
-def check_zo_billing(attack, accounting="exact", budget=50, eot=1):
+def check_zo_billing(attack, query_counting="exact", budget=50, eot=1):
     n = attack.samples
-    used, cycle = (n + 1, n + 1) if accounting == "exact" else (2 * n, 2 * n + 1)
-    check_billing(attack, accounting, used, cycle, budget, eot)
+    used, cycle = (n + 1, n + 1) if query_counting == "exact" else (2 * n, 2 * n + 1)
+    check_billing(attack, query_counting, used, cycle, budget, eot)
 
 
 def check_direction(attack):
@@ -81,19 +81,21 @@ def check_direction(attack):
     assert float(z.abs().max()) <= 5
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{}, {"loss": "cross_entropy"}, {"norm": "l2", "eps": 0.5}], ids=str)
-def test_each_query_is_the_references(network, clean, options, accounting):
+def test_each_query_is_the_references(network, clean, options, query_counting):
     attack = ZOSignSGD(**{"eps": 0.05, **SMALL, **options})
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_zo_reference(attack, network, *clean)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, {"eps": 0.5, "norm": "l2"}], ids=str)
-def test_the_iterate_moves_once_per_iteration_by_signs_of_a_step_inside_the_ball(network, clean, options, accounting):
+def test_the_iterate_moves_once_per_iteration_by_signs_of_a_step_inside_the_ball(
+    network, clean, options, query_counting
+):
     attack = ZOSignSGD(**{**SMALL, **options})
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_zo_iterates(attack, network, *clean)
 
 
@@ -114,16 +116,16 @@ def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(ZOSignSGD(eps=0.05, samples=10, sigma=0.01, step=0.004), 1000, 0.8)
 
 
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize(("budget", "eot"), [(50, 1), (48, 1), (50, 2)])
-def test_bills_are_those_of_the_specification(accounting, budget, eot):
-    check_zo_billing(ZOSignSGD(eps=0.05, **SMALL), accounting, budget, eot)
+def test_bills_are_those_of_the_specification(query_counting, budget, eot):
+    check_zo_billing(ZOSignSGD(eps=0.05, **SMALL), query_counting, budget, eot)
 
 
-@pytest.mark.parametrize(("accounting", "cycle", "look"), [("exact", 5, 0), ("paper", 9, 8)])
-def test_only_queries_at_the_iterate_claim(network, clean, accounting, cycle, look):
+@pytest.mark.parametrize(("query_counting", "cycle", "look"), [("exact", 5, 0), ("paper", 9, 8)])
+def test_only_queries_at_the_iterate_claim(network, clean, query_counting, cycle, look):
     attack = ZOSignSGD(eps=0.1, **SMALL)
-    attack.accounting = accounting
+    attack.query_counting = query_counting
     check_claims(attack, network, *clean, cycle=cycle, look=look, budget=72)
 
 
@@ -136,16 +138,16 @@ def test_defaults_are_the_papers():
     assert (attack.samples, attack.sigma, attack.step, attack.loss) == (15, 0.1, 0.01, "margin")
 
 
-@pytest.mark.parametrize(("accounting", "enough"), [("exact", 80), ("paper", 121)])
-def test_a_budget_that_cannot_reach_the_balls_surface_is_named(accounting, enough):
+@pytest.mark.parametrize(("query_counting", "enough"), [("exact", 80), ("paper", 121)])
+def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, enough):
     attack = ZOSignSGD(eps=0.05)
-    attack.accounting = accounting
-    assert attack.caution(enough) is None
-    assert attack.caution(enough - 1) == (
+    attack.query_counting = query_counting
+    assert attack.budget_warning(enough) is None
+    assert attack.budget_warning(enough - 1) == (
         "this budget allows 4 steps of 0.01, so the attack stays within 0.04 of the image although eps is 0.05; "
         "raise model.budget or attack.step"
     )
-    assert ZOSignSGD(eps=0.5, norm="l2").caution(1) is None
+    assert ZOSignSGD(eps=0.5, norm="l2").budget_warning(1) is None
 
 
 @pytest.mark.parametrize(
@@ -217,18 +219,18 @@ class RepeatsDraws(ZOSignSGD):
 
 
 class SharesTheBase(ZOSignSGD):
-    """Budget: under the paper's accounting too, one query at the iterate serves all samples."""
+    """Budget: under the paper's query counting too, one query at the iterate serves all samples."""
 
     def tell(self, state, points, answer):
         super().tell(state, points, answer)
-        if self.accounting == "paper":
+        if self.query_counting == "paper":
             position = self._position(state)
             skips = (position % 2 == 0) & (position > 0) & (position < 2 * self.samples)
             state["asked"] = state["asked"] + skips
 
 
 class StopsAtOnce(ZOSignSGD):
-    """Budget: under the paper's accounting, stops within an iteration."""
+    """Budget: under the paper's query counting, stops within an iteration."""
 
     def paper_ended(self, state, evaluated):
         return evaluated >= state["budget"]
@@ -243,8 +245,8 @@ CAUGHT = [
     (ForgetsTheBase, {}, ["check_zo_reference", "check_direction"]),
     (StepsOnZero, {}, ["check_standstill"]),
     (RepeatsDraws, {}, ["check_zo_reference"]),
-    (SharesTheBase, {"accounting": "paper"}, ["check_zo_billing"]),
-    (StopsAtOnce, {"accounting": "paper"}, ["check_zo_billing"]),
+    (SharesTheBase, {"query_counting": "paper"}, ["check_zo_billing"]),
+    (StopsAtOnce, {"query_counting": "paper"}, ["check_zo_billing"]),
 ]
 
 MORE = {"check_linear": (600, 0.5), "check_standstill": (5,)}

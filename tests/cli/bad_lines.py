@@ -97,7 +97,7 @@ CASES = {
     "unknown norm": (ATTACK + "--attack.norm l3", "unknown attack.norm 'l3'; did you mean l2?"),
     "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
     "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),
-    "no slots": (ATTACK + "--model.slots 0", "model.slots must be at least 1, got 0"),
+    "no pool_size": (ATTACK + "--model.pool_size 0", "model.pool_size must be at least 1, got 0"),
     "less memory than a batch takes": (
         ATTACK + "--model.memory 0.0001",
         "model.memory must be at least 0.002 GB for 64 images in the pool, got 0.0001; lower model.batch_size or "
@@ -108,13 +108,13 @@ CASES = {
         "model.memory must be a positive number of GB, got inf",
     ),
     "no memory": (ATTACK + "--model.memory 0", "model.memory must be a positive number of GB, got 0.0"),
-    "unknown judge": (
-        ATTACK + "--model.judge jury",
-        "unknown model.judge 'jury'; known: never, paper, sequential, single",
+    "unknown criterion": (
+        ATTACK + "--model.criterion jury",
+        "unknown model.criterion 'jury'; known: never, paper, sequential, single",
     ),
-    "a judge that hears claims for an attack that makes none": (
-        "test --attack pgd --model.judge paper",
-        "model.judge paper has no rule for attacks that read gradients; leave it at sequential",
+    "a criterion that hears claims for an attack that makes none": (
+        "test --attack pgd --model.criterion paper",
+        "model.criterion paper has no rule for attacks that read gradients; leave it at sequential",
     ),
     "a precision of the trainer's": (
         ATTACK + "--trainer.precision bf16-mixed",

@@ -120,7 +120,7 @@ def write_configs(folder: Path) -> None:
     for name, text in (
         ("list", "- budget\n"),
         ("nothing", ""),
-        ("broken", "model: [\n"),
+        ("adversarial", "model: [\n"),
         ("key", "model: {budgte: 3}\n"),
         ("section", "modle: {budget: 3}\n"),
         ("name", "attack: rayz\n"),
@@ -144,6 +144,6 @@ def write_run(folder: Path) -> None:
     run = dict.fromkeys(RUN_FIELDS, "") | {"budget": 30, "eps": 0.2, "eot": 1, "num_images": 10, "complete": False}
     run |= {"norm": "linf", "seed": 0, "wall_seconds": 0.0, "failed": {}, "targeted": False, "deterministic": True}
     run["totals"] = dict.fromkeys(ROWS, 0)
-    run["under_way"] = {"begun": 0, "robust": 0}
+    run["in_progress"] = {"begun": 0, "robust": 0}
     (folder / "summary.json").write_text(json.dumps({"run": run}))
     (folder / "images.safetensors").write_bytes(b"")

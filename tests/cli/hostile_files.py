@@ -157,12 +157,31 @@ def archive(folder: Path, canary: Path) -> None:
 
 
 RECORD = dict.fromkeys(
-    ("label", "attack", "gradient", "observe", "judge", "billed", "candidates", "votings", "tests", "linf", "l2"), 0
-) | {"id": "digits/test/0000", "target": None, "broken_at": None, "first_screen9": None, "verdict": "robust"}
-RECORD |= {"clean_draws": 1, "clean_wrong": 0, "clean_margin": 1.0, "final_draws": 1, "final_wrong": 0}
+    (
+        "label",
+        "attack",
+        "gradient",
+        "success_check",
+        "criterion",
+        "billed",
+        "candidates",
+        "voted_candidates",
+        "tests",
+        "linf",
+        "l2",
+    ),
+    0,
+) | {"id": "digits/test/0000", "target": None, "success_query": None, "first_9_vote_success": None, "verdict": "robust"}
+RECORD |= {
+    "clean_evaluations": 1,
+    "clean_wrong": 0,
+    "clean_margin": 1.0,
+    "final_evaluations": 1,
+    "final_adversarial": 0,
+}
 RECORD |= {"final_margin": 1.0}
 FACTS = dict.fromkeys(RUN_FIELDS, "x") | {"norm": "linf", "eps": 0.1, "budget": 5, "eot": 1, "seed": 0, "num_images": 1}
-FACTS |= {"totals": dict.fromkeys(ROWS, 1), "wall_seconds": 1.0, "failed": {}, "under_way": {"begun": 0, "robust": 0}}
+FACTS |= {"totals": dict.fromkeys(ROWS, 1), "wall_seconds": 1.0, "failed": {}, "in_progress": {"begun": 0, "robust": 0}}
 FACTS |= dict.fromkeys(("targeted", "deterministic", "complete"), False)
 
 

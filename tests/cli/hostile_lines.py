@@ -308,8 +308,8 @@ RUNS = {
          ": billed cannot be 100000000000000000000; it is queries billed, at most the budget"),
         ("right more often than asked", json.dumps(RECORD | {"clean_wrong": 2}),
          ": clean_wrong cannot be 2; it is those with a wrong label"),
-        ("without draws", json.dumps(RECORD | {"final_draws": 0}),
-         ": final_draws cannot be 0; it is fresh evaluations at the final point"),
+        ("without draws", json.dumps(RECORD | {"final_evaluations": 0}),
+         ": final_evaluations cannot be 0; it is fresh evaluations at the final point"),
         ("without a name", json.dumps(RECORD | {"id": ["x"]}),
          ": id cannot be ['x']; it is image id, <dataset>/<split>/<file name>"),
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 GRID = """
 common:
   data: {class_path: digits, init_args: {num_images: 4}}
-  model: {budget: 4, batch_size: 3, slots: 3, controls: false}
+  model: {budget: 4, batch_size: 3, pool_size: 3, sanity_checks: false}
 axes:
   victim:
     shipped: {}

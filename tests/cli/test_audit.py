@@ -33,7 +33,9 @@ def victims(nearest_mean, elsewhere):
 
 
 def audited():
-    return {finding["check"]: finding for finding in json.loads(Path("run/summary.json").read_text())["audit"]}
+    return {
+        finding["check"]: finding for finding in json.loads(Path("run/summary.json").read_text())["consistency_checks"]
+    }
 
 
 def test_a_sound_run_says_how_many_checks_it_passed(command):
@@ -48,7 +50,7 @@ def test_a_sound_run_says_how_many_checks_it_passed(command):
 def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
     line = [*LINE.split(), "--model.victim", "forgetful.Forgetful"]
     Path("rows").write_text("1000000")
-    command(*line, "--run", "steady", "--model.controls", "false")
+    command(*line, "--run", "steady", "--model.sanity_checks", "false")
     attacked = json.loads(Path("steady/summary.json").read_text())["run"]["forwarded"]
     Path("rows").write_text(f"{attacked + 4}")  # the first pass looks at the shape of the answers
     said = command(*line)
@@ -63,7 +65,7 @@ def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
 
 
 def test_controls_can_be_left_out(command):
-    said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean", "--model.controls", "false")
+    said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean", "--model.sanity_checks", "false")
     assert said.status == 0
     assert audited()["eps 0"] == {
         "check": "eps 0", "state": "skip", "found": "no control attacks were made", "remedy": "",
@@ -72,6 +74,6 @@ def test_controls_can_be_left_out(command):
 
 def test_the_records_do_not_depend_on_the_controls(command):
     for run, wanted in (("with", "true"), ("without", "false")):
-        line = LINE.replace("--run run", f"--run {run} --model.controls {wanted}")
+        line = LINE.replace("--run run", f"--run {run} --model.sanity_checks {wanted}")
         assert command(*line.split(), "--model.victim", "nearest_mean.NearestMean").status == 0
     assert Path("with/records.jsonl").read_bytes() == Path("without/records.jsonl").read_bytes()

@@ -57,8 +57,8 @@ def test_short_names_reach_their_classes(built, attack, defense, data):
 def test_options_reach_their_objects_by_value(built):
     cli = built(
         "test", "--attack", "square", "--attack.p", "0.1", "--attack.eps=0.3", "--data.num_images", "7",
-        "--data.seed", "3", "--model.budget", "9", "--model.judge", "single", "--model.accounting", "paper",
-        "--model.batch_size", "5", "--model.slots", "11", "--model.final_draws", "21", "--model.seed", "4",
+        "--data.seed", "3", "--model.budget", "9", "--model.criterion", "single", "--model.query_counting", "paper",
+        "--model.batch_size", "5", "--model.pool_size", "11", "--model.final_evaluations", "21", "--model.seed", "4",
         "--model.victim", "some.json", "--defense", "feature_noise", "--defense.layers", "[layer1,layer2]",
         "--defense.sigma", "[0.1,0.2]", "--seed_everything", "8", "--run", "here",
     )  # fmt: skip
@@ -66,8 +66,13 @@ def test_options_reach_their_objects_by_value(built):
     assert (cli.model.attack.p, cli.model.attack.eps, cli.model.attack.norm) == (0.1, 0.3, "linf")
     assert (cli.datamodule.num_images, cli.datamodule.seed) == (7, 3)
     module = cli.model
-    assert (module.budget, module.judge.rule, module.judge.final_draws, module.accounting) == (9, "single", 21, "paper")
-    assert (module.batch_size, module.slots, module.seed, module.victim_spec) == (5, 11, 4, "some.json")
+    assert (module.budget, module.criterion.rule, module.criterion.final_evaluations, module.query_counting) == (
+        9,
+        "single",
+        21,
+        "paper",
+    )
+    assert (module.batch_size, module.pool_size, module.seed, module.victim_spec) == (5, 11, 4, "some.json")
     (defense,) = defenses(cli)
     assert (defense.layers, defense.sigma) == (["layer1", "layer2"], [0.1, 0.2])
     assert cli.config["test"]["seed_everything"] == 8
@@ -144,11 +149,11 @@ def test_fit_takes_a_network_and_an_optimizer(built):
 
 def test_later_files_and_options_override_earlier_ones_key_by_key(built):
     Path("a.yaml").write_text(
-        "model: {budget: 5, batch_size: 8, slots: 16}\nattack: {class_path: square, init_args: {p: 0.1}}\n"
+        "model: {budget: 5, batch_size: 8, pool_size: 16}\nattack: {class_path: square, init_args: {p: 0.1}}\n"
     )
     Path("b.yaml").write_text("model: {budget: 6}\nattack: {class_path: square, init_args: {eps: 0.3}}\n")
     cli = built("test", "-c", "a.yaml", "--config=b.yaml", "--model.batch_size", "4")
-    assert (cli.model.budget, cli.model.batch_size, cli.model.slots) == (6, 4, 16)
+    assert (cli.model.budget, cli.model.batch_size, cli.model.pool_size) == (6, 4, 16)
     assert (type(cli.model.attack), cli.model.attack.p, cli.model.attack.eps) == (Square, 0.1, 0.3)
 
 
@@ -309,14 +314,14 @@ def test_the_help_of_an_attack_has_its_docstring_and_its_options(command):
     ("options", "steps"),
     [
         (["--model.eot", "10"], "2 steps of 0.01"),
-        (["--model.eot", "10", "--model.accounting", "paper"], "3 steps of 0.01"),
+        (["--model.eot", "10", "--model.query_counting", "paper"], "3 steps of 0.01"),
     ],
 )
 def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypatch, options, steps):
     monkeypatch.setenv("COLUMNS", "200")
     said = command("test", "--attack", "nes", "--data.num_images", "10", "--model.budget", "100", "--model.batch_size",
                    "20", *options, "--model.victim", "resnet8-digits", "--run", "here", "--attack.pairs", "2",
-                   "--model.judge", "single", "--model.controls", "false")  # fmt: skip
+                   "--model.criterion", "single", "--model.sanity_checks", "false")  # fmt: skip
     assert said.status == 0
     assert f"caution  this budget allows {steps}" in " ".join(said.out.split("\n")).replace("  ", "  ")
 
@@ -371,11 +376,20 @@ def sorted_lines(run: str) -> list[bytes]:
     return sorted(Path(run, "records.jsonl").read_bytes().splitlines())
 
 
-def test_slots_that_are_asked_for_are_filled_and_leave_few_padded_rows(command):
-    line = ("--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "8", "--model.controls", "false")
+def test_pool_size_that_are_asked_for_are_filled_and_leave_few_padded_rows(command):
+    line = (
+        "--data.num_images",
+        "30",
+        "--model.budget",
+        "40",
+        "--model.batch_size",
+        "8",
+        "--model.sanity_checks",
+        "false",
+    )
     padding = {}
-    for run, slots in (("few", ()), ("all", ("--model.slots", "30"))):
-        assert command("test", "--attack", "nes", *line, *slots, "--run", run).status == 0
+    for run, pool_size in (("few", ()), ("all", ("--model.pool_size", "30"))):
+        assert command("test", "--attack", "nes", *line, *pool_size, "--run", run).status == 0
         padding[run] = json.loads(Path(run, "summary.json").read_text())["ledger"]["padding"]
     assert sorted_lines("few") == sorted_lines("all")
     assert padding["all"] < padding["few"] / 2
@@ -383,7 +397,7 @@ def test_slots_that_are_asked_for_are_filled_and_leave_few_padded_rows(command):
 
 def test_a_run_repeats_to_the_byte_also_from_its_own_config_and_another_seed_does_not(command):
     assert command("test", "--attack", "square", *TINY, "--run", "one").status == 0
-    assert command("test", "--attack", "square", *TINY, "--run", "two", "--model.slots", "6").status == 0
+    assert command("test", "--attack", "square", *TINY, "--run", "two", "--model.pool_size", "6").status == 0
     assert command("test", "-c", "one/config.yaml", "--run", "three").status == 0
     assert command("test", "-c", "one/config.yaml", "--run", "four", "--model.seed", "1").status == 0
     assert len(read_records(Path("one/records.jsonl"))) == 6

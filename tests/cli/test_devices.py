@@ -17,7 +17,7 @@ from rfdlight.victims.card import read_card
 
 TEST = [
     "test", "--attack", "square", "--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "4",
-    "--model.controls", "false",
+    "--model.sanity_checks", "false",
 ]  # fmt: skip
 PYTHON = [sys.executable, "-m", "rfdlight"]
 # With a free port of its own: without "--standalone" every torchrun of a machine wants the same one.
@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_before_there_are_several_processes(tmp_path, monk
     assert not Path("run").exists()
 
 
-LONG = [*TEST, "--model.budget", "100000", "--model.judge", "never", "--trainer.devices", "2"]
+LONG = [*TEST, "--model.budget", "100000", "--model.criterion", "never", "--trainer.devices", "2"]
 
 
 @pytest.fixture
@@ -258,7 +258,7 @@ class Late(torch.nn.Module):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noisy", ["0", "1"])
-def test_where_one_process_finds_the_victim_random_all_judge_it_so(noisy, tmp_path, monkeypatch):
+def test_where_one_process_finds_the_victim_random_all_criterion_it_so(noisy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOISY", noisy)
     Path("late.py").write_text(NOISE_IN_ONE)
@@ -266,7 +266,7 @@ def test_where_one_process_finds_the_victim_random_all_judge_it_so(noisy, tmp_pa
     assert said.returncode == 0, said.stdout + said.stderr
     records = read_records(Path("run/records.jsonl"))
     assert len(records) == 30
-    assert {record["clean_draws"] for record in records} == {20}
+    assert {record["clean_evaluations"] for record in records} == {20}
     run = json.loads(Path("run/summary.json").read_text())["run"]
     assert not run["deterministic"]
     assert run["forwarded"] == sum(run["totals"].values())

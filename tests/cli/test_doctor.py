@@ -119,7 +119,7 @@ def test_a_process_without_input_is_no_broken_check(command, quick, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("rank", "broken", "line"),
+    ("rank", "adversarial", "line"),
     [
         ("x", "", "ValueError: invalid literal for int() with base 10: 'x'; RANK=x is no whole number: unset RANK; or "
          "start with torchrun"),
@@ -127,9 +127,9 @@ def test_a_process_without_input_is_no_broken_check(command, quick, monkeypatch)
          "python -c 'import rfdlight.cli.main' shows where"),
     ],
 )  # fmt: skip
-def test_libraries_that_cannot_be_imported_are_one_line(monkeypatch, elsewhere, rank, broken, line):
-    if broken:
-        (elsewhere / "lightning.py").write_text(broken)
+def test_libraries_that_cannot_be_imported_are_one_line(monkeypatch, elsewhere, rank, adversarial, line):
+    if adversarial:
+        (elsewhere / "lightning.py").write_text(adversarial)
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(elsewhere), str(Path(__file__).parents[2])]))

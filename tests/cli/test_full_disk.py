@@ -10,7 +10,7 @@ import pytest
 from fuzz import record_files
 from fuzz.running import check_refused, run, workplace
 
-from rfdlight.evaluation.run_writer import RunBook
+from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.records import journal
 
 
@@ -83,7 +83,7 @@ def test_a_journal_that_goes_away_in_the_middle_of_a_run_is_one_line(original, m
         (self.folder / journal.FOLDER).write_text("")
 
     with workplace() as folder:
-        monkeypatch.setattr(RunBook, "record", lost)
+        monkeypatch.setattr(RunWriter, "record", lost)
         check_refused(run(folder, *record_files.TEST, "--run", "run"))
 
 
@@ -93,5 +93,5 @@ def test_a_run_directory_that_goes_away_in_the_middle_of_a_run_is_one_line(origi
         shutil.rmtree(self.folder)
 
     with workplace() as folder:
-        monkeypatch.setattr(RunBook, "record", lost)
+        monkeypatch.setattr(RunWriter, "record", lost)
         check_refused(run(folder, *record_files.TEST, "--run", "run"))

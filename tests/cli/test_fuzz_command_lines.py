@@ -1,7 +1,7 @@
 """No command line, however wrong, ends in a traceback, in half a run, or in files of a run that was refused."""
 
 import pytest
-from fuzz.command_lines import command_lines, hold
+from fuzz.command_lines import command_lines, low_watermark
 from fuzz.running import SMALL, bounded, check, run, workplace
 from hypothesis import given
 
@@ -11,7 +11,7 @@ from rfdlight.errors import legible
 @bounded(25)
 @given(command_lines())
 def test_any_command_line_ends_as_it_should(args):
-    hold(args)
+    low_watermark(args)
 
 
 @pytest.mark.parametrize("word", ["a\nb", "a\rb", "\x1b[2J", "\u2028", "\udcff", "\x00", "9" * 5000, "a/" * 3000])

@@ -22,7 +22,7 @@ def original():
 @bounded(12)
 @given(data=st.data())
 def test_any_damage_is_refused_or_left_out(original, data):
-    record_files.hold(data, original)
+    record_files.low_watermark(data, original)
 
 
 @pytest.mark.parametrize("finished", [True, False])

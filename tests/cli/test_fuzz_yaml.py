@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from fuzz.configs import EXPERIMENT, LAUGHS, SETTINGS, TAKEN, cases, hold
+from fuzz.configs import EXPERIMENT, LAUGHS, SETTINGS, TAKEN, cases, low_watermark
 from fuzz.running import bounded
 from hypothesis import given
 
@@ -10,7 +10,7 @@ from hypothesis import given
 @bounded(20)
 @given(cases())
 def test_any_config_ends_as_it_should(case):
-    hold(*case)
+    low_watermark(*case)
 
 
 @pytest.mark.parametrize("kind", TAKEN)

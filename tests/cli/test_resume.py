@@ -50,7 +50,7 @@ def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole,
     assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
     one, two = (json.loads((each / "summary.json").read_text()) for each in (whole, run))
     assert (two["run"]["attempts"], two["run"]["killed_attempts"], two["run"]["damaged_lines"]) == (2, 1, 1)
-    assert two["run"]["totals"]["judge"] == one["run"]["totals"]["judge"]
+    assert two["run"]["totals"]["criterion"] == one["run"]["totals"]["criterion"]
     assert two["counts"] == one["counts"]
     assert two["mean_logits"] == one["mean_logits"]
     assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
@@ -71,7 +71,7 @@ def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
 
 
 def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
-    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_draws", "10")
+    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_evaluations", "10")
     assert command(*noisy, "--run", "whole").status == 0
     run = killed(Path("whole"), finished=0)
     assert command("test", "--resume", str(run)).status == 0
@@ -82,7 +82,7 @@ def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
 
 def test_pool_and_devices_may_change(whole, command):
     run = killed(whole, 4)
-    line = ("--model.slots", "3", "--trainer.accelerator", "cpu", "--trainer.devices", "1")
+    line = ("--model.pool_size", "3", "--trainer.accelerator", "cpu", "--trainer.devices", "1")
     assert command("test", "--resume", str(run), *line).status == 0
     assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
 

@@ -53,12 +53,10 @@ axes:
   size:
     full: {data: {init_args: {num_images: 60}}}
     few: {data: {init_args: {num_images: 4}}}
-    slots: {data: {init_args: {num_images: 60}}, model: {slots: 6}}
+    pool_size: {data: {init_args: {num_images: 60}}, model: {pool_size: 6}}
     eot: {data: {init_args: {num_images: 4}}, model: {eot: 6}}
 """
-    common = (
-        "common: {data: digits, attack: square, model: {budget: 150, batch_size: 24, final_draws: 80, controls: false}}"
-    )
+    common = "common: {data: digits, attack: square, model: {budget: 150, batch_size: 24, final_evaluations: 80, sanity_checks: false}}"
     Path("grid.yaml").write_text(common + axes)
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert said.status == 0
@@ -66,11 +64,11 @@ axes:
     rows = {
         "rigid-full": 60 * 150 + 60 * 3,
         "rigid-few": 24 * 150 + 4 * 3,
-        "rigid-slots": 60 / 6 * 24 * 150 + 60 * 3,
+        "rigid-pool_size": 60 / 6 * 24 * 150 + 60 * 3,
         "rigid-eot": 4 * 150 + 4 * 3,
         "random-full": 60 * 150 + 60 * 100,
         "random-few": 24 * 150 + 4 * 100,
-        "random-slots": 60 / 6 * 24 * 150 + 60 * 100,
+        "random-pool_size": 60 / 6 * 24 * 150 + 60 * 100,
         "random-eot": 4 * 150 + 4 * 100,
     }
     assert told == {cell: f"{count / 10 / 60:.1f}" for cell, count in rows.items()}
@@ -104,7 +102,7 @@ def own():
 
 def test_classes_of_ones_own_need_not_have_the_options_of_ours(command, own):
     Path("grid.yaml").write_text(
-        "common: {data: own.Few, model: {budget: 4, controls: false}}\naxes: {a: {x: {attack: own.Plain}}}"
+        "common: {data: own.Few, model: {budget: 4, sanity_checks: false}}\naxes: {a: {x: {attack: own.Plain}}}"
     )
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert (said.status, said.err) == (0, "")
@@ -168,7 +166,7 @@ def test_a_victim_is_loaded_once_for_all_of_its_cells_that_are_to_run(command, m
         return resolve_victim(victim, *others)
 
     Path("grid.yaml").write_text(
-        "common: {data: {class_path: digits, init_args: {num_images: 2}}, model: {budget: 1, controls: false}}\n"
+        "common: {data: {class_path: digits, init_args: {num_images: 2}}, model: {budget: 1, sanity_checks: false}}\n"
         "axes: {a: {x: {attack: square}, y: {attack: rays}}, b: {s: {}, o: {model: {victim: faulty_victim.net}}}}"
     )
     monkeypatch.setattr(sweep, "resolve_victim", counted)

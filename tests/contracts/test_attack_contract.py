@@ -14,7 +14,7 @@ from torch import nn
 import rfdlight
 from rfdlight.attacks import SignOPT
 from rfdlight.core.registry import NAMES
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 
 EPS = {"linf": 0.08, "l2": 2.0}
 MARGINS = ("clean_margin", "final_margin")
@@ -72,7 +72,7 @@ def make(request):
     name, norm, targeted = request.param
     made = attack_class(name)
     # An image of another class is far away: what starts there needs room to arrive within these budgets.
-    eps = EPS[norm] * (4 if targeted and made.needs_start else 1)
+    eps = EPS[norm] * (4 if targeted and made.needs_starting_point else 1)
     return lambda: made(eps=eps, norm=norm, targeted=targeted, **OPTIONS.get(name, {}))
 
 
@@ -81,15 +81,15 @@ def aims(attack, victim, y):
     if not attack.targeted:
         return {}
     target = (y + 1) % 5
-    if not attack.needs_start:
+    if not attack.needs_starting_point:
         return {"target": target}
-    starts, classes = labelled(victim, (3, 16, 16))
-    return {"target": target, "starts": starts[(classes == target[:, None]).long().argmax(1)]}
+    starting_points, classes = labelled(victim, (3, 16, 16))
+    return {"target": target, "starts": starting_points[(classes == target[:, None]).long().argmax(1)]}
 
 
 @pytest.fixture
 def label_attack(make):
-    if make().reads != "labels":
+    if make().access != "decision":
         pytest.skip("reads scores")
     return make
 
@@ -130,7 +130,7 @@ def watched(attack, seen):
 
     def checked_tell(state, points, answer):
         shapes = {"labels": state["y"].shape, "scores": (len(points), answer.shape[-1]), "gradients": points.shape}
-        assert answer.shape == shapes[attack.reads]
+        assert answer.shape == shapes[attack.access]
         tell(state, points, answer)
         assert torch.equal(points, kept["points"])
         for name, before in kept["own"].items():
@@ -148,13 +148,13 @@ def test_columns_inputs_points_and_counts_keep_their_promises(make, victim, netw
     y = y if victim == "network" else torch.zeros_like(y)
     chosen = {"network": network, "linear": linear(x), "constant": Constant(), "coin flip": CoinFlip()}[victim]
     asked = []
-    rule = Judge("never" if victim == "coin flip" else "sequential")
-    run = Run(chosen, watched(make(), asked), x, y, budget=40, deterministic=victim != "coin flip", judge=rule)
+    rule = SuccessCriterion("never" if victim == "coin flip" else "sequential")
+    run = Run(chosen, watched(make(), asked), x, y, budget=40, deterministic=victim != "coin flip", criterion=rule)
     assert asked
-    assert sum(asked) == run.total["attack"] + run.total["gradient"] + run.total["observe"]
+    assert sum(asked) == run.total["attack"] + run.total["gradient"] + run.total["success_check"]
     assert run.total["attack"] == int(run.column("attack").sum())
-    assert run.total["observe"] == int(run.column("observe").sum())
-    assert run.total["judge"] == int(run.column("judge").sum())
+    assert run.total["success_check"] == int(run.column("success_check").sum())
+    assert run.total["criterion"] == int(run.column("criterion").sum())
     assert sum(run.total.values()) == sum(shape[0] for shape in run.shapes) == run.oracle.forwarded
     assert set(run.shapes) == {(4, 3, 16, 16)}
     run.engine.ledger.check(run.oracle.forwarded)
@@ -165,8 +165,8 @@ def test_an_unbreakable_victim_is_asked_exactly_the_budget(make, budget):
     x, y = images(5, (3, 4, 4)), torch.zeros(5, dtype=torch.int64)
     run = Run(Constant(), make(), x, y, budget=budget)
     for record in run.records:
-        assert record["attack"] + record["gradient"] + record["observe"] == record["billed"] == budget
-        assert record["broken_at"] is None
+        assert record["attack"] + record["gradient"] + record["success_check"] == record["billed"] == budget
+        assert record["success_query"] is None
         assert record["verdict"] == "robust"
     assert sum(run.total.values()) == run.oracle.forwarded
 
@@ -177,16 +177,16 @@ def test_no_budget_is_exceeded(make, budget, victim):
     x, y = images(6, (3, 4, 4)), torch.zeros(6, dtype=torch.int64)
     torch.manual_seed(budget)
     chosen = linear(x) if victim == "linear" else CoinFlip()
-    judge = Judge(clean_draws=3, final_draws=5)
-    run = Run(chosen, make(), x, y, budget=budget, judge=judge, deterministic=victim == "linear", slots=6)
+    criterion = SuccessCriterion(clean_evaluations=3, final_evaluations=5)
+    run = Run(chosen, make(), x, y, budget=budget, criterion=criterion, deterministic=victim == "linear", pool_size=6)
     assert len(run.records) == 6
     for record in run.records:
-        assert record["attack"] + record["gradient"] + record["observe"] == record["billed"] <= budget
-        assert record["broken_at"] is None or 1 <= record["broken_at"] <= record["billed"]
-        assert record["first_screen9"] is None or record["first_screen9"] <= record["billed"]
+        assert record["attack"] + record["gradient"] + record["success_check"] == record["billed"] <= budget
+        assert record["success_query"] is None or 1 <= record["success_query"] <= record["billed"]
+        assert record["first_9_vote_success"] is None or record["first_9_vote_success"] <= record["billed"]
         # Only an image that is broken, or was wrong, may leave budget unspent.
         wrong = record["attack"] == 0
-        assert record["billed"] == budget or record["broken_at"] is not None or wrong
+        assert record["billed"] == budget or record["success_query"] is not None or wrong
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -194,17 +194,17 @@ def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, networ
     attack = make()
     patient = isinstance(attack, SignOPT)  # a step of its line search alone takes a dozen queries
     run = Run(network, attack, *clean, budget=500 if patient else 100)
-    broken = [record for record in run.records if record["broken_at"] is not None]
-    assert len(broken) >= (0 if attack.targeted and attack.needs_start else 1 if attack.targeted else 3)
+    adversarial = [record for record in run.records if record["success_query"] is not None]
+    assert len(adversarial) >= (0 if attack.targeted and attack.needs_starting_point else 1 if attack.targeted else 3)
     for record in run.records:
         assert record["linf"] <= attack.eps + 1e-6 if attack.norm == "linf" else record["l2"] <= attack.eps * (1 + 1e-4)
-        assert (record["verdict"] == "broken") == (record["final_wrong"] == 1)
-        assert record["broken_at"] is None or record["verdict"] == "broken"
+        assert (record["verdict"] == "adversarial") == (record["final_adversarial"] == 1)
+        assert record["success_query"] is None or record["verdict"] == "adversarial"
 
 
-def test_what_the_papers_judge_calls_broken_is_broken_on_a_deterministic_victim(make, network, clean):
-    run = Run(network, make(), clean[0][:6], clean[1][:6], budget=100, judge=Judge("paper"))
-    assert all(r["verdict"] == "broken" for r in run.records if r["broken_at"] is not None)
+def test_what_the_papers_criterion_calls_broken_is_broken_on_a_deterministic_victim(make, network, clean):
+    run = Run(network, make(), clean[0][:6], clean[1][:6], budget=100, criterion=SuccessCriterion("paper"))
+    assert all(r["verdict"] == "adversarial" for r in run.records if r["success_query"] is not None)
 
 
 def test_records_do_not_depend_on_pool_order_or_chunks(make, network, clean):
@@ -212,9 +212,9 @@ def test_records_do_not_depend_on_pool_order_or_chunks(make, network, clean):
     y = y.clone()
     y[3] = (y[3] + 1) % 5
     arrangements = [
-        {"slots": 4},
-        {"slots": 7, "order": [9, 3, 0, 7, 1, 8, 2, 6, 5, 4]},
-        {"slots": 8, "chunk": 3, "order": list(range(9, -1, -1)), "in_step": True},
+        {"pool_size": 4},
+        {"pool_size": 7, "order": [9, 3, 0, 7, 1, 8, 2, 6, 5, 4]},
+        {"pool_size": 8, "chunk": 3, "order": list(range(9, -1, -1)), "lockstep": True},
     ]
     records = [Run(network, make(), x, y, budget=60, **arrangement).records for arrangement in arrangements]
     assert len({record["final_margin"] for record in records[0]}) >= 8, "the victim is too simple to tell runs apart"
@@ -252,8 +252,8 @@ def test_label_attacks_cannot_see_scores(label_attack, network, clean):
     ):
         mapped = Run(Mapped(network, change), label_attack(), *clean, budget=60).records
         for before, after in zip(plain, mapped, strict=True):
-            # The judge looks twice at clean images near the boundary, which it sees in the scores.
-            hidden = {*MARGINS, "judge"}
+            # The criterion looks twice at clean images near the boundary, which it sees in the scores.
+            hidden = {*MARGINS, "criterion"}
             assert {k: v for k, v in before.items() if k not in hidden} == {
                 k: v for k, v in after.items() if k not in hidden
             }
@@ -312,7 +312,7 @@ def test_two_equal_evaluations_per_query_give_the_plain_trajectory_at_twice_the_
     plain = Run(network, make(), x, y, budget=60).records
     twice = Run(network, make(), x, y, budget=120, eot=2).records
     for before, after in zip(plain, twice, strict=True):
-        for name in ("attack", "gradient", "observe", "billed", "broken_at"):
+        for name in ("attack", "gradient", "success_check", "billed", "success_query"):
             assert after[name] == (before[name] and 2 * before[name])
         for name in ("candidates", "verdict", "final_margin", "linf", "l2"):
             assert after[name] == before[name]
@@ -322,27 +322,37 @@ def test_initially_wrong_images_are_never_asked(make, network, clean):
     x, y = clean
     run = Run(network, make(), x, (y + 1) % 5, budget=50)
     for record in run.records:
-        assert all(record[name] == 0 for name in ("attack", "gradient", "observe", "billed", "candidates"))
+        assert all(record[name] == 0 for name in ("attack", "gradient", "success_check", "billed", "candidates"))
         assert record["clean_wrong"] == 1
         assert record["verdict"] == "misclassified"
-        assert record["broken_at"] is None
+        assert record["success_query"] is None
         assert record["linf"] == 0
     assert run.total["attack"] == 0
 
 
 @pytest.mark.parametrize("rule", ["sequential", "single", "never", "paper"])
-@pytest.mark.parametrize("accounting", ["exact", "paper"])
-def test_a_coin_flipping_victim_is_finished_with_finite_numbers(make, rule, accounting):
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
+def test_a_coin_flipping_victim_is_finished_with_finite_numbers(make, rule, query_counting):
     x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
-    judge = Judge(rule, final_draws=10, clean_draws=5)
-    run = Run(CoinFlip(), make(), x, y, budget=25, deterministic=False, slots=8, judge=judge, accounting=accounting)
+    criterion = SuccessCriterion(rule, final_evaluations=10, clean_evaluations=5)
+    run = Run(
+        CoinFlip(),
+        make(),
+        x,
+        y,
+        budget=25,
+        deterministic=False,
+        pool_size=8,
+        criterion=criterion,
+        query_counting=query_counting,
+    )
     assert len(run.records) == 8
     for record in run.records:
         numbers = [value for value in record.values() if isinstance(value, float)]
         assert torch.tensor(numbers).isfinite().all()
         assert record["billed"] <= 25
-        assert accounting == "paper" or record["attack"] + record["gradient"] + record["observe"] <= 25
-        assert record["final_draws"] == 10
+        assert query_counting == "paper" or record["attack"] + record["gradient"] + record["success_check"] <= 25
+        assert record["final_evaluations"] == 10
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -356,13 +366,13 @@ class LabelNoise(nn.Module):
 
 @pytest.mark.parametrize("victim", [LabelNoise, CoinFlip])
 def test_no_attack_is_credited_with_images_that_a_thousand_draws_call_robust(make, victim):
-    # An image is wrongly called broken with probability at most 0.05, at one in five wrong answers about never
+    # An image is wrongly called adversarial with probability at most 0.05, at one in five wrong answers about never
     # (decision 13's simulation): 7 of 40 or more would come in 1 of 300 runs at the stated level.
     x, y = images(40, (3, 4, 4)), torch.zeros(40, dtype=torch.int64)
-    judge = Judge(clean_draws=20, final_draws=1000)
-    run = Run(victim(), make(), x, y, budget=60, batch_size=200, slots=40, judge=judge, deterministic=False)
+    criterion = SuccessCriterion(clean_evaluations=20, final_evaluations=1000)
+    run = Run(victim(), make(), x, y, budget=60, batch_size=200, pool_size=40, criterion=criterion, deterministic=False)
     assert len(run.records) == 40
-    credited = [r for r in run.records if r["broken_at"] is not None and r["verdict"] == "robust"]
+    credited = [r for r in run.records if r["success_query"] is not None and r["verdict"] == "robust"]
     assert len(credited) <= (2 if victim is LabelNoise else 6)
     assert victim is CoinFlip or all(r["billed"] > 0 and r["verdict"] == "robust" for r in run.records)
 

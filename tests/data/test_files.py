@@ -184,16 +184,16 @@ def test_with_skip_one_file_changes_one_image_and_smaller_subsets_stay_within_la
         for i in range(40):
             save(tmp_path / "test" / name / f"{name}{i:02d}.png", (8, 8), seed=i)
     asked = {count: set(folder(tmp_path, num_images=count).attacked().ids) for count in (12, 60)}
-    broken = min(asked[60] - asked[12])
-    assert broken.startswith("folder/test/cat"), "of the class that is drawn first"
-    (tmp_path / broken.removeprefix("folder/")).write_bytes(b"no image")
+    adversarial = min(asked[60] - asked[12])
+    assert adversarial.startswith("folder/test/cat"), "of the class that is drawn first"
+    (tmp_path / adversarial.removeprefix("folder/")).write_bytes(b"no image")
     data = {count: folder(tmp_path, num_images=count, unreadable="skip") for count in (12, 60)}
     chosen = {count: set(data[count].attacked().ids) for count in (12, 60)}
     assert chosen[12] == asked[12]
-    assert asked[60] - chosen[60] == {broken}
+    assert asked[60] - chosen[60] == {adversarial}
     assert len(chosen[60]) == 60
     assert chosen[12] <= chosen[60]
-    assert not (chosen[60] | {broken}) & set(data[60].held_out().ids), "what cannot be read is not calibrated on"
+    assert not (chosen[60] | {adversarial}) & set(data[60].held_out().ids), "what cannot be read is not calibrated on"
     assert len(data[60].held_out()) == 59
     assert data[60].unreadable_images == {}, "another took its place"
 

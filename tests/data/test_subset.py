@@ -73,21 +73,21 @@ def test_a_smaller_subset_is_part_of_a_larger_one(selection, data, fewer):
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 @settings(max_examples=50, deadline=None)
-@given(data=choices(), broken=st.integers(0, 99), fewer=st.floats(0, 1))
-def test_an_image_that_cannot_be_used_changes_its_own_place_alone(selection, data, broken, fewer):
+@given(data=choices(), adversarial=st.integers(0, 99), fewer=st.floats(0, 1))
+def test_an_image_that_cannot_be_used_changes_its_own_place_alone(selection, data, adversarial, fewer):
     ids, labels, count, seed = data
-    broken %= len(ids)
+    adversarial %= len(ids)
     whole = set(select(ids, labels, count, selection, seed))
     try:
-        mended = set(select(ids, labels, count, selection, seed, lambda position: position != broken))
+        mended = set(select(ids, labels, count, selection, seed, lambda position: position != adversarial))
     except UserError:
         return  # no other can take its place
-    assert broken not in mended
-    assert len(mended - whole) == (broken in whole)
+    assert adversarial not in mended
+    assert len(mended - whole) == (adversarial in whole)
     if selection == "balanced":
-        assert all(labels[position] == labels[broken] for position in mended - whole)
+        assert all(labels[position] == labels[adversarial] for position in mended - whole)
     smaller = max(1, round(fewer * count))
-    assert set(select(ids, labels, smaller, selection, seed, lambda position: position != broken)) <= mended
+    assert set(select(ids, labels, smaller, selection, seed, lambda position: position != adversarial)) <= mended
 
 
 @pytest.mark.parametrize(

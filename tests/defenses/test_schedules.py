@@ -54,7 +54,7 @@ class TestEveryNoise:
         # The standard deviation of 60,000 normal numbers is right within 4 / sqrt(120,000) of itself.
         assert found == pytest.approx([0.0, 0.25, 0.5, 1.0], rel=0.0116)
 
-    def test_outside_of_an_attack_the_clock_stands_at_zero(self, make, model):
+    def test_outside_of_an_attack_the_clock_is_robust_at_zero(self, make, model):
         x = torch.rand(2, 3, 4, 4)
         with make(schedule=tenth).on(model):
             assert torch.equal(model(x), x)

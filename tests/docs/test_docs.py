@@ -159,7 +159,7 @@ def test_the_page_on_attacks_lists_every_attack_as_it_is():
             listed[name.strip("`")] = cells[:3]
     for name, path in names.NAMES["attack"].items():
         made = resolve_name(path)
-        assert listed.pop(name) == [made.reads, ", ".join(made.norms), "yes" if made.has_targeted_form else "no"]
+        assert listed.pop(name) == [made.access, ", ".join(made.norms), "yes" if made.has_targeted_form else "no"]
     assert not listed
 
 
@@ -197,8 +197,8 @@ def test_the_noise_of_the_readme_has_standard_deviation_one(examples):
     assert abs(float(draws.var()) - 1) < 4 * (0.8 / 100_000) ** 0.5
 
 
-def test_the_binomials_of_the_page_on_judges():
-    text = (ROOT / "docs" / "judges.md").read_text()
+def test_the_binomials_of_the_page_on_criteria():
+    text = (ROOT / "docs" / "success-criteria.md").read_text()
     for q in (0.1, 0.2, 0.3):
         check = q * sum(comb(9, k) * q**k * (1 - q) ** (9 - k) for k in range(5, 10))
         after = " | ".join(f"{100 * (1 - (1 - check) ** checks):.1f} %" for checks in (25, 250, 1000))

@@ -42,7 +42,7 @@ def victim(x: torch.Tensor) -> Linear:
 
 
 def fallen(records: list[dict]) -> int:
-    return sum(record["verdict"] == "broken" for record in records)
+    return sum(record["verdict"] == "adversarial" for record in records)
 
 
 def test_my_attack_breaks_a_linear_victim_that_random_noise_does_not(my_attack, victim, x):
@@ -64,8 +64,8 @@ def test_my_attack_keeps_to_the_budget_where_nothing_can_be_broken(my_attack, x)
 
 def test_my_attack_gives_the_same_records_for_any_pool_and_order(my_attack, victim, x):
     y = victim(x).argmax(1)
-    one = Run(victim, my_attack.MyAttack(eps=EPS), x, y, budget=30, slots=4)
-    other = Run(victim, my_attack.MyAttack(eps=EPS), x, y, budget=30, slots=9, order=[3, 5, 0, 1, 4, 2], chunk=2)
+    one = Run(victim, my_attack.MyAttack(eps=EPS), x, y, budget=30, pool_size=4)
+    other = Run(victim, my_attack.MyAttack(eps=EPS), x, y, budget=30, pool_size=9, order=[3, 5, 0, 1, 4, 2], chunk=2)
     assert one.records == other.records
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
 from rfdlight.core import query_counts as clock
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 
 LOG_BUDGET = 40
 
@@ -15,11 +15,11 @@ LOG_BUDGET = 40
 class Listener(Attack):
     """Asks the clean image, and keeps every answer that it is told."""
 
-    reads = "scores"
+    access = "score"
 
-    def __init__(self, reads: str) -> None:
+    def __init__(self, access: str) -> None:
         super().__init__(eps=0.1)
-        type(self).reads = reads
+        type(self).access = access
         self.told = []
 
     def init(self, x, y, seed):
@@ -42,13 +42,13 @@ class Noisy(nn.Module):
         return torch.randn(len(x), 3) + torch.tensor([1.0, 0.0, 0.0])
 
 
-def answers(reads, eot, victim=None, rows=100):
-    attack = Listener(reads)
+def answers(access, eot, victim=None, rows=100):
+    attack = Listener(access)
     x, y = images(rows, (1, 2, 2)), torch.zeros(rows, dtype=torch.int64)
-    judge = Judge("never", clean_draws=41, final_draws=2)
+    criterion = SuccessCriterion("never", clean_evaluations=41, final_evaluations=2)
     run = Run(
         victim or Noisy(), attack, x, y,
-        budget=LOG_BUDGET * eot, batch_size=100, slots=100, judge=judge, deterministic=False, eot=eot,
+        budget=LOG_BUDGET * eot, batch_size=100, pool_size=100, criterion=criterion, deterministic=False, eot=eot,
     )  # fmt: skip
     return torch.cat(attack.told), run
 
@@ -100,12 +100,12 @@ def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
     attack = Listener("labels")
     run = Run(
         Constant(), attack, torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64),
-        budget=4, batch_size=4, slots=1, judge=Judge("never"), eot=4,
+        budget=4, batch_size=4, pool_size=1, criterion=SuccessCriterion("never"), eot=4,
     )  # fmt: skip
     run.oracle._victim = Scripted(labels)
     one = torch.zeros(1, dtype=torch.int64)
     state = {"y": one + y, "target": one - 1}
-    told = run.engine._queries.ask(torch.full((1, 1, 2, 2), 0.5), one, one, state, one > 0)
+    told = run.engine._query_step.ask(torch.full((1, 1, 2, 2), 0.5), one, one, state, one > 0)
     assert told.answer.tolist() == told.labels.tolist() == [mode]
 
 
@@ -116,7 +116,16 @@ def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, network, clean):
     assert plain.records == one.records
     x, y = clean
     noisy = [
-        Run(CoinFlip(), attack(eps=0.08), x, y % 3, budget=30, judge=Judge("never"), deterministic=False, **options)
+        Run(
+            CoinFlip(),
+            attack(eps=0.08),
+            x,
+            y % 3,
+            budget=30,
+            criterion=SuccessCriterion("never"),
+            deterministic=False,
+            **options,
+        )
         for options in ({}, {"eot": 1})
     ]
     assert noisy[0].records == noisy[1].records

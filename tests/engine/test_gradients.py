@@ -93,7 +93,7 @@ def test_averaged_gradients_have_the_noises_mean_and_an_eot_th_of_its_variance(e
     x, y = images(64, (3, 4, 4)), torch.zeros(64, dtype=torch.int64)
     victim, attack = Quadratic(), Watch(eps=0.1)
     with InputNoise(sigma=0.5).on(victim):
-        Run(victim, attack, x, y, budget=eot, batch_size=64, slots=64, eot=eot, deterministic=False)
+        Run(victim, attack, x, y, budget=eot, batch_size=64, pool_size=64, eot=eot, deterministic=False)
     residual = torch.cat(attack.told)
     assert residual.shape == x.shape
     # 3072 residuals: five standard errors of their mean and of their variance.
@@ -101,13 +101,13 @@ def test_averaged_gradients_have_the_noises_mean_and_an_eot_th_of_its_variance(e
     assert abs(float(residual.var()) - 1 / eot) < 5 * (2 / x.numel()) ** 0.5 / eot
 
 
-def test_the_judge_changes_no_noise_of_the_gradients():
+def test_the_criterion_changes_no_noise_of_the_gradients():
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     victim, answers = Quadratic(), []
     for judged in (False, True):
         with InputNoise(sigma=0.5).on(victim):
             oracle = Oracle(victim, 4)
             if judged:
-                oracle.scores(x, torch.zeros_like(y), "judge")
+                oracle.scores(x, torch.zeros_like(y), "criterion")
             answers.append(ask(oracle, x, y)[1])
     assert torch.equal(*answers)

@@ -13,13 +13,13 @@ def test_charges_go_to_rows_and_to_the_run():
     counts = ledger.open(4, torch.device("cpu"))
     ledger.charge(counts, slice(1, 3), "attack", 1)
     ledger.charge(counts, torch.tensor([0, 3]), "attack", 2)
-    ledger.charge(counts, slice(0, 4), "judge", torch.tensor([5, 0, 1, 0]))
-    ledger.charge(counts, torch.tensor([2]), "observe", 3)
+    ledger.charge(counts, slice(0, 4), "criterion", torch.tensor([5, 0, 1, 0]))
+    ledger.charge(counts, torch.tensor([2]), "success_check", 3)
     ledger.pad(7)
     assert counts["attack"].tolist() == [2, 1, 1, 2]
-    assert counts["judge"].tolist() == [5, 0, 1, 0]
+    assert counts["criterion"].tolist() == [5, 0, 1, 0]
     assert ledger.billed(counts).tolist() == [2, 1, 4, 2]
-    assert ledger.total == {"attack": 6, "gradient": 0, "observe": 3, "judge": 6, "padding": 7}
+    assert ledger.total == {"attack": 6, "gradient": 0, "success_check": 3, "criterion": 6, "padding": 7}
 
 
 def test_a_difference_of_one_row_is_an_error():
@@ -33,7 +33,13 @@ def test_a_difference_of_one_row_is_an_error():
 
 def test_padding_is_what_no_image_asked_for():
     # Five images, four rows a pass, no budget: two passes at the clean images, two at the final points.
-    run = Run(Constant(), RandomNoise(eps=0.1), images(5), torch.zeros(5, dtype=torch.int64), budget=0, slots=5)
-    assert run.total == {"attack": 0, "gradient": 0, "observe": 0, "judge": 10, "padding": 4 * len(run.shapes) - 10}
+    run = Run(Constant(), RandomNoise(eps=0.1), images(5), torch.zeros(5, dtype=torch.int64), budget=0, pool_size=5)
+    assert run.total == {
+        "attack": 0,
+        "gradient": 0,
+        "success_check": 0,
+        "criterion": 10,
+        "padding": 4 * len(run.shapes) - 10,
+    }
     run = Run(Constant(), RandomNoise(eps=0.1), images(4), torch.zeros(4, dtype=torch.int64), budget=3)
-    assert run.total == {"attack": 12, "gradient": 0, "observe": 0, "judge": 12, "padding": 0}
+    assert run.total == {"attack": 12, "gradient": 0, "success_check": 0, "criterion": 12, "padding": 0}

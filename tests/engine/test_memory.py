@@ -25,7 +25,7 @@ def run(name, clean, **options):
     made = resolve_name(NAMES["attack"][name])
     norm = made.norms[0]
     attack = made(eps=0.05 if norm == "linf" else 2.0, norm=norm)
-    return Run(victim, attack, x, y, budget=20, batch_size=BATCH, slots=COUNT, **options)
+    return Run(victim, attack, x, y, budget=20, batch_size=BATCH, pool_size=COUNT, **options)
 
 
 def held(run):
@@ -43,17 +43,17 @@ def test_what_an_image_takes_up_is_told_to_the_byte(name, clean):
 def test_fewer_images_at_a_time_have_the_same_records(name, clean):
     whole = run(name, clean)
     size = whole.engine.bytes_per_image(clean[1][:1])
-    for slots in (BATCH, BATCH + 3):
+    for pool_size in (BATCH, BATCH + 3):
         # Half an image more than fits.
-        bound = (slots + 0.5) * size / 1e9
+        bound = (pool_size + 0.5) * size / 1e9
         bounded = run(name, clean, memory=bound)
-        assert bounded.engine.slots == slots
-        assert held(bounded) == slots * size <= bound * 1e9
+        assert bounded.engine.pool_size == pool_size
+        assert held(bounded) == pool_size * size <= bound * 1e9
         assert bounded.records == whole.records
 
 
-def test_a_bound_above_what_is_asked_for_adds_no_slots(clean):
-    assert run("square", clean, memory=1.0).engine.slots == COUNT
+def test_a_bound_above_what_is_asked_for_adds_no_pool_size(clean):
+    assert run("square", clean, memory=1.0).engine.pool_size == COUNT
 
 
 def test_less_than_a_batch_is_refused_with_what_it_needs(clean):
@@ -63,5 +63,5 @@ def test_less_than_a_batch_is_refused_with_what_it_needs(clean):
     needed = re.fullmatch(
         rf"model.memory must be at least (\S+) GB for {BATCH} images in the pool, .*", str(caught.value)
     )
-    assert run("square", clean, memory=float(needed[1])).engine.slots >= BATCH
-    assert run("square", clean, memory=BATCH * size / 1e9).engine.slots == BATCH
+    assert run("square", clean, memory=float(needed[1])).engine.pool_size >= BATCH
+    assert run("square", clean, memory=BATCH * size / 1e9).engine.pool_size == BATCH

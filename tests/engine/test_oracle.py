@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.core import query_counts as clock
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.probe import probe
 from rfdlight.errors import DefenseError, UserError
@@ -92,11 +92,11 @@ def test_schedules_see_the_clock_of_each_row():
     assert clock.current() is None
 
 
-def test_reduced_precision_is_the_attacks_and_never_the_judges(network):
+def test_reduced_precision_is_the_attacks_and_never_the_criteria(network):
     points = images(4)
     full, reduced = Oracle(network, 4), Oracle(network, 4, precision="bfloat16")
     exact = ask(full, points)
-    assert torch.equal(ask(reduced, points, "judge"), exact)
+    assert torch.equal(ask(reduced, points, "criterion"), exact)
     rough = ask(reduced, points, "attack")
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, exact)
@@ -108,12 +108,14 @@ def test_reduced_precision_is_the_attacks_and_never_the_judges(network):
 
 def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network, clean):
     run = Run(network, RandomNoise(eps=0.05), *clean, budget=30, precision="bfloat16")
-    broken = [record for record in run.records if record["broken_at"] is not None]
-    assert broken
+    adversarial = [record for record in run.records if record["success_query"] is not None]
+    assert adversarial
     for record in run.records:
         # One at the clean image, one more near the boundary; one at the final point, two where no query was confirmed.
-        assert record["judge"] - record["votings"] - (record["broken_at"] is None) in (2, 3)
-        assert (record["broken_at"] is None) or (record["votings"] >= 1 and record["verdict"] == "broken")
+        assert record["criterion"] - record["voted_candidates"] - (record["success_query"] is None) in (2, 3)
+        assert (record["success_query"] is None) or (
+            record["voted_candidates"] >= 1 and record["verdict"] == "adversarial"
+        )
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -129,7 +131,7 @@ def test_the_victims_noise_follows_seed_rank_and_attempt():
 def test_a_stopped_engine_keeps_what_it_has():
     # Without noise in the victim's way, four images end at a time; the flag is looked at before every tick.
     ticks = iter(range(10**6))
-    judge = Judge("never", clean_draws=1, final_draws=1)
+    criterion = SuccessCriterion("never", clean_evaluations=1, final_evaluations=1)
     x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
 
     class Right(nn.Module):
@@ -139,7 +141,7 @@ def test_a_stopped_engine_keeps_what_it_has():
     records = []
     oracle = Oracle(Right(), 4)
     engine = Engine(
-        oracle, RandomNoise(eps=0.1), classes=2, budget=3, slots=4, judge=judge, deterministic=True,
+        oracle, RandomNoise(eps=0.1), classes=2, budget=3, pool_size=4, criterion=criterion, deterministic=True,
         on_record=records.append, stop=lambda: next(ticks) >= 6,
     )  # fmt: skip
     engine.submit(x, y, [str(i) for i in range(8)])
@@ -162,7 +164,7 @@ def test_the_generator_is_restored_when_the_victim_fails():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("purpose", ["attack", "judge"])
+@pytest.mark.parametrize("purpose", ["attack", "criterion"])
 def test_what_the_caller_has_cast_down_is_float32_here(purpose):
     torch.manual_seed(0)
     victim, points = nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), torch.rand(4, 3, 4, 4)

@@ -6,7 +6,7 @@ from harness import Linear, Run, images
 from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, RayS
-from rfdlight.engine import Judge, Oracle
+from rfdlight.engine import Oracle, SuccessCriterion
 from rfdlight.engine.failures import OutOfMemory
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
@@ -44,7 +44,7 @@ with torch.no_grad():
 
 def run(attack, victim, **options):
     smaller = []
-    options = {"budget": 12, "batch_size": 8, "slots": 10, "on_smaller": smaller.append, **options}
+    options = {"budget": 12, "batch_size": 8, "pool_size": 10, "on_smaller": smaller.append, **options}
     found = Run(victim, attack, X, Y, **options)
     found.engine.ledger.check(found.oracle.forwarded)
     return found, smaller
@@ -57,7 +57,11 @@ ATTACKS = [RandomNoise(eps=0.05), RayS(eps=0.05), PGD(eps=0.05, steps=4)]
 @pytest.mark.parametrize("eot", [1, 2])
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_smaller_passes_have_the_same_records(attack, eot, deterministic):
-    options = {"eot": eot, "deterministic": deterministic, "judge": Judge(clean_draws=3, final_draws=5)}
+    options = {
+        "eot": eot,
+        "deterministic": deterministic,
+        "criterion": SuccessCriterion(clean_evaluations=3, final_evaluations=5),
+    }
     plain, none = run(attack, Tight(8), **options)
     small, smaller = run(attack, Tight(3, after=3), **options)
     assert (none, smaller) == ([], [4, 2])

@@ -1,4 +1,4 @@
-"""What the paper's accounting asks, bills and believes; and that other judges believe legal points alone."""
+"""What the paper's query counting asks, bills and believes; and that other criteria believe legal points alone."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from harness import Run, images
 from torch import nn
 
 from rfdlight.attacks import NES, GeoDA, RayS, SignHunt
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 
 
 class OutsideOnly(nn.Module):
@@ -18,13 +18,15 @@ class OutsideOnly(nn.Module):
 
 
 @pytest.mark.parametrize("rule", ["sequential", "paper"])
-def test_points_outside_the_pixel_range_break_under_the_papers_judge_alone(rule):
+def test_points_outside_the_pixel_range_break_under_the_papers_criterion_alone(rule):
     x, y = images(4, (1, 4, 4)), torch.zeros(4, dtype=torch.int64)
-    run = Run(OutsideOnly(), SignHunt(eps=0.1), x, y, budget=40, accounting="paper", judge=Judge(rule))
+    run = Run(
+        OutsideOnly(), SignHunt(eps=0.1), x, y, budget=40, query_counting="paper", criterion=SuccessCriterion(rule)
+    )
     for record in run.records:
         assert record["candidates"] > 0
         assert record["verdict"] == "robust"
-        assert (record["broken_at"] is not None) == (rule == "paper")
+        assert (record["success_query"] is not None) == (rule == "paper")
         assert rule == "paper" or record["billed"] == 40
 
 
@@ -38,25 +40,25 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("eot", [1, 3])
 def test_the_papers_look_is_one_free_evaluation_however_many_a_query_averages(eot):
     x, y = images(3, (1, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    judge = Judge("never", clean_draws=5, final_draws=7)
+    criterion = SuccessCriterion("never", clean_evaluations=5, final_evaluations=7)
     budget = 4 * 2 * 2 * eot  # four iterations of two pairs
     run = Run(
         Noisy(), NES(pairs=2, eps=0.1), x, y,
-        budget=budget, accounting="paper", judge=judge, eot=eot, deterministic=False,
+        budget=budget, query_counting="paper", criterion=criterion, eot=eot, deterministic=False,
     )  # fmt: skip
     for record in run.records:
         assert record["attack"] == record["billed"] == budget
-        assert record["observe"] == 0
-        assert record["judge"] == 5 + 7 + 4
+        assert record["success_check"] == 0
+        assert record["criterion"] == 5 + 7 + 4
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
 def test_exact_accounting_bills_the_look_in_full():
     x, y = images(3, (1, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    judge = Judge("never", clean_draws=5, final_draws=7)
-    run = Run(Noisy(), NES(pairs=2, eps=0.1), x, y, budget=45, judge=judge, eot=3, deterministic=False)
+    criterion = SuccessCriterion("never", clean_evaluations=5, final_evaluations=7)
+    run = Run(Noisy(), NES(pairs=2, eps=0.1), x, y, budget=45, criterion=criterion, eot=3, deterministic=False)
     for record in run.records:
-        assert (record["attack"], record["observe"], record["judge"]) == (36, 9, 12)
+        assert (record["attack"], record["success_check"], record["criterion"]) == (36, 9, 12)
 
 
 class Shell(nn.Module):
@@ -70,14 +72,14 @@ class Shell(nn.Module):
 
 def test_rays_submits_the_point_that_it_found_under_the_papers_accounting():
     x, y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
-    run = Run(Shell(), RayS(eps=0.05), x, y, budget=60, accounting="paper", judge=Judge("paper"))
+    run = Run(Shell(), RayS(eps=0.05), x, y, budget=60, query_counting="paper", criterion=SuccessCriterion("paper"))
     for record in run.records:
-        assert record["broken_at"] is not None
-        assert record["verdict"] == "broken"
+        assert record["success_query"] is not None
+        assert record["verdict"] == "adversarial"
         assert record["linf"] < 0.049
 
 
-def test_the_papers_judge_votes_on_geoda_and_believes_the_other_label_attacks():
+def test_the_papers_criterion_votes_on_geoda_and_believes_the_other_label_attacks():
     class Luck(nn.Module):
         """Right in two of three answers, wherever; always at the clean image."""
 
@@ -86,10 +88,10 @@ def test_the_papers_judge_votes_on_geoda_and_believes_the_other_label_attacks():
             return nn.functional.one_hot(wrong.long(), 2).float()
 
     x, y = torch.full((20, 1, 4, 4), 0.5), torch.zeros(20, dtype=torch.int64)
-    votings = {}
+    voted_candidates = {}
     for attack in (GeoDA(eps=0.4), RayS(eps=0.4)):
-        judge = Judge("paper", clean_draws=2, final_draws=5)
-        run = Run(Luck(), attack, x, y, budget=200, accounting="paper", judge=judge, deterministic=False)
-        votings[type(attack)] = int(run.column("votings").sum())
-    assert votings[GeoDA] > 0
-    assert votings[RayS] == 0
+        criterion = SuccessCriterion("paper", clean_evaluations=2, final_evaluations=5)
+        run = Run(Luck(), attack, x, y, budget=200, query_counting="paper", criterion=criterion, deterministic=False)
+        voted_candidates[type(attack)] = int(run.column("voted_candidates").sum())
+    assert voted_candidates[GeoDA] > 0
+    assert voted_candidates[RayS] == 0

@@ -13,20 +13,20 @@ def columns(ids):
     return {"key": key, "wide": (key[:, None, None] + torch.zeros(1, 2, 3)).float(), "flag": key % 2 == 1}
 
 
-def check(pool, slots):
+def check(pool, pool_size):
     ids = torch.tensor([int(name) for name in pool.ids], dtype=torch.int64)
     assert len(pool) == len(ids)
-    assert pool.free == slots - len(ids)
+    assert pool.free == pool_size - len(ids)
     for name, expected in columns(ids.tolist()).items():
         assert torch.equal(pool.occupied(name), expected)
         assert pool.columns[name].dtype == expected.dtype
-        assert pool.columns[name].shape == (slots, *expected.shape[1:])
+        assert pool.columns[name].shape == (pool_size, *expected.shape[1:])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 8), st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=40))
-def test_every_row_stays_with_its_image_whatever_comes_and_goes(slots, moves):
-    pool, fresh, held = Pool(slots), 0, set()
+def test_every_row_stays_with_its_image_whatever_comes_and_goes(pool_size, moves):
+    pool, fresh, held = Pool(pool_size), 0, set()
     for admits, number in moves:
         if admits or not len(pool):
             count = min(pool.free, number + 1)
@@ -40,7 +40,7 @@ def test_every_row_stays_with_its_image_whatever_comes_and_goes(slots, moves):
             held.remove(int(pool.ids[row]))
             pool.release(row)
         if pool.columns:
-            check(pool, slots)
+            check(pool, pool_size)
         assert {int(name) for name in pool.ids} == held
 
 

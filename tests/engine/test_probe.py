@@ -6,7 +6,7 @@ from harness import Mapped, Run, centred_network, images
 from torch.nn.functional import batch_norm
 
 from rfdlight.attacks import NES, PGD, RandomNoise, RayS
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.probe import near_boundary, probe
 from rfdlight.errors import UserError
@@ -177,7 +177,7 @@ def test_after_a_new_start_all_rows_are_counted_and_the_images_are_judged_by_dra
     victim, x, records = Mapped(NETWORK, near_the_boundary), images(4), []
     oracle = Oracle(victim, 4)
     engine = Engine(
-        oracle, RayS(eps=0.15), classes=5, budget=40, slots=4, judge=Judge(), deterministic=True,
+        oracle, RayS(eps=0.15), classes=5, budget=40, pool_size=4, criterion=SuccessCriterion(), deterministic=True,
         on_record=records.append,
     )  # fmt: skip
     ids = ["a", "b", "c", "d"]
@@ -191,5 +191,5 @@ def test_after_a_new_start_all_rows_are_counted_and_the_images_are_judged_by_dra
     engine.submit(x, label(x), ids)
     engine.run()
     assert sorted(record["id"] for record in records) == ids
-    assert all(record["clean_draws"] == 20 and record["final_draws"] == 100 for record in records)
+    assert all(record["clean_evaluations"] == 20 and record["final_evaluations"] == 100 for record in records)
     engine.ledger.check(oracle.forwarded)

@@ -6,9 +6,9 @@ from harness import CoinFlip, Constant, Linear, Mapped, images
 from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, Square
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 from rfdlight.engine.criterion import Phase
-from rfdlight.engine.error_isolation import Triage
+from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.ledger import Ledger
 from rfdlight.errors import UserError
 
@@ -81,7 +81,12 @@ def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **o
     numbers = list(range(len(x))) if numbers is None else numbers
     oracle = Oracle(victim, batch_size)
     records, failed = [], {}
-    own = {"classes": 5, "slots": 6, "judge": Judge(clean_draws=3, final_draws=5), "deterministic": False}
+    own = {
+        "classes": 5,
+        "pool_size": 6,
+        "criterion": SuccessCriterion(clean_evaluations=3, final_evaluations=5),
+        "deterministic": False,
+    }
     engine = Engine(
         oracle, attack, budget=budget, on_record=records.append,
         **{**own, "on_failure": failed.__setitem__, **options},
@@ -136,12 +141,12 @@ def test_two_images_of_one_pass_that_fail_are_both_found(network, whole, how):
     assert failed == dict.fromkeys(bad, REASONS[how])
     assert found == {image_id: record for image_id, record in records.items() if image_id not in bad}
     total = engine.ledger.total
-    assert total["judge"] == sum(record["judge"] for record in found.values())
+    assert total["criterion"] == sum(record["criterion"] for record in found.values())
     assert total["attack"] == sum(record["attack"] for record in found.values())
 
 
 @pytest.mark.parametrize(("how", "phase"), [("raise", None), ("nan", Phase.ATTACK), ("raise", Phase.FINAL)])
-@pytest.mark.parametrize("options", [{"deterministic": True}, {"eot": 2}, {"accounting": "paper"}], ids=str)
+@pytest.mark.parametrize("options", [{"deterministic": True}, {"eot": 2}, {"query_counting": "paper"}], ids=str)
 def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
     x, y, _, number = whole
     bad = names([number])
@@ -182,11 +187,17 @@ def test_the_rows_of_repeated_passes_are_padding():
     x, y = images(4, (1, 4, 4)), torch.zeros(4, dtype=torch.int64)
     victim = Faulty(Constant(), x[[1]], ["test/0001"], "raise")
     found, failed, engine = attacked(
-        victim, RandomNoise(eps=EPS), x, y, budget=1, classes=3, slots=4, deterministic=True
+        victim, RandomNoise(eps=EPS), x, y, budget=1, classes=3, pool_size=4, deterministic=True
     )  # fmt: skip
     assert list(failed) == ["test/0001"]
     assert len(found) == 3
-    assert engine.ledger.total == {"attack": 3, "gradient": 0, "observe": 0, "judge": 9, "padding": 5 + 1 + 1 + 1}
+    assert engine.ledger.total == {
+        "attack": 3,
+        "gradient": 0,
+        "success_check": 0,
+        "criterion": 9,
+        "padding": 5 + 1 + 1 + 1,
+    }
     assert len(victim.shapes) == 5 + 3
 
 
@@ -220,8 +231,8 @@ def test_every_image_is_answered_whole_or_not_at_all(how, batch_size, image, bad
     points = images(6, (1, 2, 2))
     oracle, ledger = Oracle(Faulty(BySum(), points[bad], names(bad), how), batch_size), Ledger()
     question = {"points": points, "clock": torch.zeros(6, dtype=torch.int64), "image": torch.tensor(image)}
-    found = Triage(oracle, ledger).ask(
-        "judge", question, lambda part: (oracle.scores(part["points"], part["clock"], "judge"),)
+    found = ErrorIsolation(oracle, ledger).ask(
+        "criterion", question, lambda part: (oracle.scores(part["points"], part["clock"], "criterion"),)
     )
     assert found.rows.tolist() == answered
     assert torch.equal(found.values[0], BySum()(points[answered]))
@@ -294,7 +305,9 @@ def test_a_victim_that_fails_on_every_query_ends_the_run(how, attack, text):
 def test_the_last_images_may_all_fail():
     x, y = images(6, (3, 4, 4)), torch.zeros(6, dtype=torch.int64)
     victim = Faulty(Constant(), x[4:], names([4, 5]), "raise")
-    found, failed, _ = attacked(victim, RandomNoise(eps=EPS), x, y, classes=3, deterministic=True, budget=3, slots=4)
+    found, failed, _ = attacked(
+        victim, RandomNoise(eps=EPS), x, y, classes=3, deterministic=True, budget=3, pool_size=4
+    )
     assert sorted(failed) == names([4, 5])
     assert sorted(found) == names(range(4))
 
@@ -326,7 +339,7 @@ def test_who_does_not_listen_for_failures_is_told_by_an_error():
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     oracle = Oracle(Faulty(Linear(torch.ones(3, 4, 4), 0.0), x[[2]], ["c"], "raise"), 4)
     engine = Engine(
-        oracle, RandomNoise(eps=EPS), classes=2, budget=3, slots=4, judge=Judge(), deterministic=True,
+        oracle, RandomNoise(eps=EPS), classes=2, budget=3, pool_size=4, criterion=SuccessCriterion(), deterministic=True,
         on_record=lambda record: None,
     )  # fmt: skip
     engine.submit(x, y, list("abcd"))

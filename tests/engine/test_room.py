@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import Engine, Oracle
-from rfdlight.engine.criterion import Judge
+from rfdlight.engine.criterion import SuccessCriterion
 
 BATCH, BUDGET = 4, 6
 
@@ -23,10 +23,10 @@ class Right(nn.Module):
 
 @pytest.fixture
 def engine():
-    """An engine with eight slots and passes of four images, none of which is ever broken."""
+    """An engine with eight pool_size and passes of four images, none of which is ever broken."""
     oracle = Oracle(Right(), BATCH)
     return Engine(
-        oracle, RandomNoise(eps=0.1), classes=2, budget=BUDGET, slots=2 * BATCH, judge=Judge(), deterministic=True,
+        oracle, RandomNoise(eps=0.1), classes=2, budget=BUDGET, pool_size=2 * BATCH, criterion=SuccessCriterion(), deterministic=True,
         on_record=lambda record: None,
     )  # fmt: skip
 
@@ -38,10 +38,10 @@ def submit(engine, count):
 
 def test_it_asks_as_soon_as_it_cannot_fill_a_pass(engine):
     submit(engine, 3)
-    engine.run(hold=2 * BATCH)
+    engine.run(low_watermark=2 * BATCH)
     assert engine.ledger.total["attack"] == 0
     submit(engine, 3)
-    engine.run(hold=2 * BATCH)
+    engine.run(low_watermark=2 * BATCH)
     # Two of the six images have one query more than the others, and have ended first.
     assert engine.ledger.total["padding"] == 0
     assert len(engine._pool) < BATCH
@@ -49,45 +49,45 @@ def test_it_asks_as_soon_as_it_cannot_fill_a_pass(engine):
 
 def test_it_asks_for_none_while_it_holds_as_many_as_it_is_to_hold(engine):
     submit(engine, 7)
-    engine.run(hold=2 * BATCH)
+    engine.run(low_watermark=2 * BATCH)
     assert len(engine._pool) == 3, "a pass less one image"
-    engine.run(hold=2)
+    engine.run(low_watermark=2)
     assert len(engine._pool) < 2
     engine.run()
     assert engine.ledger.total["attack"] == 7 * BUDGET
 
 
-def test_it_holds_no_more_than_its_slots(engine):
+def test_it_holds_no_more_than_its_pool_size(engine):
     submit(engine, 20)
-    engine.run(hold=100)
+    engine.run(low_watermark=100)
     assert len(engine._pool) < 2 * BATCH
 
 
-def test_images_that_keep_in_step_begin_together(engine):
-    engine._turns.in_step = True
+def test_images_that_keep_lockstep_begin_together(engine):
+    engine._scheduler.lockstep = True
     submit(engine, 5)
-    engine.run(hold=6)
+    engine.run(low_watermark=6)
     assert engine.oracle.forwarded == 0
     submit(engine, 3)
-    engine.run(hold=6)
+    engine.run(low_watermark=6)
     assert 0 < len(engine._pool) < 6
     assert engine.ledger.total["padding"] == 0
     submit(engine, 2 * BATCH)
-    engine.run(hold=100)
-    assert 0 < len(engine._pool) < 2 * BATCH, "it has no more slots"
+    engine.run(low_watermark=100)
+    assert 0 < len(engine._pool) < 2 * BATCH, "it has no more pool_size"
 
 
 @pytest.mark.parametrize("sigma", [0, 1])
-def test_images_that_keep_in_step_end_together_and_leave_few_padded_passes(sigma):
-    def padded(slots, in_step):
+def test_images_that_keep_lockstep_end_together_and_leave_few_padded_passes(sigma):
+    def padded(pool_size, lockstep):
         oracle = Oracle(Right(sigma), BATCH)
         engine = Engine(
-            oracle, RandomNoise(eps=0.1), classes=2, budget=100, slots=slots, judge=Judge(), in_step=in_step,
+            oracle, RandomNoise(eps=0.1), classes=2, budget=100, pool_size=pool_size, criterion=SuccessCriterion(), lockstep=lockstep,
             deterministic=not sigma, on_record=lambda record: None,
         )  # fmt: skip
         for _ in range(7):
             submit(engine, 3)
-            engine.run(hold=slots)
+            engine.run(low_watermark=pool_size)
         engine.run()
         return engine.ledger.total["padding"]
 

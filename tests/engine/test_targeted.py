@@ -1,4 +1,4 @@
-"""Targeted attacks: targets, starts, and when an image counts as broken."""
+"""Targeted attacks: targets, starts, and when an image counts as adversarial."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from harness import Run, images, labelled
 from torch import nn
 
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
-from rfdlight.engine import Judge
+from rfdlight.engine import SuccessCriterion
 from rfdlight.errors import UserError
 
 
@@ -25,9 +25,18 @@ class Around(nn.Module):
 
 def run(victim, attack, rows=60, budget=100, **options):
     x, y = torch.full((rows, 1, 2, 2), 0.5), torch.zeros(rows, dtype=torch.int64)
-    judge = options.pop("judge", Judge(clean_draws=1, final_draws=100))
+    criterion = options.pop("criterion", SuccessCriterion(clean_evaluations=1, final_evaluations=100))
     return Run(
-        victim, attack, x, y, budget=budget, batch_size=rows, slots=rows, judge=judge, deterministic=False, **options
+        victim,
+        attack,
+        x,
+        y,
+        budget=budget,
+        batch_size=rows,
+        pool_size=rows,
+        criterion=criterion,
+        deterministic=False,
+        **options,
     )
 
 
@@ -38,8 +47,8 @@ def test_targets_are_wrong_classes_drawn_evenly_and_once_per_image():
         def forward(self, x):
             return torch.zeros(len(x), 4)
 
-    records = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=64, slots=64).records
-    again = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=8, slots=9).records
+    records = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=64, pool_size=64).records
+    again = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=8, pool_size=9).records
     assert [r["target"] for r in records] == [r["target"] for r in again]
     shift = (torch.tensor([r["target"] for r in records]) - y) % 4
     counts = shift.bincount(minlength=4)
@@ -56,8 +65,8 @@ def test_only_the_target_counts():
     # Class 1 is always the answer; an image whose target is class 2 must not be broken by it.
     records = run(Around([0.0, 6.0, 1.0]), RandomNoise(eps=0.1, targeted=True)).records
     by_target = {target: {r["verdict"] for r in records if r["target"] == target} for target in (1, 2)}
-    assert by_target == {1: {"broken"}, 2: {"robust"}}
-    assert all((r["broken_at"] is not None) == (r["target"] == 1) for r in records)
+    assert by_target == {1: {"adversarial"}, 2: {"robust"}}
+    assert all((r["success_query"] is not None) == (r["target"] == 1) for r in records)
     assert all(r["final_margin"] < 0 for r in records if r["target"] == 1)
     assert all(r["final_margin"] > 0 for r in records if r["target"] == 2)
 
@@ -68,33 +77,38 @@ def test_a_target_slightly_below_another_wrong_class_is_not_credited():
     second = [r for r in records if r["target"] == 2]
     assert len(second) >= 15
     # Each of them is wrongly broken with probability at most 0.05: 6 of 40 or more in 1 of 600 runs.
-    assert sum(r["broken_at"] is not None for r in second) <= 6
-    assert sum(r["verdict"] == "broken" for r in second) <= 6
+    assert sum(r["success_query"] is not None for r in second) <= 6
+    assert sum(r["verdict"] == "adversarial" for r in second) <= 6
 
 
 def test_a_target_that_leads_is_broken():
     records = run(Around([-3.0, 0.7, -0.7]), RandomNoise(eps=0.1, targeted=True), budget=250).records
     first = [r for r in records if r["target"] == 1]
-    assert sum(r["broken_at"] is not None for r in first) >= 0.9 * len(first)
-    assert {r["verdict"] for r in first} <= {"broken", "undecided"}
+    assert sum(r["success_query"] is not None for r in first) >= 0.9 * len(first)
+    assert {r["verdict"] for r in first} <= {"adversarial", "undecided"}
 
 
 @pytest.mark.parametrize("rule", ["single", "paper", "never", "sequential"])
 def test_every_rule_knows_the_target(rule):
     attack = Square(eps=0.1, targeted=True)
-    records = run(Around([0.0, 6.0, 1.0]), attack, judge=Judge(rule, clean_draws=1, final_draws=20), budget=20).records
+    records = run(
+        Around([0.0, 6.0, 1.0]),
+        attack,
+        criterion=SuccessCriterion(rule, clean_evaluations=1, final_evaluations=20),
+        budget=20,
+    ).records
     for record in records:
-        assert record["broken_at"] is None or (record["target"] == 1 and rule != "never")
-        assert rule == "never" or record["target"] == 2 or record["broken_at"] is not None
+        assert record["success_query"] is None or (record["target"] == 1 and rule != "never")
+        assert rule == "never" or record["target"] == 2 or record["success_query"] is not None
 
 
 def test_square_reaches_targets_of_a_real_network_and_an_easy_class_is_none(network, clean):
     x, y = clean
     found = Run(network, Square(eps=0.3, targeted=True), x, y, budget=300).records
-    hit = [record for record in found if record["verdict"] == "broken"]
+    hit = [record for record in found if record["verdict"] == "adversarial"]
     assert len(hit) >= 2
     untargeted = Run(network, Square(eps=0.3), x, y, budget=300).records
-    assert sum(record["verdict"] == "broken" for record in untargeted) >= len(hit)
+    assert sum(record["verdict"] == "adversarial" for record in untargeted) >= len(hit)
 
 
 def test_initially_wrong_images_stay_wrong_whatever_their_target(network, clean):
@@ -102,16 +116,16 @@ def test_initially_wrong_images_stay_wrong_whatever_their_target(network, clean)
     for record in Run(network, Square(eps=0.1, targeted=True), x, (y + 1) % 5, budget=9).records:
         assert record["attack"] == 0
         assert record["verdict"] == "misclassified"
-        assert record["final_wrong"] == 1
+        assert record["final_adversarial"] == 1
 
 
 class Starting(Attack):
     """Submits the image that it was given to start from."""
 
-    reads = "labels"
+    access = "decision"
     norms = ("l2",)
     has_targeted_form = True
-    needs_start = True
+    needs_starting_point = True
 
     def init(self, x, y, seed):
         return {}
@@ -129,15 +143,15 @@ class Starting(Attack):
 def test_starts_are_images_of_the_target(network, clean):
     x, y = clean
     attack = Starting(eps=30.0, norm="l2", targeted=True)
-    records = Run(network, attack, x, y, budget=3, starts=labelled(network, (3, 16, 16))).records
-    assert {record["verdict"] for record in records} == {"broken"}
-    assert {record["broken_at"] for record in records} == {1}
+    records = Run(network, attack, x, y, budget=3, starting_points=labelled(network, (3, 16, 16))).records
+    assert {record["verdict"] for record in records} == {"adversarial"}
+    assert {record["success_query"] for record in records} == {1}
 
 
 def test_a_start_is_needed(network, clean):
     x, y = clean
     with pytest.raises(ValueError, match="a targeted Starting needs images to start from"):
-        Run(network, Starting(eps=30.0, norm="l2", targeted=True), x, y, budget=3, starts=None)
+        Run(network, Starting(eps=30.0, norm="l2", targeted=True), x, y, budget=3, starting_points=None)
 
 
 def test_an_attack_without_a_targeted_form_says_so():

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from rfdlight.errors import UserError
 from rfdlight.evaluation import processes as module
-from rfdlight.evaluation.processes import Processes, ToldElsewhere
+from rfdlight.evaluation.processes import Processes, ReportedByLeader
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
     said = at_once([first.agree, fail])
     assert str(said[0]) == "process 1: no weights at x"
     first.fail(said[0])
-    with pytest.raises(ToldElsewhere):
+    with pytest.raises(ReportedByLeader):
         third.hear("run")
 
 
@@ -211,7 +211,7 @@ def test_a_process_whose_store_is_gone_stops_with_what_it_has(team, monkeypatch)
     second.look(lambda: [0])
     assert (second.stopping, second.lost) == (True, True)
     second.leave()
-    with pytest.raises(ToldElsewhere):
+    with pytest.raises(ReportedByLeader):
         second.hear("run")
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from rfdlight.attacks import NES, RandomNoise, RayS, Square
 from rfdlight.core.registry import NAMES
 from rfdlight.data import Images
-from rfdlight.evaluation.sanity_checks import Controls
+from rfdlight.evaluation.sanity_checks import SanityChecks
 
 SHAPE = (1, 4, 4)
 COUNT = 12
@@ -31,11 +31,11 @@ def linear(offset=0.0):
     return Linear(weight, offset)
 
 
-def controls(victim, attack, source, budget=40, **options):
-    """Run an attack, then its controls."""
+def sanity_checks(victim, attack, source, budget=40, **options):
+    """Run an attack, then its sanity checks."""
     x = source.pixels.float() / 255
-    run = Run(victim, attack, x, source.labels, budget=budget, batch_size=len(x), slots=2 * len(x), **options)
-    made = Controls(victim, run.engine, torch.device("cpu"), True, lambda: False)
+    run = Run(victim, attack, x, source.labels, budget=budget, batch_size=len(x), pool_size=2 * len(x), **options)
+    made = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: False)
     return made.run(source, run.records), run
 
 
@@ -63,15 +63,15 @@ class Idle(Square):
 
 
 def test_nothing_breaks_in_a_ball_of_no_size():
-    found, run = controls(linear(offset=0.2), Square(eps=0.3), stored())
+    found, run = sanity_checks(linear(offset=0.2), Square(eps=0.3), stored())
     right = sum(record["clean_margin"] > 0 for record in run.records)
     assert 0 < right < COUNT
-    assert any(record["verdict"] == "broken" and record["attack"] for record in run.records)
+    assert any(record["verdict"] == "adversarial" and record["attack"] for record in run.records)
     assert found["no_ball"] == {
         "images": COUNT,
         "queries": 40,
         "right": right,
-        "broken": 0,
+        "adversarial": 0,
         "changed": [],
         "deterministic": True,
     }
@@ -83,8 +83,8 @@ def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, network, clean):
     kind = resolve_name(NAMES["attack"][name])
     source = Images((x * 255).round().byte(), y, [f"test/{i:04d}" for i in range(len(x))])
     for norm in kind.norms:
-        found, _ = controls(network, kind(eps=0.5, norm=norm), source, budget=25)
-        assert found["no_ball"]["broken"] == 0
+        found, _ = sanity_checks(network, kind(eps=0.5, norm=norm), source, budget=25)
+        assert found["no_ball"]["adversarial"] == 0
         assert found["no_ball"]["right"] > 0
 
 
@@ -95,7 +95,7 @@ def test_a_victim_that_changes_after_the_run_is_seen(after):
     run = Run(changing, Square(eps=0.1), source.pixels.float() / 255, source.labels, budget=40, batch_size=COUNT)
     changing.steady = after == "the run"
     changing.shift = 0.1
-    found = Controls(changing, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
+    found = SanityChecks(changing, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
     assert found["no_ball"]["deterministic"] == (after == "the run")
     if after == "the run":
         assert found["no_ball"]["changed"] == [f"test/{i:04d}" for i in range(COUNT)]
@@ -106,7 +106,7 @@ def test_an_attack_that_does_nothing_is_weaker_than_random_noise():
     x = source.pixels.float() / 255
     victim = linear(offset=0.2)
     fragile = (victim(x)[:, 0] > 0) & (victim.least_margin(x, 0.3) < 0)
-    found, _ = controls(victim, Idle(eps=0.3), source)
+    found, _ = sanity_checks(victim, Idle(eps=0.3), source)
     # Two signs decide: among 40 tries a pair that breaks comes up for every image that any point breaks.
     expected = {"images": COUNT, "queries": 40, "attack_only": 0, "noise_only": int(fragile.sum())}
     assert found["random_noise"] == expected
@@ -114,7 +114,7 @@ def test_an_attack_that_does_nothing_is_weaker_than_random_noise():
 
 
 def test_random_noise_is_not_compared_with_itself():
-    found, _ = controls(linear(offset=0.2), RandomNoise(eps=0.3), stored())
+    found, _ = sanity_checks(linear(offset=0.2), RandomNoise(eps=0.3), stored())
     assert found["random_noise"] == {"skipped": "the attack is random noise itself"}
 
 
@@ -125,7 +125,7 @@ def test_the_step_is_that_of_the_first_two_queries_whatever_the_noise(sigma):
     source = Images(source.pixels, source.labels, [f"test/{i:04d}" for i in range(600)])
     step, norm = 0.05, math.sqrt(5)
     noisy = Mapped(linear(offset=9.0), lambda logits: logits + sigma * torch.randn(logits.shape) * torch.tensor([1, 0]))
-    found, _ = controls(noisy, NES(eps=0.3, sigma=step), source, budget=2, deterministic=sigma == 0)
+    found, _ = sanity_checks(noisy, NES(eps=0.3, sigma=step), source, budget=2, deterministic=sigma == 0)
     signal, noise = found["step"]["signal"], found["step"]["noise"]
     assert noise == pytest.approx(math.sqrt(2) * sigma, rel=0.05)
     # The mean of 600 squares, each estimated from 8 draws: four standard deviations.
@@ -141,7 +141,7 @@ def test_without_noise_the_step_is_the_difference_itself():
         answers.append(logits[:, 0])
         return logits
 
-    found, _ = controls(Mapped(linear(offset=0.2), kept), Square(eps=0.3), stored())
+    found, _ = sanity_checks(Mapped(linear(offset=0.2), kept), Square(eps=0.3), stored())
     first, second = answers[-9], answers[-1]  # each of the two queries was answered eight times, last of all
     assert not torch.equal(first, second)
     assert found["step"]["signal"] == pytest.approx(float((first - second).square().mean().sqrt()), rel=1e-6)
@@ -149,7 +149,7 @@ def test_without_noise_the_step_is_the_difference_itself():
 
 
 def test_attacks_that_read_labels_have_no_step():
-    found, _ = controls(linear(offset=0.2), RayS(eps=0.3), stored())
+    found, _ = sanity_checks(linear(offset=0.2), RayS(eps=0.3), stored())
     assert found["step"] == {"skipped": "the attack reads labels, not scores"}
 
 
@@ -157,7 +157,7 @@ def test_a_run_that_is_stopped_makes_no_controls():
     victim, source = linear(offset=0.2), stored()
     x = source.pixels.float() / 255
     run = Run(victim, Square(eps=0.3), x, source.labels, budget=5)
-    found = Controls(victim, run.engine, torch.device("cpu"), True, lambda: True).run(source, run.records)
+    found = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: True).run(source, run.records)
     assert list(found.values()) == 3 * [{"skipped": "the run was stopped"}]
 
 
@@ -167,7 +167,7 @@ def test_a_victim_that_fails_in_a_control_is_told():
     source = stored()
     run = Run(victim, Square(eps=0.3), source.pixels.float() / 255, source.labels, budget=5)
     fails.append(True)
-    found = Controls(victim, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
+    found = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
     assert all(control["skipped"].count("the victim") for control in found.values())
 
 
@@ -177,7 +177,7 @@ def test_controls_are_spread_over_the_images_and_leave_out_those_without_a_recor
     victim = linear(offset=0.2)
     run = Run(victim, Square(eps=0.3), x, source.labels, budget=5, batch_size=4)
     asked = []
-    made = Controls(victim, run.engine, torch.device("cpu"), True, lambda: False)
+    made = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: False)
     object.__setattr__(made, "_no_ball", partial(lambda sample, known: asked.extend(sample.ids) or {}))
     made.run(source, run.records[4:])
     assert asked == [f"test/{i:04d}" for i in (4, 6, 9, 11, 14, 16, 19, 21)]

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.faults
 IMAGES = 60
 TEST = [
     "test", "--attack", "square", "--data.num_images", str(IMAGES), "--model.budget", "100", "--model.batch_size", "8",
-    "--model.slots", "20",
+    "--model.pool_size", "20",
 ]  # fmt: skip
 PATIENCE = 240
 """Seconds."""

@@ -12,13 +12,13 @@ pytestmark = pytest.mark.faults
 @many(3000)
 @given(command_lines.command_lines())
 def test_any_command_line_ends_as_it_should(args):
-    command_lines.hold(args)
+    command_lines.low_watermark(args)
 
 
 @many(2000)
 @given(configs.cases())
 def test_any_config_ends_as_it_should(case):
-    configs.hold(*case)
+    configs.low_watermark(*case)
 
 
 @pytest.fixture(scope="module")
@@ -30,4 +30,4 @@ def original():
 @many(1000)
 @given(data=st.data())
 def test_any_damage_is_refused_or_left_out(original, data):
-    record_files.hold(data, original)
+    record_files.low_watermark(data, original)

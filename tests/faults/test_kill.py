@@ -20,7 +20,7 @@ KILLS = 20
 IMAGES = 100
 TEST = [
     "test", "--attack", "square", "--data.num_images", str(IMAGES), "--model.budget", "400", "--model.batch_size", "8",
-    "--model.slots", "20",
+    "--model.pool_size", "20",
 ]  # fmt: skip
 PATIENCE = 240
 """Seconds."""

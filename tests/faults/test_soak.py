@@ -9,7 +9,7 @@ from torch import nn
 
 from rfdlight.attacks import NES, RandomNoise, Square
 from rfdlight.engine import Engine, Oracle
-from rfdlight.engine.criterion import Judge
+from rfdlight.engine.criterion import SuccessCriterion
 
 pytestmark = pytest.mark.faults
 
@@ -49,11 +49,11 @@ def test_200_000_images(attack, sigma):
     def count(record):
         finished["images"] += 1
         finished["billed"] += record["billed"]
-        finished["rows"] += record["attack"] + record["observe"] + record["judge"]
+        finished["rows"] += record["attack"] + record["success_check"] + record["criterion"]
 
     oracle = Oracle(Trivial(sigma), BATCH)
     engine = Engine(
-        oracle, attack, classes=2, budget=BUDGET, slots=2 * BATCH, judge=Judge(final_draws=4, clean_draws=4),
+        oracle, attack, classes=2, budget=BUDGET, pool_size=2 * BATCH, criterion=SuccessCriterion(final_evaluations=4, clean_evaluations=4),
         deterministic=sigma == 0, on_record=count,
     )  # fmt: skip
     after_first = 0.0
@@ -61,7 +61,7 @@ def test_200_000_images(attack, sigma):
         rows = min(BATCH, IMAGES - start)
         before = engine.ledger.total["padding"]
         engine.submit(x[:rows], y[:rows], [str(start + row) for row in range(rows)])
-        engine.run(hold=2 * BATCH)
+        engine.run(low_watermark=2 * BATCH)
         passes.append(engine.ledger.total["padding"] - before)
         if start < FIRST <= start + rows:
             after_first = peak()

@@ -41,7 +41,7 @@ HOSTILE = (
 # Numbers that are right for these options are left out where the work, or the memory, would grow with them; what no
 # machine has is refused at once.
 COSTLY = (
-    "model.budget", "model.batch_size", "model.final_draws", "model.eot", "data.num_images", "data.size",
+    "model.budget", "model.batch_size", "model.final_evaluations", "model.eot", "data.num_images", "data.size",
     "data.batch_size",
     "data.workers", "image_size",
 )  # fmt: skip
@@ -140,7 +140,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return [command, *(word for part in parts for word in part)]
 
 
-def hold(args: list[str]) -> None:
+def low_watermark(args: list[str]) -> None:
     """Run a command line beside a configuration and a folder that someone uses, and check what comes of it."""
     with workplace() as folder:
         (folder / "here.yaml").write_text("model: {budget: 2}\n")

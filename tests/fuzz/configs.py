@@ -20,8 +20,8 @@ model:
   victim: nearest_mean.NearestMean
   budget: 3
   batch_size: 8
-  final_draws: 4
-  judge: sequential
+  final_evaluations: 4
+  criterion: sequential
 data:
   class_path: digits
   init_args: {num_images: 4, seed: 1}
@@ -175,7 +175,7 @@ def configs(text: str) -> st.SearchStrategy[bytes]:
 
 
 LAST = (
-    "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "8", "--model.final_draws", "4",
+    "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "8", "--model.final_evaluations", "4",
     "--trainer.devices", "1", "--trainer.accelerator", "cpu", "--run", "run",
 )  # fmt: skip
 """What would make a line take long is said once more, at its end."""
@@ -199,7 +199,7 @@ def cases(draw: st.DrawFn) -> tuple[bytes, tuple[str, ...]]:
     return draw(configs(text)), line
 
 
-def hold(content: bytes, line: tuple[str, ...]) -> None:
+def low_watermark(content: bytes, line: tuple[str, ...]) -> None:
     """Give a file to a command line, and check what comes of it."""
     with workplace() as folder:
         (folder / "x.yaml").write_bytes(content)

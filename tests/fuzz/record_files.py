@@ -16,7 +16,7 @@ from .running import FAST, Outcome, check, files, run, workplace
 
 TEST = (
     "test", "--attack", "square", *FAST, "--data.num_images", "6", "--model.budget", "8", "--model.batch_size", "4",
-    "--model.final_draws", "4", "--model.keep_images", "2",
+    "--model.final_evaluations", "4", "--model.keep_images", "2",
 )  # fmt: skip
 
 
@@ -66,9 +66,7 @@ def _foreign(line: bytes) -> list[bytes]:
     """Lines that are none of the run's own; those whose checksum is right are of no image of the run."""
     record = json.loads(line)
     del record["crc32"]
-    end = (
-        b'{"event": "end", "time": %s, "totals": {"attack": %s, "gradient": 0, "observe": 0, "judge": 0, "padding": 0}}'
-    )
+    end = b'{"event": "end", "time": %s, "totals": {"attack": %s, "gradient": 0, "success_check": 0, "criterion": 0, "padding": 0}}'
     return [
         b"", b"null", b"{}", b"[]", b"3", b'"a"', b"NaN", b"\x00" * 100, bytes(range(256)).replace(b"\n", b""),
         b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'{"id": 1e999}', b'{"crc32": 3}', b'{"crc32": "00000000"}',
@@ -77,7 +75,7 @@ def _foreign(line: bytes) -> list[bytes]:
         b'{"event": "failed", "time": 1.0, "id": "digits/test/0000", "reason": "x"}', b'{"event": {}, "time": 1.0}',
         b'{"event": ["start"], "time": 1.0}', b'{"event": "image", "time": 1.0, "id": []}',
         json.dumps(record | {"billed": record["billed"] + 1}).encode(),
-        line.replace(b'"robust"', b'"broken"').replace(b'"billed": ', b'"billed": 1'),
+        line.replace(b'"robust"', b'"adversarial"').replace(b'"billed": ', b'"billed": 1'),
         seal(record | {"id": "another/test/0001"}).encode(),
         seal({"id": "another/test/0002"}).encode(),
         seal(record | {"id": 3}).encode(),
@@ -180,7 +178,7 @@ def resume(folder: Path, original: Original) -> Outcome:
     return outcome
 
 
-def hold(data: st.DataObject, original: Original) -> None:
+def low_watermark(data: st.DataObject, original: Original) -> None:
     """Damage a run, report on it or go on with it, and check what comes of it."""
     finished, then = data.draw(st.sampled_from(((True, report), (True, resume), (False, resume))))
     with workplace() as folder:

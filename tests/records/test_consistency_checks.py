@@ -3,13 +3,13 @@
 import math
 
 import pytest
-from hand import broken, facts, record
+from hand import adversarial, facts, record
 
 from rfdlight.records.consistency_checks import FACTS, audit
 
-SOUND = [record(0), record(1), broken(2, 7)]
+SOUND = [record(0), record(1), adversarial(2, 7)]
 CONTROLS = {
-    "no_ball": {"images": 10, "queries": 30, "right": 10, "broken": 0, "changed": []},
+    "no_ball": {"images": 10, "queries": 30, "right": 10, "adversarial": 0, "changed": []},
     "random_noise": {"images": 10, "queries": 30, "attack_only": 3, "noise_only": 1},
     "step": {"images": 10, "signal": 2.0, "noise": 1.0},
 }
@@ -21,16 +21,16 @@ CHECKS = [
 def found(check, records=None, **changes):
     """The finding of one check, of a run of three images with changes."""
     records = SOUND if records is None else records
-    run = facts(**{"num_images": 3, "controls": CONTROLS, **changes})
+    run = facts(**{"num_images": 3, "sanity_checks": CONTROLS, **changes})
     return next(finding for finding in audit(records, run) if finding.check == check)
 
 
-def controls(name, **changes):
+def sanity_checks(name, **changes):
     return CONTROLS | {name: CONTROLS[name] | changes}
 
 
 def test_a_sound_run_passes_every_check():
-    findings = audit(SOUND, facts(num_images=3, controls=CONTROLS))
+    findings = audit(SOUND, facts(num_images=3, sanity_checks=CONTROLS))
     assert [finding.check for finding in findings] == CHECKS
     assert [finding.state for finding in findings] == ["ok"] * len(CHECKS)
 
@@ -52,34 +52,38 @@ def test_a_run_written_before_there_was_an_audit_has_little_to_check():
         ("randomness", "ok", {"random": {"declared": False, "measured": False}}),
         ("randomness", "warn", {"random": {"declared": False, "measured": True, "batch_effect": 0.02}}),
         ("randomness", "warn", {"random": {"declared": False, "measured": False, "revealed": "digits/test/0001"}}),
-        # A sound judge calls at most one in twenty broken, of a random victim; of another one, none.
-        ("eps 0", "ok", {"controls": controls("no_ball", broken=1)}),
-        ("eps 0", "fail", {"controls": controls("no_ball", broken=5)}),
-        ("eps 0", "fail", {"controls": controls("no_ball", broken=1), "deterministic": True}),
-        ("eps 0", "ok", {"controls": controls("no_ball", changed=["digits/test/0001"])}),
-        ("eps 0", "fail", {"controls": controls("no_ball", changed=["digits/test/0001"]), "deterministic": True}),
-        ("eps 0", "fail", {"controls": controls("no_ball", deterministic=False), "deterministic": True}),
+        # A sound criterion calls at most one in twenty broken, of a random victim; of another one, none.
+        ("eps 0", "ok", {"sanity_checks": sanity_checks("no_ball", adversarial=1)}),
+        ("eps 0", "fail", {"sanity_checks": sanity_checks("no_ball", adversarial=5)}),
+        ("eps 0", "fail", {"sanity_checks": sanity_checks("no_ball", adversarial=1), "deterministic": True}),
+        ("eps 0", "ok", {"sanity_checks": sanity_checks("no_ball", changed=["digits/test/0001"])}),
+        (
+            "eps 0",
+            "fail",
+            {"sanity_checks": sanity_checks("no_ball", changed=["digits/test/0001"]), "deterministic": True},
+        ),
+        ("eps 0", "fail", {"sanity_checks": sanity_checks("no_ball", deterministic=False), "deterministic": True}),
         # The one-sided p of 5 to 0 is 1/32, of 4 to 0 1/16.
-        ("random noise", "warn", {"controls": controls("random_noise", attack_only=0, noise_only=5)}),
-        ("random noise", "ok", {"controls": controls("random_noise", attack_only=0, noise_only=4)}),
-        ("random noise", "ok", {"controls": controls("random_noise", attack_only=5, noise_only=0)}),
-        ("step", "warn", {"controls": controls("step", signal=0.9)}),
-        ("step", "ok", {"controls": controls("step", noise=0.0)}),
-        ("step", "skip", {"controls": CONTROLS | {"step": {"skipped": "the attack reads labels, not scores"}}}),
+        ("random noise", "warn", {"sanity_checks": sanity_checks("random_noise", attack_only=0, noise_only=5)}),
+        ("random noise", "ok", {"sanity_checks": sanity_checks("random_noise", attack_only=0, noise_only=4)}),
+        ("random noise", "ok", {"sanity_checks": sanity_checks("random_noise", attack_only=5, noise_only=0)}),
+        ("step", "warn", {"sanity_checks": sanity_checks("step", signal=0.9)}),
+        ("step", "ok", {"sanity_checks": sanity_checks("step", noise=0.0)}),
+        ("step", "skip", {"sanity_checks": CONTROLS | {"step": {"skipped": "the attack reads labels, not scores"}}}),
     ],
 )
 def test_a_fact_that_is_wrong_is_told(check, state, changes):
     assert found(check, **changes).state == state
 
 
-ONCE = {"clean_draws": 1, "final_draws": 1}
+ONCE = {"clean_evaluations": 1, "final_evaluations": 1}
 
 
 @pytest.mark.parametrize(
     ("deterministic", "records", "state"),
     [
-        (True, [record(0, **ONCE), broken(1, 7, **ONCE, final_wrong=1), record(2, **ONCE)], "ok"),
-        (True, [record(0, **ONCE), broken(1, 7, **ONCE, final_wrong=0), record(2, **ONCE)], "fail"),
+        (True, [record(0, **ONCE), adversarial(1, 7, **ONCE, final_adversarial=1), record(2, **ONCE)], "ok"),
+        (True, [record(0, **ONCE), adversarial(1, 7, **ONCE, final_adversarial=0), record(2, **ONCE)], "fail"),
         (True, [record(0, **ONCE), record(1), record(2, **ONCE)], "fail"),
         (False, [record(0), record(1), record(2, **ONCE)], "fail"),
     ],
@@ -113,18 +117,18 @@ def test_rounding_does_not_carry_a_point_out_of_the_ball():
 
 
 @pytest.mark.parametrize(
-    ("changes", "accounting", "state"),
+    ("changes", "query_counting", "state"),
     [
         ({"billed": 31, "attack": 31}, "exact", "fail"),
         ({"attack": 29}, "exact", "fail"),
-        ({"observe": 1}, "exact", "fail"),
-        ({"attack": 20, "gradient": 5, "observe": 5}, "exact", "ok"),
+        ({"success_check": 1}, "exact", "fail"),
+        ({"attack": 20, "gradient": 5, "success_check": 5}, "exact", "ok"),
         ({"attack": 60}, "paper", "ok"),
         ({"billed": 31}, "paper", "fail"),
     ],
 )
-def test_what_an_image_is_billed(changes, accounting, state):
-    assert found("queries", [record(0, **changes)], accounting=accounting).state == state
+def test_what_an_image_is_billed(changes, query_counting, state):
+    assert found("queries", [record(0, **changes)], query_counting=query_counting).state == state
 
 
 def test_the_clean_accuracy_is_compared_with_the_card():
@@ -141,5 +145,5 @@ def test_the_clean_accuracy_is_compared_with_the_card():
 
 
 def test_the_step_is_told_with_the_chance_to_see_which_is_better():
-    finding = found("step", controls=controls("step", signal=0.5))
+    finding = found("step", sanity_checks=sanity_checks("step", signal=0.5))
     assert "it sees which is better in 69% of the cases" in finding.found  # the normal distribution at one half

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from fuzz.record_files import damaged
 from fuzz.running import bounded
-from hand import broken, record
+from hand import adversarial, record
 from hypothesis import given
 
 from rfdlight.errors import UserError
 from rfdlight.records import journal
 from rfdlight.records.records import FIELDS, fault, read_records, seal
 
-LINES = [seal(record(index)).encode() for index in range(3)] + [seal(broken(3, at=7)).encode()]
+LINES = [seal(record(index)).encode() for index in range(3)] + [seal(adversarial(3, at=7)).encode()]
 CONTENT = b"".join(line + b"\n" for line in LINES)
 OTHERS = ("another/test/0001",)
 """Ids of whole records of other images that the damage may bring in; only what goes on with a run knows its images."""
@@ -81,8 +81,8 @@ def test_a_checksum_whose_name_is_damaged_is_none(letter, tmp_path):
         ({"linf": "0.1"}, "linf cannot be '0.1'"),
         ({"l2": None}, "l2 cannot be None"),
         ({"verdict": "sound"}, "verdict cannot be 'sound'"),
-        ({"final_draws": 0}, "final_draws cannot be 0"),
-        ({"final_wrong": 101}, "final_wrong cannot be 101"),
+        ({"final_evaluations": 0}, "final_evaluations cannot be 0"),
+        ({"final_adversarial": 101}, "final_adversarial cannot be 101"),
     ],
 )
 def test_a_whole_line_whose_fields_are_of_other_types_is_refused_by_line(changes, said, tmp_path):

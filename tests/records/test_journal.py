@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import pytest
-from hand import broken, record
+from hand import adversarial, record
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +11,7 @@ from rfdlight.errors import UserError
 from rfdlight.records import journal
 from rfdlight.records.records import read_records, seal, unseal
 
-TOTALS = {"attack": 100, "gradient": 0, "observe": 0, "judge": 10, "padding": 5}
+TOTALS = {"attack": 100, "gradient": 0, "success_check": 0, "criterion": 10, "padding": 5}
 
 
 def write(run, attempt, records, rank=0, ended=True):
@@ -27,7 +27,7 @@ def write(run, attempt, records, rank=0, ended=True):
 @given(position=st.integers(0), bit=st.integers(0, 7))
 @settings(max_examples=200, deadline=None)
 def test_no_flipped_bit_goes_through_unseen(position, bit):
-    line = bytearray(seal(broken(3, at=7)).encode())
+    line = bytearray(seal(adversarial(3, at=7)).encode())
     position %= len(line)
     line[position] ^= 1 << bit
     try:
@@ -52,7 +52,7 @@ def test_several_ranks_and_attempts_make_one_file_in_order_of_id(tmp_path):
     assert [each["id"][-1] for each in past.records] == ["1", "2", "3", "5"]
     assert past.records[-1]["linf"] == 0.2, "of two records of an image the first counts"
     assert (past.attempts, past.killed, past.damaged) == (2, 1, 0), "two processes of one attempt are one attempt"
-    assert past.totals == {"attack": 190, "gradient": 0, "observe": 0, "judge": 370, "padding": 5}
+    assert past.totals == {"attack": 190, "gradient": 0, "success_check": 0, "criterion": 370, "padding": 5}
     journal.conclude(tmp_path, past.records)
     assert read_records(tmp_path / "records.jsonl") == past.records
     assert not list((tmp_path / "journal").glob("records-*"))
@@ -106,7 +106,7 @@ def test_files_that_no_journal_wrote_are_left_alone(name, tmp_path):
         lambda text: text + json.dumps(record(9)) + "\n",
         lambda text: text + seal({"id": "digits/test/0009"}) + "\n",
         lambda text: text + "\x00\x00\x00\n",
-        lambda text: text.replace('"robust"', '"broken"', 1),
+        lambda text: text.replace('"robust"', '"adversarial"', 1),
     ],
 )
 def test_damaged_lines_are_counted_and_left_out(damage, tmp_path):

@@ -2,7 +2,7 @@ import json
 import random
 
 import pytest
-from hand import broken, facts, record, ten
+from hand import adversarial, facts, record, ten
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from rfdlight.core.intervals import wilson
 from rfdlight.records import consistency_checks as audit
 from rfdlight.records.records import clean_right
-from rfdlight.records.summary import FIELDS, RUN_FIELDS, breaks_at, budgets, robust_at, summarize
+from rfdlight.records.summary import FIELDS, RUN_FIELDS, budgets, robust_at, success_query_of, summarize
 
 # The 95 % quantile of the normal distribution squared, from a table.
 Z2 = 3.841459
@@ -20,23 +20,23 @@ def test_counts_of_every_kind_of_image():
     assert summarize(ten(), facts())["counts"] == {
         "images": 10,
         "initially_wrong": 1,
-        "broken": 4,
+        "adversarial": 4,
         "undecided": 2,
         "unconfirmed": 1,
         "late": 1,
     }
 
 
-def test_single_draw_pair_is_the_mean_share_of_right_labels():
-    pair = summarize(ten(), facts())["single_draw"]
+def test_single_query_pair_is_the_mean_share_of_right_labels():
+    pair = summarize(ten(), facts())["single_query"]
     assert pair["clean"]["share"] == pytest.approx(1 - (2 + 10 + 15) / (10 * 20))
     wrong = 100 + 100 + 60 + 90 + 50 + 50 + 40 + 0 + 70 + 0
     assert pair["robust"]["share"] == pytest.approx(1 - wrong / 1000)
 
 
-def test_single_draw_weights_images_equally_whatever_their_draws():
-    records = [record(0, clean_draws=20, clean_wrong=20), record(1, clean_draws=1, clean_wrong=0)]
-    assert summarize(records, facts())["single_draw"]["clean"]["share"] == 0.5
+def test_single_query_weights_images_equally_whatever_their_draws():
+    records = [record(0, clean_evaluations=20, clean_wrong=20), record(1, clean_evaluations=1, clean_wrong=0)]
+    assert summarize(records, facts())["single_query"]["clean"]["share"] == 0.5
 
 
 def test_mean_logits_pair_and_its_lower_bound():
@@ -50,14 +50,14 @@ def test_attack_success_is_over_the_initially_right():
     assert (success["share"], success["total"]) == (pytest.approx(4 / 9), 9)
 
 
-def test_first_screen9_counts_every_image_that_passed_the_votes():
+def test_first_9_vote_success_counts_every_image_that_passed_the_votes():
     # 0, 1, 2, 5 and 6 passed; 8 was initially wrong; 3, 4, 7 and 9 remain.
-    assert summarize(ten(), facts())["first_screen9"]["share"] == 0.4
+    assert summarize(ten(), facts())["first_9_vote_success"]["share"] == 0.4
 
 
-def test_broken_images_statistics_use_the_broken_alone():
+def test_adversarial_images_statistics_use_the_broken_alone():
     # Breaks at 1, 7, 20 and, late, at its 30 billed queries.
-    assert summarize(ten(), facts())["broken_images"] == {
+    assert summarize(ten(), facts())["adversarial_images"] == {
         "median_queries": 13.5,
         "mean_queries": 14.5,
         "median_linf": 0.2,
@@ -69,14 +69,22 @@ def test_broken_images_statistics_use_the_broken_alone():
 
 def test_a_targeted_run_has_no_robust_accuracy_of_single_answers():
     # Its final draws count hits of the target: a wrong label that is none would pass for right.
-    assert summarize([record(0)], facts(targeted=True))["single_draw"]["robust"] is None
-    assert summarize([record(0)], facts())["single_draw"]["robust"]["share"] == 1
+    assert summarize([record(0)], facts(targeted=True))["single_query"]["robust"] is None
+    assert summarize([record(0)], facts())["single_query"]["robust"]["share"] == 1
 
 
 def test_ledger_ratio_is_of_all_rows_of_the_attacker():
     ledger = summarize(ten(), facts())["ledger"]
-    expected = {"attack": 180, "gradient": 0, "observe": 20, "judge": 50, "padding": 150, "rows": 400, "billed": 190}
-    assert ledger == {**expected, "judge_ratio": 0.25, "padding_share": 0.375}
+    expected = {
+        "attack": 180,
+        "gradient": 0,
+        "success_check": 20,
+        "criterion": 50,
+        "padding": 150,
+        "rows": 400,
+        "billed": 190,
+    }
+    assert ledger == {**expected, "criterion_ratio": 0.25, "padding_share": 0.375}
 
 
 def test_curve_falls_at_the_query_that_broke_each_image():
@@ -95,13 +103,13 @@ def test_curve_falls_at_the_query_that_broke_each_image():
     assert robust_at(ten(), 29)["share"] == 0.6
 
 
-def test_breaks_at_follows_the_verdict():
-    assert breaks_at(broken(0, 7)) == 7
-    assert breaks_at(broken(0, 7, billed=9)) == 7
-    assert breaks_at(broken(0, 7, billed=9, broken_at=None)) == 9
-    assert breaks_at(broken(0, 7, verdict="undecided")) is None
-    assert breaks_at(broken(0, 7, verdict="robust")) is None
-    assert breaks_at(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="broken")) is None
+def test_success_query_of_follows_the_verdict():
+    assert success_query_of(adversarial(0, 7)) == 7
+    assert success_query_of(adversarial(0, 7, billed=9)) == 7
+    assert success_query_of(adversarial(0, 7, billed=9, success_query=None)) == 9
+    assert success_query_of(adversarial(0, 7, verdict="undecided")) is None
+    assert success_query_of(adversarial(0, 7, verdict="robust")) is None
+    assert success_query_of(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="adversarial")) is None
 
 
 @pytest.mark.parametrize(
@@ -111,39 +119,41 @@ def test_a_tie_without_a_prediction_is_right_if_the_image_was_attacked(margin, a
     assert clean_right(record(0, clean_margin=margin, attack=attack, clean_prediction=None)) is right
 
 
-def test_no_broken_images_leave_their_statistics_empty():
+def test_no_adversarial_images_leave_their_statistics_empty():
     summary = summarize([record(0), record(1)], facts())
-    assert set(summary["broken_images"].values()) == {None}
-    assert summary["mean_logits"]["robust"]["share"] == summary["first_screen9"]["share"] == 1
+    assert set(summary["adversarial_images"].values()) == {None}
+    assert summary["mean_logits"]["robust"]["share"] == summary["first_9_vote_success"]["share"] == 1
     assert summary["attack_success"]["share"] == 0
     # Wilson's bound at 0 of n is z^2 / (n + z^2).
     assert summary["attack_success"]["high"] == pytest.approx(Z2 / (2 + Z2), abs=1e-6)
 
 
 def test_no_records_at_all_are_no_share():
-    empty = {"attack": 0, "gradient": 0, "observe": 0, "judge": 0, "padding": 0}
+    empty = {"attack": 0, "gradient": 0, "success_check": 0, "criterion": 0, "padding": 0}
     summary = summarize([], facts(totals=empty, complete=False))
     nothing = {"share": None, "low": 0.0, "high": 1.0, "total": 0}
-    assert summary["mean_logits"]["robust"] == summary["single_draw"]["clean"] == nothing
-    assert summary["ledger"]["judge_ratio"] is None
+    assert summary["mean_logits"]["robust"] == summary["single_query"]["clean"] == nothing
+    assert summary["ledger"]["criterion_ratio"] is None
     assert summary["ledger"]["padding_share"] is None
 
 
 def test_all_initially_wrong_leave_no_image_to_attack():
-    wrong = record(0, clean_margin=-1.0, clean_wrong=20, attack=0, billed=0, final_wrong=100, verdict="broken")
+    wrong = record(
+        0, clean_margin=-1.0, clean_wrong=20, attack=0, billed=0, final_adversarial=100, verdict="adversarial"
+    )
     summary = summarize([wrong], facts())
     assert summary["attack_success"]["share"] is None
-    assert summary["counts"]["broken"] == 0
+    assert summary["counts"]["adversarial"] == 0
     assert summary["mean_logits"]["clean"]["share"] == summary["mean_logits"]["robust"]["share"] == 0
 
 
-def test_first_screen9_is_unknown_if_the_judge_took_no_votes():
+def test_first_9_vote_success_is_unknown_if_the_criterion_took_no_votes():
     never = [record(0, candidates=3), record(1)]
-    single = [broken(0, 5, first_screen9=None, votings=0), record(1)]
-    assert summarize(never, facts(judge="never"))["first_screen9"] is None
-    assert summarize(single, facts(judge="single"))["first_screen9"] is None
-    deterministic = [broken(0, 5, votings=0), record(1)]
-    assert summarize(deterministic, facts(deterministic=True))["first_screen9"]["share"] == 0.5
+    single = [adversarial(0, 5, first_9_vote_success=None, voted_candidates=0), record(1)]
+    assert summarize(never, facts(criterion="never"))["first_9_vote_success"] is None
+    assert summarize(single, facts(criterion="single"))["first_9_vote_success"] is None
+    deterministic = [adversarial(0, 5, voted_candidates=0), record(1)]
+    assert summarize(deterministic, facts(deterministic=True))["first_9_vote_success"]["share"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -172,7 +182,10 @@ def test_the_result_is_json_and_documented_and_keeps_the_facts():
 
 def test_the_order_of_the_records_changes_nothing():
     # Shares of thirds and sevenths, whose sum by plain addition depends on the order.
-    records = [record(i, clean_draws=21, clean_wrong=i % 20, final_draws=99, final_wrong=i) for i in range(60)]
+    records = [
+        record(i, clean_evaluations=21, clean_wrong=i % 20, final_evaluations=99, final_adversarial=i)
+        for i in range(60)
+    ]
     shuffled = random.Random(0).sample(records, len(records))
     assert summarize(shuffled, facts()) == summarize(records, facts())
 
@@ -184,13 +197,13 @@ def any_record(draw):
     return record(
         0,
         billed=40 if at is None else at,
-        broken_at=at,
-        first_screen9=at,
+        success_query=at,
+        first_9_vote_success=at,
         candidates=int(at is not None),
-        votings=int(at is not None),
+        voted_candidates=int(at is not None),
         clean_margin=margin,
-        verdict=draw(st.sampled_from(["robust", "broken", "undecided"])),
-        final_wrong=draw(st.integers(0, 100)),
+        verdict=draw(st.sampled_from(["robust", "adversarial", "undecided"])),
+        final_adversarial=draw(st.integers(0, 100)),
     )
 
 
@@ -203,7 +216,7 @@ def test_curve_falls_from_the_clean_to_the_robust_accuracy(records):
     assert shares == sorted(shares, reverse=True)
     assert shares[0] == (mean["clean"]["share"] or 0)
     assert summary["curve"][-1] == {"queries": 40, **mean["robust"]}
-    survivors = counts["images"] - counts["initially_wrong"] - counts["broken"]
+    survivors = counts["images"] - counts["initially_wrong"] - counts["adversarial"]
     assert shares[-1] * len(records) == pytest.approx(survivors)
     lower = mean["robust_lower"]["share"] or 0
     assert lower * len(records) == pytest.approx(survivors - counts["undecided"])

@@ -40,7 +40,7 @@ def boundary(model, x, y, budget, draws, spherical_step=0.01, source_step=0.01, 
     sideways, inwards = spherical_step, source_step
     nearest, distance = x, math.inf
 
-    def hits(point, purpose):
+    def is_adversarial(point, purpose):
         if len(history) == budget:
             raise BudgetSpentError
         history.append({"point": point, "for": purpose, "sideways": sideways, "inwards": inwards})
@@ -55,7 +55,7 @@ def boundary(model, x, y, budget, draws, spherical_step=0.01, source_step=0.01, 
         while True:
             far = draws.noise(tried) if start is None else start
             tried += 1
-            hit = hits(far, "start")
+            hit = is_adversarial(far, "start")
             nearest = far
             if hit:
                 break
@@ -64,7 +64,7 @@ def boundary(model, x, y, budget, draws, spherical_step=0.01, source_step=0.01, 
         while start is None and high - low > 1e-3:
             middle = (low + high) / 2
             point = ((far - x) * single(middle) + x).clamp(0, 1)
-            if hits(point, "blend"):
+            if is_adversarial(point, "blend"):
                 high, nearest, distance = middle, point, length(point - x).item()
             else:
                 low = middle
@@ -74,8 +74,8 @@ def boundary(model, x, y, budget, draws, spherical_step=0.01, source_step=0.01, 
             number += 1
             spherical, proposal = propose(x, nearest, draws.move(number - 1), sideways, inwards)
             if number % 10 == 0:
-                sphere_window = [*sphere_window, hits(spherical, "sphere")][-100:]
-            hit = hits(proposal, "proposal")
+                sphere_window = [*sphere_window, is_adversarial(spherical, "sphere")][-100:]
+            hit = is_adversarial(proposal, "proposal")
             if hit and length(proposal - x).item() < distance:
                 nearest, distance = proposal, length(proposal - x).item()
             if number % 10 == 0:

@@ -30,7 +30,7 @@ def hsja(model, x, y, norm, budget, draws, init_probes=100, max_probes=10_000, g
     nearest, distance = x, math.inf
     t = 0
 
-    def hits(point, purpose):
+    def is_adversarial(point, purpose):
         nonlocal nearest, distance
         if len(history) == budget:
             raise BudgetSpentError
@@ -56,7 +56,7 @@ def hsja(model, x, y, norm, budget, draws, init_probes=100, max_probes=10_000, g
         while high - low > stop:
             middle = (low + high) / 2
             point = candidate(far, middle)
-            if hits(point, purpose):
+            if is_adversarial(point, purpose):
                 high, kept = middle, point
             else:
                 low = middle
@@ -67,7 +67,7 @@ def hsja(model, x, y, norm, budget, draws, init_probes=100, max_probes=10_000, g
         while True:
             far = draws.noise(drawn) if start is None else start
             drawn += 1
-            if hits(far, "start"):
+            if is_adversarial(far, "start"):
                 break
         if start is None:
             far = bisect(far, on_segment, 1e-3, "blend")
@@ -82,7 +82,7 @@ def hsja(model, x, y, norm, budget, draws, init_probes=100, max_probes=10_000, g
                 w = draws.probe(drawn)
                 drawn += 1
                 point = (w * single(size / length(w, "l2").double().item()) + b).clamp(0, 1)
-                sign = 1 if hits(point, "probe") else -1
+                sign = 1 if is_adversarial(point, "probe") else -1
                 total = total + (point - b)
                 signed = signed + sign * (point - b)
                 answers += sign
@@ -92,7 +92,7 @@ def hsja(model, x, y, norm, budget, draws, init_probes=100, max_probes=10_000, g
             xi = length(b - x, norm).double().item() / math.sqrt(t)
             for _ in range(20):
                 trial = (single(xi) * direction + b).clamp(0, 1)
-                if hits(trial, "step"):
+                if is_adversarial(trial, "step"):
                     reach = length(trial - x, norm).double().item()
                     b = bisect(trial, draw_near, theta, "project")
                     break

@@ -7,16 +7,16 @@ def cross_entropy(logits, y):
     return torch.logsumexp(logits, 0) - logits[y]
 
 
-def pgd(model, x, y, eps, norm, steps, step, budget, starts, random_start):
+def pgd(model, x, y, eps, norm, steps, step, budget, starting_points, random_start):
     """Return the points asked, in order, and the one to submit.
 
     Args:
         model: From one image to its logits.
-        starts: From the number of a run to its offset from the image.
+        starting_points: From the number of a run to its offset from the image.
     """
     asked, submitted, run = [], x, 0
     while len(asked) < budget:
-        point = x + starts(run) if random_start or run > 0 else x
+        point = x + starting_points(run) if random_start or run > 0 else x
         point = point.clamp(0, 1)
         for _ in range(steps):
             if len(asked) == budget:

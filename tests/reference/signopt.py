@@ -9,7 +9,7 @@ class BudgetSpentError(Exception):
     pass
 
 
-def signopt(model, x, norm, steps, draws, *, hit, starts, samples, start=None):  # noqa: C901 - the paper's steps
+def signopt(model, x, norm, steps, draws, *, hit, starting_points, samples, start=None):  # noqa: C901 - the paper's steps
     """Return one entry per query (its point, purpose and the best radius before it) and the final direction.
 
     `draws(stream, number, shape)` returns normal numbers, `hit(label)` whether a label is what the attacker wants.
@@ -56,7 +56,7 @@ def signopt(model, x, norm, steps, draws, *, hit, starts, samples, start=None): 
     theta = None
     alpha, beta, number, tried = 0.2, 1e-3, 0, 0
     try:
-        while tried < starts or theta is None:
+        while tried < starting_points or theta is None:
             raw = draws(0, tried, x.shape) if start is None else start - x
             reach = min(size(raw), best["radius"])
             if wrong(unit(raw), reach, "start"):

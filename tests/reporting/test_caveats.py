@@ -1,7 +1,7 @@
 """What a report says of its runs, before their numbers are believed."""
 
 import pytest
-from hand import broken, record
+from hand import adversarial, record
 
 from rfdlight.records.runs import load_all
 from rfdlight.reporting.report import compile_report
@@ -35,8 +35,11 @@ def test_the_audit_of_the_images_is_named_where_no_other_note_says_what_it_found
 
 
 def test_runs_whose_last_draws_found_images_broken_say_so_where_they_are_read_at_smaller_budgets(write):
-    late = record(2, verdict="broken", final_wrong=90, final_margin=-1.0)
-    names = [write("noise", [record(0), broken(1, 5), late]), write("none", [record(0), broken(1, 5), record(2)])]
+    late = record(2, verdict="adversarial", final_adversarial=90, final_margin=-1.0)
+    names = [
+        write("noise", [record(0), adversarial(1, 5), late]),
+        write("none", [record(0), adversarial(1, 5), record(2)]),
+    ]
     told = (
         "Too high below their own budget, since images that the final draws alone found broken stand there: noise (1). "
         "Run smaller budgets by themselves."

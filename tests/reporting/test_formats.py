@@ -5,7 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
-from hand import broken, record
+from hand import adversarial, record
 from rich.console import Console
 
 from rfdlight.cli.report import report
@@ -25,7 +25,7 @@ def nasty(write):
     """Two runs whose names, defense and options hold every sign that means something somewhere."""
     name = NASTY.replace("/", "")
     return [
-        write(name, [broken(0, 3), record(1)], options=NASTY, victim=NASTY),
+        write(name, [adversarial(0, 3), record(1)], options=NASTY, victim=NASTY),
         write("b<i>", [record(0), record(1)], defense=NASTY, options=NASTY, victim=NASTY),
     ]
 
@@ -104,11 +104,11 @@ def test_many_columns_fold_into_several_tables(write, width):
 
 def test_the_details_are_shown_for_one_run_or_if_asked_for(four, capsys):
     report(four[:1])
-    assert "judge rows per attack row" in capsys.readouterr().out
+    assert "criterion rows per attack row" in capsys.readouterr().out
     report(four)
-    assert "judge rows per attack row" not in capsys.readouterr().out
+    assert "criterion rows per attack row" not in capsys.readouterr().out
     report(four, details=True)
-    assert capsys.readouterr().out.count("judge rows per attack row") == 2
+    assert capsys.readouterr().out.count("criterion rows per attack row") == 2
 
 
 def test_nothing_is_markup_on_the_terminal(nasty):

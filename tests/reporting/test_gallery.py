@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hand import broken, record
+from hand import adversarial, record
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -37,14 +37,14 @@ def test_a_run_without_the_file_has_no_gallery(write):
 
 
 def test_pictures_are_those_of_the_file_and_the_difference_is_magnified_to_the_radius(write):
-    name = write("run", [record(0), broken(1, 7)], eps=0.2)
+    name = write("run", [record(0), adversarial(1, 7)], eps=0.2)
     clean, adversarial = grey(2, 3, 2, 4), grey(2, 3, 2, 4)
     adversarial[0, 0, 1, 2] += 0.2
     adversarial[0, 2, 0, 0] -= 0.1
     store(name, clean, adversarial, ids(1, 0))
     (run,) = load_all([name])
     first, second = examples(run)
-    assert (first.record["id"], first.record["verdict"]) == ("digits/test/0001", "broken")
+    assert (first.record["id"], first.record["verdict"]) == ("digits/test/0001", "adversarial")
     assert first.factor == 2.5
     assert pixels(first.clean).shape == (2, 4, 3)
     assert (pixels(first.clean) == 128).all()
@@ -70,7 +70,7 @@ def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
 def test_the_page_shows_the_first_images_with_what_became_of_them(write):
     wrong = {"clean_margin": -1.0, "clean_prediction": 7, "final_prediction": 7, "verdict": "misclassified"}
     unchanged = {"attack": 0, "billed": 0, "linf": 0.0, "l2": 0.0}
-    first = broken(0, 7, label=4, clean_prediction=4)
+    first = adversarial(0, 7, label=4, clean_prediction=4)
     name = write("run", [first, record(1, **wrong, **unchanged), *(record(i) for i in range(2, 9))])
     store(name, grey(9, 1, 2, 2), grey(9, 1, 2, 2), ids(*range(9)))
     report([name], "out")
@@ -78,7 +78,7 @@ def test_the_page_shows_the_first_images_with_what_became_of_them(write):
         text = file.read()
     shown = re.findall(r'<span class="verdict">(.*?)</span>; (.*?)<br>(.*?)</figcaption>', text)
     assert shown[0] == (
-        "broken",
+        "adversarial",
         "label 4, predicted 4, after the attack 5; 7 queries; linf 0.2, l2 5",
         "digits/test/0000",
     )

@@ -1,10 +1,10 @@
 import pytest
-from hand import broken, record, ten
+from hand import adversarial, record, ten
 from scipy.stats import binomtest
 
 from rfdlight.errors import UserError
 from rfdlight.records.runs import load_all
-from rfdlight.records.summary import robust_at, stands_at
+from rfdlight.records.summary import is_robust_at, robust_at
 from rfdlight.reporting.grid import build_grid
 from rfdlight.reporting.report import compile_report
 
@@ -50,9 +50,9 @@ def test_smaller_budgets_are_read_from_the_records(four):
 @pytest.mark.parametrize("queries", [1, 5, 7, 12, 20, 29, 30])
 def test_the_lower_bound_takes_the_undecided_as_broken_where_they_were_judged(queries):
     records = ten()
-    # 4 is undecided at its last query, 30; the judge had called 5 broken at 12.
+    # 4 is undecided at its last query, 30; the criterion had called 5 broken at 12.
     lost = sum([queries >= 30, queries >= 12])
-    standing = sum(stands_at(each, queries) for each in records)
+    standing = sum(is_robust_at(each, queries) for each in records)
     assert robust_at(records, queries, undecided=True)["share"] == (standing - lost) / 10
 
 
@@ -63,8 +63,8 @@ def test_a_budget_above_that_of_a_run_is_refused(write):
     assert str(caught.value) == "budgets must be at most 30, the queries that a was given, got 1,000"
 
 
-def test_a_larger_run_also_stands_at_the_smaller_budget_and_a_smaller_one_leaves_a_gap(write):
-    names = [write("none", [broken(0, 20)]), write("noise", [broken(0, 50)], budget=60, defense="noise")]
+def test_a_larger_run_also_is_robust_at_the_smaller_budget_and_a_smaller_one_leaves_a_gap(write):
+    names = [write("none", [adversarial(0, 20)]), write("noise", [adversarial(0, 50)], budget=60, defense="noise")]
     grid = build_grid(load_all(names))
     assert labels(grid) == [("square", 30), ("square", 60)]
     assert [shares(row.cells) for row in grid.rows] == [[(0.0, 0.0), None], [(1.0, 1.0), (0.0, 0.0)]]
@@ -111,7 +111,7 @@ def test_options_are_named_where_they_are_not_the_defaults_and_settings_where_th
 def test_two_runs_of_one_cell_are_told_apart_by_what_differs(write, first, second, expected):
     names = [
         write("a", [record(0)], **first),
-        write("b", [broken(0, 3)], **second),
+        write("b", [adversarial(0, 3)], **second),
         write("c", [record(0)], defense="noise", **first),
     ]
     grid = build_grid(load_all(names))
@@ -142,14 +142,16 @@ def test_data_of_two_sets_are_two_rows(write):
 
 
 def totals(gradient):
-    return {"attack": 9, "gradient": gradient, "observe": 0, "judge": 0, "padding": 0}
+    return {"attack": 9, "gradient": gradient, "success_check": 0, "criterion": 0, "padding": 0}
 
 
 def test_random_noise_belongs_to_the_worst_case_and_an_attack_with_gradients_does_not(write):
     names = [
-        write("square", [record(0), broken(1, 3), record(2)]),
-        write("random", [broken(0, 3), record(1), record(2)], attack="random_noise"),
-        write("pgd", [broken(0, 1), broken(1, 1), broken(2, 1)], attack="pgd", totals=totals(gradient=3)),
+        write("square", [record(0), adversarial(1, 3), record(2)]),
+        write("random", [adversarial(0, 3), record(1), record(2)], attack="random_noise"),
+        write(
+            "pgd", [adversarial(0, 1), adversarial(1, 1), adversarial(2, 1)], attack="pgd", totals=totals(gradient=3)
+        ),
     ]
     report = compile_report(load_all(names))
     (row,) = report.grid.rows
@@ -168,14 +170,14 @@ def test_each_ball_has_a_worst_case_of_its_own(write):
 
 def test_each_accounting_has_a_worst_case_of_its_own(write):
     runs = [
-        write(f"{attack}-{accounting}", [record(0), fallen], attack=attack, accounting=accounting)
-        for accounting, fallen in (("exact", record(1)), ("paper", broken(1, 2)))
+        write(f"{attack}-{query_counting}", [record(0), fallen], attack=attack, query_counting=query_counting)
+        for query_counting, fallen in (("exact", record(1)), ("paper", adversarial(1, 2)))
         for attack in ("square", "rays")
     ]
     report = compile_report(load_all(runs))
     assert [heading.attack for heading in report.headings()[-2:]] == [
-        "worst case, accounting exact",
-        "worst case, accounting paper",
+        "worst case, query counting exact",
+        "worst case, query counting paper",
     ]
     assert shares(report.grid.rows[0].worst) == [(1.0, 1.0), (0.5, 0.5)]
 
@@ -189,7 +191,7 @@ def test_a_worst_case_needs_two_attacks_on_common_images(write):
 
 
 def test_a_worst_case_over_a_part_of_the_images_is_said_so(write):
-    names = [write("a", [record(0), record(1)]), write("b", [broken(1, 2), record(2)], attack="rays")]
+    names = [write("a", [record(0), record(1)]), write("b", [adversarial(1, 2), record(2)], attack="rays")]
     report = compile_report(load_all(names))
     assert shares(report.grid.rows[0].worst) == [(0.0, 0.0)]
     assert "The worst case of none is over the images that all its runs have: 1 of 3." in report.notes
@@ -203,7 +205,7 @@ def test_worst_cases_of_different_attacks_are_said_to_be_so(four, write):
 
 
 def test_own_budgets_that_differ_are_named_so(write):
-    names = [write("a", [broken(0, 20)]), write("b", [broken(1, 50), record(0)], attack="rays", budget=60)]
+    names = [write("a", [adversarial(0, 20)]), write("b", [adversarial(1, 50), record(0)], attack="rays", budget=60)]
     report = compile_report(load_all(names))
     assert [heading.line for heading in report.headings()] == [
         "square, 30 queries",

@@ -1,7 +1,7 @@
 from math import comb
 
 import pytest
-from hand import broken, record
+from hand import adversarial, record
 
 from rfdlight.core.mcnemar import mcnemar
 from rfdlight.records.runs import load_all
@@ -96,8 +96,8 @@ def test_defenses_are_compared_on_their_common_images(four):
 
 def test_holm_counts_every_comparison_of_the_report(write):
     names = [
-        write("none", [broken(i, 10) for i in range(8)]),
-        write("a", [broken(i, 20) for i in range(8)], defense="a"),
+        write("none", [adversarial(i, 10) for i in range(8)]),
+        write("a", [adversarial(i, 20) for i in range(8)], defense="a"),
         write("b", [record(i) for i in range(8)], defense="b"),
     ]
     pairs = compare(build_grid(load_all(names), [15, 30]))
@@ -119,13 +119,14 @@ def test_holm_counts_every_comparison_of_the_report(write):
 
 
 def test_only_the_images_of_both_runs_are_compared(write):
-    names = [write("none", [broken(0, 3), record(1)]), write("noise", [record(1), record(2)], defense="noise")]
+    names = [write("none", [adversarial(0, 3), record(1)]), write("noise", [record(1), record(2)], defense="noise")]
     (pair,) = compare(build_grid(load_all(names)))
     assert counts(pair) == (1, 0, 0, 0)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"victim": "other"}, {"attack": "rays"}, {"eps": 0.1}, {"judge": "paper"}, {"eot": 5}, {"data": "x"}]
+    "changes",
+    [{"victim": "other"}, {"attack": "rays"}, {"eps": 0.1}, {"criterion": "paper"}, {"eot": 5}, {"data": "x"}],
 )
 def test_runs_of_different_victims_or_attacks_are_not_compared(write, changes):
     names = [write("none", [record(0)]), write("noise", [record(0)], defense="noise", **changes)]
@@ -150,13 +151,13 @@ def test_attacks_are_compared_on_one_defense(four):
 
 
 def test_averaged_queries_are_an_attack_of_their_own(write):
-    names = [write("one", [record(0), record(1)]), write("five", [broken(0, 3), record(1)], eot=5)]
+    names = [write("one", [record(0), record(1)]), write("five", [adversarial(0, 3), record(1)], eot=5)]
     (pair,) = compare(build_grid(load_all(names)), "attacks")
     assert (pair.first.attack, pair.second.attack, counts(pair)) == ("square, eot 1", "square, eot 5", (1, 1, 0, 0))
 
 
 @pytest.mark.parametrize(
-    "changes", [{"eps": 0.1}, {"norm": "l2"}, {"targeted": True}, {"judge": "paper"}, {"accounting": "paper"}]
+    "changes", [{"eps": 0.1}, {"norm": "l2"}, {"targeted": True}, {"criterion": "paper"}, {"query_counting": "paper"}]
 )
 def test_attacks_under_other_terms_are_not_compared(write, changes):
     names = [write("square", [record(0)]), write("rays", [record(0)], attack="rays", **changes)]
@@ -164,8 +165,8 @@ def test_attacks_under_other_terms_are_not_compared(write, changes):
 
 
 def test_attacks_are_compared_at_their_own_budgets_or_at_one(write):
-    short = write("short", [broken(0, 8), record(1)])
-    long = write("long", [record(0), broken(1, 40)], attack="rays", budget=60)
+    short = write("short", [adversarial(0, 8), record(1)])
+    long = write("long", [record(0), adversarial(1, 40)], attack="rays", budget=60)
     (own,) = compare(build_grid(load_all([short, long])), "attacks")
     assert (own.first.budget, own.second.budget, counts(own)) == (30, 60, (0, 1, 1, 0))
     pairs = compare(build_grid(load_all([short, long]), [10, 30]), "attacks")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hand import record, ten
 
-from rfdlight.records.summary import breaks_at, robust_at
+from rfdlight.records.summary import robust_at, success_query_of
 from rfdlight.reporting import plots
 from rfdlight.reporting.figures import encoded
 from rfdlight.reporting.plots import draw_curves, draw_panels, steps
@@ -13,7 +13,7 @@ from rfdlight.reporting.plots import draw_curves, draw_panels, steps
 
 def test_steps_agree_with_the_accuracy_at_every_query():
     records = ten()
-    queries, standing = steps(records, [breaks_at(each) for each in records], 0, 30)
+    queries, standing = steps(records, [success_query_of(each) for each in records], 0, 30)
     assert queries.tolist() == [0, 1, 7, 20, 30]
     assert standing.tolist() == [9, 8, 7, 6, 5]
     for query, count in zip(queries.tolist(), standing.tolist(), strict=True):
@@ -22,7 +22,7 @@ def test_steps_agree_with_the_accuracy_at_every_query():
 
 def test_steps_of_a_later_start_begin_with_what_still_stands():
     records = ten()
-    queries, standing = steps(records, [breaks_at(each) for each in records], 5, 20)
+    queries, standing = steps(records, [success_query_of(each) for each in records], 5, 20)
     assert queries.tolist() == [5, 7, 20]
     assert standing.tolist() == [8, 7, 6]
 

@@ -4,7 +4,7 @@ import csv
 
 import matplotlib.image
 import pytest
-from hand import broken, record
+from hand import adversarial, record
 from scipy.stats import binomtest
 
 from rfdlight.cli.report import report
@@ -42,15 +42,15 @@ B - A: gain in robust accuracy, in points, from A to B on the images that both r
 | data | digits | digits |
 | ball | linf 0.2 | linf 0.2 |
 | queries per image | 30 | 60 |
-| judge | sequential | sequential |
-| accounting | exact | exact |
+| criterion | sequential | sequential |
+| query counting | exact | exact |
 | precision | float32 | float32 |
 | images | 2 | 2 |
 | mean logits: clean | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
 | mean logits: robust | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
-| lower, undecided as broken | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
+| lower, undecided as adversarial | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
 | robust at 30 queries | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
-| by the judge's calls | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
+| by the criterion's calls | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
 | by the first 9-vote screen | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
 | single answer: clean | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
 | single answer: robust | 0.0% (0.0 to 65.8) | 25.0% (2.7 to 80.2) |
@@ -62,7 +62,7 @@ B - A: gain in robust accuracy, in points, from A to B on the images that both r
 | billed per image | 4.5 | 27.5 |
 | evaluated per image | 100 | 100 |
 | judged per image | 25 | 25 |
-| judge rows per attack row | 0.25 | 0.25 |
+| criterion rows per attack row | 0.25 | 0.25 |
 
 - Budgets differ: compare at 30 queries; an attack that plans with its budget may do better there when that is its budget.
 - No run of random_noise is among these: it says what a ball of this size breaks by itself.
@@ -98,8 +98,8 @@ def test_csv_holds_every_number_of_each_run_at_each_budget(two, tmp_path):
         "options": "defaults",
         "norm": "linf",
         "eps": "0.2",
-        "judge": "sequential",
-        "accounting": "exact",
+        "criterion": "sequential",
+        "query_counting": "exact",
         "eot": "1",
         "targeted": "False",
         "precision": "float32",
@@ -116,22 +116,22 @@ def test_csv_holds_every_number_of_each_run_at_each_budget(two, tmp_path):
         "late": "0",
         "clean": "1.0",
         "robust_lower": "0.0",
-        "first_screen9": "0.0",
-        "single_draw_clean": "1.0",
+        "first_9_vote_success": "0.0",
+        "single_query_clean": "1.0",
         "common_budget": "30",
         "median_linf": "0.2",
         "max_linf": "0.2",
         "attack_rows": "180",
         "gradient_rows": "0",
         "observe_rows": "20",
-        "judge_rows": "50",
+        "criterion_rows": "50",
         "padding_rows": "150",
         "rows": "400",
-        "judge_ratio": "0.25",
+        "criterion_ratio": "0.25",
         "padding_share": "0.375",
     }
-    own = ["run", "budget", "defense", "deterministic", "broken", "undecided", "robust", "robust_at_common_budget"]
-    own += ["single_draw_robust", "attack_success", "median_queries", "mean_queries", "median_l2", "max_l2"]
+    own = ["run", "budget", "defense", "deterministic", "adversarial", "undecided", "robust", "robust_at_common_budget"]
+    own += ["single_query_robust", "attack_success", "median_queries", "mean_queries", "median_l2", "max_l2"]
     own += ["billed", "declared"]
     first = ["bare", "30", "none", "True", "2", "0", "0.0", "0.0", "0.0", "1.0", "4.5", "4.5", "3.5", "4.0"]
     first += ["9", "0.0"]
@@ -148,8 +148,8 @@ def test_csv_holds_every_number_of_each_run_at_each_budget(two, tmp_path):
         "robust",
         "robust_lower",
         "robust_at_common_budget",
-        "first_screen9",
-        "single_draw_clean",
+        "first_9_vote_success",
+        "single_query_clean",
         "declared",
     ]
     for row in (bare, noise):
@@ -187,7 +187,7 @@ def test_runs_of_one_budget_have_no_line_for_a_smaller_one(write, capsys):
 
 
 def test_a_budget_is_cut_to_the_smaller_one(write, capsys):
-    late = broken(1, 50)
+    late = adversarial(1, 50)
     report([write("a", [record(0), record(1)]), write("b", [record(0), late], budget=60)], details=True)
     lines = [" ".join(each.split()) for each in capsys.readouterr().out.splitlines()]
     assert "robust at 30 queries 100.0% (34.2 to 100.0) 100.0% (34.2 to 100.0)" in lines
@@ -209,8 +209,8 @@ def test_other_data_are_said_to_be_incomparable(write, capsys):
 
 
 def test_other_rules_are_named(write, capsys):
-    report([write("a", [record(0)]), write("b", [record(0)], eps=0.1, judge="paper")])
-    assert "The runs differ in eps, judge." in said(capsys)
+    report([write("a", [record(0)]), write("b", [record(0)], eps=0.1, criterion="paper")])
+    assert "The runs differ in eps, criterion." in said(capsys)
 
 
 def test_an_incomplete_run_is_marked(write, capsys):
@@ -304,14 +304,14 @@ def test_worst_cases_stand_in_the_csv_file_too(four, tmp_path):
 
 def test_worst_cases_in_the_csv_file_say_their_accounting_and_the_queries_that_their_runs_share(write, tmp_path):
     runs = [
-        write(f"{attack}-{accounting}", [record(0)], attack=attack, accounting=accounting, budget=budget)
-        for accounting, budgets in (("exact", (30, 30)), ("paper", (30, 60)))
+        write(f"{attack}-{query_counting}", [record(0)], attack=attack, query_counting=query_counting, budget=budget)
+        for query_counting, budgets in (("exact", (30, 30)), ("paper", (30, 60)))
         for attack, budget in zip(("square", "rays"), budgets, strict=True)
     ]
     report(runs, "out")
     with (tmp_path / "out" / "report.csv").open(newline="") as file:
         worst = [line for line in csv.DictReader(file) if line["attack"] == "worst case"]
-    assert [(line["accounting"], line["at_budget"]) for line in worst] == [("exact", "30"), ("paper", "")]
+    assert [(line["query_counting"], line["at_budget"]) for line in worst] == [("exact", "30"), ("paper", "")]
 
 
 def test_comparisons_of_an_earlier_report_do_not_stay_behind(two, tmp_path):
@@ -320,18 +320,18 @@ def test_comparisons_of_an_earlier_report_do_not_stay_behind(two, tmp_path):
     assert (tmp_path / "out" / "paired.csv").read_text().count("\n") == 1
 
 
-def test_runs_under_the_papers_judge_can_be_counted_as_its_code_does(write, capsys):
+def test_runs_under_the_papers_criterion_can_be_counted_as_its_code_does(write, capsys):
     # Called broken but standing, standing by the calls but broken at the end, and both agreed.
-    records = [record(1, verdict="broken"), broken(2, 9), record(3)]
-    records += [broken(number, 5, verdict="robust") for number in (0, 4)]
-    runs = [write("paper", records, judge="paper", accounting="paper"), write("own", records)]
+    records = [record(1, verdict="adversarial"), adversarial(2, 9), record(3)]
+    records += [adversarial(number, 5, verdict="robust") for number in (0, 4)]
+    runs = [write("paper", records, criterion="paper", query_counting="paper"), write("own", records)]
     report(runs, "final")
     report(runs, "declared", as_declared=True)
     capsys.readouterr()
 
     def cells(folder):
         with open(f"{folder}/report.csv") as file:
-            return {row["judge"]: float(row["robust"]) for row in csv.DictReader(file) if row["run"]}
+            return {row["criterion"]: float(row["robust"]) for row in csv.DictReader(file) if row["run"]}
 
     assert cells("final") == {"paper": 0.6, "sequential": 0.6}
     assert cells("declared") == {"paper (as declared)": 0.4, "sequential": 0.6}

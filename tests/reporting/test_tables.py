@@ -24,8 +24,8 @@ def test_both_pairs_stand_with_their_intervals():
     # Wilson's intervals of 9, 5, 3 and 4 of 10, from published tables.
     assert line(shown, "mean logits: clean") == "90.0% 59.6% to 98.2%"
     assert line(shown, "mean logits: robust, undecided as robust") == "50.0% 23.7% to 76.3%"
-    assert line(shown, "lower bound, the 2 undecided as broken") == "30.0% 10.8% to 60.3%"
-    assert line(shown, "by the judge's calls in the run instead") == "50.0% 23.7% to 76.3%"
+    assert line(shown, "lower bound, the 2 undecided as adversarial") == "30.0% 10.8% to 60.3%"
+    assert line(shown, "by the criterion's calls in the run instead") == "50.0% 23.7% to 76.3%"
     assert line(shown, "by the first 9-vote screen") == "40.0% 16.8% to 68.7%"
     assert line(shown, "single answer: clean").startswith("86.5% ")
     assert line(shown, "single answer: robust, expected").startswith("44.0% ")
@@ -38,17 +38,17 @@ def test_curve_counts_and_ledger():
     assert line(shown, "robust ") == "80.0% 80.0% 80.0% 70.0% 60.0% 50.0%"
     assert line(shown, "images") == "1 misclassified before the attack, 4 broken, 2 undecided"
     assert "1 of the broken found by the final draws alone" in shown
-    assert "1 called broken, but not by the final draws" in shown
+    assert "1 called adversarial, but not by the final draws" in shown
     assert line(shown, "queries to break") == "median 13.5, mean 14.5"
     assert line(shown, "linf of the broken") == "median 0.2, largest 0.2"
     assert line(shown, "l2 of the broken") == "median 2.5, largest 4"
-    assert line(shown, "rows of the victim") == "400 = 180 attack + 20 observe + 50 judge + 150 padding"
-    assert line(shown, "judge's share") == "0.25 judge rows per row of the attack, none billed"
+    assert line(shown, "rows of the victim") == "400 = 180 attack + 20 observe + 50 criterion + 150 padding"
+    assert line(shown, "criterion's share") == "0.25 criterion rows per row of the attack, none billed"
 
 
 def test_the_modes_are_named():
-    shown = text(ten(), judge="paper", accounting="paper", precision="bf16")
-    assert "judge paper, accounting paper, bf16, seed 0" in shown
+    shown = text(ten(), criterion="paper", query_counting="paper", precision="bf16")
+    assert "criterion paper, query counting paper, bf16, seed 0" in shown
 
 
 def test_only_a_random_victim_is_said_to_repeat_in_distribution_only():
@@ -59,7 +59,7 @@ def test_only_a_random_victim_is_said_to_repeat_in_distribution_only():
 def test_targets_and_averaged_queries_are_named():
     shown = text(ten(), targeted=True, eot=5)
     assert "targeted square against" in shown
-    assert "accounting exact, 5 evaluations per query," in shown
+    assert "query counting exact, 5 evaluations per query," in shown
     assert "targeted" not in text(ten())
 
 
@@ -72,7 +72,7 @@ def test_a_run_without_breaks_or_votes_or_images_is_shown():
     unbroken = text([record(0)])
     assert "queries to break" not in unbroken
     assert "of the broken" not in unbroken
-    unjudged = text([record(0, candidates=1)], judge="never")
+    unjudged = text([record(0, candidates=1)], criterion="never")
     assert line(unjudged, "by the first 9-vote screen") == "(no votes) - -"
     assert line(text([], complete=False), "mean logits: clean") == "- -"
 
@@ -83,7 +83,13 @@ def test_brackets_of_a_name_are_no_markup():
 
 @pytest.mark.parametrize("budget", [0, 7, 100_000])
 def test_nothing_is_wider_than_80_columns(budget):
-    totals = {"attack": 123_456_789, "gradient": 0, "observe": 1_234_567, "judge": 98_765_432, "padding": 1_234_567}
+    totals = {
+        "attack": 123_456_789,
+        "gradient": 0,
+        "success_check": 1_234_567,
+        "criterion": 98_765_432,
+        "padding": 1_234_567,
+    }
     shown = text(ten(), budget=budget, totals=totals, defense="noise, " * 40, wall_seconds=123456.7)
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown

@@ -16,7 +16,7 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation.short_attack import settle_eps
 from rfdlight.training import PGDAdversary
 
-QUICK = ("--data.num_images", "3", "--data.selection", "first", "--model.budget", "2", "--model.controls", "false")
+QUICK = ("--data.num_images", "3", "--data.selection", "first", "--model.budget", "2", "--model.sanity_checks", "false")
 
 
 @pytest.fixture

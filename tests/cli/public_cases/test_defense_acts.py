@@ -88,7 +88,7 @@ def growing(clock):
 """
 LINE = (
     "test --attack square --attack.eps 0.01 --data digits --data.num_images 6 --model.batch_size 8 --model.budget 6 "
-    "--model.final_draws 2 --model.keep_images 0 --model.controls false --defense feature_noise --defense.sigma 0.5"
+    "--model.final_evaluations 2 --model.keep_images 0 --model.sanity_checks false --defense feature_noise --defense.sigma 0.5"
 )
 
 
@@ -228,7 +228,7 @@ common:
   attack: square
   data: {class_path: digits, init_args: {num_images: 4}}
   defense: {class_path: feature_noise, init_args: {layers: spare}}
-  model: {budget: 4, batch_size: 4, controls: false}
+  model: {budget: 4, batch_size: 4, sanity_checks: false}
 axes:
   victim: {fine: {model: {victim: acting.Reused}}, dead: {model: {victim: acting.Bypassed}}}
 """)

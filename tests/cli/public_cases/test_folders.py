@@ -53,7 +53,7 @@ def refused(call, *words):
     assert all(word in line for word in words), line
 
 
-QUICK = ["--attack", "random_noise", "--model.budget", "2", "--model.controls", "false", "--run", "run"]
+QUICK = ["--attack", "random_noise", "--model.budget", "2", "--model.sanity_checks", "false", "--run", "run"]
 
 
 def digit_folders(root, name, per=2):

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rfdlight.cli.unnamed import filled_in
-from rfdlight.core.chance import chance_caution, is_chance
+from rfdlight.core.chance import chance_warning, is_chance
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.victims.card import weights_path
 from rfdlight.victims.resolve import card_path
@@ -44,7 +44,7 @@ class Untrained(NearestMean):
         super().__init__()
         nn.init.normal_(self.distances.weight, generator=torch.Generator().manual_seed(1))
 """
-TEST = "test --attack square --data.num_images 40 --model.budget 2 --model.controls false --run run"
+TEST = "test --attack square --data.num_images 40 --model.budget 2 --model.sanity_checks false --run run"
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def own_card(elsewhere: Path) -> str:
 
 
 def clean_accuracy_check() -> dict:
-    audit = json.loads(Path("run/summary.json").read_text())["audit"]
+    audit = json.loads(Path("run/summary.json").read_text())["consistency_checks"]
     return next(finding for finding in audit if finding["check"] == "clean accuracy")
 
 
@@ -202,14 +202,14 @@ def test_chance_is_told_from_few_images_and_few_classes(right, total, classes, e
 
 def test_an_order_of_many_classes_is_not_read_from_few_images():
     labels = torch.arange(20)
-    caution = chance_caution(labels.flip(0), labels, 20)
+    caution = chance_warning(labels.flip(0), labels, 20)
     assert caution is not None
     assert "likely causes" in caution
 
 
 HUGE = ("100000000000000000000", "-100000000000000000000")
 OPTIONS = (
-    "model.budget", "model.eot", "model.final_draws", "model.batch_size", "model.slots", "model.keep_images",
+    "model.budget", "model.eot", "model.final_evaluations", "model.batch_size", "model.pool_size", "model.keep_images",
     "model.seed", "data.num_images", "data.seed", "data.size", "data.validation", "trainer.max_epochs",
 )  # fmt: skip
 

@@ -12,14 +12,14 @@ import rfdlight
 from rfdlight._io import plain_console
 from rfdlight.data import CIFAR10
 from rfdlight.engine import Oracle
-from rfdlight.engine.criterion import Judge
+from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.probe import probe
 from rfdlight.records.records import clean_right, read_records, seal
 from rfdlight.records.runs import load
 
 QUICK = (
     "--attack", "random_noise", "--data.num_images", "6", "--data.selection", "first", "--model.budget", "2",
-    "--model.controls", "false", "--model.batch_size", "6",
+    "--model.sanity_checks", "false", "--model.batch_size", "6",
 )  # fmt: skip
 
 OWN = """
@@ -123,7 +123,7 @@ def test_an_image_misclassified_before_the_attack_has_a_verdict_of_its_own(comma
     assert right
     assert all(record["clean_prediction"] == record["label"] for record in right)
     for record in right:
-        assert (record["verdict"] == "broken") == (record["final_prediction"] != record["label"])
+        assert (record["verdict"] == "adversarial") == (record["final_prediction"] != record["label"])
     assert json.loads(Path("run/summary.json").read_text())["counts"]["initially_wrong"] == len(wrong)
 
 
@@ -132,7 +132,7 @@ def test_a_record_of_an_earlier_version_is_read_with_the_verdict_of_today(comman
     assert command("test", *QUICK, *line).status == 0
     before = load(Path("run"), "run")
     wrong = [record["id"] for record in before.records if not clean_right(record)]
-    earlier = dict(zip(wrong, ("broken", "robust", "undecided"), strict=True))
+    earlier = dict(zip(wrong, ("adversarial", "robust", "undecided"), strict=True))
     old = [{**record, "verdict": earlier.get(record["id"], record["verdict"])} for record in before.records]
     for record in old:
         del record["clean_prediction"], record["final_prediction"]
@@ -145,11 +145,11 @@ def test_a_record_of_an_earlier_version_is_read_with_the_verdict_of_today(comman
 
 
 def test_a_tie_of_the_clean_logits_goes_to_the_first_class_and_the_prediction_says_so():
-    judge = Judge()
-    columns = judge.open(torch.zeros(2, 1, 2, 2), 3, deterministic=True)
+    criterion = SuccessCriterion()
+    columns = criterion.open(torch.zeros(2, 1, 2, 2), 3, deterministic=True)
     columns |= {"y": torch.tensor([0, 1])}
-    judge.record(columns, torch.tensor([0, 1]), torch.zeros(2, 3))
-    assert judge.mean_label(columns, torch.tensor([0, 1])).tolist() == [0, 0]
+    criterion.record(columns, torch.tensor([0, 1]), torch.zeros(2, 3))
+    assert criterion.mean_label(columns, torch.tensor([0, 1])).tolist() == [0, 0]
     tie = {"clean_margin": 0.0, "attack": 0, "gradient": 0}
     assert clean_right({**tie, "clean_prediction": 0, "label": 0})
     assert not clean_right({**tie, "clean_prediction": 0, "label": 1})

@@ -103,7 +103,7 @@ class Doubles(Floats):
         for x, y, ids in super().test_dataloader():
             yield x.double(), y, ids
 """
-QUICK = ["--attack", "random_noise", "--model.budget", "2", "--model.controls", "false", "--run", "run"]
+QUICK = ["--attack", "random_noise", "--model.budget", "2", "--model.sanity_checks", "false", "--run", "run"]
 
 
 @pytest.fixture

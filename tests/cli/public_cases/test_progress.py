@@ -16,7 +16,7 @@ from rfdlight.engine.passes import rows_per_pass
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.progress import ProgressDisplay, Tally, progress_line
 
-VICTIM = "--model.victim nearest_mean.NearestMean --model.controls false"
+VICTIM = "--model.victim nearest_mean.NearestMean --model.sanity_checks false"
 TEST = f"test --attack square {VICTIM} --data.num_images 30 --model.budget 20 --run run"
 
 
@@ -59,18 +59,18 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
     monkeypatch.setattr(AttackEvaluation, "_on_record", write_and_stop)
 
 
-def test_a_stopped_run_counts_the_images_under_way_and_says_that_the_finished_ones_are_biased(command, monkeypatch):
+def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_ones_are_biased(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
         said = command(*TEST.split(), "--attack.eps", "0.3")
     assert said.status == 1
     found = summary()
-    done, begun = found["counts"]["images"], found["run"]["under_way"]["begun"]
+    done, begun = found["counts"]["images"], found["run"]["in_progress"]["begun"]
     assert done < 30
     assert 0 < begun <= 30 - done
     robust = found["mean_logits"]["robust"]["share"] * done
     assert found["so_far"]["total"] == done + begun
-    assert found["so_far"]["share"] == pytest.approx((robust + found["run"]["under_way"]["robust"]) / (done + begun))
+    assert found["so_far"]["share"] == pytest.approx((robust + found["run"]["in_progress"]["robust"]) / (done + begun))
     assert found["so_far"]["share"] > found["mean_logits"]["robust"]["share"]
     assert "BIASED" in said.out
     assert "accuracy over finished images" in said.out
@@ -105,7 +105,7 @@ def test_a_damaged_shape_is_one_line(command, monkeypatch):
         assert "batch_size is 4" in said.err
 
 
-def test_images_under_way_count_as_robust_so_far():
+def test_images_in_progress_count_as_robust_so_far():
     assert Tally().robust_so_far is None
     assert Tally(done=16, robust=0, begun=14, holding=14).robust_so_far == pytest.approx(14 / 30)
     assert Tally(done=4, robust=1, begun=4, holding=2).robust_so_far == pytest.approx(3 / 8)
@@ -159,7 +159,7 @@ def test_a_recommendation_says_each_of_its_steps_and_candidates(command):
 
 
 GRID = """
-common: {data: {class_path: digits, init_args: {num_images: 4}}, model: {budget: 3, controls: false,
+common: {data: {class_path: digits, init_args: {num_images: 4}}, model: {budget: 3, sanity_checks: false,
   victim: nearest_mean.NearestMean}}
 axes: {attack: {square: {attack: square}, rays: {attack: rays}}}
 """

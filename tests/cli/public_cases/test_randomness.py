@@ -110,7 +110,7 @@ def tested(command):
 
 
 def checked(summary):
-    return next(finding["state"] for finding in summary["audit"] if finding["check"] == FINDING)
+    return next(finding["state"] for finding in summary["consistency_checks"] if finding["check"] == FINDING)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_victim_that_answers_the_same_image_differently_is_judged_by_the_mean_
     assert checked(summary) == "warn"
     records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert len(records) == 20
-    assert all(record["clean_draws"] == 20 and record["final_draws"] == 100 for record in records)
+    assert all(record["clean_evaluations"] == 20 and record["final_evaluations"] == 100 for record in records)
     # No row is lost to the count, those of the first attempt included.
     assert sum(summary["run"]["totals"].values()) == summary["run"]["forwarded"]
 
@@ -189,7 +189,8 @@ def test_a_run_that_turned_out_random_goes_on_as_such(tested, command):
     # As a kill leaves it: some records of single evaluations, and some by draws.
     records = Path("run/records.jsonl").read_text().splitlines()
     once = [
-        json.loads(line) | {"clean_draws": 1, "final_draws": 1, "clean_wrong": 0, "final_wrong": 0} for line in records
+        json.loads(line) | {"clean_evaluations": 1, "final_evaluations": 1, "clean_wrong": 0, "final_adversarial": 0}
+        for line in records
     ]
     lines = [seal({k: v for k, v in record.items() if k != "crc32"}) for record in once[:9]] + records[5:7]
     for name in ("records.jsonl", "summary.json"):
@@ -198,7 +199,7 @@ def test_a_run_that_turned_out_random_goes_on_as_such(tested, command):
     assert command("test", "--resume", "run").status == 0
     after = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert [record["id"] for record in after] == [json.loads(line)["id"] for line in records]
-    assert all(record["clean_draws"] == 20 for record in after)
+    assert all(record["clean_evaluations"] == 20 for record in after)
     assert [json.dumps(record) for record in after[5:7]] == [json.dumps(json.loads(line)) for line in records[5:7]]
     summary = json.loads(Path("run/summary.json").read_text())
     assert not summary["run"]["deterministic"]

@@ -1,4 +1,4 @@
-"""When images count as broken: error rates, votes, skipping, verdicts, and noise of the judge's own."""
+"""When images count as adversarial: error rates, votes, skipping, verdicts, and noise of the criterion's own."""
 
 import math
 from itertools import pairwise, product
@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from rfdlight.attacks import RandomNoise
-from rfdlight.engine import Engine, Judge, Oracle
+from rfdlight.engine import Engine, Oracle, SuccessCriterion
 from rfdlight.engine.criterion import Phase, _below_zero
 
 
@@ -37,74 +37,78 @@ class AfterClean(Gaussian):
         return logits
 
 
-def false_breaks(p, judge=None, count=200, budget=250):
+def false_breaks(p, criterion=None, count=200, budget=250):
     x = torch.full((count, 1, 2, 2), 0.5)
     y = torch.zeros(count, dtype=torch.int64)
-    judge = judge or Judge(clean_draws=1, final_draws=2)
+    criterion = criterion or SuccessCriterion(clean_evaluations=1, final_evaluations=2)
     run = Run(
         AfterClean(p), RandomNoise(eps=0.1), x, y,
-        budget=budget, batch_size=count, slots=count, judge=judge, deterministic=False,
+        budget=budget, batch_size=count, pool_size=count, criterion=criterion, deterministic=False,
     )  # fmt: skip
     assert all(record["attack"] > 0 for record in run.records)
-    judged = sum(r["judge"] - r["clean_draws"] - r["final_draws"] for r in run.records)
-    broken = [record["broken_at"] for record in run.records if record["broken_at"] is not None]
-    return broken, judged / run.total["attack"]
+    judged = sum(r["criterion"] - r["clean_evaluations"] - r["final_evaluations"] for r in run.records)
+    adversarial = [record["success_query"] for record in run.records if record["success_query"] is not None]
+    return adversarial, judged / run.total["attack"]
 
 
 # Decision 13 allows 5 % of images. Its own simulation says 0 % at p <= 0.4 and at most 1 % at 0.45 within 1000
 # queries; at a true rate of 1 %, more than 8 of 200 images pass by chance in 1 of 4000 runs.
 @pytest.mark.parametrize("p", [0.2, 0.4, 0.45])
 def test_victims_wrong_in_less_than_half_of_their_draws_are_not_broken(p):
-    broken, _ = false_breaks(p)
-    assert len(broken) <= 8
+    adversarial, _ = false_breaks(p)
+    assert len(adversarial) <= 8
     if p <= 0.4:
-        assert len(broken) <= 1
+        assert len(adversarial) <= 1
 
 
 @pytest.mark.parametrize("p", [0.4, 0.48])
-def test_judge_rows_are_at_most_twice_the_attacks(p):
+def test_criterion_rows_are_at_most_twice_the_attacks(p):
     _, ratio = false_breaks(p)
     assert ratio <= 2
 
 
 def test_victims_wrong_in_most_draws_are_broken_soon():
-    broken, _ = false_breaks(0.6)
+    adversarial, _ = false_breaks(0.6)
     # The simulation breaks all, after a median of 3 queries.
-    assert len(broken) >= 195
-    assert np.median(broken) <= 6
+    assert len(adversarial) >= 195
+    assert np.median(adversarial) <= 6
 
 
-def test_a_judge_that_tests_at_a_loose_level_is_caught_by_the_false_break_rate():
-    judge = Judge(clean_draws=1, final_draws=2)
-    judge.level = 5.0
-    broken, _ = false_breaks(0.45, judge)
-    assert len(broken) > 20
+def test_a_criterion_that_tests_at_a_loose_level_is_caught_by_the_false_break_rate():
+    criterion = SuccessCriterion(clean_evaluations=1, final_evaluations=2)
+    criterion.level = 5.0
+    adversarial, _ = false_breaks(0.45, criterion)
+    assert len(adversarial) > 20
 
 
 def test_the_votes_alone_would_break_most_images_that_are_wrong_once_in_five_draws(monkeypatch):
     # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2.
-    def believe(judge, columns, rows):
-        judge.want(columns, rows, Phase.TEST, 1)
+    def believe(criterion, columns, rows):
+        criterion.want(columns, rows, Phase.TEST, 1)
 
-    monkeypatch.setattr(Judge, "start_test", believe)
-    monkeypatch.setattr(Judge, "look", lambda judge, columns, rows: (torch.ones(len(rows), dtype=bool),) * 2)
-    monkeypatch.setattr(Judge, "fail", lambda judge, columns, rows: columns["phase"].index_fill_(0, rows, Phase.ATTACK))
-    broken, _ = false_breaks(0.2)
+    monkeypatch.setattr(SuccessCriterion, "start_test", believe)
+    monkeypatch.setattr(
+        SuccessCriterion, "look", lambda criterion, columns, rows: (torch.ones(len(rows), dtype=bool),) * 2
+    )
+    monkeypatch.setattr(
+        SuccessCriterion, "fail", lambda criterion, columns, rows: columns["phase"].index_fill_(0, rows, Phase.ATTACK)
+    )
+    adversarial, _ = false_breaks(0.2)
     # 200 images: six standard errors around 63 %.
-    assert abs(len(broken) / 200 - 0.63) <= 6 * math.sqrt(0.63 * 0.37 / 200)
+    assert abs(len(adversarial) / 200 - 0.63) <= 6 * math.sqrt(0.63 * 0.37 / 200)
 
 
-def opened(judge, rows, classes=2, deterministic=False):
-    columns = judge.open(torch.zeros(rows, 1, 1, 1), classes, deterministic)
+def opened(criterion, rows, classes=2, deterministic=False):
+    columns = criterion.open(torch.zeros(rows, 1, 1, 1), classes, deterministic)
     return {**columns, "y": torch.zeros(rows, dtype=torch.int64)}
 
 
 def test_stopping_at_five_equal_votes_is_the_majority_of_nine_for_every_sequence():
-    judge = Judge()
+    criterion = SuccessCriterion()
     sequences = list(product([False, True], repeat=9))
-    columns, rows = opened(judge, 512), torch.arange(512)
-    judge.want(columns, rows, Phase.VOTE, judge.votes // 2 + 1)
-    columns["wanted"][:] = judge.next_votes(columns, rows)
+    columns, rows = opened(criterion, 512), torch.arange(512)
+    criterion.want(columns, rows, Phase.VOTE, criterion.votes // 2 + 1)
+    columns["wanted"][:] = criterion.next_votes(columns, rows)
     used = [0] * 512
     while (columns["wanted"] > 0).any():
         drawn = torch.repeat_interleave(rows, columns["wanted"].clamp_min(0))
@@ -112,8 +116,8 @@ def test_stopping_at_five_equal_votes_is_the_majority_of_nine_for_every_sequence
         for k, row in enumerate(drawn.tolist()):
             logits[k, 1 if sequences[row][used[row]] else 0] = 1
             used[row] += 1
-        judge.record(columns, drawn, logits)
-        columns["wanted"][:] = judge.next_votes(columns, rows)
+        criterion.record(columns, drawn, logits)
+        columns["wanted"][:] = criterion.next_votes(columns, rows)
     for row, sequence in enumerate(sequences):
         needed = next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
         assert used[row] == needed
@@ -142,10 +146,10 @@ class Scripted:
         return logits
 
 
-def scripted(oracle, x, budget, judge):
+def scripted(oracle, x, budget, criterion):
     records = []
     engine = Engine(
-        oracle, RandomNoise(eps=1e-3), classes=2, budget=budget, slots=len(x), judge=judge,
+        oracle, RandomNoise(eps=1e-3), classes=2, budget=budget, pool_size=len(x), criterion=criterion,
         deterministic=False, on_record=records.append,
     )  # fmt: skip
     engine.submit(x, torch.zeros(len(x), dtype=torch.int64), [f"{i:04d}" for i in range(len(x))])
@@ -166,35 +170,37 @@ def test_the_engine_votes_as_the_full_nine_do_for_every_sequence():
         vote = visits[row] - 2
         return bool(sequences[row][vote]) if 0 <= vote < 9 and stage[row] == Phase.VOTE else False
 
-    judge = Judge(clean_draws=1, final_draws=2)
+    criterion = SuccessCriterion(clean_evaluations=1, final_evaluations=2)
     stage = [Phase.CLEAN] * 512
-    want = judge.want
+    want = criterion.want
 
     def spied_want(columns, rows, phase, draws):
         for pixels in columns["x"][rows].flatten(1):
             stage[int((pixels * 2 ** torch.arange(8, -1, -1)).sum())] = phase
         want(columns, rows, phase, draws)
 
-    judge.want = spied_want
-    records = scripted(Scripted(512, script), sequences.view(512, 1, 3, 3), 1, judge)
+    criterion.want = spied_want
+    records = scripted(Scripted(512, script), sequences.view(512, 1, 3, 3), 1, criterion)
     for sequence, record in zip(sequences.bool().tolist(), records, strict=True):
         majority = sum(sequence) >= 5
         needed = next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
-        assert record["first_screen9"] == (1 if majority else None)
+        assert record["first_9_vote_success"] == (1 if majority else None)
         assert record["tests"] == majority
         # A test whose first block is right throughout is given up after that block.
-        assert record["judge"] == 1 + needed + 20 * majority + 2
-        assert record["broken_at"] is None
+        assert record["criterion"] == 1 + needed + 20 * majority + 2
+        assert record["success_query"] is None
 
 
 def test_after_the_fth_failure_f_candidates_pass_unjudged():
     oracle = Scripted(1, lambda purpose, *_: purpose == "attack")
-    (record,) = scripted(oracle, torch.full((1, 1, 2, 2), 0.5), 100, Judge(clean_draws=1, final_draws=1))
-    votes = [clock for purpose, clock, _ in oracle.log[1:-1] if purpose == "judge"]
+    (record,) = scripted(
+        oracle, torch.full((1, 1, 2, 2), 0.5), 100, SuccessCriterion(clean_evaluations=1, final_evaluations=1)
+    )
+    votes = [clock for purpose, clock, _ in oracle.log[1:-1] if purpose == "criterion"]
     # Failures at the queries 1, 3, 6, 10, ...: after the f-th, f are skipped. The clock counts queries before.
     expected = [f * (f + 1) // 2 for f in range(1, 14)]
     assert votes == [query - 1 for query in expected for _ in range(5)]
-    assert record["votings"] == 13
+    assert record["voted_candidates"] == 13
     assert record["candidates"] == record["attack"] == 100
     assert record["tests"] == 0
 
@@ -211,13 +217,13 @@ def test_what_is_broken_is_the_candidate_and_its_query():
 
     x = torch.full((1, 1, 2, 2), 0.5)
     oracle = Scripted(1, script)
-    (record,) = scripted(oracle, x, 100, Judge(clean_draws=1, final_draws=30))
-    assert record["broken_at"] == record["first_screen9"] == record["attack"] == 4
-    assert record["verdict"] == "broken"
-    assert record["final_wrong"] == record["final_draws"] == 30
-    assert record["judge"] == 1 + 5 + 20 + 30
+    (record,) = scripted(oracle, x, 100, SuccessCriterion(clean_evaluations=1, final_evaluations=30))
+    assert record["success_query"] == record["first_9_vote_success"] == record["attack"] == 4
+    assert record["verdict"] == "adversarial"
+    assert record["final_adversarial"] == record["final_evaluations"] == 30
+    assert record["criterion"] == 1 + 5 + 20 + 30
     assert record["linf"] == pytest.approx(float((queries[3] - 0.5).abs().max()))
-    assert all(clock == 3 for purpose, clock, _ in oracle.log[1:] if purpose == "judge" and clock)
+    assert all(clock == 3 for purpose, clock, _ in oracle.log[1:] if purpose == "criterion" and clock)
 
 
 def test_candidates_outside_the_ball_are_never_judged():
@@ -226,13 +232,13 @@ def test_candidates_outside_the_ball_are_never_judged():
     oracle = Scripted(1, lambda purpose, *_: purpose == "attack")
     records = []
     engine = Engine(
-        oracle, attack, classes=2, budget=5, slots=1, judge=Judge("single", clean_draws=1, final_draws=1),
+        oracle, attack, classes=2, budget=5, pool_size=1, criterion=SuccessCriterion("single", clean_evaluations=1, final_evaluations=1),
         deterministic=False, on_record=records.append,
     )  # fmt: skip
     engine.submit(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64), ["0"])
     engine.run()
     assert records[0]["candidates"] == 0
-    assert records[0]["broken_at"] is None
+    assert records[0]["success_query"] is None
     assert records[0]["linf"] <= 0.1 + 1e-6
 
 
@@ -260,18 +266,18 @@ def attack_noise(rule, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Oracle, "scores", spy)
         x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
-        judge = Judge(rule, clean_draws=7, final_draws=9)
-        Run(victim, RandomNoise(eps=0.1), x, y, budget=20, judge=judge, deterministic=False)
+        criterion = SuccessCriterion(rule, clean_evaluations=7, final_evaluations=9)
+        Run(victim, RandomNoise(eps=0.1), x, y, budget=20, criterion=criterion, deterministic=False)
     # The harness asks once for the number of classes.
     return [noise for noise, purpose in zip(victim.noise[1:], purposes, strict=True) if purpose == "attack"], purposes
 
 
-def test_judge_draws_never_change_the_noise_of_an_attack(monkeypatch):
+def test_criterion_draws_never_change_the_noise_of_an_attack(monkeypatch):
     plain, _ = attack_noise("never", monkeypatch)
     judged, purposes = attack_noise("sequential", monkeypatch)
     single, _ = attack_noise("single", monkeypatch)
-    between = [a == "attack" and b == "judge" for a, b in pairwise(purposes)]
-    assert sum(between) >= 5, "the judge did not draw between queries"
+    between = [a == "attack" and b == "criterion" for a, b in pairwise(purposes)]
+    assert sum(between) >= 5, "the criterion did not draw between queries"
     for other in (judged, single):
         assert len(other) >= 3
         for ours, theirs in zip(plain, other, strict=False):
@@ -284,12 +290,12 @@ def test_oracle_forwards_leave_the_global_generator_alone():
     points, clock = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.int64)
     before = torch.get_rng_state()
     attack = oracle.scores(points, clock, "attack")
-    judge = oracle.scores(points, clock, "judge")
+    criterion = oracle.scores(points, clock, "criterion")
     assert torch.equal(torch.get_rng_state(), before)
-    assert not torch.equal(attack, judge)
+    assert not torch.equal(attack, criterion)
     again = Oracle(Remembering(), 4)
     torch.rand(10)
-    again.scores(points, clock, "judge")
+    again.scores(points, clock, "criterion")
     assert torch.equal(again.scores(points, clock, "attack"), attack)
 
 
@@ -312,43 +318,43 @@ def test_p_values_of_constant_samples_are_zero_half_or_one():
     ("margins", "verdict"),
     [
         ([[0, 2, 3], [0, 2.1, 3], [0, 1.9, 3.2]], "robust"),
-        ([[0, -2, 3], [0, -2.1, 3], [0, -1.9, 3.2]], "broken"),
-        ([[0, 2, -3], [0, 2.2, -3.1], [0, 2, -3]], "broken"),
+        ([[0, -2, 3], [0, -2.1, 3], [0, -1.9, 3.2]], "adversarial"),
+        ([[0, 2, -3], [0, 2.2, -3.1], [0, 2, -3]], "adversarial"),
         ([[0, -2, 3], [0, 2.1, 3], [0, 0.2, 3.2]], "undecided"),
         ([[0, 5, 3], [0, -4, 3], [0, -2, 3.2]], "undecided"),
         ([[0, 0.5, 4]], "robust"),
-        ([[0, -0.5, 4]], "broken"),
+        ([[0, -0.5, 4]], "adversarial"),
     ],
 )
 def test_final_verdicts_of_known_margins(margins, verdict):
-    judge = Judge()
-    columns = opened(judge, 2, classes=3)
-    judge.record(columns, torch.ones(len(margins), dtype=torch.int64), -torch.tensor(margins).float())
+    criterion = SuccessCriterion()
+    columns = opened(criterion, 2, classes=3)
+    criterion.record(columns, torch.ones(len(margins), dtype=torch.int64), -torch.tensor(margins).float())
     assert columns["draws"].tolist() == [0, len(margins)]
-    assert judge.verdict(columns, 1) == verdict
+    assert criterion.verdict(columns, 1) == verdict
 
 
 def test_a_verdict_pays_for_each_class_that_it_looks_at():
     # One class at p = 0.03 is significant alone; among ten others it is not.
     def verdict(classes):
-        judge = Judge()
-        columns = opened(judge, 1, classes=classes)
+        criterion = SuccessCriterion()
+        columns = opened(criterion, 1, classes=classes)
         columns["draws"][:] = 101
         columns["margins"][0, 1:] = 500.0
         columns["squares"][0, 1:] = 500.0**2 / 101 + 100
         mean = stats.t.ppf(0.03, 100) / math.sqrt(101)
         columns["margins"][0, 1] = mean * 101
         columns["squares"][0, 1] = mean**2 * 101 + 100
-        return judge.verdict(columns, 0)
+        return criterion.verdict(columns, 0)
 
-    assert verdict(2) == "broken"
+    assert verdict(2) == "adversarial"
     assert verdict(11) == "undecided"
 
 
 def test_tests_get_stricter_with_each_one_and_end_at_200_draws():
-    judge = Judge()
+    criterion = SuccessCriterion()
     rows = torch.arange(4)
-    columns = opened(judge, 4)
+    columns = opened(criterion, 4)
     columns["rival"][:] = 1
     columns["tests"][:] = torch.tensor([1, 2, 1, 1])
     columns["draws"][:] = torch.tensor([20, 20, 200, 20])
@@ -359,30 +365,30 @@ def test_tests_get_stricter_with_each_one_and_end_at_200_draws():
     mean = torch.tensor(stats.t.ppf(p.numpy(), draws.numpy() - 1)) / draws.sqrt()
     columns["margins"][:, 1] = mean * draws
     columns["squares"][:, 1] = mean**2 * draws + draws - 1
-    broken, failed = judge.look(columns, rows)
-    assert broken.tolist() == [True, False, False, False]
+    adversarial, failed = criterion.look(columns, rows)
+    assert adversarial.tolist() == [True, False, False, False]
     assert failed.tolist() == [False, False, True, True]
 
 
 @pytest.mark.parametrize(
-    ("rule", "broken"), [("sequential", True), ("single", True), ("paper", True), ("never", False)]
+    ("rule", "adversarial"), [("sequential", True), ("single", True), ("paper", True), ("never", False)]
 )
-def test_a_deterministic_victim_is_believed_at_its_first_wrong_answer(rule, broken):
+def test_a_deterministic_victim_is_believed_at_its_first_wrong_answer(rule, adversarial):
     class OnceMoved(nn.Module):
         def forward(self, x):
             moved = (x != 0.5).flatten(1).any(1)
             return nn.functional.one_hot(moved.long(), 2).float()
 
     x, y = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64)
-    run = Run(OnceMoved(), RandomNoise(eps=0.1), x, y, budget=6, judge=Judge(rule))
+    run = Run(OnceMoved(), RandomNoise(eps=0.1), x, y, budget=6, criterion=SuccessCriterion(rule))
     for record in run.records:
-        assert record["attack"] == (1 if broken else 6)
-        assert record["broken_at"] == (1 if broken else None)
-        assert record["judge"] == (2 if rule in ("sequential", "single") else 3)
-        assert record["verdict"] == "broken"
+        assert record["attack"] == (1 if adversarial else 6)
+        assert record["success_query"] == (1 if adversarial else None)
+        assert record["criterion"] == (2 if rule in ("sequential", "single") else 3)
+        assert record["verdict"] == "adversarial"
 
 
-def test_a_robust_image_of_a_deterministic_victim_costs_the_judge_three_rows():
+def test_a_robust_image_of_a_deterministic_victim_costs_the_criterion_three_rows():
     # One at the clean image, and two at the final point, where no query's answer is known.
     run = Run(Constant(), RandomNoise(eps=0.1), images(3), torch.zeros(3, dtype=torch.int64), budget=4)
-    assert run.total["judge"] == 9
+    assert run.total["criterion"] == 9
