@@ -9,12 +9,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from rfdlight.core.mcnemar import mcnemar
+from rfdlight.core.statistics import holm, mcnemar, paired_interval
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run, load
 from rfdlight.records.summary import Share, share_of
 from rfdlight.reporting.grid import pooled_clean, standing
-from rfdlight.reporting.paired import holm, paired_interval
 from rfdlight.reporting.report import p_text, points, points_interval
 
 

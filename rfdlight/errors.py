@@ -65,3 +65,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         more = f" and {len(known) - 20} more" if len(known) > 20 else ""
         hint = f"known: {', '.join(known[:20])}{more}"
     return UserError(f"unknown {kind} '{name}'; {hint}")
+
+
+def expect(fits: bool, argument: str, expected: str, got: object, hint: str = "") -> None:
+    """Raise a UserError that names an argument unless its value fits.
+
+    Args:
+        fits: Whether the value is accepted.
+        argument: Name of the argument.
+        expected: Accepted values, in words.
+        got: The value.
+        hint: What to do instead.
+
+    Raises:
+        UserError: If the value does not fit.
+    """
+    if not fits:
+        raise UserError(f"{argument}: expected {expected}, got {got}" + (f"; {hint}" if hint else ""))

@@ -1,4 +1,4 @@
-"""A check before a command measures anything: a defense acts at all of its insertion points."""
+"""Check, before a command measures anything, that a defense acts at all of its insertion points."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from rfdlight.defenses.base import CHECKED_ON, Defense
 from rfdlight.errors import DefenseError
 
 _IMAGES = 16
-"""Of the forward pass in which every insertion point has to be called."""
+"""Images of the forward pass that must call every insertion point."""
 
 
 @torch.no_grad()
 def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None:
-    """Refuse a defense that has an insertion point without calls, or without an effect on the victim's answers.
+    """Reject a defense with an insertion point that is never called or does not affect the logits.
 
     Args:
         defense: Not attached.
-        victim: In eval mode, without defenses. One that fails on the images is not checked.
-        images: At least 1, of which the first few are classified.
+        victim: In eval mode, without defenses. A victim that fails on the images is not checked.
+        images: At least 1; the first few are classified.
 
     Raises:
         DefenseError: If there is such an insertion point.
@@ -33,6 +33,6 @@ def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None
             victim(x)
         except DefenseError:
             raise
-        except Exception:  # a user's own code may raise anything, which the command then reports
+        except Exception:  # a user's own code may raise anything; the command reports it later
             return
         defense.check_effect(victim, x[:CHECKED_ON])

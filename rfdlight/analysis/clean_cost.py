@@ -1,4 +1,4 @@
-"""What a random defense costs in clean accuracy, with the uncertainty that belongs to each question."""
+"""The drop of clean accuracy that a random defense costs, with intervals over draws and over images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.core.chance import chance_warning
-from rfdlight.core.intervals import Z, wald
 from rfdlight.core.rng import image_seed
+from rfdlight.core.statistics import Z, wald
 from rfdlight.data.base import ImageSource, loader
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError, check_finite, raised
@@ -21,13 +21,13 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class CleanCost:
-    """A measured drop of the clean accuracy, as shares of the images.
+    """A measured drop of the clean accuracy, in shares of the images.
 
     Attributes:
-        drop: Clean accuracy without the defense minus that of one answer with it.
-        error: Standard error of the drop on these very images, from the draws.
-        over_images: 95 % interval of the drop on the population that the images are a sample of.
-        draws: Answers per image.
+        drop: Undefended clean accuracy minus the expected accuracy of one defended prediction.
+        error: Standard error of the drop on these images, over draws.
+        over_images: 95 % interval of the drop in the population of images.
+        draws: Predictions per image.
     """
 
     drop: float
@@ -42,7 +42,7 @@ class CleanCost:
 
     @property
     def over_draws(self) -> tuple[float, float]:
-        """The 95 % interval of the drop on these very images, were the noise drawn for ever."""
+        """The 95 % interval of the drop on these images for infinitely many draws."""
         return self.drop - self.half, self.drop + self.half
 
     def __str__(self) -> str:
@@ -51,85 +51,63 @@ class CleanCost:
 
 
 class CleanCostMeter:
-    """Measures the cost of a noise on a victim, with common random numbers for every sigma.
-
-    Draw number `d` starts from the same seed whatever the sigma, so that two sigmas differ by the sigma
-    alone. The interval over draws takes the images' answers as independent given the images, which the
-    noises of rfdlight make them; with `s_i` the sample variance of image i's draws its variance is
-    `(sum_i s_i + 1 / (2 draws)) / (draws N^2)`, with half a wrong answer more than was seen, so that a few draws
-    without one do not pass for certainty. For the interval over images see `over_images`.
+    """Measures the cost of a noise on a victim, with common random draws: a draw has the same seed at every sigma.
 
     Args:
         victim: In eval mode; without defenses attached.
-        images: N images, at least 2; the attribute of this name holds those of them that can be read.
-        seed: Of all draws.
+        images: N images, at least 2; the attribute of this name holds the readable ones.
+        seed: Seed of all draws.
 
     Attributes:
-        channels_last: Whether the victim runs in channels-last memory; in contiguous memory where it fails there.
-        notes: One line each on how the victim runs, where that is not the usual way.
+        channels_last: Whether the victim runs in channels-last memory; False if it fails there.
+        notes: One line for each unusual way in which the victim runs.
 
     Raises:
-        VictimError: If the victim raises, or answers NaN or infinity, here or in `times_right`.
+        VictimError: If the victim raises, or returns NaN or infinity, here or in `times_right`.
     """
 
     def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.victim = victim.to(self.device)
+        self.victim = victim.to(self.device).to(memory_format=torch.channels_last)
         self.images = images
         self.seed = seed
-        self._read: list[str] = []
         self.channels_last = True
         self.notes: list[str] = []
-        self.undefended = self._first_right()
-        answers = self._answers
-        if len(self._read) < len(images):  # the loader has left out, and told, what cannot be read
-            read = set(self._read)
-            self.images = images.take([position for position, name in enumerate(images.ids) if name in read])
-        self._undefended_answers = answers
+        try:
+            predicted, labels, ids = self._predict()
+        except VictimError:
+            self.channels_last = False
+            self.victim.to(memory_format=torch.contiguous_format)
+            predicted, labels, ids = self._predict()
+            self.notes.append("the victim fails in channels-last memory; it runs in contiguous memory")
+        if len(ids) < len(images):  # the loader leaves out unreadable images
+            self.images = images.take([position for position, name in enumerate(images.ids) if name in set(ids)])
+        self._predicted, self._labels = predicted, labels
+        self.undefended = (predicted == labels).double()
 
     @property
     def clean_accuracy(self) -> float:
-        """Of the undefended victim, on these images."""
+        """Accuracy of the undefended victim on the images."""
         return float(self.undefended.mean())
 
     def caution(self, classes: int) -> str | None:
         """Return one line if the undefended accuracy is at chance level, else None."""
-        return chance_warning(self._undefended_answers, self.images.labels, classes)
+        return chance_warning(self._predicted, self._labels, classes)
 
     def times_right(self, defense: Noise, first: int, draws: int) -> Tensor:
-        """Count for each image how many of the draws `first` to `first + draws` are right.
-
-        Args:
-            defense: With the sigma that is measured.
-            first: Number of the first draw.
-            draws: How many.
-
-        Returns:
-            (N,) float64.
-        """
+        """Count the correct predictions per image, (N,) float64, in the draws `first` to `first + draws`."""
         counts = torch.zeros_like(self.undefended)
         with defense.on(self.victim), torch.random.fork_rng():
             for draw in range(first, first + draws):
-                torch.manual_seed(image_seed(self.seed, f"draw {draw}") % 2**32)  # torch reads no more bits on the CPU
-                counts += self._right()
+                torch.manual_seed(image_seed(self.seed, f"draw {draw}") % 2**32)  # torch uses 32 bits on the CPU
+                predicted, labels, _ = self._predict()
+                counts += predicted == labels
         return counts
 
-    def _first_right(self) -> Tensor:
-        """Return what `_right` does, in contiguous memory if the victim fails in channels-last memory alone."""
-        self.victim.to(memory_format=torch.channels_last)
-        try:
-            return self._right()
-        except VictimError:
-            self.channels_last = False
-            self.victim.to(memory_format=torch.contiguous_format)
-            right = self._right()
-            self.notes.append("the victim fails in channels-last memory; it runs in contiguous memory")
-            return right
-
     @torch.no_grad()
-    def _right(self) -> Tensor:
-        """Return for each image whether one answer is right, (N,) float64 of 0 and 1."""
-        answers, right, self._read = [], [], []
+    def _predict(self) -> tuple[Tensor, Tensor, list[str]]:
+        """Return predicted classes, labels and ids of the readable images."""
+        predicted, labels, ids = [], [], []
         for x, y, names in loader(self.images, _BATCH):
             x = x.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
             try:
@@ -137,20 +115,23 @@ class CleanCostMeter:
             except Exception as error:
                 raise raised(error) from error
             check_finite(logits, "the victim answered NaN or infinity", "a clean accuracy needs finite scores")
-            self._read += names
-            answers.append(logits.argmax(1).cpu())
-            right.append(answers[-1] == y)
-        self._answers = torch.cat(answers)
-        return torch.cat(right).double()
+            predicted.append(logits.argmax(1).cpu())
+            labels.append(y)
+            ids += names
+        return torch.cat(predicted), torch.cat(labels), ids
 
 
 def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:
     """Return the cost and its intervals.
 
+    The standard error over draws treats the images as independent; with `s_i` the sample variance of image i's draws
+    its square is `(sum_i s_i + 1 / (2 draws)) / (draws N^2)`: half a wrong prediction more than observed, so that a few
+    draws without an error are not certainty.
+
     Args:
-        undefended: (N,) float64 of 0 and 1, whether the undefended answer is right.
-        times_right: (N,) float64, how many of the defended answers are.
-        draws: Defended answers per image, at least 2.
+        undefended: (N,) float64 of 0 and 1, whether the undefended prediction is correct.
+        times_right: (N,) float64, number of correct defended predictions.
+        draws: Defended predictions per image, at least 2.
 
     Example:
         >>> cost = cost_of(torch.ones(4).double(), torch.tensor([2.0, 2.0, 1.0, 0.0]).double(), draws=2)
@@ -159,23 +140,21 @@ def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:
     """
     share = times_right / draws
     difference = undefended - share
-    drop = float(difference.mean())
     variance = share * (1 - share) * draws / (draws - 1)  # of one draw, unbiased, for each image
-    # Half a wrong answer more than was seen: the noise may err where it has not yet.
     error = math.sqrt(float(variance.sum()) * draws + 0.5) / (draws * len(share))
-    return CleanCost(drop, error, over_images(difference), draws)
+    return CleanCost(float(difference.mean()), error, over_images(difference), draws)
 
 
 def over_images(difference: Tensor) -> tuple[float, float]:
-    """Return the 95 % interval of the mean difference on the population that the images are a sample of.
+    """Return the 95 % interval of the mean difference in the population of images.
 
-    One image that the noise spoils and one that it mends are added, then Wald's interval is taken: without them it
-    misses the truth twice as often as it says where few images change, and has no width where none does.
+    It is Wald's interval after two pseudo-observations, 1 and -1. Without them its coverage is too low where few images
+    change, and its width is 0 where none does.
 
     Source: Bonett and Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired
     data, Journal of Educational and Behavioral Statistics 37, 2012; here also for differences between -1 and 1.
 
     Args:
-        difference: (N,) float64 in [-1, 1], undefended answer less the mean of the defended ones.
+        difference: (N,) float64 in [-1, 1], undefended correctness minus mean defended correctness.
     """
     return wald(float(difference.sum()), float(difference.square().sum()) + 2, len(difference) + 2)

@@ -1,8 +1,8 @@
-"""The YAML file of a calibrated defense, which `rfdlight test --defense` takes as it is.
+"""YAML file of a calibrated defense, which `rfdlight test --defense` accepts.
 
-It is what the command line takes for a defense, a `class_path` with its `init_args`. Beside them stand mappings for the
-reader, which the command line passes over: `calibration`, what was measured and on what, and in the file of
-`rfdlight recommend` also `recommendation`, why this defense.
+The file holds a `class_path` with its `init_args`, as the command line takes a defense. The command line ignores the
+other mappings: `calibration`, the measured cost, victim and images, and in the file of `rfdlight recommend` also
+`recommendation`, the evidence for the choice.
 """
 
 from __future__ import annotations
@@ -13,62 +13,47 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
 
-from rfdlight._io import expanded
+from rfdlight._io import expanded, write_file
 from rfdlight.analysis.calibration import Target
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.data.base import ImageSource
-from rfdlight.errors import UserError
+from rfdlight.errors import expect
 from rfdlight.victims.card import VictimCard
 from rfdlight.victims.weights import read_checkpoint, weights_digest
 
 
 def plan(output: str, part: str = "") -> Path:
-    """Decide where a file will go, without writing it.
-
-    Args:
-        output: What the user asked for.
-        part: Added to the name where there are several files.
+    """Return the path of a file, without writing it; `part` is appended to the name if there are several files.
 
     Raises:
-        UserError: If it is no .yaml, its folder does not exist, or something is there already.
+        UserError: If the suffix is not .yaml, the folder does not exist, or the file exists.
     """
     path = Path(output)
-    if path.suffix not in (".yaml", ".yml"):
-        raise UserError(f"--output must end in .yaml, got '{output}'")
+    expect(path.suffix in (".yaml", ".yml"), "--output", "a file that ends in .yaml", f"'{output}'")
     path = path.with_stem(f"{path.stem}-{part}") if part else path
-    if path.exists():
-        raise UserError(f"{path} is there already; give --output another name, or move it")
-    if not path.parent.is_dir():
-        raise UserError(f"the folder of --output {output} does not exist")
+    expect(not path.exists(), "--output", "a new file", f"{path}, which exists", "give another name, or move the file")
+    expect(path.parent.is_dir(), "--output", "a file in an existing folder", f"'{output}'")
     return path
 
 
 def conditions(
-    spec: str,
-    card: VictimCard | None,
-    data: str,
-    meter: CleanCostMeter,
-    target: Target,
-    checkpoint: str | None = None,
+    spec: str, card: VictimCard | None, checkpoint: str | None, data: str, meter: CleanCostMeter, target: Target
 ) -> dict[str, Any]:
-    """Return under what a defense was calibrated, so that the file says of which victim and images it is true.
-
-    Args:
-        spec: What the user calls the victim.
-        card: Its card, if it has one.
-        data: Name of the data.
-        meter: Holds the victim and the images.
-        target: What was asked for.
-        checkpoint: The file of its weights, if it has no card and was given one.
+    """Return the victim, as named by `spec`, weights, images and settings of a calibration.
 
     Raises:
-        UserError: If that file is no longer there.
+        UserError: If the checkpoint is missing.
     """
+    if card is not None:
+        weights = {"weights_sha256": card.sha256}
+    elif checkpoint is not None:
+        weights = {"weights_sha256": read_checkpoint(expanded(checkpoint))[1]}
+    else:
+        weights = {"loaded_weights_sha256": weights_digest(meter.victim, attributes=False)}
     return {
         "victim": spec,
-        **_weights(card, checkpoint, meter.victim),
+        **weights,
         "data": data,
         **image_facts(meter.images),
         "clean_accuracy": meter.clean_accuracy,
@@ -79,22 +64,16 @@ def conditions(
     }
 
 
-def _weights(card: VictimCard | None, checkpoint: str | None, victim: nn.Module) -> dict[str, str]:
-    """Return the sha256 of the file of the weights or, under another name, of the weights that came from no file."""
-    if card is not None:
-        return {"weights_sha256": card.sha256}
-    if checkpoint is not None:
-        return {"weights_sha256": read_checkpoint(expanded(checkpoint))[1]}
-    return {"loaded_weights_sha256": weights_digest(victim, attributes=False)}
-
-
 def image_facts(images: ImageSource) -> dict[str, Any]:
-    """Return how many images were looked at, and a digest of their ids."""
-    return {"images": len(images), "image_ids_sha256": _digest("\n".join(sorted(images.ids)).encode())}
+    """Return the number of images and a digest of their ids."""
+    return {
+        "images": len(images),
+        "image_ids_sha256": hashlib.sha256("\n".join(sorted(images.ids)).encode()).hexdigest(),
+    }
 
 
 def cost_facts(cost: CleanCost) -> dict[str, Any]:
-    """Return what was measured at the sigma of the file."""
+    """Return the measured cost of the defense in the file."""
     return {
         "drop": cost.drop,
         "interval_over_draws": list(cost.over_draws),
@@ -104,16 +83,9 @@ def cost_facts(cost: CleanCost) -> dict[str, Any]:
 
 
 def write(path: Path, defense: dict[str, Any], **facts: dict[str, Any]) -> None:
-    """Write a defense, and for the reader the facts `calibration` and `recommendation`.
+    """Write a defense and the mappings `calibration` and `recommendation`.
 
     Raises:
         UserError: If the file cannot be written.
     """
-    try:
-        path.write_text(yaml.safe_dump({**defense, **facts}, sort_keys=False))
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    write_file(path, yaml.safe_dump({**defense, **facts}, sort_keys=False))

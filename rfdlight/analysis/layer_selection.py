@@ -1,4 +1,4 @@
-"""Which layers a measurement looks at."""
+"""Insertion points selected by the options `--layers` and `--at`."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from rfdlight.errors import UserError
 def chosen_places(
     victim: nn.Module, layers: str | list[str] | None, at: Literal["output", "input"] | None
 ) -> list[Place]:
-    """Return the places of the options `--layers` and `--at`, in the network's order.
+    """Return insertion points in the network's order.
 
     Args:
-        victim: Whose layers are meant.
+        victim: The network, or a Victim around it.
         layers: Patterns over module paths; by default the network's default insertion points.
-        at: Whether the output or the input of the layers is meant; by default as `feature_noise` does.
+        at: Output or input of the layers; by default as `feature_noise` chooses.
 
     Raises:
-        UserError: If a pattern matches nothing, or there are no patterns and no default.
+        UserError: If a pattern matches no layer, or there are no patterns and no default.
     """
     network = getattr(victim, "network", victim)
     if layers is None and not default_points(network):
-        top = ", ".join(name for name, _ in network.named_children())
+        top = ", ".join(name for name, _ in network.named_children()) or "none"
         raise UserError(
-            f"--layers is needed: a {type(network).__name__} has no default insertion points; "
-            f"its top layers are {top or 'none'}"
+            f"--layers: expected layers, got none; a {type(network).__name__} has no default insertion points, its top "
+            f"layers are {top}"
         )
     found = FeatureNoise(layers=layers, at=at).places(victim)
-    # By their names, so in the order in which noise takes its sigmas: a network may list its defaults in another.
-    return FeatureNoise(layers=[place.name for place in found], at=found[0].side).places(victim)
+    # The order in which noise takes its sigmas; the defaults of a network may have another.
+    return FeatureNoise(layers=[point.name for point in found], at=found[0].side).places(victim)

@@ -1,7 +1,4 @@
-"""The pictures of an analysis: figures 1 and 2 of the paper for any victim, and theorem 1 against measurement.
-
-Each is written as a PNG, whose path is given, and as a PDF beside it.
-"""
+"""Figures of an analysis: figures 1 and 2 of the paper, and theorem 1 against measurement, as PNG and PDF."""
 
 from __future__ import annotations
 
@@ -12,48 +9,41 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, NullFormatter
+from torch import Tensor
 
-from rfdlight.analysis.analysis import Point
-from rfdlight.core.intervals import mean_interval
+from rfdlight.analysis.measurements import Measurement
+from rfdlight.core.statistics import mean_interval
 from rfdlight.reporting.figures import begin, save
 from rfdlight.reporting.plots import COLOURS
 
-_SHARE_OF_NAMES = 0.95
-"""Of the width for each place, that its name may take."""
+_LABEL_WIDTH = 0.95
+"""Width of a horizontal label, at most, as a share of the distance between two labels."""
 
 
-def draw_ratios(points: list[Point], path: Path) -> None:
-    """Draw the ratios of gradient norms, layer over image, before and after one step of an attacker.
-
-    Boxes hold the middle half of the images, whiskers 5 to 95 %, the line is the median.
-    """
+def draw_ratios(points: list[Measurement], path: Path) -> None:
+    """Draw box plots of gradient norm ratios, layer over image, before and after one step of an attacker."""
     layers = points[1:]
     figure, axes = _begin(len(layers))
-    for offset, colour, values in (
-        (-0.2, COLOURS[0], [point.ratios for point in layers]),
-        (0.2, COLOURS[1], [point.ratios_after for point in layers]),
-    ):
-        _boxes(axes, [_positive(column.numpy()) for column in values], offset, 0.35, colour)
-    _logarithmic(axes)
+    _boxes(axes, [point.ratios for point in layers], -0.2, 0.35, COLOURS[0])
+    _boxes(axes, [point.ratios_after for point in layers], 0.2, 0.35, COLOURS[1])
     axes.set_ylabel("gradient norm, layer over image")
-    _layers(axes, figure, layers)
+    _label(axes, figure, layers)
     patches = [Patch(facecolor=COLOURS[0], label="clean"), Patch(facecolor=COLOURS[1], label="after one step")]
     figure.legend(handles=patches, loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
 
 
-def draw_magnitudes(points: list[Point], path: Path) -> None:
-    """Draw the magnitude of robustness at the image and at every layer; boxes and whiskers as for the ratios."""
+def draw_magnitudes(points: list[Measurement], path: Path) -> None:
+    """Draw box plots of the magnitude of robustness at the image and at every layer."""
     figure, axes = _begin(len(points))
-    _boxes(axes, [_positive(point.magnitudes.numpy()) for point in points], 0, 0.6, COLOURS[2])
-    _logarithmic(axes)
+    _boxes(axes, [point.magnitudes for point in points], 0, 0.6, COLOURS[2])
     axes.set_ylabel("1 % quantile of margin over gradient\nnorm, times gradient norm")
-    _layers(axes, figure, points)
+    _label(axes, figure, points)
     save(figure, path)
 
 
-def draw_misled(points: list[Point], path: Path) -> None:
-    """Draw how often an attacker is misled at equal cost: predicted, and measured with 95 % intervals over images."""
+def draw_misled(points: list[Measurement], path: Path) -> None:
+    """Draw the predicted and the measured frequency of misleading at equal cost, with 95 % intervals over images."""
     shown = [point for point in points if point.sigma is not None]
     figure, axes = _begin(len(shown))
     highest = 0.5
@@ -71,7 +61,7 @@ def draw_misled(points: list[Point], path: Path) -> None:
     axes.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("comparisons that mislead (95 % intervals)")
-    _layers(axes, figure, shown)
+    _label(axes, figure, shown)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
 
@@ -84,9 +74,11 @@ def _begin(count: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _boxes(axes: Axes, columns: list[np.ndarray], offset: float, width: float, colour: str) -> None:
+def _boxes(axes: Axes, columns: list[Tensor], offset: float, width: float, colour: str) -> None:
+    """Draw the median, quartiles and 5 to 95 % of the positive values of each column on a logarithmic axis."""
+    values = [column.numpy() for column in columns]
     axes.boxplot(
-        columns,
+        [column[np.isfinite(column) & (column > 0)] for column in values],
         positions=[place + offset for place in range(len(columns))],
         widths=width,
         whis=(5, 95),
@@ -96,26 +88,17 @@ def _boxes(axes: Axes, columns: list[np.ndarray], offset: float, width: float, c
         boxprops={"facecolor": colour, "alpha": 0.8},
         medianprops={"color": "black"},
     )
-
-
-def _logarithmic(axes: Axes) -> None:
-    """Mark 1, 2 and 5 of every decade, in plain numbers: few of these axes span more than one."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # few of these axes span more than one decade
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _positive(values: np.ndarray) -> np.ndarray:
-    """Leave out what a logarithmic axis cannot show: layers that an image's margin does not depend on."""
-    return values[np.isfinite(values) & (values > 0)]
-
-
-def _layers(axes: Axes, figure: Figure, points: list[Point]) -> None:
-    """Name the places below the axis, from bottom to top where names would run into each other."""
+def _label(axes: Axes, figure: Figure, points: list[Measurement]) -> None:
+    """Label the insertion points, vertically if the labels would overlap."""
     axes.set_xticks(range(len(points)), [point.name for point in points])
     axes.set_xlim(-0.6, len(points) - 0.4)
     figure.draw_without_rendering()
-    room = _SHARE_OF_NAMES * axes.bbox.width / max(1, len(points))
+    room = _LABEL_WIDTH * axes.bbox.width / max(1, len(points))
     if any(label.get_window_extent().width > room for label in axes.get_xticklabels()):
         axes.tick_params(axis="x", labelrotation=90)

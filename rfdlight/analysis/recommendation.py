@@ -1,4 +1,4 @@
-"""Which of some calibrated and attacked defenses to take, and how far the prediction agreed."""
+"""Choice among calibrated and attacked noises, with paired tests, and the agreement of the prediction."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from scipy.stats import kendalltau, permutation_test
 
 from rfdlight.analysis.calibration import Calibration
 from rfdlight.analysis.candidates import Candidate
-from rfdlight.core.mcnemar import mcnemar
+from rfdlight.core.statistics import mcnemar
 from rfdlight.defenses.noise import Noise
 from rfdlight.evaluation.short_attack import Outcome
 from rfdlight.reporting.tables import interval, percent
 
 NO_NOISE = "no noise"
 LEVEL = 0.05
+"""Significance level of all tests."""
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A candidate with what was measured of it.
+    """A candidate after calibration and a short attack.
 
     Attributes:
-        candidate: With the calibrated sigmas, and the prediction at these.
-        noise: It, as a defense.
-        calibration: What it costs.
-        outcome: Of the short attack on it.
+        candidate: Candidate with the calibrated sigmas and their prediction.
+        noise: The candidate as a defense.
+        calibration: Measured cost of the noise.
+        outcome: Outcome of the short attack on the noise.
     """
 
     candidate: Candidate
@@ -38,20 +39,17 @@ class Confirmed:
 
     @property
     def accuracy(self) -> float:
-        """Confirmed robust accuracy, of the mean logits."""
+        """Robust accuracy under the short attack."""
         return float(self.outcome.robust["share"])
 
 
 def best_of(confirmed: list[Confirmed]) -> Confirmed:
-    """Return the one with the highest confirmed robust accuracy, of equal ones that with the highest prediction."""
+    """Return the candidate of the highest robust accuracy; among equal ones, of the highest prediction."""
     return max(confirmed, key=lambda one: (one.accuracy, one.candidate.predicted))
 
 
 def rank_agreement(confirmed: list[Confirmed]) -> tuple[float, float] | None:
-    """Return Kendall's tau-b between predicted misleading and confirmed robust accuracy, and its exact p value.
-
-    None where one of the two has no order.
-    """
+    """Return Kendall's tau-b between prediction and robust accuracy, and its exact p value; None without an order."""
     if len(confirmed) < 2:
         return None
     predicted = [one.candidate.predicted for one in confirmed]
@@ -62,76 +60,66 @@ def rank_agreement(confirmed: list[Confirmed]) -> tuple[float, float] | None:
 
     if math.isnan(tau(np.array(accuracies))):
         return None
-    # kendalltau's own p is a normal approximation where there are ties. All orders of up to seven are tried.
+    # The p value of kendalltau is a normal approximation if there are ties. All orders of up to seven are permuted.
     found = permutation_test((accuracies,), tau, permutation_type="pairings", rng=0)
     return float(found.statistic), float(found.pvalue)
 
 
-def told_agreement(confirmed: list[Confirmed]) -> str:
-    """Say whether the predicted order is the confirmed one, and what so few candidates can show."""
+def agreement_line(confirmed: list[Confirmed]) -> str:
+    """Return one line on the agreement of predicted and confirmed order."""
     found = rank_agreement(confirmed)
     if found is None:
-        return "predicted and confirmed order: there is none to compare, too few candidates or all alike"
+        return "predicted and confirmed order: not comparable, too few candidates or all equal"
     tau, p = found
-    told = f"predicted and confirmed order: Kendall's tau {tau:.2f}, n = {len(confirmed)}, p = {p:.2g}"
-    return told if p < LEVEL else f"{told}: not beyond chance"
+    line = f"predicted and confirmed order: Kendall's tau {tau:.2f}, n = {len(confirmed)}, p = {p:.2g}"
+    return line if p < LEVEL else f"{line}: not significant"
 
 
 def discordant(one: Outcome, other: Outcome) -> tuple[int, int]:
-    """Return how many of the images both attacked withstood under the first alone, and under the second alone."""
+    """Return the numbers of common images that are robust in the first outcome only, and in the second only."""
     first, second = one.withstood, other.withstood
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     return pairs.count((True, False)), pairs.count((False, True))
 
 
-def told_apart(one: Outcome, other: Outcome, pairs: int) -> bool:
-    """Return whether McNemar's exact test tells the robust accuracies on the same images apart.
+def differ(one: Outcome, other: Outcome, pairs: int) -> bool:
+    """Return whether the robust accuracies on the same images differ significantly by McNemar's exact test.
 
-    Two intervals that overlap do not say that: the images that are hard are so under both. The level is divided by
-    the number of pairs that could have been compared, since the best is known only afterwards.
-
-    Args:
-        one: An outcome.
-        other: Another, on the same images.
-        pairs: Of outcomes, at least 1.
+    Overlapping intervals would not show that, since the same images are hard in both. The level is divided by the
+    number of possible pairs of outcomes (Bonferroni), since the best is known only afterwards.
     """
     return mcnemar(*discordant(one, other)) <= LEVEL / pairs
 
 
-def told_choice(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:
-    """Say which is best, with what it is tied, and from what the images do or do not tell it apart.
-
-    Args:
-        confirmed: At least one.
-        undefended: Of the victim without a defense, on the same images.
-    """
+def choice_lines(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:
+    """Return lines on the best candidate, its ties, and the candidates from which it differs significantly."""
     best = best_of(confirmed)
     share = best.outcome.robust
     lines = [f"best: {best.candidate}, robust accuracy {percent(share)} ({interval(share)})"]
     others = [(str(one.candidate), one.outcome) for one in confirmed if one is not best] + [(NO_NOISE, undefended)]
-    tied = [name for name, outcome in others if outcome.robust["share"] == share["share"] and name != NO_NOISE]
+    tied = [name for name, outcome in others[:-1] if outcome.robust["share"] == share["share"]]
     if tied:
-        lines.append(f"tied with {', '.join(tied)}, which the prediction puts lower")
+        lines.append(f"tied with {', '.join(tied)}, of a lower prediction")
     pairs = math.comb(len(others) + 1, 2)
-    for verdict, wanted in (("told apart from", True), ("NOT told apart from", False)):
-        shown = [
+    for verdict, wanted in (("significantly different from", True), ("NOT significantly different from", False)):
+        listed = [
             "{} ({} to {})".format(name, *discordant(best.outcome, outcome))
             for name, outcome in others
-            if told_apart(best.outcome, outcome, pairs) == wanted
+            if differ(best.outcome, outcome, pairs) == wanted
         ]
-        if shown:
-            lines.append(f"{verdict} {', '.join(shown)} by {share['total']} images")
+        if listed:
+            lines.append(f"{verdict} {', '.join(listed)} on {share['total']} images")
     lines.append(
-        "(in brackets: images that withstand with the best alone, and with the other alone; exact McNemar tests, "
+        "(in brackets: images robust under the best only, and under the other only; McNemar's exact test, "
         f"level {LEVEL:g} over all pairs)"
     )
     if best.accuracy <= undefended.robust["share"]:
-        lines.append("no candidate withstood more than the victim without noise")
+        lines.append("no candidate is more robust than the victim without noise")
     return lines
 
 
 def choice_facts(confirmed: list[Confirmed], undefended: Outcome) -> dict[str, Any]:
-    """Return what the choice was made by, for the file of the best."""
+    """Return the facts behind the choice, for the file of the best candidate."""
     agreement = rank_agreement(confirmed)
     return {
         NO_NOISE.replace(" ", "_"): _attack_facts(undefended),

@@ -1,4 +1,4 @@
-"""What the linearised victim predicts: how often noise misleads an attacker, and what it costs.
+"""Theorem 1 on the linearised victim: how often noise misleads an attacker, and the drop of clean accuracy.
 
 Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense Against
 Query-Based Adversarial Attacks, ICLR 2024, Theorem 1 and section 3.5.
@@ -18,25 +18,21 @@ from rfdlight.core.losses import margin
 from rfdlight.defenses.noise import Noise
 
 _WIDEST = 1e9
-"""Factor around the median of margin over gradient norm in which a sigma is looked for."""
+"""Factor around the median of margin / gradient norm that bounds the search for sigma."""
 
 _GRID = 300
-"""Sigmas there, 15 % apart, between two of which the drop is taken to be monotone."""
+"""Sigmas in that range, 15 % apart; the drop is assumed to be monotone between two of them."""
 
 
 def margin_deviation(at_layers: Tensor, sigma: float | list[float]) -> Tensor:
-    """Return the standard deviation of the margin under noise at one layer, or at several at once.
+    """Return the standard deviation of the margin, (N,) float64, under noise at one or several layers.
 
-    The noises are independent, and on a victim that is linear between them and the margin each adds its own
-    variance: the square of this is sum_l sigma_l^2 |g_l|^2. The paper has one layer in mind; the sum over
-    several is ours.
+    On a linear victim independent noises add their variances: sum_l sigma_l^2 |g_l|^2. The paper considers one layer;
+    the sum over several is ours.
 
     Args:
-        at_layers: Norms of the gradient: (N,) at one layer, (N, layers) at several.
-        sigma: > 0, of the noise, in the units of the activation; one per layer where there are several.
-
-    Returns:
-        (N,) float64.
+        at_layers: Gradient norms, (N,) for one layer, (N, layers) for several.
+        sigma: > 0, in the units of the activation; one per layer if there are several.
 
     Example:
         >>> float(margin_deviation(torch.tensor([[1.0, 2.0]]), [3.0, 2.0]))
@@ -47,24 +43,20 @@ def margin_deviation(at_layers: Tensor, sigma: float | list[float]) -> Tensor:
 
 
 def misled_probability(at_layers: Tensor, at_image: Tensor, sigma: float | list[float], step: float) -> Tensor:
-    """Return the probability that noise turns the sign of what an attacker reads off two answers.
+    """Return the probability, (N,) in [0, 1/2], that noise flips the sign of the margin difference of two queries.
 
-    The attacker compares the margins at x + u and at x, where u is normal with standard deviation `step`; each of
-    the two answers has fresh noise of standard deviation `sigma` in the layers. On a victim that is linear between
-    the image and the margin, the difference that it looks for and the noise on it are independent and normal, and
-    differ in sign with probability arctan(s) / pi, where s is the ratio of their standard deviations.
+    The attacker compares the margins at x + u and at x, where u is normal with standard deviation `step`; each query
+    has fresh noise. On a linear victim the true difference and the noise are independent and normal, so the observed
+    sign differs from the true one with probability arctan(s) / pi, where s is the ratio of their standard deviations.
 
-    Theorem 1 says "positively correlates with arctan(-(2 nu |g_h|^2 / mu |g_x|^2)^-0.5)"; with nu = sigma^2 and
-    mu = step^2 this probability is exactly 1/2 + that / pi. Several layers: see `margin_deviation`.
+    Theorem 1 states "positively correlates with arctan(-(2 nu |g_h|^2 / mu |g_x|^2)^-0.5)"; with nu = sigma^2 and
+    mu = step^2 this probability is exactly 1/2 + that / pi. For several layers see `margin_deviation`.
 
     Args:
-        at_layers: Norms of the gradient: (N,) at one layer, (N, layers) at several.
-        at_image: (N,), norms of the gradient at the pixels.
-        sigma: > 0, of the defense, in the units of the activation; one per layer where there are several.
-        step: > 0, of the attacker, in pixel units.
-
-    Returns:
-        (N,) in [0, 1/2].
+        at_layers: Gradient norms, (N,) for one layer, (N, layers) for several.
+        at_image: (N,), gradient norms at the pixels.
+        sigma: > 0, in the units of the activation; one per layer if there are several.
+        step: > 0, in pixel units.
 
     Example:
         >>> one = torch.ones(1)
@@ -79,39 +71,36 @@ def misled_probability(at_layers: Tensor, at_image: Tensor, sigma: float | list[
 def misled_frequency(
     victim: nn.Module, defense: Noise, x: Tensor, y: Tensor, step: float, draws: int, seed: int = 0
 ) -> Tensor:
-    """Return how often noise does turn that sign, for each image.
+    """Return the measured frequency, (N,) float64, with which noise flips that sign; a difference of 0 counts half.
 
     Args:
         victim: In eval mode, without defenses.
-        defense: Of the sigma that is meant.
-        x: (N, C, H, W) in [0, 1]; the points x + u are not clipped, as the theorem does not.
+        defense: Noise with its sigma.
+        x: (N, C, H, W) in [0, 1]; the points x + u are not clipped, as in the theorem.
         y: (N,) int64.
-        step: Of the attacker, in pixel units.
-        draws: Of u and of the noise, >= 1.
-        seed: Of u, so that every defense meets the same steps; the noise comes from torch's global generator.
-
-    Returns:
-        (N,) float64, shares of the draws. A difference of exactly 0 is half a turn.
+        step: Standard deviation of u, in pixel units.
+        draws: Number of draws of u and of the noise, >= 1.
+        seed: Seed of u, the same for every defense; the noise comes from torch's global generator.
     """
-    turned = torch.zeros(len(x), dtype=torch.float64)
+    flipped = torch.zeros(len(x), dtype=torch.float64)
     clean = margin(victim(x.clone()), y)
     steps = torch.Generator(x.device).manual_seed(seed)
     for _ in range(draws):
         probe = x + step * torch.randn(x.shape, generator=steps, dtype=x.dtype, device=x.device)
-        sought = margin(victim(probe.clone()), y) - clean
+        true = margin(victim(probe.clone()), y) - clean
         with defense.on(victim):
-            read = margin(victim(probe.clone()), y) - margin(victim(x.clone()), y)
-        agreement = (sought.sign() * read.sign()).double().cpu()
-        turned += (1 - agreement) / 2
-    return turned / draws
+            observed = margin(victim(probe.clone()), y) - margin(victim(x.clone()), y)
+        agreement = (true.sign() * observed.sign()).double().cpu()
+        flipped += (1 - agreement) / 2
+    return flipped / draws
 
 
 def predicted_drop(margins: Tensor, at_layer: Tensor, sigma: float) -> float:
     """Return the drop of the clean accuracy on the linearised victim, equation (14) of the paper.
 
     Args:
-        margins: (N,), negative where the undefended answer is wrong.
-        at_layer: (N,), norms of the gradient at the layer.
+        margins: (N,), negative for misclassified images.
+        at_layer: (N,), gradient norms at the layer.
         sigma: > 0.
 
     Example:
@@ -123,14 +112,9 @@ def predicted_drop(margins: Tensor, at_layer: Tensor, sigma: float) -> float:
 
 
 def predicted_sigma(margins: Tensor, at_layer: Tensor, drop: float) -> float | None:
-    """Return the sigma that costs `drop` on the linearised victim, or None where none does.
+    """Return the least sigma that costs `drop`, in (0, 1), on the linearised victim, or None if no sigma does.
 
-    Where the drop is not monotone, since wrong answers become right too, it is the least of those that do.
-
-    Args:
-        margins: (N,), negative where the undefended answer is wrong.
-        at_layer: (N,), norms of the gradient at the layer.
-        drop: In (0, 1).
+    The drop need not be monotone, since noise also corrects misclassified images. Arguments as for `predicted_drop`.
     """
     ratio = np.abs(_ratio(margins, at_layer))
     finite = ratio[np.isfinite(ratio) & (ratio > 0)]
@@ -150,9 +134,6 @@ def predicted_sigma(margins: Tensor, at_layer: Tensor, drop: float) -> float | N
 
 
 def _ratio(margins: Tensor, at_layer: Tensor) -> np.ndarray:
-    """Return margin over gradient norm; a layer that the margin does not depend on takes noise without end.
-
-    A margin of 0 that depends on nothing stays the wrong answer that it is.
-    """
+    """Return margin / gradient norm; infinite for a zero gradient, and -infinity for 0 / 0, which stays wrong."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.nan_to_num((margins.double() / at_layer.double()).numpy(), nan=-np.inf, posinf=np.inf, neginf=-np.inf)

@@ -1,10 +1,11 @@
-"""`rfdlight analyze`: where noise should go, and how far the theory is right about it."""
+"""`rfdlight analyze`: compare insertion points for noise by gradients and by theorem 1."""
 
 from __future__ import annotations
 
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
@@ -13,14 +14,14 @@ from rich.text import Text
 from torch import Tensor
 
 from rfdlight._io import plain_console, write_file
-from rfdlight.analysis.analysis import Attacker, Point, measure_points, ranked
+from rfdlight.analysis.calibration import Target, rough_meter
 from rfdlight.analysis.layer_selection import chosen_places
+from rfdlight.analysis.measurements import Attacker, Measurement, measure_points, ranked
 from rfdlight.analysis.plots import draw_magnitudes, draw_misled, draw_ratios
-from rfdlight.analysis.rough_cost import rough_meter
-from rfdlight.cli.cautions import print_cautions
+from rfdlight.cli.victim_lines import print_victim
 from rfdlight.data.base import ImageData
 from rfdlight.data.subset import select
-from rfdlight.errors import UserError, shown
+from rfdlight.errors import expect, shown
 from rfdlight.records import run_directory
 from rfdlight.victims.resolve import resolve_victim
 
@@ -39,122 +40,110 @@ def analyze(
     seed: int = 0,
     output: str = "analysis",
 ) -> None:
-    """Compare the places for noise by their gradients, and by how often noise there misleads an attacker.
+    """Compare insertion points for noise by their gradients, and by how often the noise misleads an attacker.
 
-    Looks at test images that `rfdlight test` does not attack. The folder gets `analysis.json`, `ratios.png` (the
-    paper's figure 1), `magnitudes.png` (figure 2) and `misled.png`, each also as a PDF. Each place has the sigma
-    that costs about the same clean accuracy, within a quarter of it, measured on up to 1000 of these images.
+    Uses test images that `rfdlight test` does not attack. The output folder contains `analysis.json`, `ratios.png` (the
+    paper's figure 1), `magnitudes.png` (figure 2) and `misled.png`, each figure also as a PDF. At each insertion point
+    the noise costs about the same clean accuracy, within a quarter of it, measured on up to 1000 of these images.
 
     Args:
         victim: As `--model.victim` of `rfdlight test`.
-        data: Whose test images are looked at.
+        data: Data set; its test images are used.
         checkpoint: As `--model.checkpoint` of `rfdlight test`.
         layers: Patterns over module paths; by default the network's default insertion points.
-        at: Whether the output or the input of the layers is meant; by default as `feature_noise` does.
-        num_images: How many images, chosen at random.
+        at: Output or input of the layers; by default as `feature_noise` chooses.
+        num_images: Number of images, chosen at random.
         step: Standard deviation of the random steps that the attacker compares, in pixel units; by default the
             data's reference radius.
-        eps: Size of the one step against the image before the ratios are measured again; by default the
-            data's reference radius.
-        target_drop: Clean accuracy that the noise may cost, as a share of the images, in (0, 1).
-        draws: Comparisons of the attacker, per image and place.
-        seed: Of the images and the draws.
-        output: The folder to write.
+        eps: Size of the gradient-sign step before the ratios are measured again; by default the data's reference
+            radius.
+        target_drop: Clean accuracy that the noise costs, as a share of the images, in (0, 1).
+        draws: Comparisons of the attacker, per image and insertion point.
+        seed: Seed of the images and the draws.
+        output: Folder to write.
 
     Raises:
-        UserError: If something is out of range or cannot be loaded.
+        UserError: If an option is out of range or something cannot be loaded.
     """
-    for name, value, fine in (
-        ("step", step, step is None or step > 0),
-        ("eps", eps, eps is None or eps > 0),
-        ("target_drop", target_drop, 0 < target_drop < 1),
-        ("draws", draws, draws >= 1),
-        ("num_images", num_images, num_images >= 2),
-    ):
-        if not fine:
-            raise UserError(f"{name} must be {_RANGES[name]}, got {value}")
+    for name, value in (("step", step), ("eps", eps)):
+        expect(value is None or value > 0, name, "a positive number", value)
+    for name, count, least in (("draws", draws, 1), ("num_images", num_images, 2)):
+        expect(count >= least, name, f"at least {least}", count)
+    target = Target.rough(target_drop)
     folder = run_directory.plan(output, "analysis")
-    loaded, card, told = resolve_victim(victim, checkpoint, data)
-    places = chosen_places(loaded, layers, at)
+    loaded, card, description = resolve_victim(victim, checkpoint, data)
+    points = chosen_places(loaded, layers, at)
     free = data.held_out()
-    if num_images > len(free):
-        raise UserError(
-            f"num_images must be at most the {len(free)} test images that are not attacked, got {num_images}"
-        )
+    attacker = Attacker(_radius("step", step, data), _radius("eps", eps, data), draws)
+    expect(num_images <= len(free), "num_images", f"at most {len(free)} test images that are not attacked", num_images)
     images = free.take(select(free.ids, free.labels.tolist(), num_images, "random", seed))
-    step = data.reference_eps if step is None else step
-    eps = data.reference_eps if eps is None else eps
-    if step is None or eps is None:
-        raise UserError(f"step and eps must be given: the data {data.name} has no reference radius")
-    attacker = Attacker(step, eps, draws)
     meter = rough_meter(loaded, free, seed)
     console = plain_console()
-    print_cautions(console, card, data, meter)
-    with console.status(f"gradients and costs at {len(places) + 1} places"):
-        ids, points = measure_points(meter, images, places, attacker, target_drop, seed)
-
-    run_directory.create(folder)
+    print_victim(console, description, card, data, meter)
+    with console.status(f"gradients and costs at {len(points) + 1} insertion points"):
+        ids, measurements = measure_points(meter, images, points, attacker, target.drop, seed)
     facts = {
-        "victim": told,
+        "victim": description,
         "data": data.name,
         "image_ids": ids,
-        "target_drop": target_drop,
+        "target_drop": target.drop,
         "seed": seed,
         "attacker": asdict(attacker),
         "costs_measured_on": len(meter.undefended),
-        "places": [_plain(point) for point in points],
-        "ranking": [point.name for point in ranked(points)],
+        "places": [_plain(one) for one in measurements],
+        "ranking": [one.name for one in ranked(measurements)],
     }
-    write_file(folder / "analysis.json", json.dumps(facts) + "\n")
-    draw_ratios(points, folder / "ratios.png")
-    draw_magnitudes(points, folder / "magnitudes.png")
-    draw_misled(points, folder / "misled.png")
-    right = int((points[0].margins > 0).sum())
-    told = "\n".join([told, *meter.notes])
-    console.print(Text(f"{told}\n{right} of {len(ids)} images are classified rightly"), soft_wrap=True)
-    console.print(_table(points))
+    _write(run_directory.create(folder), facts, measurements)
+    console.print(_table(measurements))
     console.print(Text(_legend(attacker, len(meter.undefended)), style="dim"))
-    console.print(Text(_ranking(points, target_drop)), soft_wrap=True)
-    console.print(f"numbers of every image, and pictures: {shown(str(folder))}", soft_wrap=True)
+    order = ", ".join(f"{one.name} {float(one.predicted.mean()):.1%}" for one in ranked(measurements)) or "none"
+    ranking = f"predicted to mislead most at a measured cost of about {target.points}: {order}"
+    written = f"numbers of every image, and figures: {shown(str(folder))}"
+    console.print(Text(f"{ranking}\n{written}"), soft_wrap=True)
 
 
-_RANGES = {
-    "step": "positive",
-    "eps": "positive",
-    "target_drop": "in (0, 1)",
-    "draws": "at least 1",
-    "num_images": "at least 2",
-}
+def _radius(name: str, value: float | None, data: ImageData) -> float:
+    value = data.reference_eps if value is None else value
+    expect(value is not None, name, "a positive number", "none", f"the data {data.name} has no reference radius")
+    return value or 0.0
 
 
-def _plain(point: Point) -> dict[str, Any]:
-    values = {name: getattr(point, name) for name in [*point.__dataclass_fields__, "magnitudes", "measured_interval"]}
-    return {name: _finite(value.tolist()) if isinstance(value, Tensor) else value for name, value in values.items()}
+def _write(folder: Path, facts: dict[str, Any], measurements: list[Measurement]) -> None:
+    write_file(folder / "analysis.json", json.dumps(facts) + "\n")
+    draw_ratios(measurements, folder / "ratios.png")
+    draw_magnitudes(measurements, folder / "magnitudes.png")
+    draw_misled(measurements, folder / "misled.png")
 
 
-def _finite(values: list[float]) -> list[float | None]:
-    """Leave out the ratios to a gradient of 0, which JSON has no number for."""
-    return [value if math.isfinite(value) else None for value in values]
+def _plain(measurement: Measurement) -> dict[str, Any]:
+    """Return a measurement for JSON, with null for a ratio to a zero gradient."""
+    values = vars(measurement) | {
+        "magnitudes": measurement.magnitudes,
+        "measured_interval": measurement.measured_interval,
+    }
+    return {
+        name: [x if math.isfinite(x) else None for x in value.tolist()] if isinstance(value, Tensor) else value
+        for name, value in values.items()
+    }
 
 
-def _table(points: list[Point]) -> Table:
+def _table(measurements: list[Measurement]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=0)
-    table.add_column("place", overflow="fold", min_width=len("the image"))
+    table.add_column("point", overflow="fold", min_width=len("the image"))
     for column in ("norm", "ratio", "after", "quantile", "magnitude", "sigma", "drop", "theory", "measured"):
         table.add_column(column, justify="right", no_wrap=True)
-    for point in points:
-        medians = (point.norms, point.ratios, point.ratios_after, point.magnitudes)
+    for one in measurements:
+        medians = (one.norms, one.ratios, one.ratios_after, one.magnitudes)
         norm, ratio, after, magnitude = (_brief(float(column.nanmedian())) for column in medians)
-        cells = [norm, ratio, after, "none" if point.quantile is None else _brief(point.quantile), magnitude]
-        within = point.measured_interval
-        if point.sigma is None or point.drop is None or within is None:
+        cells = [norm, ratio, after, "none" if one.quantile is None else _brief(one.quantile), magnitude]
+        within = one.measured_interval
+        if one.sigma is None or one.drop is None or within is None:
             cells += ["none", "", "", ""]
         else:
-            low, high = within
-            measured = f"{100 * float(point.measured.mean()):.1f}+-{50 * (high - low):.1f}"
-            predicted = f"{100 * float(point.predicted.mean()):.1f}"
-            cells += [f"{point.sigma:.3g}", f"{100 * point.drop:.1f}", predicted, measured]
-        table.add_row(point.name, *cells)
+            measured = f"{100 * float(one.measured.mean()):.1f}+-{50 * (within[1] - within[0]):.1f}"
+            predicted = f"{100 * float(one.predicted.mean()):.1f}"
+            cells += [f"{one.sigma:.3g}", f"{100 * one.drop:.1f}", predicted, measured]
+        table.add_row(one.name, *cells)
     return table
 
 
@@ -164,15 +153,9 @@ def _brief(value: float) -> str:
 
 def _legend(attacker: Attacker, measured_on: int) -> str:
     return (
-        "norm: of the margin's gradient, median; ratio: that over the norm at the image, median; "
-        f"after: the same after a step of {attacker.eps:g} against the image; "
-        "quantile: 1 % quantile of margin over gradient norm; magnitude: that times the gradient norm, median; "
-        f"sigma and drop: what noise there costs, in points of clean accuracy on {measured_on} images; theory and "
-        "measured: how often, in %, noise of that sigma misleads an attacker who compares steps of "
-        f"{attacker.step:g}"
+        "norm: of the margin's gradient, median; ratio: norm over the norm at the image, median; "
+        f"after: ratio after a gradient-sign step of {attacker.eps:g}; "
+        "quantile: 1 % quantile of margin over gradient norm; magnitude: quantile times gradient norm, median; "
+        f"sigma and drop: of the noise, in points of clean accuracy on {measured_on} images; theory and measured: "
+        f"percentage of steps of {attacker.step:g} at which this noise misleads the attacker"
     )
-
-
-def _ranking(points: list[Point], drop: float) -> str:
-    order = [f"{point.name} {float(point.predicted.mean()):.1%}" for point in ranked(points)]
-    return f"predicted to mislead most at a measured cost of about {100 * drop:g} points: {', '.join(order) or 'none'}"

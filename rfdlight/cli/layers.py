@@ -1,4 +1,4 @@
-"""`rfdlight layers`: what a network is made of, and where noise goes by default."""
+"""`rfdlight layers`: list the layers of a network and its default insertion points."""
 
 from __future__ import annotations
 
@@ -17,40 +17,38 @@ from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.defenses.base import Place
 from rfdlight.defenses.insertion_points import default_points
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import UserError, expect, one_line, unknown_name
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.networks import create_network
-from rfdlight.victims.resolve import card_path, import_victim, is_import_path
+from rfdlight.victims.resolve import TIMM, card_path, import_victim, is_import_path
 
-_TIMM = "timm:"
 _SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
-"""Heights and widths that are tried for a network that does not say its own."""
+"""Heights and widths to try for a network of unknown image size."""
 
 _MOST_CHANNELS = 4
-"""Of an image; the first convolution of a network that takes features has more."""
+"""Channels of an image, at most; the first convolution of a network on features has more."""
 
 
 def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
-    """List a network's layers, their output shapes, and where feature noise goes by default.
+    """List a network's layers, their output shapes, and the default insertion points of feature noise.
 
-    Weights are neither needed nor downloaded, but for an import path, whose function makes what it makes.
+    Weights are not needed and not downloaded, except those that the function of an import path loads itself.
 
     Args:
         model: A shipped victim, the path of a victim card, `timm:NAME`, or an import path.
-        depth: How many levels of modules inside modules are listed; default points are listed always.
-        image_size: Height and width of the image, by default those of the card, of timm's settings, or for an import
-            path the first common size that the network takes.
+        depth: Levels of nested modules to list; default insertion points are always listed.
+        image_size: Height and width of the image; by default those of the card, of timm's settings, or for an import
+            path the first common size that the network accepts.
 
     Raises:
-        UserError: If there is no such model, or it does not take images of that size.
+        UserError: If there is no such model, or it does not accept images of that size.
     """
-    for name, value in (("depth", depth), ("image_size", 1 if image_size is None else image_size)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1, got {value}")
+    for name, value in (("depth", depth), ("image_size", image_size)):
+        expect(value is None or value >= 1, name, "at least 1", value)
     if is_import_path(model):
         whole = import_victim(model)
-        shape = _taken_shape(whole, image_size, model)
-        # As noise in features looks for its layers: a Victim has its normalisation outside of the network.
+        shape = _accepted_shape(whole, image_size, model)
+        # The layers of a defense are looked up in the network of a Victim, without its normalisation.
         network = getattr(whole, "network", whole)
     else:
         whole, shape = _build(model, image_size)
@@ -60,78 +58,71 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     console = plain_console()
     console.print(Text(f"{model}, one image of {_times(shape)}"))
     console.print(_table(network, shapes, points, depth))
-    console.print(Text(_closing(points)), soft_wrap=True)
+    closing = "no default: choose layers with --defense.layers"
+    if points:
+        side = " --defense.at input" if points[0].side == "input" else ""
+        closing = f"default: --defense.layers '[{','.join(point.name for point in points)}]'{side}"
+    console.print(Text(closing), soft_wrap=True)
 
 
 def _build(model: str, image_size: int | None) -> tuple[nn.Module, tuple[int, ...]]:
-    """Build the network without memory for its weights, and say which images it takes."""
+    """Return a network without memory for its weights, and the shape of its images."""
     with torch.device("meta"):
-        if model.startswith(_TIMM):
-            network = _from_timm(model.removeprefix(_TIMM), image_size)
+        if model.startswith(TIMM):
+            network = _from_timm(model.removeprefix(TIMM), image_size)
             shape = (getattr(network, "default_cfg", None) or {}).get("input_size")
-            if shape is None and image_size is None:
-                raise UserError(f"timm does not say which images {model} takes; give --image_size")
+            known = shape is not None or image_size is not None
+            expect(known, "--image_size", "a number", "none", f"timm does not specify the image size of {model}")
         else:
-            path = card_path(_known(model))
-            card = read_card(path)
-            network, shape = build_network(card, path), card.image_shape
+            shipped = [path.stem for path in _io.shipped_folder("checkpoints").glob("*.json")]
+            if model not in shipped and not {"/", "."} & set(model):
+                raise unknown_name("model", model, [*shipped, *([f"{TIMM}{model}"] if timm.is_model(model) else [])])
+            card = read_card(card_path(model))
+            network, shape = build_network(card, card_path(model)), card.image_shape
     channels, *size = shape or (3,)
     return network, (channels, *(size if image_size is None else (image_size, image_size)))
 
 
-def _taken_shape(network: nn.Module, image_size: int | None, name: str) -> tuple[int, ...]:
-    """Return the first shape of images that a network takes, of the size that was chosen or of common ones."""
+def _from_timm(name: str, image_size: int | None) -> nn.Module:
+    if image_size is not None:
+        with suppress(TypeError):  # a network for images of any size has no such argument
+            return create_network(name, img_size=image_size)
+    return create_network(name)
+
+
+def _accepted_shape(network: nn.Module, image_size: int | None, name: str) -> tuple[int, ...]:
+    """Return the first image shape that a network accepts, of the given size or of common sizes."""
     convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
     channels = getattr(next(convolutions, None), "in_channels", 3)
     counts = (channels,) if channels <= _MOST_CHANNELS else (3, 1)
-    if image_size is not None and len(counts) == 1:
-        return channels, image_size, image_size
-    for count in counts:
-        for size in _SIZES if image_size is None else (image_size,):
-            with suppress(UserError):
-                output_shapes(network, (count, size, size), name)
-                return count, size, size
-    raise UserError(
-        f"{name} takes images of none of the heights {', '.join(map(str, _SIZES))}; give --image_size"
-        if image_size is None
-        else f"{name} does not take images of {image_size} x {image_size}"
-    )
-
-
-def _known(model: str) -> str:
-    """Return a name or path as it is; for names of neither kind say the nearest of both."""
-    shipped = [path.stem for path in _io.shipped_folder("checkpoints").glob("*.json")]
-    if model in shipped or "/" in model or "." in model:
-        return model
-    raise unknown_name("model", model, [*shipped, *([f"{_TIMM}{model}"] if timm.is_model(model) else [])])
-
-
-def _from_timm(name: str, image_size: int | None) -> nn.Module:
-    if image_size is not None:
-        try:
-            return create_network(name, img_size=image_size)
-        except TypeError:
-            pass  # a network that takes images of any size has no such argument
-    return create_network(name)
+    sizes = _SIZES if image_size is None else (image_size,)
+    shapes = [(count, size, size) for count in counts for size in sizes]
+    if len(shapes) == 1:
+        return shapes[0]  # the caller reports the network's own error
+    for shape in shapes:
+        with suppress(UserError):
+            output_shapes(network, shape, name)
+            return shape
+    raise UserError(f"{name} does not take images of height and width {', '.join(map(str, sizes))}; give --image_size")
 
 
 @torch.no_grad()
 def output_shapes(
     network: nn.Module, shape: tuple[int, ...], name: str, inside: nn.Module | None = None
 ) -> dict[str, str]:
-    """Return what leaves each module for one image, as text, without the dimension of the batch.
+    """Return the output shape of each module for one image, as text, without the batch dimension.
 
     Args:
         network: In eval mode.
-        shape: Of the image: channels, height, width.
-        name: Of the network, for the error.
-        inside: The part of the network whose modules are looked at; all of it by default.
+        shape: Channels, height and width of the image.
+        name: Name of the network, for the error.
+        inside: The part of the network whose modules are listed; all of it by default.
 
     Returns:
-        The text by the module's path, of its first call; modules that are not called are left out.
+        The text by the module's path, of its first call; modules that are not called are missing.
 
     Raises:
-        UserError: If the network does not take such an image.
+        UserError: If the network does not accept such an image.
     """
     shapes: dict[str, str] = {}
 
@@ -141,7 +132,7 @@ def output_shapes(
     handles = [
         module.register_forward_hook(partial(note, path))
         for path, module in (inside or network).named_modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # which takes no hooks
+        if not isinstance(module, torch.jit.ScriptModule)  # which accepts no hooks
     ]
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
@@ -157,9 +148,7 @@ def output_shapes(
 def _shape(output: Any) -> str:
     if isinstance(output, Tensor):
         return _times(tuple(output.shape[1:]))
-    if isinstance(output, tuple | list):
-        return ", ".join(map(_shape, output))
-    return type(output).__name__
+    return ", ".join(map(_shape, output)) if isinstance(output, tuple | list) else type(output).__name__
 
 
 def _times(shape: tuple[int, ...]) -> str:
@@ -168,9 +157,8 @@ def _times(shape: tuple[int, ...]) -> str:
 
 def _table(network: nn.Module, shapes: dict[str, str], points: list[Place], depth: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("layer", overflow="fold")
-    table.add_column("type", overflow="fold")
-    table.add_column("output", overflow="fold")
+    for column in ("layer", "type", "output"):
+        table.add_column(column, overflow="fold")
     table.add_column("default noise", no_wrap=True)
     marks = {
         point.name: f"{index}: {'before' if point.side == 'input' else 'after'}" for index, point in enumerate(points)
@@ -180,10 +168,3 @@ def _table(network: nn.Module, shapes: dict[str, str], points: list[Place], dept
             cells = (path, type(module).__name__, shapes.get(path, "not called"), marks.get(path, ""))
             table.add_row(*map(Text, cells), style="bold" if path in marks else "")
     return table
-
-
-def _closing(points: list[Place]) -> str:
-    if not points:
-        return "no default: choose layers with --defense.layers"
-    side = " --defense.at input" if points[0].side == "input" else ""
-    return f"default: --defense.layers '[{','.join(point.name for point in points)}]'{side}"

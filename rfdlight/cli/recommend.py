@@ -1,36 +1,35 @@
-"""`rfdlight recommend`: where noise should go and how much of it, predicted, calibrated and put under attack."""
+"""`rfdlight recommend`: choose insertion points and sigma of noise for a given cost, and confirm the choice."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.analysis import defense_file
 from rfdlight.analysis.calibration import Target
-from rfdlight.analysis.candidates import Candidate, LinearisedVictim, candidates, config_of, named, noise_of
-from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
+from rfdlight.analysis.candidates import config_of
+from rfdlight.analysis.clean_cost import CleanCostMeter
 from rfdlight.analysis.layer_selection import chosen_places
-from rfdlight.analysis.noise_calibration import Sigma, calibrate_noise, check_search, shown
-from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, best_of, choice_facts, told_agreement, told_choice
-from rfdlight.analysis.rough_cost import bring_to, rough_meter
+from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, agreement_line, best_of, choice_facts, choice_lines
+from rfdlight.analysis.recommender import RecommendConfig, Recommender
 from rfdlight.attacks.base import Attack
-from rfdlight.cli.cautions import print_cautions
-from rfdlight.cli.recommendation_table import legend, table
+from rfdlight.cli.victim_lines import print_victim
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
-from rfdlight.errors import UserError
-from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack
-from rfdlight.reporting.tables import interval, percent
+from rfdlight.errors import expect
+from rfdlight.evaluation.short_attack import Outcome, settle_eps
+from rfdlight.reporting.tables import number
 from rfdlight.victims.resolve import resolve_victim
 
-PREDICTED_ON = 200
-"""Images, at most, whose gradients are looked at: the same number as in `rfdlight analyze`."""
+_MOST_SIGMAS = 4
+"""Sigmas, at most, that the table lists one by one."""
 
 
 def recommend(
@@ -50,228 +49,127 @@ def recommend(
     seed: int = 0,
     output: str = "recommended.yaml",
 ) -> None:
-    """Choose where noise should go and how much of it, for a given cost in clean accuracy.
+    """Choose insertion points and sigma of noise for a given cost in clean accuracy, and confirm them under attack.
 
-    Brings every layer, the best two, the best three and all of them, and the pixels, to about that cost, and ranks
-    them by how often the linearised victim says that noise there misleads an attacker. The best few and the pixels
-    are calibrated and put under a short attack. `rfdlight test --defense` takes the file that is written.
+    Sets noise at every layer, at the best two, the best three and all of them, and on the pixels, to about that cost,
+    and ranks these candidates by how often the linearised victim predicts that the noise misleads an attacker. The best
+    few and the pixels are calibrated and evaluated under a short attack. `rfdlight test --defense` accepts the output
+    file.
 
-    Three sets of test images have no image in common: those that `rfdlight test` attacks, `num_images` for the short
-    attacks, and the rest for prediction and calibration. Still the best is chosen by the short attacks, so
-    their numbers flatter it; `rfdlight test` says what it is worth.
+    Three disjoint sets of test images are used: those that `rfdlight test` attacks, `num_images` for the short attacks,
+    and the rest for prediction and calibration. The robust accuracy of the best is biased upward, since the short
+    attacks choose it; `rfdlight test` measures it without this bias.
 
     Args:
         victim: As `--model.victim` of `rfdlight test`.
-        data: Whose test images are looked at, those that are not attacked.
-        attack: Of the confirmation, black-box and untargeted; "square" by default.
+        data: Data set; its test images are used, except the attacked ones.
+        attack: Attack of the confirmation, black-box and untargeted; "square" by default.
         checkpoint: As `--model.checkpoint` of `rfdlight test`.
         layers: Patterns over module paths; by default the network's default insertion points.
-        at: Whether the output or the input of the layers is meant; by default as `feature_noise` does.
-        target_drop: Clean accuracy that the noise may cost, as a share of the images, in (0, 1).
-        tolerance: How near to it the drop is to be, with 95 % confidence over the draws.
-        max_draws: Answers per image and sigma, at most.
-        step: Standard deviation of the random steps of the attacker who is predicted, in pixel units; by
-            default as long as the radius of `attack`.
-        confirm: How many of the best predicted are calibrated and attacked, the pixels besides.
+        at: Output or input of the layers; by default as `feature_noise` chooses.
+        target_drop: Drop of the clean accuracy, as a share of the images, in (0, 1).
+        tolerance: Accepted distance from the target drop, with 95 % confidence over the draws.
+        max_draws: Predictions per image and sigma, at most.
+        step: Standard deviation of the random steps of the predicted attacker, in pixel units; by default as long as
+            the radius of `attack`.
+        confirm: Number of best predicted candidates to calibrate and attack, the pixels not counted.
         budget: Queries per image of the short attacks.
         num_images: Images of the short attacks, chosen at random.
-        seed: Of the images, the draws and the attacks.
-        output: The file to write, a .yaml.
+        seed: Seed of the images, the draws and the attacks.
+        output: File to write, a .yaml.
 
     Raises:
-        UserError: If something is out of range, cannot be loaded, or no candidate has that cost.
+        UserError: If an option is out of range, something cannot be loaded, or no candidate has that cost.
     """
-    check_search(target_drop, tolerance, max_draws)
-    _check(attack, step, confirm, budget, num_images)
+    target = Target(target_drop, tolerance, max_draws)
+    expect(step is None or step > 0, "step", "a positive number", step)
+    for name, value in (("confirm", confirm), ("budget", budget), ("num_images", num_images)):
+        expect(value >= 1, name, "at least 1", value)
+    _check(attack)
     file = defense_file.plan(output)
-    loaded, card, told = resolve_victim(victim, checkpoint, data)
+    loaded, card, description = resolve_victim(victim, checkpoint, data)
     settle_eps(attack, data)
-    places = chosen_places(loaded, layers, at)
-    fresh, rest = _split(data, num_images, seed)
-    step = _as_long_as_the_radius(attack, data) if step is None else step
-    console, target = plain_console(), Target(target_drop, tolerance)
+    points = chosen_places(loaded, layers, at)
+    fresh, rest = split_held_out(data, num_images, seed)
+    config = RecommendConfig(target, step or _radius(attack, data), confirm, attack, budget, data.num_classes)
+    console = plain_console()
     meter = CleanCostMeter(loaded, rest, seed)
-    rest = meter.images
-    looked_at = rest.take(select(rest.ids, rest.labels.tolist(), min(PREDICTED_ON, len(rest)), "random", seed))
-    _say(console, "\n".join([told, *meter.notes]))
-    _say(
-        console,
-        f"undefended {meter.clean_accuracy:.2%} of {len(rest)} test images, on which noise is predicted and "
-        f"calibrated; {num_images} others are attacked here; rfdlight test attacks neither",
-    )
-    print_cautions(console, card, data, meter)
-    _say(console, f"step 1 of 3: gradients at {len(places) + 1} places, on {len(looked_at)} images")
-    linear = LinearisedVictim(loaded, looked_at, places, step, meter.device)
-    rough = rough_meter(loaded, rest, seed)
-    _say(console, f"step 2 of 3: the sigma that costs about {_points(target)}, on {len(rough.undefended)} images")
-
-    def settle(candidate: Candidate) -> Candidate | None:
-        noise = noise_of(candidate, places[0].side)
-        cost = bring_to(rough, noise, target_drop)
-        if cost is None:
-            return None
-        _say(console, f"{candidate}: sigma {shown(noise.sigma)} costs {cost}, {cost.draws} draws", style="dim")
-        return linear.at_sigmas(candidate.layers, noise.sigmas(len(candidate.sigmas)))
-
-    with console.status(f"what noise costs, on {len(rough.undefended)} images"):
-        ranked, without = candidates(linear, target_drop, settle)
-    for layers_without in without:
-        _say(console, f"{named(layers_without)}: no sigma costs {_points(target)}")
-    if not ranked:
-        raise _nothing_costs(target)
-    order = ", ".join(f"{one} {one.predicted:.1%}" for one in ranked)
-    _say(console, f"predicted share of steps of {step:.3g} that noise misleads, at about that cost: {order}")
-    caution = attack.budget_warning(budget)
-    if caution:
-        _say(console, f"caution: {caution}")
-
-    attacks = 1 + min(confirm, sum(bool(one.layers) for one in ranked)) + sum(not one.layers for one in ranked)
-    _say(
-        console,
-        f"step 3 of 3: calibration, and {attacks} attacks by {short_name('attack', type(attack))}, {num_images} images "
-        f"and {budget} queries per image",
-    )
-    bench = _Bench(console, meter, target, max_draws, fresh, attack, data.num_classes, budget)
-    undefended = bench.attacked(NO_NOISE)
-    confirmed: list[Confirmed] = []
-    for candidate in ranked:
-        # The pixels are the baseline, wherever they rank.
-        if not candidate.layers or sum(bool(one.candidate.layers) for one in confirmed) < confirm:
-            confirmed += bench.confirmed(candidate, places[0].side, linear)
-    if not confirmed:
-        raise _nothing_costs(target)
+    print_victim(console, description, card, data, meter)
+    recommender = Recommender(meter, points, fresh, config, console)
+    undefended, confirmed = recommender.confirm(recommender.select())
     best = best_of(confirmed)
-    conditions = {
+    calibration = {
         "defense": best.noise.description(loaded),
-        **defense_file.conditions(victim, card, data.name, meter, target, checkpoint),
+        **defense_file.conditions(victim, card, checkpoint, data.name, meter, target),
+        **defense_file.cost_facts(best.calibration.cost),
     }
-    defense_file.write(
-        file,
-        config_of(best.noise),
-        calibration={**conditions, **defense_file.cost_facts(best.calibration.cost)},
-        recommendation={**bench.facts(), "step": step, **choice_facts(confirmed, undefended)},
-    )
-    console.print(table(confirmed, undefended))
-    _say(console, legend(step, len(rest), num_images), style="dim")
-    for line in (told_agreement(confirmed), *told_choice(confirmed, undefended)):
-        _say(console, line)
-    _say(console, f"{file}: {best.noise.description(loaded)}")
-    _say(
-        console,
-        "The best was chosen by these attacks, so its number here flatters it. To measure it on images that were not "
-        "looked at, with the same options of data and attack:\n"
-        f"rfdlight test --data {short_name('data', type(data))} --attack {bench.attack_name} --model.victim {victim} "
-        + (f"--model.checkpoint {checkpoint} " if checkpoint else "")
-        + f"--defense {file}",
+    reasons = {**recommender.facts(), **choice_facts(confirmed, undefended)}
+    defense_file.write(file, config_of(best.noise), calibration=calibration, recommendation=reasons)
+    _render(console, recommender, undefended, confirmed)
+    recommender.say(f"{file}: {best.noise.description(loaded)}")
+    recommender.say(
+        "The robust accuracy of the best is biased upward, since these attacks chose it. To measure it on other "
+        "images, with the same options of data and attack:\n"
+        f"rfdlight test --data {short_name('data', type(data))} --attack {recommender.attack_name} "
+        f"--model.victim {victim} {f'--model.checkpoint {checkpoint} ' if checkpoint else ''}--defense {file}"
     )
 
 
-@dataclass
-class _Bench:
-    """Calibrates candidates and attacks them, and says every step."""
-
-    console: Console
-    meter: CleanCostMeter
-    target: Target
-    max_draws: int
-    images: ImageSource
-    attack: Attack
-    classes: int
-    budget: int
-
-    @property
-    def attack_name(self) -> str:
-        return short_name("attack", type(self.attack))
-
-    def attacked(self, name: str) -> Outcome:
-        """Attack the victim as it stands."""
-        with self.console.status(Text(f"{name}: {self.attack_name} on {len(self.images)} images")):
-            outcome = short_attack(
-                self.meter.victim,
-                self.images,
-                self.attack,
-                classes=self.classes,
-                budget=self.budget,
-                device=self.meter.device,
-                seed=self.meter.seed,
-            )
-        robust = outcome.robust
-        told = f"{name}: {percent(robust)} ({interval(robust)}) withstand {self.attack_name}, {self.budget} queries"
-        _say(self.console, told, style="dim")
-        return outcome
-
-    def confirmed(
-        self, candidate: Candidate, side: Literal["output", "input"], linear: LinearisedVictim
-    ) -> list[Confirmed]:
-        """Calibrate a candidate and attack it; none where no sigma has the cost, which is said."""
-        noise = noise_of(candidate, side)
-
-        def tell(sigma: Sigma, cost: CleanCost) -> None:
-            _say(self.console, f"{candidate}: sigma {shown(sigma)} costs {cost}, {cost.draws} draws", style="dim")
-
-        try:
-            calibration = calibrate_noise(self.meter, noise, self.target, self.max_draws, tell)
-        except UserError as error:
-            _say(self.console, f"{candidate}: {error}")
-            return []
-        calibrated = linear.at_sigmas(candidate.layers, noise.sigmas(len(candidate.sigmas)))
-        with noise.on(self.meter.victim):
-            outcome = self.attacked(str(candidate))
-        return [Confirmed(calibrated, noise, calibration, outcome)]
-
-    def facts(self) -> dict[str, Any]:
-        """Return how candidates were attacked, for the file."""
-        return {
-            "attack": self.attack_name,
-            "options": self.attack.options(),
-            "norm": self.attack.norm,
-            "eps": self.attack.threat.eps,
-            "budget": self.budget,
-            "criterion": "sequential",
-            **defense_file.image_facts(self.images),
-        }
+def _check(attack: Attack) -> None:
+    expect(attack.access != "gradient", "--attack", "a black-box attack", short_name("attack", type(attack)))
+    expect(not attack.targeted, "attack.targeted", "false", "true", "candidates are compared by robust accuracy")
 
 
-def _say(console: Console, line: str, style: str = "") -> None:
-    console.print(Text(line, style=style), soft_wrap=True)
-
-
-def _check(attack: Attack, step: float | None, confirm: int, budget: int, num_images: int) -> None:
-    for name, value, fine, wanted in (
-        ("step", step, step is None or step > 0, "positive"),
-        ("confirm", confirm, confirm >= 1, "at least 1"),
-        ("budget", budget, budget >= 1, "at least 1"),
-        ("num_images", num_images, num_images >= 1, "at least 1"),
-    ):
-        if not fine:
-            raise UserError(f"{name} must be {wanted}, got {value}")
-    if attack.access == "gradient":
-        raise UserError(f"--attack must be a black-box attack, got {short_name('attack', type(attack))}")
-    if attack.targeted:
-        raise UserError("attack.targeted must be false: what is compared is robust accuracy")
-
-
-def _split(data: ImageData, num_images: int, seed: int) -> tuple[ImageSource, ImageSource]:
-    """Divide the test images that are not attacked into those of the short attacks and the rest, at least 2."""
+def split_held_out(data: ImageData, num_images: int, seed: int) -> tuple[ImageSource, ImageSource]:
+    """Split the test images that are not attacked into images of the short attacks and the rest, at least 2."""
     free = data.held_out()
-    if num_images > len(free) - 2:
-        raise UserError(
-            f"num_images must be at most {max(0, len(free) - 2)}, got {num_images}: {len(free)} test images of "
-            f"{data.name} are not attacked, and at least 2 are needed for the calibration"
-        )
+    most = max(0, len(free) - 2)
+    hint = f"{len(free)} test images of {data.name} are not attacked, and the calibration needs 2"
+    expect(num_images <= most, "num_images", f"at most {most}", num_images, hint)
     chosen = select(free.ids, free.labels.tolist(), num_images, "random", seed)
     return free.take(chosen), free.take(sorted(set(range(len(free))) - set(chosen)))
 
 
-def _as_long_as_the_radius(attack: Attack, data: ImageData) -> float:
+def _radius(attack: Attack, data: ImageData) -> float:
     """Return the standard deviation of steps that are about as long as the radius of the ball."""
     eps = attack.threat.eps
     return eps if attack.norm == "linf" else eps / math.prod(data.image_shape) ** 0.5
 
 
-def _nothing_costs(target: Target) -> UserError:
-    return UserError(f"no candidate has a sigma that costs {_points(target)}")
+def _render(console: Console, recommender: Recommender, undefended: Outcome, confirmed: list[Confirmed]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("noise at", overflow="fold")
+    for column in ("drop", "misled %", "robust %", "single %", "criterion"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_row(NO_NOISE, "", "", *_attack_cells(undefended))
+    for one in sorted(confirmed, key=lambda one: -one.candidate.predicted):
+        sigmas, cost = one.candidate.sigmas, one.calibration.cost
+        listed = "/".join(f"{sigma:.3g}" for sigma in sigmas)
+        if len(sigmas) > _MOST_SIGMAS:
+            listed = f"{min(sigmas):.3g} to {max(sigmas):.3g}"
+        drop = _with_interval(cost.drop, *cost.over_draws, digits=2)
+        name = Text(f"{one.candidate}\nsigma {listed}")
+        table.add_row(name, drop, f"{100 * one.candidate.predicted:.1f}", *_attack_cells(one.outcome))
+    console.print(table)
+    legend = (
+        f"drop: measured, clean accuracy in points on {len(recommender.meter.undefended)} images, 95 % over draws; "
+        f"misled: predicted by theorem 1, share of steps of {recommender.config.step:.3g} at which the noise misleads; "
+        f"robust: measured robust accuracy, undecided as robust, {len(recommender.images)} images, 95 %; single: "
+        "expected single-query robust accuracy; criterion: its rows per row of the attack"
+    )
+    recommender.say(legend, style="dim")
+    for line in (agreement_line(confirmed), *choice_lines(confirmed, undefended)):
+        recommender.say(line)
 
 
-def _points(target: Target) -> str:
-    return f"{100 * target.drop:g} points"
+def _attack_cells(outcome: Outcome) -> list[str]:
+    robust, summary = outcome.robust, outcome.summary
+    return [
+        _with_interval(robust["share"], robust["low"], robust["high"], digits=1),
+        f"{100 * summary['single_query']['robust']['share']:.1f}",
+        number(summary["ledger"]["criterion_ratio"], 2),
+    ]
+
+
+def _with_interval(value: float, low: float, high: float, digits: int) -> str:
+    return f"{100 * value:.{digits}f}\n{100 * low:.{digits}f} to {100 * high:.{digits}f}"

@@ -18,8 +18,7 @@ from rfdlight.core.field_types import (
     or_none,
     wrong_field,
 )
-from rfdlight.core.intervals import wilson
-from rfdlight.core.mcnemar import mcnemar
+from rfdlight.core.statistics import mcnemar, wilson
 from rfdlight.core.threat import reach
 from rfdlight.errors import shown
 from rfdlight.records.diagnostic import Finding, State

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rfdlight.core.intervals import wilson
+from rfdlight.core.statistics import wilson
 from rfdlight.records.records import Record, clean_right
 
 ROWS = ("attack", "gradient", "success_check", "criterion", "padding")

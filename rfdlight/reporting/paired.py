@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rfdlight.core.intervals import wald
-from rfdlight.core.mcnemar import mcnemar
+from rfdlight.core.statistics import holm, mcnemar, paired_interval
 from rfdlight.reporting.grid import Cell, Column, Grid, standing
 from rfdlight.reporting.settings import Method
 
@@ -106,46 +105,6 @@ def _attacks(grid: Grid) -> Iterator[tuple[_Standing, _Standing]]:
 
 def _side(method: Method, column: Column) -> Side:
     return Side(method, column.setting.label, column.budget)
-
-
-def paired_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of the second share less the first one, of the same images.
-
-    Half an observation is added to each of the four cells, then Wald's interval is taken: its coverage is
-    near the nominal one also for few pairs, and it has a width if no pair is discordant.
-
-    Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions, Statistics in
-    Medicine 24, 2005.
-
-    Args:
-        only_first: Images that count for the first share alone.
-        only_second: Images that count for the second one alone.
-        images: All images, at least 1.
-
-    Example:
-        >>> low, high = paired_interval(86, 150, 1600)
-        >>> print(f"{low:.3f} {high:.3f}")
-        0.021 0.059
-    """
-    return wald(only_second - only_first, only_first + only_second + 1, images + 2)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Return the p values adjusted for their number; all claims with an adjusted p up to a level hold together at it.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6,
-    1979.
-
-    Example:
-        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03, 0.005])]
-        [0.03, 0.06, 0.06, 0.02]
-    """
-    order = sorted(range(len(ps)), key=ps.__getitem__)
-    adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def _compared(first: _Standing, second: _Standing) -> Comparison:

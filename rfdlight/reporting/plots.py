@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
-from rfdlight.core.intervals import wilson
+from rfdlight.core.statistics import wilson
 from rfdlight.records.records import Record, clean_right
 from rfdlight.records.summary import success_query_of, was_screened
 from rfdlight.reporting.figures import begin

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from rfdlight._io import parse_json, read_text, replacing, write_file
 from rfdlight.core.field_types import Kind, is_count, is_number, is_positive_count, or_none, wrong_field
-from rfdlight.core.intervals import wilson
+from rfdlight.core.statistics import wilson
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, one_line, shown
 from rfdlight.victims.networks import create_network, strange_option

@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import to_hex
 
 from rfdlight.analysis import plots as analysis_plots
-from rfdlight.analysis.analysis import Point
+from rfdlight.analysis.measurements import Measurement
 from rfdlight.analysis.plots import draw_magnitudes, draw_misled, draw_ratios
 
 IMAGES = 41
@@ -36,7 +36,7 @@ def point(name, scale, sigma=1.0, **changes):
         "predicted": spread(0.01 * scale, 0.8),
         "measured": spread(0.012 * scale, 1),
     }
-    return Point(name, "output", sigma=sigma, drop=None if sigma is None else 0.02, **values | changes)
+    return Measurement(name, "output", sigma=sigma, drop=None if sigma is None else 0.02, **values | changes)
 
 
 def nothing(name):

@@ -41,8 +41,22 @@ def calibrated(victim, images, defense, target=0.02, tolerance=0.002, max_draws=
         defense.sigma = begin * factor
         return meter.times_right(defense, first, draws)
 
-    found = find_factor(times_right, meter.undefended, Target(target, tolerance), max_draws)
+    found = find_factor(times_right, meter.undefended, Target(target, tolerance, max_draws))
     return found, begin * found.factor
+
+
+def simulated(images, seed, unlucky=range(0)):
+    """A victim that errs with 0.02 factor^2 on each image, and three times as often in some draws."""
+
+    def times_right(factor, first, draws):
+        counts = torch.zeros(images).double()
+        for draw in range(first, first + draws):
+            generator = torch.Generator().manual_seed(1000 * seed + draw)
+            wrong = min(0.02 * factor**2 * (3 if draw in unlucky else 1), 0.9)
+            counts += torch.rand(images, generator=generator).gt(wrong)
+        return counts
+
+    return times_right
 
 
 @pytest.mark.parametrize("begin", [0.001, 0.97, 200.0])
@@ -70,7 +84,8 @@ def test_a_drop_that_is_about_a_power_of_sigma_takes_few_sigmas(power, most):
 
         tried = []
         target = Target(0.02, 0.003)
-        find_factor(times_right, torch.ones(9000).double(), target, 64, lambda factor, cost: tried.append(factor))
+        find_factor(times_right, torch.ones(9000).double(), target, lambda factor, cost: tried.append(factor))
+        assert len(set(tried)) == len(tried), "no sigma is measured twice by the search"
         return len(tried)
 
     assert max(tries(0.6), tries(0.9), tries(1.5)) <= most
@@ -187,14 +202,14 @@ def test_the_reported_draws_are_not_those_that_the_search_chose_by():
         generator = torch.Generator().manual_seed(first * 1000 + draws)
         return torch.rand((1000, draws), generator=generator).gt(0.02).sum(1).double()
 
-    found = find_factor(times_right, torch.ones(1000).double(), Target(0.02, 0.003), 64)
+    found = find_factor(times_right, torch.ones(1000).double(), Target(0.02, 0.003))
     assert asked[-1][1] >= 64  # the first that no search sees
     assert found.cost.draws == sum(draws for factor, first, draws in asked if first >= 64)
 
 
 def test_a_drop_that_no_sigma_reaches_is_refused():
     with pytest.raises(
-        UserError, match=r"no sigma costs as much as 60 points: (4[89]|5[0-2])\.\d\d points .* the given sigma$"
+        UserError, match=r"no sigma costs as much as 60 points: (4[89]|5[0-2])\.\d\d points .* the initial sigma$"
     ):
         calibrated(Threshold(), bright(500), InputNoise(1.0), target=0.6, tolerance=0.05)
 
@@ -204,7 +219,7 @@ def test_a_victim_that_no_sigma_spares_is_refused():
         return torch.zeros(100).double()
 
     with pytest.raises(UserError, match=r"no sigma costs as little as 2 points: 100\.00 points"):
-        find_factor(times_right, torch.ones(100).double(), Target(0.02, 0.002), 8)
+        find_factor(times_right, torch.ones(100).double(), Target(0.02, 0.002, 8))
 
 
 class Band(nn.Module):
@@ -247,10 +262,14 @@ def test_a_reachable_target_is_found_though_fainter_noise_mends_images(begin):
     assert found.note.startswith("the drop is not monotone in sigma") or begin == 1.0
 
 
-def test_too_few_draws_for_the_tolerance_are_said():
-    found, _ = calibrated(Threshold(), bright(50), InputNoise(0.4), max_draws=8)
-    assert found.note == "8 draws do not bring it inside the tolerance"
+def test_too_few_draws_for_the_tolerance_are_noted_without_a_long_search():
+    tried = []
+    target = Target(0.02, 0.002, 8)
+    undefended = torch.ones(400).double()
+    found = find_factor(simulated(400, 0), undefended, target, lambda factor, cost: tried.append(factor))
+    assert found.note == "8 draws do not bring the drop within the tolerance"
     assert found.cost.draws == 8
+    assert len(tried) <= 4
 
 
 @pytest.mark.parametrize("edge", [0.7, 3.3, 3.4])
@@ -264,24 +283,26 @@ def test_a_drop_that_leaps_is_said_of_the_cheaper_side_from_draws_that_the_searc
             right[:10] = 0
         return right
 
-    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
-    assert found.note.startswith("the drop leaps over the target: 0.00 points")
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01, 8))
+    assert found.note.startswith("the drop jumps over the target: 0.00 points")
     assert "10.00 points" in found.note
     assert edge / 1.001 < found.factor <= edge
     assert found.cost.drop == 0
     assert last[found.factor] >= 8  # the first that no search sees
 
 
-def test_a_leap_of_the_draws_of_the_search_alone_is_not_said():
+@pytest.mark.parametrize(("fresh_below", "fresh_above"), [(0, 5), (5, 10)])
+def test_a_jump_of_the_draws_of_the_search_alone_is_not_reported(fresh_below, fresh_above):
     def times_right(factor, first, draws):
         right = torch.full((100,), float(draws)).double()
-        if factor > 3.3:
-            right[: 10 if first < 8 else 5] = 0
+        below, above = (0, 10) if first < 8 else (fresh_below, fresh_above)
+        right[: above if factor > 3.3 else below] = 0
         return right
 
-    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 8)
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01, 8))
     assert (found.note, found.cost.drop) == ("", 0.05)
     assert found.factor == pytest.approx(3.3, rel=0.002)
+    assert (found.factor > 3.3) == (fresh_above == 5)
 
 
 def test_a_first_sigma_that_hits_exactly_and_is_not_confirmed_is_not_tried_for_ever():
@@ -292,31 +313,17 @@ def test_a_first_sigma_that_hits_exactly_and_is_not_confirmed_is_not_tried_for_e
         right[: 10 if factor == 1 and first >= 64 else 5] = 0
         return right
 
-    def tell(factor, cost):
+    def report(factor, cost):
         tried.append(factor)
         assert len(tried) < 5
 
-    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), 64, tell)
+    found = find_factor(times_right, torch.ones(100).double(), Target(0.05, 0.01), report)
     assert found.note == ""
     assert found.factor == pytest.approx(0.5**0.5)
 
 
-def simulated(images, seed, unlucky=range(0)):
-    """A victim that errs with 0.02 factor^2 on each image, and three times as often in some draws."""
-
-    def times_right(factor, first, draws):
-        counts = torch.zeros(images).double()
-        for draw in range(first, first + draws):
-            generator = torch.Generator().manual_seed(1000 * seed + draw)
-            wrong = min(0.02 * factor**2 * (3 if draw in unlucky else 1), 0.9)
-            counts += torch.rand(images, generator=generator).gt(wrong)
-        return counts
-
-    return times_right
-
-
 def test_an_unlucky_confirmation_does_not_reject_every_later_sigma():
-    found = find_factor(simulated(400, 0, range(64, 128)), torch.ones(400).double(), Target(0.02, 0.005), 64)
+    found = find_factor(simulated(400, 0, range(64, 128)), torch.ones(400).double(), Target(0.02, 0.005))
     assert found.note == ""
     assert abs(0.02 * found.factor**2 - 0.02) <= 0.005
 
@@ -325,7 +332,7 @@ def test_few_images_are_no_leap_and_the_reported_interval_covers_as_often_as_it_
     """Of 60 intervals of 95 %, fewer than 51 would happen less than twice in 1000 times."""
     inside = 0
     for seed in range(60):
-        found = find_factor(simulated(100, seed), torch.ones(100).double(), Target(0.02, 0.01), 64)
+        found = find_factor(simulated(100, seed), torch.ones(100).double(), Target(0.02, 0.01))
         truth = 0.02 * found.factor**2
         assert found.note == ""
         assert abs(truth - 0.02) <= 0.01

@@ -213,9 +213,8 @@ def test_places_of_ones_own_come_in_the_order_in_which_noise_takes_its_sigmas():
 def test_a_victim_without_default_points_asks_for_layers():
     with pytest.raises(UserError) as refused:
         chosen_places(Cubic(), None, None)
-    assert str(refused.value) == (
-        "--layers is needed: a Cubic has no default insertion points; its top layers are first, last, spare"
-    )
+    assert "--layers" in str(refused.value)
+    assert "first, last, spare" in str(refused.value)
 
 
 def test_a_layer_that_is_never_called_is_refused(images):

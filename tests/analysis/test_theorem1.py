@@ -42,7 +42,7 @@ def places(victim, layers, at=None):
 
 def test_the_norms_of_a_linear_victim_are_those_of_its_weights(linear):
     victim, x, y = linear
-    found = gradients(victim, x, y, places(victim, ["hidden", "out"]))
+    found = gradients(victim, [(x, y)], places(victim, ["hidden", "out"]))
     difference = (victim.out.weight[0] - victim.out.weight[1]).detach()
     expected = torch.stack([difference.norm(), torch.tensor(2.0).double().sqrt()])
     torch.testing.assert_close(found.at_layers, expected.expand(6, 2))
@@ -57,7 +57,7 @@ def test_the_norms_at_the_layers_of_a_network_agree_with_finite_differences(side
     victim = timm.create_model("resnet8", num_classes=10).double().eval()
     x, y = torch.rand(3, 3, 32, 32).double(), torch.tensor([0, 5, 9])
     layers = ["layer1.0", "layer3.0.conv2"]
-    found = gradients(victim, x, y, places(victim, layers, side))
+    found = gradients(victim, [(x, y)], places(victim, layers, side))
     for number, layer in enumerate(layers):
         module = victim.get_submodule(layer)
         kept = {}
@@ -88,7 +88,7 @@ def test_the_norms_at_the_layers_of_a_network_agree_with_finite_differences(side
 
 def test_the_direction_at_the_image_agrees_with_finite_differences(linear):
     victim, x, y = linear
-    found = gradients(victim, x, y, places(victim, "hidden"))
+    found = gradients(victim, [(x, y)], places(victim, "hidden"))
     u = torch.rand(x.shape, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():
         change = margin(victim(x + u), y) - margin(victim(x), y)
@@ -99,7 +99,7 @@ def test_the_direction_at_the_image_agrees_with_finite_differences(linear):
 @pytest.mark.parametrize("layer", ["hidden", "image"])
 def test_the_probability_is_the_frequency_on_a_linear_victim(linear, sigma, step, layer):
     victim, x, y = linear
-    found = gradients(victim, x, y, places(victim, "hidden"))
+    found = gradients(victim, [(x, y)], places(victim, "hidden"))
     at_layer = found.at_layers[:, 0] if layer == "hidden" else found.at_image
     probability = misled_probability(at_layer, found.at_image, sigma, step)
     defense = FeatureNoise(sigma, "hidden") if layer == "hidden" else InputNoise(sigma)

@@ -6,29 +6,29 @@ CASES = {
     # recommendations
     "recommendation without a drop": (
         RECOMMEND + "--target_drop 0",
-        "target_drop must lie in (0, 1), got 0.0; 0.02 is 2 points",
+        "target_drop: expected a number in (0, 1), got 0.0; 0.02 is 2 points",
     ),
     "recommendation with a tolerance beyond the drop": (
         RECOMMEND + "--target_drop 0.004",
-        "tolerance must lie in (0, target_drop), got 0.005; 0.002 is 0.2 points",
+        "tolerance: expected a number in (0, target_drop), got 0.005; 0.002 is 0.2 points",
     ),
-    "recommendation without draws": (RECOMMEND + "--max_draws 1", "max_draws must be at least 4, got 1"),
-    "recommendation without a step": (RECOMMEND + "--step 0", "step must be positive, got 0.0"),
-    "recommendation of nothing": (RECOMMEND + "--confirm 0", "confirm must be at least 1, got 0"),
-    "recommendation without queries": (RECOMMEND + "--budget 0", "budget must be at least 1, got 0"),
-    "recommendation without images": (RECOMMEND + "--num_images 0", "num_images must be at least 1, got 0"),
+    "recommendation without draws": (RECOMMEND + "--max_draws 1", "max_draws: expected at least 4, got 1"),
+    "recommendation without a step": (RECOMMEND + "--step 0", "step: expected a positive number, got 0.0"),
+    "recommendation of nothing": (RECOMMEND + "--confirm 0", "confirm: expected at least 1, got 0"),
+    "recommendation without queries": (RECOMMEND + "--budget 0", "budget: expected at least 1, got 0"),
+    "recommendation without images": (RECOMMEND + "--num_images 0", "num_images: expected at least 1, got 0"),
     "recommendation with all images": (
         RECOMMEND + "--num_images 398",
-        "num_images must be at most 397, got 398: 399 test images of digits are not attacked, and at least 2 are "
-        "needed for the calibration",
+        "num_images: expected at most 397, got 398; 399 test images of digits are not attacked, and the calibration "
+        "needs 2",
     ),
     "recommendation by a white-box attack": (
         RECOMMEND + "--attack pgd",
-        "--attack must be a black-box attack, got pgd",
+        "--attack: expected a black-box attack, got pgd",
     ),
     "recommendation by a targeted attack": (
         RECOMMEND + "--attack.targeted true",
-        "attack.targeted must be false: what is compared is robust accuracy",
+        "attack.targeted: expected false, got true; candidates are compared by robust accuracy",
     ),
     "recommendation in l2 without a radius": (
         RECOMMEND + "--attack.norm l2",
@@ -45,11 +45,11 @@ CASES = {
     ),
     "recommendation as another file": (
         RECOMMEND + "--output a_file.json",
-        "--output must end in .yaml, got 'a_file.json'",
+        "--output: expected a file that ends in .yaml, got 'a_file.json'",
     ),
     "recommendation over a file": (
         RECOMMEND + "--output key.yaml",
-        "key.yaml is there already; give --output another name, or move it",
+        "--output: expected a new file, got key.yaml, which exists; give another name, or move the file",
     ),
     "recommendation for nobody": ("recommend --data digits", "expected victim, got none"),
     "recommendation without data": (

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rfdlight.analysis import rough_cost
+from rfdlight.analysis import calibration
 
 LINE = "analyze resnet8-digits --data digits --num_images 12 --draws 2 "
 
@@ -15,7 +15,7 @@ LINE = "analyze resnet8-digits --data digits --num_images 12 --draws 2 "
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch):
     """Costs on 60 images: how near they come to the drop is tested where costs are known."""
-    monkeypatch.setattr(rough_cost, "MEASURED_ON", 60)
+    monkeypatch.setattr(calibration, "ROUGH_IMAGES", 60)
 
 
 def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
@@ -49,14 +49,14 @@ def test_the_default_layers_are_those_of_the_noise_and_a_run_is_not_overwritten(
 
 
 CASES = {
-    "no step": ("--step 0", "step must be positive, got 0.0"),
-    "no eps": ("--eps 0", "eps must be positive, got 0.0"),
-    "drop in points": ("--target_drop 2", "target_drop must be in (0, 1), got 2.0"),
-    "no draws": ("--draws 0", "draws must be at least 1, got 0"),
-    "one image": ("--num_images 1", "num_images must be at least 2, got 1"),
+    "no step": ("--step 0", "step: expected a positive number, got 0.0"),
+    "no eps": ("--eps 0", "eps: expected a positive number, got 0.0"),
+    "drop in points": ("--target_drop 2", "target_drop: expected a number in (0, 1), got 2.0"),
+    "no draws": ("--draws 0", "draws: expected at least 1, got 0"),
+    "one image": ("--num_images 1", "num_images: expected at least 2, got 1"),
     "too many images": (
         "--num_images 400",
-        "num_images must be at most the 399 test images that are not attacked, got 400",
+        "num_images: expected at most 399 test images that are not attacked, got 400",
     ),
     "unknown layer": ("--layers stem", "no layer matches 'stem'; the network has conv1, bn1, layer1, layer1.0, "),
     "unknown side": ("--at middle", "unknown at 'middle'; known: input, output"),

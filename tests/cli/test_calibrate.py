@@ -64,7 +64,7 @@ def test_the_same_command_finds_the_same_and_never_overwrites(command):
     assert Path("one.yaml").read_text() == Path("two.yaml").read_text()
     said = command(*(line + "one.yaml").split())
     assert said.status == 2
-    assert said.err == "rfdlight: one.yaml is there already; give --output another name, or move it\n"
+    assert said.err.startswith("rfdlight: --output: expected a new file, got one.yaml")
 
 
 def test_several_sigmas_keep_their_ratios(command):
@@ -159,27 +159,30 @@ CASES = {
         "calibrate resnet8-digits --data digits --defense aaa",
         "'rfdlight.defenses.aaa.AAA' given as defense is no Noise",
     ),
-    "no drop": (LINE + "--target_drop 0", "target_drop must lie in (0, 1), got 0.0; 0.02 is 2 points"),
-    "drop in points": (LINE + "--target_drop 2", "target_drop must lie in (0, 1), got 2.0; 0.02 is 2 points"),
+    "no drop": (LINE + "--target_drop 0", "target_drop: expected a number in (0, 1), got 0.0"),
+    "drop in points": (LINE + "--target_drop 2", "target_drop: expected a number in (0, 1), got 2.0; 0.02 is 2 points"),
     "wide tolerance": (
         LINE + "--tolerance 0.02",
-        "tolerance must lie in (0, target_drop), got 0.02; 0.002 is 0.2 points",
+        "tolerance: expected a number in (0, target_drop), got 0.02; 0.002 is 0.2 points",
     ),
-    "few draws": (LINE + "--max_draws 3", "max_draws must be at least 4, got 3"),
-    "no sigma": (LINE + "--defense.sigma 0", "defense.sigma must be positive: the search begins there"),
+    "few draws": (LINE + "--max_draws 3", "max_draws: expected at least 4, got 3"),
+    "no sigma": (LINE + "--defense.sigma 0", "defense.sigma: expected a positive number, got 0"),
     "sweep of pixels": (
         "calibrate resnet8-digits --data digits --defense input_noise --sweep layers",
-        "--sweep layers is for a defense with layers, such as feature_noise",
+        "--sweep layers: expected a defense with layers, got InputNoise",
     ),
     "sweep of several sigmas": (
         LINE + "--defense.sigma [1.0,2.0] --sweep layers",
-        "--sweep layers needs one --defense.sigma, from which the search of every layer begins",
+        "--sweep layers: expected one --defense.sigma, got 2 values",
     ),
-    "no yaml": (LINE + "--output calibrated.json", "--output must end in .yaml, got 'calibrated.json'"),
-    "no folder": (LINE + "--output a/b.yaml", "the folder of --output a/b.yaml does not exist"),
+    "no yaml": (
+        LINE + "--output calibrated.json",
+        "--output: expected a file that ends in .yaml, got 'calibrated.json'",
+    ),
+    "no folder": (LINE + "--output a/b.yaml", "--output: expected a file in an existing folder, got 'a/b.yaml'"),
     "every image attacked": (
         LINE + "--data.num_images 599 --data.selection first",
-        "0 test images of digits are not attacked, at least 2 are needed; lower --data.num_images, 599",
+        "--data.num_images: expected a number that leaves 2 test images of the data, got 599; lower it",
     ),
     "unreachable": (LINE + "--target_drop 0.99", "no sigma costs as much as 99 points: "),
 }

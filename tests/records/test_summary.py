@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from rfdlight.core.intervals import wilson
+from rfdlight.core.statistics import wilson
 from rfdlight.records import consistency_checks as audit
 from rfdlight.records.records import clean_right
 from rfdlight.records.summary import FIELDS, RUN_FIELDS, budgets, robust_at, success_query_of, summarize

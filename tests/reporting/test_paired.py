@@ -1,77 +1,9 @@
-from math import comb
-
 import pytest
 from hand import adversarial, record
 
-from rfdlight.core.mcnemar import mcnemar
 from rfdlight.records.runs import load_all
 from rfdlight.reporting.grid import build_grid
-from rfdlight.reporting.paired import compare, holm, paired_interval
-
-
-@pytest.mark.parametrize(("first", "second"), [(0, 1), (3, 3), (0, 6), (2, 11), (86, 150), (150, 86), (40, 7)])
-def test_mcnemars_exact_p_is_twice_the_binomial_tail(first, second):
-    total = first + second
-    tail = sum(comb(total, k) for k in range(min(first, second) + 1)) / 2**total
-    assert mcnemar(first, second) == pytest.approx(min(1.0, 2 * tail), rel=1e-12)
-
-
-def test_mcnemars_p_of_a_published_table():
-    # Approval of the Prime Minister in two polls of the same 1600 people: 150 changed to no, 86 to yes (Agresti,
-    # Categorical Data Analysis, table 10.1). The statistic (86 - 150)^2 / 236 is 17.36, its normal p 0.00003.
-    assert mcnemar(86, 150) == pytest.approx(3.7e-5, abs=1e-6)
-
-
-def test_without_a_discordant_pair_the_difference_is_zero_with_a_width():
-    assert mcnemar(0, 0) == 1.0
-    low, high = paired_interval(0, 0, 10)
-    # Half an observation in each discordant cell, 12 in all: +- 1.96 * sqrt(0.5 + 0.5) / 12.
-    assert (low, high) == pytest.approx((-1.96 / 12, 1.96 / 12), abs=1e-4)
-
-
-def test_the_interval_of_the_published_table():
-    # Agresti: 0.04 with a standard error of 0.0095; the added halves change the fourth decimal.
-    low, high = paired_interval(86, 150, 1600)
-    assert (low, high) == pytest.approx((0.04 - 1.96 * 0.0095, 0.04 + 1.96 * 0.0095), abs=2e-4)
-    assert paired_interval(150, 86, 1600) == pytest.approx((-high, -low))
-
-
-def test_the_interval_stays_within_its_range():
-    assert paired_interval(0, 3, 3)[1] == 1.0
-    assert paired_interval(3, 0, 3)[0] == -1.0
-
-
-@pytest.mark.parametrize(("p_first", "p_second"), [(0.05, 0.05), (0.1, 0.2), (0.02, 0.1), (0.4, 0.1)])
-def test_the_interval_covers_the_difference_about_as_often_as_it_says(p_first, p_second):
-    images, covered = 30, 0.0
-    for first in range(images + 1):
-        for second in range(images + 1 - first):
-            low, high = paired_interval(first, second, images)
-            if low <= p_second - p_first <= high:
-                rest = images - first - second
-                ways = comb(images, first) * comb(images - first, second)
-                covered += ways * p_first**first * p_second**second * (1 - p_first - p_second) ** rest
-    # Without the added halves, Wald's interval covers 0.932, 0.922 and 0.940 in the last three cases.
-    assert 0.945 < covered < 0.995
-
-
-def test_holm_steps_down_by_the_rank():
-    # By hand: 0.005 * 4, 0.01 * 3, 0.03 * 2, and 0.04 * 1, which may not be below the one before it.
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.4, 0.9]) == pytest.approx([1.0, 1.0, 1.0])
-    assert holm([0.02, 0.02]) == pytest.approx([0.04, 0.04])
-    assert holm([0.3]) == [0.3]
-    assert holm([]) == []
-
-
-def test_holm_rejects_what_the_sequential_procedure_rejects():
-    ps, level = [0.001, 0.2, 0.012, 0.013, 0.04, 0.0001], 0.05
-    rejected = set()
-    for rank, i in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        if ps[i] > level / (len(ps) - rank):
-            break
-        rejected.add(i)
-    assert {i for i, p in enumerate(holm(ps)) if p <= level} == rejected == {0, 2, 3, 5}
+from rfdlight.reporting.paired import compare
 
 
 def counts(pair):

@@ -8,7 +8,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from rfdlight.core.intervals import wilson
+from rfdlight.core.statistics import wilson
 from rfdlight.errors import UserError
 from rfdlight.victims import Victim
 from rfdlight.victims import card as cards

@@ -5,8 +5,8 @@ import torch
 from harness import Constant
 from torch import nn
 
-from rfdlight.analysis import rough_cost
-from rfdlight.analysis.rough_cost import bring_to, rough_meter
+from rfdlight.analysis import calibration
+from rfdlight.analysis.calibration import calibrate_roughly, rough_meter
 from rfdlight.data import Images
 from rfdlight.defenses import InputNoise
 from rfdlight.engine.failures import VictimError
@@ -28,14 +28,14 @@ def images():
 
 
 def test_noise_that_never_costs_so_much_has_no_cost(images):
-    assert bring_to(rough_meter(Constant(), images), InputNoise(0.1), 0.1) is None
+    assert calibrate_roughly(rough_meter(Constant(), images), InputNoise(0.1), 0.1) is None
 
 
 def test_a_victim_that_fails_is_not_taken_for_one_that_no_noise_harms(images):
     with pytest.raises(VictimError, match="the victim raised ValueError: no such image"):
-        bring_to(rough_meter(Fragile(), images), InputNoise(1.0), 0.1)
+        calibrate_roughly(rough_meter(Fragile(), images), InputNoise(1.0), 0.1)
 
 
 def test_of_many_images_so_many_are_looked_at(images, monkeypatch):
-    monkeypatch.setattr(rough_cost, "MEASURED_ON", 7)
+    monkeypatch.setattr(calibration, "ROUGH_IMAGES", 7)
     assert len(rough_meter(Constant(), images).images) == 7

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from rfdlight.analysis.analysis import Attacker, measure_points, ranked
 from rfdlight.analysis.clean_cost import CleanCostMeter
+from rfdlight.analysis.measurements import Attacker, measure_points, ranked
 from rfdlight.analysis.plots import draw_magnitudes, draw_misled, draw_ratios
 from rfdlight.analysis.theorem1 import predicted_sigma
 from rfdlight.data import Images
