@@ -112,7 +112,7 @@ class Recommender:
             f"step 3 of 3: calibration on {len(self.meter.undefended)} images, and {attacks} attacks by "
             f"{self.attack_name} on {len(self.images)} others, {config.budget} queries per image"
         )
-        caution = config.attack.caution(config.budget)
+        caution = config.attack.budget_warning(config.budget)
         if caution:
             self.say(f"caution: {caution}")
         undefended = self._attack(NO_NOISE)
