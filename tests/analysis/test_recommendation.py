@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from harness import Constant, Linear
+from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack
 from scipy.stats import binom
 
 from rfdlight.analysis.calibration import Calibration
@@ -24,7 +25,6 @@ from rfdlight.core.intervals import wilson
 from rfdlight.data import Digits, Images
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
-from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack
 
 CPU = torch.device("cpu")
 
