@@ -25,7 +25,8 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError
-from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack
+from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.short_attack import Outcome, short_attack
 from rfdlight.reporting.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim
 

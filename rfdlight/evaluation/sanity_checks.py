@@ -17,6 +17,7 @@ from rfdlight.core import rng
 from rfdlight.data.base import ImageSource
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
+from rfdlight.data.subset import spread
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
@@ -198,10 +199,3 @@ def _scores(oracle: Oracle, points: Tensor, clock: Tensor) -> Tensor:
 def _differs(now: Record, before: Record) -> bool:
     """Say whether the margin at a clean image has changed by more than rounding."""
     return not math.isclose(now["clean_margin"], before["clean_margin"], rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-
-
-def spread(positions: list[int], count: int) -> list[int]:
-    """Return so many of the positions, evenly spread."""
-    if len(positions) <= count:
-        return positions
-    return [positions[i * len(positions) // count] for i in range(count)]
