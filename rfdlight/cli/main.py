@@ -305,7 +305,7 @@ class RFDLightCLI(LightningCLI):
         """Find bad data and bad weights before there are several processes, each of which would say so."""
         if self.trainer.world_size > 1:
             self.datamodule.setup("test")
-            resolve_victim(self.model.victim_spec, self.model.checkpoint, self.datamodule, self.model.batch_size)
+            resolve_victim(self.model.victim_spec, self.model.checkpoint, self.datamodule, self.model.config.batch_size)
 
     def before_fit(self) -> None:
         """Find bad data and bad weights before the run directory is made."""

@@ -23,9 +23,8 @@ from rfdlight.cli.victim_lines import print_victim
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
-from rfdlight.errors import expect
-from rfdlight.evaluation.short_attack import Outcome, settle_eps
-from rfdlight.reporting.tables import number
+from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.short_attack import Outcome
 from rfdlight.victims.resolve import resolve_victim
 
 _MOST_SIGMAS = 4

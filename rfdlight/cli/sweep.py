@@ -43,8 +43,8 @@ from rfdlight.defenses.base import Defense
 from rfdlight.engine.passes import rows_per_pass
 from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
+from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.exit_reason import STOPPED
-from rfdlight.evaluation.short_attack import settle_eps
 from rfdlight.records import run_directory
 from rfdlight.victims.resolve import resolve_victim
 
@@ -207,7 +207,7 @@ def _loaded(made: Any) -> tuple[nn.Module, ImageSource]:
     """Load a cell's victim, and the test images at the size that the victim takes."""
     made.datamodule.setup("test")
     model = made.model
-    victim, _, _ = resolve_victim(model.victim_spec, model.checkpoint, made.datamodule, model.batch_size)
+    victim, _, _ = resolve_victim(model.victim_spec, model.checkpoint, made.datamodule, model.config.batch_size)
     return victim, made.datamodule.images("test")
 
 

@@ -14,6 +14,7 @@ import yaml
 from rfdlight._io import parse_json, read_text
 from rfdlight.cli.sweep_config import Cell
 from rfdlight.core.norms import Norm
+from rfdlight.engine.criterion import CLEAN_EVALUATIONS
 from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
 from rfdlight.evaluation.exit_reason import STOPPED
@@ -100,18 +101,18 @@ class Facts:
 
 def facts_of(made: Any, images: int) -> Facts:
     """Return the facts of a cell from what its command line names and the number of its images."""
-    model = made.model
-    rows = model.rows_for(images, made.trainer.world_size)
+    model, config = made.model, made.model.config
+    rows = config.rows_for(images, made.trainer.world_size)
     arguments = made.config[made.subcommand].data.get("init_args") or {}  # a class of the user's own may have others
     return Facts(
-        size=Size(images, model.budget),
+        size=Size(images, config.budget),
         resizable="num_images" in arguments,
-        draws=model.criterion.clean_evaluations + model.criterion.final_evaluations,
-        fill=max(1.0, rows / (model.eot * min(images, model.pool_size_for(rows)))),
+        draws=CLEAN_EVALUATIONS + config.final_evaluations,
+        fill=max(1.0, rows / (config.eot * min(images, config.pool_size_for(rows)))),
         eps=model.attack.eps,
         norm=model.attack.norm,
         apart=made.trainer.world_size > 1,
-        checked=2 * min(images, max(rows, min(2 * rows, MOST_ROWS))) if model.sanity_checks else 0,
+        checked=2 * min(images, max(rows, min(2 * rows, MOST_ROWS))) if config.sanity_checks else 0,
     )
 
 

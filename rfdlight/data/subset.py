@@ -81,3 +81,10 @@ def select(
             )
         chosen += of_class
     return sorted(chosen, key=ids.__getitem__)
+
+
+def spread(positions: list[int], count: int) -> list[int]:
+    """Return so many of the positions, evenly spread."""
+    if len(positions) <= count:
+        return positions
+    return [positions[i * len(positions) // count] for i in range(count)]

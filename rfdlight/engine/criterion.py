@@ -19,6 +19,9 @@ from torch import Tensor
 
 from rfdlight.core.tensors import Columns
 
+CLEAN_EVALUATIONS = 20
+"""Fresh evaluations of a random victim at every clean image."""
+
 Rule = Literal["sequential", "paper", "single", "never"]
 Verdict = Literal["robust", "adversarial", "undecided"]
 
@@ -69,7 +72,9 @@ class SuccessCriterion:
     most = 200
     level = 0.05
 
-    def __init__(self, rule: Rule = "sequential", final_evaluations: int = 100, clean_evaluations: int = 20) -> None:
+    def __init__(
+        self, rule: Rule = "sequential", final_evaluations: int = 100, clean_evaluations: int = CLEAN_EVALUATIONS
+    ) -> None:
         self.rule = rule
         self.final_evaluations = final_evaluations
         self.clean_evaluations = clean_evaluations

@@ -6,10 +6,10 @@ import torch
 
 from rfdlight.core.chance import chance_warning
 from rfdlight.data.base import ImageSource, UnreadableImageError, loader
+from rfdlight.data.subset import spread
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS
-from rfdlight.evaluation.sanity_checks import spread
 
 
 def clean_accuracy_warning(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> str | None:

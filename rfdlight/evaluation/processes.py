@@ -54,7 +54,7 @@ class Processes:
         self.lost = False
         self.random = False
         self._store = dist.PrefixStore(
-            f"rfdlight-{next(_runs)}", _get_default_store() if size > 1 else dist.HashStore()
+            f"rfdlight-{next(_runs) if size > 1 else 'alone'}", _get_default_store() if size > 1 else dist.HashStore()
         )
         self._looked = 0.0
         self._together: list[int] = []

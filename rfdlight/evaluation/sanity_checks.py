@@ -9,19 +9,23 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core import rng
 from rfdlight.data.base import ImageSource
 from rfdlight.data.conversion import unit_range
+from rfdlight.data.given import GivenImages
+from rfdlight.data.subset import spread
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
-from rfdlight.evaluation.short_attack import Outcome, short_attack
+from rfdlight.evaluation.config import EvaluationConfig
+from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.records import Record, clean_right
 from rfdlight.records.summary import is_robust_at
 
@@ -43,18 +47,18 @@ class SanityChecks:
     """The control attacks on one run.
 
     Args:
-        victim: With whatever defenses are attached.
+        subject: Of the run; its victim has its defenses attached.
         engine: Of the run, when it has ended; a control has as many images as two of its forward passes, but not more
             than 64 and not fewer than one of them.
         device: Where the images go.
-        channels_last: Run the victim in channels-last memory.
+        config: Of the run.
         stop: Looked at before every tick.
     """
 
-    victim: nn.Module
+    subject: Subject
     engine: Engine
     device: torch.device
-    channels_last: bool
+    config: EvaluationConfig
     stop: Callable[[], bool]
 
     def run(self, images: ImageSource, records: Sequence[Record]) -> dict[str, Any]:
@@ -88,39 +92,42 @@ class SanityChecks:
             return {"skipped": str(error)}
         return {"skipped": "the run was stopped"} if self.stop() else found
 
-    def _short_attack(self, sample: ImageSource, attack: Attack) -> Outcome:
-        return short_attack(
-            self.victim,
-            sample,
-            attack,
-            classes=self.engine.classes,
-            budget=self._query_step,
-            device=self.device,
-            seed=self.engine.seed,
+    def _attack(self, sample: ImageSource, attack: Attack) -> Evaluation:
+        """Attack a sample with exact query counting and the sequential criterion."""
+        config = EvaluationConfig(
+            budget=self._queries,
             batch_size=min(self.engine.oracle.batch_size, rows_per_pass(len(sample))),
-            channels_last=self.channels_last,
+            channels_last=self.config.channels_last,
+            seed=self.config.seed,
+        )
+        evaluation = Evaluation(
+            Subject(self.subject.victim, self.subject.text, GivenImages(sample, self.engine.classes), attack),
+            config,
+            self.device,
             deterministic=self.engine.deterministic,
             starting_points=self.engine.starting_points,
             stop=self.stop,
         )
+        evaluation.run()
+        return evaluation
 
     @property
-    def _query_step(self) -> int:
+    def _queries(self) -> int:
         return min(self.engine.budget, QUERIES)
 
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
         attack = copy.copy(self.engine.attack)
         attack.eps = _NO_SIZE
-        outcome = self._short_attack(sample, attack)
-        records = outcome.records
+        evaluation = self._attack(sample, attack)
+        records = evaluation.writer.past.records
         right = [record for record in records if clean_right(record)]
         return {
             "images": len(records),
-            "queries": self._query_step,
+            "queries": self._queries,
             "right": len(right),
             "adversarial": sum(record["verdict"] == "adversarial" for record in right),
             "changed": sorted(record["id"] for record in records if _differs(record, known[record["id"]])),
-            "deterministic": outcome.deterministic,
+            "deterministic": evaluation.engine.deterministic,
         }
 
     def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
@@ -129,11 +136,12 @@ class SanityChecks:
         if self.engine.attack.norm not in RandomNoise.norms:
             return {"skipped": f"random noise is not defined for {self.engine.attack.norm}"}
         noise = RandomNoise(self.engine.attack.eps, self.engine.attack.norm, self.engine.attack.targeted)
-        stood = self._short_attack(sample, noise).withstood
+        attacked = self._attack(sample, noise).writer.past.records
+        stood = {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in attacked}
         pairs = [(is_robust_at(known[name], self.engine.budget), stands) for name, stands in stood.items()]
         return {
             "images": len(pairs),
-            "queries": self._query_step,
+            "queries": self._queries,
             "attack_only": sum(stands and not attacked for attacked, stands in pairs),
             "noise_only": sum(attacked and not stands for attacked, stands in pairs),
         }
@@ -152,7 +160,7 @@ class SanityChecks:
         attack.query_counting, attack.repeats = "exact", 1
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.seed
-        oracle = Oracle(self.victim, rows, seed=seed, channels_last=self.channels_last, attempt=-1)
+        oracle = Oracle(self.subject.victim, rows, seed=seed, channels_last=self.config.channels_last, attempt=-1)
         try:
             losses = self._first_losses(oracle, attack, x, sample)
         finally:
@@ -191,10 +199,3 @@ def _scores(oracle: Oracle, points: Tensor, clock: Tensor) -> Tensor:
 def _differs(now: Record, before: Record) -> bool:
     """Say whether the margin at a clean image has changed by more than rounding."""
     return not math.isclose(now["clean_margin"], before["clean_margin"], rel_tol=_ROUNDING, abs_tol=_ROUNDING)
-
-
-def spread(positions: list[int], count: int) -> list[int]:
-    """Return so many of the positions, evenly spread."""
-    if len(positions) <= count:
-        return positions
-    return [positions[i * len(positions) // count] for i in range(count)]

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core.threat import check_eps
-from rfdlight.data.base import Batch, ImageData, ImageSource, loader
+from rfdlight.data.base import Batch, ImageSource, loader
 from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import rows_per_pass
 from rfdlight.engine.probe import probe
-from rfdlight.errors import UserError
 from rfdlight.records.records import Record, clean_right, in_order
 from rfdlight.records.summary import Share, summarize
 
@@ -47,27 +45,6 @@ class Outcome:
     def withstood(self) -> dict[str, bool]:
         """Whether each image, by its id, counts as robust there."""
         return {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in self.records}
-
-
-def settle_eps(attack: Attack, data: ImageData) -> None:
-    """Give an attack without a radius the reference radius of the data, and check an l2 radius against the images.
-
-    Raises:
-        UserError: If the attack is not in linf, for which data have a reference radius, or the ball holds every image.
-    """
-    if attack.eps is not None:
-        if attack.norm == "l2":
-            check_eps(attack.eps, attack.norm, "attack.eps", data.image_shape)
-        return
-    if data.reference_eps is None:
-        raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
-    if attack.norm != "linf":
-        raise UserError(
-            f"attack.eps must be given for {attack.norm}: the data's reference radius, {data.reference_eps:g}, "
-            "is one of linf"
-        )
-    check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
-    attack.eps = data.reference_eps
 
 
 def short_attack(

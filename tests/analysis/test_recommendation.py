@@ -24,7 +24,8 @@ from rfdlight.core.statistics import wilson
 from rfdlight.data import Digits, Images
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
-from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack
+from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.short_attack import Outcome, short_attack
 
 CPU = torch.device("cpu")
 

@@ -30,7 +30,11 @@ def check_reference(attack, victim, x, y, steps, target=None, begin=None):
         def hit(label, i=i):
             return label != int(y[i]) if target is None else label == int(target[i])
 
-        options = {"hit": hit, "starting_points": 1 if attack.targeted else attack.starting_points, "samples": attack.samples}
+        options = {
+            "hit": hit,
+            "starting_points": 1 if attack.targeted else attack.starting_points,
+            "samples": attack.samples,
+        }
         options["start"] = None if begin is None else begin[i]
         history, _ = signopt(lambda p: answer(p[None])[0], x[i], attack.norm, steps, draws, **options)
         histories.append(history)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rfdlight.cli import main as cli
-from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.records import read_records
 
 TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size", "4")
@@ -144,10 +144,13 @@ def test_what_is_no_run_is_refused(run, said, whole, command):
 
 
 def test_weights_that_are_changed_on_the_way_are_refused_before_the_first_query(command, monkeypatch):
-    def change(self):
-        next(self.victim.parameters()).data.add_(1e-3)
+    attack_all = Evaluation.run
 
-    monkeypatch.setattr(AttackEvaluation, "on_test_start", change)
+    def change(self):
+        next(self.subject.victim.parameters()).data.add_(1e-3)
+        attack_all(self)
+
+    monkeypatch.setattr(Evaluation, "run", change)
     said = command(*TEST, "--run", "changed")
     assert said.status == 2
     assert said.err == (

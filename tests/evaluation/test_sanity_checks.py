@@ -12,6 +12,9 @@ from torch import nn
 from rfdlight.attacks import NES, RandomNoise, RayS, Square
 from rfdlight.core.registry import NAMES
 from rfdlight.data import Images
+from rfdlight.data.given import GivenImages
+from rfdlight.evaluation.config import EvaluationConfig
+from rfdlight.evaluation.description import Subject
 from rfdlight.evaluation.sanity_checks import SanityChecks
 
 SHAPE = (1, 4, 4)
@@ -31,11 +34,16 @@ def linear(offset=0.0):
     return Linear(weight, offset)
 
 
+def checks_of(victim, run, source, stop=lambda: False):
+    subject = Subject(victim, "", GivenImages(source, run.engine.classes), run.engine.attack)
+    return SanityChecks(subject, run.engine, torch.device("cpu"), EvaluationConfig(seed=run.engine.seed), stop)
+
+
 def sanity_checks(victim, attack, source, budget=40, **options):
     """Run an attack, then its sanity checks."""
     x = source.pixels.float() / 255
     run = Run(victim, attack, x, source.labels, budget=budget, batch_size=len(x), pool_size=2 * len(x), **options)
-    made = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: False)
+    made = checks_of(victim, run, source)
     return made.run(source, run.records), run
 
 
@@ -95,7 +103,7 @@ def test_a_victim_that_changes_after_the_run_is_seen(after):
     run = Run(changing, Square(eps=0.1), source.pixels.float() / 255, source.labels, budget=40, batch_size=COUNT)
     changing.steady = after == "the run"
     changing.shift = 0.1
-    found = SanityChecks(changing, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
+    found = checks_of(changing, run, source, lambda: False).run(source, run.records)
     assert found["no_ball"]["deterministic"] == (after == "the run")
     if after == "the run":
         assert found["no_ball"]["changed"] == [f"test/{i:04d}" for i in range(COUNT)]
@@ -150,14 +158,14 @@ def test_without_noise_the_step_is_the_difference_itself():
 
 def test_attacks_that_read_labels_have_no_step():
     found, _ = sanity_checks(linear(offset=0.2), RayS(eps=0.3), stored())
-    assert found["step"] == {"skipped": "the attack reads labels, not scores"}
+    assert found["step"] == {"skipped": "the attack reads decision, not scores"}
 
 
 def test_a_run_that_is_stopped_makes_no_controls():
     victim, source = linear(offset=0.2), stored()
     x = source.pixels.float() / 255
     run = Run(victim, Square(eps=0.3), x, source.labels, budget=5)
-    found = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: True).run(source, run.records)
+    found = checks_of(victim, run, source, lambda: True).run(source, run.records)
     assert list(found.values()) == 3 * [{"skipped": "the run was stopped"}]
 
 
@@ -167,7 +175,7 @@ def test_a_victim_that_fails_in_a_control_is_told():
     source = stored()
     run = Run(victim, Square(eps=0.3), source.pixels.float() / 255, source.labels, budget=5)
     fails.append(True)
-    found = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: False).run(source, run.records)
+    found = checks_of(victim, run, source, lambda: False).run(source, run.records)
     assert all(control["skipped"].count("the victim") for control in found.values())
 
 
@@ -177,7 +185,7 @@ def test_controls_are_spread_over_the_images_and_leave_out_those_without_a_recor
     victim = linear(offset=0.2)
     run = Run(victim, Square(eps=0.3), x, source.labels, budget=5, batch_size=4)
     asked = []
-    made = SanityChecks(victim, run.engine, torch.device("cpu"), True, lambda: False)
+    made = checks_of(victim, run, source)
     object.__setattr__(made, "_no_ball", partial(lambda sample, known: asked.extend(sample.ids) or {}))
     made.run(source, run.records[4:])
     assert asked == [f"test/{i:04d}" for i in (4, 6, 9, 11, 14, 16, 19, 21)]

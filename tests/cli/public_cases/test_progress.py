@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from rfdlight.engine.passes import rows_per_pass
-from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.progress import ProgressDisplay, Tally, progress_line
 
 VICTIM = "--model.victim nearest_mean.NearestMean --model.sanity_checks false"
@@ -49,14 +49,14 @@ def test_few_images_are_attacked_in_passes_that_they_fill(command):
 
 
 def stopped_after(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
-    write = AttackEvaluation._on_record
+    write = Evaluation._on_record
 
     def write_and_stop(self, record):
         write(self, record)
         if self._done >= records:
             self.processes.stop()
 
-    monkeypatch.setattr(AttackEvaluation, "_on_record", write_and_stop)
+    monkeypatch.setattr(Evaluation, "_on_record", write_and_stop)
 
 
 def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_ones_are_biased(command, monkeypatch):
@@ -87,7 +87,7 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
         assert command(*TEST.split()).status == 1
-    monkeypatch.setattr("rfdlight.evaluation.attack_evaluation.rows_per_pass", lambda *_: 7)
+    monkeypatch.setattr("rfdlight.evaluation.config.rows_per_pass", lambda *_: 7)
     assert command("test", "--resume", "run").status == 0
     assert summary()["run"]["batch_size"] == 15
 

@@ -1,0 +1,39 @@
+"""Checks of an attack against the data and the success criterion."""
+
+from __future__ import annotations
+
+from rfdlight.attacks.base import Attack
+from rfdlight.core.threat import check_eps
+from rfdlight.data.base import ImageData
+from rfdlight.errors import UserError
+
+
+def settle_eps(attack: Attack, data: ImageData) -> None:
+    """Give an attack without a radius the reference radius of the data, and check an l2 radius against the images.
+
+    Raises:
+        UserError: If the attack is not in linf, for which data have a reference radius, or the ball holds every image.
+    """
+    if attack.eps is not None:
+        if attack.norm == "l2":
+            check_eps(attack.eps, attack.norm, "attack.eps", data.image_shape)
+        return
+    if data.reference_eps is None:
+        raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
+    if attack.norm != "linf":
+        raise UserError(
+            f"attack.eps must be given for {attack.norm}: the data's reference radius, {data.reference_eps:g}, "
+            "is one of linf"
+        )
+    check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
+    attack.eps = data.reference_eps
+
+
+def check_rule(criterion: str, attack: Attack) -> None:
+    """Refuse a success criterion that is not defined for an attack.
+
+    Raises:
+        UserError: If it is the paper's, for a white-box attack.
+    """
+    if criterion == "paper" and attack.access == "gradient":
+        raise UserError("model.criterion paper has no rule for attacks that read gradients; leave it at sequential")

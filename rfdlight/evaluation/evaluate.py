@@ -1,0 +1,193 @@
+"""`evaluate`: one call from a model, images and an attack to a robust accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from rfdlight import _io
+from rfdlight.attacks.base import Attack
+from rfdlight.core.norms import Norm
+from rfdlight.core.registry import attack_named
+from rfdlight.data.base import ImageData
+from rfdlight.data.given import GivenImages
+from rfdlight.data.tensors import images_from
+from rfdlight.defenses.base import Defense, attached_defenses
+from rfdlight.engine.criterion import Rule
+from rfdlight.engine.engine import QueryCounting
+from rfdlight.engine.oracle import Precision
+from rfdlight.errors import UserError
+from rfdlight.evaluation.attack_checks import check_rule, settle_eps
+from rfdlight.evaluation.conclusion import conclude
+from rfdlight.evaluation.config import EvaluationConfig
+from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.evaluation import Evaluation
+from rfdlight.evaluation.interface import log_interface
+from rfdlight.evaluation.model_state import device_of, unchanged
+from rfdlight.evaluation.processes import Processes
+from rfdlight.evaluation.run import Run
+from rfdlight.evaluation.run_writer import RunWriter
+from rfdlight.victims.answers import Answering, count_classes
+from rfdlight.victims.loading import load_victim
+from rfdlight.victims.weights import weights_digest
+
+Data = ImageData | tuple[Tensor, Tensor] | Iterable[Any]
+"""Attacked images: a data module, tensors `(x, y)`, or an iterable of `(x, y)` or `(x, y, ids)`, such as a loader."""
+
+
+def evaluate(
+    model: nn.Module | str,
+    data: Data,
+    attack: Attack | str = "square",
+    *,
+    eps: float | None = None,
+    norm: Norm | None = None,
+    targeted: bool = False,
+    budget: int = 1000,
+    defense: Defense | Sequence[Defense] = (),
+    criterion: Rule = "sequential",
+    query_counting: QueryCounting = "exact",
+    eot: int = 1,
+    final_evaluations: int = 100,
+    batch_size: int | None = None,
+    pool_size: int | None = None,
+    memory: float = 4.0,
+    precision: Precision = "float32",
+    channels_last: bool = True,
+    sanity_checks: bool = True,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Run:
+    """Evaluate the robust accuracy of an image classifier against a query-based black-box attack.
+
+    The model is put into eval mode for the call and left exactly as it was. Messages go to the logger `rfdlight`.
+
+    Args:
+        model: Any module from pixels (N, C, H, W) in [0, 1] to logits (N, classes), with its normalisation inside (see
+            `rfdlight.Victim`), or a name for `rfdlight.load_victim`. Answers that hold logits (`.logits`, a tuple, a
+            dict) are unwrapped. Defenses that are attached to it stay in force.
+        data: Images in [0, 1], float32 (N, C, H, W) or uint8, and labels, int64 (N,).
+        attack: A short name (see `rfdlight.list_attacks`) or an attack object, which has eps and norm of its own.
+        eps: Radius of the ball in pixel units, > 0. There is no default except for shipped data sets.
+        norm: Norm of the ball, "linf" or "l2"; by default linf if the attack supports it.
+        targeted: Whether the attack must reach a target class, drawn once per image.
+        budget: Billed queries per image, >= 0.
+        defense: Defenses that are attached for the call.
+        criterion: Success criterion; see `EvaluationConfig` for this and all following settings.
+        query_counting: "exact" or "paper".
+        eot: Evaluations averaged in each query.
+        final_evaluations: Fresh evaluations at the final point of every image.
+        batch_size: Rows per forward pass; by default chosen from the number of images.
+        pool_size: Images under attack at a time.
+        memory: Upper bound on the memory of the pool in GB.
+        precision: Arithmetic of the attack's forward passes.
+        channels_last: Run the model in channels-last memory format.
+        sanity_checks: Run small attacks with a known outcome at the end.
+        seed: Seed of the attack's and of the model's random numbers.
+        device: Device of the evaluation; by default the device of the model.
+        out: Folder for records, summary and pictures; by default no file is written.
+        resume: Continue the evaluation that `out` holds, which must have the same settings.
+        progress: Show a progress line; by default on a terminal and in a notebook alone.
+
+    Returns:
+        The finished `Run`: robust accuracy, records per image, adversarial images.
+
+    Raises:
+        UserError: If an argument cannot be used; the message names it.
+
+    Example:
+        >>> import torch, rfdlight as rfd
+        >>> x, y = torch.rand(8, 1, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(8, dtype=torch.int64)
+        >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+        >>> run = rfd.evaluate(model, (x, y), attack="square", eps=8 / 255, budget=20)
+        >>> run.adversarial.shape
+        torch.Size([8, 1, 4, 4])
+    """
+    config = EvaluationConfig(
+        budget=budget,
+        criterion=criterion,
+        query_counting=query_counting,
+        eot=eot,
+        final_evaluations=final_evaluations,
+        batch_size=batch_size,
+        pool_size=pool_size,
+        memory=memory,
+        precision=precision,
+        channels_last=channels_last,
+        keep_images=None,
+        sanity_checks=sanity_checks,
+        seed=seed,
+    )
+    if resume and out is None:
+        raise UserError("resume: expected a folder in `out`, got None; give the folder of the evaluation to continue")
+    chosen = _attack(attack, eps, norm, targeted)
+    check_rule(criterion, chosen)
+    network = load_victim(model) if isinstance(model, str) else model
+    if not isinstance(network, nn.Module):
+        raise UserError(f"model: expected a torch.nn.Module or a name, got {type(network).__name__}")
+    place = device_of(network) if device is None else torch.device(device)
+    defenses = [defense] if isinstance(defense, Defense) else list(defense)
+    with ExitStack() as stack:
+        stack.enter_context(unchanged(network, place))
+        module, home = _data(data, network, place)
+        settle_eps(chosen, module)
+        victim = Answering(network, type(network).__name__, module.num_classes, module.image_shape, batch_size)
+        text = model if isinstance(model, str) else f"{type(network).__name__}, weights {weights_digest(network)[:12]}"
+        present = attached_defenses(network)
+        for one in defenses:
+            stack.enter_context(one.on(network))
+        subject = Subject(victim, text, module, chosen, [*present, *defenses], defended=network)
+        writer, processes = None, Processes()
+        if out is not None:
+            writer = RunWriter(Path(out), resume, processes)
+            stack.callback(writer.close)
+        evaluation = Evaluation(
+            subject,
+            config,
+            place,
+            writer=writer,
+            processes=processes,
+            interface=log_interface(progress),
+            on_ready=lambda: _write_config(Path(str(out)), subject, config),
+        )
+        evaluation.keep_points = True
+        evaluation.run()
+        return conclude(evaluation).with_images(evaluation, home)
+
+
+def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
+    """Return the attack object of a short name and its threat model, or a given attack object."""
+    if isinstance(attack, str):
+        return attack_named(attack)(eps=eps, norm=norm, targeted=targeted)
+    if not isinstance(attack, Attack):
+        raise UserError(f"attack: expected a name or an Attack, got {type(attack).__name__}; call its class first")
+    given = {"eps": eps, "norm": norm, "targeted": targeted or None}
+    twice = next((name for name, value in given.items() if value is not None), None)
+    if twice:
+        raise UserError(f"{twice}: expected None beside an attack object, got {given[twice]}; set it on the attack")
+    return attack
+
+
+def _data(data: Data, network: nn.Module, device: torch.device) -> tuple[ImageData, torch.device]:
+    """Return the images as a data module, and the device that they came from."""
+    if isinstance(data, ImageData):
+        return data, torch.device("cpu")
+    home = data[0].device if isinstance(data, tuple) and isinstance(data[0], Tensor) else torch.device("cpu")
+    source = images_from(data)
+    classes = count_classes(network, source.read([0]).to(device))
+    return GivenImages(source, classes), home
+
+
+def _write_config(folder: Path, subject: Subject, config: EvaluationConfig) -> None:
+    """Write the settings of an evaluation by Python code, for people and for reports."""
+    settings = {"evaluate": subject.settings(config, config.batch_size or 0)}
+    _io.write_file(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))

@@ -1,0 +1,317 @@
+"""The evaluation loop: warnings before the attack, the attack on all images, the final run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rfdlight.data.base import Batch, ImageSource, loader
+from rfdlight.data.conversion import check_batch, unit_range
+from rfdlight.defenses.base import CHECKED_ON
+from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine.engine import Engine
+from rfdlight.engine.failures import RandomVictim
+from rfdlight.engine.oracle import Oracle, check_pixels
+from rfdlight.engine.passes import LARGEST
+from rfdlight.engine.probe import Behaviour, probe
+from rfdlight.errors import UserError
+from rfdlight.evaluation.banner import run_banner
+from rfdlight.evaluation.clean_check import clean_accuracy_warning
+from rfdlight.evaluation.config import EvaluationConfig
+from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.fingerprint import identity
+from rfdlight.evaluation.interface import SILENT, Interface
+from rfdlight.evaluation.memory_writer import MemoryWriter
+from rfdlight.evaluation.processes import Processes
+from rfdlight.evaluation.progress import Tally
+from rfdlight.evaluation.run_writer import RunWriter
+from rfdlight.evaluation.starting_points import find_starting_points
+from rfdlight.records.records import Record
+from rfdlight.records.summary import is_robust_at
+from rfdlight.victims.resolve import other_data_warning
+from rfdlight.victims.weights import weights_digest
+
+_PROBABILITIES = (
+    "the victim answers with probabilities: their margins lose precision, and their mean is not that of the logits; "
+    "remove the softmax at its end"
+)
+
+
+class Evaluation:
+    """Attacks the images of one process, and writes down the results.
+
+    Args:
+        subject: Victim, defenses, data and attack.
+        config: Settings.
+        device: Device of the victim.
+        writer: Receives the records; by default they stay in memory.
+        processes: Processes that share the images.
+        interface: Receives messages and shows the progress.
+        deterministic: Whether the victim answers the same every time; by default measured on the first images.
+        starting_points: Images (rows, C, H, W) and classes (rows,) for an attack that needs starting points; by
+            default test images that the victim classifies correctly.
+        on_ready: Called in process 0 when the run directory is taken and nothing was written.
+        stop: Read before every forward pass; True ends the evaluation with the finished images.
+
+    Attributes:
+        points: Final point of each finished image by its id, (C, H, W) each, if `keep_points` was set.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        config: EvaluationConfig,
+        device: torch.device,
+        *,
+        writer: RunWriter | MemoryWriter | None = None,
+        processes: Processes | None = None,
+        interface: Interface = SILENT,
+        deterministic: bool | None = None,
+        starting_points: tuple[Tensor, Tensor] | None = None,
+        on_ready: Callable[[], None] = lambda: None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.subject = subject
+        self.config = config
+        self.device = device
+        self.processes = Processes() if processes is None else processes
+        self.writer = MemoryWriter() if writer is None else writer
+        self.keep_points = False
+        self.points: dict[str, Tensor] = {}
+        self.clean_warning: str | None = None
+        self.random: dict[str, Any] = {}
+        self.engine: Engine
+        self._interface = interface
+        self._deterministic = deterministic
+        self._starting_points = starting_points
+        self._on_ready = on_ready
+        self._stop = stop
+        self._weights = weights_digest(subject.victim, attributes=False) if writer is not None else None
+        past = self.writer.past.records
+        self._done, self._robust = len(past), sum(is_robust_at(record, config.budget) for record in past)
+        self._settled = 0
+        self._taken: list[str] = []
+        images = len(subject.data.attacked())
+        self._unfinished = images - len(self.writer.finished)
+        self.rows = self._agreed_rows(images)
+
+    def run(self) -> None:
+        """Attack all images that no other process and no earlier attempt attacks."""
+        data = self.subject.data
+        data.share(self.writer.finished, partial(self.processes.deal, most=self.rows))
+        self.processes.agree()
+        batches = self._batches()
+        first = next(batches, None)
+        with ExitStack() as stack:
+            if first is None:  # nothing is left for this process
+                x = unit_range(data.attacked().read([0])).to(self.device)
+            else:
+                x = first[0]
+                for defense in self.subject.defenses:
+                    defense.check_effect(self._defended, x[:CHECKED_ON])
+            self._start(x, stack)
+            for x, y, ids in chain([] if first is None else [first], batches):
+                self._taken += ids
+                self.engine.submit(x, y, ids)
+                self._attack(self._low_watermark())
+            self._attack()
+
+    @property
+    def _defended(self) -> torch.nn.Module:
+        return self.subject.victim if self.subject.defended is None else self.subject.defended
+
+    def _agreed_rows(self, images: int) -> int:
+        """Return the rows of a forward pass in every process and every attempt at the run."""
+        if self.processes.leads:
+            before = self.writer.begun.get("batch_size") if self.config.batch_size is None else None
+            resumed = before if type(before) is int and self.config.eot <= before <= LARGEST else None
+            self.processes.tell("rows", resumed or self.config.rows_for(images, self.processes.size))
+        rows: int = self.processes.hear("rows")
+        return rows
+
+    def _batches(self) -> Iterator[Batch]:
+        for batch in self.subject.data.test_dataloader():
+            x, y, ids = check_batch(batch)
+            check_pixels(x)
+            yield x.to(self.device), y.to(self.device), ids
+
+    def _attack(self, low_watermark: int = 0) -> None:
+        """Attack until the pool takes more images; begin again, once, when the victim turns out to be random."""
+        try:
+            self.engine.run(low_watermark)
+            if not low_watermark and self.engine.deterministic and self.processes.size > 1:
+                self.processes.await_all(self._tick)  # another process may still find it random
+        except RandomVictim as found:
+            self._begin_again(found)
+
+    def _begin_again(self, found: RandomVictim) -> None:
+        """Attack all images of this process anew, with the criterion of a random victim."""
+        self.random["revealed"] = found.image_id
+        self._interface.message(
+            f"the victim is random: it answered the same point of {found.image_id} differently; the "
+            f"{self._done} finished images are attacked anew"
+        )
+        self.processes.tell("random", found.image_id)
+        self.writer.random()
+        self.points.clear()
+        self.engine.begin_again()
+        self._done = self._robust = self._settled = 0
+        attacked = self.subject.data.attacked()
+        again = {*self._taken, *(self.writer.finished if self.processes.leads else ())}
+        images = attacked.take([position for position, name in enumerate(attacked.ids) if name in again])
+        batches = loader(images, self._oracle.batch_size) if again else ()
+        self.engine.attack_all((x.to(self.device), y.to(self.device), names) for x, y, names in batches)
+
+    def _low_watermark(self) -> int:
+        """Return the number of images under attack below which this process takes more.
+
+        When other processes could attack the remaining images, it is one forward pass: each image then gets a query in
+        every pass, and the last process ends within the attack on one image after the others.
+        """
+        alone = self.processes.size == 1
+        many = self.processes.left(self._unfinished) >= self.processes.size * self.rows
+        return self.engine.pool_size if alone or many else self.rows
+
+    def _start(self, x: Tensor, stack: ExitStack) -> None:
+        """Probe the victim, warn, open the run and show the banner, in this order."""
+        config, interface = self.config, self._interface
+        self._oracle = Oracle(
+            self.subject.victim,
+            self.rows,
+            seed=config.seed,
+            precision=config.precision,
+            channels_last=config.channels_last,
+            any_pixels=config.query_counting == "paper",
+            rank=self.processes.rank,
+            attempt=self.writer.attempt,
+            least=config.eot,
+            on_smaller=lambda rows: interface.message(f"memory ran out: forward passes of {rows} images from here on"),
+            on_contiguous=lambda: interface.message(
+                "the victim fails in channels-last memory; it runs in contiguous memory, as with --model.channels_last "
+                "false"
+            ),
+        )
+        stack.callback(self._oracle.close)
+        behaviour = self._behaviour(x)
+        warnings = self._warnings(behaviour) if behaviour else []
+        self.engine = self._make_engine(x)
+        self.engine.ledger.pad(self._oracle.forwarded)
+        if not self.engine.deterministic:
+            self.processes.tell("random", None)
+        self.engine.bound_memory(config.memory, x[:1])
+        attacked = self.subject.data.attacked()
+        if isinstance(self.writer, RunWriter):
+            keep = len(attacked) if config.keep_images is None else config.keep_images
+            self.writer.begin(self._fingerprint(attacked), self._on_ready, (attacked.ids, keep))
+        if not self.engine.deterministic:
+            self.writer.random()
+        for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
+            self._on_failure(image_id, reason)
+        settings = self.subject.settings(config, self.rows)
+        interface.message(run_banner(settings, self.subject.attack, self.engine.pool_size, warnings))
+        self._display = interface.progress(self.subject.data.num_images, config.budget)
+        if self._display is not None:
+            stack.callback(self._display.close)
+        stack.callback(self._end)
+
+    def _behaviour(self, x: Tensor) -> Behaviour | None:
+        """Measure whether the victim is random, unless the caller knows."""
+        if self._deterministic is not None:
+            self.random = {"declared": not self._deterministic}
+            return None
+        behaviour = probe(self._oracle, x)
+        self.random = {
+            "declared": any(defense.is_random for defense in self.subject.defenses),
+            "measured": behaviour.random,
+            "batch_effect": behaviour.batch_effect,
+            "revealed": "an earlier attempt" if self.writer.found_random else None,
+        }
+        return behaviour
+
+    def _warnings(self, behaviour: Behaviour) -> list[str]:
+        """Return warnings about the victim and the data, and pass them on."""
+        if not self.processes.leads or self._interface is SILENT:
+            return []
+        data = self.subject.data
+        self.clean_warning = clean_accuracy_warning(self._oracle, data.attacked(), data.num_classes, self.device)
+        if self.clean_warning and self.subject.defenses:
+            self.clean_warning += "; or the defense costs so much"
+        probabilities = _PROBABILITIES if behaviour.probabilities else None
+        found = (other_data_warning(self.subject.card, data), probabilities, self.clean_warning)
+        warnings = [warning for warning in found if warning is not None]
+        for warning in warnings:
+            self._interface.warning(warning)
+        return warnings
+
+    def _make_engine(self, x: Tensor) -> Engine:
+        config, data, attack = self.config, self.subject.data, self.subject.attack
+        points = self._starting_points
+        if points is None and attack.targeted and attack.needs_starting_point:
+            points = find_starting_points(self._oracle, data.images("test"), data.num_classes, x.device)
+        pool_size = config.pool_size_for(self.rows)
+        together = config.pool_size is not None or len(data.attacked()) <= pool_size
+        return Engine(
+            self._oracle,
+            attack,
+            classes=data.num_classes,
+            budget=config.budget,
+            pool_size=pool_size,
+            lockstep=self.processes.size == 1 and together,
+            criterion=SuccessCriterion(config.criterion, config.final_evaluations),
+            seed=config.seed,
+            query_counting=config.query_counting,
+            eot=config.eot,
+            starting_points=points,
+            deterministic=not any(self.random.values()),
+            on_record=self._on_record,
+            on_point=self._on_point,
+            on_failure=self._on_failure,
+            stop=self._tick,
+        )
+
+    def _fingerprint(self, attacked: ImageSource) -> dict[str, Any]:
+        """Return the facts that every attempt at the run must share."""
+        settings = self.subject.settings(self.config, self.rows)
+        found = identity(self.subject.victim, attacked, self.subject.code, settings)
+        if found["weights"] != self._weights:
+            raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
+        return found
+
+    def _end(self) -> None:
+        oracle, engine = self._oracle, self.engine
+        self.writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self._tick)
+
+    def _on_record(self, record: Record) -> None:
+        self.writer.record(record)
+        self._done += 1
+        self._robust += is_robust_at(record, self.config.budget)
+        self._settled += record["attack"] + record["gradient"] + record["success_check"]
+
+    def _on_point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
+        self.writer.point(image_id, clean, final)
+        if self.keep_points:
+            self.points[image_id] = final.clone()
+
+    def _on_failure(self, image_id: str, reason: str) -> None:
+        self.writer.failure(image_id, reason)
+        self._done += 1
+
+    def _tick(self) -> bool:
+        self.processes.look(self._tally)
+        if self._display is not None and self._display.due:
+            self._display.update(self.processes.together(self._tally()))
+        if self.processes.random and self.engine.deterministic:
+            raise RandomVictim("an image of another process")
+        return self.processes.stopping or self._stop()
+
+    def _tally(self) -> tuple[int, ...]:
+        """Return the counts of this process in the order of `Tally`."""
+        total = self.engine.ledger.total
+        queries = total["attack"] + total["gradient"] + total["success_check"]
+        return Tally(self._done, self._robust, *self.engine.in_progress, queries, self._settled).counts

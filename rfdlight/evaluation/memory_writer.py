@@ -1,0 +1,72 @@
+"""Results of an evaluation that writes no files."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from rfdlight.records import journal
+from rfdlight.records.records import Record, in_order
+
+
+class MemoryWriter:
+    """Keeps the records of one process in memory, with the interface of `rfdlight.evaluation.run_writer.RunWriter`."""
+
+    folder = None
+    attempt = 0
+    found_random = False
+
+    def __init__(self) -> None:
+        self.past = journal.NOTHING
+        self.finished: list[str] = []
+        self.begun: dict[str, Any] = {}
+        self._records: list[Record] = []
+        self._failed: dict[str, str] = {}
+        self._random = False
+        self._began = time.monotonic()
+
+    def record(self, record: Record) -> None:
+        """Keep the record of an image."""
+        self._records.append(record)
+
+    def failure(self, image_id: str, reason: str) -> None:
+        """Keep the reason for which the victim failed on an image."""
+        self._failed[image_id] = reason
+
+    def random(self) -> None:
+        """Drop the records of single evaluations: the victim is random."""
+        self._random = True
+        self._records.clear()
+
+    def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
+        """Keep nothing: the evaluation itself collects the final points."""
+
+    def end(
+        self,
+        totals: dict[str, int],
+        forwarded: int,
+        batch_size: int,
+        in_progress: tuple[int, int],
+        waiting: Callable[[], Any] = lambda: None,
+    ) -> None:
+        """Conclude the evaluation; see `RunWriter.end`."""
+        self.past = journal.Past(
+            in_order(self._records),
+            dict(sorted(self._failed.items())),
+            damaged=0,
+            attempts=1,
+            killed=0,
+            totals=Counter(totals),
+            forwarded=forwarded,
+            seconds=time.monotonic() - self._began,
+            batch_size=batch_size,
+            random=self._random,
+            in_progress=in_progress,
+        )
+
+    def close(self) -> None:
+        """Do nothing."""
