@@ -39,7 +39,7 @@ class Confirmed:
     @property
     def accuracy(self) -> float:
         """Confirmed robust accuracy, of the mean logits."""
-        return float(self.outcome.robust["share"])
+        return float(self.outcome.robust.value)
 
 
 def best_of(confirmed: list[Confirmed]) -> Confirmed:
@@ -109,7 +109,7 @@ def told_choice(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:
     share = best.outcome.robust
     lines = [f"best: {best.candidate}, robust accuracy {percent(share)} ({interval(share)})"]
     others = [(str(one.candidate), one.outcome) for one in confirmed if one is not best] + [(NO_NOISE, undefended)]
-    tied = [name for name, outcome in others if outcome.robust["share"] == share["share"] and name != NO_NOISE]
+    tied = [name for name, outcome in others if outcome.robust.value == share.value and name != NO_NOISE]
     if tied:
         lines.append(f"tied with {', '.join(tied)}, which the prediction puts lower")
     pairs = math.comb(len(others) + 1, 2)
@@ -120,12 +120,12 @@ def told_choice(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:
             if told_apart(best.outcome, outcome, pairs) == wanted
         ]
         if shown:
-            lines.append(f"{verdict} {', '.join(shown)} by {share['total']} images")
+            lines.append(f"{verdict} {', '.join(shown)} by {share.total} images")
     lines.append(
         "(in brackets: images that withstand with the best alone, and with the other alone; exact McNemar tests, "
         f"level {LEVEL:g} over all pairs)"
     )
-    if best.accuracy <= undefended.robust["share"]:
+    if best.accuracy <= undefended.robust.value:
         lines.append("no candidate withstood more than the victim without noise")
     return lines
 
@@ -153,8 +153,8 @@ def choice_facts(confirmed: list[Confirmed], undefended: Outcome) -> dict[str, A
 def _attack_facts(outcome: Outcome) -> dict[str, Any]:
     robust, summary = outcome.robust, outcome.summary
     return {
-        "robust": robust["share"],
-        "robust_interval": [robust["low"], robust["high"]],
-        "single_query_robust": summary["single_query"]["robust"]["share"],
-        "criterion_rows": summary["ledger"]["criterion"],
+        "robust": robust.value,
+        "robust_interval": [robust.low, robust.high],
+        "single_query_robust": outcome.single_query,
+        "criterion_rows": summary.ledger["criterion"],
     }

@@ -37,11 +37,11 @@ def _brief(sigmas: tuple[float, ...]) -> str:
 
 def _attacked(outcome: Outcome) -> list[str]:
     robust, summary = outcome.robust, outcome.summary
-    single = f"{100 * summary['single_query']['robust']['share']:.1f}"
+    single = f"{100 * outcome.single_query:.1f}"
     return [
-        _above(robust["share"], robust["low"], robust["high"], digits=1),
+        _above(robust.value, robust.low, robust.high, digits=1),
         single,
-        number(summary["ledger"]["criterion_ratio"], 2),
+        number(summary.ledger["criterion_ratio"], 2),
     ]
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from msgspec.structs import astuple, replace
 from torch import Tensor, nn
 
 from rfdlight import _io
@@ -30,16 +29,17 @@ from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError, shown
 from rfdlight.evaluation.banner import run_banner
 from rfdlight.evaluation.clean_check import clean_accuracy_warning
-from rfdlight.evaluation.fingerprint import identity
+from rfdlight.evaluation.fingerprint import fingerprint
 from rfdlight.evaluation.processes import Processes, ReportedByLeader
 from rfdlight.evaluation.progress import ProgressDisplay, Tally
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.evaluation.sanity_checks import SanityChecks
 from rfdlight.evaluation.short_attack import settle_eps
 from rfdlight.evaluation.starting_points import find_starting_points
-from rfdlight.records.consistency_checks import audit
+from rfdlight.records.facts import CardAccuracy, Randomness, RunFacts, SanityCheckResults
 from rfdlight.records.records import Record
-from rfdlight.records.summary import is_robust_at, summarize
+from rfdlight.records.runs import Run
+from rfdlight.records.summary import is_robust_at
 from rfdlight.reporting import figures, plots
 from rfdlight.reporting.tables import audit_text, failures_text, run_table, run_title
 from rfdlight.victims.resolve import maker_module, other_data_warning, resolve_victim
@@ -100,6 +100,7 @@ class AttackEvaluation(LightningModule):
 
     victim: nn.Module
     _engine: Engine
+    _random: Randomness
 
     def __init__(
         self,
@@ -269,7 +270,7 @@ class AttackEvaluation(LightningModule):
 
     def _begin_again(self, found: RandomVictim) -> None:
         """Attack all images of this process anew, behind a victim that is judged as random."""
-        self._random["revealed"] = found.image_id
+        self._random = replace(self._random, revealed=found.image_id)
         self.console.print(
             f"the victim is random: it answered the same point of {found.image_id} differently; the "
             f"{self._done} finished images are attacked anew",
@@ -298,28 +299,26 @@ class AttackEvaluation(LightningModule):
     def _report(self) -> None:
         folder, past = self._writer.folder, self._writer.past
         planned = {*self.data.attacked().ids, *self.data.unreadable_images}
-        foreign = sum(record["id"] not in planned for record in past.records)
-        self.failed = past.failed
-        self.complete = len(past.records) - foreign + len(past.failed) == len(planned)
-        facts = self._facts() | {"foreign": foreign, "sanity_checks": self._sanity_checks(past.records)}
-        findings = audit(past.records, facts)
-        self.sound = all(finding.state != "fail" for finding in findings)
-        summary = summarize(past.records, facts) | {"consistency_checks": [asdict(finding) for finding in findings]}
-        _io.write_file(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        foreign = sum(record.id not in planned for record in past.records)
+        self.failed = past.facts["failed"]
+        self.complete = len(past.records) - foreign + len(self.failed) == len(planned)
+        run = Run.of(past.records, self._facts(foreign, self._sanity_checks(past.records)), folder)
+        self.sound = all(diagnostic.state != "fail" for diagnostic in run.diagnostics)
+        _io.write_file(folder / "summary.json", run.summary_json())
         if self.failed:
             self.console.print(failures_text(self.failed, self.data.num_images), soft_wrap=True)
         if not past.records:
             return
-        curve = plots.draw_curves([(folder.name, past.records, self.budget)], title=run_title(facts))
+        curve = plots.draw_curves([(folder.name, past.records, self.budget)], title=run_title(run.facts))
         figures.save(curve, folder / "curves.png", ["png"])
-        self.console.print(run_table(summary))
-        self.console.print(audit_text(findings), soft_wrap=True)
+        self.console.print(run_table(run.summary))
+        self.console.print(audit_text(run.diagnostics), soft_wrap=True)
         self.console.print(f"records, summary and picture: {shown(str(folder))}", soft_wrap=True)
 
-    def _sanity_checks(self, records: list[Record]) -> dict[str, Any]:
+    def _sanity_checks(self, records: list[Record]) -> SanityCheckResults:
         """Make the control attacks, if the run was not stopped and is to make any."""
         if not (self.sanity_checks and records and self.complete):
-            return {}
+            return SanityCheckResults()
         sanity_checks = SanityChecks(
             self.victim, self._engine, self.device, self.channels_last, lambda: self.processes.stopping
         )
@@ -348,12 +347,12 @@ class AttackEvaluation(LightningModule):
         self._attacking.callback(self._oracle.close)
         declared = any(defense.is_random for defense in self.defenses)
         self._behaviour = probe(self._oracle, x)
-        self._random = {
-            "declared": declared,
-            "measured": self._behaviour.random,
-            "batch_effect": self._behaviour.batch_effect,
-            "revealed": "an earlier attempt" if self._writer.found_random else None,
-        }
+        self._random = Randomness(
+            declared=declared,
+            measured=self._behaviour.random,
+            batch_effect=self._behaviour.batch_effect,
+            revealed="an earlier attempt" if self._writer.found_random else None,
+        )
         cautions = self._cautions()
         starting_points = None
         if self.attack.targeted and self.attack.needs_starting_point:
@@ -374,7 +373,7 @@ class AttackEvaluation(LightningModule):
             query_counting=self.query_counting,
             eot=self.eot,
             starting_points=starting_points,
-            deterministic=not any(self._random.values()),
+            deterministic=not any(astuple(self._random)),
             on_record=self._on_record,
             on_point=self._writer.point,
             on_failure=self._on_failure,
@@ -384,7 +383,7 @@ class AttackEvaluation(LightningModule):
         if not self._engine.deterministic:
             self.processes.tell("random", None)
         self._engine.bound_memory(self.memory, x[:1])
-        self._writer.begin(self._identity(), self.on_ready, (self.data.attacked().ids, self.keep_images))
+        self._writer.begin(self._fingerprint(), self.on_ready, (self.data.attacked().ids, self.keep_images))
         if not self._engine.deterministic:
             self._writer.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
@@ -432,7 +431,7 @@ class AttackEvaluation(LightningModule):
         self._writer.record(record)
         self._done += 1
         self._robust += is_robust_at(record, self.budget)
-        self._settled += record["attack"] + record["gradient"] + record["success_check"]
+        self._settled += record.queries
 
     def _on_failure(self, image_id: str, reason: str) -> None:
         self._writer.failure(image_id, reason)
@@ -452,41 +451,34 @@ class AttackEvaluation(LightningModule):
         queries = total["attack"] + total["gradient"] + total["success_check"]
         return Tally(self._done, self._robust, *self._engine.in_progress, queries, self._settled).counts
 
-    def _identity(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, Any]:
         """What an attempt must have in common with the earlier ones."""
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
         made_by = maker_module(self.victim_spec)
         parts = [part for part in (self.attack, self.data, *self.defenses, *schedules, made_by) if part is not None]
-        found = identity(self.victim, self.data.attacked(), parts, self._settings())
+        found = fingerprint(self.victim, self.data.attacked(), parts, self._settings())
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
 
-    def _facts(self) -> dict[str, Any]:
-        """What is true of the run as a whole, over all attempts."""
-        past = self._writer.past
-        return {
-            "name": self._writer.folder.name,
+    def _facts(self, foreign: int, sanity_checks: SanityCheckResults) -> RunFacts:
+        """The facts of the run as a whole, over all attempts."""
+        return RunFacts(
+            name=self._writer.folder.name,
             **self._settings(),
-            "deterministic": self._engine.deterministic,
-            "complete": self.complete,
-            "failed": self.failed,
-            "card": self._expected(),
-            "classes": self._class_names(),
-            "card_data": self._victim_card.data if self._victim_card else None,
-            "num_classes": self.data.num_classes,
-            "clean_accuracy_warning": self._clean_accuracy_warning,
-            "random": self._random,
-            "forwarded": past.forwarded,
-            "processes": self.processes.size,
-            "batch_size_used": past.batch_size,
-            "totals": dict(past.totals),
-            "wall_seconds": past.seconds,
-            "attempts": past.attempts,
-            "killed_attempts": past.killed,
-            "damaged_lines": past.damaged,
-            "in_progress": {"begun": past.in_progress[0], "robust": past.in_progress[1]},
-        }
+            **self._writer.past.facts,
+            deterministic=self._engine.deterministic,
+            complete=self.complete,
+            card=self._expected(),
+            classes=self._class_names(),
+            card_data=self._victim_card.data if self._victim_card else None,
+            num_classes=self.data.num_classes,
+            clean_accuracy_warning=self._clean_accuracy_warning,
+            random=self._random,
+            processes=self.processes.size,
+            foreign=foreign,
+            sanity_checks=sanity_checks,
+        )
 
     def _settings(self) -> dict[str, Any]:
         """What was asked for."""
@@ -517,9 +509,9 @@ class AttackEvaluation(LightningModule):
             return None
         return [str(name) for name in names]
 
-    def _expected(self) -> dict[str, int] | None:
+    def _expected(self) -> CardAccuracy | None:
         """What the victim's card says of its accuracy on this data set, undefended."""
         card = self._victim_card
         if card is None or card.data != self.data.name:
             return None
-        return {"correct": card.clean_correct, "total": card.clean_total}
+        return CardAccuracy(correct=card.clean_correct, total=card.clean_total)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
+from rfdlight.core.registry import short_name
 from rfdlight.core.threat import check_eps
 from rfdlight.data.base import Batch, ImageData, ImageSource, loader
 from rfdlight.engine.criterion import SuccessCriterion
@@ -19,8 +20,9 @@ from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import rows_per_pass
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
-from rfdlight.records.records import Record, clean_right, in_order
-from rfdlight.records.summary import Share, summarize
+from rfdlight.records.facts import Rows, RunFacts
+from rfdlight.records.records import Record, in_order
+from rfdlight.records.summary import Estimate, Summary, summarize
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,23 @@ class Outcome:
     """
 
     records: list[Record]
-    summary: dict[str, Any]
+    summary: Summary
     deterministic: bool
 
     @property
-    def robust(self) -> Share:
+    def robust(self) -> Estimate:
         """Robust accuracy of the mean logits."""
-        share: Share = self.summary["mean_logits"]["robust"]
-        return share
+        return self.summary.mean_logits.robust
+
+    @property
+    def single_query(self) -> float:
+        """Expected robust accuracy of one answer, NaN of a targeted attack."""
+        return float(self.summary.single_query.robust or math.nan)
 
     @property
     def withstood(self) -> dict[str, bool]:
         """Whether each image, by its id, counts as robust there."""
-        return {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in self.records}
+        return {record.id: record.clean_correct and record.verdict != "adversarial" for record in self.records}
 
 
 def settle_eps(attack: Attack, data: ImageData) -> None:
@@ -139,5 +145,26 @@ def short_attack(
     finally:
         oracle.close()
     records = in_order(records)
-    facts = {"budget": budget, "targeted": attack.targeted, "totals": engine.ledger.total}
+    facts = RunFacts(
+        name="",
+        attack=short_name("attack", type(attack)),
+        options=attack.options(),
+        norm=attack.threat.norm,
+        eps=attack.threat.eps,
+        budget=budget,
+        criterion="sequential",
+        query_counting="exact",
+        eot=1,
+        targeted=attack.targeted,
+        precision="float32",
+        victim="",
+        data="",
+        num_images=len(images),
+        defense="",
+        seed=seed,
+        totals=Rows(**engine.ledger.total),
+        wall_seconds=0.0,
+        deterministic=engine.deterministic,
+        complete=len(records) == len(images),
+    )
     return Outcome(records, summarize(records, facts), engine.deterministic)
