@@ -44,7 +44,6 @@ def make(folder: Path) -> Original:
     outcome = run(folder, *TEST, "--run", "whole")
     assert outcome.status == 0, outcome
     whole = files(folder / "whole")
-    lines = (whole["records.jsonl"] or b"").splitlines(keepends=True)
     killed = {name: content for name, content in whole.items() if "." not in name or name.split("/")[0] == "journal"}
     killed |= {name: whole[name] for name in ("config.yaml", "fingerprint.json")}
     entries = (whole[JOURNAL] or b"").splitlines(keepends=True)

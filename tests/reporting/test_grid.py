@@ -219,4 +219,4 @@ def test_own_budgets_that_differ_are_named_so(write):
 def test_a_run_without_images_has_a_row_of_dashes(write):
     (row,) = build_grid(load_runs([write("a", [], complete=False)])).rows
     assert not row.clean.total
-    assert row.cells[0].not robust.total
+    assert not row.cells[0].robust.total
