@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rfdlight.records.records import Record
-from rfdlight.records.runs import Run, load
+from rfdlight.records.runs import Run, load_run
 from rfdlight.records.summary import success_query_of
 from rfdlight.reporting.plots import steps
 from rfdlight.reporting.tables import interval, percent
@@ -26,7 +26,7 @@ from rfdlight.reporting.tables import interval, percent
 
 def declared_at(record: Record) -> int | None:
     """Return the query at which the criterion called an image broken, whatever the final draws say."""
-    return record["success_query"]
+    return record.success_query
 
 
 def main() -> None:
@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("default", type=Path)
     parser.add_argument("picture", type=Path)
     options = parser.parse_args()
-    paper, default = load(options.paper, "paper"), load(options.default, "default")
-    if {r["id"] for r in paper.records} != {r["id"] for r in default.records}:
+    paper, default = load_run(options.paper, "paper"), load_run(options.default, "default")
+    if {r.id for r in paper.records} != {r.id for r in default.records}:
         parser.error("the runs have different images")
 
     figure = Figure(figsize=(7.5, 4.6), layout="constrained")
@@ -48,7 +48,7 @@ def main() -> None:
         (default, success_query_of, "#0072B2", "-", "default criterion: not broken by 100 fresh draws"),
     )
     for run, falls, colour, style, label in curves:
-        queries, standing = steps(run.records, [falls(r) for r in run.records], 1, run.facts["budget"])
+        queries, standing = steps(run.records, [falls(r) for r in run.records], 1, run.facts.budget)
         axes.step(
             queries, standing / len(run.records), where="post", color=colour, linestyle=style, linewidth=2, label=label
         )
@@ -76,22 +76,19 @@ def _table(paper: Run, default: Run) -> Table:
 
     row("robust by the criterion's calls", "declared")
     for run in (paper, default):
-        run.summary["final"] = run.summary["mean_logits"]["robust"]
+        run.summary["final"] = run.summary.mean_logits.robust
     row("robust by 100 fresh draws", "final")
-    called = [sum(r["success_query"] is not None for r in run.records) for run in (paper, default)]
-    held = [
-        sum(r["success_query"] is not None and r["verdict"] == "robust" for r in run.records)
-        for run in (paper, default)
-    ]
+    called = [sum(r.success_query is not None for r in run.records) for run in (paper, default)]
+    held = [sum(r.success_query is not None and r.verdict == "robust" for r in run.records) for run in (paper, default)]
     table.add_row("called adversarial", *map(str, called))
     table.add_row("of these, robust by 100 fresh draws", *map(str, held))
     for label, kinds in (
         ("evaluated by the attack", ("attack", "success_check")),
         ("evaluated by the criterion", ("criterion",)),
     ):
-        cells = [sum(run.summary["ledger"][kind] for kind in kinds) for run in (paper, default)]
+        cells = [sum(run.summary.ledger[kind] for kind in kinds) for run in (paper, default)]
         table.add_row(label, *(f"{cell:,}" for cell in cells))
-    table.add_row("billed", *(f"{run.summary['ledger']['billed']:,}" for run in (paper, default)))
+    table.add_row("billed", *(f"{run.summary.ledger['billed']:,}" for run in (paper, default)))
     return table
 
 

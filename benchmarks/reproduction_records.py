@@ -11,8 +11,8 @@ from typing import Any
 
 from rfdlight.core.statistics import holm, mcnemar, paired_interval
 from rfdlight.errors import UserError
-from rfdlight.records.runs import Run, load
-from rfdlight.records.summary import Share, share_of
+from rfdlight.records.runs import Run, load_run
+from rfdlight.records.summary import Estimate
 from rfdlight.reporting.grid import pooled_clean, standing
 from rfdlight.reporting.report import p_text, points, points_interval
 
@@ -25,33 +25,33 @@ class Records:
         self.run = cache(self._run)
 
     def _run(self, name: str) -> Run:
-        run = load(self._folder / name, name)
-        if not run.facts["complete"]:
+        run = load_run(self._folder / name, name)
+        if not run.facts.complete:
             raise UserError(f"{name} is not complete")
         return run
 
-    def robust(self, name: str, declared: bool = False) -> Share:
+    def robust(self, name: str, declared: bool = False) -> Estimate:
         """Return the robust accuracy of a run by its final draws, or by its criterion's calls.
 
         NAME@QUERIES means the run called NAME, as it stood after so many queries.
         """
         run, budget = self._read(name)
         if budget is not None:
-            return share_of(sum(standing([run], run.by_id, budget)), len(run.by_id))
-        share: Share = run.summary["declared"] if declared else run.summary["mean_logits"]["robust"]
+            return Estimate.of(sum(standing([run], run.by_id, budget)), len(run.by_id))
+        share: Estimate = run.summary.declared if declared else run.summary.mean_logits.robust
         return share
 
     def _read(self, name: str) -> tuple[Run, int | None]:
         name, _, budget = name.partition("@")
         return self.run(name), int(budget) if budget else None
 
-    def worst(self, names: Iterable[str]) -> Share:
+    def worst(self, names: Iterable[str]) -> Estimate:
         """Return the share of the images that stand in every one of some runs."""
         runs = [self.run(name) for name in names]
         ids = set.intersection(*(set(run.by_id) for run in runs))
-        return share_of(sum(standing(runs, ids, None)), len(ids))
+        return Estimate.of(sum(standing(runs, ids, None)), len(ids))
 
-    def clean(self, names: Iterable[str]) -> Share:
+    def clean(self, names: Iterable[str]) -> Estimate:
         """Return the clean accuracy over runs of one method."""
         return pooled_clean([self.run(name) for name in names])
 
@@ -75,9 +75,9 @@ class Records:
         return pairs.count((True, False)), pairs.count((False, True)), len(ids)
 
 
-def cell(share: Share) -> str:
+def cell(share: Estimate) -> str:
     """Return a share with its interval, in per cent."""
-    return f"{100 * share['share']:.1f} ({100 * share['low']:.1f} to {100 * share['high']:.1f})"
+    return f"{100 * share.value:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -9,7 +9,7 @@ from statistics import median_low
 
 from reproduction_records import Records, cell, differences, table
 
-from rfdlight.records.summary import share_of
+from rfdlight.records.summary import Estimate
 
 NOISES = {
     "none": "none",
@@ -126,9 +126,9 @@ def figures(records: Records) -> str:
                     network,
                     f"{place['side']} of {place['name']}",
                     *(f"{median_low(each):.3g}" for each in zip(*known, strict=True)),
-                    cell(share_of(sum(rises), len(rises))),
+                    cell(Estimate.of(sum(rises), len(rises))),
                     f"{median_low(place['magnitudes']):.3f}",
-                    cell(share_of(sum(exceeds), len(exceeds))),
+                    cell(Estimate.of(sum(exceeds), len(exceeds))),
                 ]
             )
     head = ["victim", "place", "ratio", "after a step", "rises on", "magnitude", "exceeds the pixels' on"]
@@ -177,10 +177,8 @@ def lucky(records: Records) -> str:
         for attack, told in LABELS.items():
             name = f"resnet20-{noise}-{attack}"
             shares = records.robust(name + PAPER, declared=True), records.robust(name + PAPER), records.robust(name)
-            adversarial = [
-                record for record in records.run(name + PAPER).records if record["success_query"] is not None
-            ]
-            wrong = sum(record["final_adversarial"] / record["final_evaluations"] for record in adversarial) / len(
+            adversarial = [record for record in records.run(name + PAPER).records if record.success_query is not None]
+            wrong = sum(record.final_adversarial / record.final_evaluations for record in adversarial) / len(
                 adversarial
             )
             rows.append([NOISES[noise], told, *map(cell, shares), f"{100 * wrong:.0f} %"])
@@ -208,7 +206,7 @@ def table6(records: Records, layers: dict[str, str]) -> str:
     rows = []
     for layer, noise in layers.items():
         names = [f"resnet20-{noise}-{attack}" for attack in SCORES]
-        told = records.run(names[0]).facts["defense"]
+        told = records.run(names[0]).facts.defense
         shares = [records.clean(names), *map(records.robust, names)]
         rows.append([told, f"{norms[layer]:.3g}", *map(cell, shares)])
     return table(["defense", "gradient norm", "clean", *SCORES.values()], rows)

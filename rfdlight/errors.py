@@ -21,6 +21,10 @@ class DefenseError(UserError):
     """A defense cannot act on the model as it is configured; this holds for every image, so it ends a run."""
 
 
+class ResumeError(UserError):
+    """A run cannot be resumed: its directory is incomplete or damaged, or belongs to another experiment."""
+
+
 def one_line(text: object) -> str:
     """Return a message, of an exception or as text, with every run of white space as one space."""
     return " ".join(str(text).split())

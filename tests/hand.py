@@ -4,42 +4,48 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 
-def record(index: int, **changes: Any) -> dict[str, Any]:
+from rfdlight.records.facts import CardAccuracy, Randomness, RunFacts, Rows
+from rfdlight.records.records import Record
+
+
+PLAIN = Record(
+    id="digits/test/0000",
+    label=3,
+    target=None,
+    attack=30,
+    gradient=0,
+    success_check=0,
+    criterion=120,
+    billed=30,
+    candidates=0,
+    voted_candidates=0,
+    tested_candidates=0,
+    success_query=None,
+    first_9_vote_success=None,
+    clean_evaluations=20,
+    clean_wrong=0,
+    clean_margin=2.0,
+    clean_prediction=3,
+    final_evaluations=100,
+    final_adversarial=0,
+    final_margin=1.0,
+    final_prediction=3,
+    verdict="robust",
+    linf=0.2,
+    l2=5.0,
+    low=0.0,
+    high=1.0,
+)
+
+
+def record(index: int, **changes: Any) -> Record:
     """Return a record of an image that withstood 30 queries, with changes."""
-    plain = {
-        "id": f"digits/test/{index:04d}",
-        "label": 3,
-        "target": None,
-        "attack": 30,
-        "gradient": 0,
-        "success_check": 0,
-        "criterion": 120,
-        "billed": 30,
-        "candidates": 0,
-        "voted_candidates": 0,
-        "tested_candidates": 0,
-        "success_query": None,
-        "first_9_vote_success": None,
-        "clean_evaluations": 20,
-        "clean_wrong": 0,
-        "clean_margin": 2.0,
-        "clean_prediction": 3,
-        "final_evaluations": 100,
-        "final_adversarial": 0,
-        "final_margin": 1.0,
-        "final_prediction": 3,
-        "verdict": "robust",
-        "linf": 0.2,
-        "l2": 5.0,
-        "low": 0.0,
-        "high": 1.0,
-    }
-    assert changes.keys() <= plain.keys()
-    return {**plain, **changes}
+    return msgspec.structs.replace(PLAIN, **{"id": f"digits/test/{index:04d}", **changes})
 
 
-def adversarial(index: int, at: int, **changes: Any) -> dict[str, Any]:
+def adversarial(index: int, at: int, **changes: Any) -> Record:
     """Return a record of an image that broke at a query, with changes."""
     found = {
         "attack": at,
@@ -48,59 +54,45 @@ def adversarial(index: int, at: int, **changes: Any) -> dict[str, Any]:
         "first_9_vote_success": at,
         "candidates": 1,
         "voted_candidates": 1,
+        "verdict": "adversarial",
+        "final_adversarial": 100,
+        "final_margin": -1.0,
+        "final_prediction": 5,
     }
-    return record(
-        index,
-        **{
-            **found,
-            "verdict": "adversarial",
-            "final_adversarial": 100,
-            "final_margin": -1.0,
-            "final_prediction": 5,
-            **changes,
-        },
-    )
+    return record(index, **{**found, **changes})
 
 
-def facts(**changes: Any) -> dict[str, Any]:
+def facts(**changes: Any) -> RunFacts:
     """Return the facts of a run, with changes."""
-    plain = {
-        "name": "hand",
-        "attack": "square",
-        "options": "defaults",
-        "norm": "linf",
-        "eps": 0.2,
-        "budget": 30,
-        "criterion": "sequential",
-        "query_counting": "exact",
-        "eot": 1,
-        "targeted": False,
-        "precision": "float32",
-        "victim": "digits_small",
-        "data": "digits",
-        "defense": "none",
-        "seed": 0,
-        "totals": {"attack": 180, "gradient": 0, "success_check": 20, "criterion": 50, "padding": 150},
-        "wall_seconds": 1.5,
-        "deterministic": False,
-        "complete": True,
-        "failed": {},
-        "num_images": 10,
-        "in_progress": {"begun": 0, "robust": 0},
-        "card_data": None,
-        "num_classes": None,
-        "clean_accuracy_warning": None,
-        "foreign": 0,
-        "forwarded": 400,
-        "card": {"correct": 593, "total": 599},
-        "random": {"declared": True, "measured": True},
-        "sanity_checks": {},
-    }
-    assert changes.keys() <= plain.keys()
-    return {**plain, **changes}
+    plain = RunFacts(
+        name="hand",
+        attack="square",
+        options="defaults",
+        norm="linf",
+        eps=0.2,
+        budget=30,
+        criterion="sequential",
+        query_counting="exact",
+        eot=1,
+        targeted=False,
+        precision="float32",
+        victim="digits_small",
+        data="digits",
+        defense="none",
+        seed=0,
+        totals=Rows(attack=180, success_check=20, criterion=50, padding=150),
+        wall_seconds=1.5,
+        deterministic=False,
+        complete=True,
+        num_images=10,
+        forwarded=400,
+        card=CardAccuracy(correct=593, total=599),
+        random=Randomness(declared=True, measured=True),
+    )
+    return msgspec.structs.replace(plain, **changes)
 
 
-def ten() -> list[dict[str, Any]]:
+def ten() -> list[Record]:
     """Return ten records, one or more of each kind.
 
     Initially right 0-7 and 9; broken 0, 1, 2, 3; undecided 4 and 5; robust 6, 7 and 9; initially wrong 8.

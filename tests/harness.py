@@ -149,8 +149,8 @@ class Run:
         self.engine.run()
         self.oracle.close()
         hook.remove()
-        self.records = sorted(records, key=lambda record: record["id"])
-        assert [record["id"] for record in self.records] == [f"test/{i:04d}" for i in sorted(order)]
+        self.records = sorted(records, key=lambda record: record.id)
+        assert [record.id for record in self.records] == [f"test/{i:04d}" for i in sorted(order)]
 
     @property
     def total(self) -> dict[str, int]:

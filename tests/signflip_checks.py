@@ -163,11 +163,11 @@ def check_paper_bill(attack, repeats, budget):
     run = Run(victim, attack, x, y, budget=budget, eot=repeats, **rules)
     odd = 0
     for i, record in enumerate(run.records):
-        redraws = redraws_of(victim, x[i], rng.image_seed(0, record["id"]))
+        redraws = redraws_of(victim, x[i], rng.image_seed(0, record.id))
         start = (10 + redraws) * repeats
         t = max(0, -(-(budget - start) // (2 * repeats)))
-        assert record["attack"] == (11 + redraws + 2 * t) * repeats
-        assert record["billed"] == budget
+        assert record.attack == (11 + redraws + 2 * t) * repeats
+        assert record.billed == budget
         odd += redraws % 2
     assert odd, "every start was found after an even number of draws"
 

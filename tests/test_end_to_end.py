@@ -17,7 +17,7 @@ from rfdlight.data import Digits
 from rfdlight.engine import Engine
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.evaluation import Evaluation
-from rfdlight.records.records import FIELDS, clean_right, read_records
+from rfdlight.records.records import FIELDS, read_records
 from rfdlight.records.summary import success_query_of, summarize
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
@@ -76,7 +76,7 @@ def summary_of(folder: Path) -> dict:
 def withstood(folder: Path) -> list[int]:
     """Whether the mean logits withstood the attack, in order of the images' ids."""
     records = read_records(folder / "records.jsonl")
-    return [int(clean_right(record) and success_query_of(record) is None) for record in records]
+    return [int(record.clean_correct and success_query_of(record) is None) for record in records]
 
 
 def test_a_small_victim_trains_in_seconds(trained):
@@ -89,8 +89,8 @@ def test_a_small_victim_trains_in_seconds(trained):
 
 def test_the_attack_breaks_it_and_noise_defends_it(attacked, defended):
     adversarial, kept = summary_of(attacked), summary_of(defended)
-    assert adversarial["mean_logits"]["clean"]["share"] > 0.85
-    assert adversarial["mean_logits"]["robust"]["share"] < 0.5
+    assert adversarial["mean_logits"]["clean"]["value"] > 0.85
+    assert adversarial["mean_logits"]["robust"]["value"] < 0.5
     assert adversarial["run"]["deterministic"]
     assert not kept["run"]["deterministic"]
     assert kept["run"]["defense"] == "FeatureNoise sigma 0.4 at the output of layer1, layer2, layer3"
@@ -107,7 +107,7 @@ def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     folder = request.getfixturevalue(which)
     files = {
         "config.yaml",
-        "identity.json",
+        "fingerprint.json",
         "journal",
         "records.jsonl",
         "summary.json",
@@ -121,20 +121,20 @@ def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     assert [finding["check"] for finding in findings if finding["state"] == "fail"] == []
     assert summary == json.loads(json.dumps(summarize(records, summary["run"])))
     assert summary["run"]["complete"]
-    assert len({record["id"] for record in records}) == IMAGES
+    assert len({record.id for record in records}) == IMAGES
     totals = summary["run"]["totals"]
     for kind in ("attack", "gradient", "success_check", "criterion"):
         # The look at the victim before the attack belongs to no image.
         assert sum(record[kind] for record in records) <= totals[kind]
-    assert sum(record["attack"] for record in records) == totals["attack"]
+    assert sum(record.attack for record in records) == totals["attack"]
     for record in records:
         assert record.keys() == FIELDS.keys()
-        assert record["billed"] == record["attack"] + record["success_check"] <= BUDGET
-        assert record["linf"] <= 0.2 + 1e-6
+        assert record.billed == record.attack + record.success_check <= BUDGET
+        assert record.linf <= 0.2 + 1e-6
 
 
 def test_the_kept_pixels_are_those_of_the_records(attacked):
-    records = {record["id"]: record for record in read_records(attacked / "records.jsonl")}
+    records = {record.id: record for record in read_records(attacked / "records.jsonl")}
     with safe_open(attacked / "images.safetensors", "pt") as file:
         ids = json.loads(file.metadata()["ids"])
         clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
@@ -142,13 +142,13 @@ def test_the_kept_pixels_are_those_of_the_records(attacked):
     assert 8 < len(ids) <= 16
     assert torch.equal(clean, data.read([data.ids.index(image_id) for image_id in ids]) / 255)
     changes = (adversarial - clean).abs().amax((1, 2, 3)).tolist()
-    assert changes == pytest.approx([records[image_id]["linf"] for image_id in ids])
+    assert changes == pytest.approx([records[image_id].linf for image_id in ids])
 
 
 def test_both_runs_attack_the_same_images(attacked, defended):
     one, two = (read_records(folder / "records.jsonl") for folder in (attacked, defended))
-    assert [record["id"] for record in one] == [record["id"] for record in two]
-    assert [record["label"] for record in one] == [record["label"] for record in two]
+    assert [record.id for record in one] == [record.id for record in two]
+    assert [record.label for record in one] == [record.label for record in two]
 
 
 def test_the_report_puts_both_side_by_side(attacked, defended, elsewhere, capsys):

@@ -1,9 +1,10 @@
 """Run directories written by hand."""
 
-import json
-
+import msgspec
 import pytest
 from hand import adversarial, facts, record
+
+from rfdlight.records.schema import SCHEMA, seal
 
 
 @pytest.fixture
@@ -16,12 +17,13 @@ def write(tmp_path, monkeypatch):
         folder = tmp_path / name
         folder.mkdir(parents=True)
         if changes.get("deterministic"):
-            records = [each | {"clean_evaluations": 1} for each in records]
+            records = [msgspec.structs.replace(each, clean_evaluations=1) for each in records]
         (folder / "config.yaml").write_text("seed_everything: 0\n")
-        (folder / "records.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+        (folder / "records.jsonl").write_bytes(b"".join(seal(each) + b"\n" for each in records))
         # The numbers of the stored summary are wrong on purpose: the report computes its own.
-        run = facts(**{"name": name, "num_images": len(records), **changes}) | {"selection": selection}
-        (folder / "summary.json").write_text(json.dumps({"run": run, "mean_logits": "stale"}))
+        run = facts(**{"name": name, "num_images": len(records), "selection": selection, **changes})
+        stale = {"schema": SCHEMA, "run": run, "mean_logits": "stale"}
+        (folder / "summary.json").write_bytes(msgspec.json.encode(stale))
         return name
 
     return write_run

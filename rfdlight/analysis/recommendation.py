@@ -13,7 +13,7 @@ from rfdlight.analysis.calibration import Calibration
 from rfdlight.analysis.candidates import Candidate
 from rfdlight.core.statistics import mcnemar
 from rfdlight.defenses.noise import Noise
-from rfdlight.evaluation.short_attack import Outcome
+from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import interval, percent
 
 NO_NOISE = "no noise"
@@ -29,18 +29,18 @@ class Confirmed:
         candidate: Candidate with the calibrated sigmas and their prediction.
         noise: The candidate as a defense.
         calibration: Measured cost of the noise.
-        outcome: Outcome of the short attack on the noise.
+        outcome: Run of the short attack on the noise.
     """
 
     candidate: Candidate
     noise: Noise
     calibration: Calibration
-    outcome: Outcome
+    outcome: Run
 
     @property
     def accuracy(self) -> float:
         """Robust accuracy under the short attack."""
-        return float(self.outcome.robust["share"])
+        return self.outcome.robust_accuracy.value
 
 
 def best_of(confirmed: list[Confirmed]) -> Confirmed:
@@ -75,14 +75,14 @@ def agreement_line(confirmed: list[Confirmed]) -> str:
     return line if p < LEVEL else f"{line}: not significant"
 
 
-def discordant(one: Outcome, other: Outcome) -> tuple[int, int]:
+def discordant(one: Run, other: Run) -> tuple[int, int]:
     """Return the numbers of common images that are robust in the first outcome only, and in the second only."""
-    first, second = one.withstood, other.withstood
+    first, second = ({record.id: record.is_robust for record in run.records} for run in (one, other))
     pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
     return pairs.count((True, False)), pairs.count((False, True))
 
 
-def differ(one: Outcome, other: Outcome, pairs: int) -> bool:
+def differ(one: Run, other: Run, pairs: int) -> bool:
     """Return whether the robust accuracies on the same images differ significantly by McNemar's exact test.
 
     Overlapping intervals would not show that, since the same images are hard in both. The level is divided by the
@@ -91,13 +91,13 @@ def differ(one: Outcome, other: Outcome, pairs: int) -> bool:
     return mcnemar(*discordant(one, other)) <= LEVEL / pairs
 
 
-def choice_lines(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:
+def choice_lines(confirmed: list[Confirmed], undefended: Run) -> list[str]:
     """Return lines on the best candidate, its ties, and the candidates from which it differs significantly."""
     best = best_of(confirmed)
-    share = best.outcome.robust
+    share = best.outcome.robust_accuracy
     lines = [f"best: {best.candidate}, robust accuracy {percent(share)} ({interval(share)})"]
     others = [(str(one.candidate), one.outcome) for one in confirmed if one is not best] + [(NO_NOISE, undefended)]
-    tied = [name for name, outcome in others[:-1] if outcome.robust["share"] == share["share"]]
+    tied = [name for name, outcome in others[:-1] if outcome.robust_accuracy.value == share.value]
     if tied:
         lines.append(f"tied with {', '.join(tied)}, of a lower prediction")
     pairs = math.comb(len(others) + 1, 2)
@@ -108,17 +108,17 @@ def choice_lines(confirmed: list[Confirmed], undefended: Outcome) -> list[str]:
             if differ(best.outcome, outcome, pairs) == wanted
         ]
         if listed:
-            lines.append(f"{verdict} {', '.join(listed)} on {share['total']} images")
+            lines.append(f"{verdict} {', '.join(listed)} on {share.total} images")
     lines.append(
         "(in brackets: images robust under the best only, and under the other only; McNemar's exact test, "
         f"level {LEVEL:g} over all pairs)"
     )
-    if best.accuracy <= undefended.robust["share"]:
+    if best.accuracy <= undefended.robust_accuracy.value:
         lines.append("no candidate is more robust than the victim without noise")
     return lines
 
 
-def choice_facts(confirmed: list[Confirmed], undefended: Outcome) -> dict[str, Any]:
+def choice_facts(confirmed: list[Confirmed], undefended: Run) -> dict[str, Any]:
     """Return the facts behind the choice, for the file of the best candidate."""
     agreement = rank_agreement(confirmed)
     return {
@@ -138,11 +138,11 @@ def choice_facts(confirmed: list[Confirmed], undefended: Outcome) -> dict[str, A
     }
 
 
-def _attack_facts(outcome: Outcome) -> dict[str, Any]:
-    robust, summary = outcome.robust, outcome.summary
+def _attack_facts(outcome: Run) -> dict[str, Any]:
+    robust, summary = outcome.robust_accuracy, outcome.summary
     return {
-        "robust": robust["share"],
-        "robust_interval": [robust["low"], robust["high"]],
-        "single_query_robust": summary["single_query"]["robust"]["share"],
-        "criterion_rows": summary["ledger"]["criterion"],
+        "robust": robust.value,
+        "robust_interval": [robust.low, robust.high],
+        "single_query_robust": float(summary.single_query.robust or math.nan),
+        "criterion_rows": summary.ledger["criterion"],
     }

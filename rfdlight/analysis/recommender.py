@@ -19,7 +19,9 @@ from rfdlight.data.base import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.defenses.base import Place
 from rfdlight.errors import UserError
-from rfdlight.evaluation.short_attack import Outcome, short_attack
+from rfdlight.data.given import GivenImages
+from rfdlight.evaluation.evaluate import evaluate
+from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import interval, percent
 
 PREDICTED_ON = 200
@@ -96,7 +98,7 @@ class Recommender:
         self.say(f"predicted share of steps of {self.config.step:.3g} that the noise misleads: {order}")
         return ranked
 
-    def confirm(self, ranked: list[Candidate]) -> tuple[Outcome, list[Confirmed]]:
+    def confirm(self, ranked: list[Candidate]) -> tuple[Run, list[Confirmed]]:
         """Calibrate and attack the best predicted sets of layers, and the pixels.
 
         Returns:
@@ -154,19 +156,20 @@ class Recommender:
         with noise.on(self.meter.victim):
             return [Confirmed(calibrated, noise, calibration, self._attack(str(candidate)))]
 
-    def _attack(self, name: str) -> Outcome:
+    def _attack(self, name: str) -> Run:
         """Attack the victim with the noise that is attached to it."""
         with self.console.status(Text(f"{name}: {self.attack_name} on {len(self.images)} images")):
-            outcome = short_attack(
+            outcome = evaluate(
                 self.meter.victim,
-                self.images,
+                GivenImages(self.images, self.config.classes),
                 self.config.attack,
-                classes=self.config.classes,
                 budget=self.config.budget,
                 device=self.meter.device,
                 seed=self.meter.seed,
+                sanity_checks=False,
+                progress=False,
             )
-        share = outcome.robust
+        share = outcome.robust_accuracy
         self.say(f"{name}: robust accuracy {percent(share)} ({interval(share)})", style="dim")
         return outcome
 

@@ -24,7 +24,7 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
 from rfdlight.evaluation.attack_checks import settle_eps
-from rfdlight.evaluation.short_attack import Outcome
+from rfdlight.evaluation.run import Run
 from rfdlight.victims.resolve import resolve_victim
 
 _MOST_SIGMAS = 4
@@ -135,7 +135,7 @@ def _radius(attack: Attack, data: ImageData) -> float:
     return eps if attack.norm == "linf" else eps / math.prod(data.image_shape) ** 0.5
 
 
-def _render(console: Console, recommender: Recommender, undefended: Outcome, confirmed: list[Confirmed]) -> None:
+def _render(console: Console, recommender: Recommender, undefended: Run, confirmed: list[Confirmed]) -> None:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("noise at", overflow="fold")
     for column in ("drop", "misled %", "robust %", "single %", "criterion"):
@@ -161,12 +161,12 @@ def _render(console: Console, recommender: Recommender, undefended: Outcome, con
         recommender.say(line)
 
 
-def _attack_cells(outcome: Outcome) -> list[str]:
-    robust, summary = outcome.robust, outcome.summary
+def _attack_cells(outcome: Run) -> list[str]:
+    robust, summary = outcome.robust_accuracy, outcome.summary
     return [
-        _with_interval(robust["share"], robust["low"], robust["high"], digits=1),
-        f"{100 * summary['single_query']['robust']['share']:.1f}",
-        number(summary["ledger"]["criterion_ratio"], 2),
+        _with_interval(robust.value, robust.low, robust.high, digits=1),
+        f"{100 * float(summary.single_query.robust or math.nan):.1f}",
+        number(summary.ledger["criterion_ratio"], 2),
     ]
 
 

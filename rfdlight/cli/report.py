@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rfdlight._io import plain_console, write_file
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.comma_separated import grid_csv, paired_csv
 from rfdlight.reporting.figures import KINDS, encoded
 from rfdlight.reporting.gallery import examples
@@ -55,11 +55,11 @@ def report(
     chosen = [budgets] if isinstance(budgets, int) else budgets
     if chosen is not None and (not chosen or min(chosen) < 1):
         raise UserError(f"budgets must be numbers of queries of at least 1, got {budgets}")
-    loaded = load_all(runs)
+    loaded = load_runs(runs)
     if output is not None and (Path(output) / "records.jsonl").exists():
         raise UserError(f"{output} is a run directory; give --output another folder")
     if as_declared:
-        loaded = [run.as_declared() if run.facts["criterion"] == "paper" else run for run in loaded]
+        loaded = [run.as_declared() if run.facts.criterion == "paper" else run for run in loaded]
     compiled = compile_report(loaded, chosen and sorted(set(chosen)), compare)
     files = {} if output is None else _files(compiled)
     console = plain_console()
@@ -92,13 +92,13 @@ def _curves(compiled: Report) -> Figure:
     """Return the picture: a few runs in one panel, more of them in one for each attack."""
     attacks = compiled.grid.settings
     if len(attacks) == 1 or len(compiled.runs) <= _IN_ONE_PANEL:
-        lines = [(run.label, run.records, run.facts["budget"]) for run in compiled.runs]
+        lines = [(run.label, run.records, run.facts.budget) for run in compiled.runs]
         title = run_title(compiled.runs[0].facts) if len(compiled.runs) == 1 else ""
         return draw_curves(lines, log=max(budget for _, _, budget in lines) >= LONG, title=title)
     panels = [
         (
             attack.label,
-            [(compiled.name(method), run.records, run.facts["budget"]) for method, run in attack.runs.items()],
+            [(compiled.name(method), run.records, run.facts.budget) for method, run in attack.runs.items()],
         )
         for attack in attacks
     ]

@@ -211,9 +211,8 @@ class AttackEvaluation(LightningModule):
 
     def _report(self, run: Run) -> None:
         """Print the tables of a run."""
-        failed = run.facts["failed"]
-        if failed:
-            self.console.print(failures_text(failed, run.facts["num_images"]), soft_wrap=True)
+        if run.facts.failed:
+            self.console.print(failures_text(run.facts.failed, run.facts.num_images), soft_wrap=True)
         if not run.records:
             return
         self.console.print(run_table(run.summary))

@@ -2,77 +2,69 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
-
 from rfdlight import _io
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.sanity_checks import SanityChecks
-from rfdlight.records.consistency_checks import audit
-from rfdlight.records.summary import summarize
+from rfdlight.records import runs
+from rfdlight.records.facts import RunFacts, SanityCheckResults
 from rfdlight.reporting import figures, plots
 from rfdlight.reporting.tables import run_title
 
 
-def conclude(evaluation: Evaluation) -> Run:
-    """Check a finished or stopped evaluation, summarize it, and write `summary.json` and `curves.png` to its folder."""
+def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
+    """Check a finished or stopped evaluation, summarize it, and write `summary.json` and `curves.png` to its folder.
+
+    Args:
+        evaluation: The evaluation, in process 0.
+        order: Image ids in the order in which the run gives its images; by default that of the ids.
+    """
     past, folder = evaluation.writer.past, evaluation.writer.folder
     data = evaluation.subject.data
     planned = {*data.attacked().ids, *data.unreadable_images}
-    foreign = sum(record["id"] not in planned for record in past.records)
-    complete = len(past.records) - foreign + len(past.failed) == len(planned)
-    facts = _facts(evaluation, complete) | {"foreign": foreign, "sanity_checks": _sanity_checks(evaluation, complete)}
-    diagnostics = audit(past.records, facts)
-    summary = summarize(past.records, facts) | {"consistency_checks": [asdict(found) for found in diagnostics]}
+    foreign = sum(record.id not in planned for record in past.records)
+    complete = len(past.records) - foreign + len(past.facts["failed"]) == len(planned)
+    facts = _facts(evaluation, complete, foreign)
+    run = Run.from_base(runs.Run.of(past.records, facts, folder), evaluation.points, order)
     if folder is not None:
-        _io.write_file(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        if past.records:
-            curve = plots.draw_curves([(folder.name, past.records, evaluation.config.budget)], title=run_title(facts))
+        _io.write_file(folder / "summary.json", run.summary_json())
+        if run.records:
+            curve = plots.draw_curves([(folder.name, past.records, facts.budget)], title=run_title(facts))
             figures.save(curve, folder / "curves.png", ["png"])
-    name = folder.name if folder else facts["attack"]
-    return Run(name, folder or Path(), past.records, summary)
+    return run
 
 
-def _sanity_checks(evaluation: Evaluation, complete: bool) -> dict[str, Any]:
+def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
+    """Return the facts of the run as a whole, over all attempts."""
+    subject, folder = evaluation.subject, evaluation.writer.folder
+    return RunFacts(
+        name=folder.name if folder else evaluation.subject.attack_name,
+        **subject.settings(evaluation.config, evaluation.rows),
+        **evaluation.writer.past.facts,
+        deterministic=evaluation.engine.deterministic,
+        complete=complete,
+        card=subject.clean_accuracy(),
+        classes=subject.class_names(),
+        card_data=subject.card.data if subject.card else None,
+        num_classes=subject.data.num_classes,
+        clean_accuracy_warning=evaluation.clean_warning,
+        random=evaluation.random,
+        processes=evaluation.processes.size,
+        foreign=foreign,
+        sanity_checks=_sanity_checks(evaluation, complete),
+    )
+
+
+def _sanity_checks(evaluation: Evaluation, complete: bool) -> SanityCheckResults:
     """Run the sanity checks of a complete evaluation that wants them."""
     records = evaluation.writer.past.records
     if not (evaluation.config.sanity_checks and records and complete):
-        return {}
+        return SanityCheckResults()
     checks = SanityChecks(
         evaluation.subject,
         evaluation.engine,
         evaluation.device,
         evaluation.config,
-        lambda: evaluation.processes.stopping,
+        stop=lambda: evaluation.processes.stopping,
     )
     return checks.run(evaluation.subject.data.attacked(), records)
-
-
-def _facts(evaluation: Evaluation, complete: bool) -> dict[str, Any]:
-    """Return the facts of the run as a whole, over all attempts."""
-    subject, past, folder = evaluation.subject, evaluation.writer.past, evaluation.writer.folder
-    return {
-        "name": folder.name if folder else "",
-        **subject.settings(evaluation.config, evaluation.rows),
-        "deterministic": evaluation.engine.deterministic,
-        "complete": complete,
-        "failed": past.failed,
-        "card": subject.clean_accuracy(),
-        "classes": subject.class_names(),
-        "card_data": subject.card.data if subject.card else None,
-        "num_classes": subject.data.num_classes,
-        "clean_accuracy_warning": evaluation.clean_warning,
-        "random": evaluation.random,
-        "forwarded": past.forwarded,
-        "processes": evaluation.processes.size,
-        "batch_size_used": past.batch_size,
-        "totals": dict(past.totals),
-        "wall_seconds": past.seconds,
-        "attempts": past.attempts,
-        "killed_attempts": past.killed,
-        "damaged_lines": past.damaged,
-        "in_progress": {"begun": past.in_progress[0], "robust": past.in_progress[1]},
-    }

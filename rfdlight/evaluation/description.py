@@ -14,6 +14,7 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.evaluation.config import EvaluationConfig
+from rfdlight.records.facts import CardAccuracy
 from rfdlight.victims.card import VictimCard
 
 
@@ -63,7 +64,7 @@ class Subject:
             "selection": data.selection,
             "victim": self.text,
             "defense": "; ".join(defense.description(network) for defense in self.defenses) or "none",
-            "attack": short_name("attack", type(attack)),
+            "attack": self.attack_name,
             "options": attack.options(),
             "norm": attack.threat.norm,
             "eps": attack.threat.eps,
@@ -77,11 +78,16 @@ class Subject:
             "seed": config.seed,
         }
 
-    def clean_accuracy(self) -> dict[str, int] | None:
+    @property
+    def attack_name(self) -> str:
+        """The short name of the attack, or its import path."""
+        return short_name("attack", type(self.attack))
+
+    def clean_accuracy(self) -> CardAccuracy | None:
         """Return the undefended clean accuracy on this data set that the victim card states, None without one."""
         if self.card is None or self.card.data != self.data.name:
             return None
-        return {"correct": self.card.clean_correct, "total": self.card.clean_total}
+        return CardAccuracy(correct=self.card.clean_correct, total=self.card.clean_total)
 
     def class_names(self) -> list[str] | None:
         """Return the names of the classes, None unless the data have one for each class."""

@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 import torch
+from msgspec.structs import astuple, replace
 from torch import Tensor
 
 from rfdlight.data.base import Batch, ImageSource, loader
@@ -25,13 +26,14 @@ from rfdlight.evaluation.banner import run_banner
 from rfdlight.evaluation.clean_check import clean_accuracy_warning
 from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.description import Subject
-from rfdlight.evaluation.fingerprint import identity
+from rfdlight.evaluation.fingerprint import fingerprint
 from rfdlight.evaluation.interface import SILENT, Interface
 from rfdlight.evaluation.memory_writer import MemoryWriter
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.progress import Tally
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.evaluation.starting_points import find_starting_points
+from rfdlight.records.facts import Randomness
 from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
 from rfdlight.victims.resolve import other_data_warning
@@ -85,7 +87,7 @@ class Evaluation:
         self.keep_points = False
         self.points: dict[str, Tensor] = {}
         self.clean_warning: str | None = None
-        self.random: dict[str, Any] = {}
+        self.random = Randomness(declared=False, measured=False)
         self.engine: Engine
         self._interface = interface
         self._deterministic = deterministic
@@ -152,7 +154,7 @@ class Evaluation:
 
     def _begin_again(self, found: RandomVictim) -> None:
         """Attack all images of this process anew, with the criterion of a random victim."""
-        self.random["revealed"] = found.image_id
+        self.random = replace(self.random, revealed=found.image_id)
         self._interface.message(
             f"the victim is random: it answered the same point of {found.image_id} differently; the "
             f"{self._done} finished images are attacked anew"
@@ -223,15 +225,15 @@ class Evaluation:
     def _behaviour(self, x: Tensor) -> Behaviour | None:
         """Measure whether the victim is random, unless the caller knows."""
         if self._deterministic is not None:
-            self.random = {"declared": not self._deterministic}
+            self.random = Randomness(declared=not self._deterministic, measured=False)
             return None
         behaviour = probe(self._oracle, x)
-        self.random = {
-            "declared": any(defense.is_random for defense in self.subject.defenses),
-            "measured": behaviour.random,
-            "batch_effect": behaviour.batch_effect,
-            "revealed": "an earlier attempt" if self.writer.found_random else None,
-        }
+        self.random = Randomness(
+            declared=any(defense.is_random for defense in self.subject.defenses),
+            measured=behaviour.random,
+            batch_effect=behaviour.batch_effect,
+            revealed="an earlier attempt" if self.writer.found_random else None,
+        )
         return behaviour
 
     def _warnings(self, behaviour: Behaviour) -> list[str]:
@@ -268,7 +270,7 @@ class Evaluation:
             query_counting=config.query_counting,
             eot=config.eot,
             starting_points=points,
-            deterministic=not any(self.random.values()),
+            deterministic=not any(astuple(self.random)),
             on_record=self._on_record,
             on_point=self._on_point,
             on_failure=self._on_failure,
@@ -278,7 +280,7 @@ class Evaluation:
     def _fingerprint(self, attacked: ImageSource) -> dict[str, Any]:
         """Return the facts that every attempt at the run must share."""
         settings = self.subject.settings(self.config, self.rows)
-        found = identity(self.subject.victim, attacked, self.subject.code, settings)
+        found = fingerprint(self.subject.victim, attacked, self.subject.code, settings)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
@@ -291,7 +293,7 @@ class Evaluation:
         self.writer.record(record)
         self._done += 1
         self._robust += is_robust_at(record, self.config.budget)
-        self._settled += record["attack"] + record["gradient"] + record["success_check"]
+        self._settled += record.queries
 
     def _on_point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
         self.writer.point(image_id, clean, final)

@@ -15,11 +15,11 @@ def exit_reason(model: AttackEvaluation) -> str | None:
     if not model.processes.leads:
         return None
     run = model.run
-    if run is None or not run.facts["complete"]:
+    if run is None or not run.facts.complete:
         return STOPPED
-    if run.facts["failed"]:
-        planned = run.facts["num_images"]
-        return f"{len(run.facts['failed'])} of {planned} images failed and are in no number; summary.json says why"
+    if run.facts.failed:
+        planned = run.facts.num_images
+        return f"{len(run.facts.failed)} of {planned} images failed and are in no number; summary.json says why"
     return (
         None if run.is_consistent else "the run contradicts itself, see its audit; none of its numbers can be trusted"
     )

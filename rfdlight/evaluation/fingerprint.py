@@ -1,4 +1,4 @@
-"""What two halves of a run must have in common, so that no table mixes two experiments."""
+"""Fingerprint of a run: everything that decides its numbers. Resuming requires an equal fingerprint."""
 
 from __future__ import annotations
 
@@ -15,38 +15,42 @@ from torch import nn
 
 import rfdlight
 from rfdlight import _io
-from rfdlight._io import parse_json, read_text
 from rfdlight.data.base import ImageSource
-from rfdlight.errors import UserError
+from rfdlight.errors import ResumeError, UserError
+from rfdlight.records.schema import SCHEMA, read_versioned
 from rfdlight.victims.weights import weights_digest
 
-FILE = "identity.json"
-"""In a run directory; see `identity`."""
+FILE = "fingerprint.json"
+"""In a run directory: the fingerprint of the run; a folder without it holds no run that has begun."""
 
-REFUSAL = "cannot go on with"
-"""How every sentence begins that refuses to resume a run."""
+REFUSAL = "cannot resume"
+"""First words of each error that refuses to resume a run."""
 
+_FILE_OF_SCHEMA_1 = "identity.json"
 _LIBRARIES = ("rfdlight", "torch", "timm")
 _CHUNK = 64
 """Images read at a time."""
 
 
-def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return what decides the numbers of a run.
+def fingerprint(
+    victim: nn.Module, images: ImageSource, parts: Iterable[object], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Return everything that decides the numbers of a run, as JSON values.
 
     Args:
         victim: Its weights and the code of its modules count.
-        images: That are attacked; ids, labels and pixels count.
-        parts: Attack, defenses, schedules, data, modules of the user's: their code counts.
-        facts: Of the run, of types that JSON knows.
+        images: The images to attack; ids, labels and pixels count.
+        parts: Attack, defenses, schedules, data, and modules of the user; their code counts.
+        facts: The settings of the run, as JSON values.
 
     Returns:
-        Of types that JSON knows: the facts, versions of libraries, and digests of weights, images and sources.
+        The facts, the versions of libraries, and digests of weights, images and source code.
     """
     modules = {type(part).__module__ for part in [*victim.modules(), *parts]}
     modules |= {part.__module__ for part in parts if inspect.isfunction(part)}
     modules |= {part.__name__ for part in parts if inspect.ismodule(part)}
     return {
+        "schema": SCHEMA,
         **facts,
         **{f"version of {name}": version(name) for name in _LIBRARIES},
         "weights": weights_digest(victim, attributes=False),
@@ -57,54 +61,49 @@ def identity(victim: nn.Module, images: ImageSource, parts: Iterable[object], fa
 
 
 def check_same(run: Path, now: dict[str, Any]) -> None:
-    """Compare a run's identity with what would go on with it.
+    """Compare the fingerprint of a run with a new one.
 
     Raises:
-        UserError: If they differ, which says in what, or the run has none.
+        ResumeError: They differ; the message names the differences.
     """
     before = read(run)
     now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
-        told = "; ".join(
-            f"{name} is {_short(now.get(name), before.get(name))}, was {_short(before.get(name), now.get(name))}"
-            for name in different
-        )
-        raise mixed(run, told)
+        raise mixed(run, "; ".join(_difference(name, now.get(name), before.get(name)) for name in different))
 
 
 def read(run: Path) -> dict[str, Any]:
-    """Return the identity that a run directory holds.
+    """Return the fingerprint in a run directory.
 
     Raises:
-        UserError: If there is none, or it is damaged.
+        ResumeError: The directory has no fingerprint, or one that is damaged or of another schema version.
     """
+    if (run / _FILE_OF_SCHEMA_1).is_file():
+        raise cannot_go_on(run, f"expected a run of schema version {SCHEMA}, got version 1; run it again")
+    if not (run / FILE).exists():
+        raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there")
     try:
-        found = parse_json(read_text(run / FILE))
-    except OSError as error:
-        raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there") from error
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise cannot_go_on(run, f"{run / FILE} is damaged")
-    return found
+        return read_versioned(run / FILE, dict[str, Any])
+    except UserError as error:
+        raise cannot_go_on(run, str(error)) from error
 
 
-def cannot_go_on(run: Path | str, why: str) -> UserError:
+def cannot_go_on(run: Path | str, why: str) -> ResumeError:
     """Build the error for a run that cannot be resumed."""
-    return UserError(f"{REFUSAL} {run}: {why}")
+    return ResumeError(f"{REFUSAL} {run}: {why}")
 
 
-def mixed(run: Path, differences: str) -> UserError:
-    """Build the error for a run that is not the experiment that would go on with it."""
-    return UserError(f"{REFUSAL} {run}, two experiments would be mixed: {differences}")
+def mixed(run: Path, differences: str) -> ResumeError:
+    """Build the error for a run with another fingerprint."""
+    return cannot_go_on(run, f"two experiments would be mixed: {differences}")
 
 
 def write(run: Path, found: dict[str, Any]) -> None:
-    """Write a run's identity into its directory.
+    """Write the fingerprint of a run into its directory.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: The file cannot be written.
     """
     _io.write_file(run / FILE, json.dumps(found, indent=2) + "\n")
 
@@ -125,7 +124,7 @@ def _sources_digest(paths: Iterable[Path]) -> str:
 
 
 def _user_sources(modules: Iterable[str]) -> list[tuple[str, Path]]:
-    """Return the files of those modules that are neither rfdlight's nor of an installed library."""
+    """Return the files of the modules that belong neither to rfdlight nor to an installed library."""
     found = []
     for name in sorted(modules):
         file = getattr(sys.modules.get(name), "__file__", None)
@@ -135,10 +134,10 @@ def _user_sources(modules: Iterable[str]) -> list[tuple[str, Path]]:
     return found
 
 
-def _short(value: Any, other: Any) -> str:
-    """Return a value in at most 40 characters, from where it differs from another one."""
-    text, against = (each if isinstance(each, str) else json.dumps(each) for each in (value, other))
-    if len(text) <= 40:
-        return text
-    start = next((i for i, pair in enumerate(zip(text, against, strict=False)) if len(set(pair)) > 1), 0)
-    return f"{text[:12]}..." if start < 12 else f"...{text[start - 8 : start + 12]}..."
+def _difference(name: str, now: Any, before: Any) -> str:
+    """Return two values in words, long ones from shortly before their first difference."""
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in (now, before)]
+    same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
+    start = max(0, same - 8)
+    short = [text if len(text) <= 40 else f"{'...' if start else ''}{text[start : start + 20]}..." for text in texts]
+    return f"{name} is {short[0]}, was {short[1]}"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from rfdlight.records import journal
+from rfdlight.records.facts import InProgress, Rows
 from rfdlight.records.records import Record, in_order
 
 
@@ -21,7 +21,7 @@ class MemoryWriter:
     found_random = False
 
     def __init__(self) -> None:
-        self.past = journal.NOTHING
+        self.past = journal.Past([], False, {"attempts": 0})
         self.finished: list[str] = []
         self.begun: dict[str, Any] = {}
         self._records: list[Record] = []
@@ -54,19 +54,17 @@ class MemoryWriter:
         waiting: Callable[[], Any] = lambda: None,
     ) -> None:
         """Conclude the evaluation; see `RunWriter.end`."""
-        self.past = journal.Past(
-            in_order(self._records),
-            dict(sorted(self._failed.items())),
-            damaged=0,
-            attempts=1,
-            killed=0,
-            totals=Counter(totals),
-            forwarded=forwarded,
-            seconds=time.monotonic() - self._began,
-            batch_size=batch_size,
-            random=self._random,
-            in_progress=in_progress,
-        )
+        begun, robust = in_progress
+        facts = {
+            "failed": dict(sorted(self._failed.items())),
+            "totals": Rows(**totals),
+            "forwarded": forwarded,
+            "batch_size_used": batch_size,
+            "wall_seconds": time.monotonic() - self._began,
+            "attempts": 1,
+            "in_progress": InProgress(begun=begun, robust=robust),
+        }
+        self.past = journal.Past(in_order(self._records), self._random, facts)
 
     def close(self) -> None:
         """Do nothing."""

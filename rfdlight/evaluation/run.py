@@ -1,22 +1,111 @@
-"""Result of an evaluation."""
+"""Result of an evaluation, with its tables, its plot and its adversarial images."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 
-from rfdlight.records import runs
-from rfdlight.records.diagnostic import Finding
+import torch
+from matplotlib.axes import Axes
+from rich.console import Console
+from torch import Tensor
+
+from rfdlight.errors import UserError
+from rfdlight.records import images, runs
+from rfdlight.reporting import plots
+from rfdlight.reporting.tables import run_html, run_table
+
+_WIDTH = 80
+"""Columns of the table of `print(run)`."""
 
 
 @dataclass(frozen=True)
 class Run(runs.Run):
-    """A finished evaluation."""
+    """Result of an evaluation: records, estimates, adversarial images, tables.
+
+    `clean, robust = run` gives the two accuracies; `print(run)` shows the table of the command line.
+
+    Attributes:
+        points: Final point of each image by its id, (C, H, W) in [0, 1]; empty if none was kept.
+        order: Image ids in the order of the given data; `queries`, `success` and `adversarial` follow it.
+    """
+
+    points: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    order: tuple[str, ...] = field(default=(), repr=False, compare=False)
+
+    @classmethod
+    def from_base(
+        cls, run: runs.Run, points: Mapping[str, Tensor] | None = None, order: tuple[str, ...] = ()
+    ) -> Run:
+        """Return a run with final points; without them, those that the run directory holds."""
+        base = {each.name: getattr(run, each.name) for each in fields(runs.Run)}
+        return cls(**base, points=_kept(run.folder) if points is None else points, order=order)
 
     @property
-    def diagnostics(self) -> list[Finding]:
-        return self.findings
+    def ids(self) -> tuple[str, ...]:
+        """Image ids in the order of `queries`, `success` and `adversarial`."""
+        return self.order or tuple(record.id for record in self.records)
+
+    @property
+    def queries(self) -> Tensor:
+        """Queries billed per image, (N,) int64; 0 for images on which the model failed."""
+        return torch.tensor([self.by_id[name].billed if name in self.by_id else 0 for name in self.ids])
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the attack succeeded on each image, (N,) bool."""
+        return torch.tensor(
+            [name in self.by_id and self.by_id[name].verdict == "adversarial" for name in self.ids], dtype=torch.bool
+        )
+
+    @property
+    def adversarial(self) -> Tensor:
+        """Final points of the attack, (N, C, H, W) in [0, 1], the clean image where it was not attacked.
+
+        Raises:
+            UserError: If not every final point was kept.
+        """
+        missing = [name for name in self.ids if name not in self.points]
+        if missing or not self.ids:
+            raise UserError(
+                f"adversarial: expected the final points of {len(self.ids)} images, got "
+                f"{len(self.ids) - len(missing)}; evaluate with --model.keep_images {len(self.ids)}"
+            )
+        return torch.stack([self.points[name] for name in self.ids])
 
     @property
     def is_consistent(self) -> bool:
         """Whether no consistency check fails."""
-        return all(found.state != "fail" for found in self.findings)
+        return all(diagnostic.state != "fail" for diagnostic in self.diagnostics)
+
+    def plot(self, axes: Axes | None = None) -> Axes:
+        """Draw robust accuracy against queries, with its 95 % interval, into given or new matplotlib axes."""
+        return plots.draw_run(self.label, list(self.records), self.facts.budget, axes)
+
+    def __str__(self) -> str:
+        console = Console(file=io.StringIO(), width=_WIDTH, markup=False, emoji=False)
+        with console.capture() as captured:
+            console.print(run_table(self.summary))
+        return captured.get().rstrip()
+
+    def _repr_html_(self) -> str:
+        return run_html(self.summary)
+
+
+def _kept(folder: Path | None) -> dict[str, Tensor]:
+    """Return the final points that a run directory holds."""
+    if folder is None or not (folder / images.FILE).exists():
+        return {}
+    _, final, ids = images.read_images(folder / images.FILE)
+    return dict(zip(ids, torch.from_numpy(final), strict=True))
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run directory of `rfdlight test` or of `rfdlight.evaluate`.
+
+    Raises:
+        UserError: If the folder holds no finished run, or a run of another schema version.
+    """
+    return Run.from_base(runs.load_run(folder))

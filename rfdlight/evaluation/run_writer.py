@@ -1,4 +1,4 @@
-"""What a run writes down in its directory."""
+"""Writes a run directory: one journal per process and attempt, and the records and images of all at the end."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.processes import Processes
 from rfdlight.records import images, journal
+from rfdlight.records.facts import InProgress, Rows
 from rfdlight.records.records import Record
 
 
 class RunWriter:
-    """Keeps what a run has finished, over all of its processes and all attempts at it.
+    """Writes the results of a run, over all of its processes and attempts.
 
-    Process 0 takes the directory, tells the others where it is and what earlier attempts have finished, and at the end
-    puts together what all have written. Each process writes files of its own.
+    Process 0 locks the directory, sends its path and the finished images of earlier attempts to the other processes,
+    and at the end writes the records of all processes. Each process writes files of its own.
 
     Args:
         planned: The run directory, as process 0 knows it.
-        resume: Whether it holds a run that is gone on with; it is then taken at once, else by `begin`.
-        processes: Of the run.
+        resume: Whether the directory holds a run to resume, which is locked at once; else `begin` locks it.
+        processes: The processes of the run.
 
     Attributes:
         folder: The run directory.
-        past: What all attempts have left: before this one, and after `end` with it. In process 0 alone.
-        attempt: How often the run was begun before.
+        past: The results of all attempts: before this one, and after `end` with it. In process 0 alone.
+        attempt: Number of this attempt, from 0.
         finished: Ids of the images that earlier attempts have finished.
         found_random: Whether an earlier attempt has found the victim random.
-        begun: The identity that earlier attempts have written, empty for a new run. In process 0 alone.
+        begun: The fingerprint that earlier attempts have written, empty for a new run. In process 0 alone.
 
     Raises:
-        UserError: If another process has the directory, or there is nothing to go on with.
+        UserError: Another process holds the directory, or it has no run to resume.
     """
 
     def __init__(self, planned: Path, resume: bool, processes: Processes) -> None:
-        self.past = journal.NOTHING
+        self.past = journal.Past([], False, {"attempts": 0})
         self.begun: dict[str, Any] = {}
         self._resume = resume
         self._processes = processes
@@ -50,9 +51,9 @@ class RunWriter:
             if resume:
                 self.begun = fingerprint.read(planned)  # before the lock makes a folder
                 self._lock = journal.lock(planned)
-                self.past = journal.look_back(planned)
-            finished = [record["id"] for record in self.past.records]
-            processes.tell("run", [str(planned.absolute()), self.past.attempts, finished, self.past.random])
+                self.past = journal.read_past(planned)
+            finished = [record.id for record in self.past.records]
+            processes.tell("run", [str(planned.absolute()), self.past.facts["attempts"], finished, self.past.random])
         folder, self.attempt, self.finished, self.found_random = processes.hear("run")
         self.folder = planned if processes.leads else Path(folder)
 
@@ -62,16 +63,16 @@ class RunWriter:
         on_ready: Callable[[], None] = lambda: None,
         kept: tuple[list[str], int] = ([], 0),
     ) -> None:
-        """Take the directory, if that is still to be done, and open this process's files; nothing was written before.
+        """Lock the directory of a new run, and open this process's journal; nothing is written before.
 
         Args:
-            now: The identity of what is about to run, see `rfdlight.evaluation.fingerprint`.
-            on_ready: Called in process 0 when the directory is this run's and before it counts as begun.
-            kept: Ids of the images that are attacked, and of how many the pixels are kept.
+            now: The fingerprint of this run, see `rfdlight.evaluation.fingerprint`.
+            on_ready: Called in process 0 when the directory is locked and before the run counts as begun.
+            kept: Ids of the images that are attacked, and the number of images whose pixels are kept.
 
         Raises:
-            UserError: If the directory holds another run, another process has it, or it cannot be written; and in the
-                other processes, if they would not run what process 0 runs.
+            UserError: The directory holds another run, another process holds it, it cannot be written, or a process
+                has another fingerprint than process 0.
         """
         if self._processes.leads:
             self._take(now, on_ready, kept[0])
@@ -80,7 +81,7 @@ class RunWriter:
             self._processes.hear("begun")
             fingerprint.check_same(self.folder, now)
         mine = self.attempt, self._processes.rank
-        self._images = images.KeptImages(*kept, journal.image_part(self.folder, *mine))
+        self._images = images.KeptImages(*kept, images.part(self.folder, *mine))
         self._journal = journal.Journal(self.folder, *mine)
 
     def _take(self, now: dict[str, Any], on_ready: Callable[[], None], ids: list[str]) -> None:
@@ -88,31 +89,29 @@ class RunWriter:
             fingerprint.check_same(self.folder, now)
             strange = sorted(set(self.finished) - set(ids))
             if strange:
-                raise fingerprint.mixed(self.folder, f"it has a record of {strange[0]}, which is none of its images")
+                raise fingerprint.mixed(self.folder, f"it has a record of {strange[0]}, which is no image of the run")
             on_ready()
             return
         self._lock = journal.lock(self.folder)
         if (self.folder / fingerprint.FILE).exists() or (self.folder / journal.RECORDS).exists():
-            raise UserError(
-                f"{self.folder} already holds another run; give --run another folder, or go on with it: --resume"
-            )
+            raise UserError(f"{self.folder} already holds another run; give --run another folder, or resume: --resume")
         on_ready()
         fingerprint.write(self.folder, now)
 
     def record(self, record: Record) -> None:
-        """Write down an image that was just finished."""
-        self._opened.record(record)
+        """Write the record of a finished image."""
+        self._append(record=record)
 
     def failure(self, image_id: str, reason: str) -> None:
-        """Write down that the victim fails on an image."""
-        self._opened.failure(image_id, reason)
+        """Write that the victim failed on an image."""
+        self._append(failed=(image_id, reason))
 
     def random(self) -> None:
-        """Write down that the victim is random, which makes all records of single evaluations void."""
-        self._opened.random()
+        """Write that the victim is random, which makes all records of single evaluations void."""
+        self._append(random=True)
 
     def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
-        """Keep the pixels of an image, (C, H, W) both, if it is one of those that are kept."""
+        """Keep the pixels of an image, (C, H, W) both, if it is one of the kept images."""
         self._images(image_id, clean, final)
 
     def end(
@@ -123,18 +122,24 @@ class RunWriter:
         in_progress: tuple[int, int],
         waiting: Callable[[], Any] = lambda: None,
     ) -> None:
-        """Close this process's files; process 0 waits for the others, and puts all together.
+        """Close this process's journal; process 0 waits for the others, and writes the records of all.
 
         Args:
-            totals: Rows that the victim saw, by the ledger.
-            forwarded: How many a hook on the victim saw.
-            batch_size: Of the last forward pass.
-            in_progress: Images that were begun and not finished, and those of them that were robust so far.
-            waiting: Called again and again while process 0 waits.
+            totals: Rows that the victim saw, by the query ledger.
+            forwarded: Rows that a hook on the victim counted.
+            batch_size: Rows of the last forward pass.
+            in_progress: Images that are begun and not finished, and how many of them are robust so far.
+            waiting: Called repeatedly while process 0 waits.
         """
+        begun, robust = in_progress
+        last = journal.End(
+            totals=Rows(**totals),
+            forwarded=forwarded,
+            batch_size=batch_size,
+            in_progress=InProgress(begun=begun, robust=robust),
+        )
         try:
-            self._opened.end(totals, forwarded, batch_size, in_progress)
-            self._opened.close()
+            self._append(end=last).close()
         except UserError as error:
             self._processes.fail(error)
             raise
@@ -144,20 +149,17 @@ class RunWriter:
                 self._processes.leave(waiting)
             finally:
                 if self._processes.leads:
-                    self._put_together()
-
-    def _put_together(self) -> None:
-        self.past = journal.look_back(self.folder)
-        journal.conclude(self.folder, self.past.records)
-        images.gather(self.folder, journal.kept_images(self.folder))
+                    self.past = journal.read_past(self.folder)
+                    journal.write_records(self.folder, self.past.records)
+                    images.gather(self.folder)
 
     def close(self) -> None:
-        """Let the directory go."""
+        """Unlock the directory."""
         if self._lock is not None:
             self._lock.release()
 
-    @property
-    def _opened(self) -> journal.Journal:
+    def _append(self, **content: Any) -> journal.Journal:
         if self._journal is None:
             raise ValueError("begin the run first")
+        self._journal.append(**content)
         return self._journal

@@ -15,9 +15,9 @@ from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core import rng
 from rfdlight.data.base import ImageSource
-from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
 from rfdlight.data.subset import spread
+from rfdlight.data.conversion import unit_range
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
@@ -26,7 +26,8 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.description import Subject
 from rfdlight.evaluation.evaluation import Evaluation
-from rfdlight.records.records import Record, clean_right
+from rfdlight.records.facts import FirstStep, NoBall, NoiseComparison, SanityCheckResults
+from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
 
 QUERIES = 50
@@ -40,6 +41,10 @@ _ROUNDING = 1e-3
 
 _DRAWS = 8
 """Answers to each of the attack's first two queries."""
+
+
+class _SkippedError(UserError):
+    """A sanity check cannot be made."""
 
 
 @dataclass(frozen=True)
@@ -61,36 +66,33 @@ class SanityChecks:
     config: EvaluationConfig
     stop: Callable[[], bool]
 
-    def run(self, images: ImageSource, records: Sequence[Record]) -> dict[str, Any]:
+    def run(self, images: ImageSource, records: Sequence[Record]) -> SanityCheckResults:
         """Attack some images in a ball of no size, and by random noise, and look at the attack's first step.
 
         Args:
             images: Of the run.
             records: Of the run, at least one.
-
-        Returns:
-            What `rfdlight.records.consistency_checks` reads, by the names of the sanity checks; a control that could
-            not be made holds the reason under "skipped".
         """
-        known = {record["id"]: record for record in records}
+        known = {record.id: record for record in records}
         rows = self.engine.oracle.batch_size
         chosen = spread([i for i, name in enumerate(images.ids) if name in known], max(rows, min(2 * rows, MOST_ROWS)))
         sample = images.take(chosen)
-        made = {
+        checks: dict[str, Callable[[], Any]] = {
             "no_ball": lambda: self._no_ball(sample, known),
             "random_noise": lambda: self._random_noise(sample, known),
             "step": lambda: self._step(sample),
         }
-        return {name: self._guarded(make) for name, make in made.items()}
-
-    def _guarded(self, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        if self.stop():
-            return {"skipped": "the run was stopped"}
-        try:
-            found = make()
-        except UserError as error:
-            return {"skipped": str(error)}
-        return {"skipped": "the run was stopped"} if self.stop() else found
+        made, skipped = {}, {}
+        for name, check in checks.items():
+            try:
+                if not self.stop():
+                    made[name] = check()
+                if self.stop():
+                    raise _SkippedError("the run was stopped")
+            except UserError as error:
+                skipped[name] = str(error)
+                made.pop(name, None)
+        return SanityCheckResults(**made, skipped=skipped)
 
     def _attack(self, sample: ImageSource, attack: Attack) -> Evaluation:
         """Attack a sample with exact query counting and the sequential criterion."""
@@ -115,47 +117,46 @@ class SanityChecks:
     def _queries(self) -> int:
         return min(self.engine.budget, QUERIES)
 
-    def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
+    def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> NoBall:
         attack = copy.copy(self.engine.attack)
         attack.eps = _NO_SIZE
         evaluation = self._attack(sample, attack)
         records = evaluation.writer.past.records
-        right = [record for record in records if clean_right(record)]
-        return {
-            "images": len(records),
-            "queries": self._queries,
-            "right": len(right),
-            "adversarial": sum(record["verdict"] == "adversarial" for record in right),
-            "changed": sorted(record["id"] for record in records if _differs(record, known[record["id"]])),
-            "deterministic": evaluation.engine.deterministic,
-        }
+        right = [record for record in records if record.clean_correct]
+        return NoBall(
+            images=len(records),
+            queries=self._queries,
+            right=len(right),
+            adversarial=sum(record.verdict == "adversarial" for record in right),
+            changed=sorted(record.id for record in records if _differs(record, known[record.id])),
+            deterministic=evaluation.engine.deterministic,
+        )
 
-    def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
+    def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> NoiseComparison:
         if isinstance(self.engine.attack, RandomNoise):
-            return {"skipped": "the attack is random noise itself"}
+            raise _SkippedError("the attack is random noise itself")
         if self.engine.attack.norm not in RandomNoise.norms:
-            return {"skipped": f"random noise is not defined for {self.engine.attack.norm}"}
+            raise _SkippedError(f"random noise is not defined for {self.engine.attack.norm}")
         noise = RandomNoise(self.engine.attack.eps, self.engine.attack.norm, self.engine.attack.targeted)
-        attacked = self._attack(sample, noise).writer.past.records
-        stood = {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in attacked}
+        stood = {record.id: record.is_robust for record in self._attack(sample, noise).writer.past.records}
         pairs = [(is_robust_at(known[name], self.engine.budget), stands) for name, stands in stood.items()]
-        return {
-            "images": len(pairs),
-            "queries": self._queries,
-            "attack_only": sum(stands and not attacked for attacked, stands in pairs),
-            "noise_only": sum(attacked and not stands for attacked, stands in pairs),
-        }
+        return NoiseComparison(
+            images=len(pairs),
+            queries=self._queries,
+            attack_only=sum(stands and not attacked for attacked, stands in pairs),
+            noise_only=sum(attacked and not stands for attacked, stands in pairs),
+        )
 
-    def _step(self, sample: ImageSource) -> dict[str, Any]:
+    def _step(self, sample: ImageSource) -> FirstStep:
         """Compare how far the loss differs between the attack's first two queries with what noise does to it.
 
         Both are root mean squares over the images: of the difference of two mean losses, and of the standard deviation
         of the difference of two single ones. Products of independent differences keep the noise out of the former.
         """
         if self.engine.attack.access != "score":
-            return {"skipped": f"the attack reads {self.engine.attack.access}, not scores"}
+            raise _SkippedError(f"the attack reads {self.engine.attack.access}, not scores")
         if self.engine.budget < 2:
-            return {"skipped": "the attack has no second query"}
+            raise _SkippedError("the attack has no second query")
         attack = copy.copy(self.engine.attack)
         attack.query_counting, attack.repeats = "exact", 1
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
@@ -168,7 +169,8 @@ class SanityChecks:
         difference = losses[0] - losses[1]  # (draws, images)
         noise = difference.var(0).mean().sqrt()
         products = (difference.sum(0).square() - difference.square().sum(0)) / (_DRAWS * (_DRAWS - 1))
-        return {"images": len(x), "signal": math.sqrt(max(0.0, float(products.mean()))), "noise": float(noise)}
+        signal = math.sqrt(max(0.0, float(products.mean())))
+        return FirstStep(images=len(x), signal=signal, noise=float(noise))
 
     def _first_losses(self, oracle: Oracle, attack: Attack, x: Tensor, sample: ImageSource) -> list[Tensor]:
         """Return the losses at each image's first two queries, (draws, images) float64 both."""
@@ -198,4 +200,4 @@ def _scores(oracle: Oracle, points: Tensor, clock: Tensor) -> Tensor:
 
 def _differs(now: Record, before: Record) -> bool:
     """Say whether the margin at a clean image has changed by more than rounding."""
-    return not math.isclose(now["clean_margin"], before["clean_margin"], rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+    return not math.isclose(now.clean_margin, before.clean_margin, rel_tol=_ROUNDING, abs_tol=_ROUNDING)

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""Diagnostics: the outcome of a check, as one row of a table."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ State = Literal["ok", "warn", "fail", "skip"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One row of the table.
+class Diagnostic:
+    """The outcome of one check.
 
     Attributes:
-        check: What was looked at, in a word or two.
-        state: "fail" where runs break or mislead, "warn" where they may, or where only some can be made; "skip" where
-            the check could not be made.
-        found: One line.
-        remedy: What to do, empty if nothing.
+        check: Name of the check.
+        state: "fail" for wrong numbers or runs that will break, "warn" for numbers that may mislead, "skip" for a check
+            that could not be made.
+        found: What the check found, in one line.
+        remedy: What to do, empty for nothing.
     """
 
     check: str
@@ -29,21 +29,18 @@ class Finding:
     remedy: str = ""
 
 
-def guarded(name: str, check: Callable[[], list[Finding]], remedy: str) -> list[Finding]:
-    """Run a check; one that breaks is a finding too.
+Finding = Diagnostic
 
-    Args:
-        name: Of the check, for that finding.
-        check: Any exception of it is caught.
-        remedy: What to do if it breaks.
+
+def guarded(name: str, check: Callable[[], list[Diagnostic]], remedy: str) -> list[Diagnostic]:
+    """Run a check; its exception becomes a diagnostic.
 
     Example:
-        >>> guarded("sizes", lambda: [][0], "try again")
-        [Finding(check='sizes', state='fail', found='IndexError: list index out of range', remedy='try again')]
+        >>> guarded("sizes", lambda: [][0], "try again")[0].found
+        'IndexError: list index out of range'
     """
     try:
         return check()
-    except UserError as error:
-        return [Finding(name, "fail", one_line(error), remedy)]
     except Exception as error:
-        return [Finding(name, "fail", one_line(f"{type(error).__name__}: {error}"), remedy)]
+        text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return [Diagnostic(name, "fail", one_line(text), remedy)]

@@ -1,4 +1,4 @@
-"""The pixels of a few attacked images, for people to look at."""
+"""Pixels of some attacked images, clean and adversarial, for a gallery."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rfdlight._io import check_regular, parse_json, replacing
 from rfdlight.errors import UserError, one_line
+from rfdlight.records.journal import FOLDER
 
 FILE = "images.safetensors"
 """In a run directory: float32 tensors `clean` and `adversarial`, both (images, C, H, W) in [0, 1], and in the metadata
@@ -21,12 +22,12 @@ FILE = "images.safetensors"
 
 
 class KeptImages:
-    """Keeps the clean pixels and the final points of some images of a run, in a file, as they come.
+    """Keeps the clean pixels and the final points of some images of a run in a file.
 
     Args:
-        ids: Of all images that the run attacks, in order.
-        most: How many are kept, spread evenly over `ids`.
-        path: The file, which is written when the first of them comes.
+        ids: Ids of all images of the run, in order.
+        most: Number of images to keep, spread evenly over `ids`.
+        path: The file, written with the first image.
 
     Example:
         >>> KeptImages(["a", "b", "c", "d", "e"], most=2, path=Path("part.safetensors")).chosen
@@ -40,18 +41,24 @@ class KeptImages:
         self._pixels: dict[str, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, image_id: str, clean: Tensor, final: Tensor) -> None:
-        """Take an image, (C, H, W) both, if it is one of the chosen."""
+        """Keep an image, (C, H, W) both, if it is one of the chosen images."""
         if image_id in self.chosen:
             self._pixels[image_id] = clean.cpu().clone(), final.cpu().clone()
             _save(self._pixels, self._path)
 
 
-def gather(run: Path, parts: list[Path]) -> None:
-    """Put what the processes of all attempts kept into the run's `FILE`, in order of id; the parts are then dropped.
+def part(run: Path, attempt: int, rank: int) -> Path:
+    """Return the file for the images of one process of one attempt."""
+    return run / FOLDER / f"images-{attempt}-{rank}.safetensors"
+
+
+def gather(run: Path) -> None:
+    """Move the images of the processes of all attempts into the run's `FILE`, in order of id.
 
     Raises:
-        UserError: If it cannot be written.
+        UserError: The file cannot be written.
     """
+    parts = sorted((run / FOLDER).glob("images-*.safetensors"))
     pixels: dict[str, tuple[Tensor, Tensor]] = {}
     for path in [*parts, run / FILE]:
         pixels |= _stored(path)
@@ -68,7 +75,7 @@ def _save(pixels: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
 
 
 def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the images of a file, none where it cannot be read: they are for people to look at, no result."""
+    """Return the images of a file, none of a file that cannot be read: no result depends on them."""
     try:
         clean, adversarial, ids = read_images(path)
         pairs = zip(torch.from_numpy(clean), torch.from_numpy(adversarial), strict=True)
@@ -78,10 +85,10 @@ def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Read a `FILE` and return its clean images, their final points and the ids, none of them checked.
+    """Read a `FILE` and return its clean images, final points and ids, all unchecked.
 
     Raises:
-        UserError: If it cannot be read, or lacks one of these.
+        UserError: The file cannot be read, or lacks one of these.
     """
     try:
         check_regular(path)

@@ -1,4 +1,4 @@
-"""The folder that holds one run and never another."""
+"""Run directories: each holds one run and never another."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from rfdlight.records import journal
 
 
 def plan(path: str | None, label: str) -> Path:
-    """Decide where a run will go, without making the folder.
+    """Choose the run directory of a new run, without making it.
 
     Args:
-        path: What the user asked for; by default `runs/<time>-<label>`, with a number behind it
-            where a run of the same second has that.
-        label: What the run is.
+        path: The path that the user gave; by default `runs/<time>-<label>`, with a number behind it where it exists.
+        label: Name of the run.
 
     Raises:
-        UserError: If something is already there; names no option, since commands call theirs differently.
+        UserError: The path exists and holds something else; names no option, since commands have different options.
     """
     if path is None:
         first = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
@@ -32,43 +31,43 @@ def plan(path: str | None, label: str) -> Path:
     planned = Path(path)
     if planned.exists() and not planned.is_dir():
         raise UserError(f"{planned} is a file; give a folder")
-    if planned.is_dir() and any(planned.iterdir()) and not _was_about_to_begin(planned):
+    if planned.is_dir() and any(planned.iterdir()) and not _has_not_begun(planned):
         raise UserError(f"{planned} already holds another run; give another folder, or move that one")
     return planned
 
 
-def refuse_links(run: Path) -> None:
-    """Refuse a run directory with a link in it, which no run makes; the directory itself may be one.
+def _has_not_begun(folder: Path) -> bool:
+    """Return whether a folder holds only the files of a run that was killed before it began.
 
-    What lies elsewhere would be shown as the run's own, in a page that goes to others, or written over.
+    Such a run cannot be resumed, and must not block another one.
+    """
+    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(PARTIAL)}
+    return journal.FOLDER in kept <= {journal.FOLDER, f"{journal.FOLDER}/lock", "config.yaml"}
+
+
+def refuse_links(run: Path) -> None:
+    """Refuse a run directory that contains a link: a report would show, or a run overwrite, a file elsewhere.
+
+    The directory itself may be a link.
 
     Raises:
-        UserError: If there is one, or the directory cannot be read.
+        UserError: The directory contains a link, or cannot be read.
     """
     try:
         link = next((path for path in (*run.glob("*"), *run.glob("journal/*")) if path.is_symlink()), None)
     except OSError as error:
         raise UserError(f"cannot read the run directory {run}: {error.strerror}") from error
     if link is not None:
-        raise UserError(f"{link} is a link; expected a file of the run's own, as rfdlight test writes it")
-
-
-def _was_about_to_begin(folder: Path) -> bool:
-    """Return whether a folder has no more than a run leaves whose process, or disk, ended before it had begun.
-
-    Such a run cannot be gone on with, and must not bar the way of another.
-    """
-    kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(PARTIAL)}
-    return journal.FOLDER in kept <= {journal.FOLDER, f"{journal.FOLDER}/lock", "config.yaml"}
+        raise UserError(f"{link} is a link; expected a regular file, as rfdlight test writes it")
 
 
 @contextmanager
 def left_out_unless(planned: Path, begun: Callable[[], bool]) -> Iterator[None]:
-    """Take what a run has written away where the run is refused before it has begun.
+    """Remove the files of a run that is refused before it begins.
 
     Args:
-        planned: Its folder, as `plan` returned it.
-        begun: Returns whether the run has begun, so that its folder stays.
+        planned: The run directory, as `plan` returned it.
+        begun: Returns whether the run has begun, so that its directory stays.
     """
     missing = [folder for folder in (planned, *planned.parents) if not folder.exists()]
     before = set(planned.iterdir()) if planned.is_dir() else set()
@@ -84,10 +83,10 @@ def left_out_unless(planned: Path, begun: Callable[[], bool]) -> Iterator[None]:
 
 
 def create(planned: Path) -> Path:
-    """Make the folder.
+    """Make the run directory.
 
     Raises:
-        UserError: If it cannot be made.
+        UserError: The directory cannot be made.
     """
     try:
         planned.mkdir(parents=True, exist_ok=True)

@@ -1,99 +1,130 @@
-"""Run directories, read back."""
+"""Runs: the result of an evaluation, in memory and in run directories."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from rfdlight._io import parse_json, read_text
-from rfdlight.core.field_types import (
-    Kind,
-    is_count,
-    is_flag,
-    is_number,
-    is_positive_count,
-    is_text,
-    or_none,
-    wrong_field,
-)
+import msgspec
+import torch
+from msgspec.structs import asdict, astuple
+from torch import Tensor
+
+from rfdlight._io import read_text
 from rfdlight.errors import UserError, shown
-from rfdlight.records import consistency_checks
-from rfdlight.records.diagnostic import Finding
-from rfdlight.records.records import Record, clean_right, read_records
+from rfdlight.records.consistency_checks import check_run
+from rfdlight.records.diagnostic import Diagnostic
+from rfdlight.records.facts import RunFacts
+from rfdlight.records.records import Record, in_order, read_records
 from rfdlight.records.run_directory import refuse_links
-from rfdlight.records.summary import ABSENT, ROWS, RUN_FIELDS, summarize
+from rfdlight.records.schema import SCHEMA, read_versioned
+from rfdlight.records.summary import Estimate, Summary, summarize
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILES = ("config.yaml", "records.jsonl", "summary.json")
-"""What a run directory holds."""
-
-
-def _is_in_progress(value: Any) -> bool:
-    counts = isinstance(value, dict) and wrong_field(value, {"begun": is_count, "robust": is_count}) is None
-    return counts and value.keys() == {"begun", "robust"} and value["robust"] <= value["begun"]
-
-
-KINDS: dict[str, Kind] = {
-    **dict.fromkeys(RUN_FIELDS, is_text),
-    "norm": lambda value: value in ("linf", "l2"),
-    "eps": lambda value: is_number(value) and value > 0,
-    "budget": is_count,
-    "eot": is_positive_count,
-    "targeted": is_flag,
-    "defense": or_none(is_text),
-    "seed": is_number,
-    "totals": lambda value: isinstance(value, dict) and all(is_count(value.get(kind)) for kind in ROWS),
-    "wall_seconds": lambda value: is_number(value) and value >= 0,
-    "deterministic": is_flag,
-    "complete": is_flag,
-    "failed": lambda value: isinstance(value, dict) and all(map(is_text, value.values())),
-    "num_images": is_count,
-    "in_progress": _is_in_progress,
-    "selection": or_none(is_text),
-    "batch_size": or_none(is_count),
-    "batch_size_used": or_none(is_count),
-    "classes": or_none(lambda value: isinstance(value, list) and all(map(is_text, value))),
-    **consistency_checks.KINDS,
-}
-"""What the facts of a run are."""
+"""The files of a finished run directory."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its label in a report, its folder, its records by id, and its summary, computed from them."""
+    """The result of an evaluation: one record per image, and the facts of the run.
 
-    label: str
-    folder: Path
-    records: list[Record]
-    summary: dict[str, Any]
+    Iterating gives the clean and the robust accuracy: `clean, robust = run`.
 
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What the records do not hold."""
-        return self.summary["run"]
+    Attributes:
+        records: One per finished image, in order of image id.
+        facts: The facts of the run that its records do not hold.
+        label: Name of the run in reports.
+        folder: The run directory, None for a run in memory.
+    """
+
+    records: tuple[Record, ...]
+    facts: RunFacts
+    label: str = ""
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, records: Iterable[Record], facts: RunFacts, folder: Path | None = None) -> Run:
+        """Return a run of records in any order, labelled by its name."""
+        return cls(tuple(in_order(records)), facts, shown(facts.name), folder)
 
     @cached_property
-    def findings(self) -> list[Finding]:
-        """What the run's checks of itself find."""
-        return consistency_checks.audit(self.records, self.facts)
+    def summary(self) -> Summary:
+        """Every number of the run, computed from its records."""
+        return summarize(self.records, self.facts)
+
+    @cached_property
+    def diagnostics(self) -> list[Diagnostic]:
+        """The outcomes of the consistency checks."""
+        return check_run(self.records, self.facts)
 
     @cached_property
     def by_id(self) -> dict[str, Record]:
         """The records by image id."""
-        return {record["id"]: record for record in self.records}
+        return {record.id: record for record in self.records}
+
+    @property
+    def clean_accuracy(self) -> Estimate:
+        """Accuracy of the mean logits on the clean images."""
+        return self.summary.mean_logits.clean
+
+    @property
+    def robust_accuracy(self) -> Estimate:
+        """Accuracy of the mean logits at the final points of the attack."""
+        return self.summary.mean_logits.robust
+
+    @property
+    def attack_success_rate(self) -> Estimate:
+        """Adversarial share of the images that are classified correctly before the attack."""
+        return self.summary.attack_success
+
+    @property
+    def queries(self) -> Tensor:
+        """Queries billed per image, (N,) int64, in order of `records`."""
+        return torch.tensor([record.billed for record in self.records], dtype=torch.int64)
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the attack succeeded on each image, (N,) bool, in order of `records`."""
+        return torch.tensor([record.verdict == "adversarial" for record in self.records], dtype=torch.bool)
+
+    def __iter__(self) -> Iterator[Estimate]:
+        """Return the clean and the robust accuracy."""
+        return iter((self.clean_accuracy, self.robust_accuracy))
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a pandas DataFrame with one row per image id and the columns of `records.jsonl`; null is NaN."""
+        import pandas as pd
+
+        rows = [[math.nan if v is None else v for v in astuple(record)] for record in self.records]
+        return pd.DataFrame(rows, columns=list(Record.__struct_fields__))
 
     def as_declared(self) -> Run:
-        """Return the run with the verdicts of the criterion during the attack instead of the final evaluation."""
-        records = [_as_declared(record) for record in self.records]
-        facts = {**self.facts, "criterion": f"{self.facts['criterion']} (as declared)"}
-        return replace(self, records=records, summary=summarize(records, facts))
+        """Return the run with the verdicts of the success criterion during the attack, without the final evaluation."""
+        return replace(
+            self,
+            records=tuple(map(_as_declared, self.records)),
+            facts=msgspec.structs.replace(self.facts, criterion=f"{self.facts.criterion} (as declared)"),
+        )
+
+    def summary_json(self) -> bytes:
+        """Return the content of `summary.json`."""
+        content = {"schema": SCHEMA, **asdict(self.summary), "consistency_checks": self.diagnostics}
+        return msgspec.json.format(msgspec.json.encode(content), indent=2) + b"\n"
 
     @property
     def config(self) -> str:
-        """The text of its resolved configuration."""
+        """The text of the resolved configuration, empty for a run in memory."""
+        if self.folder is None:
+            return ""
         path = self.folder / "config.yaml"
         try:
             return read_text(path, errors="replace")
@@ -102,71 +133,72 @@ class Run:
 
 
 def _as_declared(record: Record) -> Record:
-    declared = "robust" if record["success_query"] is None else "adversarial"
-    return {**record, "verdict": declared if clean_right(record) else record["verdict"]}
+    if not record.clean_correct:
+        return record
+    return msgspec.structs.replace(record, verdict="robust" if record.success_query is None else "adversarial")
 
 
-def load(folder: Path, label: str) -> Run:
+def load_run(folder: str | Path, label: str | None = None) -> Run:
     """Read a run directory.
 
+    Args:
+        folder: The run directory.
+        label: Name of the run in reports; by default the name of the folder.
+
     Raises:
-        UserError: If it is none.
+        UserError: The folder holds no finished run, or a run of another schema version.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"expected a run directory, got {folder}, which is no folder{_nearest(folder)}")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
     refuse_links(folder)
-    try:
-        facts = ABSENT | parse_json(read_text(folder / "summary.json"))["run"]
-        lacking = RUN_FIELDS.keys() - facts.keys()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'summary.json'} is no summary of a run") from error
-    if lacking:
-        raise UserError(f"{folder / 'summary.json'} lacks run.{min(lacking)}")
-    wrong = wrong_field(facts, KINDS)
-    if wrong is not None:
-        raise UserError(f"{folder / 'summary.json'}: run.{wrong} cannot be {facts[wrong]!r:.40}")
-    facts = {name: shown(fact) if isinstance(fact, str) else fact for name, fact in facts.items()}
-    records = read_records(folder / "records.jsonl")
-    run = Run(shown(label), folder, records, summarize(records, facts))
-    if len(run.by_id) < len(records):
-        twice = next(one["id"] for one, next_ in itertools.pairwise(records) if one["id"] == next_["id"])
-        raise UserError(f"{folder / 'records.jsonl'} holds the image {twice} twice")
-    if len(records) > facts["num_images"]:
-        raise UserError(
-            f"{folder / 'records.jsonl'} holds {len(records):,} images, of a run of {facts['num_images']:,}"
-        )
-    return run
+    facts = read_versioned(folder / "summary.json", _SummaryFile).run
+    # Texts of a stranger's file may hold control characters.
+    facts = msgspec.structs.replace(facts, **{k: shown(v) for k, v in asdict(facts).items() if isinstance(v, str)})
+    path = folder / "records.jsonl"
+    records = read_records(path)
+    twice = next((one.id for one, other in itertools.pairwise(records) if one.id == other.id), None)
+    if twice is not None:
+        raise UserError(f"{path} holds the image {twice} twice")
+    if len(records) > facts.num_images:
+        raise UserError(f"{path} holds {len(records):,} images, of a run of {facts.num_images:,}")
+    return Run(tuple(records), facts, shown(folder.resolve().name if label is None else label), folder)
 
 
-def load_all(paths: list[str]) -> list[Run]:
-    """Read run directories, labelled by their names, or by their paths where two have one name.
+class _SummaryFile(msgspec.Struct):
+    """The part of `summary.json` that is read: all other numbers are computed again."""
+
+    run: RunFacts
+
+
+def load_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Read run directories, labelled by their names, or by their paths where two names are equal.
 
     Args:
-        paths: Run directories, and folders of finished runs, at any depth.
+        paths: Run directories, and folders with finished runs at any depth.
 
     Raises:
-        UserError: If there is none, one is given twice, or a folder is no run directory and holds none.
+        UserError: A folder holds no finished run, or a run is given twice.
     """
-    if not paths:
-        raise UserError("expected at least one run directory, got none")
     folders = [folder for path in paths for folder in _runs_in(Path(path))]
+    if not folders:
+        raise UserError("expected at least one run directory, got none")
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
             raise UserError(f"the run {folder} is given twice")
         seen.add(folder.resolve())
-    names = [folder.resolve().name for folder in folders]
-    unique = len(set(names)) == len(names)
-    return [load(folder, name if unique else str(folder)) for folder, name in zip(folders, names, strict=True)]
+    unique = len({folder.resolve().name for folder in folders}) == len(folders)
+    return [load_run(folder, None if unique else str(folder)) for folder in folders]
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """Return the finished runs in a folder of runs, in order of their paths; a run itself, or nothing of one, as it is.
+    """Return the finished runs in a folder, in order of their paths; the folder itself if it holds no finished run.
 
-    Runs without a summary, which are going on or were killed, are left out.
+    Runs without a summary, which are unfinished or were killed, are left out.
     """
     if any((folder / name).exists() for name in FILES):
         return [folder]

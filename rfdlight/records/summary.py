@@ -1,106 +1,177 @@
-"""Every number of an evaluation, as one pure function of its records."""
+"""Summary of an evaluation: accuracies, attack success rate and query counts, computed from its records alone."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+
+from msgspec.structs import asdict
 
 from rfdlight.core.statistics import wilson
-from rfdlight.records.records import Record, clean_right
+from rfdlight.records.facts import Rows, RunFacts
+from rfdlight.records.records import Record
+from rfdlight.records.schema import Fields, about, descriptions
 
-ROWS = ("attack", "gradient", "success_check", "criterion", "padding")
-"""What the rows of the victim's forward passes were for."""
 
-RUN_FIELDS: dict[str, str] = {
-    "name": "name of the run directory",
-    "attack": "short name of the attack",
-    "options": "the attack's own options that were not at their defaults",
-    "norm": "linf or l2",
-    "eps": "radius of the ball, in pixel units",
-    "budget": "billed queries per image",
-    "criterion": "rule by which an image counts as adversarial",
-    "query_counting": "exact or paper",
-    "eot": "evaluations averaged in each query",
-    "targeted": "whether a class drawn per image had to be reached",
-    "precision": "of the attack's forward passes; the criterion's are float32",
-    "victim": "the victim in words, with its weights and clean accuracy",
-    "data": "data set, with those of its arguments that are not at their defaults",
-    "defense": "the defense in words, with its arguments and its calls per image where there are several, or none",
-    "seed": "of the attacks and of the victim's noise",
-    "totals": "rows the victim saw: attack, gradient, observe, criterion and padding",
-    "wall_seconds": "duration of the attack",
-    "deterministic": "whether the victim answers the same every time",
-    "complete": "whether every image was finished or failed",
-    "failed": "the reason for each image on which the victim failed, by image id; they have no record",
-    "num_images": "images asked for",
-    "in_progress": "images that a stopped run has begun and not finished, and how many of them were robust so far",
-}
-"""The facts of a run that its records do not hold."""
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A share with its 95 % Wilson interval.
 
-ABSENT: dict[str, Any] = {"failed": {}, "in_progress": {"begun": 0, "robust": 0}}
-"""What facts are where a file was written before there were such facts."""
+    Attributes:
+        value: The share, NaN of no images.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        total: Number of images.
 
-FIELDS: dict[str, str] = {
-    "run": "the facts of the run, see RUN_FIELDS",
-    "counts": "numbers of images: images (all with a record), initially_wrong, broken and undecided (of those "
-    "initially right), unconfirmed (called adversarial by the criterion, but the final draws do not say so) and late "
-    "(broken by the final draws alone)",
-    "single_query": "clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted "
-    "run, whose final draws count hits of the target",
-    "mean_logits": "clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image "
-    "counts as robust in robust and as adversarial in robust_lower",
-    "so_far": "robust accuracy of the mean logits over all images that a stopped run has begun, those under way as "
-    "robust if they were so far; null for a complete run. Finished images alone are a biased sample: images that break "
-    "finish first",
-    "attack_success": "share of the initially right images with the verdict adversarial",
-    "declared": "robust accuracy by the criterion during the attack, which the final evaluation may contradict; "
-    "under the paper's criterion and query counting, what its code would report",
-    "first_9_vote_success": "robust accuracy if the first candidate that a majority of 9 votes called wrong succeeded; "
-    "null if the criterion took no votes",
-    "curve": "robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget",
-    "adversarial_images": "median_queries and mean_queries billed at the break; median and largest linf and l2 of the "
-    "changes, in pixel units; null without a broken image",
-    "ledger": "billed queries; attack, gradient, observe, criterion and padding rows, their sum rows, "
-    "criterion_ratio = criterion / (attack + gradient + success_check) and padding_share = padding / rows",
-}
-"""The fields of a summary. An accuracy is a dict: share, low and high (95 % interval), total (images)."""
+    Example:
+        >>> robust = Estimate.of(9, 10)
+        >>> float(robust), round(robust.low, 2), round(robust.high, 2)
+        (0.9, 0.6, 0.98)
+    """
 
-Share = dict[str, Any]
+    value: float
+    low: float
+    high: float
+    total: int
+
+    @classmethod
+    def of(cls, successes: float, total: int, **more: int) -> Self:
+        """Estimate a share from its counts; `successes` may be a sum of shares, `more` are fields of a subclass."""
+        low, high = wilson(successes, total)
+        return cls(value=successes / total if total else math.nan, low=low, high=high, total=total, **more)
+
+    def __float__(self) -> float:
+        """Return the share."""
+        return self.value
+
+
+class SingleQuery(Fields, frozen=True, kw_only=True):
+    """Expected accuracy of one answer."""
+
+    clean: Estimate
+    robust: Estimate | None
+
+
+class MeanLogits(Fields, frozen=True, kw_only=True):
+    """Accuracy of the mean logits."""
+
+    clean: Estimate
+    robust: Estimate
+    robust_lower: Estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurvePoint(Estimate):
+    """Robust accuracy after a number of queries."""
+
+    queries: int
+
+
+class Summary(Fields, frozen=True, kw_only=True):
+    """Every number of an evaluation; `FIELDS` holds the meaning of each field."""
+
+    run: Annotated[RunFacts, about("the facts of the run, see RUN_FIELDS")]
+    counts: Annotated[
+        dict[str, int],
+        about(
+            "numbers of images: images (all with a record), initially_wrong, adversarial and undecided (of the "
+            "initially right), unconfirmed (adversarial by the success criterion, not by the final evaluation) and "
+            "late (adversarial by the final evaluation alone)"
+        ),
+    ]
+    single_query: Annotated[
+        SingleQuery,
+        about(
+            "clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted run, "
+            "whose final evaluation counts answers of the target"
+        ),
+    ]
+    mean_logits: Annotated[
+        MeanLogits,
+        about(
+            "clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image counts "
+            "as robust in robust and as adversarial in robust_lower"
+        ),
+    ]
+    so_far: Annotated[
+        Estimate | None,
+        about(
+            "robust accuracy of the mean logits over all images that a stopped run has begun, unfinished images as "
+            "robust if they are so far; null for a complete run. Finished images alone are a biased sample: "
+            "adversarial images finish first"
+        ),
+    ]
+    attack_success: Annotated[Estimate, about("attack success rate: adversarial share of the initially right images")]
+    declared: Annotated[
+        Estimate,
+        about(
+            "robust accuracy by the success criterion during the attack, which the final evaluation may contradict; "
+            "under the paper's criterion and query counting, what its code would report"
+        ),
+    ]
+    first_9_vote_success: Annotated[
+        Estimate | None,
+        about(
+            "robust accuracy if the first candidate that a majority of 9 votes called wrong succeeded; null if the "
+            "criterion took no votes"
+        ),
+    ]
+    curve: Annotated[
+        list[CurvePoint], about("robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget")
+    ]
+    adversarial_images: Annotated[
+        dict[str, float | None],
+        about(
+            "median_queries and mean_queries billed at the success; median and largest linf and l2 of the changes, in "
+            "pixel units; null without an adversarial image"
+        ),
+    ]
+    ledger: Annotated[
+        dict[str, Any],
+        about(
+            "billed queries; attack, gradient, success_check, criterion and padding rows, their sum rows, "
+            "criterion_ratio = criterion / (attack + gradient + success_check) and padding_share = padding / rows"
+        ),
+    ]
+
+
+FIELDS = descriptions(Summary)
+"""The fields of a summary and their meaning."""
 
 
 def success_query_of(record: Record, undecided: bool = False) -> int | None:
-    """Return the billed queries at which an image broke, None if it is not broken.
+    """Return the billed queries at which an image became adversarial, None if it is not adversarial.
 
-    The final draws decide whether it is. If the criterion had not called the image broken before, it counts
-    from the last query on.
+    The final evaluation decides whether the image is adversarial. An image that the success criterion did not call
+    adversarial before counts from its last query on.
 
     Args:
-        record: Of the image.
+        record: The record of the image.
         undecided: Whether an undecided image counts as adversarial, which gives a lower bound.
     """
-    verdicts = ("adversarial", "undecided") if undecided else ("adversarial",)
-    if not clean_right(record) or record["verdict"] not in verdicts:
+    if record.verdict != "adversarial" and not (undecided and record.verdict == "undecided"):
         return None
-    return record["billed"] if record["success_query"] is None else record["success_query"]
+    return record.billed if record.success_query is None else record.success_query
 
 
 def is_robust_at(record: Record, queries: int, undecided: bool = False) -> bool:
-    """Return whether an image counts as robust after so many queries: it was right, and has not broken.
+    """Return whether an image is initially right and not adversarial after a number of queries.
 
     `undecided` is as in `success_query_of`.
     """
     end = success_query_of(record, undecided)
-    return clean_right(record) and (end is None or end > queries)
+    return record.clean_correct and (end is None or end > queries)
 
 
-def robust_at(records: list[Record], queries: int, undecided: bool = False) -> Share:
-    """Return the robust accuracy of the mean logits after so many queries, with its interval.
+def robust_at(records: Sequence[Record], queries: int, undecided: bool = False) -> Estimate:
+    """Return the robust accuracy of the mean logits after a number of queries.
 
     `undecided` is as in `success_query_of`.
     """
-    return share_of(sum(is_robust_at(record, queries, undecided) for record in records), len(records))
+    return Estimate.of(sum(is_robust_at(record, queries, undecided) for record in records), len(records))
 
 
 def budgets(budget: int) -> list[int]:
@@ -114,125 +185,96 @@ def budgets(budget: int) -> list[int]:
     return [*(step for step in steps if step < budget), budget]
 
 
-def was_screened(records: list[Record]) -> bool:
-    """Return whether the criterion voted on candidates, so that `first_9_vote_success` means something.
+def was_screened(records: Sequence[Record]) -> bool:
+    """Return whether the success criterion took votes, so that `first_9_vote_success` means something.
 
     The rules "never" and, with a random victim, "single" take no votes.
     """
-    believed = any(r["success_query"] is not None and r["first_9_vote_success"] is None for r in records)
-    ignored = any(r["candidates"] for r in records) and not any(
-        r["voted_candidates"] or r["first_9_vote_success"] is not None for r in records
+    believed = any(r.success_query is not None and r.first_9_vote_success is None for r in records)
+    ignored = any(r.candidates for r in records) and not any(
+        r.voted_candidates or r.first_9_vote_success is not None for r in records
     )
     return not (believed or ignored)
 
 
-def screened_robust(records: list[Record]) -> Share | None:
-    """Return the robust accuracy by the first majority of 9 votes, None if the criterion took no votes."""
-    if not was_screened(records):
-        return None
-    return share_of(sum(clean_right(r) and r["first_9_vote_success"] is None for r in records), len(records))
-
-
-def shrunk_to(run: dict[str, Any]) -> int | None:
-    """Return the images per forward pass at the end of a run in which memory ran out, None for another run."""
-    used = run.get("batch_size_used")
-    return used if used != run.get("batch_size") else None
-
-
-def summarize(records: list[Record], run: dict[str, Any]) -> dict[str, Any]:
+def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     """Compute every number of an evaluation.
 
-    Two pairs of accuracies are given, and a gap may be taken only within a pair. `single_query` is what
-    one answer of the victim is worth: the mean over the images of the share of right labels, at the
-    clean images and at the final points. `mean_logits` criteria by the largest mean logit, as Definition 1
-    of Nguyen et al. (ICLR 2024) does. An image that is initially wrong by its mean logits was never
-    attacked: it counts as not robust in `mean_logits`, and in `single_query.robust` with the fresh draws at
-    its clean image, the final point that it has.
+    Two pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the expected accuracy
+    of one answer of the victim: the mean over the images of the share of right labels, at the clean images and at the
+    final points. `mean_logits` classifies by the largest mean logit, as Definition 1 of Nguyen et al. (ICLR 2024)
+    does. An image that is initially wrong by its mean logits is not attacked: it counts as not robust in
+    `mean_logits`, and in `single_query.robust` with the fresh evaluations of its clean image, which is its final point.
 
-    The intervals are Wilson's. Those of `single_query` are conservative: a mean of shares in [0, 1] varies
-    at most as much as a share with the same mean.
+    The Wilson intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a
+    share with the same mean.
 
     Args:
-        records: One per finished image, see `rfdlight.records.records.FIELDS`.
-        run: What the records do not hold, see `RUN_FIELDS`.
-
-    Returns:
-        What `FIELDS` describes, of types that JSON knows. A share of no images is null.
+        records: One per finished image.
+        run: The facts of the run.
     """
     total = len(records)
-    right = [record for record in records if clean_right(record)]
-    adversarial = [record for record in right if record["verdict"] == "adversarial"]
-    undecided = sum(record["verdict"] == "undecided" for record in right)
+    right = [record for record in records if record.clean_correct]
+    adversarial = [record for record in right if record.verdict == "adversarial"]
+    undecided = sum(record.verdict == "undecided" for record in right)
     robust = len(right) - len(adversarial)
-    return {
-        "run": dict(run),
-        "counts": {
+    single_clean = math.fsum(1 - r.clean_wrong / r.clean_evaluations for r in records)
+    single_robust = math.fsum(1 - r.final_adversarial / r.final_evaluations for r in records)
+    screened = sum(r.first_9_vote_success is None for r in right) if was_screened(records) else None
+    return Summary(
+        run=run,
+        counts={
             "images": total,
             "initially_wrong": total - len(right),
             "adversarial": len(adversarial),
             "undecided": undecided,
-            "unconfirmed": sum(r["success_query"] is not None and r["verdict"] != "adversarial" for r in right),
-            "late": sum(r["success_query"] is None for r in adversarial),
+            "unconfirmed": sum(r.success_query is not None and r.verdict != "adversarial" for r in right),
+            "late": sum(r.success_query is None for r in adversarial),
         },
-        "single_query": {
-            "clean": share_of(math.fsum(1 - r["clean_wrong"] / r["clean_evaluations"] for r in records), total),
-            "robust": None
-            if run["targeted"]
-            else share_of(math.fsum(1 - r["final_adversarial"] / r["final_evaluations"] for r in records), total),
-        },
-        "mean_logits": {
-            "clean": share_of(len(right), total),
-            "robust": share_of(robust, total),
-            "robust_lower": share_of(robust - undecided, total),
-        },
-        "so_far": _so_far(robust, total, run),
-        "attack_success": share_of(len(adversarial), len(right)),
-        "declared": share_of(sum(clean_right(r) and r["success_query"] is None for r in records), total),
-        "first_9_vote_success": screened_robust(records),
-        "curve": [{"queries": queries, **robust_at(records, queries)} for queries in budgets(run["budget"])],
-        "adversarial_images": _adversarial_images(adversarial),
-        "ledger": {"billed": sum(record["billed"] for record in records), **_ledger(run["totals"])},
-    }
-
-
-def share_of(successes: float, total: int) -> Share:
-    """Return a share with Wilson's 95 % interval; of nothing, it is None."""
-    low, high = wilson(successes, total)
-    return {"share": successes / total if total else None, "low": low, "high": high, "total": total}
-
-
-def _so_far(robust: int, total: int, run: dict[str, Any]) -> Share | None:
-    """Return the robust accuracy over the images begun, None for a complete run."""
-    if run.get("complete", True):
-        return None
-    in_progress = run.get("in_progress", ABSENT["in_progress"])
-    return share_of(robust + in_progress["robust"], total + in_progress["begun"])
+        single_query=SingleQuery(
+            clean=Estimate.of(single_clean, total),
+            robust=None if run.targeted else Estimate.of(single_robust, total),
+        ),
+        mean_logits=MeanLogits(
+            clean=Estimate.of(len(right), total),
+            robust=Estimate.of(robust, total),
+            robust_lower=Estimate.of(robust - undecided, total),
+        ),
+        so_far=None if run.complete else Estimate.of(robust + run.in_progress.robust, total + run.in_progress.begun),
+        attack_success=Estimate.of(len(adversarial), len(right)),
+        declared=Estimate.of(sum(r.success_query is None for r in right), total),
+        first_9_vote_success=None if screened is None else Estimate.of(screened, total),
+        curve=[
+            CurvePoint.of(sum(is_robust_at(record, queries) for record in records), total, queries=queries)
+            for queries in budgets(run.budget)
+        ],
+        adversarial_images=_adversarial_images(adversarial),
+        ledger=_ledger(run.totals, sum(record.billed for record in records)),
+    )
 
 
 def _adversarial_images(adversarial: list[Record]) -> dict[str, float | None]:
     queries = [end for end in map(success_query_of, adversarial) if end is not None]
-    linf = [record["linf"] for record in adversarial]
-    l2 = [record["l2"] for record in adversarial]
+    linf, l2 = [record.linf for record in adversarial], [record.l2 for record in adversarial]
+
+    def of(statistic: Callable[[Any], float], values: Sequence[float]) -> float | None:
+        return statistic(values) if values else None
+
     return {
-        "median_queries": _of(statistics.median, queries),
-        "mean_queries": _of(statistics.fmean, queries),
-        "median_linf": _of(statistics.median, linf),
-        "max_linf": _of(max, linf),
-        "median_l2": _of(statistics.median, l2),
-        "max_l2": _of(max, l2),
+        "median_queries": of(statistics.median, queries),
+        "mean_queries": of(statistics.fmean, queries),
+        "median_linf": of(statistics.median, linf),
+        "max_linf": of(max, linf),
+        "median_l2": of(statistics.median, l2),
+        "max_l2": of(max, l2),
     }
 
 
-def _of(statistic: Callable[[Any], float], values: Sequence[float]) -> float | None:
-    return statistic(values) if values else None
-
-
-def _ledger(totals: dict[str, int]) -> dict[str, float | None]:
-    attacker = totals["attack"] + totals["gradient"] + totals["success_check"]
-    rows = attacker + totals["criterion"] + totals["padding"]
+def _ledger(totals: Rows, billed: int) -> dict[str, Any]:
     return {
-        **{kind: totals[kind] for kind in ROWS},
-        "rows": rows,
-        "criterion_ratio": totals["criterion"] / attacker if attacker else None,
-        "padding_share": totals["padding"] / rows if rows else None,
+        "billed": billed,
+        **asdict(totals),
+        "rows": totals.total,
+        "criterion_ratio": totals.criterion / totals.attacker if totals.attacker else None,
+        "padding_share": totals.padding / totals.total if totals.total else None,
     }

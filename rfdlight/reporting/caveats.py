@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import shrunk_to
 from rfdlight.reporting.grid import Grid
 from rfdlight.reporting.settings import is_white_box
 from rfdlight.reporting.side_by_side import common_budget
@@ -22,10 +21,10 @@ def notes_of(runs: list[Run], grid: Grid) -> list[str]:
     """Return the notes, the gravest first."""
     notes = [*warnings_of(runs), *_biased(runs), *_rules(runs), *_rounding(runs), *_smaller(runs), *_doubtful(runs)]
     notes += [*grid.notes, *_budgets(runs, grid), *_late(grid), *_worst_cases(grid)]
-    if all(run.facts["attack"] != "random_noise" for run in runs):
+    if all(run.facts.attack != "random_noise" for run in runs):
         notes.append("No run of random_noise is among these: it says what a ball of this size breaks by itself.")
     notes.append("Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.")
-    if not all(run.facts["deterministic"] for run in runs):
+    if not all(run.facts.deterministic for run in runs):
         notes.append("A run against a random victim can be repeated in distribution only.")
     return notes
 
@@ -34,7 +33,7 @@ def _images(runs: list[Run]) -> list[str]:
     notes = []
     first = runs[0]
     for run in runs[1:]:
-        if run.facts["data"] != first.facts["data"]:
+        if run.facts.data != first.facts.data:
             notes.append(f"NOT COMPARABLE: the data of {run.label} and {first.label} differ.")
         elif run.by_id.keys() != first.by_id.keys():
             common = len(run.by_id.keys() & first.by_id.keys())
@@ -46,7 +45,7 @@ def _wrong(runs: list[Run]) -> list[str]:
     return [
         f"WRONG: {run.label} contradicts itself, in its {finding.check}: {finding.found}."
         for run in runs
-        for finding in run.findings
+        for finding in run.diagnostics
         if finding.state == "fail"
     ]
 
@@ -55,7 +54,7 @@ def _doubtful(runs: list[Run]) -> list[str]:
     """Name the runs whose audit warns, with what each warning found; of many runs, what the first one found."""
     doubted: dict[str, list[tuple[str, str]]] = {}
     for run in runs:
-        for finding in run.findings:
+        for finding in run.diagnostics:
             if finding.state == "warn" and not (finding.check == "images" and _says_what_it_lacks(run)):
                 doubted.setdefault(finding.check, []).append((run.label, finding.found))
     notes = []
@@ -68,7 +67,7 @@ def _doubtful(runs: list[Run]) -> list[str]:
 
 def _says_what_it_lacks(run: Run) -> bool:
     """Return whether the missing images of a run have a note of their own."""
-    return bool(run.facts["failed"] or incomplete(run.summary))
+    return bool(run.facts.failed or incomplete(run.summary))
 
 
 def _stopped(runs: list[Run]) -> list[str]:
@@ -77,7 +76,7 @@ def _stopped(runs: list[Run]) -> list[str]:
 
 def _biased(runs: list[Run]) -> list[str]:
     """Name the stopped runs, with their robust accuracy over all images begun."""
-    stopped = [f"{run.label} {percent(so_far)}" for run in runs if (so_far := run.summary["so_far"]) is not None]
+    stopped = [f"{run.label} {percent(so_far)}" for run in runs if (so_far := run.summary.so_far) is not None]
     if not stopped:
         return []
     return [
@@ -88,19 +87,19 @@ def _biased(runs: list[Run]) -> list[str]:
 
 def _failed(runs: list[Run]) -> list[str]:
     return [
-        f"FAILED: {len(run.facts['failed']):,} of {run.facts['num_images']:,} images of {run.label}, in no number."
+        f"FAILED: {len(run.facts.failed):,} of {run.facts.num_images:,} images of {run.label}, in no number."
         for run in runs
-        if run.facts["failed"]
+        if run.facts.failed
     ]
 
 
 def _rules(runs: list[Run]) -> list[str]:
-    differing = [name for name in COMPARED if len({run.facts[name] for run in runs}) > 1]
+    differing = [name for name in COMPARED if len({run.facts.as_dict()[name] for run in runs}) > 1]
     return [f"The runs differ in {', '.join(differing)}."] if differing else []
 
 
 def _rounding(runs: list[Run]) -> list[str]:
-    rounded = [run.label for run in runs if run.facts["precision"] == "bfloat16"]
+    rounded = [run.label for run in runs if run.facts.precision == "bfloat16"]
     if not rounded:
         return []
     return [
@@ -110,17 +109,17 @@ def _rounding(runs: list[Run]) -> list[str]:
 
 
 def _smaller(runs: list[Run]) -> list[str]:
-    shrunk = [run for run in runs if shrunk_to(run.facts) is not None]
+    shrunk = [run for run in runs if run.facts.shrunk_to is not None]
     return [
-        f"Memory ran out in {run.label}: its forward passes shrank from {run.facts['batch_size']} to "
-        f"{shrunk_to(run.facts)} images, which may change last digits of the scores."
+        f"Memory ran out in {run.label}: its forward passes shrank from {run.facts.batch_size} to "
+        f"{run.facts.shrunk_to} images, which may change last digits of the scores."
         for run in shrunk
     ]
 
 
 def _budgets(runs: list[Run], grid: Grid) -> list[str]:
     caution = "an attack that plans with its budget may do better there when that is its budget."
-    if len({run.facts["budget"] for run in runs}) > 1:
+    if len({run.facts.budget for run in runs}) > 1:
         return [f"Budgets differ: compare at {common_budget(runs):,} queries; {caution}"]
     if any(cell.below_own for cell in grid.cells):
         return [f"Numbers below a run's own budget are read from its records; {caution}"]
@@ -129,7 +128,7 @@ def _budgets(runs: list[Run], grid: Grid) -> list[str]:
 
 def _late(grid: Grid) -> list[str]:
     """Name the runs whose numbers at smaller budgets lack what only their last draws have found broken."""
-    late = {cell.run.label: cell.run.summary["counts"]["late"] for cell in grid.cells if cell.below_own}
+    late = {cell.run.label: cell.run.summary.counts["late"] for cell in grid.cells if cell.below_own}
     told = ", ".join(f"{label} ({count:,})" for label, count in late.items() if count)
     if not told:
         return []
@@ -148,11 +147,11 @@ def _worst_cases(grid: Grid) -> list[str]:
             notes.append("The worst cases are of different attacks, see their number: compare those of the same ones.")
         notes += [
             f"The worst case of {row.method.defense} is over the images that all its runs have: "
-            f"{worst.robust['total']:,} of {worst.all_images:,}."
+            f"{worst.robust.total:,} of {worst.all_images:,}."
             for row, worst in shown
-            if worst.robust["total"] < worst.all_images
+            if worst.robust.total < worst.all_images
         ]
-    left_out = list(dict.fromkeys(cell.run.facts["attack"] for cell in grid.cells if is_white_box(cell.run)))
+    left_out = list(dict.fromkeys(cell.run.facts.attack for cell in grid.cells if is_white_box(cell.run)))
     if left_out and grid.worst_columns:
         notes.append(f"Not in the worst case, since they are given gradients: {', '.join(left_out)}.")
     return list(dict.fromkeys(notes))

@@ -7,14 +7,21 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from rfdlight.records.facts import ROWS
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import ROWS, RUN_FIELDS, Share, robust_at
+from rfdlight.records.summary import Estimate, robust_at
 from rfdlight.reporting.grid import Cell, Row, Worst
 from rfdlight.reporting.paired import Side
 from rfdlight.reporting.report import Report
 from rfdlight.reporting.side_by_side import common_budget
 
 WORST_CASE = "worst case"
+
+_FACTS = (
+    "attack", "options", "norm", "eps", "budget", "criterion", "query_counting", "eot", "targeted", "precision",
+    "victim", "data", "defense", "seed", "wall_seconds", "deterministic", "complete", "num_images",
+)  # fmt: skip
+
 """Stands in the column `attack` of a line that is a worst case; its `run` names the runs, with "+" between."""
 
 PAIRED_FIELDS = (
@@ -87,56 +94,57 @@ def _inert(value: Any) -> Any:
 def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     run, summary = cell.run, cell.run.summary
     line: dict[str, Any] = {"run": run.label}
-    line |= {name: run.facts[name] for name in RUN_FIELDS if name not in ("name", "totals", "failed", "in_progress")}
-    line["failed"] = len(run.facts["failed"])
+    line |= {name: run.facts.as_dict()[name] for name in _FACTS}
+    line["failed"] = len(run.facts.failed)
     line["at_budget"] = cell.budget
     line |= _bounds("robust_at_budget", cell.robust) | _bounds("robust_lower_at_budget", cell.lower)
-    line |= _bounds("method_clean", row.clean) | summary["counts"]
+    line |= _bounds("method_clean", row.clean) | summary.counts
     for name, share in _shares(run, common).items():
         line |= _bounds(name, share)
     line["common_budget"] = common
-    ledger = dict(summary["ledger"])
+    ledger = dict(summary.ledger)
     rows = {f"{kind}_rows": ledger.pop(kind) for kind in ROWS}
-    return line | summary["adversarial_images"] | rows | ledger
+    return line | summary.adversarial_images | rows | ledger
 
 
 def _worst_line(row: Row, worst: Worst, budget: int | None) -> dict[str, Any]:
     facts = worst.runs[0].facts
-    own = {run.facts["budget"] for run in worst.runs}
+    own = {run.facts.budget for run in worst.runs}
     if budget is None and len(own) == 1:
         (budget,) = own
     return {
         "run": " + ".join(run.label for run in worst.runs),
         "attack": WORST_CASE,
-        "norm": facts["norm"],
-        "eps": facts["eps"],
-        "query_counting": facts["query_counting"],
+        "norm": facts.norm,
+        "eps": facts.eps,
+        "query_counting": facts.query_counting,
         "victim": row.method.victim,
         "defense": row.method.defense,
         "data": row.method.data,
         "at_budget": budget,
-        "images": worst.robust["total"],
+        "images": worst.robust.total,
         **_bounds("robust_at_budget", worst.robust),
         **_bounds("robust_lower_at_budget", worst.lower),
         **_bounds("method_clean", row.clean),
     }
 
 
-def _shares(run: Run, common: int) -> dict[str, Share | None]:
+def _shares(run: Run, common: int) -> dict[str, Estimate | None]:
     summary = run.summary
     return {
-        "clean": summary["mean_logits"]["clean"],
-        "robust": summary["mean_logits"]["robust"],
-        "robust_lower": summary["mean_logits"]["robust_lower"],
+        "clean": summary.mean_logits.clean,
+        "robust": summary.mean_logits.robust,
+        "robust_lower": summary.mean_logits.robust_lower,
         "robust_at_common_budget": robust_at(run.records, common),
-        "declared": summary["declared"],
-        "first_9_vote_success": summary["first_9_vote_success"],
-        "single_query_clean": summary["single_query"]["clean"],
-        "single_query_robust": summary["single_query"]["robust"],
-        "attack_success": summary["attack_success"],
+        "declared": summary.declared,
+        "first_9_vote_success": summary.first_9_vote_success,
+        "single_query_clean": summary.single_query.clean,
+        "single_query_robust": summary.single_query.robust,
+        "attack_success": summary.attack_success,
     }
 
 
-def _bounds(name: str, share: Share | None) -> dict[str, float | None]:
-    known = share if share is not None and share["share"] is not None else {}
-    return {name: known.get("share"), f"{name}_low": known.get("low"), f"{name}_high": known.get("high")}
+def _bounds(name: str, share: Estimate | None) -> dict[str, float | None]:
+    if share is None or not share.total:
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"))
+    return {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}

@@ -60,8 +60,8 @@ def examples(run: Run) -> list[Example]:
     Raises:
         UserError: If the file is damaged, or is not of this run.
     """
-    path = run.folder / FILE
-    if not path.exists():
+    path = None if run.folder is None else run.folder / FILE
+    if path is None or not path.exists():
         return []
     clean, adversarial, ids = _checked(path)
     unknown = [name for name in ids if name not in run.by_id]
@@ -71,7 +71,7 @@ def examples(run: Run) -> list[Example]:
     for before, after, name in list(zip(clean, adversarial, ids, strict=True))[:MOST]:
         change = after.astype(np.float64) - before
         largest = float(np.abs(change).max())
-        reach = float(run.facts["eps"]) if run.facts["norm"] == "linf" else largest
+        reach = float(run.facts.eps) if run.facts.norm == "linf" else largest
         factor = 0.5 / reach if largest > 0 and reach > 0 else None
         difference = np.clip(0.5 + change * (factor or 0.0), 0, 1)
         found.append(Example(run.by_id[name], _png(before), _png(after), _png(difference), factor, len(before)))

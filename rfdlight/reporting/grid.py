@@ -7,9 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rfdlight.errors import UserError
-from rfdlight.records.records import clean_right
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Share, is_robust_at, robust_at, share_of
+from rfdlight.records.summary import Estimate, is_robust_at, robust_at
 from rfdlight.reporting.settings import Method, Setting, is_white_box, method_of, settings_of
 
 
@@ -27,14 +26,14 @@ class Cell:
 
     run: Run
     budget: int
-    robust: Share
-    lower: Share
+    robust: Estimate
+    lower: Estimate
     """With the undecided images as adversarial."""
 
     @property
     def below_own(self) -> bool:
         """Whether the run was given more queries than are read here."""
-        return self.budget < self.run.facts["budget"]
+        return self.budget < self.run.facts.budget
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Worst:
 
     runs: list[Run]
     attacks: list[str]
-    robust: Share
-    lower: Share
+    robust: Estimate
+    lower: Estimate
     all_images: int
     """Images of any of these runs; the shares are over those that all of them have."""
 
@@ -64,7 +63,7 @@ class Row:
     """A method: the clean accuracy of its mean logits, a cell per column, and a worst case per worst column."""
 
     method: Method
-    clean: Share
+    clean: Estimate
     cells: list[Cell | None]
     worst: list[Worst | None]
 
@@ -120,7 +119,7 @@ def build_grid(runs: list[Run], budgets: list[int] | None = None) -> Grid:
     return Grid(settings, columns, [worst_columns[i] for i in filled], rows, notes)
 
 
-def pooled_clean(runs: Sequence[Run]) -> Share:
+def pooled_clean(runs: Sequence[Run]) -> Estimate:
     """Return the clean accuracy of the mean logits over every image that a run has.
 
     An image counts once, with the share of the runs that found it right: a random victim's clean draws are
@@ -130,39 +129,39 @@ def pooled_clean(runs: Sequence[Run]) -> Share:
     found: dict[str, list[bool]] = {}
     for run in runs:
         for record in run.records:
-            found.setdefault(record["id"], []).append(clean_right(record))
-    return share_of(math.fsum(sum(right) / len(right) for right in found.values()), len(found))
+            found.setdefault(record.id, []).append(record.clean_correct)
+    return Estimate.of(math.fsum(sum(right) / len(right) for right in found.values()), len(found))
 
 
 def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: bool = False) -> list[bool]:
     """Return whether each image stands in every run, after so many queries or at each run's own budget."""
-    limits = [(run.by_id, run.facts["budget"] if budget is None else budget) for run in runs]
+    limits = [(run.by_id, run.facts.budget if budget is None else budget) for run in runs]
     return [all(is_robust_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
 
 
 def _check(budgets: list[int], runs: list[Run]) -> None:
-    least = min(runs, key=lambda run: run.facts["budget"])
-    if budgets and max(budgets) > least.facts["budget"]:
+    least = min(runs, key=lambda run: run.facts.budget)
+    if budgets and max(budgets) > least.facts.budget:
         raise UserError(
-            f"budgets must be at most {least.facts['budget']:,}, the queries that {least.label} was given, "
+            f"budgets must be at most {least.facts.budget:,}, the queries that {least.label} was given, "
             f"got {max(budgets):,}"
         )
 
 
 def _own_budgets(setting: Setting) -> list[int]:
-    return sorted({run.facts["budget"] for run in setting.runs.values()})
+    return sorted({run.facts.budget for run in setting.runs.values()})
 
 
 def _cell(column: Column, method: Method) -> Cell | None:
     run = column.setting.runs.get(method)
-    if run is None or column.budget > run.facts["budget"]:
+    if run is None or column.budget > run.facts.budget:
         return None
     lower = robust_at(run.records, column.budget, undecided=True)
     return Cell(run, column.budget, robust_at(run.records, column.budget), lower)
 
 
 def _threat_model(run: Run) -> tuple[str, float, str]:
-    return run.facts["norm"], run.facts["eps"], run.facts["query_counting"]
+    return run.facts.norm, run.facts.eps, run.facts.query_counting
 
 
 def _worst(settings: list[Setting], method: Method, column: WorstColumn) -> Worst | None:
@@ -177,6 +176,6 @@ def _worst(settings: list[Setting], method: Method, column: WorstColumn) -> Wors
     if len(runs) < 2 or not common:
         return None
     robust, lower = (
-        share_of(sum(standing(runs, common, column.budget, undecided)), len(common)) for undecided in (False, True)
+        Estimate.of(sum(standing(runs, common, column.budget, undecided)), len(common)) for undecided in (False, True)
     )
     return Worst(runs, [label for label, _ in chosen], robust, lower, len(set().union(*(run.by_id for run in runs))))

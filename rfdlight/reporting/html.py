@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from html import escape
 
 import rfdlight
-from rfdlight.records.records import Record, clean_right
+from rfdlight.records.records import Record
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Share
+from rfdlight.records.summary import Estimate
 from rfdlight.reporting.gallery import MOST, Example, channels_note
 from rfdlight.reporting.page_style import STYLE
 from rfdlight.reporting.report import PAIR_HEAD, READING_CURVES, READING_PAIRS, Heading, Report, defense_text
@@ -106,10 +106,10 @@ def _query_step(heading: Heading) -> str:
     return heading.line.removeprefix(f"{heading.attack}, ")
 
 
-def _share(share: Share | None, remark: str = "") -> str:
-    if share is None or share["share"] is None:
+def _share(share: Estimate | None, remark: str = "") -> str:
+    if share is None or not share.total:
         return _cell("-", "number")
-    bounds = f"{100 * share['low']:.1f} to {100 * share['high']:.1f}"
+    bounds = f"{100 * share.low:.1f} to {100 * share.high:.1f}"
     return f'<td class="number"><b>{percent(share)}</b><small>{bounds}</small><small>{escape(remark)}</small></td>'
 
 
@@ -146,7 +146,7 @@ def _galleries(runs: list[Run], galleries: list[list[Example]]) -> Iterable[str]
             if note:
                 yield _reading(note)
             yield '<div class="gallery">'
-            yield from (_example(example, run.facts.get("classes")) for example in shown)
+            yield from (_example(example, run.facts.classes) for example in shown)
             yield "</div>"
 
 
@@ -156,14 +156,14 @@ def _example(example: Example, classes: list[str] | None) -> str:
     pictures = ((example.clean, "clean"), (example.adversarial, "attacked"), (example.difference, factor))
     cells = "".join(f"<div>{_picture(png, name)}<span>{escape(name)}</span></div>" for png, name in pictures)
     told = (
-        f"{_classes(record, classes)}; {record['billed']:,} queries; "
-        f"linf {number(record['linf'], 3)}, l2 {number(record['l2'], 3)}"
+        f"{_classes(record, classes)}; {record.billed:,} queries; "
+        f"linf {number(record.linf, 3)}, l2 {number(record.l2, 3)}"
     )
-    verdict = record["verdict"] if clean_right(record) else "misclassified before the attack"
+    verdict = record.verdict if record.clean_correct else "misclassified before the attack"
     return (
         f'<figure class="example"><div class="triple">{cells}</div>'
         f'<figcaption><span class="verdict">{escape(str(verdict))}</span>; {escape(told)}<br>'
-        f"{escape(str(record['id']))}</figcaption></figure>"
+        f"{escape(str(record.id))}</figcaption></figure>"
     )
 
 
@@ -173,8 +173,8 @@ def _classes(record: Record, classes: list[str] | None) -> str:
     def name(index: int) -> str:
         return f"{index} {classes[index]}" if classes and index < len(classes) else str(index)
 
-    said = {"label": record["label"], "target": record["target"]}
-    said["predicted"], after = record.get("clean_prediction"), record.get("final_prediction")
+    said = {"label": record.label, "target": record.target}
+    said["predicted"], after = record.clean_prediction, record.final_prediction
     text = ", ".join(f"{what} {name(index)}" for what, index in said.items() if index is not None)
     return text if after is None else f"{text}, after the attack {name(after)}"
 
@@ -183,9 +183,9 @@ def _audit(run: Run) -> str:
     """Return what each check of a run found, below a line with how many passed."""
     rows = (
         _row([_cell(finding.check), _cell(finding.state, finding.state), _cell(finding.found)])
-        for finding in run.findings
+        for finding in run.diagnostics
     )
-    summary = escape(f"{run.label}: {audit_line(run.findings)}")
+    summary = escape(f"{run.label}: {audit_line(run.diagnostics)}")
     table = f"<table>{''.join(rows)}</table>"
     return f"<details><summary>{summary}</summary>{_scrolling(table)}</details>"
 

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterable
 
 from rfdlight.errors import one_line
-from rfdlight.records.summary import Share
+from rfdlight.records.summary import Estimate
 from rfdlight.reporting.paired import Side
 from rfdlight.reporting.report import (
     READING_LETTERS,
@@ -151,12 +151,12 @@ def _row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + r" \\"
 
 
-def _share(share: Share | None, remark: str = "") -> str:
-    if share is None or share["share"] is None:
+def _share(share: Estimate | None, remark: str = "") -> str:
+    if share is None or not share.total:
         return "--"
-    bounds = f"{100 * share['low']:.1f}--{100 * share['high']:.1f}"
+    bounds = f"{100 * share.low:.1f}--{100 * share.high:.1f}"
     below = rf"{bounds}\\[-1pt]\scriptsize {escape(remark)}" if remark else bounds
-    return f"\\rfdcell{{{100 * share['share']:.1f}}}{{{below}}}"
+    return f"\\rfdcell{{{100 * share.value:.1f}}}{{{below}}}"
 
 
 def _math(text: str) -> str:

@@ -97,7 +97,7 @@ def _attacks(grid: Grid) -> Iterator[tuple[_Standing, _Standing]]:
     for row in grid.rows:
         filled = [(column, cell) for column, cell in zip(grid.columns, row.cells, strict=True) if cell is not None]
         for (first, one), (second, two) in itertools.combinations(filled, 2):
-            alike = all(one.run.facts[name] == two.run.facts[name] for name in _ONE_THREAT)
+            alike = all(one.run.facts.as_dict()[name] == two.run.facts.as_dict()[name] for name in _ONE_THREAT)
             own = not (one.below_own or two.below_own)
             if alike and first.setting != second.setting and (own or one.budget == two.budget):
                 yield (_side(row.method, first), one), (_side(row.method, second), two)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from rfdlight.core.statistics import wilson
-from rfdlight.records.records import Record, clean_right
+from rfdlight.records.records import Record
 from rfdlight.records.summary import success_query_of, was_screened
 from rfdlight.reporting.figures import begin
 
@@ -33,7 +34,7 @@ _TITLE_WIDTH = 80
 """Characters of a line of a picture's title."""
 
 
-def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False, title: str = "") -> Figure:
+def draw_curves(runs: Sequence[tuple[str, Sequence[Record], int]], log: bool = False, title: str = "") -> Figure:
     """Draw the robust accuracy of runs against the queries billed.
 
     A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
@@ -53,7 +54,7 @@ def draw_curves(runs: list[tuple[str, list[Record], int]], log: bool = False, ti
     return _finish(figure, handles)
 
 
-def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]]) -> Figure:
+def draw_panels(panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[Record], int]]]]) -> Figure:
     """Draw runs as `draw_curves` does, side by side, and those with one label in one colour.
 
     Args:
@@ -74,7 +75,7 @@ def draw_panels(panels: list[tuple[str, list[tuple[str, list[Record], int]]]]) -
     return _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() in (SCREEN, END)))
 
 
-def _draw_all(axes: Axes, runs: list[tuple[str, list[Record], int, int]], log: bool) -> list[Line2D]:
+def _draw_all(axes: Axes, runs: Sequence[tuple[str, Sequence[Record], int, int]], log: bool) -> list[Line2D]:
     """Draw the curves of runs, each given with the number of its colour; return what a legend shows."""
     start = 1 if log else 0
     handles: list[Line2D] = []
@@ -112,7 +113,7 @@ def _finish(figure: Figure, handles: list[Line2D]) -> Figure:
     return figure
 
 
-def steps(records: list[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def steps(records: Sequence[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a step curve of the share of images that are initially right and still stand.
 
     Args:
@@ -124,7 +125,7 @@ def steps(records: list[Record], ends: list[int | None], start: int, stop: int) 
     Returns:
         Queries and numbers of standing images, (points,) int64 both; a number holds up to the next query.
     """
-    right = [clean_right(record) for record in records]
+    right = [record.clean_correct for record in records]
     fallen = np.sort([end for end, ok in zip(ends, right, strict=True) if ok and end is not None])
     queries = np.unique(np.concatenate([[start, stop], fallen])).astype(np.int64)
     queries = queries[(queries >= start) & (queries <= stop)]
@@ -138,7 +139,9 @@ def _mark_end(axes: Axes, line: Line2D, number: int) -> None:
     axes.plot(*end, "o", color=line.get_color(), markersize=4, markeredgewidth=0, clip_on=False, transform=beside)
 
 
-def _draw(axes: Axes, label: str, records: list[Record], budget: int, start: int, colour: str, style: str) -> Line2D:
+def _draw(
+    axes: Axes, label: str, records: Sequence[Record], budget: int, start: int, colour: str, style: str
+) -> Line2D:
     total = len(records)
     queries, standing = steps(records, [success_query_of(record) for record in records], start, budget)
     bounds = np.array([wilson(int(count), total) for count in standing])
@@ -148,6 +151,6 @@ def _draw(axes: Axes, label: str, records: list[Record], budget: int, start: int
     (line,) = axes.step(queries, standing / total, where="post", color=colour, linewidth=2, linestyle=style, label=name)
     if not was_screened(records):
         return line
-    screened, passed = steps(records, [record["first_9_vote_success"] for record in records], start, budget)
+    screened, passed = steps(records, [record.first_9_vote_success for record in records], start, budget)
     axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
     return line

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from string import ascii_uppercase
 
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Share
+from rfdlight.records.summary import Estimate
 from rfdlight.reporting.caveats import notes_of, warnings_of
 from rfdlight.reporting.grid import Grid, Row, Worst, build_grid
 from rfdlight.reporting.paired import Comparison, Side, Subject, compare
@@ -138,7 +138,7 @@ class Report:
             headings.append(Heading(label, OWN_BUDGETS if budget is None else f"{budget:,}"))
         return headings
 
-    def shares(self, row: Row) -> list[Share | None]:
+    def shares(self, row: Row) -> list[Estimate | None]:
         """Return the robust accuracies of a row, one per heading."""
         return [None if cell is None else cell.robust for cell in [*row.cells, *row.worst]]
 
@@ -148,7 +148,7 @@ class Report:
 
     def reading(self) -> list[str]:
         """Return how the grid is read."""
-        balls = list(dict.fromkeys(f"{run.facts['norm']} eps {run.facts['eps']:.4g}" for run in self.runs))
+        balls = list(dict.fromkeys(f"{run.facts.norm} eps {run.facts.eps:.4g}" for run in self.runs))
         attacked = [f"Attacked in {' and '.join(balls)}."]
         return [*attacked, READING_GRID, *([READING_WORST] if self.grid.worst_columns else [])]
 

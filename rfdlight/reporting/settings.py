@@ -34,12 +34,12 @@ class Setting:
 
 def method_of(run: Run) -> Method:
     """Return what a run attacked."""
-    return Method(run.facts["victim"], run.facts["defense"] or "none", run.facts["data"])
+    return Method(run.facts.victim, run.facts.defense or "none", run.facts.data)
 
 
 def is_white_box(run: Run) -> bool:
     """Return whether the attack was given gradients."""
-    return run.summary["ledger"]["gradient"] > 0
+    return run.summary.ledger["gradient"] > 0
 
 
 def settings_of(runs: Sequence[Run]) -> tuple[list[Setting], list[str]]:
@@ -52,7 +52,7 @@ def settings_of(runs: Sequence[Run]) -> tuple[list[Setting], list[str]]:
     Returns:
         The columns, in the order of their first runs, and a note for each pair of runs that differ in nothing.
     """
-    shown = [name for name in SETTINGS[3:] if len({run.facts[name] for run in runs}) > 1]
+    shown = [name for name in SETTINGS[3:] if len({run.facts.as_dict()[name] for run in runs}) > 1]
     settings, notes = [], []
     for alike, apart in _alike(runs):
         label = _label(alike[0], [*shown, *apart])
@@ -77,7 +77,7 @@ def _alike(runs: Sequence[Run]) -> Iterator[tuple[list[Run], list[str]]]:
 
 
 def _values_of(names: Sequence[str]) -> Callable[[Run], Hashable]:
-    return lambda run: tuple(run.facts.get(name) for name in names)
+    return lambda run: tuple(run.facts.as_dict()[name] for name in names)
 
 
 def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
@@ -90,25 +90,25 @@ def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[R
 def _telling_apart(group: list[Run]) -> list[str]:
     """Return the tie-breaks in which runs of one method differ."""
     methods = _grouped(group, method_of)
-    return [name for name in TIEBREAKS if any(len({run.facts.get(name) for run in same}) > 1 for same in methods)]
+    return [name for name in TIEBREAKS if any(len({run.facts.as_dict()[name] for run in same}) > 1 for same in methods)]
 
 
 def _label(run: Run, shown: Sequence[str]) -> str:
     """Return the attack's name, its options, and the facts that have to be said, as text."""
     facts = run.facts
-    ball = f"{facts['norm']} {facts['eps']:g}"
+    ball = f"{facts.norm} {facts.eps:g}"
     said = {
         "norm": ball,
         "eps": ball,
-        "criterion": f"criterion {facts['criterion']}",
-        "query_counting": f"{facts['query_counting']} query counting",
-        "eot": f"eot {facts['eot']}",
-        "budget": f"run for {facts['budget']:,}",
-        "seed": f"seed {facts['seed']}",
-        "selection": str(facts.get("selection")),
-        "num_images": f"{facts['num_images']:,} images",
-        "precision": facts["precision"],
-        "batch_size": f"batches of {facts.get('batch_size')}",
+        "criterion": f"criterion {facts.criterion}",
+        "query_counting": f"{facts.query_counting} query counting",
+        "eot": f"eot {facts.eot}",
+        "budget": f"run for {facts.budget:,}",
+        "seed": f"seed {facts.seed}",
+        "selection": str(facts.selection),
+        "num_images": f"{facts.num_images:,} images",
+        "precision": facts.precision,
+        "batch_size": f"batches of {facts.batch_size}",
     }
-    options = [] if facts["options"] == "defaults" else [facts["options"]]
+    options = [] if facts.options == "defaults" else [facts.options]
     return ", ".join([attack_name(facts), *options, *dict.fromkeys(said[name] for name in shown)])

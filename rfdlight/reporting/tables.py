@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from rich import box
 from rich.console import Group
@@ -13,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rfdlight.records.diagnostic import Finding, State
-from rfdlight.records.summary import ROWS, Share, shrunk_to
+from rfdlight.records.facts import ROWS, RunFacts
+from rfdlight.records.summary import CurvePoint, Estimate, Summary
 
 _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
 
@@ -34,7 +34,7 @@ _MOST_BUDGETS = 8
 """Columns of the budgets' table that 80 characters have room for."""
 
 
-def run_table(summary: dict[str, Any]) -> Group:
+def run_table(summary: Summary) -> Group:
     """Show a summary.
 
     Args:
@@ -44,7 +44,7 @@ def run_table(summary: dict[str, Any]) -> Group:
         Something that a rich console prints.
     """
     notes = [Text(note, style="dim") for note in _notes(summary)]
-    return Group(_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary), *notes)
+    return Group(_title(summary), _accuracies(summary), _curve(summary.curve), _facts(summary), *notes)
 
 
 def audit_line(findings: Sequence[Finding]) -> str:
@@ -84,14 +84,14 @@ def failures_text(failed: dict[str, str], asked: int) -> Text:
     return Text("\n".join(lines), style="red")
 
 
-def percent(share: Share | None) -> str:
+def percent(share: Estimate | None) -> str:
     """Return a share as text, a dash if it is of no images."""
-    return "-" if share is None or share["share"] is None else f"{share['share']:.1%}"
+    return "-" if share is None or not share.total else f"{share.value:.1%}"
 
 
-def interval(share: Share | None) -> str:
+def interval(share: Estimate | None) -> str:
     """Return a share's interval as text."""
-    return "-" if share is None or share["share"] is None else f"{share['low']:.1%} to {share['high']:.1%}"
+    return "-" if share is None or not share.total else f"{share.low:.1%} to {share.high:.1%}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -101,11 +101,11 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,.{digits}g}"
 
 
-def run_title(run: dict[str, Any]) -> str:
+def run_title(run: RunFacts) -> str:
     """Return the attack, the victim without its details, the defense and the ball of a run's facts, as text."""
-    defense = "undefended" if run["defense"] in (None, "none") else run["defense"]
-    ball = f"{run['norm']} eps {run['eps']:.4g}"
-    return f"{attack_name(run)} against {short_victim(run['victim'])}, {defense}: {ball}"
+    defense = "undefended" if run.defense in (None, "none") else run.defense
+    ball = f"{run.norm} eps {run.eps:.4g}"
+    return f"{attack_name(run)} against {short_victim(run.victim)}, {defense}: {ball}"
 
 
 def short_victim(victim: str) -> str:
@@ -118,23 +118,23 @@ def short_victim(victim: str) -> str:
     return re.split(r": | with ", victim, maxsplit=1)[0]
 
 
-def attack_name(run: dict[str, Any]) -> str:
+def attack_name(run: RunFacts) -> str:
     """Return the attack of a run's facts, and whether it was targeted, as text."""
-    return f"targeted {run['attack']}" if run["targeted"] else run["attack"]
+    return f"targeted {run.attack}" if run.targeted else run.attack
 
 
-def incomplete(summary: dict[str, Any]) -> str:
+def incomplete(summary: Summary) -> str:
     """Return a remark if images are missing, else an empty text."""
-    run, images = summary["run"], summary["counts"]["images"]
-    return "" if run["complete"] else f"INCOMPLETE: {images:,} of {run['num_images']:,} images"
+    run, images = summary.run, summary.counts["images"]
+    return "" if run.complete else f"INCOMPLETE: {images:,} of {run.num_images:,} images"
 
 
-def _bias(summary: dict[str, Any]) -> str:
+def _bias(summary: Summary) -> str:
     """Return why the robust accuracy of an incomplete run is too low, an empty text for a complete run."""
-    so_far = summary["so_far"]
+    so_far = summary.so_far
     if so_far is None:
         return ""
-    begun, robust = (summary["run"]["in_progress"][name] for name in ("begun", "robust"))
+    begun, robust = summary.run.in_progress.begun, summary.run.in_progress.robust
     remark = "BIASED: images that break finish first, so that robust accuracy over the finished images is too low"
     return (
         f"{remark}; {percent(so_far)} with the {begun:,} under way, {robust:,} of them robust so far"
@@ -143,27 +143,25 @@ def _bias(summary: dict[str, Any]) -> str:
     )
 
 
-def _remarks(summary: dict[str, Any]) -> list[str]:
+def _remarks(summary: Summary) -> list[str]:
     """Return what has to be known of a run before its numbers."""
-    run = summary["run"]
+    run = summary.run
     remarks = [remark for remark in (incomplete(summary), _bias(summary)) if remark]
-    if run["failed"]:
-        remarks.append(f"FAILED: {len(run['failed']):,} of {run['num_images']:,} images, in no number")
-    if shrunk_to(run) is not None:
-        remarks.append(f"MEMORY RAN OUT: forward passes shrank from {run['batch_size']} to {shrunk_to(run)} images")
+    if run.failed:
+        remarks.append(f"FAILED: {len(run.failed):,} of {run.num_images:,} images, in no number")
+    if run.shrunk_to is not None:
+        remarks.append(f"MEMORY RAN OUT: forward passes shrank from {run.batch_size} to {run.shrunk_to} images")
     return remarks
 
 
-def _title(summary: dict[str, Any]) -> Text:
-    run = summary["run"]
-    ball = f"{run['norm']} eps {run['eps']:g}, {run['budget']:,} queries per image"
-    query_counting = (
-        f"{run['query_counting']}, {run['eot']} evaluations per query" if run["eot"] > 1 else run["query_counting"]
-    )
+def _title(summary: Summary) -> Text:
+    run = summary.run
+    ball = f"{run.norm} eps {run.eps:g}, {run.budget:,} queries per image"
+    query_counting = f"{run.query_counting}, {run.eot} evaluations per query" if run.eot > 1 else run.query_counting
     lines = [
-        f"{attack_name(run)} against {run['victim']}: {ball}",
-        f"data {run['data']}, {summary['counts']['images']:,} images; defense {run['defense'] or 'none'}",
-        f"criterion {run['criterion']}, query counting {query_counting}, {run['precision']}, seed {run['seed']}",
+        f"{attack_name(run)} against {run.victim}: {ball}",
+        f"data {run.data}, {summary.counts['images']:,} images; defense {run.defense or 'none'}",
+        f"criterion {run.criterion}, query counting {query_counting}, {run.precision}, seed {run.seed}",
     ]
     title = Text("\n" + lines[0], style="bold")
     for remark in _remarks(summary):
@@ -171,47 +169,49 @@ def _title(summary: dict[str, Any]) -> Text:
     return title.append("\n" + "\n".join(lines[1:]), style="not bold")
 
 
-def _accuracies(summary: dict[str, Any]) -> Table:
+def _accuracies(summary: Summary) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    complete = summary["run"]["complete"]
+    complete = summary.run.complete
     table.add_column(f"accuracy over {'all' if complete else 'finished'} images", min_width=44)
     table.add_column("share", justify="right")
     table.add_column("95% interval", justify="right")
 
-    def row(label: str, share: Share | None, style: str = "") -> None:
+    def row(label: str, share: Estimate | None, style: str = "") -> None:
         table.add_row(label, percent(share), interval(share), style=style)
 
-    mean, single, counts = summary["mean_logits"], summary["single_query"], summary["counts"]
-    row("mean logits: clean", mean["clean"])
+    mean, single, counts = summary.mean_logits, summary.single_query, summary.counts
+    row("mean logits: clean", mean.clean)
     if not complete:
-        row("mean logits: robust so far, over images begun", summary["so_far"], "bold")
-    row("mean logits: robust, undecided as robust", mean["robust"], "bold" if complete else "")
-    row(f"  lower bound, the {counts['undecided']:,} undecided as adversarial", mean["robust_lower"])
-    row("  by the criterion's calls in the run instead", summary["declared"])
-    screened = summary["first_9_vote_success"]
+        row("mean logits: robust so far, over images begun", summary.so_far, "bold")
+    row("mean logits: robust, undecided as robust", mean.robust, "bold" if complete else "")
+    row(f"  lower bound, the {counts['undecided']:,} undecided as adversarial", mean.robust_lower)
+    row("  by the criterion's calls in the run instead", summary.declared)
+    screened = summary.first_9_vote_success
     row(f"  by the first 9-vote screen{' (no votes)' if screened is None else ''}", screened)
-    row("single answer: clean", single["clean"])
-    row("single answer: robust, expected", single["robust"])
+    row("single answer: clean", single.clean)
+    row("single answer: robust, expected", single.robust)
     table.add_section()
     right = counts["images"] - counts["initially_wrong"]
-    row(f"attack success, of the {right:,} initially right", summary["attack_success"])
+    row(f"attack success, of the {right:,} initially right", summary.attack_success)
     return table
 
 
-def _curve(curve: list[dict[str, Any]]) -> Table:
+def _curve(curve: list[CurvePoint]) -> Table:
     shown = curve[-_MOST_BUDGETS:]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     table.add_column("after queries")
     for point in shown:
-        table.add_column(f"{point['queries']:,}", justify="right")
+        table.add_column(f"{point.queries:,}", justify="right")
     table.add_row("robust", *(percent(point) for point in shown), style="bold")
-    for label, bound in (("95% from", "low"), ("      to", "high")):
-        table.add_row(label, *("-" if point["share"] is None else f"{point[bound]:.1%}" for point in shown))
+    for label, bounds in (("95% from", [p.low for p in shown]), ("      to", [p.high for p in shown])):
+        table.add_row(
+            label, *(f"{bound:.1%}" if point.total else "-" for point, bound in zip(shown, bounds, strict=True))
+        )
     return table
 
 
-def _facts(summary: dict[str, Any]) -> Table:
-    counts, adversarial, ledger, run = (summary[name] for name in ("counts", "adversarial_images", "ledger", "run"))
+def _facts(summary: Summary) -> Table:
+    counts, adversarial, ledger, run = summary.counts, summary.adversarial_images, summary.ledger, summary.run
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -234,12 +234,12 @@ def _facts(summary: dict[str, Any]) -> Table:
         table.add_row(
             "criterion's share", f"{ledger['criterion_ratio']:.2f} criterion rows per row of the attack, none billed"
         )
-    table.add_row("time", f"{run['wall_seconds']:,.1f} s")
+    table.add_row("time", f"{run.wall_seconds:,.1f} s")
     return table
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
+def _notes(summary: Summary) -> list[str]:
     notes = ["\nTake gaps within one pair only: mean logits or single answers."]
-    if not summary["run"]["deterministic"]:
+    if not summary.run.deterministic:
         notes.append("The victim is random: this run can be repeated in distribution only.")
     return notes

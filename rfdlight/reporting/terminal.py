@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.records.summary import Share
+from rfdlight.records.summary import Estimate
 from rfdlight.reporting.report import (
     READING_LETTERS,
     READING_PAIRS,
@@ -122,11 +122,11 @@ def _grid_table(report: Report, columns: list[_Column], part: list[int], width: 
     return table
 
 
-def _cell(share: Share | None, remark: str = "") -> Text:
-    if share is None or share["share"] is None:
+def _cell(share: Estimate | None, remark: str = "") -> Text:
+    if share is None or not share.total:
         return Text("-")
     cell = Text(percent(share), style="bold")
-    cell.append(f"\n{100 * share['low']:.1f}-{100 * share['high']:.1f}", style="not bold")
+    cell.append(f"\n{100 * share.low:.1f}-{100 * share.high:.1f}", style="not bold")
     return cell.append(f"\n{remark}", style="dim") if remark else cell
 
 

@@ -70,7 +70,7 @@ def test_the_images_are_compared_one_by_one():
 def test_paired_images_tell_apart_what_two_intervals_do_not():
     """8 images to 0 have p = 2 / 2^8 = 0.0078, although 91 and 99 of 100 have intervals that overlap."""
     good, bad = outcome("1" * 99 + "0"), outcome("1" * 91 + "0" * 9)
-    assert bad.robust["high"] > good.robust["low"]
+    assert bad.robust_accuracy.high > good.robust_accuracy.low
     assert differ(good, bad, pairs=6)
     assert not differ(good, bad, pairs=7)
     assert not differ(good, outcome("1" * 98 + "00"), pairs=1)
@@ -143,25 +143,25 @@ def test_a_short_attack_breaks_only_what_the_ball_allows_and_keeps_to_its_budget
     found = short_attack(victim, images, Square(eps=0.05), classes=2, budget=60, device=CPU)
     x = images.read(list(range(40))).float() / 255
     breakable = (victim.least_margin(x, 0.05) < 0) & (victim(x)[:, 0] > 0)
-    adversarial = torch.tensor([record["verdict"] == "adversarial" for record in found.records])
+    adversarial = torch.tensor([record.verdict == "adversarial" for record in found.records])
     assert int(adversarial.sum()) > 0
     assert not bool((adversarial & ~breakable & (victim(x)[:, 0] > 0)).any())
-    assert max(record["billed"] for record in found.records) <= 60
-    assert found.robust["share"] == sum(found.withstood.values()) / 40
-    assert [record["id"] for record in found.records] == images.ids
+    assert max(record.billed for record in found.records) <= 60
+    assert found.robust.value == sum(found.withstood.values()) / 40
+    assert [record.id for record in found.records] == images.ids
 
 
 def test_a_short_attack_on_a_victim_that_cannot_be_broken_spends_the_whole_budget(images):
     found = short_attack(Constant(), images, RayS(eps=0.05), classes=3, budget=9, device=CPU)
-    assert found.robust["share"] == 1
-    assert found.summary["ledger"]["billed"] == 9 * 40
+    assert found.robust.value == 1
+    assert found.summary.ledger["billed"] == 9 * 40
 
 
 def test_noise_is_judged_by_many_draws_and_the_hook_is_taken_off(images):
     victim = linear_victim(images, 0.05)
     with InputNoise(0.02).on(victim):
         found = short_attack(victim, images, Square(eps=0.05), classes=2, budget=5, device=CPU)
-    assert {record["final_evaluations"] for record in found.records} == {100}
+    assert {record.final_evaluations for record in found.records} == {100}
     assert not victim._forward_hooks
 
 

@@ -208,7 +208,7 @@ def test_the_least_budget_that_suffices_is_not_warned_of(query_counting, enough)
     for limit, reached in ((enough, True), (enough - 1, False)):
         attack = NES(eps=0.05, sigma=0.01)
         run = Run(victim, attack, x, torch.zeros(1, dtype=torch.int64), budget=limit, query_counting=query_counting)
-        assert (run.records[0]["linf"] >= 0.05 - 1e-6) == reached
+        assert (run.records[0].linf >= 0.05 - 1e-6) == reached
 
 
 @pytest.mark.parametrize(

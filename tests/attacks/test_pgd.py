@@ -67,8 +67,8 @@ def check_bill(attack, victim, x, y):
     """Of `steps` + 1 queries of a run, all but the last ask for a gradient that is used."""
     run = Run(victim, attack, x, y, budget=2 * (attack.steps + 1), criterion=None)
     for record in run.records:
-        if record["success_query"] is None:
-            assert (record["gradient"], record["success_check"], record["attack"]) == (2 * attack.steps, 2, 0)
+        if record.success_query is None:
+            assert (record.gradient, record.success_check, record.attack) == (2 * attack.steps, 2, 0)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -112,7 +112,7 @@ def test_the_bill_tells_gradients_from_looks(network, clean):
 def test_more_steps_break_what_one_step_breaks(network, clean):
     x, y = clean
     adversarial = {
-        name: {r["id"] for r in Run(network, attack, x, y, budget=40).records if r["verdict"] == "adversarial"}
+        name: {r.id for r in Run(network, attack, x, y, budget=40).records if r.verdict == "adversarial"}
         for name, attack in (("fgsm", FGSM(eps=0.004)), ("pgd", PGD(eps=0.004, steps=20)))
     }
     assert adversarial["fgsm"] <= adversarial["pgd"]

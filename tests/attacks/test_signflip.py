@@ -127,7 +127,7 @@ def test_exact_accounting_bills_the_start_and_never_exceeds_the_budget(repeats):
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
     run = Run(victim, SignFlip(eps=0.001), x, y, budget=50, eot=repeats, criterion=SuccessCriterion("never"))
     for record in run.records:
-        assert record["attack"] == record["billed"] == 50 // repeats * repeats
+        assert record.attack == record.billed == 50 // repeats * repeats
 
 
 @pytest.mark.parametrize(("repeats", "budget"), [(1, 40), (1, 5), (1, 0), (5, 200)])
@@ -143,7 +143,7 @@ def test_paper_accounting_bills_all_but_the_first_query(repeats, budget):
             query_counting="paper",
             criterion=SuccessCriterion("never"),
         )
-        assert all(record["billed"] == budget for record in run.records)
+        assert all(record.billed == budget for record in run.records)
         return
     check_paper_bill(SignFlip(eps=0.001), repeats, budget)
 
@@ -151,8 +151,8 @@ def test_paper_accounting_bills_all_but_the_first_query(repeats, budget):
 def test_paper_accounting_ends_where_no_noise_is_misclassified():
     x, y = images(3, (3, 4, 4)), torch.zeros(3, dtype=torch.int64)
     run = Run(Constant(), SignFlip(eps=0.05), x, y, budget=20, query_counting="paper")
-    assert [record["attack"] for record in run.records] == [21] * 3
-    assert [record["billed"] for record in run.records] == [20] * 3
+    assert [record.attack for record in run.records] == [21] * 3
+    assert [record.billed for record in run.records] == [20] * 3
 
 
 def test_an_image_is_claimed_between_iterations_once_its_radius_is_in_the_ball(network, breakable):

@@ -198,7 +198,7 @@ def test_a_targeted_search_raises_its_targets_margin(network, clean):
 def test_exact_accounting_bills_every_evaluation_and_looks_at_nothing(budget):
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     for record in Run(Constant(), SignHunt(eps=0.05), x, y, budget=budget).records:
-        assert (record["attack"], record["success_check"], record["billed"]) == (budget, 0, budget)
+        assert (record.attack, record.success_check, record.billed) == (budget, 0, budget)
 
 
 @pytest.mark.parametrize(("budget", "eot"), [(0, 1), (1, 1), (3, 1), (4, 1), (50, 1), (50, 4), (51, 2)])
@@ -208,10 +208,10 @@ def test_the_paper_bills_one_query_per_step_and_two_more_and_evaluates_twice(bud
     # Steps until M (t + 2) >= B, at least one unless the budget is 0.
     steps = max(math.ceil(budget / eot) - 2, 1) if budget else 0
     for record in run.records:
-        assert record["billed"] == budget
-        assert record["attack"] == (eot * (2 * steps + 2) if budget else 0)
+        assert record.billed == budget
+        assert record.attack == (eot * (2 * steps + 2) if budget else 0)
         # One clean draw, one final draw, and a look per step, which is the evaluator's.
-        assert record["criterion"] == 2 + (steps > 0) + steps
+        assert record.criterion == 2 + (steps > 0) + steps
 
 
 def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
@@ -239,7 +239,7 @@ def test_the_papers_criterion_hears_of_a_break_from_the_look_after_a_step(networ
             if before["phase"][i] == 2 and logits[i].argmax() != y[i] and billed[i] is None:
                 billed[i] = int(after["flips"][i]) + 2
     assert sum(at is not None for at in billed) >= 2
-    assert [record["success_query"] for record in run.records] == billed
+    assert [record.success_query for record in run.records] == billed
 
 
 @pytest.mark.parametrize(

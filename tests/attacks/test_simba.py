@@ -231,13 +231,13 @@ def test_the_paper_does_not_bill_the_first_query(budget):
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     for query_counting, attack in (("exact", budget), ("paper", budget + (budget > 0))):
         for record in Run(Constant(), SimBA(eps=0.05), x, y, budget=budget, query_counting=query_counting).records:
-            assert (record["attack"], record["success_check"], record["billed"]) == (attack, 0, budget)
+            assert (record.attack, record.success_check, record.billed) == (attack, 0, budget)
 
 
 def test_averaged_queries_are_billed_each_and_the_first_ones_not_by_the_paper():
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     for record in Run(Constant(), SimBA(eps=0.05), x, y, budget=40, query_counting="paper", eot=4).records:
-        assert (record["attack"], record["billed"]) == (44, 40)
+        assert (record.attack, record.billed) == (44, 40)
 
 
 @pytest.mark.parametrize(

@@ -222,9 +222,9 @@ def check_paper_bill(attack, budget, repeats):
     }
     iterations = budget // repeats - (attack.norm == "linf")
     for record in Run(Constant(), attack, x, y, budget=budget, **options).records:
-        assert record["attack"] == (1 + iterations) * repeats
-        assert record["success_check"] == 0
-        assert record["billed"] == iterations * repeats
+        assert record.attack == (1 + iterations) * repeats
+        assert record.success_check == 0
+        assert record.billed == iterations * repeats
 
 
 @NORMS
@@ -238,7 +238,7 @@ def test_paper_accounting_bills_by_iterations(ball, budget, repeats):
 def test_exact_accounting_bills_every_evaluation(ball, repeats):
     x, y = images(3, (3, 8, 8)), torch.zeros(3, dtype=torch.int64)
     run = Run(Constant(), Square(eps=EPS[ball], norm=ball), x, y, budget=43, eot=repeats, batch_size=4 * repeats)
-    assert [record["billed"] for record in run.records] == [43 // repeats * repeats] * 3
+    assert [record.billed for record in run.records] == [43 // repeats * repeats] * 3
 
 
 @NORMS
@@ -257,7 +257,7 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
         criterion=SuccessCriterion("never", final_evaluations=5),
     )
     for record in run.records:
-        assert record["billed"] == (60 if record["attack"] else 0)
+        assert record.billed == (60 if record.attack else 0)
         assert record[ball] <= attack.eps * (1 + 1e-4)
     *_, (*_, after) = drive(attack, CoinFlip(), x, y, budget=60)
     assert (norm(attack.best(after) - x, ball) <= attack.eps * (1 + 1e-4)).all()

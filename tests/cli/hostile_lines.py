@@ -368,9 +368,9 @@ RUNS |= {
         stopped(parsed("--model.victim", "os.abort")), "test --resume run", f"'os.abort'{NO_VICTIM}"
     ),
     "run whose identity is nested without end": Case(
-        stopped(parsed(), text("identity.json", "[" * 100_000)),
+        stopped(parsed(), text("fingerprint.json", "[" * 100_000)),
         "test --resume run",
-        "cannot go on with run: run/identity.json is damaged",
+        "cannot resume run: run/fingerprint.json is damaged",
     ),
 }  # fmt: skip
 

@@ -81,7 +81,7 @@ def test_several_processes_write_the_records_of_one(whole, tmp_path, size, line)
     assert len(parts) == size
     done = [[event["id"] for event in part if event["event"] == "image"] for part in parts]
     assert sorted(image for own in done for image in own) == [
-        record["id"] for record in read_records(run / "records.jsonl")
+        record.id for record in read_records(run / "records.jsonl")
     ]
     ends = [part[-1] for part in parts]
     assert all(end["event"] == "end" for end in ends)
@@ -266,7 +266,7 @@ def test_where_one_process_finds_the_victim_random_all_criterion_it_so(noisy, tm
     assert said.returncode == 0, said.stdout + said.stderr
     records = read_records(Path("run/records.jsonl"))
     assert len(records) == 30
-    assert {record["clean_evaluations"] for record in records} == {20}
+    assert {record.clean_evaluations for record in records} == {20}
     run = json.loads(Path("run/summary.json").read_text())["run"]
     assert not run["deterministic"]
     assert run["forwarded"] == sum(run["totals"].values())

@@ -70,7 +70,7 @@ def test_a_run_with_failing_images_is_complete_without_them_and_says_so(command)
     assert summary["run"]["failed"] == reasons
     assert summary["run"]["complete"] is True
     assert summary["counts"]["images"] == 10
-    assert [record["id"] for record in read_records(Path("run/records.jsonl"))] == [
+    assert [record.id for record in read_records(Path("run/records.jsonl"))] == [
         image_id for image_id in ids if image_id not in reasons
     ]
 

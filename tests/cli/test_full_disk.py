@@ -33,7 +33,7 @@ def original():
 
 def begin_or_go_on(folder: Path):
     """What a user types when there is room again."""
-    if (folder / "run/identity.json").exists():
+    if (folder / "run/fingerprint.json").exists():
         return run(folder, "test", "--resume", "run")
     return run(folder, *record_files.TEST, "--run", "run")
 

@@ -65,7 +65,7 @@ def test_a_complete_run_stays_as_it_is(whole, command):
 def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
     said = command("test", "--resume", "whole", "--run", "other")
     assert (said.status, said.err) == (
-        2, "rfdlight: cannot go on with whole: a run stays in its folder; leave --run out\n",
+        2, "rfdlight: cannot resume whole: a run stays in its folder; leave --run out\n",
     )  # fmt: skip
     assert not Path("other").exists()
 
@@ -102,18 +102,18 @@ def test_other_settings_are_refused(changed, name, whole, command):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     said = command("test", "--resume", str(run), *changed)
     assert said.status == 2
-    assert said.err == f"rfdlight: cannot go on with {run}, two experiments would be mixed: {name}\n"
+    assert said.err == f"rfdlight: cannot resume {run}: two experiments would be mixed: {name}\n"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_other_weights_images_and_code_are_refused(whole, command):
     run = killed(whole, 4)
-    known = json.loads((run / "identity.json").read_text())
+    known = json.loads((run / "fingerprint.json").read_text())
     for name in ("weights", "images", "code of rfdlight", "version of torch"):
-        (run / "identity.json").write_text(json.dumps({**known, name: "another"}))
+        (run / "fingerprint.json").write_text(json.dumps({**known, name: "another"}))
         said = command("test", "--resume", str(run))
         assert said.status == 2
-        assert said.err.startswith(f"rfdlight: cannot go on with {run}, two experiments would be mixed: {name} is ")
+        assert said.err.startswith(f"rfdlight: cannot resume {run}: two experiments would be mixed: {name} is ")
         assert said.err.endswith(", was another\n")
         assert not (run / "records.jsonl").exists()
 
@@ -132,13 +132,13 @@ def test_the_code_of_a_users_defense_counts(command, monkeypatch, elsewhere):
 @pytest.mark.parametrize(
     ("run", "said"),
     [
-        ("missing", "cannot go on with missing: there is no missing/config.yaml"),
-        ("old", "cannot go on with old: it has no identity.json, so no run was begun there"),
+        ("missing", "cannot resume missing: there is no missing/config.yaml"),
+        ("old", "cannot resume old: it has no fingerprint.json, so no run was begun there"),
     ],
 )
 def test_what_is_no_run_is_refused(run, said, whole, command):
     shutil.copytree(whole, "old")
-    Path("old/identity.json").unlink()
+    Path("old/fingerprint.json").unlink()
     found = command("test", "--resume", run)
     assert (found.status, found.err) == (2, f"rfdlight: {said}\n")
 

@@ -77,8 +77,8 @@ def test_only_what_is_missing_is_run_again(command, swept):
 def test_a_cell_of_older_code_is_not_gone_on_with(command, swept):
     cut = Path("runs/grid/shipped-rays")
     (cut / "summary.json").unlink()
-    identity = json.loads((cut / "identity.json").read_text())
-    (cut / "identity.json").write_text(json.dumps({**identity, "code of rfdlight": "older"}))
+    identity = json.loads((cut / "fingerprint.json").read_text())
+    (cut / "fingerprint.json").write_text(json.dumps({**identity, "code of rfdlight": "older"}))
     said = command("sweep", "grid.yaml")
     assert said.status == 0
     assert "two experiments would be mixed: code of rfdlight is " in said.out

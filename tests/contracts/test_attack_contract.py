@@ -165,9 +165,9 @@ def test_an_unbreakable_victim_is_asked_exactly_the_budget(make, budget):
     x, y = images(5, (3, 4, 4)), torch.zeros(5, dtype=torch.int64)
     run = Run(Constant(), make(), x, y, budget=budget)
     for record in run.records:
-        assert record["attack"] + record["gradient"] + record["success_check"] == record["billed"] == budget
-        assert record["success_query"] is None
-        assert record["verdict"] == "robust"
+        assert record.attack + record.gradient + record.success_check == record.billed == budget
+        assert record.success_query is None
+        assert record.verdict == "robust"
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -181,12 +181,12 @@ def test_no_budget_is_exceeded(make, budget, victim):
     run = Run(chosen, make(), x, y, budget=budget, criterion=criterion, deterministic=victim == "linear", pool_size=6)
     assert len(run.records) == 6
     for record in run.records:
-        assert record["attack"] + record["gradient"] + record["success_check"] == record["billed"] <= budget
-        assert record["success_query"] is None or 1 <= record["success_query"] <= record["billed"]
-        assert record["first_9_vote_success"] is None or record["first_9_vote_success"] <= record["billed"]
+        assert record.attack + record.gradient + record.success_check == record.billed <= budget
+        assert record.success_query is None or 1 <= record.success_query <= record.billed
+        assert record.first_9_vote_success is None or record.first_9_vote_success <= record.billed
         # Only an image that is broken, or was wrong, may leave budget unspent.
-        wrong = record["attack"] == 0
-        assert record["billed"] == budget or record["success_query"] is not None or wrong
+        wrong = record.attack == 0
+        assert record.billed == budget or record.success_query is not None or wrong
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -194,17 +194,17 @@ def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, networ
     attack = make()
     patient = isinstance(attack, SignOPT)  # a step of its line search alone takes a dozen queries
     run = Run(network, attack, *clean, budget=500 if patient else 100)
-    adversarial = [record for record in run.records if record["success_query"] is not None]
+    adversarial = [record for record in run.records if record.success_query is not None]
     assert len(adversarial) >= (0 if attack.targeted and attack.needs_starting_point else 1 if attack.targeted else 3)
     for record in run.records:
-        assert record["linf"] <= attack.eps + 1e-6 if attack.norm == "linf" else record["l2"] <= attack.eps * (1 + 1e-4)
-        assert (record["verdict"] == "adversarial") == (record["final_adversarial"] == 1)
-        assert record["success_query"] is None or record["verdict"] == "adversarial"
+        assert record.linf <= attack.eps + 1e-6 if attack.norm == "linf" else record.l2 <= attack.eps * (1 + 1e-4)
+        assert (record.verdict == "adversarial") == (record.final_adversarial == 1)
+        assert record.success_query is None or record.verdict == "adversarial"
 
 
 def test_what_the_papers_criterion_calls_broken_is_broken_on_a_deterministic_victim(make, network, clean):
     run = Run(network, make(), clean[0][:6], clean[1][:6], budget=100, criterion=SuccessCriterion("paper"))
-    assert all(r["verdict"] == "adversarial" for r in run.records if r["success_query"] is not None)
+    assert all(r.verdict == "adversarial" for r in run.records if r.success_query is not None)
 
 
 def test_records_do_not_depend_on_pool_order_or_chunks(make, network, clean):
@@ -217,7 +217,7 @@ def test_records_do_not_depend_on_pool_order_or_chunks(make, network, clean):
         {"pool_size": 8, "chunk": 3, "order": list(range(9, -1, -1)), "lockstep": True},
     ]
     records = [Run(network, make(), x, y, budget=60, **arrangement).records for arrangement in arrangements]
-    assert len({record["final_margin"] for record in records[0]}) >= 8, "the victim is too simple to tell runs apart"
+    assert len({record.final_margin for record in records[0]}) >= 8, "the victim is too simple to tell runs apart"
     for other in records[1:]:
         assert other == records[0]
 
@@ -323,10 +323,10 @@ def test_initially_wrong_images_are_never_asked(make, network, clean):
     run = Run(network, make(), x, (y + 1) % 5, budget=50)
     for record in run.records:
         assert all(record[name] == 0 for name in ("attack", "gradient", "success_check", "billed", "candidates"))
-        assert record["clean_wrong"] == 1
-        assert record["verdict"] == "misclassified"
-        assert record["success_query"] is None
-        assert record["linf"] == 0
+        assert record.clean_wrong == 1
+        assert record.verdict == "misclassified"
+        assert record.success_query is None
+        assert record.linf == 0
     assert run.total["attack"] == 0
 
 
@@ -350,9 +350,9 @@ def test_a_coin_flipping_victim_is_finished_with_finite_numbers(make, rule, quer
     for record in run.records:
         numbers = [value for value in record.values() if isinstance(value, float)]
         assert torch.tensor(numbers).isfinite().all()
-        assert record["billed"] <= 25
-        assert query_counting == "paper" or record["attack"] + record["gradient"] + record["success_check"] <= 25
-        assert record["final_evaluations"] == 10
+        assert record.billed <= 25
+        assert query_counting == "paper" or record.attack + record.gradient + record.success_check <= 25
+        assert record.final_evaluations == 10
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -372,9 +372,9 @@ def test_no_attack_is_credited_with_images_that_a_thousand_draws_call_robust(mak
     criterion = SuccessCriterion(clean_evaluations=20, final_evaluations=1000)
     run = Run(victim(), make(), x, y, budget=60, batch_size=200, pool_size=40, criterion=criterion, deterministic=False)
     assert len(run.records) == 40
-    credited = [r for r in run.records if r["success_query"] is not None and r["verdict"] == "robust"]
+    credited = [r for r in run.records if r.success_query is not None and r.verdict == "robust"]
     assert len(credited) <= (2 if victim is LabelNoise else 6)
-    assert victim is CoinFlip or all(r["billed"] > 0 and r["verdict"] == "robust" for r in run.records)
+    assert victim is CoinFlip or all(r.billed > 0 and r.verdict == "robust" for r in run.records)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES["attack"]))

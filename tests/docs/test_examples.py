@@ -42,7 +42,7 @@ def victim(x: torch.Tensor) -> Linear:
 
 
 def fallen(records: list[dict]) -> int:
-    return sum(record["verdict"] == "adversarial" for record in records)
+    return sum(record.verdict == "adversarial" for record in records)
 
 
 def test_my_attack_breaks_a_linear_victim_that_random_noise_does_not(my_attack, victim, x):

@@ -45,9 +45,9 @@ def false_breaks(p, criterion=None, count=200, budget=250):
         AfterClean(p), RandomNoise(eps=0.1), x, y,
         budget=budget, batch_size=count, pool_size=count, criterion=criterion, deterministic=False,
     )  # fmt: skip
-    assert all(record["attack"] > 0 for record in run.records)
-    judged = sum(r["criterion"] - r["clean_evaluations"] - r["final_evaluations"] for r in run.records)
-    adversarial = [record["success_query"] for record in run.records if record["success_query"] is not None]
+    assert all(record.attack > 0 for record in run.records)
+    judged = sum(r.criterion - r.clean_evaluations - r.final_evaluations for r in run.records)
+    adversarial = [record.success_query for record in run.records if record.success_query is not None]
     return adversarial, judged / run.total["attack"]
 
 
@@ -154,7 +154,7 @@ def scripted(oracle, x, budget, criterion):
     )  # fmt: skip
     engine.submit(x, torch.zeros(len(x), dtype=torch.int64), [f"{i:04d}" for i in range(len(x))])
     engine.run()
-    return sorted(records, key=lambda record: record["id"])
+    return sorted(records, key=lambda record: record.id)
 
 
 def test_the_engine_votes_as_the_full_nine_do_for_every_sequence():
@@ -184,11 +184,11 @@ def test_the_engine_votes_as_the_full_nine_do_for_every_sequence():
     for sequence, record in zip(sequences.bool().tolist(), records, strict=True):
         majority = sum(sequence) >= 5
         needed = next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
-        assert record["first_9_vote_success"] == (1 if majority else None)
-        assert record["tested_candidates"] == majority
+        assert record.first_9_vote_success == (1 if majority else None)
+        assert record.tested_candidates == majority
         # A test whose first block is right throughout is given up after that block.
-        assert record["criterion"] == 1 + needed + 20 * majority + 2
-        assert record["success_query"] is None
+        assert record.criterion == 1 + needed + 20 * majority + 2
+        assert record.success_query is None
 
 
 def test_after_the_fth_failure_f_candidates_pass_unjudged():
@@ -200,9 +200,9 @@ def test_after_the_fth_failure_f_candidates_pass_unjudged():
     # Failures at the queries 1, 3, 6, 10, ...: after the f-th, f are skipped. The clock counts queries before.
     expected = [f * (f + 1) // 2 for f in range(1, 14)]
     assert votes == [query - 1 for query in expected for _ in range(5)]
-    assert record["voted_candidates"] == 13
-    assert record["candidates"] == record["attack"] == 100
-    assert record["tested_candidates"] == 0
+    assert record.voted_candidates == 13
+    assert record.candidates == record.attack == 100
+    assert record.tested_candidates == 0
 
 
 def test_what_is_broken_is_the_candidate_and_its_query():
@@ -218,11 +218,11 @@ def test_what_is_broken_is_the_candidate_and_its_query():
     x = torch.full((1, 1, 2, 2), 0.5)
     oracle = Scripted(1, script)
     (record,) = scripted(oracle, x, 100, SuccessCriterion(clean_evaluations=1, final_evaluations=30))
-    assert record["success_query"] == record["first_9_vote_success"] == record["attack"] == 4
-    assert record["verdict"] == "adversarial"
-    assert record["final_adversarial"] == record["final_evaluations"] == 30
-    assert record["criterion"] == 1 + 5 + 20 + 30
-    assert record["linf"] == pytest.approx(float((queries[3] - 0.5).abs().max()))
+    assert record.success_query == record.first_9_vote_success == record.attack == 4
+    assert record.verdict == "adversarial"
+    assert record.final_adversarial == record.final_evaluations == 30
+    assert record.criterion == 1 + 5 + 20 + 30
+    assert record.linf == pytest.approx(float((queries[3] - 0.5).abs().max()))
     assert all(clock == 3 for purpose, clock, _ in oracle.log[1:] if purpose == "criterion" and clock)
 
 
@@ -238,9 +238,9 @@ def test_candidates_outside_the_ball_are_never_judged():
     )  # fmt: skip
     engine.submit(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64), ["0"])
     engine.run()
-    assert records[0]["candidates"] == 0
-    assert records[0]["success_query"] is None
-    assert records[0]["linf"] <= 0.1 + 1e-6
+    assert records[0].candidates == 0
+    assert records[0].success_query is None
+    assert records[0].linf <= 0.1 + 1e-6
 
 
 class Remembering(nn.Module):
@@ -383,10 +383,10 @@ def test_a_deterministic_victim_is_believed_at_its_first_wrong_answer(rule, adve
     x, y = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64)
     run = Run(OnceMoved(), RandomNoise(eps=0.1), x, y, budget=6, criterion=SuccessCriterion(rule))
     for record in run.records:
-        assert record["attack"] == (1 if adversarial else 6)
-        assert record["success_query"] == (1 if adversarial else None)
-        assert record["criterion"] == (2 if rule in ("sequential", "single") else 3)
-        assert record["verdict"] == "adversarial"
+        assert record.attack == (1 if adversarial else 6)
+        assert record.success_query == (1 if adversarial else None)
+        assert record.criterion == (2 if rule in ("sequential", "single") else 3)
+        assert record.verdict == "adversarial"
 
 
 def test_a_robust_image_of_a_deterministic_victim_costs_the_criterion_three_rows():

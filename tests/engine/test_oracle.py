@@ -108,13 +108,13 @@ def test_reduced_precision_is_the_attacks_and_never_the_criteria(network):
 
 def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network, clean):
     run = Run(network, RandomNoise(eps=0.05), *clean, budget=30, precision="bfloat16")
-    adversarial = [record for record in run.records if record["success_query"] is not None]
+    adversarial = [record for record in run.records if record.success_query is not None]
     assert adversarial
     for record in run.records:
         # One at the clean image, one more near the boundary; one at the final point, two where no query was confirmed.
-        assert record["criterion"] - record["voted_candidates"] - (record["success_query"] is None) in (2, 3)
-        assert (record["success_query"] is None) or (
-            record["voted_candidates"] >= 1 and record["verdict"] == "adversarial"
+        assert record.criterion - record.voted_candidates - (record.success_query is None) in (2, 3)
+        assert (record.success_query is None) or (
+            record.voted_candidates >= 1 and record.verdict == "adversarial"
         )
     assert sum(run.total.values()) == run.oracle.forwarded
 
@@ -147,7 +147,7 @@ def test_a_stopped_engine_keeps_what_it_has():
     engine.submit(x, y, [str(i) for i in range(8)])
     engine.run()
     # Clean, three queries and final draws of the first four images, and one more tick.
-    assert [record["id"] for record in sorted(records, key=lambda r: r["id"])] == ["0", "1", "2", "3"]
+    assert [record.id for record in sorted(records, key=lambda r: r.id)] == ["0", "1", "2", "3"]
     assert oracle.forwarded == 24 == sum(engine.ledger.total.values())
 
 

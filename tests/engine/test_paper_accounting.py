@@ -24,10 +24,10 @@ def test_points_outside_the_pixel_range_break_under_the_papers_criterion_alone(r
         OutsideOnly(), SignHunt(eps=0.1), x, y, budget=40, query_counting="paper", criterion=SuccessCriterion(rule)
     )
     for record in run.records:
-        assert record["candidates"] > 0
-        assert record["verdict"] == "robust"
-        assert (record["success_query"] is not None) == (rule == "paper")
-        assert rule == "paper" or record["billed"] == 40
+        assert record.candidates > 0
+        assert record.verdict == "robust"
+        assert (record.success_query is not None) == (rule == "paper")
+        assert rule == "paper" or record.billed == 40
 
 
 class Noisy(nn.Module):
@@ -47,9 +47,9 @@ def test_the_papers_look_is_one_free_evaluation_however_many_a_query_averages(eo
         budget=budget, query_counting="paper", criterion=criterion, eot=eot, deterministic=False,
     )  # fmt: skip
     for record in run.records:
-        assert record["attack"] == record["billed"] == budget
-        assert record["success_check"] == 0
-        assert record["criterion"] == 5 + 7 + 4
+        assert record.attack == record.billed == budget
+        assert record.success_check == 0
+        assert record.criterion == 5 + 7 + 4
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -58,7 +58,7 @@ def test_exact_accounting_bills_the_look_in_full():
     criterion = SuccessCriterion("never", clean_evaluations=5, final_evaluations=7)
     run = Run(Noisy(), NES(pairs=2, eps=0.1), x, y, budget=45, criterion=criterion, eot=3, deterministic=False)
     for record in run.records:
-        assert (record["attack"], record["success_check"], record["criterion"]) == (36, 9, 12)
+        assert (record.attack, record.success_check, record.criterion) == (36, 9, 12)
 
 
 class Shell(nn.Module):
@@ -74,9 +74,9 @@ def test_rays_submits_the_point_that_it_found_under_the_papers_accounting():
     x, y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
     run = Run(Shell(), RayS(eps=0.05), x, y, budget=60, query_counting="paper", criterion=SuccessCriterion("paper"))
     for record in run.records:
-        assert record["success_query"] is not None
-        assert record["verdict"] == "adversarial"
-        assert record["linf"] < 0.049
+        assert record.success_query is not None
+        assert record.verdict == "adversarial"
+        assert record.linf < 0.049
 
 
 def test_the_papers_criterion_votes_on_geoda_and_believes_the_other_label_attacks():

@@ -190,6 +190,6 @@ def test_after_a_new_start_all_rows_are_counted_and_the_images_are_judged_by_dra
     assert engine.ledger.total["padding"] == oracle.forwarded
     engine.submit(x, label(x), ids)
     engine.run()
-    assert sorted(record["id"] for record in records) == ids
-    assert all(record["clean_evaluations"] == 20 and record["final_evaluations"] == 100 for record in records)
+    assert sorted(record.id for record in records) == ids
+    assert all(record.clean_evaluations == 20 and record.final_evaluations == 100 for record in records)
     engine.ledger.check(oracle.forwarded)

@@ -99,7 +99,7 @@ def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **o
     finally:
         oracle.close()
     assert len(engine._pool) == 0
-    return {record["id"]: record for record in records}, failed, engine
+    return {record.id: record for record in records}, failed, engine
 
 
 REASONS = {"raise": "ValueError: cannot look", "nan": "the victim answered NaN or infinity"}
@@ -141,8 +141,8 @@ def test_two_images_of_one_pass_that_fail_are_both_found(network, whole, how):
     assert failed == dict.fromkeys(bad, REASONS[how])
     assert found == {image_id: record for image_id, record in records.items() if image_id not in bad}
     total = engine.ledger.total
-    assert total["criterion"] == sum(record["criterion"] for record in found.values())
-    assert total["attack"] == sum(record["attack"] for record in found.values())
+    assert total["criterion"] == sum(record.criterion for record in found.values())
+    assert total["attack"] == sum(record.attack for record in found.values())
 
 
 @pytest.mark.parametrize(("how", "phase"), [("raise", None), ("nan", Phase.ATTACK), ("raise", Phase.FINAL)])
@@ -177,7 +177,7 @@ def test_so_it_is_with_gradients(network, whole, how, reason, eot):
     found, failed, engine = attacked(victim, attack, x, y, budget=10, eot=eot)
     assert failed == {bad[0]: reason}
     assert found == without
-    assert engine.ledger.total["gradient"] == sum(record["gradient"] for record in found.values())
+    assert engine.ledger.total["gradient"] == sum(record.gradient for record in found.values())
 
 
 def test_the_rows_of_repeated_passes_are_padding():
@@ -259,7 +259,7 @@ def test_a_pass_that_only_a_crowd_fails_harms_nobody():
     found, failed, _ = attacked(Crowded(), RandomNoise(eps=EPS), x, y, classes=3, deterministic=True)
     assert failed == {}
     assert len(found) == 6
-    assert {record["attack"] for record in found.values()} == {30}
+    assert {record.attack for record in found.values()} == {30}
 
 
 # A victim that is broken, and not its images

@@ -49,8 +49,8 @@ def test_targets_are_wrong_classes_drawn_evenly_and_once_per_image():
 
     records = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=64, pool_size=64).records
     again = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=8, pool_size=9).records
-    assert [r["target"] for r in records] == [r["target"] for r in again]
-    shift = (torch.tensor([r["target"] for r in records]) - y) % 4
+    assert [r.target for r in records] == [r.target for r in again]
+    shift = (torch.tensor([r.target for r in records]) - y) % 4
     counts = shift.bincount(minlength=4)
     assert counts[0] == 0
     # 600 draws among 3: a standard deviation is 11.5.
@@ -58,34 +58,34 @@ def test_targets_are_wrong_classes_drawn_evenly_and_once_per_image():
 
 
 def test_an_untargeted_record_has_no_target():
-    assert {r["target"] for r in run(Around([2.0, 0.0, 0.0]), RandomNoise(eps=0.1), rows=4, budget=3).records} == {None}
+    assert {r.target for r in run(Around([2.0, 0.0, 0.0]), RandomNoise(eps=0.1), rows=4, budget=3).records} == {None}
 
 
 def test_only_the_target_counts():
     # Class 1 is always the answer; an image whose target is class 2 must not be broken by it.
     records = run(Around([0.0, 6.0, 1.0]), RandomNoise(eps=0.1, targeted=True)).records
-    by_target = {target: {r["verdict"] for r in records if r["target"] == target} for target in (1, 2)}
+    by_target = {target: {r.verdict for r in records if r.target == target} for target in (1, 2)}
     assert by_target == {1: {"adversarial"}, 2: {"robust"}}
-    assert all((r["success_query"] is not None) == (r["target"] == 1) for r in records)
-    assert all(r["final_margin"] < 0 for r in records if r["target"] == 1)
-    assert all(r["final_margin"] > 0 for r in records if r["target"] == 2)
+    assert all((r.success_query is not None) == (r.target == 1) for r in records)
+    assert all(r.final_margin < 0 for r in records if r.target == 1)
+    assert all(r.final_margin > 0 for r in records if r.target == 2)
 
 
 def test_a_target_slightly_below_another_wrong_class_is_not_credited():
     # The target of most draws is close: class 1 leads class 2 by 0.3 deviations, far from the label's -3.
     records = run(Around([-3.0, 0.15, -0.15]), RandomNoise(eps=0.1, targeted=True), budget=250).records
-    second = [r for r in records if r["target"] == 2]
+    second = [r for r in records if r.target == 2]
     assert len(second) >= 15
     # Each of them is wrongly broken with probability at most 0.05: 6 of 40 or more in 1 of 600 runs.
-    assert sum(r["success_query"] is not None for r in second) <= 6
-    assert sum(r["verdict"] == "adversarial" for r in second) <= 6
+    assert sum(r.success_query is not None for r in second) <= 6
+    assert sum(r.verdict == "adversarial" for r in second) <= 6
 
 
 def test_a_target_that_leads_is_broken():
     records = run(Around([-3.0, 0.7, -0.7]), RandomNoise(eps=0.1, targeted=True), budget=250).records
-    first = [r for r in records if r["target"] == 1]
-    assert sum(r["success_query"] is not None for r in first) >= 0.9 * len(first)
-    assert {r["verdict"] for r in first} <= {"adversarial", "undecided"}
+    first = [r for r in records if r.target == 1]
+    assert sum(r.success_query is not None for r in first) >= 0.9 * len(first)
+    assert {r.verdict for r in first} <= {"adversarial", "undecided"}
 
 
 @pytest.mark.parametrize("rule", ["single", "paper", "never", "sequential"])
@@ -98,25 +98,25 @@ def test_every_rule_knows_the_target(rule):
         budget=20,
     ).records
     for record in records:
-        assert record["success_query"] is None or (record["target"] == 1 and rule != "never")
-        assert rule == "never" or record["target"] == 2 or record["success_query"] is not None
+        assert record.success_query is None or (record.target == 1 and rule != "never")
+        assert rule == "never" or record.target == 2 or record.success_query is not None
 
 
 def test_square_reaches_targets_of_a_real_network_and_an_easy_class_is_none(network, clean):
     x, y = clean
     found = Run(network, Square(eps=0.3, targeted=True), x, y, budget=300).records
-    hit = [record for record in found if record["verdict"] == "adversarial"]
+    hit = [record for record in found if record.verdict == "adversarial"]
     assert len(hit) >= 2
     untargeted = Run(network, Square(eps=0.3), x, y, budget=300).records
-    assert sum(record["verdict"] == "adversarial" for record in untargeted) >= len(hit)
+    assert sum(record.verdict == "adversarial" for record in untargeted) >= len(hit)
 
 
 def test_initially_wrong_images_stay_wrong_whatever_their_target(network, clean):
     x, y = clean
     for record in Run(network, Square(eps=0.1, targeted=True), x, (y + 1) % 5, budget=9).records:
-        assert record["attack"] == 0
-        assert record["verdict"] == "misclassified"
-        assert record["final_adversarial"] == 1
+        assert record.attack == 0
+        assert record.verdict == "misclassified"
+        assert record.final_adversarial == 1
 
 
 class Starting(Attack):
@@ -144,8 +144,8 @@ def test_starts_are_images_of_the_target(network, clean):
     x, y = clean
     attack = Starting(eps=30.0, norm="l2", targeted=True)
     records = Run(network, attack, x, y, budget=3, starting_points=labelled(network, (3, 16, 16))).records
-    assert {record["verdict"] for record in records} == {"adversarial"}
-    assert {record["success_query"] for record in records} == {1}
+    assert {record.verdict for record in records} == {"adversarial"}
+    assert {record.success_query for record in records} == {1}
 
 
 def test_a_start_is_needed(network, clean):

@@ -8,8 +8,8 @@ from torch import nn
 
 from rfdlight.attacks.square import Square
 from rfdlight.data.base import Images
-from rfdlight.errors import UserError
-from rfdlight.evaluation.fingerprint import check_same, identity, write
+from rfdlight.errors import ResumeError, UserError
+from rfdlight.evaluation.fingerprint import check_same, fingerprint, write
 from rfdlight.victims.weights import weights_digest
 
 
@@ -25,7 +25,7 @@ def network():
 
 def found(**changes):
     asked = {"victim": network(), "images": images(), "parts": [Square()], "facts": {"budget": 10}, **changes}
-    return identity(**asked)
+    return fingerprint(**asked)
 
 
 def nudged(change):
@@ -63,9 +63,9 @@ def test_the_memory_format_of_the_weights_does_not_count():
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "", "3"])
-def test_a_damaged_identity_is_one_line(content, tmp_path):
-    (tmp_path / "identity.json").write_text(content)
-    with pytest.raises(UserError, match=r"identity\.json is damaged"):
+def test_a_damaged_fingerprint_is_one_line(content, tmp_path):
+    (tmp_path / "fingerprint.json").write_text(content)
+    with pytest.raises(UserError, match=r"cannot resume .*fingerprint\.json: "):
         check_same(tmp_path, found())
 
 
@@ -79,3 +79,10 @@ def test_the_code_of_a_module_that_makes_the_victim_counts(tmp_path, monkeypatch
     after = found(parts=[module])
     assert [name for name in before if before[name] != after[name]] == ["code of maker_of_nets"]
     del sys.modules["maker_of_nets"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("identity.json", "{}"), ("fingerprint.json", '{"budget": 10}')])
+def test_a_run_of_an_older_schema_is_refused_with_both_versions(name, content, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ResumeError, match="expected a run of schema version 2, got version 1"):
+        check_same(tmp_path, found())

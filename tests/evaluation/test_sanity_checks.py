@@ -72,9 +72,9 @@ class Idle(Square):
 
 def test_nothing_breaks_in_a_ball_of_no_size():
     found, run = sanity_checks(linear(offset=0.2), Square(eps=0.3), stored())
-    right = sum(record["clean_margin"] > 0 for record in run.records)
+    right = sum(record.clean_margin > 0 for record in run.records)
     assert 0 < right < COUNT
-    assert any(record["verdict"] == "adversarial" and record["attack"] for record in run.records)
+    assert any(record.verdict == "adversarial" and record.attack for record in run.records)
     assert found["no_ball"] == {
         "images": COUNT,
         "queries": 40,

@@ -68,7 +68,7 @@ def lines(run: Path) -> set[bytes]:
 
 
 def go_on(run: Path) -> tuple[int, str]:
-    if (run / "identity.json").exists():
+    if (run / "fingerprint.json").exists():
         return said(start("test", "--resume", str(run)))
     return said(start(*TEST, "--run", str(run)))
 

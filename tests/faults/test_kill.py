@@ -100,7 +100,7 @@ def test_a_run_that_is_ended_again_and_again_has_the_records_of_one_that_was_not
     sys.stdout.write(f"{number.name}: {ended.total()} times, by processes and victim: {dict(ended)}\n")
     assert ended.total() >= KILLS // 2
     assert (run / "records.jsonl").read_bytes() == whole.read_bytes()
-    assert len({record["id"] for record in read_records(whole)}) == IMAGES
+    assert len({record.id for record in read_records(whole)}) == IMAGES
     summary = json.loads((run / "summary.json").read_text())
     assert summary["run"]["complete"]
     assert (summary["run"]["killed_attempts"] > 0) == (number == signal.SIGKILL)
@@ -112,8 +112,8 @@ def test_a_run_that_is_killed_while_it_starts_leaves_nothing_that_bars_the_way(t
         process = start(3, *TEST, "--run", str(run))
         time.sleep(moments.uniform(1, 8))
         end(process, "first", signal.SIGKILL, moments)
-        if (run / "identity.json").exists():
+        if (run / "fingerprint.json").exists():
             break
-    resumed = ["test", "--resume", str(run)] if (run / "identity.json").exists() else [*TEST, "--run", str(run)]
+    resumed = ["test", "--resume", str(run)] if (run / "fingerprint.json").exists() else [*TEST, "--run", str(run)]
     assert start(2, *resumed).wait() == 0
     assert len(read_records(run / "records.jsonl")) == IMAGES

@@ -48,8 +48,8 @@ def test_200_000_images(attack, sigma):
 
     def count(record):
         finished["images"] += 1
-        finished["billed"] += record["billed"]
-        finished["rows"] += record["attack"] + record["success_check"] + record["criterion"]
+        finished["billed"] += record.billed
+        finished["rows"] += record.attack + record.success_check + record.criterion
 
     oracle = Oracle(Trivial(sigma), BATCH)
     engine = Engine(

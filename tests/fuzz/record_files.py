@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
-
-from rfdlight.records.records import seal
 
 from .configs import restructure
 from .running import FAST, Outcome, check, files, run, workplace
@@ -20,7 +20,9 @@ TEST = (
 )  # fmt: skip
 
 
-COPIES = ("-0-1", "-1-0", "-01-0", "-9-9", f"-{'9' * 100}-0")
+JOURNAL = "journal/0-0.jsonl"
+
+COPIES = ("0-1", "1-0", "01-0", "9-9", f"{'9' * 100}-0")
 """Attempts and processes that the run had not."""
 
 
@@ -42,12 +44,10 @@ def make(folder: Path) -> Original:
     outcome = run(folder, *TEST, "--run", "whole")
     assert outcome.status == 0, outcome
     whole = files(folder / "whole")
-    lines = (whole["records.jsonl"] or b"").splitlines(keepends=True)
     killed = {name: content for name, content in whole.items() if "." not in name or name.split("/")[0] == "journal"}
-    killed |= {name: whole[name] for name in ("config.yaml", "identity.json")}
-    killed["journal/records-0-0.jsonl"] = b"".join(lines[:4])
-    events = (whole["journal/events-0-0.jsonl"] or b"").splitlines(keepends=True)
-    killed["journal/events-0-0.jsonl"] = b"".join(line for line in events[:5])
+    killed |= {name: whole[name] for name in ("config.yaml", "fingerprint.json")}
+    entries = (whole[JOURNAL] or b"").splitlines(keepends=True)
+    killed[JOURNAL] = b"".join(entries[:5])  # its start and four records
     shutil.rmtree(folder / "whole")
     return Original(whole, killed)
 
@@ -62,28 +62,29 @@ def write(folder: Path, content: dict[str, bytes | None]) -> None:
             (folder / name).write_bytes(content[name] or b"")
 
 
+def sealed(content: dict[str, Any]) -> bytes:
+    """A line whose checksum is right, whatever it holds."""
+    body = json.dumps(content).removesuffix("}").encode()
+    return body + b',"crc32":"%08x"}' % zlib.crc32(body)
+
+
 def _foreign(line: bytes) -> list[bytes]:
     """Lines that are none of the run's own; those whose checksum is right are of no image of the run."""
-    record = json.loads(line)
-    del record["crc32"]
-    end = (
-        b'{"event": "end", "time": %s, "totals": {"attack": %s, "gradient": 0, '
-        b'"success_check": 0, "criterion": 0, "padding": 0}}'
-    )
+    content = json.loads(line)
+    del content["crc32"]
+    record = content.get("record", content)
+    others = [
+        record | {"id": "another/test/0001"}, {"id": "another/test/0002"}, record | {"id": 3}, record | {"id": ["a"]},
+        record | {"id": None, "billed": "many"}, {"time": 1e999}, {"time": -1.0}, {"time": float("nan")},
+    ]  # fmt: skip
+    end = {"totals": {"attack": -1}, "forwarded": 10**30, "batch_size": "x", "in_progress": {"begun": 1, "robust": 2}}
+    entries = [{"record": each} for each in others] + [{"end": {**end, "totals": {}}}, {"end": end}, {"failed": ["x"]}]
     return [
         b"", b"null", b"{}", b"[]", b"3", b'"a"', b"NaN", b"\x00" * 100, bytes(range(256)).replace(b"\n", b""),
-        b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'{"id": 1e999}', b'{"crc32": 3}', b'{"crc32": "00000000"}',
-        b'{"event": "end", "time": 1.0, "totals": {}}', b'{"event": "start", "time": NaN}',
-        end % (b"1.0", b"NaN"), end % (b"1e999", b"1"), end % (b"1.0", b"-1"), end % (b"1.0", b"9" * 30),
-        b'{"event": "failed", "time": 1.0, "id": "digits/test/0000", "reason": "x"}', b'{"event": {}, "time": 1.0}',
-        b'{"event": ["start"], "time": 1.0}', b'{"event": "image", "time": 1.0, "id": []}',
+        b"[" * 100_000, b'{"a":' * 100_000, b"9" * 5000, b'{"id": 1e999}', b'{"crc32": 3}', b'{"crc32":"00000000"}',
         json.dumps(record | {"billed": record["billed"] + 1}).encode(),
-        line.replace(b'"robust"', b'"adversarial"').replace(b'"billed": ', b'"billed": 1'),
-        seal(record | {"id": "another/test/0001"}).encode(),
-        seal({"id": "another/test/0002"}).encode(),
-        seal(record | {"id": 3}).encode(),
-        seal(record | {"id": None, "billed": "many"}).encode(),
-        seal(record | {"id": ["a"]}).encode(),
+        line.replace(b'"robust"', b'"adversarial"').replace(b'"billed":', b'"billed":1'),
+        *map(sealed, others), *(sealed({"time": 1.0, **entry}) for entry in entries),
     ]  # fmt: skip
 
 
@@ -150,7 +151,7 @@ def damaged_runs(draw: st.DrawFn, content: dict[str, bytes | None], original: Or
         elif how == "folder":
             content[name] = None
         elif how == "copied" and "journal" in name:
-            content[name.replace("-0-0", draw(st.sampled_from(COPIES)))] = content[name]
+            content[name.replace("0-0", draw(st.sampled_from(COPIES)))] = content[name]
         elif how == "typed" and name.endswith(".json"):
             content[name] = _typed(draw, content[name] or b"")
         else:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from rfdlight.records import images
 from rfdlight.records.images import KeptImages, gather
 
 IDS = [f"{number:03d}" for number in range(10)]
@@ -14,8 +15,13 @@ def test_the_chosen_are_spread_evenly_and_never_more(most, chosen, tmp_path):
     assert KeptImages(IDS, most, tmp_path / "part").chosen == chosen
 
 
+@pytest.fixture(autouse=True)
+def journal(tmp_path):
+    (tmp_path / "journal").mkdir()
+
+
 def part(folder, number):
-    return folder / f"images-{number}-0.safetensors"
+    return images.part(folder, number, 0)
 
 
 def ids_and_pixels(folder):
@@ -32,18 +38,17 @@ def test_the_chosen_that_came_in_any_process_are_gathered_in_their_order(tmp_pat
         kept(image_id, x, point)
         for row in (x, point):
             row.zero_()  # the pool uses its rows again
-    parts = [part(tmp_path, number) for number in (0, 2)]
-    gather(tmp_path, parts)
+    gather(tmp_path)
     assert ids_and_pixels(tmp_path) == (["000", "005"], [0.0, 5.0], [0.5, 5.5])
-    assert not any(path.exists() for path in parts)
+    assert not any((tmp_path / "journal").iterdir())
 
 
 def test_what_an_earlier_attempt_gathered_stays(tmp_path):
     for number, image_id in enumerate(("002", "007")):
         image = torch.full((1, 2, 2), float(number))
         KeptImages(IDS, 4, part(tmp_path, number))(image_id, image, image)
-        gather(tmp_path, [part(tmp_path, number)])
-    gather(tmp_path, [])
+        gather(tmp_path)
+    gather(tmp_path)
     assert ids_and_pixels(tmp_path)[0] == ["002", "007"]
 
 
@@ -51,13 +56,13 @@ def test_nothing_is_stored_of_images_that_were_not_chosen(tmp_path):
     image = torch.zeros(1, 2, 2)
     KeptImages(IDS, 0, part(tmp_path, 0))("000", image, image)
     KeptImages(IDS, 4, part(tmp_path, 0))("001", image, image)
-    gather(tmp_path, [])
-    assert not any(tmp_path.iterdir())
+    gather(tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["journal"]
 
 
 def test_a_damaged_file_is_begun_anew(tmp_path):
     (tmp_path / "images.safetensors").write_bytes(b"no tensors")
     part(tmp_path, 0).write_bytes(b"no tensors")
     KeptImages(IDS, 4, part(tmp_path, 1))("002", torch.zeros(1, 2, 2), torch.ones(1, 2, 2))
-    gather(tmp_path, [part(tmp_path, 0), part(tmp_path, 1)])
+    gather(tmp_path)
     assert ids_and_pixels(tmp_path) == (["002"], [0.0], [1.0])

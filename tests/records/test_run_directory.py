@@ -54,16 +54,14 @@ def test_a_folder_that_cannot_be_made_is_named(home):
         run_directory.create(Path("file/run"))
 
 
-@pytest.mark.parametrize("left", ["journal/lock", "config.yaml", "partial-host-7-identity.json"])
+@pytest.mark.parametrize("left", ["journal/lock", "config.yaml", "partial-host-7-fingerprint.json"])
 def test_a_run_that_ended_before_it_had_begun_does_not_bar_the_way(left, home):
     (home / "mine/journal").mkdir(parents=True)
     (home / "mine" / left).touch()
     assert run_directory.plan("mine", "x") == Path("mine")
 
 
-@pytest.mark.parametrize(
-    "left", ["identity.json", "records.jsonl", "journal/records-0-0.jsonl", "journal/events-0-0.jsonl", "notes.txt"]
-)
+@pytest.mark.parametrize("left", ["fingerprint.json", "records.jsonl", "journal/0-0.jsonl", "notes.txt"])
 def test_a_run_that_had_begun_does(left, home):
     (home / "mine/journal").mkdir(parents=True)
     (home / "mine" / left).touch()

@@ -1,4 +1,5 @@
 import json
+import math
 import random
 
 import pytest
@@ -8,16 +9,17 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from rfdlight.core.statistics import wilson
-from rfdlight.records import consistency_checks as audit
-from rfdlight.records.records import clean_right
-from rfdlight.records.summary import FIELDS, RUN_FIELDS, budgets, robust_at, success_query_of, summarize
+from rfdlight.records.facts import Rows, RunFacts
+from rfdlight.records.runs import Run
+from rfdlight.records.schema import decode
+from rfdlight.records.summary import FIELDS, Estimate, budgets, robust_at, success_query_of, summarize
 
 # The 95 % quantile of the normal distribution squared, from a table.
 Z2 = 3.841459
 
 
 def test_counts_of_every_kind_of_image():
-    assert summarize(ten(), facts())["counts"] == {
+    assert summarize(ten(), facts()).counts == {
         "images": 10,
         "initially_wrong": 1,
         "adversarial": 4,
@@ -28,36 +30,36 @@ def test_counts_of_every_kind_of_image():
 
 
 def test_single_query_pair_is_the_mean_share_of_right_labels():
-    pair = summarize(ten(), facts())["single_query"]
-    assert pair["clean"]["share"] == pytest.approx(1 - (2 + 10 + 15) / (10 * 20))
+    pair = summarize(ten(), facts()).single_query
+    assert pair.clean.value == pytest.approx(1 - (2 + 10 + 15) / (10 * 20))
     wrong = 100 + 100 + 60 + 90 + 50 + 50 + 40 + 0 + 70 + 0
-    assert pair["robust"]["share"] == pytest.approx(1 - wrong / 1000)
+    assert pair.robust.value == pytest.approx(1 - wrong / 1000)
 
 
 def test_single_query_weights_images_equally_whatever_their_draws():
     records = [record(0, clean_evaluations=20, clean_wrong=20), record(1, clean_evaluations=1, clean_wrong=0)]
-    assert summarize(records, facts())["single_query"]["clean"]["share"] == 0.5
+    assert summarize(records, facts()).single_query.clean.value == 0.5
 
 
 def test_mean_logits_pair_and_its_lower_bound():
-    mean = summarize(ten(), facts())["mean_logits"]
-    assert [mean[name]["share"] for name in ("clean", "robust", "robust_lower")] == [0.9, 0.5, 0.3]
-    assert [mean[name]["total"] for name in ("clean", "robust", "robust_lower")] == [10, 10, 10]
+    mean = summarize(ten(), facts()).mean_logits
+    assert [each.value for each in (mean.clean, mean.robust, mean.robust_lower)] == [0.9, 0.5, 0.3]
+    assert [each.total for each in (mean.clean, mean.robust, mean.robust_lower)] == [10, 10, 10]
 
 
 def test_attack_success_is_over_the_initially_right():
-    success = summarize(ten(), facts())["attack_success"]
-    assert (success["share"], success["total"]) == (pytest.approx(4 / 9), 9)
+    success = summarize(ten(), facts()).attack_success
+    assert (success.value, success.total) == (pytest.approx(4 / 9), 9)
 
 
 def test_first_9_vote_success_counts_every_image_that_passed_the_votes():
     # 0, 1, 2, 5 and 6 passed; 8 was initially wrong; 3, 4, 7 and 9 remain.
-    assert summarize(ten(), facts())["first_9_vote_success"]["share"] == 0.4
+    assert summarize(ten(), facts()).first_9_vote_success.value == 0.4
 
 
 def test_adversarial_images_statistics_use_the_broken_alone():
     # Breaks at 1, 7, 20 and, late, at its 30 billed queries.
-    assert summarize(ten(), facts())["adversarial_images"] == {
+    assert summarize(ten(), facts()).adversarial_images == {
         "median_queries": 13.5,
         "mean_queries": 14.5,
         "median_linf": 0.2,
@@ -69,12 +71,12 @@ def test_adversarial_images_statistics_use_the_broken_alone():
 
 def test_a_targeted_run_has_no_robust_accuracy_of_single_answers():
     # Its final draws count hits of the target: a wrong label that is none would pass for right.
-    assert summarize([record(0)], facts(targeted=True))["single_query"]["robust"] is None
-    assert summarize([record(0)], facts())["single_query"]["robust"]["share"] == 1
+    assert summarize([record(0)], facts(targeted=True)).single_query.robust is None
+    assert summarize([record(0)], facts()).single_query.robust.value == 1
 
 
 def test_ledger_ratio_is_of_all_rows_of_the_attacker():
-    ledger = summarize(ten(), facts())["ledger"]
+    ledger = summarize(ten(), facts()).ledger
     expected = {
         "attack": 180,
         "gradient": 0,
@@ -88,8 +90,8 @@ def test_ledger_ratio_is_of_all_rows_of_the_attacker():
 
 
 def test_curve_falls_at_the_query_that_broke_each_image():
-    curve = summarize(ten(), facts())["curve"]
-    assert [(point["queries"], point["share"]) for point in curve] == [
+    curve = summarize(ten(), facts()).curve
+    assert [(point.queries, point.value) for point in curve] == [
         (1, 0.8),
         (2, 0.8),
         (5, 0.8),
@@ -97,10 +99,10 @@ def test_curve_falls_at_the_query_that_broke_each_image():
         (20, 0.6),
         (30, 0.5),
     ]
-    assert robust_at(ten(), 0)["share"] == 0.9
-    assert robust_at(ten(), 6)["share"] == 0.8
-    assert robust_at(ten(), 7)["share"] == 0.7
-    assert robust_at(ten(), 29)["share"] == 0.6
+    assert robust_at(ten(), 0).value == 0.9
+    assert robust_at(ten(), 6).value == 0.8
+    assert robust_at(ten(), 7).value == 0.7
+    assert robust_at(ten(), 29).value == 0.6
 
 
 def test_success_query_of_follows_the_verdict():
@@ -109,51 +111,44 @@ def test_success_query_of_follows_the_verdict():
     assert success_query_of(adversarial(0, 7, billed=9, success_query=None)) == 9
     assert success_query_of(adversarial(0, 7, verdict="undecided")) is None
     assert success_query_of(adversarial(0, 7, verdict="robust")) is None
-    assert success_query_of(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="adversarial")) is None
-
-
-@pytest.mark.parametrize(
-    ("margin", "attack", "right"), [(0.1, 0, True), (0.0, 5, True), (0.0, 0, False), (-0.0, 5, True), (-0.1, 0, False)]
-)
-def test_a_tie_without_a_prediction_is_right_if_the_image_was_attacked(margin, attack, right):
-    assert clean_right(record(0, clean_margin=margin, attack=attack, clean_prediction=None)) is right
+    assert success_query_of(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="misclassified")) is None
 
 
 def test_no_adversarial_images_leave_their_statistics_empty():
     summary = summarize([record(0), record(1)], facts())
-    assert set(summary["adversarial_images"].values()) == {None}
-    assert summary["mean_logits"]["robust"]["share"] == summary["first_9_vote_success"]["share"] == 1
-    assert summary["attack_success"]["share"] == 0
+    assert set(summary.adversarial_images.values()) == {None}
+    assert summary.mean_logits.robust.value == summary.first_9_vote_success.value == 1
+    assert summary.attack_success.value == 0
     # Wilson's bound at 0 of n is z^2 / (n + z^2).
-    assert summary["attack_success"]["high"] == pytest.approx(Z2 / (2 + Z2), abs=1e-6)
+    assert summary.attack_success.high == pytest.approx(Z2 / (2 + Z2), abs=1e-6)
 
 
 def test_no_records_at_all_are_no_share():
-    empty = {"attack": 0, "gradient": 0, "success_check": 0, "criterion": 0, "padding": 0}
-    summary = summarize([], facts(totals=empty, complete=False))
-    nothing = {"share": None, "low": 0.0, "high": 1.0, "total": 0}
-    assert summary["mean_logits"]["robust"] == summary["single_query"]["clean"] == nothing
-    assert summary["ledger"]["criterion_ratio"] is None
-    assert summary["ledger"]["padding_share"] is None
+    summary = summarize([], facts(totals=Rows(), complete=False))
+    nothing = Estimate(value=math.nan, low=0.0, high=1.0, total=0)
+    assert summary.mean_logits.robust == summary.single_query.clean == nothing
+    assert json.loads(Run.of([], facts()).summary_json())["declared"]["value"] is None
+    assert summary.ledger["criterion_ratio"] is None
+    assert summary.ledger["padding_share"] is None
 
 
 def test_all_initially_wrong_leave_no_image_to_attack():
     wrong = record(
-        0, clean_margin=-1.0, clean_wrong=20, attack=0, billed=0, final_adversarial=100, verdict="adversarial"
+        0, clean_margin=-1.0, clean_wrong=20, attack=0, billed=0, final_adversarial=100, verdict="misclassified"
     )
     summary = summarize([wrong], facts())
-    assert summary["attack_success"]["share"] is None
-    assert summary["counts"]["adversarial"] == 0
-    assert summary["mean_logits"]["clean"]["share"] == summary["mean_logits"]["robust"]["share"] == 0
+    assert math.isnan(summary.attack_success.value)
+    assert summary.counts["adversarial"] == 0
+    assert summary.mean_logits.clean.value == summary.mean_logits.robust.value == 0
 
 
 def test_first_9_vote_success_is_unknown_if_the_criterion_took_no_votes():
     never = [record(0, candidates=3), record(1)]
     single = [adversarial(0, 5, first_9_vote_success=None, voted_candidates=0), record(1)]
-    assert summarize(never, facts(criterion="never"))["first_9_vote_success"] is None
-    assert summarize(single, facts(criterion="single"))["first_9_vote_success"] is None
+    assert summarize(never, facts(criterion="never")).first_9_vote_success is None
+    assert summarize(single, facts(criterion="single")).first_9_vote_success is None
     deterministic = [adversarial(0, 5, voted_candidates=0), record(1)]
-    assert summarize(deterministic, facts(deterministic=True))["first_9_vote_success"]["share"] == 0.5
+    assert summarize(deterministic, facts(deterministic=True)).first_9_vote_success.value == 0.5
 
 
 @pytest.mark.parametrize(
@@ -171,13 +166,13 @@ def test_budgets_end_at_the_budget(budget, expected):
     assert budgets(budget) == expected
 
 
-def test_the_result_is_json_and_documented_and_keeps_the_facts():
-    run = {**facts(), "selection": "balanced"}
-    summary = summarize(ten(), run)
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-    assert summary.keys() == FIELDS.keys()
-    assert summary["run"] == run
-    assert facts().keys() == RUN_FIELDS.keys() | audit.FACTS.keys()
+def test_the_result_is_documented_json_of_this_schema_and_keeps_the_facts():
+    run = facts(selection="balanced")
+    assert summarize(ten(), run).run == run
+    written = json.loads(Run.of(ten(), run).summary_json())
+    assert list(written) == ["schema", *FIELDS, "consistency_checks"]
+    assert written["schema"] == 2
+    assert decode(json.dumps(written["run"]).encode(), RunFacts) == run
 
 
 def test_the_order_of_the_records_changes_nothing():
@@ -202,7 +197,7 @@ def any_record(draw):
         candidates=int(at is not None),
         voted_candidates=int(at is not None),
         clean_margin=margin,
-        verdict=draw(st.sampled_from(["robust", "adversarial", "undecided"])),
+        verdict="misclassified" if margin < 0 else draw(st.sampled_from(["robust", "adversarial", "undecided"])),
         final_adversarial=draw(st.integers(0, 100)),
     )
 
@@ -211,14 +206,15 @@ def any_record(draw):
 @given(st.lists(any_record(), max_size=20))
 def test_curve_falls_from_the_clean_to_the_robust_accuracy(records):
     summary = summarize(records, facts(budget=40))
-    mean, counts = summary["mean_logits"], summary["counts"]
-    shares = [robust_at(records, queries)["share"] or 0 for queries in range(41)]
+    mean, counts = summary.mean_logits, summary.counts
+    shares = [float(robust_at(records, queries)) if records else 0 for queries in range(41)]
     assert shares == sorted(shares, reverse=True)
-    assert shares[0] == (mean["clean"]["share"] or 0)
-    assert summary["curve"][-1] == {"queries": 40, **mean["robust"]}
+    assert shares[0] == (mean.clean.value if records else 0)
+    assert (summary.curve[-1].queries, summary.curve[-1].total) == (40, mean.robust.total)
+    assert (summary.curve[-1].low, summary.curve[-1].high) == (mean.robust.low, mean.robust.high)
     survivors = counts["images"] - counts["initially_wrong"] - counts["adversarial"]
     assert shares[-1] * len(records) == pytest.approx(survivors)
-    lower = mean["robust_lower"]["share"] or 0
+    lower = mean.robust_lower.value if records else 0
     assert lower * len(records) == pytest.approx(survivors - counts["undecided"])
 
 

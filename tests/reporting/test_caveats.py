@@ -3,12 +3,12 @@
 import pytest
 from hand import adversarial, record
 
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.report import compile_report
 
 
 def notes_of(*names):
-    return compile_report(load_all(list(names))).notes
+    return compile_report(load_runs(list(names))).notes
 
 
 def test_each_stopped_run_has_a_note(write):
@@ -44,5 +44,5 @@ def test_runs_whose_last_draws_found_images_broken_say_so_where_they_are_read_at
         "Too high below their own budget, since images that the final draws alone found broken stand there: noise (1). "
         "Run smaller budgets by themselves."
     )
-    assert told not in compile_report(load_all(names)).notes
-    assert told in compile_report(load_all(names), [10]).notes
+    assert told not in compile_report(load_runs(names)).notes
+    assert told in compile_report(load_runs(names), [10]).notes

@@ -17,7 +17,7 @@ def test_steps_agree_with_the_accuracy_at_every_query():
     assert queries.tolist() == [0, 1, 7, 20, 30]
     assert standing.tolist() == [9, 8, 7, 6, 5]
     for query, count in zip(queries.tolist(), standing.tolist(), strict=True):
-        assert robust_at(records, query)["share"] == count / 10
+        assert robust_at(records, query).value == count / 10
 
 
 def test_steps_of_a_later_start_begin_with_what_still_stands():

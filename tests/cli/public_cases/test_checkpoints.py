@@ -78,7 +78,7 @@ def empty(elsewhere):
 
 
 def clean() -> float:
-    return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["share"]
+    return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["value"]
 
 
 def test_a_run_says_that_it_took_the_averaged_weights_and_how_to_take_the_others(command, empty):
@@ -92,7 +92,7 @@ def test_a_run_says_that_it_took_the_averaged_weights_and_how_to_take_the_others
     assert all(word in told for word in ("'state_dict_ema.network'", "EMA", "'state_dict.network'", "weights.pth#"))
     said = command(*TEST.replace("--run r", "--run plain").split(), "weights.pth#state_dict")
     assert said.status == 0
-    assert json.loads(Path("plain/summary.json").read_text())["mean_logits"]["clean"]["share"] < 1
+    assert json.loads(Path("plain/summary.json").read_text())["mean_logits"]["clean"]["value"] < 1
 
 
 def test_a_run_takes_weights_below_net_with_counters_of_another_tool_and_without_those_of_batch_norm(command, empty):

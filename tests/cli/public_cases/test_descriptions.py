@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.grid import build_grid
 
 OWN = """
@@ -120,7 +120,7 @@ PAIRS = {
 
 
 def grid_of(*runs):
-    return build_grid(load_all(list(runs)))
+    return build_grid(load_runs(list(runs)))
 
 
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)

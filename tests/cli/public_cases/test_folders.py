@@ -78,7 +78,7 @@ def test_the_order_of_numbered_classes_is_said_and_can_be_chosen(nearest_mean, c
     assert said.status == 0
     assert said.err.count("class order is natural") == said.err.count("\n") == 1
     summary = json.loads(Path("run/summary.json").read_text())
-    assert summary["mean_logits"]["clean"]["share"] > 0.7
+    assert summary["mean_logits"]["clean"]["value"] > 0.7
     assert summary["run"]["num_images"] == 20
 
 

@@ -14,7 +14,7 @@ from rfdlight.data import CIFAR10
 from rfdlight.engine import Oracle
 from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.probe import probe
-from rfdlight.records.records import clean_right, read_records, seal
+from rfdlight.records.records import read_records, seal
 from rfdlight.records.runs import load
 
 QUICK = (
@@ -115,15 +115,15 @@ def test_an_image_misclassified_before_the_attack_has_a_verdict_of_its_own(comma
     line = ("--data", "own.Shifted", "--model.victim", "nearest_mean.NearestMean", "--run", "run")
     assert command("test", *QUICK, *line).status == 0
     records = read_records(Path("run/records.jsonl"))
-    wrong = [record for record in records if not clean_right(record)]
+    wrong = [record for record in records if not record.clean_correct]
     assert len(wrong) == 3
-    assert {record["verdict"] for record in wrong} == {"misclassified"}
-    assert all(record["clean_prediction"] == record["final_prediction"] != record["label"] for record in wrong)
-    right = [record for record in records if clean_right(record)]
+    assert {record.verdict for record in wrong} == {"misclassified"}
+    assert all(record.clean_prediction == record.final_prediction != record.label for record in wrong)
+    right = [record for record in records if record.clean_correct]
     assert right
-    assert all(record["clean_prediction"] == record["label"] for record in right)
+    assert all(record.clean_prediction == record.label for record in right)
     for record in right:
-        assert (record["verdict"] == "adversarial") == (record["final_prediction"] != record["label"])
+        assert (record.verdict == "adversarial") == (record.final_prediction != record.label)
     assert json.loads(Path("run/summary.json").read_text())["counts"]["initially_wrong"] == len(wrong)
 
 
@@ -131,14 +131,14 @@ def test_a_record_of_an_earlier_version_is_read_with_the_verdict_of_today(comman
     line = ("--data", "own.Shifted", "--model.victim", "nearest_mean.NearestMean", "--run", "run")
     assert command("test", *QUICK, *line).status == 0
     before = load(Path("run"), "run")
-    wrong = [record["id"] for record in before.records if not clean_right(record)]
+    wrong = [record.id for record in before.records if not record.clean_correct]
     earlier = dict(zip(wrong, ("adversarial", "robust", "undecided"), strict=True))
-    old = [{**record, "verdict": earlier.get(record["id"], record["verdict"])} for record in before.records]
+    old = [{**record, "verdict": earlier.get(record.id, record.verdict)} for record in before.records]
     for record in old:
-        del record["clean_prediction"], record["final_prediction"]
+        del record.clean_prediction, record.final_prediction
     Path("run/records.jsonl").write_text("".join(seal(record) + "\n" for record in old))
     after = load(Path("run"), "run")
-    assert [record["verdict"] for record in after.records] == [record["verdict"] for record in before.records]
+    assert [record.verdict for record in after.records] == [record.verdict for record in before.records]
     assert after.summary == before.summary
     assert command("report", "run", "--output", "out").status == 0
     assert "misclassified before the attack" in Path("out/report.html").read_text()
@@ -153,7 +153,7 @@ def test_a_tie_of_the_clean_logits_goes_to_the_first_class_and_the_prediction_sa
     tie = {"clean_margin": 0.0, "attack": 0, "gradient": 0}
     assert clean_right({**tie, "clean_prediction": 0, "label": 0})
     assert not clean_right({**tie, "clean_prediction": 0, "label": 1})
-    assert not clean_right(tie)
+    assert not tie.clean_correct
 
 
 # Probabilities instead of logits

@@ -120,7 +120,7 @@ def test_float_pixels_and_one_hot_labels_are_attacked_as_they_are_and_all_of_a_s
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["run"]["num_images"] == 12, "without --data.num_images, all of fewer than 1000"
     assert summary["run"]["complete"] is True
-    assert summary["mean_logits"]["clean"]["share"] > 0.8
+    assert summary["mean_logits"]["clean"]["value"] > 0.8
     assert said.err.count("float32") == 1
     assert said.err.count("one-hot") == 1
     modes = {stat.S_IMODE(path.stat().st_mode) for path in Path("run").rglob("*") if path.is_file()}

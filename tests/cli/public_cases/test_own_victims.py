@@ -131,7 +131,7 @@ def victims(elsewhere):
 
 
 def clean() -> float:
-    return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["share"]
+    return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["value"]
 
 
 @pytest.mark.parametrize("name", ["quantized", "scripted_quantized", "frozen_script", "Plain", "Unsaved"])
@@ -228,7 +228,7 @@ def test_a_file_and_the_name_in_it_are_a_victim_and_may_import_their_neighbours(
     said = command(*TEST.split(), "--model.victim", "sub/code.py:net")
     sys.modules.pop("helper", None)
     assert (said.status, said.err) == (0, "")
-    assert "code of victim_file_code" in Path("r/identity.json").read_text()
+    assert "code of victim_file_code" in Path("r/fingerprint.json").read_text()
 
 
 @pytest.mark.parametrize(

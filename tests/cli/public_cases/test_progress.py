@@ -68,10 +68,10 @@ def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_
     done, begun = found["counts"]["images"], found["run"]["in_progress"]["begun"]
     assert done < 30
     assert 0 < begun <= 30 - done
-    robust = found["mean_logits"]["robust"]["share"] * done
+    robust = found["mean_logits"]["robust"]["value"] * done
     assert found["so_far"]["total"] == done + begun
-    assert found["so_far"]["share"] == pytest.approx((robust + found["run"]["in_progress"]["robust"]) / (done + begun))
-    assert found["so_far"]["share"] > found["mean_logits"]["robust"]["share"]
+    assert found["so_far"]["value"] == pytest.approx((robust + found["run"]["in_progress"]["robust"]) / (done + begun))
+    assert found["so_far"]["value"] > found["mean_logits"]["robust"]["value"]
     assert "BIASED" in said.out
     assert "accuracy over finished images" in said.out
     assert "mean logits: robust so far" in said.out
@@ -96,7 +96,7 @@ def test_a_damaged_shape_is_one_line(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
         assert command(*TEST.replace("30", "8").split()).status == 1
-    path = Path("run/identity.json")
+    path = Path("run/fingerprint.json")
     whole = path.read_text()
     for batch_size in ('"x"', "-3", "100000000000", "true"):
         path.write_text(re.sub(r'"batch_size": \d+', f'"batch_size": {batch_size}', whole))

@@ -133,7 +133,7 @@ def test_a_victim_that_answers_the_same_image_differently_is_judged_by_the_mean_
     assert checked(summary) == "warn"
     records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert len(records) == 20
-    assert all(record["clean_evaluations"] == 20 and record["final_evaluations"] == 100 for record in records)
+    assert all(record.clean_evaluations == 20 and record.final_evaluations == 100 for record in records)
     # No row is lost to the count, those of the first attempt included.
     assert sum(summary["run"]["totals"].values()) == summary["run"]["forwarded"]
 
@@ -143,13 +143,13 @@ def test_robust_accuracy_behind_noise_near_the_boundary_is_that_of_the_mean_of_m
     with safe_open("run/images.safetensors", "pt") as file:
         points, ids = file.get_tensor("adversarial"), json.loads(file.metadata()["ids"])
     lines = Path("run/records.jsonl").read_text().splitlines()
-    labels = {record["id"]: record["label"] for record in map(json.loads, lines)}
+    labels = {record.id: record.label for record in map(json.loads, lines)}
     victim = sys.modules["own_victims"].BoundaryDefense().eval()
     with torch.no_grad():
         mean = sum(victim(points) for _ in range(1000)) / 1000
     true = sum(int(each.argmax()) == labels[name] for name, each in zip(ids, mean, strict=True)) / len(ids)
-    assert summary["mean_logits"]["robust_lower"]["share"] <= true + 0.1
-    assert true - 0.1 <= summary["mean_logits"]["robust"]["share"]
+    assert summary["mean_logits"]["robust_lower"]["value"] <= true + 0.1
+    assert true - 0.1 <= summary["mean_logits"]["robust"]["value"]
 
 
 def test_a_deterministic_victim_stays_one(tested):
@@ -198,8 +198,8 @@ def test_a_run_that_turned_out_random_goes_on_as_such(tested, command):
     Path("run/journal/records-0-0.jsonl").write_text("".join(f"{line}\n" for line in lines))
     assert command("test", "--resume", "run").status == 0
     after = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
-    assert [record["id"] for record in after] == [json.loads(line)["id"] for line in records]
-    assert all(record["clean_evaluations"] == 20 for record in after)
+    assert [record.id for record in after] == [json.loads(line)["id"] for line in records]
+    assert all(record.clean_evaluations == 20 for record in after)
     assert [json.dumps(record) for record in after[5:7]] == [json.dumps(json.loads(line)) for line in records[5:7]]
     summary = json.loads(Path("run/summary.json").read_text())
     assert not summary["run"]["deterministic"]
