@@ -6,9 +6,8 @@ from typing import Any
 
 import msgspec
 
-from rfdlight.records.facts import CardAccuracy, Randomness, RunFacts, Rows
+from rfdlight.records.facts import CardAccuracy, Randomness, Rows, RunFacts
 from rfdlight.records.records import Record
-
 
 PLAIN = Record(
     id="digits/test/0000",

@@ -39,7 +39,9 @@ def test_every_public_name_resolves():
 
 
 def test_import_is_light():
-    code = "import sys, rfdlight; print([m for m in ('torch', 'lightning', 'numpy', 'jsonargparse') if m in sys.modules])"
+    code = (
+        "import sys, rfdlight; print([m for m in ('torch', 'lightning', 'numpy', 'jsonargparse') if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
 

@@ -16,10 +16,10 @@ from rfdlight.analysis.recommendation import NO_NOISE, Confirmed
 from rfdlight.attacks.base import Attack
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageSource
+from rfdlight.data.given import GivenImages
 from rfdlight.data.subset import select
 from rfdlight.defenses.base import Place
 from rfdlight.errors import UserError
-from rfdlight.data.given import GivenImages
 from rfdlight.evaluation.evaluate import evaluate
 from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import interval, percent

@@ -23,8 +23,10 @@ from rfdlight.cli.victim_lines import print_victim
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData, ImageSource
 from rfdlight.data.subset import select
+from rfdlight.errors import expect
 from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.run import Run
+from rfdlight.reporting.tables import number
 from rfdlight.victims.resolve import resolve_victim
 
 _MOST_SIGMAS = 4

@@ -36,9 +36,7 @@ class Run(runs.Run):
     order: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     @classmethod
-    def from_base(
-        cls, run: runs.Run, points: Mapping[str, Tensor] | None = None, order: tuple[str, ...] = ()
-    ) -> Run:
+    def from_base(cls, run: runs.Run, points: Mapping[str, Tensor] | None = None, order: tuple[str, ...] = ()) -> Run:
         """Return a run with final points; without them, those that the run directory holds."""
         base = {each.name: getattr(run, each.name) for each in fields(runs.Run)}
         return cls(**base, points=_kept(run.folder) if points is None else points, order=order)

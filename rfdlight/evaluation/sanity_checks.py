@@ -15,9 +15,9 @@ from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core import rng
 from rfdlight.data.base import ImageSource
+from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
 from rfdlight.data.subset import spread
-from rfdlight.data.conversion import unit_range
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS, rows_per_pass

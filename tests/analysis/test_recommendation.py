@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from harness import Constant, Linear
+from rfdlight.evaluation.short_attack import Outcome, short_attack
 from scipy.stats import binom
 
 from rfdlight.analysis.calibration import Calibration
@@ -25,7 +26,6 @@ from rfdlight.data import Digits, Images
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
 from rfdlight.evaluation.attack_checks import settle_eps
-from rfdlight.evaluation.short_attack import Outcome, short_attack
 
 CPU = torch.device("cpu")
 

@@ -113,9 +113,7 @@ def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network,
     for record in run.records:
         # One at the clean image, one more near the boundary; one at the final point, two where no query was confirmed.
         assert record.criterion - record.voted_candidates - (record.success_query is None) in (2, 3)
-        assert (record.success_query is None) or (
-            record.voted_candidates >= 1 and record.verdict == "adversarial"
-        )
+        assert (record.success_query is None) or (record.voted_candidates >= 1 and record.verdict == "adversarial")
     assert sum(run.total.values()) == run.oracle.forwarded
 
 

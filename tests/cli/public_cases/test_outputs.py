@@ -150,10 +150,6 @@ def test_a_tie_of_the_clean_logits_goes_to_the_first_class_and_the_prediction_sa
     columns |= {"y": torch.tensor([0, 1])}
     criterion.record(columns, torch.tensor([0, 1]), torch.zeros(2, 3))
     assert criterion.mean_label(columns, torch.tensor([0, 1])).tolist() == [0, 0]
-    tie = {"clean_margin": 0.0, "attack": 0, "gradient": 0}
-    assert clean_right({**tie, "clean_prediction": 0, "label": 0})
-    assert not clean_right({**tie, "clean_prediction": 0, "label": 1})
-    assert not tie.clean_correct
 
 
 # Probabilities instead of logits
