@@ -12,11 +12,11 @@ from rfdlight.analysis.clean_cost import CleanCostMeter
 from rfdlight.analysis.gradients import gradients
 from rfdlight.analysis.rough_cost import bring_to
 from rfdlight.analysis.theorem1 import misled_frequency, misled_probability, predicted_sigma
-from rfdlight.core.activations import check_hooked
+from rfdlight.core.activations import InsertionPoint, check_hooked
 from rfdlight.core.intervals import mean_interval
 from rfdlight.core.rng import image_seed
-from rfdlight.data.base import ImageSource, loader
-from rfdlight.defenses.base import Place
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.input_noise import InputNoise
 from rfdlight.defenses.noise import Noise
@@ -83,7 +83,12 @@ class Attacker:
 
 
 def measure_points(
-    meter: CleanCostMeter, images: ImageSource, places: list[Place], attacker: Attacker, drop: float, seed: int = 0
+    meter: CleanCostMeter,
+    images: ImageSource,
+    places: list[InsertionPoint],
+    attacker: Attacker,
+    drop: float,
+    seed: int = 0,
 ) -> tuple[list[str], list[Point]]:
     """Measure every place, and the image itself first.
 
@@ -115,7 +120,7 @@ def measure_points(
         clean.append(gradients(victim, x, y, places))
         stepped = (x - attacker.eps * clean[-1].direction.sign()).clamp(0, 1)
         after.append(gradients(victim, stepped, y, places))
-    check_hooked(victim, batches[0][0], [place.point for place in places])
+    check_hooked(victim, batches[0][0], places)
     margins = torch.cat([found.margins for found in clean])
     image, image_after = (torch.cat([found.at_image for found in step]) for step in (clean, after))
     layers, layers_after = (torch.cat([found.at_layers for found in step]) for step in (clean, after))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from rfdlight.analysis.gradients import gradients
 from rfdlight.analysis.theorem1 import margin_deviation, misled_probability, predicted_sigma
-from rfdlight.core.activations import check_hooked
-from rfdlight.data.base import ImageSource, loader
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint, check_hooked
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.input_noise import InputNoise
 from rfdlight.defenses.noise import Noise
@@ -64,11 +64,11 @@ class LinearisedVictim:
     """
 
     def __init__(
-        self, victim: nn.Module, images: ImageSource, places: list[Place], step: float, device: torch.device
+        self, victim: nn.Module, images: ImageSource, places: list[InsertionPoint], step: float, device: torch.device
     ) -> None:
         batches = [(x.to(device), y.to(device)) for x, y, _ in loader(images, 64)]
         found = [gradients(victim, x, y, places) for x, y in batches]
-        check_hooked(victim, batches[0][0], [place.point for place in places])
+        check_hooked(victim, batches[0][0], places)
         self.margins = torch.cat([part.margins for part in found])
         self.at_image = torch.cat([part.at_image for part in found])
         layers = torch.cat([part.at_layers for part in found])

@@ -18,10 +18,11 @@ from torch import nn
 from rfdlight._io import expanded
 from rfdlight.analysis.calibration import Target
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.errors import UserError
 from rfdlight.victims.card import VictimCard
-from rfdlight.victims.weights import read_checkpoint, weights_digest
+from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.weight_files import read_checkpoint
 
 
 def plan(output: str, part: str = "") -> Path:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rfdlight.core.activations import called_again, row_owners
+from rfdlight.core.activations import InsertionPoint, called_again, row_owners
 from rfdlight.core.losses import margin
-from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
 from rfdlight.errors import UserError
@@ -35,22 +34,22 @@ class Gradients:
 class _Probe(Noise):
     """Adds zeros to activations: their gradient is the activation's, whatever is done to it in place later."""
 
-    def __init__(self, chosen: list[Place]) -> None:
+    def __init__(self, chosen: list[InsertionPoint]) -> None:
         super().__init__(0.0)
         self._chosen = chosen
         self.zeros: dict[int, Tensor] = {}
 
-    def places(self, model: nn.Module) -> list[Place]:
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         return self._chosen
 
-    def transform(self, x: Tensor, place: int) -> Tensor:
-        if place in self.zeros:
-            raise called_again(self._chosen[place].name, "gradient")
-        self.zeros[place] = torch.zeros_like(x, requires_grad=True)
-        return x + self.zeros[place]
+    def transform(self, x: Tensor, point: int) -> Tensor:
+        if point in self.zeros:
+            raise called_again(self._chosen[point].name, "gradient")
+        self.zeros[point] = torch.zeros_like(x, requires_grad=True)
+        return x + self.zeros[point]
 
 
-def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> Gradients:
+def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[InsertionPoint]) -> Gradients:
     """Return the margins and their gradients' norms.
 
     Args:
@@ -83,12 +82,12 @@ def gradients(victim: nn.Module, x: Tensor, y: Tensor, places: list[Place]) -> G
     return Gradients(margins.detach().double().cpu(), norms[:, 0], norms[:, 1:], direction)
 
 
-def _owners(victim: nn.Module, x: Tensor, places: list[Place], rows: list[int]) -> list[Tensor | None]:
+def _owners(victim: nn.Module, x: Tensor, places: list[InsertionPoint], rows: list[int]) -> list[Tensor | None]:
     """Return the image of each row at each place, or None where there is one row per image."""
     owners: list[Tensor | None] = [None] * len(places)
     parts = [number for number, count in enumerate(rows) if count != len(x)]
     if parts:
-        found = row_owners(victim, x, [places[number].point for number in parts])
+        found = row_owners(victim, x, [places[number] for number in parts])
         for number, owner in zip(parts, found, strict=True):
             if rows[number] not in owner:
                 raise UserError(

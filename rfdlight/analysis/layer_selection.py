@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
@@ -14,7 +14,7 @@ from rfdlight.errors import UserError
 
 def chosen_places(
     victim: nn.Module, layers: str | list[str] | None, at: Literal["output", "input"] | None
-) -> list[Place]:
+) -> list[InsertionPoint]:
     """Return the places of the options `--layers` and `--at`, in the network's order.
 
     Args:
@@ -32,6 +32,6 @@ def chosen_places(
             f"--layers is needed: a {type(network).__name__} has no default insertion points; "
             f"its top layers are {top or 'none'}"
         )
-    found = FeatureNoise(layers=layers, at=at).places(victim)
+    found = FeatureNoise(layers=layers, at=at).insertion_points(victim)
     # By their names, so in the order in which noise takes its sigmas: a network may list its defaults in another.
-    return FeatureNoise(layers=[place.name for place in found], at=found[0].side).places(victim)
+    return FeatureNoise(layers=[place.name for place in found], at=found[0].side).insertion_points(victim)

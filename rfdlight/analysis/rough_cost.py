@@ -7,7 +7,7 @@ from torch import nn
 from rfdlight.analysis.calibration import Target
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.analysis.noise_calibration import calibrate_noise
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError

@@ -18,7 +18,8 @@ from rfdlight.analysis.calibration import Calibration, Target
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.analysis.noise_calibration import Sigma, calibrate_noise, check_search, shown
 from rfdlight.cli.cautions import print_cautions
-from rfdlight.data.base import ImageData, ImageSource
+from rfdlight.data.base import ImageData
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError
@@ -117,7 +118,7 @@ def _calibration_images(data: ImageData) -> ImageSource:
 
 def _single_layers(defense: Noise, victim: nn.Module) -> dict[str, dict[str, Any]]:
     """Return the arguments of `defense` that choose each of its layers alone, by the layer's name."""
-    return {place.name: {"layers": [place.name], "at": place.side} for place in defense.places(victim)}
+    return {place.name: {"layers": [place.name], "at": place.side} for place in defense.insertion_points(victim)}
 
 
 def _tell(console: Console, layer: str, sigma: Sigma, cost: CleanCost) -> None:

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from rfdlight import _io
 from rfdlight._io import plain_console
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims.card import build_network, read_card
+from rfdlight.victims.import_path import import_victim, is_import_path
 from rfdlight.victims.networks import create_network
-from rfdlight.victims.resolve import card_path, import_victim, is_import_path
+from rfdlight.victims.resolve import card_path
 
 _TIMM = "timm:"
 _SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
@@ -166,7 +167,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _table(network: nn.Module, shapes: dict[str, str], points: list[Place], depth: int) -> Table:
+def _table(network: nn.Module, shapes: dict[str, str], points: list[InsertionPoint], depth: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("layer", overflow="fold")
     table.add_column("type", overflow="fold")
@@ -182,7 +183,7 @@ def _table(network: nn.Module, shapes: dict[str, str], points: list[Place], dept
     return table
 
 
-def _closing(points: list[Place]) -> str:
+def _closing(points: list[InsertionPoint]) -> str:
     if not points:
         return "no default: choose layers with --defense.layers"
     side = " --defense.at input" if points[0].side == "input" else ""

@@ -22,7 +22,8 @@ from rfdlight.attacks.base import Attack
 from rfdlight.cli.cautions import print_cautions
 from rfdlight.cli.recommendation_table import legend, table
 from rfdlight.core.registry import short_name
-from rfdlight.data.base import ImageData, ImageSource
+from rfdlight.data.base import ImageData
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import UserError
 from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack

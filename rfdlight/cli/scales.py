@@ -9,18 +9,16 @@ from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.data.base import ImageData
-from rfdlight.data.preparation import Preparation
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
 from rfdlight.victims.card import load_victim
-from rfdlight.victims.resolve import TIMM, card_path, check_data, is_import_path, other_data_warning
+from rfdlight.victims.import_path import TIMM, is_import_path
+from rfdlight.victims.resolve import card_path, check_data, other_data_warning
 from rfdlight.victims.scales import (
     NUM_IMAGES,
     calibration_images,
-    key_of,
     measure_scales,
-    point_of,
     read_scales,
     save_scales,
     scales_path,
@@ -61,7 +59,7 @@ def scales(
     if layers is None and not default_points(loaded.network):
         raise UserError(f"--layers is needed: {card.network} has no default insertion points")
     if card.preparation is not None:
-        data.prepare(Preparation(**card.preparation))
+        data.prepare(card.preparation)
     images = calibration_images(data, num_images)
     shape = data.image_shape
     if shape != card.image_shape:
@@ -73,11 +71,11 @@ def scales(
     if caution:
         console.print(Text(f"caution: {caution}"), soft_wrap=True)
     target = scales_path(path)
-    points = [point_of(key) for key in _held(target, card.sha256)]
-    points += [(place.name, place.side) for place in FeatureNoise(layers=layers, at=at).places(loaded)]
-    measured, looked_at = measure_scales(loaded, images, sorted(set(points)))
+    keys = {*_held(target, card.sha256)}
+    keys |= {point.key for point in FeatureNoise(layers=layers, at=at).insertion_points(loaded)}
+    measured, looked_at = measure_scales(loaded, images, sorted(keys))
     save_scales(target, measured, card.sha256, data.name, looked_at)
-    for key in sorted(map(key_of, set(points))):
+    for key in sorted(keys):
         scale = measured[key]
         low, high = float(scale.min()), float(scale.max())
         console.print(Text(f"{key}: {len(scale)} features, standard deviations {low:.3g} to {high:.3g}"))

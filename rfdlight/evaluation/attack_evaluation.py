@@ -18,8 +18,9 @@ from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.attacks.base import Attack
 from rfdlight.core.registry import short_name
-from rfdlight.data.base import Batch, ImageData, loader
+from rfdlight.data.base import ImageData
 from rfdlight.data.conversion import check_batch, unit_range
+from rfdlight.data.loaders import Batch, loader
 from rfdlight.defenses.base import CHECKED_ON, Defense, undefended
 from rfdlight.engine.criterion import Rule, SuccessCriterion
 from rfdlight.engine.engine import Engine, QueryCounting
@@ -42,8 +43,9 @@ from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at, summarize
 from rfdlight.reporting import figures, plots
 from rfdlight.reporting.tables import audit_text, failures_text, run_table, run_title
-from rfdlight.victims.resolve import maker_module, other_data_warning, resolve_victim
-from rfdlight.victims.weights import weights_digest
+from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.import_path import maker_module
+from rfdlight.victims.resolve import other_data_warning, resolve_victim
 
 _PROBABILITIES = (
     "the victim answers with probabilities: their margins lose precision, and their mean is not that of the logits; "

@@ -16,9 +16,9 @@ from torch import nn
 import rfdlight
 from rfdlight import _io
 from rfdlight._io import parse_json, read_text
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.errors import UserError
-from rfdlight.victims.weights import weights_digest
+from rfdlight.victims.digest import weights_digest
 
 FILE = "identity.json"
 """In a run directory; see `identity`."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core import rng
-from rfdlight.data.base import ImageSource
 from rfdlight.data.conversion import unit_range
+from rfdlight.data.sources import ImageSource
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS, rows_per_pass

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.threat import check_eps
-from rfdlight.data.base import Batch, ImageData, ImageSource, loader
+from rfdlight.data.base import ImageData
+from rfdlight.data.loaders import Batch, loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
