@@ -26,7 +26,7 @@ MODULE = '''
 import torch
 from torch import nn
 
-from rfdlight.data.base import Images
+from rfdlight.data.sources import Images
 from rfdlight.data.digits import Digits
 from rfdlight.victims.cifar_resnet import resnet20
 

@@ -55,14 +55,14 @@ class Records:
         """Return the clean accuracy over runs of one method."""
         return pooled_clean([self.run(name) for name in names])
 
-    def places(self, analysis: str) -> list[dict[str, Any]]:
+    def insertion_points(self, analysis: str) -> list[dict[str, Any]]:
         """Return what `rfdlight analyze` measured at each place, the image first."""
         places: list[dict[str, Any]] = json.loads((self._folder / analysis / "analysis.json").read_text())["places"]
         return places
 
     def gradient_norms(self) -> dict[str, float]:
         """Return the mean norm of the margin's gradient at each layer of resnet20, and at the image."""
-        return {place["name"]: mean(place["norms"]) for place in self.places("analysis")}
+        return {place["name"]: mean(place["norms"]) for place in self.insertion_points("analysis")}
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
         """Return on how many images only the first run stands, only the second, and how many images both have."""

@@ -114,7 +114,7 @@ def figures(records: Records) -> str:
     rows = []
     for victim, analysis in ANALYSES.items():
         network = VICTIMS[victim]
-        image, *layers = records.places(analysis)
+        image, *layers = records.insertion_points(analysis)
         rows.append([network, image["name"], "1", "1", "-", f"{median_low(image['magnitudes']):.3f}", "-"])
         for place in layers:
             both = list(zip(place["ratios"], place["ratios_after"], strict=True))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from rfdlight.data.base import ImageSource, loader
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import CHECKED_ON, Defense
 from rfdlight.errors import DefenseError
 

@@ -16,7 +16,7 @@ from scipy.optimize import brentq
 from torch import Tensor, nn
 
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError

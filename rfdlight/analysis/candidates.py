@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from rfdlight.analysis.gradients import gradients
 from rfdlight.analysis.theorem1 import margin_deviation, misled_probability, predicted_sigma
-from rfdlight.data.base import ImageSource, loader
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.input_noise import InputNoise
 from rfdlight.defenses.noise import Noise
@@ -63,7 +64,7 @@ class LinearisedVictim:
     """
 
     def __init__(
-        self, victim: nn.Module, images: ImageSource, points: list[Place], step: float, device: torch.device
+        self, victim: nn.Module, images: ImageSource, points: list[InsertionPoint], step: float, device: torch.device
     ) -> None:
         self.ids: list[str] = []
         self.batches: list[tuple[Tensor, Tensor]] = []

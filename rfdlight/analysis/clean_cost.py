@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from rfdlight.core.chance import chance_warning
 from rfdlight.core.rng import image_seed
 from rfdlight.core.statistics import Z, wald
-from rfdlight.data.base import ImageSource, loader
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError, check_finite, raised
 

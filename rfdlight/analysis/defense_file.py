@@ -17,10 +17,11 @@ import yaml
 from rfdlight._io import expanded, write_file
 from rfdlight.analysis.calibration import Target
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.errors import expect
 from rfdlight.victims.card import VictimCard
-from rfdlight.victims.weights import read_checkpoint, weights_digest
+from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.weight_files import read_checkpoint
 
 
 def plan(output: str, part: str = "") -> Path:

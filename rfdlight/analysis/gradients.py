@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rfdlight.core.activations import called_again, check_hooked, row_owners
+from rfdlight.core.activations import InsertionPoint, called_again, check_hooked, row_owners
 from rfdlight.core.losses import margin
-from rfdlight.defenses.base import Place
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
 from rfdlight.errors import UserError
@@ -34,12 +33,12 @@ class Gradients(NamedTuple):
 class _Probe(Noise):
     """Adds zeros to activations; the gradient at the zeros is the activation's, even after in-place operations."""
 
-    def __init__(self, points: list[Place]) -> None:
+    def __init__(self, points: list[InsertionPoint]) -> None:
         super().__init__(0.0)
         self._points = points
         self.zeros: dict[int, Tensor] = {}
 
-    def places(self, model: nn.Module) -> list[Place]:
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         return self._points
 
     def transform(self, x: Tensor, place: int) -> Tensor:
@@ -49,7 +48,7 @@ class _Probe(Noise):
         return x + self.zeros[place]
 
 
-def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: list[Place]) -> Gradients:
+def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: list[InsertionPoint]) -> Gradients:
     """Return the margins and their gradients' norms.
 
     Args:
@@ -67,7 +66,7 @@ def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: l
     return Gradients(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
-def _of_batch(victim: nn.Module, x: Tensor, y: Tensor, points: list[Place]) -> Gradients:
+def _of_batch(victim: nn.Module, x: Tensor, y: Tensor, points: list[InsertionPoint]) -> Gradients:
     probe = _Probe(points)
     with probe.on(victim), torch.enable_grad():
         pixels = x.detach().requires_grad_()
@@ -88,7 +87,7 @@ def _of_batch(victim: nn.Module, x: Tensor, y: Tensor, points: list[Place]) -> G
     return Gradients(margins.detach().double().cpu(), norms[:, 0], norms[:, 1:], direction)
 
 
-def _owners(victim: nn.Module, x: Tensor, points: list[Place], rows: list[int]) -> list[Tensor | None]:
+def _owners(victim: nn.Module, x: Tensor, points: list[InsertionPoint], rows: list[int]) -> list[Tensor | None]:
     """Return the image of each row at each insertion point, or None where there is one row per image."""
     owners: list[Tensor | None] = [None] * len(points)
     parts = [number for number, count in enumerate(rows) if count != len(x)]

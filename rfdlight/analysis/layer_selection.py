@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import nn
 
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError
@@ -14,7 +14,7 @@ from rfdlight.errors import UserError
 
 def chosen_places(
     victim: nn.Module, layers: str | list[str] | None, at: Literal["output", "input"] | None
-) -> list[Place]:
+) -> list[InsertionPoint]:
     """Return insertion points in the network's order.
 
     Args:
@@ -32,6 +32,6 @@ def chosen_places(
             f"--layers: expected layers, got none; a {type(network).__name__} has no default insertion points, its top "
             f"layers are {top}"
         )
-    found = FeatureNoise(layers=layers, at=at).places(victim)
+    found = FeatureNoise(layers=layers, at=at).insertion_points(victim)
     # The order in which noise takes its sigmas; the defaults of a network may have another.
-    return FeatureNoise(layers=[point.name for point in found], at=found[0].side).places(victim)
+    return FeatureNoise(layers=[point.name for point in found], at=found[0].side).insertion_points(victim)

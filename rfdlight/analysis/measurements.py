@@ -14,10 +14,10 @@ from rfdlight.analysis.candidates import LinearisedVictim, noise_of
 from rfdlight.analysis.clean_cost import CleanCostMeter
 from rfdlight.analysis.gradients import gradients
 from rfdlight.analysis.theorem1 import misled_frequency
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.core.rng import image_seed
 from rfdlight.core.statistics import mean_interval
-from rfdlight.data.base import ImageSource
-from rfdlight.defenses.base import Place
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.noise import Noise
 
 QUANTILE = 0.01
@@ -82,7 +82,12 @@ class Attacker:
 
 
 def measure_points(
-    meter: CleanCostMeter, images: ImageSource, points: list[Place], attacker: Attacker, drop: float, seed: int = 0
+    meter: CleanCostMeter,
+    images: ImageSource,
+    points: list[InsertionPoint],
+    attacker: Attacker,
+    drop: float,
+    seed: int = 0,
 ) -> tuple[list[str], list[Measurement]]:
     """Measure the image and every insertion point, each at about the same cost.
 

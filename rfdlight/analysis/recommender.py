@@ -14,11 +14,11 @@ from rfdlight.analysis.candidates import Candidate, LinearisedVictim, candidates
 from rfdlight.analysis.clean_cost import CleanCostMeter
 from rfdlight.analysis.recommendation import NO_NOISE, Confirmed
 from rfdlight.attacks.base import Attack
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.core.registry import short_name
-from rfdlight.data.base import ImageSource
 from rfdlight.data.given import GivenImages
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
-from rfdlight.defenses.base import Place
 from rfdlight.errors import UserError
 from rfdlight.evaluation.evaluate import evaluate
 from rfdlight.evaluation.run import Run
@@ -56,7 +56,12 @@ class Recommender:
     """
 
     def __init__(
-        self, meter: CleanCostMeter, points: list[Place], images: ImageSource, config: RecommendConfig, console: Console
+        self,
+        meter: CleanCostMeter,
+        points: list[InsertionPoint],
+        images: ImageSource,
+        config: RecommendConfig,
+        console: Console,
     ) -> None:
         self.meter, self.images, self.config, self.console = meter, images, config, console
         self.side = points[0].side

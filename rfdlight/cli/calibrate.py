@@ -61,7 +61,7 @@ def calibrate(
     loaded, card, description = resolve_victim(victim, checkpoint, data)
     layers: dict[str, dict[str, Any]] = {"": {}}
     if sweep:
-        layers = {point.name: {"layers": [point.name], "at": point.side} for point in defense.places(loaded)}
+        layers = {point.name: {"layers": [point.name], "at": point.side} for point in defense.insertion_points(loaded)}
     files = {name: defense_file.plan(output, name) for name in layers}
     images = data.held_out()
     enough = len(images) >= 2

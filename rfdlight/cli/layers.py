@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from rfdlight import _io
 from rfdlight._io import plain_console
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect, one_line, unknown_name
 from rfdlight.victims.card import build_network, read_card
+from rfdlight.victims.import_path import TIMM, import_victim, is_import_path
 from rfdlight.victims.networks import create_network
-from rfdlight.victims.resolve import TIMM, card_path, import_victim, is_import_path
+from rfdlight.victims.resolve import card_path
 
 _SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
 """Heights and widths to try for a network of unknown image size."""
@@ -155,7 +156,7 @@ def _times(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _table(network: nn.Module, shapes: dict[str, str], points: list[Place], depth: int) -> Table:
+def _table(network: nn.Module, shapes: dict[str, str], points: list[InsertionPoint], depth: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("layer", "type", "output"):
         table.add_column(column, overflow="fold")

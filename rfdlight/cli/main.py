@@ -40,7 +40,7 @@ from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier
 from rfdlight.training.export import export_victim, take_best_weights
 from rfdlight.victims.resolve import resolve_victim
-from rfdlight.victims.weights import check_training
+from rfdlight.victims.weight_files import check_training
 
 _CHOICES = {
     "attack": "What asks the victim",

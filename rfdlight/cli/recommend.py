@@ -21,7 +21,8 @@ from rfdlight.analysis.recommender import RecommendConfig, Recommender
 from rfdlight.attacks.base import Attack
 from rfdlight.cli.victim_lines import print_victim
 from rfdlight.core.registry import short_name
-from rfdlight.data.base import ImageData, ImageSource
+from rfdlight.data.base import ImageData
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import expect
 from rfdlight.evaluation.attack_checks import settle_eps

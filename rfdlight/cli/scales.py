@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Literal
 
 from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.data.base import ImageData
-from rfdlight.data.preparation import Preparation
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect
 from rfdlight.victims import scales as feature_scales
 from rfdlight.victims.card import load_victim
-from rfdlight.victims.resolve import TIMM, card_path, check_data, is_import_path, other_data_warning
+from rfdlight.victims.import_path import TIMM, is_import_path
+from rfdlight.victims.resolve import card_path, check_data, other_data_warning
+from rfdlight.victims.scales import (
+    measure_scales,
+    save_scales,
+    scales_path,
+)
 
 
 def scales(
@@ -52,21 +56,22 @@ def scales(
     given = layers is not None or default_points(loaded.network)
     expect(bool(given), "--layers", "layers", "none", f"{card.network} has no default insertion points")
     if card.preparation is not None:
-        data.prepare(Preparation(**card.preparation))
-    images = feature_scales.calibration_images(data, num_images)
+        data.prepare(card.preparation)
+    images = calibration_images(data, num_images)
     fits = data.image_shape == card.image_shape
     expect(fits, "--data", f"images of the shape {card.image_shape}, as the victim", f"{data.name}, {data.image_shape}")
     console = plain_console()
     caution = other_data_warning(card, data)
     if caution:
         console.print(Text(f"caution: {caution}"), soft_wrap=True)
-    target = feature_scales.scales_path(path)
-    points = {(point.name, point.side) for point in FeatureNoise(layers=layers, at=at).places(loaded)}
+    target = scales_path(path)
+    keys = {point.key for point in FeatureNoise(layers=layers, at=at).insertion_points(loaded)}
     with suppress(UserError):  # a missing or damaged file, or one of other weights, is replaced
-        points |= set(map(feature_scales.point_of, feature_scales.read_scales(target, card.sha256)))
-    measured, count = feature_scales.measure_scales(loaded, images, sorted(points))
-    feature_scales.save_scales(target, measured, card.sha256, data.name, count)
-    for key, scale in sorted(measured.items()):
+        keys |= set(read_scales(target, card.sha256))
+    measured, looked_at = measure_scales(loaded, images, sorted(keys))
+    save_scales(target, measured, card.sha256, data.name, looked_at)
+    for key in sorted(keys):
+        scale = measured[key]
         low, high = float(scale.min()), float(scale.max())
         console.print(Text(f"{key}: {len(scale)} features, standard deviations {low:.3g} to {high:.3g}"))
-    console.print(Text(f"{target}: measured on {count} training images of {data.name}"), soft_wrap=True)
+    console.print(Text(f"{target}: measured on {looked_at} training images of {data.name}"), soft_wrap=True)

@@ -38,7 +38,7 @@ from rfdlight.cli.sweep_cells import (
 )
 from rfdlight.cli.sweep_config import Cell, merged, read_cells
 from rfdlight.cli.sweep_estimate import Clock, plan, speeds_of
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.passes import rows_per_pass
 from rfdlight.errors import UserError

@@ -1,9 +1,10 @@
-"""Activations that forward hooks receive: which modules have some, how often, and for which image each row stands."""
+"""Activations at insertion points: forward hooks, calls per image, owners of rows, and effects on the output."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,25 +13,39 @@ from torch.utils.hooks import RemovableHandle
 
 from rfdlight.errors import DefenseError, UserError
 
-Point = tuple[str, nn.Module, Literal["input", "output"]]
-"""A module's path, the module, and the side of it that is meant."""
+
+@dataclass(frozen=True)
+class InsertionPoint:
+    """Where a defense changes an activation: the input or the output of a module.
+
+    Attributes:
+        name: The module's path in the network.
+        module: The module.
+        side: Whether its input or its output is changed.
+    """
+
+    name: str
+    module: nn.Module
+    side: Literal["input", "output"]
+
+    @property
+    def key(self) -> str:
+        """Name and side, such as "layer3:output"."""
+        return f"{self.name}:{self.side}"
+
 
 Receive = Callable[[int, Any], Tensor | None]
-"""Called with the number of a point and its activation; returns a tensor in its place, or None."""
+"""Called with the index of an insertion point and its activation; returns a replacement, or None."""
 
-_ALIKE = 1e-3
-"""Of the largest difference between two passes: a row that differs less has only been rounded otherwise."""
+_ROUNDING = 1e-3
+"""Share of the largest difference between two passes below which a difference is rounding."""
 
 _SIZES = (1.0, 10.0, 100.0)
 """Standard deviations of the perturbations that test for an effect, in units of the largest activation."""
 
 
 def check_hookable(model: nn.Module) -> None:
-    """Refuse models that run without their hooks.
-
-    Raises:
-        UserError: If the model is compiled, or runs copies of itself on several devices.
-    """
+    """Refuse models that run without their hooks."""
     for module in model.modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             raise UserError("a compiled model ignores hooks; attach the defense first, then compile")
@@ -38,22 +53,18 @@ def check_hookable(model: nn.Module) -> None:
             raise UserError("nn.DataParallel runs copies of the model without the defense; use the module inside of it")
 
 
-def check_points(model: nn.Module, points: Sequence[Point]) -> None:
-    """Refuse points of a model at which no hook runs.
-
-    Raises:
-        UserError: If a point lies inside of a TorchScript module, or is one that takes no hooks.
-    """
+def check_points(model: nn.Module, points: Sequence[InsertionPoint]) -> None:
+    """Refuse insertion points at which no hook runs."""
     scripted: set[int] = set()
     for module in model.modules():
         if isinstance(module, torch.jit.ScriptModule):
             scripted |= {id(inner) for inner in module.modules() if inner is not module}
-    for name, module, _ in [("", model, "output"), *points]:
-        if id(module) in scripted or not _takes_hooks(module):
-            place = f"the layer {name} is part" if name else "the model consists"
+    for point in (InsertionPoint("", model, "output"), *points):
+        if id(point.module) in scripted or not _takes_hooks(point.module):
+            subject = f"the layer {point.name} is part" if point.name else "the model consists"
             raise UserError(
-                f"{place} of a TorchScript module, which runs no hooks inside; use the Python network that was traced "
-                "or scripted, or put the TorchScript module into an nn.Module and choose its input or output there"
+                f"{subject} of a TorchScript module, which runs no hooks inside; use the Python network that was "
+                "traced or scripted, or put the TorchScript module into an nn.Module and choose its input or output"
             )
 
 
@@ -96,7 +107,7 @@ class CallCount:
 
     Args:
         points: How many modules.
-        images: Rows of the model's input, or None if these are unknown.
+        images: Rows of the model's input, or None if unknown.
     """
 
     def __init__(self, points: int, images: int | None) -> None:
@@ -119,7 +130,7 @@ class CallCount:
 
 
 @contextmanager
-def received(points: Sequence[Point], receive: Receive) -> Iterator[None]:
+def received(points: Sequence[InsertionPoint], receive: Receive) -> Iterator[None]:
     """Call `receive` with the activation at each point inside a with block."""
     handles: list[RemovableHandle] = []
 
@@ -134,11 +145,11 @@ def received(points: Sequence[Point], receive: Receive) -> Iterator[None]:
         return hook
 
     try:
-        for number, (_, module, side) in enumerate(points):
-            if side == "input":
-                handles.append(module.register_forward_pre_hook(before(number)))
+        for number, point in enumerate(points):
+            if point.side == "input":
+                handles.append(point.module.register_forward_pre_hook(before(number)))
             else:
-                handles.append(module.register_forward_hook(after(number)))
+                handles.append(point.module.register_forward_hook(after(number)))
         yield
     finally:
         for handle in handles:
@@ -146,18 +157,17 @@ def received(points: Sequence[Point], receive: Receive) -> Iterator[None]:
 
 
 @torch.no_grad()
-def check_hooked(model: nn.Module, x: Tensor, points: Sequence[Point]) -> None:
-    """Refuse modules that one forward pass runs through `.forward()` too, where their hooks do not run.
+def check_hooked(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> None:
+    """Refuse modules that a forward pass also runs through `.forward()`, which skips their hooks.
 
     Args:
-        model: In eval mode; its hooks do not run.
+        model: In eval mode; its own hooks do not run.
         x: (N, ...), its input.
-        points: Modules; those in TorchScript and `model` itself are not checked.
-
-    Raises:
-        DefenseError: If there is such a module.
+        points: Modules of TorchScript and `model` itself are not checked.
     """
-    checked = [point for point in points if point[1] is not model and not isinstance(point[1], torch.jit.ScriptModule)]
+    checked = [
+        point for point in points if point.module is not model and not isinstance(point.module, torch.jit.ScriptModule)
+    ]
     hooked, run = [0] * len(checked), [0] * len(checked)
 
     def count(number: int, activation: Any) -> None:
@@ -170,38 +180,37 @@ def check_hooked(model: nn.Module, x: Tensor, points: Sequence[Point]) -> None:
 
         return counted
 
-    own = [vars(module).get("forward") for _, module, _ in checked]
+    own = [vars(point.module).get("forward") for point in checked]
     try:
-        for number, (_, module, _) in enumerate(checked):
-            vars(module)["forward"] = counting(number, module.forward)
+        for number, point in enumerate(checked):
+            vars(point.module)["forward"] = counting(number, point.module.forward)
         with received(checked, count):
             _answer(model, x)
     finally:
-        for (_, module, _), forward in reversed(list(zip(checked, own, strict=True))):
-            vars(module).pop("forward", None)
+        for point, forward in reversed(list(zip(checked, own, strict=True))):
+            vars(point.module).pop("forward", None)
             if forward is not None:
-                vars(module)["forward"] = forward
-    for number, (name, _, _) in enumerate(checked):
+                vars(point.module)["forward"] = forward
+    for number, point in enumerate(checked):
         if 0 < hooked[number] < run[number]:
             raise DefenseError(
-                f"{run[number] - hooked[number]} of {run[number]} calls of the layer {name} in a forward pass go "
+                f"{run[number] - hooked[number]} of {run[number]} calls of the layer {point.name} in a forward pass go "
                 "through .forward(), without hooks, so noise acts in the others alone; choose another layer"
             )
 
 
 @torch.no_grad()
-def row_owners(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[dict[int, Tensor]]:
+def row_owners(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[dict[int, Tensor]]:
     """Find the image that each row of an activation depends on, by two forward passes that differ in half the images.
 
     Args:
-        model: In eval mode; its hooks do not run.
+        model: In eval mode; its own hooks do not run.
         x: (N, ...), its input.
-        points: Modules other than `model`.
+        points: Of modules other than `model`.
 
     Returns:
-        For each point, by the number of rows of its calls, the position of each row's image, (rows,) int64. Only the
-        two orders that batches of windows and crops have are known: all rows of an image one after the other, or all
-        images one after the other. Activations without one of these orders are left out.
+        For each point, by the number of rows of its calls, the position of each row's image, (rows,) int64. The rows of
+        an image follow each other, as for windows, or the images do, as for crops; other activations are left out.
     """
     images = len(x)
     changed = torch.zeros(images, dtype=torch.bool, device=x.device)
@@ -210,18 +219,15 @@ def row_owners(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[dic
     passes = [_activations(model, batch, points) for batch in (x, other)]
     owners: list[dict[int, Tensor]] = []
     for first, second in zip(*passes, strict=True):
-        found: dict[int, Tensor | None] = {}
+        found: dict[int, list[Tensor | None]] = {}
         for one, two in zip(first, second, strict=False):
-            owner = _owners(one, two, changed)
-            rows = len(one) if one.ndim else 0
-            agrees = rows not in found or (owner is not None and _equal(found[rows], owner))
-            found[rows] = owner if agrees else None
-        owners.append({rows: owner for rows, owner in found.items() if owner is not None})
+            found.setdefault(len(one) if one.ndim else 0, []).append(_owners(one, two, changed))
+        agreed = {}
+        for rows, (owner, *others) in found.items():
+            if owner is not None and all(each is not None and torch.equal(each, owner) for each in others):
+                agreed[rows] = owner
+        owners.append(agreed)
     return owners
-
-
-def _equal(one: Tensor | None, two: Tensor) -> bool:
-    return one is not None and torch.equal(one, two)
 
 
 def _owners(one: Tensor, two: Tensor, changed: Tensor) -> Tensor | None:
@@ -231,7 +237,7 @@ def _owners(one: Tensor, two: Tensor, changed: Tensor) -> Tensor | None:
         return None
     number = torch.arange(rows, device=changed.device)
     difference = (one.double() - two.double()).abs().reshape(rows, -1).amax(1)
-    moved = (difference > _ALIKE * difference.max()).to(changed.device)
+    moved = (difference > _ROUNDING * difference.max()).to(changed.device)
     orders = [number // (rows // images), number % images]
     fitting = [order for order in orders if not bool((moved & ~changed[order]).any())]
     if not bool(moved.any()) or not fitting:
@@ -239,7 +245,7 @@ def _owners(one: Tensor, two: Tensor, changed: Tensor) -> Tensor | None:
     return fitting[0] if len(fitting) == 1 or torch.equal(*orders) else None
 
 
-def _activations(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[list[Tensor]]:
+def _activations(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[list[Tensor]]:
     """Return the activations of all calls at each point, in one forward pass."""
     found: list[list[Tensor]] = [[] for _ in points]
 
@@ -253,18 +259,18 @@ def _activations(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[l
 
 
 @torch.no_grad()
-def without_effect(model: nn.Module, x: Tensor, points: Sequence[Point]) -> list[int]:
-    """Find the points at which no perturbation changes the model's output, by two forward passes each or a few more.
+def without_effect(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[int]:
+    """Find the points at which no perturbation changes the model's output, by two to four forward passes each.
 
     Args:
-        model: In eval mode; its hooks do not run.
+        model: In eval mode; its own hooks do not run.
         x: (N, ...), its input.
         points: Points that no call reaches, or whose perturbation makes the model fail, count as having an effect.
     """
-    return [number for number, point in enumerate(points) if point[1] is not model and not _acts(model, x, point)]
+    return [number for number, point in enumerate(points) if point.module is not model and not _acts(model, x, point)]
 
 
-def _acts(model: nn.Module, x: Tensor, point: Point) -> bool:
+def _acts(model: nn.Module, x: Tensor, point: InsertionPoint) -> bool:
     """Return whether a perturbation changes the output, or cannot be made."""
     # Size 0 copies the activation, as noise does: a layer that works in place then no longer changes its input.
     reference = _perturbed(model, x, point, 0.0)
@@ -280,7 +286,7 @@ def _acts(model: nn.Module, x: Tensor, point: Point) -> bool:
     return False
 
 
-def _perturbed(model: nn.Module, x: Tensor, point: Point, size: float) -> Any:
+def _perturbed(model: nn.Module, x: Tensor, point: InsertionPoint, size: float) -> Any:
     """Return the output with perturbed activations at a point, or None where there are none of real numbers."""
     perturbed = False
 

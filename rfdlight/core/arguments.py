@@ -1,4 +1,4 @@
-"""Constructor arguments of components, as text that tells two configurations apart."""
+"""Constructor arguments of components, as text that differs between different configurations."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ _DEEPEST = 4
 class Configurable:
     """Base class that records the arguments with which an object is constructed.
 
-    They are recorded before `__init__` runs, so a subclass needs no code of its own, under whatever names it keeps
-    them.
+    They are recorded before `__init__` runs, so that a subclass needs no code of its own.
     """
 
     _arguments: dict[str, Any]
@@ -58,7 +57,7 @@ def parameters(cls: type) -> dict[str, inspect.Parameter]:
 
 
 def argument(made: Configurable, name: str) -> Any:
-    """Return an argument of a constructor: as given, or what the object put in the place of None."""
+    """Return an argument of a constructor, or the attribute of the same name where the argument is None."""
     value = made._arguments[name] if name in made._arguments else parameters(type(made))[name].default
     return vars(made).get(name) if value is None else value
 
@@ -80,7 +79,7 @@ def class_name(cls: type) -> str:
 
 
 def text_of(value: Any, depth: int = 0) -> str:
-    """Return a value as text that differs between different values and never holds an address in memory.
+    """Return a value as text that differs between different values and holds no address in memory.
 
     Example:
         >>> text_of(0.1), text_of(1e-3 / 3), text_of([1, "a b"]), text_of(len)
@@ -143,7 +142,7 @@ def _bound(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
     try:
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
     except TypeError:
-        return {}  # which the constructor refuses
+        return {}  # the constructor raises it
     arguments = dict(list(bound.arguments.items())[1:])
     for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:

@@ -1,4 +1,4 @@
-"""Logits: what counts as the answer of a classifier, and where in a larger answer they stand."""
+"""Logits in the output of a classifier: their position in it, and their shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from rfdlight.errors import UserError
 
 Key = str | int
-"""The name, or the position, of the logits in an answer that holds more."""
+"""Name or position of the logits in an output that holds more."""
 
 
 def check_logits(output: Any, rows: int) -> Tensor:
@@ -24,14 +24,14 @@ def check_logits(output: Any, rows: int) -> Tensor:
     if isinstance(output, Tensor) and output.ndim == 2 and len(output) == rows and output.is_floating_point():
         return output
     raise UserError(
-        f"the victim must answer {rows} images with logits of shape ({rows}, classes), got {described(output)}"
+        f"the victim must return logits of shape ({rows}, classes) for {rows} images, got {form_of(output)}"
     )
 
 
 def as_logits(output: Any, rows: int, classes: int) -> Tensor | None:
     """Return a tensor as logits, (rows, classes) floating point and dense; None if it holds no such logits.
 
-    Dimensions of size 1 may be missing or left over, as where a network squeezes its answer to one image.
+    Dimensions of size 1 may be missing or left over, as where a network squeezes its output for one image.
 
     Example:
         >>> as_logits(torch.zeros(3), rows=1, classes=3).shape
@@ -49,9 +49,9 @@ def as_logits(output: Any, rows: int, classes: int) -> Tensor | None:
 
 
 def logits_key(output: Any, rows: int, classes: int) -> Key | None:
-    """Return where the logits stand in a tuple, a mapping or an object; None if nowhere.
+    """Return the key of the logits in a tuple, a mapping or an object; None if there are none.
 
-    Of several places "logits" is taken, else the first: auxiliary logits come after.
+    Of several candidates it is "logits", else the first: auxiliary logits come after.
 
     Example:
         >>> logits_key({"loss": torch.zeros(()), "logits": torch.zeros(2, 3)}, rows=2, classes=3)
@@ -62,29 +62,26 @@ def logits_key(output: Any, rows: int, classes: int) -> Key | None:
 
 
 def part(output: Any, key: Key | None) -> Any:
-    """Return what stands at a place in an output, None if nothing does; without a key, the output itself."""
+    """Return the part of an output under a key, None if there is none; without a key, the output itself."""
     return output if key is None else _parts(output).get(key)
 
 
-def described(output: Any) -> str:
-    """Return an output in words: types and shapes.
+def form_of(output: Any) -> str:
+    """Return the types and shapes of an output, in words.
 
     Example:
-        >>> described((torch.zeros(2, 3), None))
+        >>> form_of((torch.zeros(2, 3), None))
         'a tuple of float32 of shape (2, 3), NoneType'
     """
     if isinstance(output, Tensor):
         return f"{str(output.dtype).removeprefix('torch.')} of shape {tuple(output.shape)}"
-    parts = list(_parts(output).values())
+    parts = [form_of(value) if isinstance(value, Tensor) else type(value).__name__ for value in _parts(output).values()]
     kind = type(output).__name__
-    if not parts:
-        return kind
-    named = [described(value) if isinstance(value, Tensor) else type(value).__name__ for value in parts[:4]]
-    return f"a {kind} of {', '.join(named)}"
+    return f"a {kind} of {', '.join(parts[:4])}" if parts else kind
 
 
 def _parts(output: Any) -> dict[Key, Any]:
-    """Return what a container or an object holds, by name or position; nothing for a tensor."""
+    """Return the values in a container or an object, by name or position; none for a tensor."""
     if isinstance(output, Mapping):
         return dict(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):

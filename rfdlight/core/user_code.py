@@ -1,4 +1,4 @@
-"""Import and call a user's own code, and report whatever it raises in one line with its file and line."""
+"""Import and run a user's own code, and report its exceptions in one line with file and line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from typing import Any, TextIO, cast
 
 from rfdlight.errors import UserError, one_line
 
-_FILES = (".yaml", ".yml", ".json", ".safetensors")
-"""Endings of names that are files, although they read like import paths."""
+_FILES = {
+    *(".yaml", ".yml", ".json", ".py", ".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".pt2", ".ptl"),
+    *(".torchscript", ".onnx", ".h5", ".keras", ".tflite", ".pb"),
+}
+"""Suffixes, in lower case, of names that are files, although they read like import paths."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
 """Names of folders of installed packages."""
@@ -24,10 +27,10 @@ _LIBRARIES = (Path(sysconfig.get_path("stdlib")).resolve(), Path(__file__).resol
 """Folders of Python and of rfdlight."""
 
 
-def _is_import_path(text: str) -> bool:
+def is_import_path(text: str) -> bool:
     """Return whether text names an object in a module, such as `my_module.MyAttack`, and no file."""
     parts = text.split(".")
-    return len(parts) > 1 and all(part.isidentifier() for part in parts) and not text.endswith(_FILES)
+    return len(parts) > 1 and all(part.isidentifier() for part in parts) and Path(text).suffix.lower() not in _FILES
 
 
 def import_module(name: str, needed_for: str) -> ModuleType:
@@ -54,7 +57,7 @@ def check_component(kind: str, path: str) -> None:
     """
     module = path.rpartition(".")[0]
     root = module.partition(".")[0]
-    if not _is_import_path(path) or root in sys.stdlib_module_names or root == "rfdlight":
+    if not is_import_path(path) or root in sys.stdlib_module_names or root == "rfdlight":
         return
     try:
         import_module(module, f"the {kind} '{path}'")
@@ -67,10 +70,10 @@ def check_component(kind: str, path: str) -> None:
 
 @contextmanager
 def guarded(failing: str) -> Iterator[None]:
-    """Raise what a user's code raises as one line.
+    """Convert exceptions of a user's code to errors of one line.
 
     Args:
-        failing: Begins the line: what could not be done.
+        failing: Start of the line, for example "cannot import the victim 'my_module.net'".
 
     Raises:
         UserError: For every exception, and where the code ends the program; Ctrl-C passes.
@@ -82,8 +85,8 @@ def guarded(failing: str) -> Iterator[None]:
     except UserError:
         raise
     except SystemExit as error:
-        said, stream.held = stream.held, ""
-        reason = said.strip().rpartition("\n")[2] or f"SystemExit: {error.code}"
+        usage, stream.held = stream.held, ""
+        reason = usage.strip().rpartition("\n")[2] or f"SystemExit: {error.code}"
         raise UserError(
             f"{failing}: its code ends the program{_place(error)}: {one_line(reason)}; put code that reads the command "
             "line or exits below if __name__ == '__main__'"
@@ -127,7 +130,7 @@ def fault_of(error: BaseException) -> str | None:
 def described(error: BaseException) -> str:
     """Return the type, the message, and the file and line in a user's code, of an exception in one line."""
     message = one_line(error.msg if isinstance(error, SyntaxError) else error)
-    if not isinstance(error, ImportError):  # whose messages say what they are
+    if not isinstance(error, ImportError):  # its messages name the type
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return f"{message}{_place(error)}"
 

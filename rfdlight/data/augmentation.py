@@ -1,4 +1,4 @@
-"""Changes of training batches that several data modules share."""
+"""Augmentation of training batches."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,13 +13,12 @@ from torchvision import datasets
 
 from rfdlight._io import expanded
 from rfdlight.data.augmentation import random_crop_flip
-from rfdlight.data.base import ImageData, Images
-from rfdlight.data.preparation import Size
+from rfdlight.data.base import ImageData
+from rfdlight.data.sources import Images
 from rfdlight.data.tree import list_tree, read_tree
 from rfdlight.errors import UserError, one_line
 
 _ARCHIVE = "cifar-10-batches-py"
-_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 class CIFAR10(ImageData):
@@ -34,12 +33,7 @@ class CIFAR10(ImageData):
     Args:
         root: The data root; by default the environment variable RFDLIGHT_DATA.
         download: Fetch the official archive into the root if nothing is there.
-        num_images: How many test images are attacked; by default 1000, or all of fewer.
-        selection: How they are chosen; see `rfdlight.data.subset.select`.
-        seed: Of that choice.
-        batch_size: Images per training batch.
-        size: Height and width in pixels, or one number for both; by default 32, or what the victim asks for.
-        validation: Training images held out of the training, equally many of each class.
+        options: `num_images`, `selection`, `seed`, `batch_size`, `size` and `validation`, see `ImageData`.
 
     Raises:
         UserError: If the data cannot be found or read.
@@ -54,18 +48,8 @@ class CIFAR10(ImageData):
     reference_eps = 0.05
     unrelated = ImageData.unrelated | {"root", "download"}
 
-    def __init__(
-        self,
-        root: str | None = None,
-        download: bool = False,
-        num_images: int | None = None,
-        selection: Literal["balanced", "first", "random"] = "balanced",
-        seed: int = 0,
-        batch_size: int = 128,
-        size: Size | None = None,
-        validation: int = 0,
-    ) -> None:
-        super().__init__(num_images, selection, seed, batch_size, size, validation)
+    def __init__(self, root: str | None = None, download: bool = False, **options: Any) -> None:
+        super().__init__(**options)
         self.root = root
         self.download = download
 
@@ -75,57 +59,50 @@ class CIFAR10(ImageData):
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """Find the data under the root and read a split of it."""
-        root = self._root()
-        if self.download and self._base(root, split) is None:
-            self._fetch(root)
-        base = self._found(root, split)
+        base = self._base(split, fetch=self.download)
         if (base / _ARCHIVE).is_dir():
             return self._read_archive(base, split)
-        listing = list_tree(base / split, _CLASSES)
+        listing = list_tree(base / split, self.classes)
         for remark in listing.remarks:
             self.note(remark)
-        return read_tree(listing, f"cifar10/{split}", (32, 32), _CLASSES)
+        return read_tree(listing, f"cifar10/{split}", (32, 32), self.classes)
 
     def count(self, split: Literal["train", "test"]) -> int:
-        """Return how many images a split has; they are not decoded, and nothing is fetched or cached.
+        """Return how many images a split has, without decoding, fetching or caching.
 
         Raises:
             UserError: If there are none, or the archive is damaged.
         """
-        base = self._found(self._root(), split)
+        base = self._base(split, fetch=False)
         if (base / _ARCHIVE).is_dir():
             return len(self._archive(base, split))
-        return len(list_tree(base / split, _CLASSES).paths)
+        return len(list_tree(base / split, self.classes).paths)
 
-    def _root(self) -> Path:
+    def _base(self, split: str, fetch: bool) -> Path:
+        """Return the folder that holds the archive or the class folders."""
         named = self.root or os.environ.get("RFDLIGHT_DATA")
         if not named:
             raise UserError(
                 "cifar10 needs a data root: give --data.root FOLDER or set RFDLIGHT_DATA; "
                 "with --data.download true the official archive is fetched into it"
             )
-        return expanded(named)
-
-    def _base(self, root: Path, split: str) -> Path | None:
-        """Return the folder that holds the archive or the class folders, if there is one."""
-        bases = (root, root / "cifar10")
-        return next((base for base in bases if (base / _ARCHIVE).is_dir() or (base / split).is_dir()), None)
-
-    def _found(self, root: Path, split: str) -> Path:
-        base = self._base(root, split)
-        if base is None:
-            raise UserError(
-                f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
-                "--data.download true fetches the official archive"
-            )
-        return base
+        root = expanded(named)
+        for base in (root, root / "cifar10"):
+            if (base / _ARCHIVE).is_dir() or (base / split).is_dir():
+                return base
+        if fetch:
+            self._fetch(root)
+            return self._base(split, fetch=False)
+        raise UserError(
+            f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
+            "--data.download true fetches the official archive"
+        )
 
     def _fetch(self, root: Path) -> None:
         try:
             datasets.CIFAR10(str(root), download=True)
         except (OSError, RuntimeError) as error:
-            reason = one_line(error)
-            raise UserError(f"cannot fetch the CIFAR-10 archive into {root}: {reason}") from error
+            raise UserError(f"cannot fetch the CIFAR-10 archive into {root}: {one_line(error)}") from error
 
     def _archive(self, base: Path, split: str) -> datasets.CIFAR10:
         try:
@@ -137,11 +114,10 @@ class CIFAR10(ImageData):
 
     def _read_archive(self, base: Path, split: str) -> Images:
         official = self._archive(base, split)
-        # Its checksums vouch for these files, so unpickling them is safe. The archive is
-        # read again because torchvision drops the file names.
-        listing = official.train_list if official.train else official.test_list
-        names = []
-        for file_name, _ in listing:
+        # Its checksums were compared, so unpickling is safe. The archive is read again because torchvision drops the
+        # file names.
+        names: list[str] = []
+        for file_name, _ in official.train_list if official.train else official.test_list:
             with (base / _ARCHIVE / file_name).open("rb") as stored:
                 names += pickle.load(stored, encoding="latin1")["filenames"]
         pixels = torch.from_numpy(official.data).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
-"""Conversion of the pixels, labels and ids of a user's data to one form, or one line that says what is wrong.
+"""Conversion of pixels, labels and ids to one form.
 
-Every function appends to `notes` what it changed.
+The functions append one sentence per conversion to `notes`, and refuse values whose meaning is not certain.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rfdlight._io import is_plain
 from rfdlight.data.decoding import pixels_of
@@ -41,59 +40,52 @@ def unit_range(pixels: Tensor) -> Tensor:
 
 
 def check_batch(batch: Any) -> tuple[Tensor, Tensor, list[str]]:
-    """Return a batch of a test loader, which a data module of a user's own may have made.
+    """Return a batch of a test loader, which a user's data module may have overridden.
 
     Raises:
         UserError: If it is not (pixels (rows, C, H, W) float32, labels (rows,) int64, ids).
     """
-    expected = "test_dataloader: expected (pixels, labels, ids) with float32 (rows, C, H, W), int64 (rows,) and text"
-    if not isinstance(batch, tuple | list) or len(batch) != 3:
-        raise UserError(f"{expected}, got {_kind(batch)}; leave test_dataloader alone and define load")
-    pixels, labels, ids = batch
-    if not (isinstance(pixels, Tensor) and isinstance(labels, Tensor) and isinstance(ids, tuple | list)):
-        raise UserError(f"{expected}, got {', '.join(map(_kind, batch))}")
-    if (pixels.dtype, pixels.ndim) != (torch.float32, 4) or (labels.dtype, labels.ndim) != (torch.int64, 1):
-        found = (f"{_dtype(part)} {_shape(part)}" for part in (pixels, labels))
-        raise UserError(f"{expected}, got {' and '.join(found)}")
-    if not len(pixels) == len(labels) == len(ids) or not all(isinstance(name, str) for name in ids):
-        raise UserError(f"{expected}, got {len(pixels)} pixels, {len(labels)} labels and {len(ids)} ids")
-    return pixels, labels, list(ids)
+    parts = batch if isinstance(batch, tuple | list) else [batch]
+    got = [f"{_dtype(part)} {_shape(part)}" if isinstance(part, Tensor) else kind_of(part) for part in parts]
+    forms = [(part.dtype, part.ndim) for part in parts if isinstance(part, Tensor)]
+    if len(got) == 3 and forms == [(torch.float32, 4), (torch.int64, 1)]:
+        pixels, labels, ids = parts
+        if len(pixels) == len(labels) == len(ids) and all(isinstance(name, str) for name in ids):
+            return pixels, labels, list(ids)
+    raise UserError(
+        "test_dataloader: expected (pixels, labels, ids) with float32 (rows, C, H, W), int64 (rows,) and text, got "
+        f"({', '.join(got)}); leave test_dataloader alone and define load"
+    )
 
 
-def as_pixels(raw: Any, channels: int, notes: list[str]) -> Tensor:
-    """Convert images to (N, channels, H, W), uint8 or float32 in [0, 1].
+def as_pixels(raw: Any, channels: int | None, notes: list[str]) -> Tensor:
+    """Convert images to (N, C, H, W), uint8 or float32 in [0, 1].
 
     Args:
-        raw: A tensor, an array, or a list of tensors, arrays or images of Pillow. NCHW, NHWC, or (N, H, W) if there is
-            one channel; bool, uint8, uint16 of the full range, other whole numbers from 0 to 255, or floats in [0, 1].
-        channels: Of the data.
-        notes: What is changed is appended here.
-
-    Raises:
-        UserError: If it is none of these: for instance normalised, with NaN, or divided by 255 twice.
+        raw: A tensor, an array, or a list of tensors, arrays or Pillow images. NCHW, NHWC, or (N, H, W) if there is
+            one channel; bool, uint8, uint16 of the full range, other integers from 0 to 255, or floats in [0, 1].
+        channels: Of the data; None if unknown, then only NCHW is accepted.
+        notes: Conversions are appended here.
     """
     if isinstance(raw, list | tuple):
         if not raw:
             raise UserError("pixels: expected at least one image, got none")
-        raw = _stacked([_tensor("pixels", image, channels) for image in raw])
+        raw = joined("pixels", [as_tensor("pixels", image, channels or 3)[None] for image in raw])
         notes.append("a list of images is stacked")
-    pixels = _tensor("pixels", raw, channels)
+    pixels = as_tensor("pixels", raw)
     return _unit_or_bytes(_channels_first(pixels, channels, notes), notes)
 
 
-def as_labels(raw: Any, classes: int, notes: list[str]) -> Tensor:
-    """Convert class indices to (N,) int64.
+def as_labels(raw: Any, classes: int | None, notes: list[str]) -> Tensor:
+    """Convert class indices to (N,) int64; their range is not checked.
 
     Args:
         raw: A tensor, an array or a list of whole numbers of any dtype, as a vector, a column, or one-hot rows.
-        classes: Of the data; whether the indices lie within is not checked here.
-        notes: What is changed is appended here.
-
-    Raises:
-        UserError: If it is none of these.
+        classes: Of the data; None if unknown, then one-hot rows are refused.
+        notes: Conversions are appended here.
     """
-    labels = _tensor("labels", raw)
-    expected = f"labels: expected (N,) class indices from 0 to {classes - 1}"
+    labels = as_tensor("labels", raw)
+    expected = "labels: expected (N,) class indices from 0" + ("" if classes is None else f" to {classes - 1}")
     if labels.is_complex() or (labels.is_floating_point() and not bool((labels == labels.trunc()).all())):
         raise UserError(f"{expected}, got {_dtype(labels)} that are not whole numbers; soft labels: take their argmax")
     if labels.dtype != torch.int64:
@@ -104,7 +96,7 @@ def as_labels(raw: Any, classes: int, notes: list[str]) -> Tensor:
         return labels[:, 0]
     if labels.ndim == 2 and labels.shape[1] == classes:
         if not (bool(((labels == 0) | (labels == 1)).all()) and bool((labels.sum(1) == 1).all())):
-            raise UserError(f"{expected} or one-hot rows, got rows that have not exactly one 1")
+            raise UserError(f"{expected} or one-hot rows, got rows without exactly one 1")
         notes.append("one-hot labels are used as class indices")
         return labels.argmax(1)
     if labels.ndim != 1:
@@ -117,55 +109,24 @@ def as_ids(raw: Any, notes: list[str]) -> list[str]:
 
     Args:
         raw: A sequence of text, or a NumPy array of it.
-        notes: What is changed is appended here.
-
-    Raises:
-        UserError: If one is no text, empty or not UTF-8.
+        notes: Conversions are appended here.
     """
     hint = "an id must name its image in every run, such as f'my_data/test/{number:05d}'"
     if isinstance(raw, np.ndarray) and raw.ndim == 1:
         notes.append("an array of ids is used as a list")
         raw = raw.tolist()
     if isinstance(raw, str) or not isinstance(raw, Sequence):
-        raise UserError(f"ids: expected a list of text, got {_kind(raw)}; {hint}")
+        raise UserError(f"ids: expected a list of text, got {kind_of(raw)}; {hint}")
     for position, name in enumerate(raw):
         if not isinstance(name, str):
-            raise UserError(f"ids: expected text, got {_kind(name)} at position {position}; {hint}")
+            raise UserError(f"ids: expected text, got {kind_of(name)} at position {position}; {hint}")
         if not name or not is_plain(name):
             raise UserError(f"ids: expected text in UTF-8, got '{shown(name)}' at position {position}; {hint}")
     return [str(name) for name in raw]
 
 
-def read_dataset(dataset: Dataset[Any] | DataLoader[Any]) -> tuple[list[Any], list[Any], list[Any] | None]:
-    """Read all items of a map-style dataset: images, labels and, where items have three parts, ids.
-
-    Raises:
-        UserError: If it has no fixed order, its items are no (image, label) or (image, label, id), or reading one
-            twice gives two images.
-    """
-    if isinstance(dataset, DataLoader | IterableDataset) or not hasattr(dataset, "__len__"):
-        raise UserError(
-            f"expected a dataset with __len__ and __getitem__, got {_kind(dataset)}, which may shuffle: "
-            "return loader.dataset, or pixels, labels and ids"
-        )
-    try:
-        items = [dataset[position] for position in range(len(dataset))]
-        again = [dataset[0]] if items else []
-    except Exception as error:  # a user's own code may raise anything
-        raise UserError(f"the dataset raised {type(error).__name__}: {one_line(error)}") from error
-    if not items:
-        raise UserError("expected a dataset with at least one image, got an empty one")
-    for position, item in enumerate(items):
-        if not isinstance(item, tuple | list) or len(item) not in (2, 3) or len(item) != len(items[0]):
-            raise UserError(f"expected items (image, label) or (image, label, id), got {_kind(item)} at {position}")
-    if not np.array_equal(np.asarray(items[0][0]), np.asarray(again[0][0])):
-        raise UserError("the dataset gives another image 0 each time; leave random transforms out of the test images")
-    images, labels, *ids = zip(*items, strict=True)
-    return list(images), list(labels), list(ids[0]) if ids else None
-
-
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse means and standard deviations that are none of pixels in [0, 1].
+    """Refuse means and standard deviations that are not those of pixels in [0, 1].
 
     Raises:
         UserError: If they are of different numbers of channels, or out of range.
@@ -178,8 +139,8 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         raise UserError(f"std: expected positive deviations of pixels in [0, 1], got {list(std)}")
 
 
-def _tensor(what: str, raw: Any, channels: int = 3) -> Tensor:
-    """Return a tensor, an array, an image of Pillow or nested lists of numbers as a dense tensor on the CPU."""
+def as_tensor(what: str, raw: Any, channels: int = 3) -> Tensor:
+    """Convert a tensor, an array, a Pillow image or nested lists of numbers to a dense tensor on the CPU."""
     if isinstance(raw, Image.Image):
         return pixels_of(raw, channels)
     try:
@@ -194,34 +155,39 @@ def _tensor(what: str, raw: Any, channels: int = 3) -> Tensor:
         return torch.from_numpy(native.astype(np.float64) if native.dtype.itemsize > 8 else native)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         hint = "; names of classes: give their indices" if what == "labels" else ""
-        raise UserError(f"{what}: expected numbers, got {_kind(raw)}: {one_line(error)}{hint}") from error
+        raise UserError(f"{what}: expected numbers, got {kind_of(raw)}: {one_line(error)}{hint}") from error
 
 
-def _stacked(images: list[Tensor]) -> Tensor:
-    for image in images:
-        if (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
-            both = " and ".join(f"{_shape(each)} {_dtype(each)}" for each in (images[0], image))
-            raise UserError(f"pixels: expected images of one shape and dtype, got {both}; resize them first")
-    return torch.stack(images)
+def joined(what: str, parts: list[Tensor]) -> Tensor:
+    """Concatenate tensors (rows, ...)."""
+    for part in parts:
+        if (part.shape[1:], part.dtype) != (parts[0].shape[1:], parts[0].dtype):
+            both = " and ".join(f"{tuple(each.shape[1:])} {_dtype(each)}" for each in (parts[0], part))
+            hint = "; resize them first" if what == "pixels" else ""
+            raise UserError(f"{what}: expected one shape and dtype, got {both}{hint}")
+    return torch.cat(parts)
 
 
-def _channels_first(pixels: Tensor, channels: int, notes: list[str]) -> Tensor:
-    expected = f"pixels: expected (N, {channels}, H, W), as mean and std have {channels} values"
+def _channels_first(pixels: Tensor, channels: int | None, notes: list[str]) -> Tensor:
     if pixels.ndim == 3 and channels == 1:
         notes.append("grey images (N, H, W) are used as (N, 1, H, W)")
         pixels = pixels[:, None]
-    elif pixels.ndim == 4 and pixels.shape[1] != channels and pixels.shape[3] == channels:
+    elif pixels.ndim == 4 and channels and pixels.shape[1] != channels and pixels.shape[3] == channels:
         notes.append("pixels in NHWC are used as NCHW")
         pixels = pixels.permute(0, 3, 1, 2)
-    if pixels.ndim != 4 or pixels.shape[1] != channels or 0 in pixels.shape[2:]:
-        grey = pixels.ndim == 3 or (pixels.ndim == 4 and 1 in (pixels.shape[1], pixels.shape[3]))
-        hint = "; grey images: give mean and std one value each, or repeat the channel" if grey else ""
-        raise UserError(f"{expected}, got {_shape(pixels)}{hint}")
+    if channels is None:
+        expected, hint = "(N, C, H, W)", "; pixels in NHWC: permute(0, 3, 1, 2)"
+        wrong = pixels.ndim == 4 and pixels.shape[3] in (1, 3) and pixels.shape[1] not in (1, 3)
+    else:
+        expected, hint = f"(N, {channels}, H, W)", "; mean and std need one value per channel: repeat a grey channel"
+        wrong = pixels.ndim == 4 and pixels.shape[1] != channels
+    if wrong or pixels.ndim != 4 or 0 in pixels.shape[1:]:
+        raise UserError(f"pixels: expected {expected}, got {_shape(pixels)}{hint}")
     return pixels
 
 
 def _unit_or_bytes(pixels: Tensor, notes: list[str]) -> Tensor:
-    """Return pixels as uint8 from 0 to 255 or float32 in [0, 1], by what their dtype and range can mean."""
+    """Convert pixels to uint8 from 0 to 255 or float32 in [0, 1], by their dtype and range."""
     if pixels.is_complex():
         raise UserError(f"pixels: expected {_PIXELS}, got {_dtype(pixels)}")
     if pixels.dtype == torch.bool:
@@ -229,37 +195,29 @@ def _unit_or_bytes(pixels: Tensor, notes: list[str]) -> Tensor:
         return pixels.to(torch.uint8) * 255
     if pixels.numel() == 0:
         return pixels.to(torch.uint8)
-    wide = pixels.dtype in (torch.uint16, torch.uint32, torch.uint64)  # of which torch finds no least
+    wide = pixels.dtype in (torch.uint16, torch.uint32, torch.uint64)  # torch has no minimum of these
     low, high = (float(value) for value in torch.aminmax(pixels.long() if wide else pixels))
+    expected = f"pixels: expected {_PIXELS}, got {_dtype(pixels)} from {low:.4g} to {high:.4g}"
     darkest = 1.001 / 255 if pixels.is_floating_point() else 1
     if low == high == 0:
         notes.append("every pixel is 0: all images are black")
     elif low >= 0 and high <= darkest:
         hint = "divided by 255 twice?" if darkest < 1 else "give bool, or floats in [0, 1] before they become whole"
-        raise UserError(f"pixels: expected {_PIXELS}, {_got(pixels, low, high)}: almost black; {hint}")
+        raise UserError(f"{expected}: almost black; {hint}")
     if pixels.is_floating_point() and low >= -_ROUNDING and high <= 1 + _ROUNDING:
         form = "as they are" if pixels.dtype == torch.float32 else "as float32"
         clipped = "" if low >= 0 and high <= 1 else ", clipped by at most 1e-5"
         notes.append(f"pixels of {_dtype(pixels)} in [0, 1] are used {form}{clipped}")
         return pixels.float().clamp(0, 1)
-    return _bytes(pixels, low, high, notes)
-
-
-def _bytes(pixels: Tensor, low: float, high: float, notes: list[str]) -> Tensor:
-    """Return whole numbers from 0 to 255 as uint8, uint16 of the full range as float32 in [0, 1]."""
     if pixels.dtype == torch.uint16 and high >= 2**15:
         notes.append("pixels of uint16 are divided by 65535")
         return pixels.double().div_(65_535).float()
     whole = not pixels.is_floating_point() or bool((pixels == pixels.trunc()).all())
     if not (whole and low >= 0 and high <= 255):
-        raise UserError(f"pixels: expected {_PIXELS}, {_got(pixels, low, high)}; {_range_hint(low, high)}")
+        raise UserError(f"{expected}; {_range_hint(low, high)}")
     if pixels.dtype != torch.uint8:
         notes.append(f"pixels of {_dtype(pixels)} from 0 to 255 are used as uint8")
     return pixels.to(torch.uint8)
-
-
-def _got(pixels: Tensor, low: float, high: float) -> str:
-    return f"got {_dtype(pixels)} from {low:.4g} to {high:.4g}"
 
 
 def _range_hint(low: float, high: float) -> str:
@@ -278,8 +236,7 @@ def _shape(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def _kind(value: object) -> str:
-    """Return what a value is, as a message may show it."""
-    return (
-        f"{type(value).__name__} {shown(f'{value!r:.40}')}" if isinstance(value, int | float) else type(value).__name__
-    )
+def kind_of(value: object) -> str:
+    """Return the type of a value for a message, with the value if it is a number."""
+    number = f" {shown(f'{value!r:.40}')}" if isinstance(value, int | float) else ""
+    return f"{type(value).__name__}{number}"

@@ -1,4 +1,4 @@
-"""Decoding of image files that strangers wrote: bounded in size, no format that is a program."""
+"""Decoding of untrusted image files: bounded in size, and no format that is a program."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 """Suffixes of image files, in lower case; upper case counts as well."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
-"""Formats that are decoded, whatever the suffix says; some others that Pillow knows, such as EPS, are programs."""
+"""Formats that are decoded, whatever the suffix is; some others that Pillow decodes, such as EPS, are programs."""
 
 _MODES = {1: "L", 3: "RGB"}
 """Pillow's mode for each number of channels."""
@@ -30,11 +30,7 @@ _PNG_METADATA = {b"iCCP", b"tEXt", b"zTXt", b"iTXt", b"eXIf"}
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of an image file.
-
-    Raises:
-        UserError: If it cannot be read.
-    """
+    """Return the content of an image file."""
     try:
         return _io.read_bytes(path)
     except OSError as error:
@@ -52,19 +48,18 @@ def decode(path: Path, content: bytes, channels: int = 3) -> Tensor:
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        UserError: If it is damaged, too large to be meant, or of another format than PNG, JPEG, WebP and BMP; with
-            Pillow's reason.
+        UserError: If it is damaged, too large, or of another format than PNG, JPEG, WebP and BMP; with Pillow's reason.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about metadata
             # Pillow only warns of images of more pixels than its bound; two of these would fill a small memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(without_metadata(content)), formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(_without_metadata(content)), formats=_FORMATS) as image:
                 return pixels_of(image, channels)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        most = f"at most {Image.MAX_IMAGE_PIXELS:,} pixels"
-        raise UserError(f"cannot read the image {path}: expected {most}, it says that it has more") from error
+        reason = f"expected at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more"
+        raise UserError(f"cannot read the image {path}: {reason}") from error
     except UnidentifiedImageError as error:
         found = "it is damaged or of another format" if content else "the file is empty"
         raise UserError(f"cannot read the image {path}: expected PNG, JPEG, WebP or BMP, {found}") from error
@@ -73,12 +68,9 @@ def decode(path: Path, content: bytes, channels: int = 3) -> Tensor:
 
 
 def pixels_of(image: Image.Image, channels: int = 3) -> Tensor:
-    """Convert an image of Pillow to RGB or grey, (channels, H, W) uint8.
+    """Convert a Pillow image to RGB or grey, (channels, H, W) uint8.
 
-    Grey values of 16 bits are divided by 257. Alpha channels are dropped, palettes and CMYK converted by Pillow.
-
-    Raises:
-        UserError: If its values have more than 16 bits, or 16 of which it uses the lower 8 alone.
+    Grey values of 16 bits are divided by 257. Alpha channels are dropped; Pillow converts palettes and CMYK.
     """
     mode = image.mode
     if mode.startswith("I") or mode == "F":
@@ -99,24 +91,20 @@ def _eight_bits(values: np.ndarray, mode: str) -> np.ndarray:
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def without_metadata(content: bytes) -> bytes:
+def _without_metadata(content: bytes) -> bytes:
     """Return a PNG without its profile and texts, other files as they are.
 
-    Pillow decompresses these chunks, up to 1 MB of each, and calls a sound image with a larger one damaged.
+    Pillow decompresses these chunks, up to 1 MB of each, and rejects a sound image with a larger one.
     """
     if not content.startswith(_PNG_SIGNATURE):
         return content
-    chunks = list(_png_chunks(content))
-    if not any(kind in _PNG_METADATA for kind, _ in chunks):
-        return content
-    return _PNG_SIGNATURE + b"".join(chunk for kind, chunk in chunks if kind not in _PNG_METADATA)
+    return _PNG_SIGNATURE + b"".join(chunk for chunk in _png_chunks(content) if chunk[4:8] not in _PNG_METADATA)
 
 
-def _png_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Yield the type of each chunk and the chunk as it is; what is left after a cut-off one is the last chunk."""
+def _png_chunks(content: bytes) -> Iterator[bytes]:
+    """Yield each chunk: length, type, content and checksum; the last one may be cut off."""
     start = len(_PNG_SIGNATURE)
     while start < len(content):
-        length = int.from_bytes(content[start : start + 4])
-        end = start + 12 + length
-        yield content[start + 4 : start + 8], content[start:end]
+        end = start + 12 + int.from_bytes(content[start : start + 4])
+        yield content[start:end]
         start = end

@@ -10,26 +10,19 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from rfdlight.data.augmentation import random_crop_flip
-from rfdlight.data.base import ImageData, Images
-from rfdlight.data.preparation import Size
+from rfdlight.data.base import ImageData
+from rfdlight.data.sources import Images
 
 
 class Digits(ImageData):
     """The 1,797 handwritten digits that scikit-learn carries, as 3 x 32 x 32 images.
 
     The 8 x 8 images with 17 grey levels are enlarged bilinearly and stored with 256. Every third
-    image, by index, is a test image (599), the others train (1,198).
+    image, by index, is a test image (599), the others train (1,198). By default 200 images are attacked; the arguments
+    are those of `ImageData`.
 
     Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning
     Repository, 1998 (its test part).
-
-    Args:
-        num_images: How many test images are attacked; by default 200.
-        selection: How they are chosen; see `rfdlight.data.subset.select`.
-        seed: Of that choice.
-        batch_size: Images per training batch.
-        size: Height and width in pixels, or one number for both; by default 32, or what the victim asks for.
-        validation: Training images held out of the training, equally many of each class.
 
     Example:
         >>> Digits().images("test").pixels.shape
@@ -43,17 +36,6 @@ class Digits(ImageData):
     default_victim = "resnet8-digits"
     reference_eps = 0.2
     default_num_images = 200
-
-    def __init__(
-        self,
-        num_images: int | None = None,
-        selection: Literal["balanced", "first", "random"] = "balanced",
-        seed: int = 0,
-        batch_size: int = 128,
-        size: Size | None = None,
-        validation: int = 0,
-    ) -> None:
-        super().__init__(num_images, selection, seed, batch_size, size, validation)
 
     def augment(self, pixels: Tensor) -> Tensor:
         """Shift at random and add Gaussian noise, of a standard deviation up to 0.3 per image.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from rfdlight.data.base import ImageData, ImageSource
+from rfdlight.data.base import ImageData
+from rfdlight.data.sources import ImageSource
 
 
 class GivenImages(ImageData):

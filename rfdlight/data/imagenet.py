@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
-
-import torch
+from typing import Any, Literal
 
 from rfdlight._io import expanded
-from rfdlight.data.files import FileData, ImageFiles, Unreadable
+from rfdlight.data.files import FileData
 from rfdlight.data.folder import IMAGENET_MEAN, IMAGENET_STD
-from rfdlight.data.listing import ClassOrder, class_folders, list_images, order_remarks
-from rfdlight.data.preparation import Size
+from rfdlight.data.listing import class_folders
+from rfdlight.data.sources import ImageFiles
 from rfdlight.errors import UserError
 
 
@@ -19,24 +17,14 @@ class ImageNet(FileData):
     """ImageNet of 2012: 1000 classes, 1.28 million training images; the 50,000 for validation are the test images.
 
     The data root holds `val/<class>/*` and, for `fit`, `train/<class>/*`, with one folder per class, named by its
-    WordNet id ("n01440764") or in any other way whose order is that of the labels. Files are read batch by batch.
+    WordNet id ("n01440764") or in any other way whose order is that of the labels. Files are read batch by batch. By
+    default 1000 images are attacked, one per class.
 
     Source: Russakovsky and others, ImageNet Large Scale Visual Recognition Challenge, IJCV 2015.
 
     Args:
         root: The data root; by default the environment variable RFDLIGHT_IMAGENET.
-        num_images: How many validation images are attacked; by default 1000, one per class.
-        selection: How they are chosen; see `rfdlight.data.subset.select`.
-        seed: Of that choice.
-        batch_size: Images per training batch.
-        size: Height and width in pixels, or one number for both; by default what the victim asks for.
-        validation: Training images held out of the training, equally many of each class.
-        unreadable: What becomes of a file that cannot be read. In a test, it counts as an image that failed
-            ("quarantine"), is told and another image takes its place ("skip"), or ends the run before the first query
-            ("refuse"). In training, the latter ends it too; else the file is told and left out.
-        workers: Processes that read batches ahead.
-        class_order: How class folders are sorted, which makes their labels: as "text" (1, 10, 2), as torchvision does,
-            or "natural", with numbers by value and without regard to case (1, 2, 10), as timm does.
+        options: `unreadable`, `workers` and `class_order`, see `FileData`, and those of `ImageData`.
 
     Raises:
         UserError: If there are no such folders, or a number is out of range.
@@ -48,22 +36,9 @@ class ImageNet(FileData):
     std = IMAGENET_STD
     default_victim = "timm:resnet50"
     reference_eps = 0.05
-    unrelated = FileData.unrelated | {"root"}
 
-    def __init__(
-        self,
-        root: str | None = None,
-        num_images: int | None = None,
-        selection: Literal["balanced", "first", "random"] = "balanced",
-        seed: int = 0,
-        batch_size: int = 128,
-        size: Size | None = None,
-        validation: int = 0,
-        unreadable: Unreadable = "quarantine",
-        workers: int = 0,
-        class_order: ClassOrder = "text",
-    ) -> None:
-        super().__init__(num_images, selection, seed, batch_size, size, validation, unreadable, workers, class_order)
+    def __init__(self, root: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
         self.root = root
 
     def load(self, split: Literal["train", "test"]) -> ImageFiles:
@@ -79,8 +54,4 @@ class ImageNet(FileData):
                 f"expected the 1000 class folders of ImageNet in {folder}, found {len(classes)}; "
                 "other sets of classes are for --data folder"
             )
-        listing = list_images(folder, classes)
-        for remark in [*order_remarks(classes, self.class_order), *listing.remarks]:
-            self.note(remark)
-        ids = [f"imagenet/{part}/{path.name}" for path in listing.paths]
-        return ImageFiles(listing.paths, torch.tensor(listing.labels), ids, self.unreadable)
+        return self.listed(folder, classes, f"imagenet/{part}", nested=False)

@@ -1,11 +1,11 @@
-"""The image files of class folders, and an account of everything else that lies there."""
+"""Listing of the image files in class folders, with an account of the files and folders that are left out."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,7 +15,7 @@ from rfdlight.data.decoding import SUFFIXES
 from rfdlight.errors import UserError, shown, unknown_name
 
 ClassOrder = Literal["text", "natural"]
-"""How class folders are sorted: as text (1, 10, 2), as torchvision does, or by number (1, 2, 10), as timm does."""
+"""Order of class folders: as text (1, 10, 2), as in torchvision, or by number (1, 2, 10), as in timm."""
 
 _CLUTTER_FOLDERS = {
     "__MACOSX",
@@ -27,10 +27,10 @@ _CLUTTER_FOLDERS = {
     "System Volume Information",
     "lost+found",
 }
-"""Folders that archive programs and storage systems leave behind, besides those whose name begins with a dot."""
+"""Folders that archive programs and storage systems leave behind, besides hidden ones."""
 
 _CLUTTER_FILES = {".DS_Store", "Thumbs.db", "desktop.ini"}
-"""Files that they leave behind in every folder; no image is lost with them, so nothing is said of them."""
+"""Files that they leave behind; they are not counted."""
 
 _LISTED = 4
 """Folders, or class names, that a remark lists at most."""
@@ -44,7 +44,7 @@ class Listing:
         folder: That folder.
         paths: Image files, in order of class and of path.
         labels: Index of each file's class.
-        remarks: One sentence each about what was left out or might not be meant.
+        remarks: One sentence each about files that are left out or may not be meant.
     """
 
     folder: Path
@@ -53,49 +53,20 @@ class Listing:
     remarks: list[str] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        """Return the path of each image below the folder, as text with slashes; its first part is the class folder."""
+        """Return the path of each image below the folder, with slashes; its first part is the class folder."""
         return [path.relative_to(self.folder).as_posix() for path in self.paths]
 
 
-def check_name(path: Path) -> None:
-    """Refuse a file or folder whose name is no text: ids are made of names, and seeds and records of ids.
-
-    Raises:
-        UserError: If its name is not UTF-8.
-    """
-    if not _io.is_plain(path.name):
-        raise UserError(f"expected names in UTF-8, got {shown(path)}: rename it")
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Return a key that sorts numbers within names by value and ignores case, as timm does.
-
-    Example:
-        >>> sorted(["10", "9", "b", "A"], key=natural_key)
-        ['9', '10', 'A', 'b']
-    """
-    parts = re.split(r"(\d+)", name.lower())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
-
-
 def subfolders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder, sorted as text, without hidden ones and clutter.
-
-    Raises:
-        UserError: If it cannot be listed.
-    """
-    return [entry.name for entry in _entries(folder) if _is_folder(entry) and not _is_clutter(entry)]
+    """Return the names of the folders in a folder, sorted as text, without hidden ones and clutter."""
+    _, folders, _ = next(_walk(folder))
+    return [name for name in folders if not _is_clutter(name)]
 
 
 def class_folders(folder: Path, order: ClassOrder = "text") -> list[str]:
     """Return the names of the class folders below `folder`, in the order of their labels.
 
-    Hidden folders, and those that archive programs and file systems leave behind, are no classes. Class folders and
-    files may be links, also to places outside of the data root: data sets are often put together of links, and of a
-    file that is no image nothing is shown.
-
-    Raises:
-        UserError: If there are none, the folder cannot be listed, or the name of one is not UTF-8.
+    Class folders and files may be links, also to places outside of the data root.
     """
     if not folder.is_dir():
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, there is no such folder")
@@ -103,14 +74,14 @@ def class_folders(folder: Path, order: ClassOrder = "text") -> list[str]:
     if not names:
         raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no class folders in {folder}")
     for name in names:
-        check_name(folder / name)
-    return sorted(names, key=natural_key) if order == "natural" else names
+        _check_name(folder / name)
+    return sorted(names, key=_natural_key) if order == "natural" else names
 
 
 def order_remarks(names: Sequence[str], order: ClassOrder) -> list[str]:
-    """Say in which order classes are where another is usual, and which classes differ in upper and lower case alone."""
+    """Return remarks if the two orders of the classes differ, and if class names differ in case alone."""
     remarks = []
-    orders: dict[ClassOrder, list[str]] = {"text": sorted(names), "natural": sorted(names, key=natural_key)}
+    orders: dict[ClassOrder, list[str]] = {"text": sorted(names), "natural": sorted(names, key=_natural_key)}
     if orders["text"] != orders["natural"]:
         other: ClassOrder = "natural" if order == "text" else "text"
         first = next(i for i in range(len(names)) if orders["text"][i] != orders["natural"][i])
@@ -121,11 +92,11 @@ def order_remarks(names: Sequence[str], order: ClassOrder) -> list[str]:
         )
         remarks.append(
             f"class order is {order} ({shown(ours)}); --data.class_order {other} gives {shown(theirs)}; a victim needs "
-            "the order that it was trained with"
+            "the order of its training"
         )
-    folded: dict[str, list[str]] = {}
+    folded = defaultdict(list)
     for name in names:
-        folded.setdefault(name.casefold(), []).append(name)
+        folded[name.casefold()].append(name)
     remarks += [
         f"class folders {' and '.join(map(shown, alike))} differ in upper and lower case alone; each is a class"
         for alike in folded.values()
@@ -135,29 +106,30 @@ def order_remarks(names: Sequence[str], order: ClassOrder) -> list[str]:
 
 
 def list_images(folder: Path, classes: Sequence[str]) -> Listing:
-    """List the image files of all classes, also those in folders within class folders.
+    """List the image files of all classes, including those in folders within class folders.
 
     Args:
         folder: Has one folder per class.
         classes: Names of the class folders, in the order of their labels; some may have no folder.
-
-    Raises:
-        UserError: If there are no images, a folder is none of the classes or cannot be listed, or a name is not UTF-8.
     """
     found = set(class_folders(folder))
     for name in sorted(found.difference(classes)):
         raise unknown_name(f"class folder in {folder}:", name, classes)
-    listing, account = Listing(folder), _Account(folder)
+    listing, left_out = Listing(folder), _LeftOut()
+    _, folders, files = next(_walk(folder))
+    left_out.folders += filter(_is_clutter, folders)
+    for file in files:
+        left_out.add(file, folder.name)
     for label, name in enumerate(classes):
-        paths = sorted(_images_below(folder / name, name, account)) if name in found else []
+        paths = sorted(_images_below(folder, name, left_out)) if name in found else []
         listing.paths += paths
         listing.labels += [label] * len(paths)
-    listing.remarks += account.remarks()
+    listing.remarks += left_out.remarks()
     if not listing.paths:
-        told = "".join(f"; {remark}" for remark in listing.remarks)
-        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no {', '.join(sorted(SUFFIXES))}{told}")
+        more = "".join(f"; {remark}" for remark in listing.remarks)
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no {', '.join(sorted(SUFFIXES))}{more}")
     for path in listing.paths:
-        check_name(path)
+        _check_name(path)
     with_images = set(listing.labels)
     empty = [name for label, name in enumerate(classes) if label not in with_images]
     if empty:
@@ -165,83 +137,87 @@ def list_images(folder: Path, classes: Sequence[str]) -> Listing:
     return listing
 
 
-class _Account:
-    """What lies among class folders and is no image of a class, or lies deeper than usual.
+class _LeftOut:
+    """Files by kind and place, and folders, that hold no images of a class; places of images below class folders."""
 
-    Args:
-        folder: Has one folder per class; what lies in it beside these is counted.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.files: dict[str, Counter[str]] = {}
+    def __init__(self) -> None:
+        self.files: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.folders: list[str] = []
         self.nested: Counter[str] = Counter()
-        for entry in _entries(folder):
-            if not _is_folder(entry):
-                self.leave_out(entry, folder.name)
-            elif _is_clutter(entry):
-                self.folders.append(entry.name)
 
-    def leave_out(self, entry: os.DirEntry[str], place: str) -> None:
-        """Count a file that is no image."""
-        if entry.name not in _CLUTTER_FILES:
-            kind = "hidden" if entry.name.startswith(".") else Path(entry.name).suffix.lower() or "without suffix"
-            self.files.setdefault(kind, Counter())[place] += 1
+    def add(self, file: str, place: str) -> None:
+        if file not in _CLUTTER_FILES:
+            kind = "hidden" if file.startswith(".") else Path(file).suffix.lower() or "without suffix"
+            self.files[kind][place] += 1
 
     def remarks(self) -> list[str]:
-        """Return one sentence per kind of thing."""
         left_out = [f"{places.total():,} {kind} ({_counted(places)})" for kind, places in sorted(self.files.items())]
         if self.folders:
             left_out.append(f"the folders {_some(self.folders)}")
-        return [
-            *([f"left out: {'; '.join(left_out)}"] if left_out else []),
-            *(
-                [f"images in folders within class folders count for the class: {_counted(self.nested)}"]
-                * bool(self.nested)
-            ),
-        ]
+        remarks = [f"left out: {'; '.join(left_out)}"] if left_out else []
+        if self.nested:
+            remarks.append(f"images in folders within class folders count for the class: {_counted(self.nested)}")
+        return remarks
 
 
-def _images_below(folder: Path, place: str, account: _Account) -> list[Path]:
-    """Return the image files of a class folder and of the folders in it; linked folders in it are left out."""
-    images = []
-    waiting = [(folder, place)]
-    while waiting:
-        inner, below = waiting.pop()
-        for entry in _entries(inner):
-            if _is_folder(entry):
-                # A link may lead back, or out to a whole disk.
-                if _is_clutter(entry) or entry.is_symlink():
-                    account.folders.append(f"{below}/{entry.name}")
-                else:
-                    waiting.append((Path(entry.path), f"{below}/{entry.name}"))
-            elif Path(entry.name).suffix.lower() in SUFFIXES and not entry.name.startswith("."):
-                images.append(Path(entry.path))
-                if below != place:
-                    account.nested[below] += 1
+def _images_below(folder: Path, name: str, left_out: _LeftOut) -> Iterator[Path]:
+    """Yield the image files of a class folder and of the folders in it, except linked ones."""
+    for parent, folders, files in _walk(folder / name):
+        place = parent.relative_to(folder).as_posix()
+        # A link may lead back, or out to a whole disk.
+        skipped = [inner for inner in folders if _is_clutter(inner) or (parent / inner).is_symlink()]
+        left_out.folders += [f"{place}/{inner}" for inner in skipped]
+        folders[:] = [inner for inner in folders if inner not in skipped]
+        for file in files:
+            if Path(file).suffix.lower() in SUFFIXES and not file.startswith("."):
+                if place != name:
+                    left_out.nested[place] += 1
+                yield parent / file
             else:
-                account.leave_out(entry, below)
-    return images
+                left_out.add(file, place)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise UserError(f"cannot list the folder {folder}: {error.strerror}") from error
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Yield each folder and the sorted names of the folders and files in it, as `os.walk`, which recurses."""
+    waiting = [folder]
+    while waiting:
+        parent = waiting.pop()
+        try:
+            with os.scandir(parent) as entries:
+                found = sorted((entry.name, _is_folder(entry)) for entry in entries)
+        except OSError as error:
+            raise UserError(f"cannot list the folder {parent}: {error.strerror}") from error
+        folders = [name for name, is_folder in found if is_folder]
+        yield parent, folders, [name for name, is_folder in found if not is_folder]
+        waiting += [parent / name for name in folders]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder or a link to one; a link that leads nowhere is none."""
     try:
         return entry.is_dir()
-    except OSError:
+    except OSError:  # a link that leads nowhere
         return False
 
 
-def _is_clutter(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(".") or entry.name in _CLUTTER_FOLDERS
+def _is_clutter(name: str) -> bool:
+    return name.startswith(".") or name in _CLUTTER_FOLDERS
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a name that is not UTF-8: ids are made of names, and seeds and records of ids."""
+    if not _io.is_plain(path.name):
+        raise UserError(f"expected names in UTF-8, got {shown(path)}: rename it")
+
+
+def _natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts numbers within names by value and ignores case, as timm does.
+
+    Example:
+        >>> sorted(["10", "9", "b", "A"], key=_natural_key)
+        ['9', '10', 'A', 'b']
+    """
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def _counted(places: Counter[str]) -> str:
@@ -252,9 +228,9 @@ def _counted(places: Counter[str]) -> str:
         '3 in cat, 1 in dog'
     """
     listed = sorted((place, count) for place, count in places.items() if count)
-    told = [f"{count:,} in {shown(place)}" for place, count in listed[:_LISTED]]
     rest = listed[_LISTED:]
-    return ", ".join([*told, *([f"{sum(n for _, n in rest):,} in {len(rest)} more folders"] if rest else [])])
+    more = [f"{sum(count for _, count in rest):,} in {len(rest)} more folders"] if rest else []
+    return ", ".join([*(f"{count:,} in {shown(place)}" for place, count in listed[:_LISTED]), *more])
 
 
 def _some(names: Sequence[str]) -> str:

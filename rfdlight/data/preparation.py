@@ -1,4 +1,4 @@
-"""How an image comes to the size that a network takes."""
+"""Resizing of images to the size that a network needs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Size = int | tuple[int, int]
 
 @dataclass(frozen=True)
 class Preparation:
-    """Enlarges or shrinks an image until its shorter side, or both, are size / crop, then cuts the middle out.
+    """Resizes an image until its shorter side, or both, are size / crop, then crops the centre.
 
     Attributes:
         size: Height and width of the result, in pixels, >= 1; one number is both.
         interpolation: With antialiasing.
         crop: Share of the shorter side that is kept, in (0, 1].
-        crop_mode: Whether the image keeps its proportions, "center", or gets those of the result first, "squash", as
-            timm calls them.
+        crop_mode: Whether the image keeps its proportions, "center", or is first resized to those of the result,
+            "squash"; timm's names.
 
     Raises:
         UserError: If a number is out of range, or a word unknown.
@@ -62,14 +62,14 @@ class Preparation:
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Return (..., C, height, width) from (..., C, H, W), of the same dtype; one that fits is left as it is.
+        """Resize (..., C, H, W) to (..., C, height, width), of the same dtype; pixels of that size are not changed.
 
         Floats are clipped to [0, 1], which bicubic interpolation exceeds.
         """
         height, width = self.height_width
         if self.crop == 1 and tuple(pixels.shape[-2:]) == (height, width):
             return pixels
-        # The middle of an image as timm's and torchvision's evaluation transforms cut it.
+        # As timm's and torchvision's evaluation transforms crop it.
         sides = [int(height / self.crop), int(width / self.crop)]
         if self.crop_mode == "center":
             sides = _covering(pixels.shape[-2], pixels.shape[-1], *sides)

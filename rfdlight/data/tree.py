@@ -1,4 +1,4 @@
-"""Reading a class-folder tree of images, once, into a cached tensor."""
+"""Reading of a class-folder tree of small images into a tensor, which is cached."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,59 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from rfdlight._io import replacing
-from rfdlight.data.base import Images
 from rfdlight.data.decoding import decode, read_bytes
 from rfdlight.data.listing import Listing, list_images
+from rfdlight.data.sources import Images
 from rfdlight.errors import UserError
 
 
-def read_tree(listing: Listing, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:
-    """Read the images of class folders.
-
-    The decoded tensor is kept in the user's cache, under a name made from the content of every
-    file, so that a changed image is never served from an old cache.
-
-    Args:
-        listing: The files, see `list_tree`.
-        prefix: What an image's id begins with, before its file name.
-        size: The height and width that every image must have.
-        classes: The names that the class folders may have, in the order of the labels.
-
-    Raises:
-        UserError: If an image cannot be read or has another size.
-    """
-    files = listing.paths
-    contents = [read_bytes(path) for path in files]
-    digest = hashlib.sha256(json.dumps([prefix, size, list(classes)]).encode())
-    for name, content in zip(listing.names(), contents, strict=True):
-        digest.update(f"{name}:".encode())
-        digest.update(hashlib.sha256(content).digest())
-
-    def build() -> Images:
-        pixels = torch.empty(len(files), 3, *size, dtype=torch.uint8)
-        for row, (path, content) in enumerate(zip(files, contents, strict=True)):
-            decoded = decode(path, content)
-            if tuple(decoded.shape[1:]) != size:
-                found = f"{decoded.shape[1]} x {decoded.shape[2]}"
-                raise UserError(f"expected images of {size[0]} x {size[1]}, {path} has {found}")
-            pixels[row] = decoded
-        return Images(pixels, torch.tensor(listing.labels), [f"{prefix}/{path.name}" for path in files])
-
-    return cached(digest.hexdigest(), build)
-
-
 def list_tree(folder: Path, classes: Sequence[str]) -> Listing:
-    """List the image files of `<folder>/<class>/`; they may be links.
-
-    Args:
-        folder: The folder of one split.
-        classes: The names that the class folders may have, in the order of the labels. A label never depends on which
-            of the folders are there.
-
-    Raises:
-        UserError: If there are no images, a folder is no class, two images have the same file name, or a name is not
-            UTF-8.
-    """
+    """List the image files of `<folder>/<class>/`; labels do not depend on which class folders exist."""
     listing = list_images(folder, classes)
     (name, copies), *_ = Counter(path.name for path in listing.paths).most_common(1)
     if copies > 1:
@@ -75,25 +30,39 @@ def list_tree(folder: Path, classes: Sequence[str]) -> Listing:
     return listing
 
 
-def cached(key: str, build: Callable[[], Images]) -> Images:
-    """Return the images cached under `key`, or build and cache them.
+def read_tree(listing: Listing, prefix: str, size: tuple[int, int], classes: Sequence[str]) -> Images:
+    """Read the images of class folders, from a cache if there is one.
 
-    A missing, damaged or altered cache is rebuilt; one that cannot be written is done without.
-    Processes may do this at the same time: a cache appears under its name only when it is whole.
+    The name of the cache is a hash of every file's content, so a changed image is never served from an old cache. A
+    missing, damaged or altered cache is rebuilt; a cache that cannot be written is not needed.
 
     Args:
-        key: A hash of everything that the images follow from.
-        build: Makes the images.
+        listing: The files, see `list_tree`.
+        prefix: Start of an image's id, before its file name.
+        size: Height and width of every image.
+        classes: Names of the classes, in the order of the labels.
     """
+    contents = [read_bytes(path) for path in listing.paths]
+    digest = hashlib.sha256(json.dumps([prefix, size, list(classes)]).encode())
+    for name, content in zip(listing.names(), contents, strict=True):
+        digest.update(f"{name}:".encode())
+        digest.update(hashlib.sha256(content).digest())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rfdlight"
-    path = home / f"{key}.safetensors"
+    cache = home / f"{digest.hexdigest()}.safetensors"
     try:
-        return _read_cache(path)
+        return _read_cache(cache)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError):
-        images = build()
+        pixels = torch.empty(len(contents), 3, *size, dtype=torch.uint8)
+    for row, (path, content) in enumerate(zip(listing.paths, contents, strict=True)):
+        decoded = decode(path, content)
+        if tuple(decoded.shape[1:]) != size:
+            found = f"{decoded.shape[1]} x {decoded.shape[2]}"
+            raise UserError(f"expected images of {size[0]} x {size[1]}, {path} has {found}")
+        pixels[row] = decoded
+    images = Images(pixels, torch.tensor(listing.labels), [f"{prefix}/{path.name}" for path in listing.paths])
     # A full disk or a read-only home costs time at the next start, nothing else.
     with contextlib.suppress(OSError, UserError):
-        _write_cache(path, images)
+        _write_cache(cache, images)
     return images
 
 

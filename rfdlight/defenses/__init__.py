@@ -1,5 +1,6 @@
-"""Defenses that change what a network computes, without training it again."""
+"""Defenses that change the activations of a trained network."""
 
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.aaa import AAA
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.defenses.feature_noise import FeatureNoise
@@ -7,4 +8,4 @@ from rfdlight.defenses.input_noise import InputNoise
 from rfdlight.defenses.logit_noise import LogitNoise
 from rfdlight.defenses.noise import Noise
 
-__all__ = ["AAA", "Defense", "FeatureNoise", "InputNoise", "LogitNoise", "Noise", "undefended"]
+__all__ = ["AAA", "Defense", "FeatureNoise", "InputNoise", "InsertionPoint", "LogitNoise", "Noise", "undefended"]

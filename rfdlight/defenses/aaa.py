@@ -1,4 +1,4 @@
-"""Logits that lead the attacker astray, without randomness."""
+"""AAA: logits that mislead score-based attacks, without randomness."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.core.arguments import class_name, text_of
-from rfdlight.defenses.base import Defense, Place
+from rfdlight.defenses.base import Defense
 from rfdlight.errors import DefenseError, UserError, unknown_name
 
 
@@ -20,7 +21,7 @@ class AAA(Defense):
     length `period`, and the target margin runs through each of them backwards: an attacker who follows
     the scores inside an interval goes the wrong way. Adam moves the logits of each row to their target
     margin, while the probability of the first class is kept near its calibrated value. The label is
-    meant to stay, but nothing forces it to. The defense is deterministic, so one draw criteria it.
+    meant to stay, but nothing forces it to. The defense is deterministic, so one evaluation is enough.
 
     Source: Chen, Huang, Tao, Wu, Huang, Adversarial Attack on Attackers: Post-Process to Mitigate
     Black-Box Score-Based Query Attacks, NeurIPS 2022. Deviations: (1) the loss is the sum over the rows,
@@ -37,11 +38,11 @@ class AAA(Defense):
         weight: Of the confidence against the margin in the loss, >= 0.
         lr: Of Adam, in logits, > 0.
         steps: Of Adam, > 0.
-        temperature: Divides the logits before the softmax that says the calibrated confidence, > 0.
+        temperature: Divides the logits before the softmax of the calibrated confidence, > 0.
 
     Raises:
-        UserError: If an option lies outside of its range, or the model's answer is no (rows, classes) of
-            at least two classes.
+        UserError: If an option lies outside of its range, or the model's output is not (rows, classes) with at
+            least two classes.
 
     Example:
         >>> with AAA().on(nn.Flatten()) as model:  # the margin 4 lies 1 above the centre of (0, 6)
@@ -82,19 +83,19 @@ class AAA(Defense):
         """Always false."""
         return False
 
-    def places(self, model: nn.Module) -> list[Place]:
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         """Return the model's output."""
-        return [Place("the logits", model, "output")]
+        return [InsertionPoint("the logits", model, "output")]
 
     def describe(self, model: nn.Module) -> str:
-        """Say the options."""
+        """Return the options."""
         beta = f" beta {text_of(self.beta)}" if self.kind == "linear" else ""
         return (
             f"{class_name(type(self))} {self.kind} period {text_of(self.period)}{beta} weight {text_of(self.weight)} "
             f"lr {text_of(self.lr)} steps {self.steps} temperature {text_of(self.temperature)} on the logits"
         )
 
-    def transform(self, x: Tensor, place: int) -> Tensor:
+    def transform(self, x: Tensor, point: int) -> Tensor:
         """Return the changed logits, of the dtype of `x`; the arithmetic is float32, or float64 for float64."""
         if x.ndim != 2 or x.shape[1] < 2:
             raise DefenseError(f"aaa needs logits (rows, classes) of at least two classes, got shape {tuple(x.shape)}")
@@ -105,7 +106,7 @@ class AAA(Defense):
         return changed + (x - x.detach())  # adds 0, and the gradient of the identity
 
     def target(self, margin: Tensor) -> Tensor:
-        """Return the margins to aim at, for the margins >= 0 of the model's logits, of the same shape."""
+        """Return the target margins for the margins >= 0 of the model's logits, of the same shape."""
         centre = self.period * ((margin / self.period).floor() + 0.5)
         if self.kind == "linear":
             return centre - self.beta * (margin - centre)

@@ -1,18 +1,19 @@
-"""The randomized feature defense."""
+"""The randomized feature defense: noise in hidden layers."""
 
 from __future__ import annotations
 
 import difflib
 import math
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
-from rfdlight.defenses.noise import Noise, Schedule
+from rfdlight.defenses.noise import Noise, Schedule, drawn_like
 from rfdlight.errors import UserError, unknown_name
 
 _CHOICES = {
@@ -23,7 +24,7 @@ _CHOICES = {
 
 
 class FeatureNoise(Noise):
-    """Adds noise to what leaves or enters hidden layers, at inference.
+    """Adds noise to the outputs or inputs of hidden layers.
 
     Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense
     Against Query-Based Adversarial Attacks, ICLR 2024, algorithm 1. `sigma` is a standard deviation;
@@ -31,8 +32,7 @@ class FeatureNoise(Noise):
 
     Deviations. Every distribution has the standard deviation sigma; the paper's code takes sigma as the
     scale of its Laplace noise, whose standard deviation is then sqrt(2) sigma. The stored scales of
-    `scale="feature"` are measured as `rfdlight scales` says; the file that the paper's code reads in
-    their place was not published.
+    `scale="feature"` are measured by `rfdlight scales`; the corresponding file of the paper's code was not published.
 
     Args:
         sigma: Standard deviation, >= 0: one number, or one per layer in the network's order. In the
@@ -78,27 +78,27 @@ class FeatureNoise(Noise):
         self.scale = scale
         self._scales: list[Tensor] = []
 
-    def places(self, model: nn.Module) -> list[Place]:
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         """Return the layers that the patterns match, in the network's order."""
         network = getattr(model, "network", model)
         found = _default(network) if self.layers is None else _matching(network, self.layers)
-        return [Place(place.name, place.module, self.at or place.side) for place in found]
+        return [replace(point, side=self.at or point.side) for point in found]
 
     def attach(self, model: nn.Module) -> None:
-        """Put the hooks in, if there is a sigma, and a scale where it is needed, for each place."""
-        scales = _stored(model, self.places(model)) if self.scale == "feature" else []
+        """Register the hooks, if there is a sigma, and a scale where it is needed, for each insertion point."""
+        scales = _stored(model, self.insertion_points(model)) if self.scale == "feature" else []
         super().attach(model)
         self._scales = scales
 
-    def transform(self, x: Tensor, place: int) -> Tensor:
+    def transform(self, x: Tensor, point: int) -> Tensor:
         """Add the noise; sigma 0 leaves the activation as it is."""
-        if self.scale == "fixed" or self._sigmas[place] == 0:
-            return super().transform(x, place)
-        scale = self._scales[place]
+        if self.scale == "fixed" or self._sigmas[point] == 0:
+            return super().transform(x, point)
+        scale = self._scales[point]
         if scale.device != x.device:
-            scale = self._scales[place] = scale.to(x.device)
+            scale = self._scales[point] = scale.to(x.device)
         scale = scale.to(x.dtype)
-        noise = super().transform(torch.zeros_like(x), place)
+        noise = super().transform(torch.zeros_like(x), point)
         return torch.addcmul(x, noise, scale.view(-1, 1, 1) if x.ndim == 4 else scale)
 
     def noise(self, x: Tensor) -> Tensor:
@@ -107,13 +107,7 @@ class FeatureNoise(Noise):
             return super().noise(x)
         # Half precision has too few uniform numbers: one in 256 would be the infinite end of the Laplace tail.
         dtype = torch.promote_types(x.dtype, torch.float32)
-        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            rows, channels, height, width = x.shape
-            shape = (rows, height, width, channels)
-            uniform = torch.rand(shape, dtype=dtype, device=x.device).permute(0, 3, 1, 2)
-        else:
-            uniform = torch.rand_like(x, dtype=dtype)
-        centred = uniform.mul_(2).sub_(1)  # in [-1, 1)
+        centred = drawn_like(x, torch.rand, torch.rand_like, dtype).mul_(2).sub_(1)  # in [-1, 1)
         if self.distribution == "uniform":
             return centred.mul_(math.sqrt(3)).to(x.dtype)
         # The inverse of the distribution function, cut before the infinite end: at 1 - 2^-24, the last below 1.
@@ -121,13 +115,13 @@ class FeatureNoise(Noise):
         return size.mul_(centred.sign_()).mul_(-math.sqrt(0.5)).to(x.dtype)
 
     def describe(self, model: nn.Module) -> str:
-        """Say the noise, its sigmas, the places, the schedule, and what is not the default."""
+        """Return the sigmas, the insertion points, the schedule, and options that are not at their defaults."""
         distribution = "" if self.distribution == "gaussian" else f", {self.distribution} noise"
         unit = "" if self.scale == "fixed" else ", in units of each feature's standard deviation"
         return super().describe(model) + distribution + unit
 
 
-def _default(network: nn.Module) -> list[Place]:
+def _default(network: nn.Module) -> list[InsertionPoint]:
     found = default_points(network)
     if found:
         return found
@@ -137,8 +131,8 @@ def _default(network: nn.Module) -> list[Place]:
     )
 
 
-def _matching(network: nn.Module, patterns: list[str]) -> list[Place]:
-    # A module that stands in two places has two names, and either may be given.
+def _matching(network: nn.Module, patterns: list[str]) -> list[InsertionPoint]:
+    # A module that is used twice has two names, and either may be given.
     named = {name: module for name, module in network.named_modules(remove_duplicate=False) if name}
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in named):
@@ -149,7 +143,7 @@ def _matching(network: nn.Module, patterns: list[str]) -> list[Place]:
         raise UserError("defense.layers must name at least one layer")
     matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]
     once = {id(named[name]): name for name in reversed(matched)}
-    return [Place(name, named[name], "output") for name in matched if once[id(named[name])] == name]
+    return [InsertionPoint(name, named[name], "output") for name in matched if once[id(named[name])] == name]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -157,14 +151,14 @@ def _matches(name: str, pattern: str) -> bool:
     return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
 
 
-def _stored(model: nn.Module, places: list[Place]) -> list[Tensor]:
-    """Return the features' standard deviations that the model brings with it, (features,) for each place."""
+def _stored(model: nn.Module, points: list[InsertionPoint]) -> list[Tensor]:
+    """Return the standard deviations of features that are stored with the model, (features,) for each point."""
     stored: dict[str, Tensor] = getattr(model, "feature_scales", {})
-    missing = [place for place in places if f"{place.name}:{place.side}" not in stored]
+    missing = [point for point in points if point.key not in stored]
     if missing:
         raise UserError(
-            f"defense.scale feature needs the stored scales of {', '.join(f'{p.name}:{p.side}' for p in missing)}; "
+            f"defense.scale feature needs the stored scales of {', '.join(point.key for point in missing)}; "
             f"for a victim with a card, measure them: rfdlight scales VICTIM --data NAME "
-            f"--layers '[{','.join(p.name for p in missing)}]' --at {missing[0].side}"
+            f"--layers '[{','.join(point.name for point in missing)}]' --at {missing[0].side}"
         )
-    return [stored[f"{place.name}:{place.side}"] for place in places]
+    return [stored[point.key] for point in points]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from rfdlight.core.arguments import class_name, text_of
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.noise import Noise, Schedule
 
 
@@ -36,16 +35,15 @@ class InputNoise(Noise):
         super().__init__(sigma, schedule)
         self.clip = clip
 
-    def places(self, model: nn.Module) -> list[Place]:
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         """Return the model's input."""
-        return [Place("the image", model, "input")]
+        return [InsertionPoint("the image", model, "input")]
 
-    def transform(self, x: Tensor, place: int) -> Tensor:
-        """Add the noise, then clip if asked to; sigma 0 leaves the pixels as they are."""
-        noisy = super().transform(x, place)
+    def transform(self, x: Tensor, point: int) -> Tensor:
+        """Add the noise and clip, if chosen; sigma 0 leaves the pixels as they are."""
+        noisy = super().transform(x, point)
         return noisy.clamp(0, 1) if self.clip and noisy is not x else noisy
 
     def describe(self, model: nn.Module) -> str:
-        """Say the sigma, the clipping and the schedule."""
-        clipped = ", clipped to [0, 1]" if self.clip else ""
-        return f"{class_name(type(self))} sigma {text_of(self.sigma)} on the pixels{clipped}{self.describe_schedule()}"
+        """Return the sigma, the clipping and the schedule."""
+        return self._line(f"on the pixels{', clipped to [0, 1]' if self.clip else ''}")

@@ -1,18 +1,19 @@
-"""Where the paper on the randomized feature defense puts its noise, network by network."""
+"""Default insertion points of feature noise: those of the paper's code, network by network."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
 
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 
 _RESNET = ("maxpool", "layer1", "layer2", "layer3", "layer4")
 _TRANSFORMER = {"patch_embed", "patch_drop", "norm_pre", "blocks", "norm"}
 
 
-def default_points(network: nn.Module) -> list[Place]:
+def default_points(network: nn.Module) -> list[InsertionPoint]:
     """Return the insertion points of the paper's code, in the network's order, or none for other networks.
 
     Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense
@@ -21,37 +22,37 @@ def default_points(network: nn.Module) -> list[Place]:
     A network is recognised by its child modules, in this order:
 
     - An attribute `insertion_points`, a sequence of module paths: after each of them. The `resnet8`
-      and `resnet20` of rfdlight say so of themselves: after `layer3`, their last stage.
+      and `resnet20` of rfdlight have it: after `layer3`, their last stage.
     - `maxpool` and `layer1` to `layer4`, in this order: the ResNets of timm and torchvision and the
       relatives that timm builds as one (ResNeXt, SE-ResNet and others). After `maxpool`, `layer1`,
       `layer2` and `layer3`; nothing after `layer4`.
     - `features`, a Sequential of 3 x 3 convolutions of stride 1, max-pools, and normalisations or
       activations that hold no further modules: the VGGs of timm and torchvision, with and without
-      batch normalisation. Before each of these convolutions; the first place is the normalised image.
+      batch normalisation. Before each of these convolutions; the first point is the normalised image.
     - `patch_embed`, `patch_drop`, `norm_pre`, `blocks` and `norm`: timm's VisionTransformer and
       VisionTransformerDistilled, which most of the names `vit_*` and `deit_*` build (those with relative
       or rotary positions are of other classes). Before each of `blocks`.
 
     Args:
-        network: What follows the normalisation of the pixels.
+        network: The part of a victim after the normalisation.
     """
+
+    def points(names: Iterable[str], side: Literal["input", "output"]) -> list[InsertionPoint]:
+        return [InsertionPoint(name, network.get_submodule(name), side) for name in names]
+
     children = dict(network.named_children())
     own = getattr(network, "insertion_points", None)
     if own is not None:
-        return _places(network, list(own), "output")
+        return points(own, "output")
     if tuple(name for name in children if name in _RESNET) == _RESNET:
-        return _places(network, list(_RESNET[:-1]), "output")
+        return points(_RESNET[:-1], "output")
     features = children.get("features")
     if isinstance(features, nn.Sequential) and _is_vgg(features):
-        convolutions = [name for name, layer in features.named_children() if isinstance(layer, nn.Conv2d)]
-        return _places(network, [f"features.{name}" for name in convolutions], "input")
+        layers = features.named_children()
+        return points((f"features.{name}" for name, layer in layers if isinstance(layer, nn.Conv2d)), "input")
     if children.keys() >= _TRANSFORMER:
-        return _places(network, [f"blocks.{name}" for name, _ in children["blocks"].named_children()], "input")
+        return points((f"blocks.{name}" for name, _ in children["blocks"].named_children()), "input")
     return []
-
-
-def _places(network: nn.Module, names: list[str], side: Literal["input", "output"]) -> list[Place]:
-    return [Place(name, network.get_submodule(name), side) for name in names]
 
 
 def _is_vgg(features: nn.Sequential) -> bool:

@@ -1,19 +1,18 @@
-"""Random noise on the answer."""
+"""Random noise on the logits."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from rfdlight.core.arguments import class_name, text_of
-from rfdlight.defenses.base import Place
+from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.noise import Noise, Schedule
 
 
 class LogitNoise(Noise):
     """Adds Gaussian noise to the logits of every query.
 
-    The mean logits are the undefended ones, so by the mean logits it removes no adversarial point; it
-    works only by misleading the search.
+    The mean logits are the undefended ones, so by the mean logits it removes no adversarial example; it only misleads
+    the search.
 
     Source: a baseline in the code published with Nguyen, Lao, Pham, Wong, Doan, Understanding the
     Robustness of Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024; the
@@ -33,10 +32,10 @@ class LogitNoise(Noise):
     def __init__(self, sigma: float = 1.0, schedule: Schedule | None = None) -> None:
         super().__init__(sigma, schedule)
 
-    def places(self, model: nn.Module) -> list[Place]:
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         """Return the model's output."""
-        return [Place("the logits", model, "output")]
+        return [InsertionPoint("the logits", model, "output")]
 
     def describe(self, model: nn.Module) -> str:
-        """Say the sigma and the schedule."""
-        return f"{class_name(type(self))} sigma {text_of(self.sigma)} on the logits{self.describe_schedule()}"
+        """Return the sigma and the schedule."""
+        return self._line("on the logits")

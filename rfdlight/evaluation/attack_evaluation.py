@@ -12,7 +12,8 @@ from torch import nn
 
 from rfdlight._io import plain_console
 from rfdlight.attacks.base import Attack
-from rfdlight.data.base import Batch, ImageData
+from rfdlight.data.base import ImageData
+from rfdlight.data.loaders import Batch
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.criterion import Rule
 from rfdlight.engine.engine import QueryCounting
@@ -28,7 +29,8 @@ from rfdlight.evaluation.processes import Processes, ReportedByLeader
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.reporting.tables import audit_text, failures_text, run_table
-from rfdlight.victims.resolve import maker_module, resolve_victim
+from rfdlight.victims.import_path import maker_module
+from rfdlight.victims.resolve import resolve_victim
 
 
 class AttackEvaluation(LightningModule):

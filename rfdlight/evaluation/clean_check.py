@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from rfdlight.core.chance import chance_warning
-from rfdlight.data.base import ImageSource, UnreadableImageError, loader
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import spread
+from rfdlight.data.unreadable import UnreadableImageError
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.passes import MOST_ROWS

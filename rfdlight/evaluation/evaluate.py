@@ -34,8 +34,8 @@ from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.victims.answers import Answering, count_classes
+from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.loading import load_victim
-from rfdlight.victims.weights import weights_digest
 
 Data = ImageData | tuple[Tensor, Tensor] | Iterable[Any]
 """Attacked images: a data module, tensors `(x, y)`, or an iterable of `(x, y)` or `(x, y, ids)`, such as a loader."""

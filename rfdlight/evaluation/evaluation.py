@@ -12,8 +12,9 @@ import torch
 from msgspec.structs import astuple, replace
 from torch import Tensor
 
-from rfdlight.data.base import Batch, ImageSource, loader
 from rfdlight.data.conversion import check_batch, unit_range
+from rfdlight.data.loaders import Batch, loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import CHECKED_ON
 from rfdlight.engine.criterion import SuccessCriterion
 from rfdlight.engine.engine import Engine
@@ -36,8 +37,8 @@ from rfdlight.evaluation.starting_points import find_starting_points
 from rfdlight.records.facts import Randomness
 from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
+from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.resolve import other_data_warning
-from rfdlight.victims.weights import weights_digest
 
 _PROBABILITIES = (
     "the victim answers with probabilities: their margins lose precision, and their mean is not that of the logits; "

@@ -15,10 +15,10 @@ from torch import nn
 
 import rfdlight
 from rfdlight import _io
-from rfdlight.data.base import ImageSource
+from rfdlight.data.sources import ImageSource
 from rfdlight.errors import ResumeError, UserError
 from rfdlight.records.schema import SCHEMA, read_versioned
-from rfdlight.victims.weights import weights_digest
+from rfdlight.victims.digest import weights_digest
 
 FILE = "fingerprint.json"
 """In a run directory: the fingerprint of the run; a folder without it holds no run that has begun."""

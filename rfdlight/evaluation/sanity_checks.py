@@ -14,9 +14,9 @@ from torch import Tensor
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core import rng
-from rfdlight.data.base import ImageSource
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
+from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import spread
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle

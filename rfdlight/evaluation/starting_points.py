@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight.data.base import ImageSource, UnreadableImageError, read_readable
 from rfdlight.data.conversion import unit_range
+from rfdlight.data.sources import ImageSource, read_readable
+from rfdlight.data.unreadable import UnreadableImageError
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
@@ -42,9 +43,7 @@ def find_starting_points(
         try:
             pixels, read = read_readable(images, part.tolist())
         except UnreadableImageError as error:
-            if error.refused:
-                raise
-            error.tell_once()
+            error.leave_out()
             continue
         answers = _answers(oracle, unit_range(pixels.to(device))).cpu()
         right |= {position for position, same in zip(read, answers == images.labels[read], strict=True) if same}

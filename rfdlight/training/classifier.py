@@ -23,7 +23,8 @@ from rfdlight._io import expanded, plain_console
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.pgd import PGD
 from rfdlight.core.threat import check_eps
-from rfdlight.data.base import Batch, ImageData
+from rfdlight.data.base import ImageData
+from rfdlight.data.loaders import Batch
 from rfdlight.errors import UserError, shown, unknown_name
 from rfdlight.training.adversary import Adversary, attacked
 from rfdlight.training.catastrophic_overfitting import CatastrophicOverfitting

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from rfdlight.attacks.pgd import PGD
-from rfdlight.data.base import ImageData, ImageSource, loader
+from rfdlight.data.base import ImageData
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.training.adversary import attacked
 from rfdlight.training.classifier import Classifier
@@ -53,7 +54,7 @@ def export_victim(
         network_options=module.network_options,
         num_classes=data.num_classes,
         image_shape=data.image_shape,
-        preparation=asdict(data.preparation) if data.preparation else None,
+        preparation=data.preparation,
         data=data.name,
         command=command,
         seed=seed,
@@ -63,7 +64,7 @@ def export_victim(
         **pgd10(module, data),
         versions={name: version(name) for name in ("rfdlight", "torch", "lightning", "timm")},
     )
-    points = [(place.name, place.side) for place in default_points(victim.network)]
+    points = [point.key for point in default_points(victim.network)]
     if points:
         images = calibration_images(data, min(NUM_IMAGES, len(data.images("train"))))
         scales, looked_at = measure_scales(victim, images, points)

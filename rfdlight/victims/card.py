@@ -1,85 +1,98 @@
-"""Victims on disk: weights as safetensors, with a card that says what they are."""
+"""Victims on disk: weights as safetensors, with a card that describes them."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import timm
 import torch
+from msgspec import Meta, field
 from safetensors.torch import save_file
 
-from rfdlight._io import parse_json, read_text, replacing, write_file
-from rfdlight.core.field_types import Kind, is_count, is_number, is_positive_count, or_none, wrong_field
+from rfdlight._io import read_bytes, replacing, write_file
 from rfdlight.core.statistics import wilson
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, one_line, shown
 from rfdlight.victims.networks import create_network, strange_option
 from rfdlight.victims.scales import read_scales, scales_path
 from rfdlight.victims.victim import Victim
-from rfdlight.victims.weights import check_fit, fit_weights, read_weights
+from rfdlight.victims.weight_files import read_weights
+from rfdlight.victims.weights import check_fit, fit_weights
 
-_MOST_PIXELS = 2048
-"""Height and width of the images of a card; timm's largest networks take half as many."""
+Count = Annotated[int, Meta(ge=0)]
+PositiveCount = Annotated[int, Meta(ge=1)]
+Pixels = Annotated[int, Meta(ge=1, le=2048)]
+"""Height or width; timm's largest networks take half as many."""
 
 
-@dataclass(frozen=True)
-class VictimCard:
-    """What a stored victim is, how it was made and how well it classifies.
+class VictimCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Description of a stored victim: its network, its training and its accuracy.
 
     Attributes:
-        network: The name that `timm.create_model` knows.
+        network: Name for `timm.create_model`.
         num_classes: Outputs.
         image_shape: Channels, height, width.
         mean: Per channel, in pixel units.
         std: Per channel, in pixel units.
-        data: The data set it was trained on.
-        command: What made it.
+        data: Data set of the training.
+        command: Command line of the training.
         seed: Of the training.
         parameters: How many.
         clean_correct: Right answers on the whole test set, undefended, in float32.
-        clean_total: Size of that test set, without what cannot be read.
+        clean_total: Size of that test set, without images that cannot be read.
         clean_accuracy: Their ratio.
         clean_interval: Its 95 % Wilson interval.
         sha256: Of the weights file.
-        versions: Of what the training ran on.
+        versions: Of the packages of the training.
         network_options: Further options of timm.
-        preparation: How images came to `image_shape`, the fields of `rfdlight.data.preparation.Preparation`;
-            None where they have it of themselves.
-        train_seconds: How long the training took, in seconds.
-        pgd10_correct: Right answers under 10 steps of PGD, for a victim that was trained adversarially.
+        preparation: How images are resized to `image_shape`; None if they have that size.
+        train_seconds: Duration of the training, in seconds.
+        pgd10_correct: Right answers under 10 steps of PGD, after adversarial training.
         pgd10_total: Of how many test images.
         pgd10_eps: Radius of their ball in linf, in pixel units.
     """
 
     network: str
-    num_classes: int
-    image_shape: tuple[int, int, int]
+    num_classes: PositiveCount
+    image_shape: tuple[Pixels, Pixels, Pixels]
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Meta(gt=0)], ...]
     data: str
     command: str
     seed: int
-    parameters: int
-    clean_correct: int
-    clean_total: int
-    clean_accuracy: float
+    parameters: Count
+    clean_correct: Count
+    clean_total: PositiveCount
+    clean_accuracy: Annotated[float, Meta(ge=0, le=1)]
     clean_interval: tuple[float, float]
     sha256: str
     versions: dict[str, str]
     network_options: dict[str, Any] = field(default_factory=dict)
-    preparation: dict[str, Any] | None = None
+    preparation: Preparation | None = None
     train_seconds: float | None = None
-    pgd10_correct: int | None = None
-    pgd10_total: int | None = None
+    pgd10_correct: Count | None = None
+    pgd10_total: PositiveCount | None = None
     pgd10_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("network", self.network), ("data", self.data), ("sha256", self.sha256)):
+            if value != shown(value):
+                raise ValueError(f"{name}: expected printable text, got '{shown(value)}'")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.image_shape[0]:
+                raise ValueError(f"{name}: expected {self.image_shape[0]} values, one per channel, got {len(values)}")
+        if self.clean_correct > self.clean_total:
+            raise ValueError(f"clean_correct: expected at most clean_total, got {self.clean_correct}")
+        strange = strange_option(self.network_options)
+        if strange is not None:
+            raise ValueError(f"network_options: expected plain options of the network, got {shown(strange)}")
 
 
 def weights_path(card_path: Path) -> Path:
-    """Return where the weights of a card lie: beside it, under the same name."""
+    """Return the path of a card's weights: beside it, under the same name."""
     return card_path.with_suffix(".safetensors")
 
 
@@ -89,7 +102,7 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
     Args:
         victim: Its network's weights are stored, contiguous, on the CPU.
         card_path: A `.json`; the weights go beside it.
-        facts: The card's fields, less those that follow from the weights and the counts.
+        facts: Fields of the card that do not follow from the weights and the counts.
 
     Raises:
         UserError: If they cannot be written.
@@ -107,7 +120,7 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
         clean_interval=wilson(correct, total),
         sha256=hashlib.sha256(weights_path(card_path).read_bytes()).hexdigest(),
     )
-    write_file(card_path, json.dumps(asdict(card), indent=2) + "\n")
+    write_file(card_path, msgspec.json.format(msgspec.json.encode(card, enc_hook=str), indent=2) + b"\n")
     return card
 
 
@@ -115,84 +128,26 @@ def read_card(card_path: Path) -> VictimCard:
     """Read a card.
 
     Raises:
-        UserError: If it cannot be read, has other fields, or fields that describe no network.
+        UserError: If it cannot be read, or a field is missing, unknown or out of range.
     """
     try:
-        content = parse_json(read_text(card_path))
-        listed: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-        }
-        card = VictimCard(**listed)
+        return msgspec.json.decode(read_bytes(card_path), type=VictimCard)
     except OSError as error:
         raise UserError(f"cannot read the victim card {card_path}: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        expected = ", ".join(field.name for field in fields(VictimCard))
-        raise UserError(f"{card_path} is no victim card; expected the fields {expected}") from error
-    wrong = _wrong_field(card)
-    if wrong is not None:
-        raise UserError(f"{card_path} is no victim card; its field {wrong} is {getattr(card, wrong)!r:.80}")
-    return card
-
-
-def _wrong_field(card: VictimCard) -> str | None:
-    """Return the first of the fields that a network is built from, or that are shown, that cannot be right."""
-    wrong = wrong_field(vars(card), _KINDS)
-    if wrong is None and not len(card.mean) == card.image_shape[0] == len(card.std):
-        return "mean" if len(card.mean) != card.image_shape[0] else "std"
-    if wrong is None and card.clean_correct > card.clean_total:
-        return "clean_correct"
-    return wrong
-
-
-def _is_plain(value: object) -> bool:
-    return isinstance(value, str) and value == shown(value)
-
-
-def _is_shape(value: object) -> bool:
-    sizes = value if isinstance(value, tuple) and len(value) == 3 else (0,)
-    return all(is_positive_count(size) and size <= _MOST_PIXELS for size in sizes)
-
-
-def _are_numbers(value: object) -> bool:
-    return isinstance(value, tuple) and all(map(is_number, value))
-
-
-def _is_preparation(value: Any) -> bool:
-    try:
-        Preparation(**value)
-    except (TypeError, UserError):
-        return False
-    return True
-
-
-def _are_options(value: Any) -> bool:
-    return isinstance(value, dict) and strange_option(value) is None
-
-
-_KINDS: dict[str, Kind] = {
-    **dict.fromkeys(("network", "data", "sha256"), _is_plain),
-    "num_classes": is_positive_count,
-    "image_shape": _is_shape,
-    "mean": _are_numbers,
-    "std": lambda value: _are_numbers(value) and all(each > 0 for each in value),
-    "network_options": _are_options,
-    "preparation": or_none(_is_preparation),
-    "clean_total": is_positive_count,
-    "clean_correct": is_count,
-    "clean_accuracy": lambda value: is_number(value) and 0 <= value <= 1,
-}
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{card_path} is no victim card: {one_line(error)}") from error
 
 
 def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCard]:
-    """Build the network of a card, in eval mode, and load its weights, after checking both against the card.
+    """Build the network of a card, in eval mode, and load its weights, after comparing both with the card.
 
     Args:
         card_path: A `.json`, with the weights beside it.
-        scales: Whether to read the scales of its features too, if they lie there.
+        scales: Whether to read the scales of its features, if they are there.
 
     Raises:
-        UserError: If the weights are missing, are not safetensors, have another hash than the
-            card says, or do not fit the card's network; if the scales are those of other weights.
+        UserError: If the weights are missing, are not safetensors, have another hash than on the card, or do not fit
+            the card's network; if the scales are those of other weights.
     """
     card = read_card(card_path)
     path = weights_path(card_path)
@@ -213,12 +168,14 @@ def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:
     """Build the network that a card names, with random weights.
 
     Raises:
-        UserError: If timm does not know it, or it does not take the card's options.
+        UserError: If timm does not have it, or it does not take the card's options.
     """
     if not timm.is_model(card.network):
-        raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not know")
+        raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not have")
     options = {**card.network_options, "num_classes": card.num_classes, "in_chans": card.image_shape[0]}
     try:
         return create_network(card.network, pretrained=False, **options)
     except (TypeError, LookupError, AttributeError, OverflowError, MemoryError) as error:
-        raise UserError(f"the card {card_path} has options that '{card.network}' refuses: {one_line(error)}") from error
+        raise UserError(
+            f"the card {card_path} has options that '{card.network}' does not take: {one_line(error)}"
+        ) from error

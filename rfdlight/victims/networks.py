@@ -17,14 +17,7 @@ from rfdlight.victims import cifar_resnet, cifar_vgg, cifar_vit  # noqa: F401  r
 
 @dataclass(frozen=True)
 class PretrainedSettings:
-    """What timm's weights of a network were trained on.
-
-    Attributes:
-        mean: Per channel, in pixel units.
-        std: Per channel, in pixel units.
-        preparation: Size, interpolation and crop of their evaluation.
-        num_classes: Outputs.
-    """
+    """Settings of timm's weights of a network: normalisation, image size and number of classes."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -33,19 +26,15 @@ class PretrainedSettings:
 
 
 _OWN_OPTIONS = ("num_classes", "in_chans", "checkpoint_path", "cache_dir", "features_only")
-"""Of timm's, and those that begin with "pretrained": what sizes a network, or gives it weights, is chosen elsewhere."""
+"""Options that are set elsewhere, besides those that begin with "pretrained": sizes and weights."""
 
 
 def strange_option(options: Mapping[str, Any]) -> str | None:
-    """Return the first option of timm that a card may not have, by its name or its value, None if all may be there."""
-    return next(
-        (
-            name
-            for name, value in options.items()
-            if name in _OWN_OPTIONS or name.startswith("pretrained") or not _is_plain(value)
-        ),
-        None,
-    )
+    """Return the first option of timm whose name or value is not allowed, None if all are."""
+    for name, value in options.items():
+        if name in _OWN_OPTIONS or name.startswith("pretrained") or not _is_plain(value):
+            return name
+    return None
 
 
 def _is_plain(value: Any) -> bool:
@@ -55,10 +44,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    """Build a network that timm knows, ours among them, with random weights or with timm's.
+    """Build a network that is registered with timm, with random weights or with timm's.
 
     Raises:
-        UserError: If there is no such network, timm refuses the tag or the options, or weights cannot be fetched.
+        UserError: If there is no such network, timm rejects the tag or the options, or weights cannot be fetched.
     """
     if not timm.is_model(name):
         raise unknown_name("network", name, timm.list_models())
@@ -75,10 +64,10 @@ def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mo
 
 
 def pretrained_settings(name: str) -> PretrainedSettings | None:
-    """Return what timm says of its weights for a network, or None where it has none.
+    """Return the settings of timm's weights for a network, or None if there are none.
 
     Raises:
-        UserError: If it cuts images in a way that `Preparation` has not.
+        UserError: If it crops images in a way that `Preparation` does not support.
     """
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
@@ -91,9 +80,4 @@ def pretrained_settings(name: str) -> PretrainedSettings | None:
         crop=settings["crop_pct"],
         crop_mode=cast(CropMode, settings["crop_mode"]),
     )
-    return PretrainedSettings(
-        mean=tuple(settings["mean"]),
-        std=tuple(settings["std"]),
-        preparation=preparation,
-        num_classes=config.num_classes,
-    )
+    return PretrainedSettings(tuple(settings["mean"]), tuple(settings["std"]), preparation, config.num_classes)

@@ -1,4 +1,4 @@
-"""What our networks have in common as entries of timm's list."""
+"""Registration of rfdlight's networks with timm."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 _OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
-"""What timm hands to every network beside the user's options."""
+"""Arguments that timm passes to every network besides the user's options."""
 
 
 def known_settings(pretrained: bool, settings: dict[str, Any], known: Sequence[str]) -> dict[str, Any]:
-    """Return those of timm's settings that a network takes.
+    """Return the settings that a network takes.
 
     Raises:
         TypeError: If there is a setting that the network does not take.
-        ValueError: If pretrained weights are asked for, which timm has not.
+        ValueError: If pretrained weights are requested, which timm does not have.
     """
     if pretrained:
         raise ValueError("timm has no weights for this network; rfdlight ships some as victims")

@@ -1,11 +1,11 @@
-"""How much each feature of a victim varies over clean images: measured once, stored beside the card."""
+"""Scales of features: their standard deviations over clean images, measured once and stored beside the card."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,35 +13,30 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rfdlight._io import check_regular, replacing
-from rfdlight.core.activations import called_again, check_hooked, check_points, never_called, received
-from rfdlight.data.base import ImageData, ImageSource, loader
+from rfdlight.core.activations import (
+    InsertionPoint,
+    called_again,
+    check_hooked,
+    check_points,
+    never_called,
+    received,
+)
+from rfdlight.data.base import ImageData
+from rfdlight.data.loaders import loader
+from rfdlight.data.sources import ImageSource
 from rfdlight.errors import UserError, one_line
 
-Point = tuple[str, Literal["input", "output"]]
-"""The path of a module inside the victim's network, and its side."""
-
 NUM_IMAGES = 512
-"""How many training images are looked at where nothing else is asked for."""
-
-
-def key_of(point: Point) -> str:
-    """Return the name of a point in a file of scales: "layer3:output"."""
-    return ":".join(point)
-
-
-def point_of(key: str) -> Point:
-    """Return the point of a name in a file of scales."""
-    path, _, side = key.rpartition(":")
-    return path, "input" if side == "input" else "output"
+"""Default number of training images."""
 
 
 def scales_path(card_path: Path) -> Path:
-    """Return where the scales of a card lie: beside it, under the same stem."""
+    """Return the path of a card's scales: beside it, under the same stem."""
     return card_path.with_suffix(".scales.safetensors")
 
 
 def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
-    """Choose training images at random, the same ones at every call, whatever order they are stored in.
+    """Choose training images at random, the same at every call, independently of the order of storage.
 
     Raises:
         UserError: If `count` is not positive or more than there are.
@@ -49,14 +44,14 @@ def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
     train = data.images("train")
     if not 1 <= count <= len(train):
         raise UserError(f"num_images must be from 1 to {len(train)}, the training images of {data.name}, got {count}")
-    # Not `select`: the scales that come with rfdlight were measured on these very images.
+    # Not `select`: the shipped scales were measured on these images.
     in_order = sorted(range(len(train)), key=train.ids.__getitem__)
     return train.take(sorted(random.Random(0).sample(in_order, count), key=train.ids.__getitem__))
 
 
 @torch.no_grad()
 def measure_scales(
-    victim: nn.Module, images: ImageSource, points: Sequence[Point], batch_size: int = 64
+    victim: nn.Module, images: ImageSource, keys: Sequence[str], batch_size: int = 64
 ) -> tuple[dict[str, Tensor], int]:
     """Measure the standard deviation of each feature over `images`, averaged over its positions.
 
@@ -66,29 +61,33 @@ def measure_scales(
     float64; then comes the mean over the positions.
 
     Args:
-        victim: Takes pixels in [0, 1]; without defenses attached. It is run in eval mode.
+        victim: Takes pixels in [0, 1]; without defenses. It is run in eval mode.
         images: N images, of which those that cannot be read are left out.
-        points: What to measure; paths inside the victim's `network`, or inside itself where it has none.
+        keys: Insertion points, such as "layer3:output"; paths inside the victim's `network`, or inside itself where it
+            has none.
         batch_size: Images per forward pass.
 
     Returns:
-        (features,) float32 on the CPU for each point, by `key_of`, and how many images they were measured on.
+        (features,) float32 on the CPU by key, and the number of images.
 
     Raises:
         UserError: If a point is no activation of two to four dimensions, is not called or more than once in a forward
-            pass, or lies in a TorchScript module.
+            pass, or is in a TorchScript module.
     """
     network = getattr(victim, "network", victim)
+    points = []
+    for key in keys:
+        path, _, side = key.rpartition(":")
+        points.append(InsertionPoint(path, network.get_submodule(path), "input" if side == "input" else "output"))
+    check_points(victim, points)
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
-    named = [(path, network.get_submodule(path), side) for path, side in points]
-    check_points(victim, named)
     called: set[str] = set()
     rows = 0
 
     def receive(number: int, x: Any) -> None:
-        key = key_of(points[number])
+        key = points[number].key
         if key in called:
-            raise called_again(named[number][0], "scale per feature")
+            raise called_again(points[number].name, "scale per feature")
         called.add(key)
         if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4):
             got = f"{x.ndim} dimensions" if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -101,22 +100,22 @@ def measure_scales(
         sums[key] = count + len(x), total + exact.sum(0), squares + exact.square().sum(0)
 
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    training, looked_at = victim.training, 0
+    training, measured = victim.training, 0
     victim.eval()
     try:
-        check_hooked(victim, next(iter(loader(images, batch_size)))[0].to(device), named)
-        with received(named, receive):
+        check_hooked(victim, next(iter(loader(images, batch_size)))[0].to(device), points)
+        with received(points, receive):
             for x, _, _ in loader(images, batch_size):
                 called.clear()
                 rows = len(x)
                 victim(x.to(device))
-                looked_at += len(x)
+                measured += len(x)
     finally:
         victim.train(training)
-    for (path, module, _), point in zip(named, points, strict=True):
-        if key_of(point) not in sums:
-            raise never_called(path, module)
-    return {key: _scale(*moments) for key, moments in sums.items()}, looked_at
+    for point in points:
+        if point.key not in sums:
+            raise never_called(point.name, point.module)
+    return {key: _scale(*moments) for key, moments in sums.items()}, measured
 
 
 def _scale(count: int, total: Tensor, squares: Tensor) -> Tensor:
@@ -132,9 +131,9 @@ def save_scales(path: Path, scales: dict[str, Tensor], weights_sha256: str, data
     Args:
         path: See `scales_path`.
         scales: From `measure_scales`.
-        weights_sha256: Of the weights that they were measured with, as the card has it.
+        weights_sha256: Of the victim's weights, as on its card.
         data: The name of the data set.
-        num_images: How many of its training images were looked at.
+        num_images: Number of its training images that were used.
 
     Raises:
         UserError: If the file cannot be written.
@@ -148,7 +147,7 @@ def read_scales(path: Path, weights_sha256: str) -> dict[str, Tensor]:
     """Read the scales of a victim, an empty dictionary if there is no file.
 
     Raises:
-        UserError: If the file is something else, or was measured with other weights.
+        UserError: If the file has another format, or was measured with other weights.
     """
     if not path.exists():
         return {}

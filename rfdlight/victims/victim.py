@@ -1,4 +1,4 @@
-"""A network that takes pixels."""
+"""The victim: normalisation and network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Victim(nn.Module):
         mean: Per channel, in pixel units.
         std: Per channel, in pixel units, > 0.
         feature_scales: The standard deviations of clean features, (features,) float32 by names such as
-            "layer3:output": see `rfdlight.victims.scales`. Noise in units of its features reads them.
+            "layer3:output": see `rfdlight.victims.scales`. `FeatureNoise(scale="feature")` needs them.
 
     Shape:
         (rows, C, H, W) in [0, 1] to logits (rows, classes).

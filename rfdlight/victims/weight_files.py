@@ -1,4 +1,4 @@
-"""Files of weights, read without running code: safetensors, files of torch.save, and indexes of shards."""
+"""Reading of untrusted weight files without running code: safetensors, torch.save files, and indexes of shards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,39 +29,40 @@ _MOST_LEVELS = 10
 """Containers within one another in a checkpoint; training scripts nest two or three."""
 
 _TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")
-"""What a checkpoint of a training holds at the least."""
+"""Keys of a checkpoint of a training."""
 
 _AS_MODULE = "load it in a function of yours that returns a module, and give the function's import path as the victim"
+_AS_STATE_DICT = "convert the weights to a state dict of torch"
 
-_MARKS: tuple[tuple[bytes, str], ...] = (
+_MARKS = (
     (b"version https://git-lfs", "a Git LFS pointer, which stands for a file that was not fetched; run: git lfs pull"),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras writes it; convert the weights to a state dict of torch"),
-    (b"\x93NUMPY", "a NumPy array; expected a state dict, tensors by name"),
-    (b"GGUF", "a GGUF file; convert the weights to a state dict of torch"),
+    (b"\x89HDF\r\n\x1a\n", f"an HDF5 file, as Keras writes it; {_AS_STATE_DICT}"),
+    (b"\x93NUMPY", f"a NumPy array; {_AS_STATE_DICT}"),
+    (b"GGUF", f"a GGUF file; {_AS_STATE_DICT}"),
     (b"\x1f\x8b", "a gzip archive; unpack it"),
     (b"BZh", "a bzip2 archive; unpack it"),
     (b"\xfd7zXZ", "an xz archive; unpack it"),
     (b"7z\xbc\xaf", "a 7z archive; unpack it"),
     (b"<", "a web page or XML, not weights; download the file itself"),
 )
-"""How files begin that are given for weights by mistake, and what they are."""
+"""First bytes of other files that are given for weights by mistake."""
 
-_MEMBERS: tuple[tuple[str, str], ...] = (
+_MEMBERS = (
     ("/constants.pkl", f"a TorchScript archive, which is code; {_AS_MODULE}"),
     ("/models/model.json", f"an archive of torch.export, which is code; {_AS_MODULE}"),
-    (".npy", "an archive of NumPy arrays; convert them to a state dict of torch"),
-    ("config.json", "a Keras archive; convert the weights to a state dict of torch"),
+    (".npy", f"an archive of NumPy arrays; {_AS_STATE_DICT}"),
+    ("config.json", f"a Keras archive; {_AS_STATE_DICT}"),
 )
-"""Ends of names in zip archives that torch.save did not write, and what such an archive is."""
+"""Ends of member names in other zip archives."""
 
 
 class Checkpoint(NamedTuple):
-    """Tensors of a file, wherever in it they are.
+    """The tensors of a file, at whatever level they are stored.
 
     Attributes:
         tensors: By the names of the containers that lead to them and their own, joined by dots.
-        sha256: Of the bytes that were read.
-        containers: Of each tensor, the names that lead to its container, with a dot after each; "" at the top.
+        sha256: Of the file's bytes.
+        containers: For each tensor, the names that lead to its container, with a dot after each; "" at the top.
     """
 
     tensors: dict[str, Tensor]
@@ -70,13 +71,13 @@ class Checkpoint(NamedTuple):
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors file, and nothing that could carry code.
+    """Read a safetensors file, and no other format.
 
     Returns:
-        The tensors by name, and the sha256 of the very bytes that they were read from.
+        The tensors by name, and the sha256 of the bytes.
 
     Raises:
-        UserError: If the file is missing or is something else.
+        UserError: If the file is missing or has another format.
     """
     content = _content(path)
     if _is_pickle(content):
@@ -85,43 +86,50 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read the tensors of a user's file: safetensors, what `torch.save` wrote, or an index of such files.
+    """Read the tensors of a user's file: safetensors, a file of `torch.save`, or an index of such files.
 
-    Of a file of `torch.save`, dictionaries and lists may hold the tensors at any level; plain values beside them are
-    left out. `FILE#KEY` reads the part of the file below KEY alone.
+    In a file of `torch.save`, dictionaries and lists may hold the tensors at any level; plain values are ignored.
+    `FILE#KEY` reads only the part of the file below KEY.
 
     Raises:
-        UserError: If the file is missing, damaged, something else, holds no tensors, or would have to run code.
+        UserError: If the file is missing, damaged, of another format, holds no tensors, or needs code to be read.
     """
-    path, _, key = (path, "", "") if path.exists() else _divided(path)
+    file, mark, key = ("", "", "") if path.exists() else str(path).rpartition("#")
+    path = Path(file) if mark else path
     content = _content(path)
-    shards = _shards(path, content)
     digest = hashlib.sha256(content)
+    shards = _shards(path, content)
+    start = f"{key}." if mark else ""
     tensors: dict[str, Tensor] = {}
     containers: dict[str, str] = {}
+    parts = set()
     for shard in shards or [path]:
-        part = _content(shard, listed_in=path) if shards else content
         if shards:
-            digest.update(part)
-        for container, name, tensor in _tensors(shard, part):
-            tensors[container + name], containers[container + name] = tensor, container
-    if key:
-        tensors, containers = _below(path, key, tensors, containers)
+            content = _content(shard, listed_in=path)
+            digest.update(content)
+        for container, name, tensor in _tensors(shard, content):
+            whole = container + name
+            parts.add(whole.partition(".")[0])
+            if not whole.startswith(start):
+                continue
+            if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
+                raise UserError(f"{path} is no state dict: the tensor {whole} must hold plain numbers, one by one")
+            tensors[whole.removeprefix(start)] = tensor
+            containers[whole.removeprefix(start)] = container.removeprefix(start)
+    if start and not tensors:
+        raise unknown_name(f"part of the checkpoint {path}:", key, parts)
     if not tensors:
         raise UserError(f"{path} holds no tensors; expected a state dict, tensors by name")
-    for name, tensor in tensors.items():
-        if tensor.is_meta or tensor.is_quantized or tensor.layout is not torch.strided:
-            raise UserError(f"{path} is no state dict: the tensor {name} must hold plain numbers, one by one")
     return Checkpoint(tensors, digest.hexdigest(), containers)
 
 
 def check_training(path: Path) -> None:
-    """Look into the checkpoint of a training before Lightning reads it.
+    """Check the checkpoint of a training before Lightning reads it.
 
-    Lightning also takes addresses, and runs what a file from there says.
+    Lightning also accepts addresses, and runs the code of pickles.
 
     Raises:
-        UserError: If there is no such file, or it is no checkpoint of a training, or would have to run code.
+        UserError: If there is no such file, it is no checkpoint of a training, or it needs code to be read.
     """
     content = _content(path, "checkpoint")
     stored = _unpickled(path, content) if _is_pickle(content) else None
@@ -133,26 +141,6 @@ def check_training(path: Path) -> None:
     state = stored["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise UserError(f"{path} is no checkpoint of a training: expected tensors by name below state_dict")
-
-
-def _divided(path: Path) -> tuple[Path, str, str]:
-    file, mark, key = str(path).rpartition("#")
-    return (Path(file), mark, key) if mark else (path, "", "")
-
-
-def _below(
-    path: Path, key: str, tensors: dict[str, Tensor], containers: dict[str, str]
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors of one part of a file, by their names in it."""
-    start = f"{key}."
-    if not any(name.startswith(start) for name in tensors):
-        parts = {name.partition(".")[0] for name in tensors}
-        raise unknown_name(f"part of the checkpoint {path}:", key, parts)
-    chosen = [name for name in tensors if name.startswith(start)]
-    return (
-        {name.removeprefix(start): tensors[name] for name in chosen},
-        {name.removeprefix(start): containers[name].removeprefix(start) for name in chosen},
-    )
 
 
 def _tensors(path: Path, content: bytes) -> Iterator[tuple[str, str, Tensor]]:
@@ -169,26 +157,19 @@ def _tensors(path: Path, content: bytes) -> Iterator[tuple[str, str, Tensor]]:
 def _leaves(
     stored: Any, container: str, seen: set[int], levels: int = _MOST_LEVELS
 ) -> Iterator[tuple[str, str, Tensor]]:
-    """Yield the tensors in nested containers; a container that several names lead to is looked at once."""
-    entries: Iterable[tuple[Any, Any]] = ()
-    if isinstance(stored, dict):
-        entries = stored.items()
-    elif isinstance(stored, list | tuple):
-        entries = enumerate(stored)
-    for name, value in entries:
+    """Yield the tensors in nested containers; a container with several names is visited once."""
+    if not isinstance(stored, dict | list | tuple):
+        return
+    for name, value in stored.items() if isinstance(stored, dict) else enumerate(stored):
         if isinstance(value, Tensor):
             yield container, str(name), value
-        elif levels and isinstance(value, dict | list | tuple) and id(value) not in seen:
+        elif levels and id(value) not in seen:
             seen.add(id(value))
             yield from _leaves(value, f"{container}{name}.", seen, levels - 1)
 
 
 def _shards(path: Path, content: bytes) -> list[Path]:
-    """Return the files that an index of sharded weights lists, all in its own folder; none for another file.
-
-    Raises:
-        UserError: If it is JSON of another kind, or lists files elsewhere.
-    """
+    """Return the files that an index of sharded weights lists, all in its own folder; none for another file."""
     if content.lstrip()[:1] != b"{" or _looks_like_safetensors(content):
         return []
     try:
@@ -206,10 +187,10 @@ def _shards(path: Path, content: bytes) -> list[Path]:
 
 
 def _unpickled(path: Path, content: bytes) -> Any:
-    """Return what a pickle of tensors and plain values holds; nothing else in it is carried out."""
+    """Return the tensors and plain values of a pickle, without running code."""
     _check_archive(path, content)
     try:
-        # A Namespace is the options of a training script, and takes attributes alone.
+        # A Namespace, which takes attributes alone, holds the options of a training script.
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -217,12 +198,12 @@ def _unpickled(path: Path, content: bytes) -> Any:
             f"{path} holds more than tensors and could run code, so it was not read; "
             "save the state dict alone, best as safetensors"
         ) from error
-    except Exception as error:  # torch's own functions are called with whatever the file says
+    except Exception as error:  # torch's own functions are called with the file's arguments
         raise UserError(f"{path} is damaged or cut off: {_first_sentence(error)}") from error
 
 
 def _check_archive(path: Path, content: bytes) -> None:
-    """Refuse a zip archive that torch.save did not write, or that is larger unpacked than it is."""
+    """Refuse a zip archive that torch.save did not write, or that is larger when unpacked."""
     if not zipfile.is_zipfile(io.BytesIO(content)):
         return
     try:
@@ -244,7 +225,7 @@ def _check_archive(path: Path, content: bytes) -> None:
 
 
 def _content(path: Path, what: str = "weights", listed_in: Path | None = None) -> bytes:
-    """Return what a file holds, and refuse what is known to be no weights."""
+    """Return the bytes of a file, and refuse formats that are known to be no weights."""
     try:
         content = read_bytes(path)
     except FileNotFoundError as error:
@@ -268,37 +249,29 @@ def _in_folder(path: Path, what: str) -> str:
         return f"convert it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} weights.pth"
     known = re.compile(r"\.(safetensors|bin|pth|pt|ckpt|tar)$|\.index\.json$")
     files = sorted(file.name for file in path.iterdir() if known.search(file.name))
-    # One index stands for all of its shards.
-    files = [name for name in files if name.endswith(".index.json")] or files
+    files = [name for name in files if name.endswith(".index.json")] or files  # an index stands for its shards
     return f"give a file in it: {', '.join(files[:5])}" if files else f"expected a file of {what}"
 
 
 def _is_pickle(content: bytes) -> bool:
-    # The length that safetensors begin with can have the bytes of either mark.
+    # The length at the start of safetensors can have the bytes of either mark.
     if _looks_like_safetensors(content):
         return False
-    # A zip archive is how torch.save writes a pickle today, protocol 2 and later are bare ones.
-    return content.startswith((b"PK", b"\x80")) or _is_old_pickle(content)
-
-
-def _looks_like_safetensors(content: bytes) -> bool:
-    return content[8:9] == b"{" and 8 + _header_length(content) <= len(content)
-
-
-def _header_length(content: bytes) -> int:
-    return int.from_bytes(content[:8], "little")
-
-
-def _is_old_pickle(content: bytes) -> bool:
-    """Return whether this is a pickle of protocol 0 or 1, which no mark begins; nothing in it is carried out."""
-    try:
+    # torch.save writes zip archives today; pickles of protocol 2 and later begin with the other mark.
+    if content.startswith((b"PK", b"\x80")):
+        return True
+    try:  # protocols 0 and 1 have no mark; nothing is run here
         return all(True for _ in pickletools.genops(content))
     except ValueError:
         return False
 
 
+def _looks_like_safetensors(content: bytes) -> bool:
+    return content[8:9] == b"{" and 8 + int.from_bytes(content[:8], "little") <= len(content)
+
+
 def _safetensors(path: Path, content: bytes) -> dict[str, Tensor]:
-    header = _header_length(content)
+    header = int.from_bytes(content[:8], "little")
     if _MOST_HEADER < header < len(content):
         raise UserError(
             f"{path} is not a readable safetensors file: its header has {header:,} bytes, expected at most "

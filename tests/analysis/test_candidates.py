@@ -193,7 +193,7 @@ def test_a_candidate_as_a_defense_has_its_sigmas_at_its_places(images):
     linear = linearised(images)
     both = linear.candidate(("first", "last"), [1.0, 2.0], DROP)
     noise = noise_of(both, "output")
-    assert [place.name for place in noise.places(Cubic())] == ["first", "last"]
+    assert [place.name for place in noise.insertion_points(Cubic())] == ["first", "last"]
     assert noise.sigma == list(both.sigmas)
     assert config_of(noise) == {
         "class_path": "rfdlight.defenses.feature_noise.FeatureNoise",

@@ -41,7 +41,7 @@ def images():
 @pytest.fixture(scope="module")
 def points(images):
     victim = Scaled()
-    places = FeatureNoise(layers=["tenfold", "unused"]).places(victim)
+    places = FeatureNoise(layers=["tenfold", "unused"]).insertion_points(victim)
     ids, points = measure_points(
         CleanCostMeter(victim, images), images, places, Attacker(step=0.1, eps=0.05, draws=40), drop=0.05
     )
@@ -93,7 +93,7 @@ def test_the_ranking_leaves_out_what_has_no_sigma(points):
 
 def test_the_same_seed_measures_the_same(images):
     victim = Scaled()
-    places = FeatureNoise(layers="tenfold").places(victim)
+    places = FeatureNoise(layers="tenfold").insertion_points(victim)
     few = images.take([10, 20, 30, 40])
     first, again, other = (
         measure_points(CleanCostMeter(victim, images), few, places, Attacker(0.1, 0.05, 5), 0.05, seed)[1]
@@ -120,7 +120,7 @@ def test_after_a_step_the_ratios_are_those_of_the_point_stepped_to():
     values = torch.arange(25, 250, dtype=torch.uint8).view(-1, 1, 1, 1)
     images = Images(values, torch.ones(225, dtype=torch.int64), [f"{number:03d}" for number in range(225)])
     victim, drop = Cubic(), 0.1
-    places = FeatureNoise(layers="last").places(victim)
+    places = FeatureNoise(layers="last").insertion_points(victim)
     _, (image, last) = measure_points(
         CleanCostMeter(victim, images), images, places, Attacker(step=0.3, eps=0.05, draws=2), drop
     )

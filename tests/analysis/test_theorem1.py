@@ -37,7 +37,7 @@ def linear():
 
 
 def places(victim, layers, at=None):
-    return FeatureNoise(layers=layers, at=at).places(victim)
+    return FeatureNoise(layers=layers, at=at).insertion_points(victim)
 
 
 def test_the_norms_of_a_linear_victim_are_those_of_its_weights(linear):

@@ -197,7 +197,8 @@ CASES = {
     ),
     "label outside the classes": (
         ATTACK + "--data faulty.Shifted",
-        "digits has 10 classes, but an image of its test split has the label 10; labels count from 0: subtract 1",
+        "digits, test split: labels: expected class indices from 0 to 9, got the label 10; labels count from 0: "
+        "subtract 1",
     ),
     "pixels outside the range": (
         ATTACK + "--data faulty.Bright",
@@ -210,8 +211,8 @@ CASES = {
     "unreadable image in a folder of one's own": (
         ATTACK + "--data folder --data.root flowers --data.num_images 2 --model.victim timm:resnet8 "
         "--model.checkpoint tiny.safetensors",
-        "cannot read the image flowers/test/rose/damaged.png: expected PNG, JPEG, WebP or BMP, it is damaged or of "
-        "another format",
+        "none of the 2 test images can be read; the first: cannot read the image flowers/test/rose/damaged.png: "
+        "expected PNG, JPEG, WebP or BMP, it is damaged or of another format",
     ),
     "a single class": (
         ATTACK + "--data folder --data.root garden --model.victim tiny.json",

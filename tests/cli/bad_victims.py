@@ -14,7 +14,7 @@ CASES = {
     ),
     "card of an unknown network": (
         ATTACK + "--model.victim unheard.json",
-        "the card unheard.json names the network 'resnet9', which timm does not know",
+        "the card unheard.json names the network 'resnet9', which timm does not have",
     ),
     "card for other classes": (
         ATTACK + "--model.victim three.json",
@@ -27,9 +27,7 @@ CASES = {
     ),
     "other JSON": (
         ATTACK + "--model.victim nonsense.json",
-        "nonsense.json is no victim card; expected the fields network, num_classes, image_shape, mean, std, data, "
-        "command, seed, parameters, clean_correct, clean_total, clean_accuracy, clean_interval, sha256, versions, "
-        "network_options, preparation, train_seconds, pgd10_correct, pgd10_total, pgd10_eps",
+        "nonsense.json is no victim card: Expected `object`, got `array`",
     ),
     "pickle beside a card": (
         ATTACK + "--model.victim pickled.json",
@@ -69,7 +67,7 @@ CASES = {
     ),
     "victim with three outputs": (
         ATTACK + "--model.victim faulty.ThreeOutputs",
-        "the victim 'faulty.ThreeOutputs' must answer 2 images with logits of shape (2, 10), got float32 of "
+        "the victim 'faulty.ThreeOutputs' must return logits of shape (2, 10) for 2 images, got float32 of "
         "shape (2, 3)",
     ),
     "victim that answers NaN": (
@@ -83,7 +81,7 @@ CASES = {
     ),
     "victim that is built already": (
         ATTACK + "--model.victim faulty.a_module",
-        "the victim 'faulty.a_module' must answer 2 images with logits of shape (2, 10), got float32 of shape "
+        "the victim 'faulty.a_module' must return logits of shape (2, 10) for 2 images, got float32 of shape "
         "(2, 3, 32, 32)",
     ),
     "victim that makes no module": (

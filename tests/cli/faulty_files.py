@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from rfdlight.attacks import RayS
-from rfdlight.data.base import Images
+from rfdlight.data.sources import Images
 from rfdlight.data.digits import Digits
 
 

@@ -235,7 +235,7 @@ NOT_SAFE = " is not a readable safetensors file: Error while deserializing: "
 NO_IMAGE = (
     "cannot read the image root/test/cat/cat.png: expected PNG, JPEG, WebP or BMP, it is damaged or of another format"
 )
-TOO_LARGE = "cannot read the image root/test/cat/cat.png: expected at most 89,478,485 pixels, it says that it has more"
+TOO_LARGE = "cannot read the image root/test/cat/cat.png: expected at most 89,478,485 pixels, got more"
 CUT_OFF = "cannot read the image root/test/cat/cat.png: image file is truncated{anything}"
 IRREGULAR = "cannot read the image root/test/cat/cat.png: it is no regular file"
 OF_PYTHON = (

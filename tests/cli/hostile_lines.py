@@ -168,22 +168,27 @@ WEIGHTS = {
 }  # fmt: skip
 
 CARDS = {
-    f"card with {name}": Case(card(**facts), CARD, f"x.json is no victim card; its field {field} is {shown}")
-    for name, facts, field, shown in (
-        ("huge images", {"image_shape": [3, 10**9, 10**9]}, "image_shape", "(3, 1000000000, 1000000000)"),
-        ("a mean that is none", {"mean": [float("nan")] * 3}, "mean", "(nan, nan, nan)"),
-        ("an endless deviation", {"std": [float("inf")] * 3}, "std", "(inf, inf, inf)"),
-        ("an order to the terminal", {"data": "\x1b[2J"}, "data", "'\\x1b[2J'"),
-        ("a network of two lines", {"network": "resnet8\nrfdlight: all is well"}, "network",
-         "'resnet8\\nrfdlight: all is well'"),
-        ("a preparation that is none", {"preparation": {"size": "x"}}, "preparation", "{'size': 'x'}"),
-        ("more right answers than images", {"clean_correct": 10**9}, "clean_correct", "1000000000"),
-        ("an endless accuracy", {"clean_accuracy": float("inf")}, "clean_accuracy", "inf"),
+    f"card with {name}": Case(card(**facts), CARD, f"x.json is no victim card: {expected}")
+    for name, facts, expected in (
+        ("huge images", {"image_shape": [3, 10**9, 10**9]}, "Expected `int` <= 2048 - at `$.image_shape[1]`"),
+        ("a mean that is none", {"mean": [float("nan")] * 3}, "JSON is malformed: {anything}"),
+        ("an endless deviation", {"std": [float("inf")] * 3}, "JSON is malformed: {anything}"),
+        ("an order to the terminal", {"data": "\x1b[2J"}, "data: expected printable text, got '\\x1b[2J'"),
+        ("a network of two lines", {"network": "resnet8\nrfdlight: all is well"},
+         "network: expected printable text, got 'resnet8\\nrfdlight: all is well'"),
+        ("an unknown field of two lines", {"a\n\x1b[2J": 1}, "Object contains unknown field `a \\x1b[2J`"),
+        ("a preparation that is none", {"preparation": {"size": "x"}},
+         "Expected `int | array`, got `str` - at `$.preparation.size`"),
+        ("more right answers than images", {"clean_correct": 10**9},
+         "clean_correct: expected at most clean_total, got 1000000000"),
+        ("an endless accuracy", {"clean_accuracy": float("inf")}, "JSON is malformed: {anything}"),
+        ("options nested without end", {"network_options": {"a": json.loads("[" * 900 + "]" * 900)}},
+         "{anything}"),
     )
 }  # fmt: skip
 CARDS |= {
     f"card of the network {network}": Case(
-        card(network=network), CARD, f"the card x.json names the network '{network}', which timm does not know"
+        card(network=network), CARD, f"the card x.json names the network '{network}', which timm does not have"
     )
     for network in ("hf-hub:someone/net", "local-dir:/net", "../../net")
 }
@@ -197,7 +202,7 @@ CARDS |= {
     "card without end": Case(
         both(copy_victim, text("x.json", "[" * 100_000)),
         CARD,
-        "x.json is no victim card; expected the fields network, {anything}",
+        "x.json is no victim card: Expected `object`, got `array`",
     ),
 }
 

@@ -71,7 +71,7 @@ def test_data_that_cannot_be_read_raise_what_the_row_tells(tmp_path):
 
 def test_labels_outside_the_classes_are_found(monkeypatch):
     monkeypatch.setattr(Digits, "num_classes", 9)
-    with pytest.raises(UserError, match="has the label 9"):
+    with pytest.raises(UserError, match="got the label 9"):
         check_digits()
 
 
@@ -102,14 +102,14 @@ def test_all_shipped_victims_are_what_their_cards_say():
 
 
 def test_a_package_without_victims_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(_io, "folder", lambda kind: tmp_path)
+    monkeypatch.setattr(_io, "shipped_folder", lambda kind: tmp_path)
     with pytest.raises(UserError, match="no victim cards in"):
         check_shipped_victims("mend")
 
 
 def test_a_tampered_shipped_victim_is_named(monkeypatch, tmp_path, card):
     (tmp_path / "mine.safetensors").write_bytes((tmp_path / "mine.safetensors").read_bytes()[:-1] + b"\x01")
-    monkeypatch.setattr(_io, "folder", lambda kind: tmp_path)
+    monkeypatch.setattr(_io, "shipped_folder", lambda kind: tmp_path)
     (finding,) = check_shipped_victims("mend")
     assert (finding.state, finding.remedy) == ("fail", "mend")
     assert finding.found.startswith(f"{tmp_path / 'mine.safetensors'} is not the file its card describes")

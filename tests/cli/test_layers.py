@@ -69,7 +69,7 @@ def test_the_closing_line_is_the_default_in_the_form_of_options(capsys, built, n
     cli = built("test", "--attack", "rays", "--defense", "feature_noise", *options)
     (defense,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, FeatureNoise))
     network = timm.create_model(name)
-    assert defense.places(network) == default_points(network) != []
+    assert defense.insertion_points(network) == default_points(network) != []
 
 
 def test_a_network_without_default_says_so(command):

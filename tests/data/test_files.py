@@ -11,11 +11,11 @@ from PIL import Image
 
 from rfdlight.analysis.clean_cost import CleanCostMeter
 from rfdlight.cli.installed_files import check_data
-from rfdlight.data import files
-from rfdlight.data.files import ImageFiles
+from rfdlight.data import sources
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
 from rfdlight.data.preparation import Preparation
+from rfdlight.data.sources import ImageFiles
 from rfdlight.errors import UserError
 
 
@@ -74,8 +74,8 @@ def test_pixels_are_the_files_as_rgb(root, kind):
 
 def test_nothing_is_read_that_was_not_asked_for(root, monkeypatch):
     read = []
-    original = files.read_bytes
-    monkeypatch.setattr(files, "read_bytes", lambda path: read.append(path) or original(path))
+    original = sources.read_bytes
+    monkeypatch.setattr(sources, "read_bytes", lambda path: read.append(path) or original(path))
     data = folder(root, num_images=3, batch_size=4)
     data.setup("fit")
     assert data.image_shape == (3, 16, 16)
@@ -165,7 +165,8 @@ def test_where_no_file_can_be_read_the_first_is_named(root):
     for path in paths:
         path.write_bytes(b"nothing")
     data = folder(root, num_images=len(paths))
-    refuses(paths[0], lambda: data.setup("test"))
+    with pytest.raises(UserError, match=rf"^none of the 12 test images can be read; .*{paths[0]}: "):
+        data.setup("test")
 
 
 def test_with_skip_it_is_named_once_and_another_takes_its_place(root, capsys):
@@ -279,8 +280,8 @@ def test_imagenet_with_the_same_file_name_in_every_class_is_refused(tmp_path):
         (tmp_path / "val" / f"n{number:08d}").mkdir(parents=True)
         (tmp_path / "val" / f"n{number:08d}" / "0001.png").touch()
     says(
-        "imagenet needs an id of its own for every image, but 1000 images of its test split have the id "
-        "imagenet/val/0001.png: records are kept by it; rename them",
+        "imagenet, test split: ids: expected an id of its own for every image, got imagenet/val/0001.png 1000 times; "
+        "rename them",
         lambda: ImageNet(str(tmp_path)).setup("test"),
     )
 

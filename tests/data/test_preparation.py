@@ -5,9 +5,9 @@ import torch
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from rfdlight.data.base import Images
 from rfdlight.data.digits import Digits
 from rfdlight.data.preparation import Preparation
+from rfdlight.data.sources import Images
 from rfdlight.errors import UserError
 
 MODES = {"nearest": v2.InterpolationMode.NEAREST, "bilinear": v2.InterpolationMode.BILINEAR}

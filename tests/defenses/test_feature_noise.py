@@ -91,7 +91,7 @@ def test_noise_at_the_input_reaches_the_layer_and_noise_at_the_output_does_not()
 
 def test_the_side_of_patterns_is_the_output_by_default_and_that_of_the_points_can_be_overruled():
     def sides(model, layers, at):
-        return [(place.name, place.side) for place in FeatureNoise(0.1, layers, at=at).places(model)]
+        return [(place.name, place.side) for place in FeatureNoise(0.1, layers, at=at).insertion_points(model)]
 
     model = two_layers()
     assert sides(model, "*", None) == [("0", "output"), ("1", "output")]

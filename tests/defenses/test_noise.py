@@ -141,17 +141,17 @@ def test_input_noise_is_in_pixel_units_and_not_clipped(x):
 
 
 def test_the_default_of_resnet20_is_the_papers_insertion_point(victim):
-    assert [place.name for place in FeatureNoise(0.1).places(victim)] == ["layer3"]
+    assert [place.name for place in FeatureNoise(0.1).insertion_points(victim)] == ["layer3"]
 
 
 def test_patterns_match_in_the_networks_order(victim):
-    places = FeatureNoise(0.1, ["layer3", "layer1"]).places(victim)
+    places = FeatureNoise(0.1, ["layer3", "layer1"]).insertion_points(victim)
     assert [place.name for place in places] == ["layer1", "layer3"]
 
 
 def test_a_star_does_not_reach_across_a_dot(victim):
     def names(pattern: str) -> list[str]:
-        return [place.name for place in FeatureNoise(0.1, pattern).places(victim)]
+        return [place.name for place in FeatureNoise(0.1, pattern).insertion_points(victim)]
 
     assert names("layer*") == ["layer1", "layer2", "layer3"]
     assert names("layer*.0") == ["layer1.0", "layer2.0", "layer3.0"]

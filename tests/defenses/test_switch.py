@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise, undefended
-from rfdlight.defenses.base import Place
+from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, InsertionPoint, LogitNoise, undefended
 from rfdlight.victims.victim import Victim
 
 
@@ -78,8 +77,8 @@ class Affine(Defense):
         super().__init__()
         self.side, self.factor, self.offset = side, factor, offset
 
-    def places(self, model: nn.Module) -> list[Place]:
-        return [Place("here", model, self.side)]
+    def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
+        return [InsertionPoint("here", model, self.side)]
 
     def transform(self, x: Tensor, place: int) -> Tensor:
         return self.factor * x + self.offset

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from rfdlight.attacks.square import Square
-from rfdlight.data.base import Images
+from rfdlight.data.sources import Images
 from rfdlight.errors import ResumeError, UserError
 from rfdlight.evaluation.fingerprint import check_same, fingerprint, write
-from rfdlight.victims.weights import weights_digest
+from rfdlight.victims.digest import weights_digest
 
 
 def images():

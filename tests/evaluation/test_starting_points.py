@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rfdlight.data.base import Images, UnreadableImageError
-from rfdlight.data.files import ImageFiles
+from rfdlight.data.sources import ImageFiles, Images
+from rfdlight.data.unreadable import UnreadableImageError
 from rfdlight.engine import Oracle
 from rfdlight.errors import UserError
 from rfdlight.evaluation.starting_points import find_starting_points

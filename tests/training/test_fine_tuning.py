@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch.optim import SGD, AdamW
 
 from rfdlight.attacks.pgd import PGD
-from rfdlight.data.base import loader
 from rfdlight.data.digits import Digits
+from rfdlight.data.loaders import loader
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
 from rfdlight.training import FGSMAdversary

@@ -13,8 +13,8 @@ from torch import nn
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
 from rfdlight.victims.answers import answer_in_logits, as_module
-from rfdlight.victims.resolve import import_victim
-from rfdlight.victims.weights import weights_digest
+from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.import_path import import_victim
 
 SHAPE = (3, 6, 6)
 ROWS = 8
@@ -175,7 +175,7 @@ def test_logits_are_found_in_an_answer_of_another_form_and_reach_the_attack(name
     ],
 )
 def test_an_answer_without_logits_is_refused(form):
-    with pytest.raises(UserError, match=r"^the victim 'own' must answer 2 images with logits of shape \(2, 4\), got"):
+    with pytest.raises(UserError, match=r"^the victim 'own' must return logits of shape \(2, 4\) for 2 images, got"):
         answer_in_logits(as_module(Answer(form), "own"), "own", 4, SHAPE)
 
 
@@ -183,7 +183,7 @@ def test_an_answer_without_logits_is_refused(form):
 def test_every_pass_is_checked(form):
     victim = as_module(Answer(form), "own")
     answer_in_logits(victim, "own", 4, SHAPE)
-    with pytest.raises(UserError, match=r"must answer 8 images with logits of shape \(8, 4\), got"):
+    with pytest.raises(UserError, match=r"must return logits of shape \(8, 4\) for 8 images, got"):
         attacked(victim, torch.rand(3, *SHAPE))
 
 
@@ -238,7 +238,7 @@ def test_the_one_batch_size_that_a_network_takes_is_named(rows, batch_size, reme
 
 
 def test_a_network_that_refuses_eval_mode_is_refused():
-    with pytest.raises(UserError, match="'own' refuses eval mode: RuntimeError: always training"):
+    with pytest.raises(UserError, match="'own' cannot be put into eval mode: RuntimeError: always training"):
         as_module(Training(lambda z: z), "own")
 
 

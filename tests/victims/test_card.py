@@ -180,7 +180,7 @@ def test_a_network_that_does_not_fit_never_takes_memory(tmp_path, card, monkeypa
 @pytest.mark.parametrize("network", ["resnet21", "hf-hub:someone/net", "local-dir:/net"])
 def test_a_card_with_an_unknown_network_is_refused(tmp_path, card, network):
     change_card(tmp_path, network=network)
-    text = f"the card {tmp_path}/tiny.json names the network '{network}', which timm does not know"
+    text = f"the card {tmp_path}/tiny.json names the network '{network}', which timm does not have"
     fails(tmp_path, re.escape(text))
 
 
@@ -202,7 +202,7 @@ def test_a_missing_card_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["", "[1]", "3", '{"network": "resnet8"}', "{", "\xff\xfe", '{"other": 1}'])
 def test_what_is_no_card_is_refused(tmp_path, content):
     (tmp_path / "tiny.json").write_text(content, encoding="latin1")
-    with pytest.raises(UserError, match=r"tiny\.json is no victim card; expected the fields network, num_classes, "):
+    with pytest.raises(UserError, match=r"tiny\.json is no victim card: .+"):
         read_card(tmp_path / "tiny.json")
 
 
@@ -223,7 +223,7 @@ def test_what_is_no_card_is_refused(tmp_path, content):
 )
 def test_a_field_that_describes_no_network_is_named(tmp_path, card, field, value):
     change_card(tmp_path, **{field: value})
-    fails(tmp_path, rf"{re.escape(str(tmp_path))}/tiny\.json is no victim card; its field {field} is .+")
+    fails(tmp_path, rf"{re.escape(str(tmp_path))}/tiny\.json is no victim card: .*{field}.*")
 
 
 def test_the_options_that_a_network_was_built_with_come_back(tmp_path, victim):
@@ -244,9 +244,11 @@ def test_the_options_that_a_network_was_built_with_come_back(tmp_path, victim):
 )
 def test_options_that_would_fetch_other_weights_are_no_options(tmp_path, card, options):
     change_card(tmp_path, network_options=options)
-    fails(tmp_path, re.escape(f"{tmp_path}/tiny.json is no victim card; its field network_options is ") + ".*")
+    fails(tmp_path, re.escape(f"{tmp_path}/tiny.json is no victim card: ") + ".*network_options.*")
 
 
 def test_options_that_the_network_refuses_are_told(tmp_path, card):
     change_card(tmp_path, network_options={"depth": 3})
-    fails(tmp_path, re.escape(f"the card {tmp_path}/tiny.json has options that 'resnet8' refuses: ") + ".*depth.*")
+    fails(
+        tmp_path, re.escape(f"the card {tmp_path}/tiny.json has options that 'resnet8' does not take: ") + ".*depth.*"
+    )

@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from rfdlight import _io
 from rfdlight.errors import UserError
+from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.resolve import resolve_victim
-from rfdlight.victims.weights import weights_digest
 
 NETS = """
     import functools
@@ -76,7 +76,7 @@ def shipped(tmp_path, card, monkeypatch):
     """A folder of shipped victims with resnet8-digits in it."""
     for suffix in (".json", ".safetensors"):
         (tmp_path / f"tiny{suffix}").rename(tmp_path / f"resnet8-digits{suffix}")
-    monkeypatch.setattr(_io, "folder", lambda kind: tmp_path)
+    monkeypatch.setattr(_io, "shipped_folder", lambda kind: tmp_path)
 
 
 def fails(text, spec, checkpoint, data):
@@ -237,12 +237,12 @@ def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
         ("none", "'{nets}.none' must make a torch.nn.Module, it made a NoneType"),
         (
             "five_classes",
-            "the victim '{nets}.five_classes' must answer 2 images with logits of shape (2, 10), got float32 of "
+            "the victim '{nets}.five_classes' must return logits of shape (2, 10) for 2 images, got float32 of "
             "shape (2, 5)",
         ),
         (
             "two_answers",
-            "the victim '{nets}.two_answers' must answer 2 images with logits of shape (2, 10), got a tuple of "
+            "the victim '{nets}.two_answers' must return logits of shape (2, 10) for 2 images, got a tuple of "
             "float32 of shape (2, 3, 32, 32), float32 of shape (2, 3, 32, 32)",
         ),
     ],

@@ -20,7 +20,7 @@ from rfdlight.victims import Victim
 from rfdlight.victims.card import load_victim, read_card
 from rfdlight.victims.scales import calibration_images, measure_scales, read_scales, save_scales, scales_path
 
-ONE = [("layer1", "output")]
+ONE = ["layer1:output"]
 
 
 def some_images(count: int, seed: int = 0) -> Images:
@@ -44,7 +44,7 @@ class Reshaped(nn.Module):
 def test_scales_are_the_deviations_over_the_images_averaged_over_the_positions(batch_size):
     images = some_images(20)
     measured, looked_at = measure_scales(
-        Reshaped(), images, [("image", "input"), ("tokens", "output"), ("features", "output")], batch_size
+        Reshaped(), images, ["image:input", "tokens:output", "features:output"], batch_size
     )
     x = images.pixels.double() / 255
     deviation = x.std(0, correction=0)  # (3, 32, 32)
@@ -66,7 +66,7 @@ def test_a_small_deviation_around_a_large_mean_is_not_lost():
 
     images = some_images(30)
     exact = (images.pixels.float() / 255).flatten(1).double().std(0, correction=0)
-    measured = measure_scales(Shifted(), images, [("last", "output")])[0]["last:output"]
+    measured = measure_scales(Shifted(), images, ["last:output"])[0]["last:output"]
     torch.testing.assert_close(measured.double(), exact, rtol=1e-4, atol=0)
 
 
@@ -101,7 +101,7 @@ def test_what_has_no_scales_is_refused_and_leaves_no_hook():
     ):
         odd = Odd()
         with pytest.raises(UserError, match=f"^{text}$"):
-            measure_scales(odd, some_images(2), [(path, "output")])
+            measure_scales(odd, some_images(2), [f"{path}:output"])
         assert not any(module._forward_hooks for module in odd.modules())
 
 
@@ -122,7 +122,7 @@ def test_layers_that_are_bypassed_or_called_twice_or_have_other_rows_are_refused
         ("sequence", "sequence:output must have a row per image"),
     ):
         with pytest.raises(UserError, match=text):
-            measure_scales(Attending(), some_images(5), [(path, "output")])
+            measure_scales(Attending(), some_images(5), [f"{path}:output"])
 
 
 # Which images
@@ -217,7 +217,7 @@ def test_an_exported_victim_has_the_scales_of_its_default_points(tmp_path, digit
     card = export_victim(module, digits, tmp_path, "rfdlight fit", seed=0, seconds=0.0)
     loaded, _ = load_victim(tmp_path / "victim.json")
     assert loaded.feature_scales.keys() == {"layer3:output"}
-    expected, _ = measure_scales(loaded, calibration_images(digits), [("layer3", "output")])
+    expected, _ = measure_scales(loaded, calibration_images(digits), ["layer3:output"])
     torch.testing.assert_close(loaded.feature_scales, expected, rtol=1e-4, atol=0)
     with safe_open(tmp_path / "victim.scales.safetensors", framework="pt") as file:
         assert file.metadata() == {
@@ -245,7 +245,7 @@ def test_a_shipped_victim_comes_with_the_scales_of_its_three_stages(name):
 
 def test_the_shipped_scales_of_the_digits_are_those_that_are_measured(digits):
     victim: Victim = load_victim(_io.find_shipped("checkpoints", "resnet8-digits", ".json"))[0]
-    points = [(f"layer{stage}", "output") for stage in (1, 2, 3)]
+    points = [f"layer{stage}:output" for stage in (1, 2, 3)]
     measured, _ = measure_scales(victim, calibration_images(digits), points)
     torch.testing.assert_close(measured, victim.feature_scales, rtol=1e-4, atol=0)
     weights = _io.shipped_folder("checkpoints") / "resnet8-digits.safetensors"

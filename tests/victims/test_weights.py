@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from rfdlight.errors import UserError
 from rfdlight.victims.networks import create_network, pretrained_settings
-from rfdlight.victims.weights import fit_weights, head_names, named_for, read_checkpoint, read_weights, start_from
+from rfdlight.victims.weight_files import read_checkpoint, read_weights
+from rfdlight.victims.weights import fit_weights, head_names, named_for, start_from
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ OWN = """
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.data import Digits
 from rfdlight.defenses import Defense, InputNoise
-from rfdlight.defenses.base import Place
+from rfdlight.defenses import InsertionPoint
 
 class Tuned(InputNoise):
     def __init__(self, sigma: float = 0.02, tau: int = 5) -> None:
@@ -36,8 +36,8 @@ class Silent(Defense):
     def is_random(self):
         return False
 
-    def places(self, model):
-        return [Place("the logits", model, "output")]
+    def insertion_points(self, model):
+        return [InsertionPoint("the logits", model, "output")]
 
     def transform(self, x, place):
         return self.factor * x

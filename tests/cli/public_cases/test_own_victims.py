@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.victims.resolve import import_victim
-from rfdlight.victims.weights import weights_digest
+from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.import_path import import_victim
 
 VICTIMS = """
 import copy

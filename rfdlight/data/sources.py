@@ -1,0 +1,155 @@
+"""The images of a split: in memory, or in files that are decoded when they are needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from rfdlight.data.decoding import decode, read_bytes
+from rfdlight.data.preparation import Preparation
+from rfdlight.data.unreadable import Unreadable, UnreadableImageError
+from rfdlight.errors import UserError
+
+Transform = Callable[[Tensor], Tensor]
+"""Maps pixels (rows, C, H, W), uint8 or floats in [0, 1], to pixels of the same dtype."""
+
+
+class ImageSource(ABC):
+    """Base class of the images of a split; a subclass is a frozen dataclass.
+
+    Attributes:
+        labels: (N,) int64.
+        ids: N unique names, `<dataset>/<split>/<file name>`.
+        preparation: Resizes images when they are read.
+        unreadable: What happens to an image that cannot be read.
+    """
+
+    labels: Tensor
+    ids: list[str]
+    preparation: Preparation | None
+    unreadable: Unreadable = "quarantine"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, positions: list[int]) -> Self:
+        """Return the images at `positions`, in that order."""
+        ids = [self.ids[position] for position in positions]
+        columns = self._columns_at(positions)
+        return replace(self, labels=self.labels[positions], ids=ids, **columns)  # type: ignore[type-var]
+
+    def prepared(self, preparation: Preparation | None) -> Self:
+        """Return the same images, resized by `preparation` when they are read."""
+        return replace(self, preparation=preparation)  # type: ignore[type-var]
+
+    @abstractmethod
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return pixels (rows, C, H, W), uint8 or float32 in [0, 1], changed by `augment` if given."""
+
+    def error_at(self, position: int) -> UnreadableImageError | None:
+        """Return why an image cannot be read, or None if it can."""
+        return None
+
+    @abstractmethod
+    def _columns_at(self, positions: list[int]) -> dict[str, Any]:
+        """Return the other fields of the images at `positions`."""
+
+
+@dataclass(frozen=True)
+class Images(ImageSource):
+    """A split in memory.
+
+    Attributes:
+        pixels: (N, C, H, W), uint8 from 0 to 255 or float32 in [0, 1]. `ImageData.load` may return other forms, see
+            `rfdlight.data.conversion`.
+        labels, ids, preparation: See `ImageSource`.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    ids: list[str]
+    preparation: Preparation | None = None
+
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return pixels of the stored dtype; `augment` comes before the preparation."""
+        pixels = self.pixels[positions]
+        if augment is not None:
+            pixels = augment(pixels)
+        return pixels if self.preparation is None else self.preparation(pixels)
+
+    def _columns_at(self, positions: list[int]) -> dict[str, Any]:
+        return {"pixels": self.pixels[positions]}
+
+
+@dataclass(frozen=True)
+class ImageFiles(ImageSource):
+    """A split in files, of which none is kept in memory.
+
+    Attributes:
+        paths: N files.
+        labels, ids, unreadable, preparation: See `ImageSource`.
+        channels: 3 for RGB, 1 for grey.
+    """
+
+    paths: list[Path]
+    labels: Tensor
+    ids: list[str]
+    unreadable: Unreadable = "refuse"
+    preparation: Preparation | None = None
+    channels: int = 3
+
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return pixels (rows, channels, H, W) uint8; `augment` replaces the preparation.
+
+        Raises:
+            UnreadableImageError: At the first file that cannot be read.
+            UserError: If the images have several sizes and there is no preparation.
+        """
+        change = augment or self.preparation
+        images = [change(self._decode(position)) if change else self._decode(position) for position in positions]
+        sizes = {tuple(image.shape[1:]) for image in images}
+        if len(sizes) > 1:
+            raise UserError(f"the images have several sizes, such as {min(sizes)} and {max(sizes)}: give --data.size")
+        return torch.stack(images)
+
+    def error_at(self, position: int) -> UnreadableImageError | None:
+        try:
+            self._decode(position)
+        except UnreadableImageError as error:
+            return error
+        return None
+
+    def _decode(self, position: int) -> Tensor:
+        path = self.paths[position]
+        try:
+            return decode(path, read_bytes(path), self.channels)
+        except UserError as error:
+            raise UnreadableImageError(position, self.unreadable, str(error)) from error
+
+    def _columns_at(self, positions: list[int]) -> dict[str, Any]:
+        return {"paths": [self.paths[position] for position in positions]}
+
+
+def read_readable(
+    images: ImageSource, positions: list[int], augment: Transform | None = None
+) -> tuple[Tensor, list[int]]:
+    """Return the pixels and the positions of the images that can be read; the others are left out with a message.
+
+    Raises:
+        UnreadableImageError: If no image can be read, or the policy is "refuse".
+    """
+    while True:
+        try:
+            return images.read(positions, augment), positions
+        except UnreadableImageError as error:
+            rest = [position for position in positions if position != error.position]
+            if not rest:
+                raise
+            error.leave_out()
+            positions = rest
