@@ -62,7 +62,7 @@ def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: l
             the victim raises, blocks gradients, or has NaN or infinite gradients.
     """
     found = [_of_batch(victim, x, y, points) for x, y in batches]
-    check_hooked(victim, batches[0][0], [point.point for point in points])
+    check_hooked(victim, batches[0][0], points)
     return Gradients(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -92,7 +92,7 @@ def _owners(victim: nn.Module, x: Tensor, points: list[InsertionPoint], rows: li
     owners: list[Tensor | None] = [None] * len(points)
     parts = [number for number, count in enumerate(rows) if count != len(x)]
     if parts:
-        found = row_owners(victim, x, [points[number].point for number in parts])
+        found = row_owners(victim, x, [points[number] for number in parts])
         for number, owner in zip(parts, found, strict=True):
             if rows[number] not in owner:
                 raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 from rich.text import Text
@@ -11,12 +12,14 @@ from rfdlight.data.base import ImageData
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect
-from rfdlight.victims import scales as feature_scales
 from rfdlight.victims.card import load_victim
 from rfdlight.victims.import_path import TIMM, is_import_path
 from rfdlight.victims.resolve import card_path, check_data, other_data_warning
 from rfdlight.victims.scales import (
+    NUM_IMAGES,
+    calibration_images,
     measure_scales,
+    read_scales,
     save_scales,
     scales_path,
 )
@@ -27,7 +30,7 @@ def scales(
     data: ImageData,
     layers: str | list[str] | None = None,
     at: Literal["output", "input"] | None = None,
-    num_images: int = feature_scales.NUM_IMAGES,
+    num_images: int = NUM_IMAGES,
 ) -> None:
     """Measure the standard deviations of a victim's clean features and store them beside its card.
 

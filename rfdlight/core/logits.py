@@ -57,13 +57,13 @@ def logits_key(output: Any, rows: int, classes: int) -> Key | None:
         >>> logits_key({"loss": torch.zeros(()), "logits": torch.zeros(2, 3)}, rows=2, classes=3)
         'logits'
     """
-    found = [key for key, value in _parts(output).items() if as_logits(value, rows, classes) is not None]
+    found = [key for key, value in parts_of(output).items() if as_logits(value, rows, classes) is not None]
     return "logits" if "logits" in found else next(iter(found), None)
 
 
 def part(output: Any, key: Key | None) -> Any:
     """Return the part of an output under a key, None if there is none; without a key, the output itself."""
-    return output if key is None else _parts(output).get(key)
+    return output if key is None else parts_of(output).get(key)
 
 
 def form_of(output: Any) -> str:
@@ -75,12 +75,12 @@ def form_of(output: Any) -> str:
     """
     if isinstance(output, Tensor):
         return f"{str(output.dtype).removeprefix('torch.')} of shape {tuple(output.shape)}"
-    parts = [form_of(value) if isinstance(value, Tensor) else type(value).__name__ for value in _parts(output).values()]
+    parts = [form_of(value) if isinstance(value, Tensor) else type(value).__name__ for value in parts_of(output).values()]
     kind = type(output).__name__
     return f"a {kind} of {', '.join(parts[:4])}" if parts else kind
 
 
-def _parts(output: Any) -> dict[Key, Any]:
+def parts_of(output: Any) -> dict[Key, Any]:
     """Return the values in a container or an object, by name or position; none for a tensor."""
     if isinstance(output, Mapping):
         return dict(output)

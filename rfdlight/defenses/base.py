@@ -54,6 +54,12 @@ def undefended() -> Iterator[None]:
         _defended.reset(token)
 
 
+def attached_defenses(model: nn.Module) -> list[Defense]:
+    """Return the defenses that are attached to a model, in the order of their attachment."""
+    owners = [getattr(getattr(hook, "func", hook), "__self__", None) for hook in model._forward_hooks.values()]
+    return [owner for owner in owners if isinstance(owner, Defense)]
+
+
 class Defense(Configurable, Callback, ABC):
     """Base class of the defenses: changes activations by hooks, as a context manager or as a Lightning callback.
 

@@ -16,6 +16,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.norms import Norm
 from rfdlight.core.registry import attack_named
 from rfdlight.data.base import ImageData
+from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
 from rfdlight.data.tensors import images_from
 from rfdlight.defenses.base import Defense, attached_defenses
@@ -29,13 +30,12 @@ from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.description import Subject
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.interface import log_interface
-from rfdlight.evaluation.model_state import device_of, unchanged
+from rfdlight.evaluation.model_state import unchanged
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
-from rfdlight.victims.answers import Answering, count_classes
+from rfdlight.victims.answers import Answering, count_classes, device_of
 from rfdlight.victims.digest import weights_digest
-from rfdlight.victims.loading import load_victim
 
 Data = ImageData | tuple[Tensor, Tensor] | Iterable[Any]
 """Attacked images: a data module, tensors `(x, y)`, or an iterable of `(x, y)` or `(x, y, ids)`, such as a loader."""
@@ -131,21 +131,18 @@ def evaluate(
         raise UserError("resume: expected a folder in `out`, got None; give the folder of the evaluation to continue")
     chosen = _attack(attack, eps, norm, targeted)
     check_rule(criterion, chosen)
-    network = load_victim(model) if isinstance(model, str) else model
-    if not isinstance(network, nn.Module):
-        raise UserError(f"model: expected a torch.nn.Module or a name, got {type(network).__name__}")
+    network, card, text = _network(model, data)
     place = device_of(network) if device is None else torch.device(device)
     defenses = [defense] if isinstance(defense, Defense) else list(defense)
     with ExitStack() as stack:
         stack.enter_context(unchanged(network, place))
-        module, home = _data(data, network, place)
+        module, order, home = _data(data, network, place)
         settle_eps(chosen, module)
         victim = Answering(network, type(network).__name__, module.num_classes, module.image_shape, batch_size)
-        text = model if isinstance(model, str) else f"{type(network).__name__}, weights {weights_digest(network)[:12]}"
         present = attached_defenses(network)
         for one in defenses:
             stack.enter_context(one.on(network))
-        subject = Subject(victim, text, module, chosen, [*present, *defenses], defended=network)
+        subject = Subject(victim, text, module, chosen, [*present, *defenses], defended=network, card=card)
         writer, processes = None, Processes()
         if out is not None:
             writer = RunWriter(Path(out), resume, processes)
@@ -161,7 +158,8 @@ def evaluate(
         )
         evaluation.keep_points = True
         evaluation.run()
-        return conclude(evaluation).with_images(evaluation, home)
+        run = conclude(evaluation, order)
+    return run.on(home)
 
 
 def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
@@ -177,14 +175,26 @@ def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted
     return attack
 
 
-def _data(data: Data, network: nn.Module, device: torch.device) -> tuple[ImageData, torch.device]:
-    """Return the images as a data module, and the device that they came from."""
+def _network(model: nn.Module | str, data: Data) -> tuple[nn.Module, VictimCard | None, str]:
+    """Return the module of a model, its card if it has one, and one line on its weights."""
+    if isinstance(model, str):
+        if isinstance(data, ImageData):
+            return resolve_victim(model, None, data)
+        found = load(model)
+        return found.module.eval(), found.card, found.description
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model: expected a torch.nn.Module or a name, got {type(model).__name__}")
+    return model, None, f"{type(model).__name__}, weights {weights_digest(model)[:12]}"
+
+
+def _data(data: Data, network: nn.Module, device: torch.device) -> tuple[ImageData, tuple[str, ...], torch.device]:
+    """Return the images as a data module, their ids in the given order, and the device that they came from."""
     if isinstance(data, ImageData):
-        return data, torch.device("cpu")
+        return data, (), torch.device("cpu")
     home = data[0].device if isinstance(data, tuple) and isinstance(data[0], Tensor) else torch.device("cpu")
     source = images_from(data)
-    classes = count_classes(network, source.read([0]).to(device))
-    return GivenImages(source, classes), home
+    classes = count_classes(network, unit_range(source.read([0])).to(device))
+    return GivenImages(source, classes), tuple(source.ids), home
 
 
 def _write_config(folder: Path, subject: Subject, config: EvaluationConfig) -> None:

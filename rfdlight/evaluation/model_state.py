@@ -10,11 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-
-def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the first parameter or buffer of a model, the CPU if it has none."""
-    tensors = (*model.parameters(), *model.buffers())
-    return tensors[0].device if tensors else torch.device("cpu")
+from rfdlight.victims.answers import device_of
 
 
 @contextmanager

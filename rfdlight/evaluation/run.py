@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -77,6 +77,10 @@ class Run(runs.Run):
     def is_consistent(self) -> bool:
         """Whether no consistency check fails."""
         return all(diagnostic.state != "fail" for diagnostic in self.diagnostics)
+
+    def on(self, device: torch.device) -> Run:
+        """Return the run with its final points on a device."""
+        return replace(self, points={name: point.to(device) for name, point in self.points.items()})
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw robust accuracy against queries, with its 95 % interval, into given or new matplotlib axes."""

@@ -43,6 +43,56 @@ class OneMode(nn.Module):
         return self
 
 
+class Answering(nn.Module):
+    """A wrapper of a model that returns its logits alone, and adds no hook to the model itself.
+
+    Args:
+        model: In eval mode.
+        name: Name of the model in errors.
+        classes: Columns of the logits.
+        shape: Of the images: channels, height, width.
+        batch_size: Images per forward pass, for a model with a fixed batch size; None if passes vary.
+
+    Raises:
+        UserError: If the model raises on black images, or its output holds no logits.
+    """
+
+    def __init__(
+        self, model: nn.Module, name: str, classes: int, shape: tuple[int, ...], batch_size: int | None = None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+        answer_in_logits(self, name, classes, shape, batch_size)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the first parameter or buffer of a model, the CPU if it has none."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+
+
+def count_classes(model: nn.Module, x: Tensor) -> int:
+    """Return the number of classes of a model, from the shape of its output for some images.
+
+    Args:
+        model: In eval mode.
+        x: (rows, C, H, W).
+
+    Raises:
+        UserError: If the model raises, or no part of its output is a matrix with one row per image.
+    """
+    with torch.no_grad(), guarded("model"):
+        output = model(x)
+    parts = [output] if isinstance(output, Tensor) else [part(output, "logits"), *parts_of(output).values()]
+    for each in parts:
+        if isinstance(each, Tensor) and each.ndim == 2 and len(each) == len(x) and each.is_floating_point():
+            return each.shape[1]
+    raise UserError(f"model: expected logits of shape ({len(x)}, classes) for {len(x)} images, got {form_of(output)}")
+
+
 def as_module(made: Any, spec: str) -> nn.Module:
     """Return the result of a user's function as a module in eval mode that takes hooks.
 
@@ -137,7 +187,7 @@ class _Trial:
     def of(cls, victim: nn.Module, rows: int, shape: tuple[int, ...]) -> _Trial:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             try:
-                return cls(rows, victim(torch.zeros(rows, *shape)), None)
+                return cls(rows, victim(torch.zeros(rows, *shape, device=device_of(victim))), None)
             except Exception as error:  # a user's own code may raise anything
                 return cls(rows, None, error)
 
