@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from rfdlight.core.logits import Key, as_logits, form_of, logits_key, part
+from rfdlight.core.logits import Key, as_logits, form_of, logits_key, part, parts_of
+from rfdlight.core.user_code import guarded
 from rfdlight.errors import UserError, one_line
 
 _PROBE, _OTHER_PROBE = 2, 5
