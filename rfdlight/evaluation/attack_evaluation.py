@@ -21,12 +21,14 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.base import Batch, ImageData, loader
 from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.defenses.base import CHECKED_ON, Defense, undefended
-from rfdlight.engine.criterion import Rule, SuccessCriterion
-from rfdlight.engine.engine import Engine, QueryCounting
+from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.criteria import criterion_named
+from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle, Precision, check_pixels
 from rfdlight.engine.passes import LARGEST, rows_per_pass
 from rfdlight.engine.probe import probe
+from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, shown
 from rfdlight.evaluation.banner import run_banner
 from rfdlight.evaluation.clean_check import clean_accuracy_warning
@@ -51,7 +53,7 @@ _PROBABILITIES = (
 )
 
 
-class AttackEvaluation(LightningModule):
+class AttackEvaluation(LightningModule, RunObserver):
     """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
 
     The trainer's `default_root_dir` gets a journal with one line per image as it finishes, and at the end
@@ -71,8 +73,8 @@ class AttackEvaluation(LightningModule):
         checkpoint: A safetensors file with weights for a victim that is no card.
         attack: The attacker.
         budget: Billed queries per image, >= 0.
-        criterion: Which rule calls an image broken: "sequential" (the default, Definition 1 of the paper with
-            stated error), "paper", "single" or "never".
+        criterion: Success criterion: "sequential" (the default, Definition 1 of the paper with a bound on wrong
+            successes), "paper", "single", "never", or the import path of a `SuccessCriterion`.
         query_counting: "exact" bills what the attacker uses and never exceeds the budget by one; "paper" bills, wastes
             and exceeds as the paper's code does, and lets the queries leave [0, 1] where it does.
         eot: Evaluations that each query averages (expectation over transformation), >= 1: the mean of the logits
@@ -107,7 +109,7 @@ class AttackEvaluation(LightningModule):
         checkpoint: str | None = None,
         attack: Attack | None = None,
         budget: int = 1000,
-        criterion: Rule = "sequential",
+        criterion: str = "sequential",
         query_counting: QueryCounting = "exact",
         eot: int = 1,
         defended: bool = True,
@@ -139,13 +141,12 @@ class AttackEvaluation(LightningModule):
             raise UserError(f"model.eot must be at most model.batch_size, {rows}, got {eot}")
         if attack is None:
             raise UserError("an attack is needed: --attack NAME")
-        if criterion == "paper" and attack.access == "gradient":
-            raise UserError("model.criterion paper has no rule for attacks that read gradients; leave it at sequential")
         self.victim_spec = victim
         self.checkpoint = checkpoint
         self.attack = attack
         self.budget = budget
-        self.criterion = SuccessCriterion(criterion, final_evaluations)
+        self.criterion = criterion_named(criterion, final_evaluations)
+        self.criterion.check(attack)
         self.query_counting = query_counting
         self.eot = eot
         self.defended = defended
@@ -263,7 +264,7 @@ class AttackEvaluation(LightningModule):
         try:
             self._engine.run(low_watermark)
             if not low_watermark and self._engine.deterministic and self.processes.size > 1:
-                self.processes.await_all(self._tick)  # another process may still find it random
+                self.processes.await_all(self.stop)  # another process may still find it random
         except RandomVictim as found:
             self._begin_again(found)
 
@@ -364,21 +365,20 @@ class AttackEvaluation(LightningModule):
         self._engine = Engine(
             self._oracle,
             self.attack,
-            classes=self.data.num_classes,
-            budget=self.budget,
-            pool_size=pool_size,
-            lockstep=self.processes.size == 1
-            and (self.pool_size is not None or len(self.data.attacked()) <= pool_size),
-            criterion=self.criterion,
-            seed=self.seed,
-            query_counting=self.query_counting,
-            eot=self.eot,
-            starting_points=starting_points,
-            deterministic=not any(self._random.values()),
-            on_record=self._on_record,
-            on_point=self._writer.point,
-            on_failure=self._on_failure,
-            stop=self._tick,
+            self.criterion,
+            EngineConfig(
+                classes=self.data.num_classes,
+                budget=self.budget,
+                pool_size=pool_size,
+                lockstep=self.processes.size == 1
+                and (self.pool_size is not None or len(self.data.attacked()) <= pool_size),
+                seed=self.seed,
+                query_counting=self.query_counting,
+                eot=self.eot,
+                starting_points=starting_points,
+                deterministic=not any(self._random.values()),
+            ),
+            observer=self,
         )
         self._engine.ledger.pad(self._oracle.forwarded)
         if not self._engine.deterministic:
@@ -388,7 +388,7 @@ class AttackEvaluation(LightningModule):
         if not self._engine.deterministic:
             self._writer.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
-            self._on_failure(image_id, reason)
+            self.on_failure(image_id, reason)
         self.console.print(run_banner(self._settings(), self.attack, self._engine.pool_size, cautions))
         self._display = ProgressDisplay(self.console, self.data.num_images, self.budget)
         self._attacking.callback(self._display.close)
@@ -410,7 +410,7 @@ class AttackEvaluation(LightningModule):
 
     def _end(self) -> None:
         oracle, engine = self._oracle, self._engine
-        self._writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self._tick)
+        self._writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self.stop)
 
     def _switched(self) -> AbstractContextManager[None]:
         """Switch the defenses off if that was asked for."""
@@ -428,17 +428,20 @@ class AttackEvaluation(LightningModule):
                 raise ReportedByLeader(str(error)) from error
             raise
 
-    def _on_record(self, record: Record) -> None:
+    def on_point(self, image_id: str, x: Tensor, point: Tensor) -> None:
+        self._writer.point(image_id, x, point)
+
+    def on_record(self, record: Record) -> None:
         self._writer.record(record)
         self._done += 1
         self._robust += is_robust_at(record, self.budget)
         self._settled += record["attack"] + record["gradient"] + record["success_check"]
 
-    def _on_failure(self, image_id: str, reason: str) -> None:
+    def on_failure(self, image_id: str, reason: str) -> None:
         self._writer.failure(image_id, reason)
         self._done += 1
 
-    def _tick(self) -> bool:
+    def stop(self) -> bool:
         self.processes.look(self._tally)
         if self._display.due:
             self._display.update(self.processes.together(self._tally()))
@@ -501,7 +504,7 @@ class AttackEvaluation(LightningModule):
             "norm": self.threat.norm,
             "eps": self.threat.eps,
             "budget": self.budget,
-            "criterion": self.criterion.rule,
+            "criterion": short_name("criterion", type(self.criterion)),
             "query_counting": self.query_counting,
             "eot": self.eot,
             "targeted": self.attack.targeted,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from rfdlight.attacks.base import Attack
 from rfdlight.core.threat import check_eps
 from rfdlight.data.base import Batch, ImageData, ImageSource, loader
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
@@ -47,6 +48,20 @@ class Outcome:
     def withstood(self) -> dict[str, bool]:
         """Whether each image, by its id, counts as robust there."""
         return {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in self.records}
+
+
+@dataclass(frozen=True)
+class _Collector(RunObserver):
+    """Collects the records of a run that `stopped` may end."""
+
+    records: list[Record]
+    stopped: Callable[[], bool]
+
+    def on_record(self, record: Record) -> None:
+        self.records.append(record)
+
+    def stop(self) -> bool:
+        return self.stopped()
 
 
 def settle_eps(attack: Attack, data: ImageData) -> None:
@@ -98,7 +113,7 @@ def short_attack(
         batch_size: Rows per forward pass; by default as `rows_per_pass` chooses.
         channels_last: Run the victim in channels-last memory.
         deterministic: Whether the victim answers the same every time; by default measured on the first images.
-        starting_points: For a targeted attack, see `rfdlight.engine.engine.Engine`.
+        starting_points: For a targeted attack, see `rfdlight.engine.config.EngineConfig`.
         stop: Looked at before every tick; when it returns True, the images that are left have no record.
 
     Raises:
@@ -117,16 +132,17 @@ def short_attack(
         engine = Engine(
             oracle,
             attack,
-            classes=classes,
-            budget=budget,
-            pool_size=2 * rows,
-            lockstep=len(images) <= 2 * rows,
-            criterion=SuccessCriterion(),
-            seed=seed,
-            starting_points=starting_points,
-            deterministic=deterministic,
-            on_record=records.append,
-            stop=stop,
+            criterion_named("sequential"),
+            EngineConfig(
+                classes=classes,
+                budget=budget,
+                pool_size=2 * rows,
+                lockstep=len(images) <= 2 * rows,
+                seed=seed,
+                starting_points=starting_points,
+                deterministic=deterministic,
+            ),
+            _Collector(records, stop),
         )
         engine.ledger.pad(oracle.forwarded)
         try:
