@@ -10,7 +10,6 @@ from rfdlight.core.tensors import Columns, per_row
 from rfdlight.engine.criteria.base import Queries, SuccessCriterion
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.failures import RandomVictim
-from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
 from rfdlight.engine.probe import changed, near_boundary

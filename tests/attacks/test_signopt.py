@@ -9,7 +9,7 @@ from reference.signopt import signopt
 from rfdlight.attacks import SignOPT
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 PURPOSES = ("start", "check", "sample", "try", "shrink", "grow", "bisect")
@@ -30,7 +30,11 @@ def check_reference(attack, victim, x, y, steps, target=None, begin=None):
         def hit(label, i=i):
             return label != int(y[i]) if target is None else label == int(target[i])
 
-        options = {"hit": hit, "starting_points": 1 if attack.targeted else attack.starting_points, "samples": attack.samples}
+        options = {
+            "hit": hit,
+            "starting_points": 1 if attack.targeted else attack.starting_points,
+            "samples": attack.samples,
+        }
         options["start"] = None if begin is None else begin[i]
         history, _ = signopt(lambda p: answer(p[None])[0], x[i], attack.norm, steps, draws, **options)
         histories.append(history)
@@ -173,7 +177,7 @@ def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(netw
             query_counting=a,
             criterion=rule,
         )
-        for a, rule in (("exact", SuccessCriterion("never")), ("paper", SuccessCriterion("never")))
+        for a, rule in (("exact", criterion_named("never")), ("paper", criterion_named("never")))
     ]
     assert made[0].column("attack").tolist() == [90] * 4
     assert (made[1].column("attack") > 90).all()

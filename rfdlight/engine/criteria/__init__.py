@@ -23,5 +23,5 @@ def criterion_named(name: str, final_evaluations: int = 100, clean_evaluations: 
     except (ImportError, AttributeError, ValueError):
         criterion = None
     if not (isinstance(criterion, type) and issubclass(criterion, SuccessCriterion)):
-        raise UserError(f"model.criterion: expected a short name or the import path of a SuccessCriterion, got '{name}'")
+        raise UserError(f"model.criterion: expected a SuccessCriterion, got '{name}'")
     return criterion(final_evaluations, clean_evaluations)

@@ -77,7 +77,7 @@ class SuccessCriterion(ABC):
         self.final_evaluations = final_evaluations
         self.clean_evaluations = clean_evaluations
 
-    def check(self, attack: Attack) -> None:
+    def check(self, attack: Attack) -> None:  # noqa: B027  most criteria accept every attack
         """Raise a UserError if the criterion is not defined for an attack; by default, never."""
 
     def open(self, y: Tensor) -> Any:
