@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from rfdlight.engine.pool import Pool
 QueryCounting = Literal["exact", "paper"]
 
 
+@dataclass(frozen=True)
 class ExactCounting:
     """Bills every evaluation that the attacker uses, and never exceeds the budget.
 
@@ -25,17 +27,16 @@ class ExactCounting:
         eot: Evaluations per query.
     """
 
-    leaves_pixel_range = False
-    """Whether queries may leave [0, 1]."""
-    free_success_checks = False
-    """Whether success checks are the evaluator's: not billed, and answered by one evaluation."""
+    attack: Attack
+    pool: Pool
+    ledger: Ledger
+    budget: int
+    eot: int
 
-    def __init__(self, attack: Attack, pool: Pool, ledger: Ledger, budget: int, eot: int) -> None:
-        self.attack = attack
-        self.pool = pool
-        self.ledger = ledger
-        self.budget = budget
-        self.eot = eot
+    leaves_pixel_range: ClassVar[bool] = False
+    """Whether queries may leave [0, 1]."""
+    free_success_checks: ClassVar[bool] = False
+    """Whether success checks are the evaluator's: not billed, and answered by one evaluation."""
 
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
         """Return the queries billed to some images, (rows,).
@@ -68,11 +69,12 @@ class ExactCounting:
         self.ledger.charge(self.pool.images.counts, rows, "success_check", self.eot)
 
 
+@dataclass(frozen=True)
 class PaperCounting(ExactCounting):
     """Bills, wastes and exceeds as the paper's code, attack by attack; success checks are the evaluator's and free."""
 
-    leaves_pixel_range = True
-    free_success_checks = True
+    leaves_pixel_range: ClassVar[bool] = True
+    free_success_checks: ClassVar[bool] = True
 
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
         state = self.pool.attack_state(rows) if state is None else state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -15,6 +17,7 @@ from rfdlight.engine.pool import Pool
 from rfdlight.engine.query_counting import ExactCounting
 
 
+@dataclass(frozen=True)
 class QueryStep:
     """Gets points from the attack, evaluates them, charges the images and gives the answers to the attack.
 
@@ -27,16 +30,12 @@ class QueryStep:
         eot: Evaluations per query.
     """
 
-    def __init__(
-        self, oracle: Oracle, isolation: ErrorIsolation, attack: Attack, counting: ExactCounting, pool: Pool, eot: int
-    ) -> None:
-        self._oracle = oracle
-        self._isolation = isolation
-        self._attack = attack
-        self._counting = counting
-        self._pool = pool
-        self._eot = eot
-        self._threat = attack.threat
+    oracle: Oracle
+    isolation: ErrorIsolation
+    attack: Attack
+    counting: ExactCounting
+    pool: Pool
+    eot: int
 
     def run(self, rows: slice | Tensor) -> tuple[Queries | None, dict[int, str]]:
         """Make one query for each of some images.
@@ -47,9 +46,9 @@ class QueryStep:
         Returns:
             The answered queries, None if there are none, and the reason for each row on which the victim failed.
         """
-        attack, eot = self._attack, self._eot
-        state = self._pool.attack_state(rows)
-        clock = self._counting.billed(rows, state)
+        attack, eot = self.attack, self.eot
+        state = self.pool.attack_state(rows)
+        clock = self.counting.billed(rows, state)
         points = attack.ask(state)
         checks = attack.is_success_check(state)
         numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
@@ -57,7 +56,7 @@ class QueryStep:
         if eot > 1:
             batch = {name: value.repeat_interleave(eot, 0) for name, value in batch.items()}
         gradients = attack.access == "gradient"
-        answered = self._isolation.evaluate("attack", batch, self._gradients if gradients else self._scores)
+        answered = self.isolation.evaluate("attack", batch, self._gradients if gradients else self._scores)
         if answered.failed:
             kept = answered.rows[::eot] // eot
             if not len(kept):
@@ -65,34 +64,34 @@ class QueryStep:
             state, rows = take(state, kept), numbers[kept]
             numbers, points, clock, checks = (value[kept] for value in (numbers, points, clock, checks))
         answer, labels, logits = self._answers(answered.values, state["y"], checks)
-        self._counting.charge(numbers, checks)
+        self.counting.charge(numbers, checks)
         attack.tell(state, points, answer)
-        put(self._pool.images.attack, rows, state)
-        adversarial = attack.is_adversarial(state, labels) & self._threat.contains(state["x"], points)
+        put(self.pool.images.attack, rows, state)
+        adversarial = attack.is_adversarial(state, labels) & attack.threat.contains(state["x"], points)
         return Queries(attack, state, numbers, points, clock, logits, adversarial), answered.failed
 
     def _answers(self, values: tuple[Tensor, ...], y: Tensor, checks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the attack gets, the label of each query and its mean logits."""
-        each = values[0].view(len(y), self._eot, -1)
-        access, several = self._attack.access, self._eot > 1
+        each = values[0].view(len(y), self.eot, -1)
+        access, several = self.attack.access, self.eot > 1
         mean = each.mean(1) if several else each[:, 0]
         if access == "gradient":
             gradient = values[1]
-            averaged = gradient.view(len(y), self._eot, *gradient.shape[1:]).mean(1) if several else gradient
+            averaged = gradient.view(len(y), self.eot, *gradient.shape[1:]).mean(1) if several else gradient
             return averaged, mean.argmax(1), mean
         if access == "decision":
             labels = most_frequent(each.argmax(2), y, each.shape[2]) if several else mean.argmax(1)
             return labels, labels, mean
-        single = several and self._counting.free_success_checks
+        single = several and self.counting.free_success_checks
         answer = torch.where(checks[:, None], each[:, 0], mean) if single else mean
         return answer, answer.argmax(1), mean
 
     def _scores(self, batch: Columns) -> tuple[Tensor, ...]:
-        return (self._oracle.scores(batch["points"], batch["clock"], "attack"),)
+        return (self.oracle.scores(batch["points"], batch["clock"], "attack"),)
 
     def _gradients(self, batch: Columns) -> tuple[Tensor, ...]:
-        return self._oracle.gradients(
-            batch["points"], batch["clock"], lambda logits: self._attack.objective(batch, logits)
+        return self.oracle.gradients(
+            batch["points"], batch["clock"], lambda logits: self.attack.objective(batch, logits)
         )
 
 
