@@ -20,7 +20,7 @@ class EngineConfig:
         budget: Billed queries per image, >= 0.
         pool_size: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
         deterministic: Whether the victim answers equal images equally. One evaluation then decides, and is repeated at
-            every success and every final point: the first answer that differs raises `RandomVictim`.
+            every success and every final point: the first different answer raises `RandomVictim`.
         seed: Seed of the attacks.
         query_counting: "exact" bills what the attacker uses and never exceeds the budget; "paper" bills, wastes and
             exceeds as the paper's code does, attack by attack, and records at most the budget.

@@ -21,17 +21,7 @@ from rfdlight.engine.state import Phase
 
 @dataclass(frozen=True)
 class CriterionStep:
-    """Evaluates clean images, candidates and final points for the success criterion.
-
-    Args:
-        oracle: Owns the victim.
-        isolation: Finds the images on which the victim fails.
-        attack: The attack.
-        counting: Bills the queries.
-        pool: Holds the images.
-        criterion: Decides which images are adversarial.
-        deterministic: Whether the victim answers equal images equally, which is then checked.
-    """
+    """Evaluates clean images, candidates and final points for the success criterion."""
 
     oracle: Oracle
     isolation: ErrorIsolation
@@ -39,7 +29,7 @@ class CriterionStep:
     counting: ExactCounting
     pool: Pool
     criterion: SuccessCriterion
-    deterministic: bool
+    deterministic: bool  # whether the victim answers equal images equally, which is then checked
 
     def consider(self, queries: Queries) -> None:
         """Send candidates to their evaluations, and images without budget to their final evaluations."""
@@ -108,13 +98,10 @@ class CriterionStep:
         self.pool.images.evaluations.restart(rows, evaluations)
 
     def evaluate(self) -> tuple[list[int], dict[int, str]]:
-        """Make one forward pass of fresh evaluations.
+        """Make one forward pass of fresh evaluations; raises RandomVictim if a deterministic victim is random.
 
         Returns:
             The rows of the images that are finished, and the reason for each row on which the victim failed.
-
-        Raises:
-            RandomVictim: If a deterministic victim answers a point differently than before.
         """
         images, occupied = self.pool.images, self.pool.occupied
         wanted = images.evaluations.wanted[occupied]
@@ -128,9 +115,10 @@ class CriterionStep:
         if not len(rows):
             return [], answered.failed
         self.counting.ledger.charge(images.counts, occupied, "criterion", share)
-        again = self._compare(rows, *answered.values) if self.deterministic else rows[:0]
+        again = self._compare(rows, *answered.values) if self.deterministic else None
         images.evaluations.add(rows, *answered.values)
-        images.evaluations.restart(again, 1)
+        if again is not None:
+            images.evaluations.restart(again, 1)
         return self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0]), answered.failed
 
     def _scores(self, batch: Columns) -> tuple[Tensor, ...]:
@@ -139,13 +127,8 @@ class CriterionStep:
     def _compare(self, rows: Tensor, logits: Tensor) -> Tensor:
         """Compare a deterministic victim's answers with its earlier answers at the same points.
 
-        Args:
-            rows: (evaluations,) the row of each evaluation, none twice.
-            logits: (evaluations, classes).
-
-        Returns:
-            The rows that need one more evaluation because they had none: those at a final point, and at a clean image
-            near the decision boundary, where noise may act that acts nowhere else.
+        Returns the rows that had no earlier answer and need one more: at a final point, and at a clean image near the
+        decision boundary, where noise may act that acts nowhere else.
         """
         points = self.pool.images.points
         known = points.known[rows]

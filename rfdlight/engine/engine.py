@@ -30,6 +30,11 @@ from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 
 
+def _configure(attack: Attack, config: EngineConfig) -> None:
+    """Give the attack the settings of the engine that it depends on."""
+    attack.query_counting, attack.repeats = config.query_counting, config.eot
+
+
 class Engine:
     """Runs an attack on a victim: full forward passes, exact budgets, one record per image.
 
@@ -64,21 +69,16 @@ class Engine:
         self._scheduler = Scheduler(config.lockstep)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._isolation = ErrorIsolation(oracle, self.ledger)
-        self._configure(attack)
+        _configure(attack, config)
         counting = COUNTINGS[config.query_counting]
         self._counting = counting(attack, self._pool, self.ledger, config.budget, config.eot)
         self._query_step = QueryStep(oracle, self._isolation, attack, self._counting, self._pool, config.eot)
-        self._set_criterion()
+        self._criterion_step = self._new_criterion_step()
 
-    def _configure(self, attack: Attack) -> None:
-        """Set what the attack needs to know of the engine."""
-        attack.query_counting, attack.repeats = self.config.query_counting, self.config.eot
-
-    def _set_criterion(self) -> None:
-        deterministic = self.config.deterministic
-        self._criterion = OneEvaluation(self.criterion) if deterministic else self.criterion
-        self._criterion_step = CriterionStep(
-            self.oracle, self._isolation, self.attack, self._counting, self._pool, self._criterion, deterministic
+    def _new_criterion_step(self) -> CriterionStep:
+        criterion = OneEvaluation(self.criterion) if self.deterministic else self.criterion
+        return CriterionStep(
+            self.oracle, self._isolation, self.attack, self._counting, self._pool, criterion, self.deterministic
         )
 
     @property
@@ -135,7 +135,7 @@ class Engine:
         self._queue.clear()
         self._pool.clear()
         self._scheduler.restart()
-        self._set_criterion()
+        self._criterion_step = self._new_criterion_step()
 
     def bound_memory(self, gigabytes: float, x: Tensor) -> None:
         """Lower the pool size to what fits into memory, before the first images are submitted.
@@ -181,7 +181,7 @@ class Engine:
 
     def _new_images(self, x: Tensor, y: Tensor, ids: Sequence[str]) -> ImageState:
         """Return the state of new images, which wait for their clean evaluations."""
-        config, rows = self.config, len(y)
+        config, criterion = self.config, self._criterion_step.criterion
         keys = [rng.image_seed(config.seed, image_id) for image_id in ids]
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
@@ -191,14 +191,14 @@ class Engine:
         if taken:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")
         zero, none = torch.zeros_like(y), torch.full_like(y, -1)
-        known, logits = torch.zeros_like(y, dtype=torch.bool), torch.zeros(rows, config.classes, device=x.device)
+        known, logits = torch.zeros_like(y, dtype=torch.bool), torch.zeros(len(y), config.classes, device=x.device)
         return ImageState(
             shared=shared,
             attack=own,
-            criterion=self._criterion.open(y),
+            criterion=criterion.open(y),
             counts=QueryCounts(zero, zero, zero, zero),
             points=PointState(torch.full_like(y, Phase.CLEAN), x, zero, zero, known, logits),
-            evaluations=EvaluationState.open(y, config.classes, self._criterion.clean_evaluations),
+            evaluations=EvaluationState.open(y, config.classes, criterion.clean_evaluations),
             candidates=CandidateState(zero, zero, zero, none, none),
             clean=CleanState(zero, zero, zero.double(), none),
         )

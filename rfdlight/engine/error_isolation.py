@@ -22,18 +22,11 @@ Forward = Callable[[Columns], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Answered:
-    """Results of a batch.
+    """Results of a batch: those of every row of an image that did not fail."""
 
-    Attributes:
-        rows: (answered,) int64, positions of the answered rows in rising order: all rows of each image that did not
-            fail, and no row of an image that failed.
-        values: The results at these rows; empty if there are none.
-        failed: The reason for each image that failed.
-    """
-
-    rows: Tensor
-    values: tuple[Tensor, ...]
-    failed: dict[int, str]
+    rows: Tensor  # (answered,) int64, positions of these rows, in rising order
+    values: tuple[Tensor, ...]  # results at these rows; empty if there are none
+    failed: dict[int, str]  # the reason for each image that failed
 
 
 class ErrorIsolation:
@@ -62,16 +55,13 @@ class ErrorIsolation:
         self._failures: Counter[Purpose] = Counter()
 
     def evaluate(self, purpose: Purpose, batch: Columns, forward: Forward) -> Answered:
-        """Evaluate a batch.
+        """Evaluate a batch; raises a UserError if the victim is broken or memory is too small for the smallest pass.
 
         Args:
-            purpose: Of the evaluation.
-            batch: Input of `forward`, with "image": (rows,) int64, the image of each row. At least one row, at most the
-                oracle's batch size.
+            purpose: Purpose of the evaluation.
+            batch: Input of `forward`, with "image": (rows,) int64, the image of each row; from one row to the oracle's
+                batch size.
             forward: Evaluates a part of the batch.
-
-        Raises:
-            UserError: If the victim is broken, see above, or memory is too small for the smallest pass.
         """
         before = self._oracle.spare
         image = batch["image"]

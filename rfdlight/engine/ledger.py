@@ -13,19 +13,12 @@ KINDS: tuple[Kind, ...] = ("attack", "gradient", "success_check", "criterion")
 
 @dataclass
 class QueryCounts:
-    """Evaluations of each image by kind, (rows,) int64 each; all but the criterion's are billed.
+    """Evaluations of each image by kind, (rows,) int64 each; all but the criterion's are billed."""
 
-    Attributes:
-        attack: Evaluations whose answers chose the attacker's next point.
-        gradient: Evaluations whose gradients chose it.
-        success_check: Evaluations that only checked whether the attacker has succeeded.
-        criterion: Fresh evaluations of the success criterion.
-    """
-
-    attack: Tensor
-    gradient: Tensor
-    success_check: Tensor
-    criterion: Tensor
+    attack: Tensor  # evaluations whose answers chose the attacker's next point
+    gradient: Tensor  # evaluations whose gradients chose it
+    success_check: Tensor  # evaluations that only checked whether the attacker has succeeded
+    criterion: Tensor  # fresh evaluations of the success criterion
 
     @property
     def evaluated(self) -> Tensor:
@@ -65,11 +58,7 @@ class Ledger:
         self.total = dict.fromkeys(KINDS, 0) | {"padding": sum(self.total.values())}
 
     def check(self, forwarded: int) -> None:
-        """Compare the total with the number of rows that the hook on the victim has counted.
-
-        Raises:
-            RuntimeError: If the two differ.
-        """
+        """Raise a RuntimeError if the total differs from the number of rows that the hook on the victim has counted."""
         counted = sum(self.total.values())
         if counted != forwarded:
             raise RuntimeError(f"the ledger has {counted} rows, the victim saw {forwarded}: {self.total}")

@@ -17,21 +17,13 @@ QueryCounting = Literal["exact", "paper"]
 
 @dataclass(frozen=True)
 class ExactCounting:
-    """Bills every evaluation that the attacker uses, and never exceeds the budget.
-
-    Args:
-        attack: The attack.
-        pool: Holds the query counts of the images.
-        ledger: Is charged.
-        budget: Billed queries per image.
-        eot: Evaluations per query.
-    """
+    """Bills every evaluation that the attacker uses, and never exceeds the budget."""
 
     attack: Attack
     pool: Pool
     ledger: Ledger
-    budget: int
-    eot: int
+    budget: int  # billed queries per image
+    eot: int  # evaluations per query
 
     leaves_pixel_range: ClassVar[bool] = False
     """Whether queries may leave [0, 1]."""
@@ -39,31 +31,20 @@ class ExactCounting:
     """Whether success checks are the evaluator's: not billed, and answered by one evaluation."""
 
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
-        """Return the queries billed to some images, (rows,).
-
-        Args:
-            rows: Rows of the images in the pool.
-            state: The attack's columns of these rows, between two queries; by default read from the pool.
-        """
+        """Return the queries billed to some images, (rows,); their attack columns, `state`, save a read of the pool."""
         return self.pool.images.counts.billed[rows]
 
     def ended(self, rows: Tensor, state: Columns | None = None) -> Tensor:
-        """Return the images whose budget does not pay for another query, (rows,) bool; arguments as of `billed`."""
+        """Return whether the budget of some images does not pay for another query, (rows,) bool."""
         return self.billed(rows) + self.eot > self.budget
 
     def charge(self, rows: Tensor, success_checks: Tensor) -> None:
-        """Charge images for one query each.
-
-        Args:
-            rows: (rows,) int64, rows of the images in the pool.
-            success_checks: (rows,) bool, whether the query only checked for success.
-        """
-        counts = self.pool.images.counts
+        """Charge images for one query each, which only checked for success where `success_checks`, (rows,) bool."""
         kind: Kind = "gradient" if self.attack.access == "gradient" else "attack"
         if success_checks.any():
             self._charge_success_checks(rows[success_checks])
             rows = rows[~success_checks]
-        self.ledger.charge(counts, rows, kind, self.eot)
+        self.ledger.charge(self.pool.images.counts, rows, kind, self.eot)
 
     def _charge_success_checks(self, rows: Tensor) -> None:
         self.ledger.charge(self.pool.images.counts, rows, "success_check", self.eot)

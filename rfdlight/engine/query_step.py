@@ -19,23 +19,14 @@ from rfdlight.engine.query_counting import ExactCounting
 
 @dataclass(frozen=True)
 class QueryStep:
-    """Gets points from the attack, evaluates them, charges the images and gives the answers to the attack.
-
-    Args:
-        oracle: Owns the victim.
-        isolation: Finds the images on which the victim fails.
-        attack: The attack.
-        counting: Bills the queries.
-        pool: Holds the images.
-        eot: Evaluations per query.
-    """
+    """Gets points from the attack, evaluates them, charges the images and gives the answers to the attack."""
 
     oracle: Oracle
     isolation: ErrorIsolation
     attack: Attack
     counting: ExactCounting
     pool: Pool
-    eot: int
+    eot: int  # evaluations per query
 
     def run(self, rows: slice | Tensor) -> tuple[Queries | None, dict[int, str]]:
         """Make one query for each of some images.

@@ -63,10 +63,9 @@ class Conclusion:
 class SuccessCriterion(ABC):
     """Decides when an image counts as adversarial, by fresh evaluations that the attacker neither sees nor pays for.
 
-    After every forward pass of queries, `candidates` selects the queries whose points are candidates. The engine
-    makes `first_evaluations` fresh evaluations of each candidate and calls `conclude`, again and again while the
-    criterion wants more. An adversarial candidate ends the attack on its image; after any other, the attack goes on.
-    A criterion may keep memory of its own for each image: see `open`.
+    After every forward pass of queries, `candidates` selects the queries whose points are candidates. The engine makes
+    `first_evaluations` fresh evaluations of each candidate and calls `conclude`, repeatedly while the criterion wants
+    more. An adversarial candidate ends the attack on its image; after a rejected one, the attack continues.
 
     Args:
         final_evaluations: Fresh evaluations of every image's final point.

@@ -17,19 +17,12 @@ from rfdlight.engine.state import ImageState
 
 @dataclass
 class SequentialState:
-    """Memory of the criterion, (rows,) each.
+    """The criterion's own state, (rows,) each."""
 
-    Attributes:
-        rival: int64, the class with the largest mean logit in the votes.
-        testing: bool, whether the candidate is in the t test.
-        failures: int64, rejected candidates.
-        skip: int64, candidates that will be skipped.
-    """
-
-    rival: Tensor
-    testing: Tensor
-    failures: Tensor
-    skip: Tensor
+    rival: Tensor  # int64, the class with the largest mean logit in the votes
+    testing: Tensor  # bool, whether the candidate is in the t test
+    failures: Tensor  # int64, rejected candidates
+    skip: Tensor  # int64, candidates that will be skipped
 
 
 class SequentialCriterion(SuccessCriterion):
