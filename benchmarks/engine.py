@@ -25,7 +25,7 @@ from torch import nn
 from rfdlight.attacks.base import Attack
 from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
+from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, criterion_named
 from rfdlight.victims.victim import Victim
 
 SHAPE = (3, 32, 32)
@@ -87,21 +87,21 @@ def forward(victim: nn.Module, batch_size: int, memory_format: torch.memory_form
     return step
 
 
+class Deadline(RunObserver):
+    """Ends a run at a time of `time.perf_counter`."""
+
+    at = float("inf")
+
+    def stop(self) -> bool:
+        return time.perf_counter() > self.at
+
+
 def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: bool, seconds: float) -> float:
     """Return the queries per second of an attack that no criterion ends."""
-    deadline = [float("inf")]
+    deadline = Deadline()
     oracle = Oracle(victim, batch_size, channels_last=channels_last)
-    engine = Engine(
-        oracle,
-        attacker,
-        classes=10,
-        budget=10**9,
-        pool_size=2 * batch_size,
-        criterion=SuccessCriterion("never"),
-        deterministic=True,
-        on_record=lambda record: None,
-        stop=lambda: time.perf_counter() > deadline[0],
-    )
+    config = EngineConfig(classes=10, budget=10**9, pool_size=2 * batch_size, deterministic=True)
+    engine = Engine(oracle, attacker, criterion_named("never"), config, deadline)
     rows = 2 * batch_size
     x, y = images_of(victim, rows)
     engine.submit(x, y, [str(i) for i in range(rows)])
@@ -111,7 +111,7 @@ def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: boo
 
     for wait in (1.0, seconds):
         before, start = asked(), time.perf_counter()
-        deadline[0] = start + wait
+        deadline.at = start + wait
         engine.run()
     spent = time.perf_counter() - start
     oracle.close()

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from rfdlight.core.registry import NAMES
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
+from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, criterion_named
 
 BATCH, TICKS = 32, 3
 
@@ -31,6 +31,17 @@ class Shrinking(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(nn.functional.adaptive_avg_pool2d(x, 7).flatten(1))
+
+
+class Passes(RunObserver):
+    """Ends a run after so many forward passes."""
+
+    def __init__(self, passes: int) -> None:
+        self.left = passes
+
+    def stop(self) -> bool:
+        self.left -= 1
+        return self.left < 0
 
 
 def peak() -> int:
@@ -47,18 +58,9 @@ def measure(name: str, images: int, size: int) -> tuple[int, int]:
     attack = made(eps=0.05 if norm == "linf" else 5.0, norm=norm)
     victim = Shrinking().eval()
     # One tick is a forward pass of BATCH rows; every image gets its clean look and TICKS queries.
-    ticks = iter(range((1 + TICKS) * -(-images // BATCH)))
-    engine = Engine(
-        Oracle(victim, BATCH),
-        attack,
-        classes=10,
-        budget=1000,
-        pool_size=images,
-        criterion=SuccessCriterion("never"),
-        deterministic=True,
-        on_record=lambda record: None,
-        stop=lambda: next(ticks, None) is None,
-    )
+    passes = Passes((1 + TICKS) * -(-images // BATCH))
+    config = EngineConfig(classes=10, budget=1000, pool_size=images, deterministic=True)
+    engine = Engine(Oracle(victim, BATCH), attack, criterion_named("never"), config, passes)
     per_image = engine.bytes_per_image(torch.rand(1, 3, size, size))
     start = peak()
     for first in range(0, images, BATCH):

@@ -11,7 +11,7 @@ from harness import Constant, Mapped, Run, drive, images, one_by_one
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 
 Reference = Callable[[Callable[[Tensor], Tensor], Tensor, int, int, int, int], list[dict[str, Any]]]
 """From a model, an image, its label, target and key and a budget to one entry per query."""
@@ -136,7 +136,7 @@ def check_paper_boundaries(attack: Attack, victim: nn.Module, x: Tensor, y: Tens
     """Under paper query counting, success comes after whole iterations, and victims see pixels outside [0, 1]."""
     ranges = []
     hook = victim.register_forward_pre_hook(lambda _, inputs: ranges.append(inputs[0].aminmax()))
-    run = Run(victim, attack, x, y, budget=budget, query_counting="paper", criterion=SuccessCriterion("paper"))
+    run = Run(victim, attack, x, y, budget=budget, query_counting="paper", criterion=criterion_named("paper"))
     hook.remove()
     adversarial = [record["success_query"] for record in run.records if record["success_query"] is not None]
     assert adversarial

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
+from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, SuccessCriterion, criterion_named
 from rfdlight.victims.cifar_resnet import CifarResNet
 
 ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget")
@@ -96,6 +96,35 @@ class Mapped(nn.Module):
         return self.change(self.victim(x))
 
 
+class Collector(RunObserver):
+    """Keeps the records of a run, which it ends after so many forward passes."""
+
+    def __init__(self, passes: int | None = None) -> None:
+        self.records: list[dict[str, Any]] = []
+        self.passes = passes
+
+    def on_record(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+    def stop(self) -> bool:
+        if self.passes is None:
+            return False
+        self.passes -= 1
+        return self.passes < 0
+
+
+def engine_of(
+    oracle: Oracle,
+    attack: Attack,
+    observer: RunObserver | None = None,
+    criterion: SuccessCriterion | None = None,
+    **options: Any,
+) -> Engine:
+    """An engine, by default with the sequential criterion on a deterministic victim of two classes."""
+    settings = {"classes": 2, "deterministic": True, **options}
+    return Engine(oracle, attack, criterion or criterion_named("sequential"), EngineConfig(**settings), observer)
+
+
 class Run:
     """One run of the engine with everything that tests look at."""
 
@@ -121,23 +150,14 @@ class Run:
         own = {name: options.pop(name) for name in ("precision", "on_smaller") if name in options}
         own["least"] = options.get("eot", 1)
         self.oracle = Oracle(victim, batch_size, any_pixels=options.get("query_counting") == "paper", **own)
-        records: list[dict[str, Any]] = []
+        self.observer = Collector()
         classes = victim(x[:1]).shape[1]
         if attack.targeted and attack.needs_starting_point:
             options.setdefault("starting_points", labelled(victim, x.shape[1:]))
         self.shapes.clear()
         self.oracle.forwarded = 0
-        self.engine = Engine(
-            self.oracle,
-            attack,
-            classes=classes,
-            budget=budget,
-            pool_size=pool_size,
-            criterion=criterion or SuccessCriterion(),
-            deterministic=deterministic,
-            on_record=records.append,
-            **options,
-        )
+        options |= {"classes": classes, "budget": budget, "pool_size": pool_size, "deterministic": deterministic}
+        self.engine = engine_of(self.oracle, attack, self.observer, criterion, **options)
         if memory is not None:
             self.engine.bound_memory(memory, x[:1])
         order = order or list(range(len(x)))
@@ -149,7 +169,7 @@ class Run:
         self.engine.run()
         self.oracle.close()
         hook.remove()
-        self.records = sorted(records, key=lambda record: record.id)
+        self.records = sorted(self.observer.records, key=lambda record: record.id)
         assert [record.id for record in self.records] == [f"test/{i:04d}" for i in sorted(order)]
 
     @property

@@ -9,7 +9,7 @@ from reference.signflip import signflip
 
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 
 DRAW, BISECT, PROJECT, FLIP = range(4)
 NAMES = ["start", "bisect", "project", "flip"]
@@ -159,7 +159,7 @@ def check_paper_bill(attack, repeats, budget):
     """Under the paper's query counting, 11 + redraws + 2 t queries are made and all but the first are billed."""
     victim, x, y = redrawing_victim()
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
-    rules = {"query_counting": "paper", "criterion": SuccessCriterion("never"), "batch_size": 4 * repeats}
+    rules = {"query_counting": "paper", "criterion": criterion_named("never"), "batch_size": 4 * repeats}
     run = Run(victim, attack, x, y, budget=budget, eot=repeats, **rules)
     odd = 0
     for i, record in enumerate(run.records):

@@ -190,14 +190,14 @@ def test_one_set_of_weights_gives_the_same_records_by_card_by_timm_and_by_import
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch, capsys, number):
-    write = Evaluation._on_record
+    write = Evaluation.on_record
 
     def write_and_signal(self, record):
         write(self, record)
         if self._done == 2:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Evaluation, "_on_record", write_and_signal)
+    monkeypatch.setattr(Evaluation, "on_record", write_and_signal)
     before = signal.getsignal(number)
     # Five rows at a time, so that most images still wait when the second one is done.
     status = run(

@@ -91,7 +91,7 @@ def expand_args(args: list[str]) -> list[str]:
         ['test', '--attack=rfdlight.attacks.rays.RayS', '--attack.eps', '0.1']
     """
     expanded = list(args)
-    for kind in NAMES:
+    for kind in FLAGS:
         flag_of_kind = f"--{FLAGS[kind]}"
         selectors = (flag_of_kind, f"{flag_of_kind}+", f"{flag_of_kind}.class_path", f"{flag_of_kind}.help")
         for i, token in enumerate(expanded):
@@ -175,7 +175,7 @@ def expand_config(config: Any, kind: str | None = None) -> Any:
         return config
     expanded = {}
     for key, value in config.items():
-        inner = key if key in NAMES else None
+        inner = key if key in FLAGS else None
         if key == "class_path" and isinstance(value, str):
             inner = kind or next((kind for kind, listed in NAMES.items() if value in listed), None)
         expanded[key] = expand_config(value, inner)

@@ -14,7 +14,7 @@ import yaml
 from rfdlight._io import parse_json, read_text
 from rfdlight.cli.sweep_config import Cell
 from rfdlight.core.norms import Norm
-from rfdlight.engine.criterion import CLEAN_EVALUATIONS
+from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
 from rfdlight.evaluation.exit_reason import STOPPED
@@ -107,7 +107,7 @@ def facts_of(made: Any, images: int) -> Facts:
     return Facts(
         size=Size(images, config.budget),
         resizable="num_images" in arguments,
-        draws=CLEAN_EVALUATIONS + config.final_evaluations,
+        draws=criterion_named(config.criterion).clean_evaluations + config.final_evaluations,
         fill=max(1.0, rows / (config.eot * min(images, config.pool_size_for(rows)))),
         eps=model.attack.eps,
         norm=model.attack.norm,

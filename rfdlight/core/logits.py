@@ -75,7 +75,9 @@ def form_of(output: Any) -> str:
     """
     if isinstance(output, Tensor):
         return f"{str(output.dtype).removeprefix('torch.')} of shape {tuple(output.shape)}"
-    parts = [form_of(value) if isinstance(value, Tensor) else type(value).__name__ for value in parts_of(output).values()]
+    parts = [
+        form_of(value) if isinstance(value, Tensor) else type(value).__name__ for value in parts_of(output).values()
+    ]
     kind = type(output).__name__
     return f"a {kind} of {', '.join(parts[:4])}" if parts else kind
 

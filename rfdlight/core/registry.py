@@ -34,6 +34,12 @@ NAMES: dict[str, dict[str, str]] = {
         "input_noise": "rfdlight.defenses.input_noise.InputNoise",
         "logit_noise": "rfdlight.defenses.logit_noise.LogitNoise",
     },
+    "criterion": {
+        "never": "rfdlight.engine.criteria.never.NeverCriterion",
+        "paper": "rfdlight.engine.criteria.paper.PaperCriterion",
+        "sequential": "rfdlight.engine.criteria.sequential.SequentialCriterion",
+        "single": "rfdlight.engine.criteria.single.SingleCriterion",
+    },
     "adversary": {
         "fgsm": "rfdlight.training.fgsm.FGSMAdversary",
         "pgd": "rfdlight.training.pgd.PGDAdversary",
@@ -41,8 +47,8 @@ NAMES: dict[str, dict[str, str]] = {
     },
 }
 
-FLAGS = {kind: kind for kind in NAMES} | {"adversary": "model.adversary"}
-"""The option that chooses one of a kind."""
+FLAGS = {"attack": "attack", "data": "data", "defense": "defense", "adversary": "model.adversary"}
+"""The option that chooses one of a kind whose components have options of their own."""
 
 
 def resolve(kind: str, name: str) -> str:

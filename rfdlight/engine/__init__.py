@@ -1,7 +1,8 @@
 """Query engine between an attack and a victim: oracle, query ledger, pool and success criterion."""
 
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.criteria import SuccessCriterion, criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle
 
-__all__ = ["Engine", "Oracle", "SuccessCriterion"]
+__all__ = ["Engine", "EngineConfig", "Oracle", "RunObserver", "SuccessCriterion", "criterion_named"]

@@ -1,4 +1,4 @@
-"""Which images make the victim fail."""
+"""Error isolation: find the images on which the victim fails."""
 
 from __future__ import annotations
 
@@ -17,43 +17,35 @@ from rfdlight.engine.oracle import Oracle, Purpose
 from rfdlight.errors import UserError
 
 Forward = Callable[[Columns], tuple[Tensor, ...]]
-"""Asks the oracle about some rows of a question; each of the answers has one row for every row asked."""
+"""Evaluates some rows of a batch; each of the results has one row for every row of the batch."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What came back.
+    """Results of a batch: those of every row of an image that did not fail."""
 
-    Attributes:
-        rows: (answered,) int64, the rows of the question that were answered, in rising order: all of every image
-            that did not fail, and none of one that did.
-        values: The answers to these rows; empty if there are none.
-        failed: The reason for each image that failed.
-    """
-
-    rows: Tensor
-    values: tuple[Tensor, ...]
-    failed: dict[int, str]
+    rows: Tensor  # (answered,) int64, positions of these rows, in rising order
+    values: tuple[Tensor, ...]  # results at these rows; empty if there are none
+    failed: dict[int, str]  # the reason for each image that failed
 
 
 class ErrorIsolation:
-    """Asks about many images in one forward pass, and finds those on which the victim fails.
+    """Evaluates batches of images, and finds those on which the victim fails by bisection.
 
-    When a pass raises, all of its images are suspects; when it answers NaN or infinity, those that it answers so. A
-    single suspect fails. Several are asked again in halves, so that none fails for the fault of another, and the rest
-    of the pass is asked again as well, all in passes of the same shape. An image is charged for the answer that it
-    gets in the end. Rows that the victim answered in a pass that failed are padding, and so are those of this tick that
-    belong to an image that failed. A pass in which the victim raises is in no count: a hook on it does not see it.
+    When a pass raises, all of its images are suspects; when its answer has NaN or infinity, the images of these rows. A
+    single suspect fails. Several suspects are evaluated again in halves, and so is the rest of the pass, all in passes
+    of the same shape. An image is charged only for its last answer; its other answered rows, and all answered rows of
+    an image that failed, are padding. Passes in which the victim raises are not counted: a hook on it does not run.
 
-    A pass that memory was too small for is asked again in as many parts as it takes.
+    On out-of-memory the batch is split and retried.
 
-    When every image of a pass fails, the victim may be what is broken. It is asked again at the first point that it
-    ever answered for the same purpose, and the run ends if it fails there too; if it has answered none so far, the
-    run ends with the second image.
+    When every image of a pass fails, the victim itself may be broken. It is evaluated again at the first point that it
+    ever answered for the same purpose, and the run ends if it fails there too. If it has answered none so far, the run
+    ends with the second image.
 
     Args:
         oracle: Owns the victim.
-        ledger: Gets the padding.
+        ledger: Is charged for the padding.
     """
 
     def __init__(self, oracle: Oracle, ledger: Ledger) -> None:
@@ -62,20 +54,17 @@ class ErrorIsolation:
         self._known: dict[Purpose, Columns] = {}
         self._failures: Counter[Purpose] = Counter()
 
-    def ask(self, purpose: Purpose, question: Columns, forward: Forward) -> Answered:
-        """Ask about some rows.
+    def evaluate(self, purpose: Purpose, batch: Columns, forward: Forward) -> Answered:
+        """Evaluate a batch; raises a UserError if the victim is broken or memory is too small for the smallest pass.
 
         Args:
-            purpose: Of the question.
-            question: What `forward` reads, and "image": (rows,) int64, whose row each is. At least one row, and at
-                most the oracle's batch size.
-            forward: Asks.
-
-        Raises:
-            UserError: If the victim is broken, see above, or memory is too small for the smallest pass.
+            purpose: Purpose of the evaluation.
+            batch: Input of `forward`, with "image": (rows,) int64, the image of each row; from one row to the oracle's
+                batch size.
+            forward: Evaluates a part of the batch.
         """
         before = self._oracle.spare
-        image = question["image"]
+        image = batch["image"]
         pending = [torch.arange(len(image), device=image.device)]
         answers: list[tuple[Tensor, tuple[Tensor, ...]]] = []
         failed: dict[int, str] = {}
@@ -85,8 +74,8 @@ class ErrorIsolation:
             if len(rows) > self._oracle.batch_size:
                 pending += rows.split(self._oracle.batch_size)
                 continue
-            part = question if len(rows) == len(image) else take(question, rows)
-            # Neither error is kept: the frames that it holds hold the tensors of the pass that failed.
+            part = batch if len(rows) == len(image) else take(batch, rows)
+            # Neither error is kept: its frames hold the tensors of the pass that failed.
             try:
                 answers.append((rows, forward(part)))
             except OutOfMemory:
@@ -100,39 +89,38 @@ class ErrorIsolation:
         lost = sum(len(rows) for rows, _ in answers) - len(answered.rows)
         self._failures[purpose] += len(failed)
         if not len(answered.rows):
-            lost += self._look_again(purpose, forward, message)
+            lost += self._check_victim(purpose, forward, message)
         elif purpose not in self._known:
-            self._known[purpose] = take(question, answered.rows[:1])
+            self._known[purpose] = take(batch, answered.rows[:1])
         self._ledger.pad(self._oracle.spare - before + lost)
         return answered
 
-    def _look_again(self, purpose: Purpose, forward: Forward, message: str) -> int:
-        """Ask what was answered before, if anything was; return the rows that this took."""
+    def _check_victim(self, purpose: Purpose, forward: Forward, message: str) -> int:
+        """Evaluate the point that the victim answered first, if there is one; return the number of rows evaluated."""
         known = self._known.get(purpose)
         if known is None:
             if self._failures[purpose] > 1:
                 raise UserError(message)
             return 0
-        answer = None
-        while answer is None:
+        while True:
             with suppress(OutOfMemory):
-                answer = forward(known)
-        return 1
+                forward(known)
+                return 1
 
 
 def _blame(rows: Tensor, images: Tensor, error: VictimError) -> tuple[list[int], list[Tensor]]:
-    """Return the image that a pass failed on, if that is known, and the rows to be asked again."""
+    """Return the image that a pass failed on, if it is the only suspect, and the rows to evaluate again."""
     suspects = (images if error.rows is None else images[error.rows]).unique()
     others = rows[~torch.isin(images, suspects)]
+    again = [others] if len(others) else []
     if len(suspects) == 1:
-        return suspects.tolist(), [others] if len(others) else []
+        return suspects.tolist(), again
     half = len(suspects) // 2
-    halves = [rows[torch.isin(images, part)] for part in (suspects[half:], suspects[:half])]
-    return [], [others, *halves] if len(others) else halves
+    return [], again + [rows[torch.isin(images, part)] for part in (suspects[half:], suspects[:half])]
 
 
 def _joined(answers: list[tuple[Tensor, tuple[Tensor, ...]]], image: Tensor, failed: dict[int, str]) -> Answered:
-    """Put the answers of several passes together, without the images that failed in another one of them."""
+    """Join the answers of several passes, without those of images that failed in one of them."""
     if not answers:
         return Answered(image[:0], (), failed)
     if len(answers) == 1 and not failed:

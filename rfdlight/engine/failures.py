@@ -1,4 +1,4 @@
-"""What can go wrong in a forward pass: the victim fails, or memory runs out."""
+"""Errors of a forward pass: the victim fails, is random, or memory runs out."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class VictimError(UserError):
     """The victim raised, or answered NaN or infinity.
 
     Args:
-        message: For the case that the run ends here.
-        reason: The same of a single image, in one line.
-        rows: (rows,) bool, those of the pass that are to blame; None if that is not known.
+        message: Shown if the run ends.
+        reason: Shown for a single image, in one line.
+        rows: (rows,) bool, the rows of the pass that failed; None if they are not known.
     """
 
     def __init__(self, message: str, reason: str, rows: Tensor | None = None) -> None:
@@ -28,11 +28,7 @@ class OutOfMemory(UserError):  # noqa: N818  an event that the run survives, as 
 
 
 class RandomVictim(UserError):  # noqa: N818  an event that the run survives
-    """A victim that was taken for deterministic answered the same point differently.
-
-    Args:
-        image_id: Of the image whose point it is.
-    """
+    """A victim that was expected to be deterministic answered a point of the image `image_id` differently."""
 
     def __init__(self, image_id: str) -> None:
         super().__init__(f"the victim is random: it answered the same point of {image_id} differently")
@@ -40,7 +36,7 @@ class RandomVictim(UserError):  # noqa: N818  an event that the run survives
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Say whether an exception means that memory ran out, on any device."""
+    """Return whether an exception means that memory ran out, on any device."""
     # On the CPU torch raises a plain RuntimeError.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
@@ -51,20 +47,17 @@ def raised(error: Exception) -> VictimError:
     """Return the error for a pass in which the victim raised."""
     first_line = next(iter(str(error).strip().splitlines()), "")
     reason = one_line(f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)
-    # A defense's own refusal is a sentence for the user already.
+    # The message of a defense's own UserError is written for the user.
     return VictimError(str(error) if isinstance(error, UserError) else f"the victim raised {reason}", reason)
 
 
 def check_finite(values: Tensor, what: str, advice: str) -> None:
-    """Refuse NaN and infinity.
+    """Raise a VictimError with the rows of values (rows, ...) that are NaN or infinite, if there are any.
 
     Args:
         values: (rows, ...).
-        what: Happened, if there are any.
-        advice: Goes with it where the run ends.
-
-    Raises:
-        VictimError: If there are any, with their rows.
+        what: Reason for an image.
+        advice: Added to the reason if the run ends.
     """
     finite = torch.isfinite(values)
     if not finite.all():

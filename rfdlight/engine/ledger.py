@@ -1,60 +1,64 @@
-"""Who caused each row that the victim saw."""
+"""Query ledger: which image and purpose each row of each forward pass belongs to."""
 
 from __future__ import annotations
 
-import torch
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
-from rfdlight.core.tensors import Columns
+Kind = Literal["attack", "gradient", "success_check", "criterion"]
+KINDS: tuple[Kind, ...] = ("attack", "gradient", "success_check", "criterion")
 
-KINDS = ("attack", "gradient", "success_check", "criterion")
-"""Per image: evaluations that chose the attacker's next move, by their answer or, of a white-box attacker, by
-their gradient; that only told it whether it has finished; and that the evaluator made. All but the last are billed."""
+
+@dataclass
+class QueryCounts:
+    """Evaluations of each image by kind, (rows,) int64 each; all but the criterion's are billed."""
+
+    attack: Tensor  # evaluations whose answers chose the attacker's next point
+    gradient: Tensor  # evaluations whose gradients chose it
+    success_check: Tensor  # evaluations that only checked whether the attacker has succeeded
+    criterion: Tensor  # fresh evaluations of the success criterion
+
+    @property
+    def evaluated(self) -> Tensor:
+        """Evaluations of each image that chose the attacker's next point, (rows,)."""
+        return self.attack + self.gradient
+
+    @property
+    def billed(self) -> Tensor:
+        """Billed evaluations of each image, (rows,)."""
+        return self.evaluated + self.success_check
 
 
 class Ledger:
-    """Counts every row of every forward pass once.
+    """Counts every row of every forward pass once, per image and in total.
 
-    The counts of an image are columns of its row in the pool; the ledger adds to them, and keeps the
-    sums of the run. `padding` counts the rows of no image: those that fill up a forward pass, the
-    first passes of a run, which only look at the victim, and those of attacks that were begun anew.
+    "padding" counts the rows that belong to no image: rows that fill up a forward pass, the passes that probe the
+    victim before a run, and all rows of attacks that were restarted.
     """
 
     def __init__(self) -> None:
-        self.total = dict.fromkeys((*KINDS, "padding"), 0)
+        self.total: dict[str, int] = dict.fromkeys((*KINDS, "padding"), 0)
 
-    @staticmethod
-    def open(rows: int, device: torch.device) -> Columns:
-        """Return the zero counts of new rows."""
-        return {kind: torch.zeros(rows, dtype=torch.int64, device=device) for kind in KINDS}
-
-    def charge(self, counts: Columns, rows: slice | Tensor, kind: str, amount: int | Tensor) -> None:
-        """Add `amount` evaluations of a kind to some rows."""
-        counts[kind][rows] += amount
+    def charge(self, counts: QueryCounts, rows: slice | Tensor, kind: Kind, amount: int | Tensor) -> None:
+        """Add `amount` evaluations of a kind to each of some images."""
+        vars(counts)[kind][rows] += amount
         if isinstance(amount, Tensor):
             self.total[kind] += int(amount.sum())
         else:
             self.total[kind] += amount * (rows.stop - rows.start if isinstance(rows, slice) else len(rows))
 
     def pad(self, rows: int) -> None:
-        """Count rows of no image."""
+        """Count rows that belong to no image."""
         self.total["padding"] += rows
 
     def discard(self) -> None:
-        """Count all rows so far as padding: the images that they were for are attacked anew."""
+        """Count all rows so far as padding, because all attacks are restarted."""
         self.total = dict.fromkeys(KINDS, 0) | {"padding": sum(self.total.values())}
 
-    @staticmethod
-    def billed(counts: Columns) -> Tensor:
-        """Return what each image has been billed, (rows,)."""
-        return counts["attack"] + counts["gradient"] + counts["success_check"]
-
     def check(self, forwarded: int) -> None:
-        """Compare the sums with the rows that the hook on the victim has counted.
-
-        Raises:
-            RuntimeError: If they differ, which no run may survive.
-        """
+        """Raise a RuntimeError if the total differs from the number of rows that the hook on the victim has counted."""
         counted = sum(self.total.values())
         if counted != forwarded:
             raise RuntimeError(f"the ledger has {counted} rows, the victim saw {forwarded}: {self.total}")

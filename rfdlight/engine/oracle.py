@@ -1,4 +1,4 @@
-"""The only way to the victim."""
+"""Oracle: evaluates the victim in forward passes of one shape."""
 
 from __future__ import annotations
 
@@ -20,41 +20,37 @@ Purpose = Literal["attack", "criterion"]
 
 
 def check_pixels(points: Tensor) -> None:
-    """Refuse pixels outside of [0, 1].
-
-    Raises:
-        UserError: If there are any, or NaN.
-    """
+    """Raise a UserError if pixels are outside [0, 1] or NaN."""
     low, high = torch.aminmax(points)
     if not (low >= 0 and high <= 1):
         raise UserError(f"expected pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
 
 
 class Oracle:
-    """Owns the victim and answers points, always in forward passes of one shape.
+    """Owns the victim and evaluates points, always in forward passes of one shape.
 
-    The victim's randomness is its own: attack and criterion forward passes draw from two streams of the
-    global generators, each seeded by (seed, purpose, rank, attempt) and put away between passes. So
-    what the criterion draws never changes what an attack sees.
+    The attack's and the criterion's passes draw the victim's noise from two streams of torch's global generators, each
+    seeded by (seed, purpose, rank, attempt) and restored between passes. So the criterion's evaluations never change
+    the attack's answers.
 
-    When memory runs out in a forward pass, it is refused with `OutOfMemory`, and the following ones have half the rows.
+    If memory runs out in a forward pass, it raises `OutOfMemory`, and the following passes have half the rows.
 
     Args:
-        victim: Logits from pixels; it is put into eval mode.
+        victim: Maps pixels to logits; the oracle puts it into eval mode.
         batch_size: Rows per forward pass; shorter batches are padded with their first row.
-        seed: Of the victim's randomness.
-        precision: Of the attack's forward passes; the criterion's are always float32.
+        seed: Seed of the victim's noise.
+        precision: Precision of the attack's forward passes; the criterion's are always float32.
         channels_last: Run the victim in channels-last memory.
         any_pixels: Whether points may leave [0, 1], as in the paper's code.
-        rank: Of this process.
-        attempt: How often this run was resumed.
-        least: Rows that a forward pass has to have when memory runs out.
+        rank: Rank of this process.
+        attempt: Number of times the run was resumed.
+        least: Smallest number of rows per forward pass when memory runs out.
         on_smaller: Called with the new number of rows per forward pass.
-        on_contiguous: Called when the victim turns out to fail in channels-last memory alone, and leaves it.
+        on_contiguous: Called when the victim fails only in channels-last memory and leaves it.
 
     Attributes:
-        forwarded: Rows that a hook on the victim has counted so far.
-        spare: Those of them that filled up a pass, or were answered in one that failed.
+        forwarded: Rows counted so far by a hook on the victim.
+        spare: How many of these rows padded a pass, or belonged to a pass that failed.
     """
 
     def __init__(
@@ -80,10 +76,9 @@ class Oracle:
         self._least = least
         self._on_smaller = on_smaller
         self._on_contiguous = on_contiguous
-        victim.eval()
-        self._victim = victim
+        self._victim = victim.eval()
         self._answered = False
-        self._lay_out(torch.channels_last if channels_last else torch.contiguous_format)
+        self._set_format(torch.channels_last if channels_last else torch.contiguous_format)
         self._hook = victim.register_forward_hook(self._count)
         self._batch: Tensor | None = None
         self._advances = True
@@ -93,16 +88,15 @@ class Oracle:
             for purpose, label in (("attack", "attack"), ("criterion", "judge"))  # the label fixes published numbers
         }
 
-    def _lay_out(self, memory_format: torch.memory_format) -> None:
-        """Choose the memory format of the passes, and bring the weights into it."""
+    def _set_format(self, memory_format: torch.memory_format) -> None:
+        """Set the memory format of the passes and of the weights."""
         self._format = memory_format
-        for module in self._victim.modules():
-            for parameter in module.parameters(recurse=False):
-                if parameter.ndim == 4 and parameter.layout is torch.strided:
-                    parameter.data = parameter.data.contiguous(memory_format=memory_format)
+        for parameter in self._victim.parameters():
+            if parameter.ndim == 4 and parameter.layout is torch.strided:
+                parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
     def close(self) -> None:
-        """Take the counting hook off the victim."""
+        """Remove the counting hook from the victim."""
         self._hook.remove()
 
     def _count(self, victim: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -110,12 +104,12 @@ class Oracle:
 
     @torch.no_grad()
     def scores(self, points: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
-        """Return the raw logits of some points.
+        """Return the logits of points.
 
         Args:
             points: (rows, C, H, W) in [0, 1] unless `any_pixels`, at most `batch_size` rows.
             clock: (rows,) int64, queries billed before each.
-            purpose: Which noise and which precision.
+            purpose: Decides the noise stream and the precision.
 
         Returns:
             (rows, classes) float32.
@@ -126,17 +120,16 @@ class Oracle:
             DefenseError: If a defense cannot act on the victim.
             OutOfMemory: If memory runs out.
         """
-        self._check(points)
-        with self._noise(purpose, points.device), self._failing(len(points)):
+        with self._pass(points, purpose):
             return self._forward(self._fill(points), clock, purpose)
 
     def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the raw logits of some points and the gradients of an objective, for white-box attacks.
+        """Return the logits of points and the gradients of an objective, for white-box attacks.
 
         Args:
-            points: See `scores`.
-            clock: See `scores`.
-            objective: From the logits (rows, classes) to one value per row, (rows,).
+            points: As in `scores`.
+            clock: As in `scores`.
+            objective: Maps logits (rows, classes) to one value per row, (rows,).
 
         Returns:
             Logits (rows, classes) float32 and gradients like `points`, with the attack's noise and precision.
@@ -146,14 +139,12 @@ class Oracle:
             VictimError: As `scores` does, and if the gradient is not finite.
             OutOfMemory: If memory runs out.
         """
-        self._check(points)
-        rows = len(points)
         gradient = None
-        with torch.enable_grad(), self._noise("attack", points.device), self._failing(rows):
+        with torch.enable_grad(), self._pass(points, "attack"):
             batch = self._fill(points).detach().requires_grad_()
-            logits = self._forward(batch.clone(), clock, "attack")  # a victim may change what it is given
+            logits = self._forward(batch.clone(), clock, "attack")  # the victim may change its input in place
             if logits.requires_grad:
-                gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][:rows].float()
+                gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][: len(points)].float()
                 check_finite(gradient, "the victim's gradient is NaN or infinity", "attack it by scores or labels")
         if gradient is None:
             raise UserError(
@@ -162,17 +153,13 @@ class Oracle:
             )
         return logits.detach(), gradient
 
-    def _check(self, points: Tensor) -> None:
-        if not self.any_pixels:
-            check_pixels(points)
-
     def _fill(self, points: Tensor) -> Tensor:
         """Return the batch of constant shape with the points in front."""
         if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
         self._batch[: len(points)] = points
-        self._batch[len(points) :] = points[:1]  # nothing of an earlier pass, which may be what a victim fails on
+        self._batch[len(points) :] = points[:1]  # never rows of an earlier pass, on which the victim may fail
         return self._batch
 
     def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
@@ -180,27 +167,27 @@ class Oracle:
         padded = torch.zeros(self.batch_size, dtype=clock.dtype, device=clock.device)
         padded[: len(clock)] = clock
         with self._arithmetic(purpose, batch.device), ticking(padded):
-            # A copy: a victim may answer from memory that its next pass overwrites.
+            # A copy: the victim may reuse the memory of its answer in the next pass.
             logits = check_logits(self._answer(batch), len(batch))[: len(clock)].to(torch.float32, copy=True)
         check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
         return logits
 
     def _answer(self, batch: Tensor) -> Any:
-        """Return what the victim answers, in contiguous memory if it has never answered in channels-last memory.
+        """Return the victim's answer; before its first answer, switch to contiguous memory where channels-last fails.
 
-        A network that flattens by `view` needs the former; torch raises a RuntimeError for it.
+        torch raises a RuntimeError where a network flattens a channels-last tensor by `view`.
         """
-        kept = batch if self._answered else batch.clone()  # a victim may change what it is given
+        kept = batch if self._answered else batch.clone()  # the victim may change its input in place
         try:
             output = self._victim(batch)
         except RuntimeError as error:
             if self._answered or self._format is torch.contiguous_format or is_out_of_memory(error):
                 raise
-            self._lay_out(torch.contiguous_format)
+            self._set_format(torch.contiguous_format)
             try:
                 output = self._victim(kept.contiguous())
             except Exception:
-                self._lay_out(torch.channels_last)
+                self._set_format(torch.channels_last)
                 raise error from None
             self._batch = None
             self._on_contiguous()
@@ -208,13 +195,16 @@ class Oracle:
         return output
 
     @contextmanager
-    def _failing(self, rows: int) -> Iterator[None]:
-        """Count what a pass of so many rows spares, and say what went wrong in it."""
+    def _pass(self, points: Tensor, purpose: Purpose) -> Iterator[None]:
+        """Check the points, set the noise stream, count the spare rows of one pass and translate its errors."""
+        if not self.any_pixels:
+            check_pixels(points)
         before = self.forwarded
         try:
-            yield
+            with self._noise(purpose, points.device):
+                yield
         except Exception as error:
-            # What the hook counted before the failure: nothing, where the victim itself raised.
+            # The rows counted before the failure: none if the victim itself raised.
             self.spare += self.forwarded - before
             if isinstance(error, (VictimError, DefenseError)):
                 raise
@@ -222,14 +212,10 @@ class Oracle:
                 raise raised(error) from error
             self._shrink()
             raise OutOfMemory("memory ran out in a forward pass; lower model.batch_size") from error
-        self.spare += self.batch_size - rows
+        self.spare += self.batch_size - len(points)
 
     def _shrink(self) -> None:
-        """Halve the forward passes that follow.
-
-        Raises:
-            UserError: If they cannot be smaller.
-        """
+        """Halve the rows of the following forward passes, or raise a UserError if that is not possible."""
         if self.batch_size <= self._least:
             remedy = "lower model.eot" if self._least > 1 else "lower data.size, or take a smaller victim"
             raise UserError(f"memory ran out in a forward pass of {self.batch_size} rows; {remedy}")
@@ -248,43 +234,33 @@ class Oracle:
 
     @contextmanager
     def _noise(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
-        """Put the stream of a purpose in the place of the global generators."""
-        on_gpu = device.type == "cuda"
-        outside = [torch.get_rng_state()]
-        if on_gpu:
-            outside.append(torch.cuda.get_rng_state(device))
-        try:
+        """Set the global generators to the stream of a purpose, and restore them afterwards."""
+        gpus = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
             if purpose in self._streams:
-                self._set_states(self._streams[purpose], device)
+                cpu, *others = self._streams[purpose]
+                torch.set_rng_state(cpu)
+                for gpu, state in zip(gpus, others, strict=True):
+                    torch.cuda.set_rng_state(state, gpu)
             else:
                 torch.manual_seed(self._seeds[purpose])
-            yield
-        finally:
-            inside = [torch.get_rng_state()]
-            if on_gpu:
-                inside.append(torch.cuda.get_rng_state(device))
-            if self._advances:
-                self._streams[purpose] = inside
-            self._set_states(outside, device)
-
-    @staticmethod
-    def _set_states(states: list[Tensor], device: torch.device) -> None:
-        torch.set_rng_state(states[0])
-        if len(states) > 1:
-            torch.cuda.set_rng_state(states[1], device)
+            try:
+                yield
+            finally:
+                if self._advances:
+                    self._streams[purpose] = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, gpus)]
 
     @contextmanager
     def _arithmetic(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
-        """Choose the precision: what was asked for the attack, float32 for the criterion."""
+        """Set the chosen precision for the attack, float32 for the criterion."""
         precision = self.precision if purpose == "attack" else "float32"
         with ExitStack() as stack:
-            # Switched off too: whoever calls may have switched it on, as a trainer does.
+            # Also disables autocast and TF32 that the caller, such as a trainer, has enabled.
             stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"))
             if device.type == "cuda":
-                tf32, cudnn = precision == "tf32", torch.backends.cudnn
+                tf32, cudnn, matmul = precision == "tf32", torch.backends.cudnn, torch.backends.cuda.matmul
                 flags = {"benchmark": cudnn.benchmark, "deterministic": cudnn.deterministic, "allow_tf32": tf32}
                 stack.enter_context(cudnn.flags(enabled=True, **flags))
-                before = torch.backends.cuda.matmul.allow_tf32
-                torch.backends.cuda.matmul.allow_tf32 = tf32
-                stack.callback(setattr, torch.backends.cuda.matmul, "allow_tf32", before)
+                stack.callback(setattr, matmul, "allow_tf32", matmul.allow_tf32)
+                matmul.allow_tf32 = tf32
             yield

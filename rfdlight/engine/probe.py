@@ -1,4 +1,4 @@
-"""How a victim answers the same images again: whether it is random, and whether an answer depends on its batch."""
+"""Probe of a victim: whether it is random, and whether an answer depends on the other images of its batch."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _PASSES = 3
 """Forward passes over equal batches; the first two that differ end the comparison."""
 
 _SUM_ERROR = 0.01
-"""How far from 1 the probabilities of half precision may add up."""
+"""Largest distance from 1 of the sum of probabilities in half precision."""
 
 _DRAWS = 8
-"""Forward passes over each of two batches that have to confirm that answers differ between them."""
+"""Forward passes over each of two batches that have to confirm a difference between them."""
 
 _LEVEL = 0.001
 """Significance level of that comparison, over all images together."""
 
 _ROUNDING = 1e-3
-"""Change of a logit that counts as rounding, relative to the range of the image's logits."""
+"""Largest change of a logit that counts as rounding, relative to the range of the image's logits."""
 
 _NEAR = 0.2
-"""Margin of an image near the decision boundary, relative to the same range."""
+"""Largest margin of an image near the decision boundary, relative to the same range."""
 
 _TOLERATED = 0.1
-"""Largest change, relative to the same range, that other images of the batch may cause in a run that goes on."""
+"""Largest tolerated effect of the other images of a batch, relative to the same range."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Behaviour:
     Attributes:
         random: Whether any two answers to the same image differed.
         batch_effect: Largest change of a logit when the other images of the batch changed, relative to the range of
-            the image's logits; 0 where it is within rounding.
-        probabilities: Whether the answers look like probabilities, as after a softmax, and not like logits.
+            the image's logits; 0 if it is within rounding.
+        probabilities: Whether the answers look like probabilities instead of logits.
     """
 
     random: bool
@@ -64,18 +64,18 @@ def near_boundary(logits: Tensor) -> Tensor:
 def probe(oracle: Oracle, points: Tensor) -> Behaviour:
     """Evaluate the same images several times, in equal batches and beside other images.
 
-    A change beside other images has to be confirmed by another forward pass. For a random victim, noise from torch's
-    global generators is replayed, so that it does not hide what the other images change, and fresh draws of both
-    batches have to confirm the change: a victim that draws noise for some rows alone gets other noise beside others.
+    A change beside other images has to be confirmed. For a random victim, noise from torch's global generators is first
+    replayed, so that it does not hide the change, and then fresh evaluations of both batches have to differ in the
+    mean: a victim that draws noise for some rows only gets other noise beside other images.
 
     Args:
         oracle: Owns the victim; the forward passes are the criterion's.
-        points: Images (rows, C, H, W) in [0, 1], at least one; no more than one forward pass of them is used.
+        points: Images (rows, C, H, W) in [0, 1], at least one; at most one forward pass of them is used.
 
     Raises:
         UserError: If the answers to an image depend on the other images of its batch by more than a tenth of the range
             of its logits.
-        VictimError: If the victim fails on each of the images alone; one that it answers is enough.
+        VictimError: If the victim fails on each of the images alone.
     """
     trials = [points, *points.split(1)] if len(points) > 1 else [points]
     while True:
@@ -99,9 +99,9 @@ def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
     others = (1 - kept)[: oracle.batch_size - len(kept)]
     try:
         effect = (
-            _random_effect(oracle, points, kept, others) if random else _effect_of(oracle, points, kept, others, first)
+            _random_effect(oracle, points, kept, others) if random else _steady_effect(oracle, points, others, first)
         )
-    except VictimError:  # on the images that were made up: nothing is known of the batch
+    except VictimError:  # on the made-up images: nothing is known about the batch
         effect = 0.0
     if effect is None:
         return Behaviour(random=True, probabilities=probabilities)
@@ -119,17 +119,18 @@ def _answers(oracle: Oracle, points: Tensor) -> Tensor:
     return oracle.scores(points, clock, "criterion")
 
 
-def _effect_of(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor, before: Tensor) -> float | None:
-    """Return the largest relative change of a logit beside other images, 0 if it is rounding, None if it is chance.
+def _steady_effect(oracle: Oracle, points: Tensor, others: Tensor, before: Tensor) -> float | None:
+    """Return the largest relative change of a logit beside other images, 0 if it is rounding, None if it is noise.
 
-    The images stand at other places in the batch too: noise that restarts from one seed in every pass differs by place.
+    The images also move to other places in the batch, where noise that restarts from one seed in every pass differs.
     """
+    kept = points[: (len(points) + 1) // 2]
     batch = torch.cat([others, kept])
     after = _answers(oracle, batch)
     effect = float(_effect(before[: len(kept)], after[len(others) :]).max())
     if effect <= _ROUNDING:
         return 0.0
-    # A victim that chooses at random between two networks, pass by pass, may have looked steady so far.
+    # A victim that chooses between two networks at random, pass by pass, may have been steady so far.
     steady = all(
         torch.equal(before, _answers(oracle, points)) and torch.equal(after, _answers(oracle, batch))
         for _ in range(_DRAWS)
@@ -138,7 +139,7 @@ def _effect_of(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor, bef
 
 
 def _random_effect(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor) -> float:
-    """Return the same of a random victim, 0 if it is rounding or chance."""
+    """Return the same for a random victim, 0 if it is rounding or noise."""
     batch = torch.cat([kept, others])
     with oracle.same_noise():
         before, after = _answers(oracle, points)[: len(kept)], _answers(oracle, batch)[: len(kept)]
@@ -147,10 +148,10 @@ def _random_effect(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor)
 
 
 def _means_differ(oracle: Oracle, one: Tensor, other: Tensor, kept: int) -> bool:
-    """Return whether the margins of the first `kept` images differ in the mean between two batches."""
+    """Return whether the mean margins of the first `kept` images differ between two batches."""
     answers: tuple[list[Tensor], list[Tensor]] = [], []
     for draw in range(_DRAWS):
-        # Each batch comes first in every second pair, so that a steady drift of the victim cancels.
+        # Alternate the order, so that a steady drift of the victim cancels.
         for which in (0, 1) if draw % 2 else (1, 0):
             answers[which].append(_answers(oracle, (one, other)[which])[:kept])
     before, after = (torch.stack(batch).double() for batch in answers)

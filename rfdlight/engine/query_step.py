@@ -1,4 +1,4 @@
-"""What an attack is told of its queries."""
+"""Query step: one forward pass of an attack's queries."""
 
 from __future__ import annotations
 
@@ -6,92 +6,93 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core.tensors import Columns
-from rfdlight.engine.error_isolation import Answered, ErrorIsolation
+from rfdlight.core.tensors import Columns, put, take
+from rfdlight.engine.criteria.base import Queries
+from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.pool import Pool
+from rfdlight.engine.query_counting import ExactCounting
 
 
 @dataclass(frozen=True)
-class QueryAnswers:
-    """The answers to some queries.
-
-    Attributes:
-        rows: (told,) int64, the queries that were answered, in rising order.
-        answer: What the attack reads, one row for each of them.
-        labels: (told,) int64, the label that each of them amounts to.
-        logits: (told, classes), the mean logits of each query's evaluations, which an attack may not see.
-        failed: The reason for each image that failed.
-    """
-
-    rows: Tensor
-    answer: Tensor
-    labels: Tensor
-    logits: Tensor
-    failed: dict[int, str]
-
-
 class QueryStep:
-    """Asks the oracle what an attack wants to know, and averages the evaluations of a query.
+    """Gets points from the attack, evaluates them, charges the images and gives the answers to the attack."""
 
-    Args:
-        oracle: Owns the victim.
-        triage: Finds the images that fail.
-        attack: Says what it reads.
-        eot: Evaluations per query.
-    """
+    oracle: Oracle
+    isolation: ErrorIsolation
+    attack: Attack
+    counting: ExactCounting
+    pool: Pool
+    eot: int  # evaluations per query
 
-    def __init__(self, oracle: Oracle, triage: ErrorIsolation, attack: Attack, eot: int) -> None:
-        self._oracle = oracle
-        self._isolation = triage
-        self._attack = attack
-        self._eot = eot
-
-    def ask(self, points: Tensor, clock: Tensor, image: Tensor, state: Columns, single: Tensor) -> QueryAnswers:
-        """Make one forward pass of queries.
+    def run(self, rows: slice | Tensor) -> tuple[Queries | None, dict[int, str]]:
+        """Make one query for each of some images.
 
         Args:
-            points: (queries, C, H, W).
-            clock: (queries,) int64, queries billed before each.
-            image: (queries,) int64, the number of its image.
-            state: Of the images.
-            single: (queries,) bool, those that are told of one evaluation alone.
+            rows: Rows of the images in the pool, at least one.
+
+        Returns:
+            The answered queries, None if there are none, and the reason for each row on which the victim failed.
         """
-        question = {"points": points, "clock": clock, "image": image, "y": state["y"], "target": state["target"]}
-        if self._eot > 1:
-            question = {name: value.repeat_interleave(self._eot, 0) for name, value in question.items()}
-        gradients = self._attack.access == "gradient"
-        answered = self._isolation.ask("attack", question, self._gradients if gradients else self._scores)
-        rows = answered.rows[:: self._eot] // self._eot
-        if not len(rows):
-            return QueryAnswers(rows, points[:0], rows, points[:0], answered.failed)
-        draws = answered.values[0].view(len(rows), self._eot, -1)
-        answer, labels = self._averaged(answered, draws, state["y"][rows], single[rows])
-        logits = draws.mean(1) if self._eot > 1 else draws[:, 0]
-        return QueryAnswers(rows, answer, labels, logits, answered.failed)
+        attack, eot = self.attack, self.eot
+        state = self.pool.attack_state(rows)
+        clock = self.counting.billed(rows, state)
+        points = attack.ask(state)
+        checks = attack.is_success_check(state)
+        numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
+        batch = {"points": points, "clock": clock, "image": numbers, "y": state["y"], "target": state["target"]}
+        if eot > 1:
+            batch = {name: value.repeat_interleave(eot, 0) for name, value in batch.items()}
+        gradients = attack.access == "gradient"
+        answered = self.isolation.evaluate("attack", batch, self._gradients if gradients else self._scores)
+        if answered.failed:
+            kept = answered.rows[::eot] // eot
+            if not len(kept):
+                return None, answered.failed
+            state, rows = take(state, kept), numbers[kept]
+            numbers, points, clock, checks = (value[kept] for value in (numbers, points, clock, checks))
+        answer, labels, logits = self._answers(answered.values, state["y"], checks)
+        self.counting.charge(numbers, checks)
+        attack.tell(state, points, answer)
+        put(self.pool.images.attack, rows, state)
+        adversarial = attack.is_adversarial(state, labels) & attack.threat.contains(state["x"], points)
+        return Queries(attack, state, numbers, points, clock, logits, adversarial), answered.failed
 
-    def _scores(self, question: Columns) -> tuple[Tensor, ...]:
-        return (self._oracle.scores(question["points"], question["clock"], "attack"),)
+    def _answers(self, values: tuple[Tensor, ...], y: Tensor, checks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the attack gets, the label of each query and its mean logits."""
+        each = values[0].view(len(y), self.eot, -1)
+        access, several = self.attack.access, self.eot > 1
+        mean = each.mean(1) if several else each[:, 0]
+        if access == "gradient":
+            gradient = values[1]
+            averaged = gradient.view(len(y), self.eot, *gradient.shape[1:]).mean(1) if several else gradient
+            return averaged, mean.argmax(1), mean
+        if access == "decision":
+            labels = most_frequent(each.argmax(2), y, each.shape[2]) if several else mean.argmax(1)
+            return labels, labels, mean
+        single = several and self.counting.free_success_checks
+        answer = torch.where(checks[:, None], each[:, 0], mean) if single else mean
+        return answer, answer.argmax(1), mean
 
-    def _gradients(self, question: Columns) -> tuple[Tensor, ...]:
-        def objective(logits: Tensor) -> Tensor:
-            return self._attack.objective(question, logits)
+    def _scores(self, batch: Columns) -> tuple[Tensor, ...]:
+        return (self.oracle.scores(batch["points"], batch["clock"], "attack"),)
 
-        return self._oracle.gradients(question["points"], question["clock"], objective)
+    def _gradients(self, batch: Columns) -> tuple[Tensor, ...]:
+        return self.oracle.gradients(
+            batch["points"], batch["clock"], lambda logits: self.attack.objective(batch, logits)
+        )
 
-    def _averaged(self, answered: Answered, draws: Tensor, y: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the answers and the labels of queries with logits `draws`, whose images have the labels `y`."""
-        if self._attack.access == "gradient":
-            gradient = answered.values[1]
-            return gradient.view(len(y), self._eot, *gradient.shape[1:]).mean(1), draws.mean(1).argmax(1)
-        if self._attack.access == "score":
-            logits = torch.where(single[:, None], draws[:, 0], draws.mean(1))
-            return logits, logits.argmax(1)
-        votes = torch.zeros_like(draws[:, 0], dtype=torch.int64)
-        votes.scatter_add_(1, draws.argmax(2), torch.ones_like(votes[:, :1]).expand(-1, self._eot))
-        # Ties go to the right label, else to the first class.
-        votes = 2 * votes
-        votes.scatter_add_(1, y[:, None], torch.ones_like(votes[:, :1]))
-        labels = votes.argmax(1)
-        return labels, labels
+
+def most_frequent(labels: Tensor, y: Tensor, classes: int) -> Tensor:
+    """Return the most frequent label of each query; a tie goes to the image's own label, else to the first class.
+
+    Args:
+        labels: (queries, evaluations) int64.
+        y: (queries,) int64, the labels of the images.
+        classes: Number of classes.
+    """
+    votes = 2 * one_hot(labels, classes).sum(1)
+    return (votes + one_hot(y, classes)).argmax(1)

@@ -1,60 +1,50 @@
-"""What is written down of an image when it is finished."""
+"""Record of a finished image."""
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+import torch
 
 from rfdlight.core.norms import norm
-from rfdlight.core.tensors import Columns
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine.state import ImageState
 from rfdlight.records.records import Record
 
+_OR_NONE = ("success_query", "first_9_vote_success")
+"""Fields that are None where the state holds -1."""
 
-def describe(image_id: str, columns: Columns, one: Tensor, billed: int, criterion: SuccessCriterion) -> Record:
+
+def describe(image_id: str, images: ImageState, row: int, billed: int) -> Record:
     """Return the record of a finished image; `rfdlight.records.records` documents the fields.
 
     Args:
-        image_id: Of the image.
-        columns: Of the pool.
-        one: (1,) int64, its row.
-        billed: Queries billed to it.
-        criterion: Whose verdict it gets.
+        image_id: Id of the image.
+        images: The state of all images.
+        row: Row of the image.
+        billed: Queries billed to the image.
     """
-    row = int(one)
-    delta = columns["point"][one] - columns["x"][one]
-
-    def count(name: str) -> int:
-        return int(columns[name][row])
-
-    def or_none(name: str) -> int | None:
-        return None if count(name) < 0 else count(name)
-
-    attacked = count("clean_prediction") == count("y")
+    rows = torch.tensor([row], device=images.counts.attack.device)
+    evaluations, shared = images.evaluations, images.shared
+    point = images.points.point[rows]
+    delta = point - shared["x"][rows]
+    label, target = int(shared["y"][row]), int(shared["target"][row])
+    candidates: dict[str, Any] = {name: int(column[row]) for name, column in vars(images.candidates).items()}
+    clean = {name: column[row].item() for name, column in vars(images.clean).items()}
     return Record(
         id=image_id,
-        label=count("y"),
-        target=or_none("target"),
-        attack=count("attack"),
-        gradient=count("gradient"),
-        success_check=count("success_check"),
-        criterion=count("criterion"),
+        label=label,
+        target=None if target < 0 else target,
+        **{kind: int(column[row]) for kind, column in vars(images.counts).items()},
         billed=billed,
-        candidates=count("candidates"),
-        voted_candidates=count("voted_candidates"),
-        tested_candidates=count("tested_candidates"),
-        success_query=or_none("success_query"),
-        first_9_vote_success=or_none("first_9_vote_success"),
-        clean_evaluations=count("clean_evaluations"),
-        clean_wrong=count("clean_wrong"),
-        clean_margin=float(columns["clean_margin"][row]),
-        clean_prediction=count("clean_prediction"),
-        final_evaluations=count("draws"),
-        final_adversarial=count("wrong"),
-        final_margin=float(criterion.mean_margin(columns, one)),
-        final_prediction=int(criterion.mean_label(columns, one)),
-        verdict=criterion.verdict(columns, row) if attacked else "misclassified",
+        **{name: None if name in _OR_NONE and count < 0 else count for name, count in candidates.items()},
+        **clean,
+        final_evaluations=int(evaluations.count[row]),
+        final_adversarial=int(evaluations.adversarial[row]),
+        final_margin=float(evaluations.mean_margin(rows)),
+        final_prediction=int(evaluations.mean_label(rows)),
+        verdict=evaluations.verdict(row) if clean["clean_prediction"] == label else "misclassified",
         linf=float(norm(delta, "linf")),
         l2=float(norm(delta, "l2")),
-        low=float(columns["point"][row].min()),
-        high=float(columns["point"][row].max()),
+        low=float(point.min()),
+        high=float(point.max()),
     )

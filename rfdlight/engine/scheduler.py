@@ -1,38 +1,70 @@
-"""Whether the next forward pass is one of queries or one of the criterion's draws."""
+"""Scheduler: which forward pass is next, and for which images."""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from rfdlight.engine.ledger import QueryCounts
+
 _PATIENCE = 16
-"""Passes of queries after which images that wait for draws get them in a pass that is not full."""
+"""Passes of queries after which waiting candidates are evaluated in a pass that is not full."""
 
 
 class Scheduler:
-    """Takes the turn that fills a forward pass.
+    """Keeps forward passes full, and gives every image its share of the queries.
 
     Args:
-        lockstep: Where both do, draw, so that images that wait for the criterion do not fall behind; without, ask.
+        lockstep: Prefer evaluations of the success criterion over queries where both fill a pass, and images with few
+            queries over others, so that all images end together.
     """
 
     def __init__(self, lockstep: bool) -> None:
         self.lockstep = lockstep
-        self._asked = 0
+        self._query_passes = 0
+        self._next = 0
 
-    def draw_next(self, ready: int, wanted: int, queries: int, draws: int) -> bool:
-        """Return whether the next pass is of draws, and count it.
+    def restart(self) -> None:
+        """Begin again with the first rows."""
+        self._next = 0
+
+    def evaluates_next(self, ready: int, wanted: int, queries: int, evaluations: int) -> bool:
+        """Return whether the next pass evaluates for the success criterion, rather than makes queries; count the pass.
 
         Args:
-            ready: Images that can be given a query.
-            wanted: Draws that the criterion waits for; one of the two is at least 1.
-            queries: That fill a pass.
-            draws: That fill a pass.
+            ready: Images that wait for a query.
+            wanted: Evaluations that the criterion waits for; one of the two is at least 1.
+            queries: Number of queries that fill a pass.
+            evaluations: Number of evaluations that fill a pass.
         """
-        if (ready >= queries) != (wanted >= draws):
-            draw = wanted >= draws
+        if (ready >= queries) != (wanted >= evaluations):
+            evaluates = wanted >= evaluations
         elif ready >= queries:
-            draw = self.lockstep
+            evaluates = self.lockstep
         else:
-            draw = wanted * queries > ready * draws
+            evaluates = wanted * queries > ready * evaluations
         if self.lockstep and wanted:
-            draw |= self._asked >= _PATIENCE
-        self._asked = 0 if draw else self._asked + 1
-        return draw
+            evaluates |= self._query_passes >= _PATIENCE
+        self._query_passes = 0 if evaluates else self._query_passes + 1
+        return evaluates
+
+    def next_rows(self, ready: Tensor, most: int, counts: QueryCounts) -> slice | Tensor:
+        """Return the rows of the next queries: in lockstep those with the fewest so far, else in turn.
+
+        Args:
+            ready: Row numbers in rising order, at least one.
+            most: Largest number of rows to return.
+            counts: Query counts of all rows of the pool.
+
+        Returns:
+            A slice if the rows are neighbours, which avoids copies; else row numbers.
+        """
+        if len(ready) > most and self.lockstep:
+            ready = ready[counts.evaluated[ready].argsort(stable=True)[:most]].sort().values
+        elif len(ready) > most:
+            start = int(torch.searchsorted(ready, self._next))
+            start = start if start < len(ready) else 0
+            ready = torch.cat([ready[start : start + most], ready[: max(0, start + most - len(ready))]])
+        first, last = int(ready[0]), int(ready[-1])
+        self._next = last + 1
+        return slice(first, last + 1) if last - first + 1 == len(ready) else ready

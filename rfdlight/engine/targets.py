@@ -1,4 +1,4 @@
-"""Where a targeted attack has to get to, and where it starts."""
+"""Targets and starting points of targeted attacks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from rfdlight.core import rng
 from rfdlight.core.tensors import Columns
 
 _TARGETS = 2**20
-"""The stream of random numbers that targets and starts are drawn from; attacks number theirs from 0."""
+"""Stream of random numbers for targets and starting points; attacks number their streams from 0."""
 
 
 def draw_targets(
     attack: Attack, y: Tensor, seed: Tensor, classes: int, starting_points: tuple[Tensor, Tensor] | None = None
 ) -> Columns:
-    """Draw each image's target, -1 in an untargeted attack, and its start where the attack needs one.
+    """Draw each image's target, -1 in an untargeted attack, and its starting point if the attack needs one.
 
     Args:
-        attack: That needs them.
+        attack: The attack.
         y: (rows,) int64, labels; no target is the label.
-        seed: (rows,) int64, of each image.
-        classes: Of the victim.
-        starting_points: Images (images, C, H, W) of known classes (images,).
+        seed: (rows,) int64, seed of each image.
+        classes: Number of classes of the victim.
+        starting_points: Images (images, C, H, W) and their classes (images,).
     """
     if not attack.targeted:
         return {"target": torch.full_like(y, -1)}
@@ -33,7 +33,7 @@ def draw_targets(
     if not attack.needs_starting_point:
         return {"target": target}
     if starting_points is None:
-        raise ValueError(f"a targeted {type(attack).__name__} needs images to start from")
+        raise ValueError(f"starting_points: expected images for a targeted {type(attack).__name__}, got none")
     images, known = starting_points
     fitting = (known == target[:, None]).double()  # (rows, images)
     chosen = (fitting.cumsum(1) > draws[:, 1:] * fitting.sum(1, keepdim=True)).long().argmax(1)

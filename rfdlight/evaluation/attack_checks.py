@@ -27,13 +27,3 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
         )
     check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
     attack.eps = data.reference_eps
-
-
-def check_rule(criterion: str, attack: Attack) -> None:
-    """Refuse a success criterion that is not defined for an attack.
-
-    Raises:
-        UserError: If it is the paper's, for a white-box attack.
-    """
-    if criterion == "paper" and attack.access == "gradient":
-        raise UserError("model.criterion paper has no rule for attacks that read gradients; leave it at sequential")

@@ -15,11 +15,11 @@ from rfdlight.attacks.base import Attack
 from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import Batch
 from rfdlight.defenses.base import Defense, undefended
-from rfdlight.engine.criterion import Rule
-from rfdlight.engine.engine import QueryCounting
+from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
+from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, shown
-from rfdlight.evaluation.attack_checks import check_rule, settle_eps
+from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.conclusion import conclude
 from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.description import Subject
@@ -54,8 +54,8 @@ class AttackEvaluation(LightningModule):
         checkpoint: A safetensors file with weights for a victim that is no card.
         attack: The attacker.
         budget: Billed queries per image, >= 0.
-        criterion: Which rule calls an image broken: "sequential" (the default, Definition 1 of the paper with
-            stated error), "paper", "single" or "never".
+        criterion: Success criterion: "sequential" (the default, Definition 1 of the paper with a bound on wrong
+            successes), "paper", "single", "never", or the import path of a `SuccessCriterion`.
         query_counting: "exact" bills what the attacker uses and never exceeds the budget by one; "paper" bills, wastes
             and exceeds as the paper's code does, and lets the queries leave [0, 1] where it does.
         eot: Evaluations that each query averages (expectation over transformation), >= 1: the mean of the logits
@@ -89,7 +89,7 @@ class AttackEvaluation(LightningModule):
         checkpoint: str | None = None,
         attack: Attack | None = None,
         budget: int = 1000,
-        criterion: Rule = "sequential",
+        criterion: str = "sequential",
         query_counting: QueryCounting = "exact",
         eot: int = 1,
         defended: bool = True,
@@ -121,7 +121,7 @@ class AttackEvaluation(LightningModule):
             sanity_checks=sanity_checks,
             seed=seed,
         )
-        check_rule(criterion, attack)
+        criterion_named(criterion).check(attack)
         self.victim_spec = victim
         self.checkpoint = checkpoint
         self.attack = attack

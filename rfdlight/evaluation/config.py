@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from rfdlight.engine.criterion import Rule
-from rfdlight.engine.engine import QueryCounting
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.passes import LARGEST, rows_per_pass
+from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 
 
@@ -38,7 +37,7 @@ class EvaluationConfig:
     """
 
     budget: int = 1000
-    criterion: Rule = "sequential"
+    criterion: str = "sequential"
     query_counting: QueryCounting = "exact"
     eot: int = 1
     final_evaluations: int = 100

@@ -20,11 +20,11 @@ from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
 from rfdlight.data.tensors import images_from
 from rfdlight.defenses.base import Defense, attached_defenses
-from rfdlight.engine.criterion import Rule
-from rfdlight.engine.engine import QueryCounting
+from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
+from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
-from rfdlight.evaluation.attack_checks import check_rule, settle_eps
+from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.conclusion import conclude
 from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.description import Subject
@@ -35,7 +35,9 @@ from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.victims.answers import Answering, count_classes, device_of
+from rfdlight.victims.card import VictimCard
 from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.resolve import load, resolve_victim
 
 Data = ImageData | tuple[Tensor, Tensor] | Iterable[Any]
 """Attacked images: a data module, tensors `(x, y)`, or an iterable of `(x, y)` or `(x, y, ids)`, such as a loader."""
@@ -51,7 +53,7 @@ def evaluate(
     targeted: bool = False,
     budget: int = 1000,
     defense: Defense | Sequence[Defense] = (),
-    criterion: Rule = "sequential",
+    criterion: str = "sequential",
     query_counting: QueryCounting = "exact",
     eot: int = 1,
     final_evaluations: int = 100,
@@ -130,7 +132,7 @@ def evaluate(
     if resume and out is None:
         raise UserError("resume: expected a folder in `out`, got None; give the folder of the evaluation to continue")
     chosen = _attack(attack, eps, norm, targeted)
-    check_rule(criterion, chosen)
+    criterion_named(criterion).check(chosen)
     network, card, text = _network(model, data)
     place = device_of(network) if device is None else torch.device(device)
     defenses = [defense] if isinstance(defense, Defense) else list(defense)

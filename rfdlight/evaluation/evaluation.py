@@ -16,7 +16,8 @@ from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.data.loaders import Batch, loader
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import CHECKED_ON
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle, check_pixels
@@ -46,7 +47,7 @@ _PROBABILITIES = (
 )
 
 
-class Evaluation:
+class Evaluation(RunObserver):
     """Attacks the images of one process, and writes down the results.
 
     Args:
@@ -60,7 +61,7 @@ class Evaluation:
         starting_points: Images (rows, C, H, W) and classes (rows,) for an attack that needs starting points; by
             default test images that the victim classifies correctly.
         on_ready: Called in process 0 when the run directory is taken and nothing was written.
-        stop: Read before every forward pass; True ends the evaluation with the finished images.
+        stopped: Read before every forward pass; True ends the evaluation with the finished images.
 
     Attributes:
         points: Final point of each finished image by its id, (C, H, W) each, if `keep_points` was set.
@@ -78,7 +79,7 @@ class Evaluation:
         deterministic: bool | None = None,
         starting_points: tuple[Tensor, Tensor] | None = None,
         on_ready: Callable[[], None] = lambda: None,
-        stop: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
         self.subject = subject
         self.config = config
@@ -94,7 +95,7 @@ class Evaluation:
         self._deterministic = deterministic
         self._starting_points = starting_points
         self._on_ready = on_ready
-        self._stop = stop
+        self._stopped = stopped
         self._weights = weights_digest(subject.victim, attributes=False) if writer is not None else None
         past = self.writer.past.records
         self._done, self._robust = len(past), sum(is_robust_at(record, config.budget) for record in past)
@@ -149,7 +150,7 @@ class Evaluation:
         try:
             self.engine.run(low_watermark)
             if not low_watermark and self.engine.deterministic and self.processes.size > 1:
-                self.processes.await_all(self._tick)  # another process may still find it random
+                self.processes.await_all(self.stop)  # another process may still find it random
         except RandomVictim as found:
             self._begin_again(found)
 
@@ -215,7 +216,7 @@ class Evaluation:
         if not self.engine.deterministic:
             self.writer.random()
         for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
-            self._on_failure(image_id, reason)
+            self.on_failure(image_id, reason)
         settings = self.subject.settings(config, self.rows)
         interface.message(run_banner(settings, self.subject.attack, self.engine.pool_size, warnings))
         self._display = interface.progress(self.subject.data.num_images, config.budget)
@@ -259,24 +260,19 @@ class Evaluation:
             points = find_starting_points(self._oracle, data.images("test"), data.num_classes, x.device)
         pool_size = config.pool_size_for(self.rows)
         together = config.pool_size is not None or len(data.attacked()) <= pool_size
-        return Engine(
-            self._oracle,
-            attack,
+        engine = EngineConfig(
             classes=data.num_classes,
             budget=config.budget,
             pool_size=pool_size,
             lockstep=self.processes.size == 1 and together,
-            criterion=SuccessCriterion(config.criterion, config.final_evaluations),
             seed=config.seed,
             query_counting=config.query_counting,
             eot=config.eot,
             starting_points=points,
             deterministic=not any(astuple(self.random)),
-            on_record=self._on_record,
-            on_point=self._on_point,
-            on_failure=self._on_failure,
-            stop=self._tick,
         )
+        criterion = criterion_named(config.criterion, config.final_evaluations)
+        return Engine(self._oracle, attack, criterion, engine, observer=self)
 
     def _fingerprint(self, attacked: ImageSource) -> dict[str, Any]:
         """Return the facts that every attempt at the run must share."""
@@ -288,30 +284,30 @@ class Evaluation:
 
     def _end(self) -> None:
         oracle, engine = self._oracle, self.engine
-        self.writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self._tick)
+        self.writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self.stop)
 
-    def _on_record(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
         self.writer.record(record)
         self._done += 1
         self._robust += is_robust_at(record, self.config.budget)
         self._settled += record.queries
 
-    def _on_point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
-        self.writer.point(image_id, clean, final)
+    def on_point(self, image_id: str, x: Tensor, point: Tensor) -> None:
+        self.writer.point(image_id, x, point)
         if self.keep_points:
-            self.points[image_id] = final.clone()
+            self.points[image_id] = point.clone()
 
-    def _on_failure(self, image_id: str, reason: str) -> None:
+    def on_failure(self, image_id: str, reason: str) -> None:
         self.writer.failure(image_id, reason)
         self._done += 1
 
-    def _tick(self) -> bool:
+    def stop(self) -> bool:
         self.processes.look(self._tally)
         if self._display is not None and self._display.due:
             self._display.update(self.processes.together(self._tally()))
         if self.processes.random and self.engine.deterministic:
             raise RandomVictim("an image of another process")
-        return self.processes.stopping or self._stop()
+        return self.processes.stopping or self._stopped()
 
     def _tally(self) -> tuple[int, ...]:
         """Return the counts of this process in the order of `Tally`."""

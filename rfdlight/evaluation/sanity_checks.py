@@ -103,19 +103,19 @@ class SanityChecks:
             seed=self.config.seed,
         )
         evaluation = Evaluation(
-            Subject(self.subject.victim, self.subject.text, GivenImages(sample, self.engine.classes), attack),
+            Subject(self.subject.victim, self.subject.text, GivenImages(sample, self.engine.config.classes), attack),
             config,
             self.device,
             deterministic=self.engine.deterministic,
-            starting_points=self.engine.starting_points,
-            stop=self.stop,
+            starting_points=self.engine.config.starting_points,
+            stopped=self.stop,
         )
         evaluation.run()
         return evaluation
 
     @property
     def _queries(self) -> int:
-        return min(self.engine.budget, QUERIES)
+        return min(self.engine.config.budget, QUERIES)
 
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> NoBall:
         attack = copy.copy(self.engine.attack)
@@ -139,7 +139,7 @@ class SanityChecks:
             raise _SkippedError(f"random noise is not defined for {self.engine.attack.norm}")
         noise = RandomNoise(self.engine.attack.eps, self.engine.attack.norm, self.engine.attack.targeted)
         stood = {record.id: record.is_robust for record in self._attack(sample, noise).writer.past.records}
-        pairs = [(is_robust_at(known[name], self.engine.budget), stands) for name, stands in stood.items()]
+        pairs = [(is_robust_at(known[name], self.engine.config.budget), stands) for name, stands in stood.items()]
         return NoiseComparison(
             images=len(pairs),
             queries=self._queries,
@@ -155,12 +155,12 @@ class SanityChecks:
         """
         if self.engine.attack.access != "score":
             raise _SkippedError(f"the attack reads {self.engine.attack.access}, not scores")
-        if self.engine.budget < 2:
+        if self.engine.config.budget < 2:
             raise _SkippedError("the attack has no second query")
         attack = copy.copy(self.engine.attack)
         attack.query_counting, attack.repeats = "exact", 1
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
-        rows, seed = self.engine.oracle.batch_size, self.engine.seed
+        rows, seed = self.engine.oracle.batch_size, self.engine.config.seed
         oracle = Oracle(self.subject.victim, rows, seed=seed, channels_last=self.config.channels_last, attempt=-1)
         try:
             losses = self._first_losses(oracle, attack, x, sample)
@@ -175,10 +175,10 @@ class SanityChecks:
     def _first_losses(self, oracle: Oracle, attack: Attack, x: Tensor, sample: ImageSource) -> list[Tensor]:
         """Return the losses at each image's first two queries, (draws, images) float64 both."""
         y = sample.labels.to(self.device)
-        keys = [rng.image_seed(self.engine.seed, image_id) for image_id in sample.ids]
+        keys = [rng.image_seed(self.engine.config.seed, image_id) for image_id in sample.ids]
         seed = torch.tensor(keys, dtype=torch.int64, device=self.device)
-        state = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.engine.budget)}
-        state |= draw_targets(attack, y, seed, self.engine.classes, self.engine.starting_points)
+        state = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, self.engine.config.budget)}
+        state |= draw_targets(attack, y, seed, self.engine.config.classes, self.engine.config.starting_points)
         state |= attack.init(x, y, seed)
         clock = torch.zeros_like(y)
         losses: list[Tensor] = []

@@ -10,7 +10,7 @@ from torch import nn
 
 from rfdlight.attacks import Boundary
 from rfdlight.core import rng
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 START, BLEND, SPHERE, PROPOSAL = range(4)
@@ -219,7 +219,7 @@ def test_a_victim_of_random_labels_leads_to_no_number_that_is_not_finite():
         zeros(4),
         budget=300,
         deterministic=False,
-        criterion=SuccessCriterion("never", final_evaluations=10, clean_evaluations=5),
+        criterion=criterion_named("never", final_evaluations=10, clean_evaluations=5),
     )
     assert len(run.records) == 4
 

@@ -15,7 +15,7 @@ from rfdlight.attacks import GeoDA
 from rfdlight.attacks.geoda import low_waves, query_split
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 START, BISECT, PROBE, WALK = range(4)
@@ -238,14 +238,14 @@ def test_the_paper_asks_the_clean_image_first_and_does_not_clip_noise(network, c
 
 def test_the_paper_bills_every_answer_and_ends_with_its_split(network, clean):
     x, y = clean[0][:4], clean[1][:4]
-    exact = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, criterion=SuccessCriterion("never"))
+    exact = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, criterion=criterion_named("never"))
     paper = Run(
         network,
         GeoDA(eps=1e-6, norm="l2"),
         x,
         y,
         budget=100,
-        criterion=SuccessCriterion("never"),
+        criterion=criterion_named("never"),
         query_counting="paper",
     )
     assert exact.column("attack").tolist() == [100] * 4

@@ -22,7 +22,7 @@ from signflip_checks import (
 
 from rfdlight.attacks import SignFlip
 from rfdlight.core.norms import norm
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 
@@ -125,7 +125,7 @@ def test_before_a_start_is_found_the_last_noise_is_submitted_inside_the_ball():
 def test_exact_accounting_bills_the_start_and_never_exceeds_the_budget(repeats):
     victim, x, y = redrawing_victim()
     x, y = x.repeat(4, 1, 1, 1), y.repeat(4)
-    run = Run(victim, SignFlip(eps=0.001), x, y, budget=50, eot=repeats, criterion=SuccessCriterion("never"))
+    run = Run(victim, SignFlip(eps=0.001), x, y, budget=50, eot=repeats, criterion=criterion_named("never"))
     for record in run.records:
         assert record.attack == record.billed == 50 // repeats * repeats
 
@@ -141,7 +141,7 @@ def test_paper_accounting_bills_all_but_the_first_query(repeats, budget):
             y,
             budget=budget,
             query_counting="paper",
-            criterion=SuccessCriterion("never"),
+            criterion=criterion_named("never"),
         )
         assert all(record.billed == budget for record in run.records)
         return

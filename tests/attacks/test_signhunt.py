@@ -10,7 +10,7 @@ from reference.signhunt import signhunt
 
 from rfdlight.attacks import SignHunt
 from rfdlight.core.losses import margin
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 KINDS = ("base", "probe", "look")
@@ -230,7 +230,7 @@ def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
 
 def test_the_papers_criterion_hears_of_a_break_from_the_look_after_a_step(network, clean):
     x, y = clean[0][:5], clean[1][:5]
-    run = Run(network, SignHunt(eps=0.08), x, y, budget=30, query_counting="paper", criterion=SuccessCriterion("paper"))
+    run = Run(network, SignHunt(eps=0.08), x, y, budget=30, query_counting="paper", criterion=criterion_named("paper"))
     attack = in_paper_mode()
     attack.eps = 0.08
     billed = [None] * 5

@@ -9,7 +9,7 @@ from reference.signopt import signopt
 from rfdlight.attacks import SignOPT
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 PURPOSES = ("start", "check", "sample", "try", "shrink", "grow", "bisect")
@@ -177,7 +177,7 @@ def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(netw
             query_counting=a,
             criterion=rule,
         )
-        for a, rule in (("exact", SuccessCriterion("never")), ("paper", SuccessCriterion("never")))
+        for a, rule in (("exact", criterion_named("never")), ("paper", criterion_named("never")))
     ]
     assert made[0].column("attack").tolist() == [90] * 4
     assert (made[1].column("attack") > 90).all()

@@ -8,7 +8,7 @@ from harness import CoinFlip, Constant, Run, drive, images, one_by_one
 
 from rfdlight.attacks import Square
 from rfdlight.core.norms import norm
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 
 EPS = {"linf": 0.05, "l2": 1.0}
 NORMS = pytest.mark.parametrize("ball", ["linf", "l2"])
@@ -218,7 +218,7 @@ def check_paper_bill(attack, budget, repeats):
         "query_counting": "paper",
         "eot": repeats,
         "batch_size": 4 * repeats,
-        "criterion": SuccessCriterion("never"),
+        "criterion": criterion_named("never"),
     }
     iterations = budget // repeats - (attack.norm == "linf")
     for record in Run(Constant(), attack, x, y, budget=budget, **options).records:
@@ -254,7 +254,7 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
         y,
         budget=60,
         deterministic=False,
-        criterion=SuccessCriterion("never", final_evaluations=5),
+        criterion=criterion_named("never", final_evaluations=5),
     )
     for record in run.records:
         assert record.billed == (60 if record.attack else 0)

@@ -101,14 +101,14 @@ def test_a_cell_that_fails_is_told_and_the_others_go_on(command):
 
 
 def test_a_signal_ends_the_sweep_and_the_next_one_goes_on(command, monkeypatch):
-    write = Evaluation._on_record
+    write = Evaluation.on_record
 
     def write_and_signal(self, record):
         write(self, record)
         os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Evaluation, "_on_record", write_and_signal)
+        patch.setattr(Evaluation, "on_record", write_and_signal)
         said = command("sweep", "grid.yaml")
     assert said.status == 1
     assert said.out.endswith("stopped; the same command goes on from here\n")

@@ -14,7 +14,7 @@ from torch import nn
 import rfdlight
 from rfdlight.attacks import SignOPT
 from rfdlight.core.registry import NAMES
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 
 EPS = {"linf": 0.08, "l2": 2.0}
 MARGINS = ("clean_margin", "final_margin")
@@ -148,7 +148,7 @@ def test_columns_inputs_points_and_counts_keep_their_promises(make, victim, netw
     y = y if victim == "network" else torch.zeros_like(y)
     chosen = {"network": network, "linear": linear(x), "constant": Constant(), "coin flip": CoinFlip()}[victim]
     asked = []
-    rule = SuccessCriterion("never" if victim == "coin flip" else "sequential")
+    rule = criterion_named("never" if victim == "coin flip" else "sequential")
     run = Run(chosen, watched(make(), asked), x, y, budget=40, deterministic=victim != "coin flip", criterion=rule)
     assert asked
     assert sum(asked) == run.total["attack"] + run.total["gradient"] + run.total["success_check"]
@@ -177,7 +177,7 @@ def test_no_budget_is_exceeded(make, budget, victim):
     x, y = images(6, (3, 4, 4)), torch.zeros(6, dtype=torch.int64)
     torch.manual_seed(budget)
     chosen = linear(x) if victim == "linear" else CoinFlip()
-    criterion = SuccessCriterion(clean_evaluations=3, final_evaluations=5)
+    criterion = criterion_named("sequential", clean_evaluations=3, final_evaluations=5)
     run = Run(chosen, make(), x, y, budget=budget, criterion=criterion, deterministic=victim == "linear", pool_size=6)
     assert len(run.records) == 6
     for record in run.records:
@@ -203,7 +203,7 @@ def test_declared_points_are_in_the_ball_and_judged_again_as_broken(make, networ
 
 
 def test_what_the_papers_criterion_calls_broken_is_broken_on_a_deterministic_victim(make, network, clean):
-    run = Run(network, make(), clean[0][:6], clean[1][:6], budget=100, criterion=SuccessCriterion("paper"))
+    run = Run(network, make(), clean[0][:6], clean[1][:6], budget=100, criterion=criterion_named("paper"))
     assert all(r.verdict == "adversarial" for r in run.records if r.success_query is not None)
 
 
@@ -334,7 +334,7 @@ def test_initially_wrong_images_are_never_asked(make, network, clean):
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
 def test_a_coin_flipping_victim_is_finished_with_finite_numbers(make, rule, query_counting):
     x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
-    criterion = SuccessCriterion(rule, final_evaluations=10, clean_evaluations=5)
+    criterion = criterion_named(rule, final_evaluations=10, clean_evaluations=5)
     run = Run(
         CoinFlip(),
         make(),
@@ -369,7 +369,7 @@ def test_no_attack_is_credited_with_images_that_a_thousand_draws_call_robust(mak
     # An image is wrongly called adversarial with probability at most 0.05, at one in five wrong answers about never
     # (decision 13's simulation): 7 of 40 or more would come in 1 of 300 runs at the stated level.
     x, y = images(40, (3, 4, 4)), torch.zeros(40, dtype=torch.int64)
-    criterion = SuccessCriterion(clean_evaluations=20, final_evaluations=1000)
+    criterion = criterion_named("sequential", clean_evaluations=20, final_evaluations=1000)
     run = Run(victim(), make(), x, y, budget=60, batch_size=200, pool_size=40, criterion=criterion, deterministic=False)
     assert len(run.records) == 40
     credited = [r for r in run.records if r.success_query is not None and r.verdict == "robust"]

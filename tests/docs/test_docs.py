@@ -130,9 +130,9 @@ def test_every_command_line_shown_is_understood(parser, examples, capsys):
 def test_every_flag_named_in_the_text_exists(parser, examples):
     commands = parser._subcommands_action.choices.values()
     known = {flag for command in commands for action in command._actions for flag in action.option_strings}
-    for kind, path in [(kind, path) for kind, listed in names.NAMES.items() for path in listed.values()]:
+    for flag, path in [(flag, path) for kind, flag in names.FLAGS.items() for path in names.NAMES[kind].values()]:
         parameters = inspect.signature(resolve_name(path).__init__).parameters
-        known |= {f"--{names.FLAGS[kind]}.{parameter}" for parameter in parameters}
+        known |= {f"--{flag}.{parameter}" for parameter in parameters}
     known |= {f"--attack.{parameter}" for parameter in inspect.signature(Attack.__init__).parameters}
     known |= {"--attack.share", "--defense.queries"}  # of the examples
     unknown = []

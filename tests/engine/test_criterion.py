@@ -2,17 +2,20 @@
 
 import math
 from itertools import pairwise, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from harness import Constant, Run, images
+from harness import Collector, Constant, Run, engine_of, images
 from scipy import stats
 from torch import nn
 
 from rfdlight.attacks import RandomNoise
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
-from rfdlight.engine.criterion import Phase, _below_zero
+from rfdlight.engine import Oracle, criterion_named
+from rfdlight.engine.criteria.base import MAJORITY, SuccessCriterion, count_votes
+from rfdlight.engine.criteria.sequential import SequentialCriterion
+from rfdlight.engine.evaluations import EvaluationState, below_zero
 
 
 class Gaussian(nn.Module):
@@ -40,7 +43,7 @@ class AfterClean(Gaussian):
 def false_breaks(p, criterion=None, count=200, budget=250):
     x = torch.full((count, 1, 2, 2), 0.5)
     y = torch.zeros(count, dtype=torch.int64)
-    criterion = criterion or SuccessCriterion(clean_evaluations=1, final_evaluations=2)
+    criterion = criterion or criterion_named("sequential", clean_evaluations=1, final_evaluations=2)
     run = Run(
         AfterClean(p), RandomNoise(eps=0.1), x, y,
         budget=budget, batch_size=count, pool_size=count, criterion=criterion, deterministic=False,
@@ -75,55 +78,27 @@ def test_victims_wrong_in_most_draws_are_broken_soon():
 
 
 def test_a_criterion_that_tests_at_a_loose_level_is_caught_by_the_false_break_rate():
-    criterion = SuccessCriterion(clean_evaluations=1, final_evaluations=2)
+    criterion = criterion_named("sequential", clean_evaluations=1, final_evaluations=2)
     criterion.level = 5.0
     adversarial, _ = false_breaks(0.45, criterion)
     assert len(adversarial) > 20
 
 
-def test_the_votes_alone_would_break_most_images_that_are_wrong_once_in_five_draws(monkeypatch):
-    # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2.
-    def believe(criterion, columns, rows):
-        criterion.want(columns, rows, Phase.TEST, 1)
+class Votes(SuccessCriterion):
+    """A criterion of a user's own: the majority of 9 votes at every candidate."""
 
-    monkeypatch.setattr(SuccessCriterion, "start_test", believe)
-    monkeypatch.setattr(
-        SuccessCriterion, "look", lambda criterion, columns, rows: (torch.ones(len(rows), dtype=bool),) * 2
-    )
-    monkeypatch.setattr(
-        SuccessCriterion, "fail", lambda criterion, columns, rows: columns["phase"].index_fill_(0, rows, Phase.ATTACK)
-    )
-    adversarial, _ = false_breaks(0.2)
+    def first_evaluations(self, attack):
+        return MAJORITY
+
+    def conclude(self, images, rows):
+        return count_votes(images, rows)
+
+
+def test_the_votes_alone_would_break_most_images_that_are_wrong_once_in_five_draws():
+    # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2.
+    adversarial, _ = false_breaks(0.2, Votes(clean_evaluations=1, final_evaluations=2))
     # 200 images: six standard errors around 63 %.
     assert abs(len(adversarial) / 200 - 0.63) <= 6 * math.sqrt(0.63 * 0.37 / 200)
-
-
-def opened(criterion, rows, classes=2, deterministic=False):
-    columns = criterion.open(torch.zeros(rows, 1, 1, 1), classes, deterministic)
-    return {**columns, "y": torch.zeros(rows, dtype=torch.int64)}
-
-
-def test_stopping_at_five_equal_votes_is_the_majority_of_nine_for_every_sequence():
-    criterion = SuccessCriterion()
-    sequences = list(product([False, True], repeat=9))
-    columns, rows = opened(criterion, 512), torch.arange(512)
-    criterion.want(columns, rows, Phase.VOTE, criterion.votes // 2 + 1)
-    columns["wanted"][:] = criterion.next_votes(columns, rows)
-    used = [0] * 512
-    while (columns["wanted"] > 0).any():
-        drawn = torch.repeat_interleave(rows, columns["wanted"].clamp_min(0))
-        logits = torch.zeros(len(drawn), 2)
-        for k, row in enumerate(drawn.tolist()):
-            logits[k, 1 if sequences[row][used[row]] else 0] = 1
-            used[row] += 1
-        criterion.record(columns, drawn, logits)
-        columns["wanted"][:] = criterion.next_votes(columns, rows)
-    for row, sequence in enumerate(sequences):
-        needed = next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
-        assert used[row] == needed
-        wrong, draws = int(columns["wrong"][row]), int(columns["draws"][row])
-        assert draws == needed
-        assert (2 * wrong > draws) == (sum(sequence) >= 5)
 
 
 class Scripted:
@@ -146,20 +121,24 @@ class Scripted:
         return logits
 
 
-def scripted(oracle, x, budget, criterion):
-    records = []
-    engine = Engine(
-        oracle, RandomNoise(eps=1e-3), classes=2, budget=budget, pool_size=len(x), criterion=criterion,
-        deterministic=False, on_record=records.append,
-    )  # fmt: skip
+def scripted(oracle, x, budget, criterion, attack=None):
+    observer = Collector()
+    options = {"budget": budget, "pool_size": len(x), "deterministic": False}
+    engine = engine_of(oracle, attack or RandomNoise(eps=1e-3), observer, criterion, **options)
     engine.submit(x, torch.zeros(len(x), dtype=torch.int64), [f"{i:04d}" for i in range(len(x))])
     engine.run()
-    return sorted(records, key=lambda record: record.id)
+    return sorted(observer.records, key=lambda record: record.id)
+
+
+def votes_needed(sequence):
+    """How many votes it takes until five agree."""
+    return next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
 
 
 def test_the_engine_votes_as_the_full_nine_do_for_every_sequence():
-    # The first nine pixels of an image hold its votes; draws at the clean image are right, the query is wrong.
+    # The nine pixels of an image hold its votes; all other evaluations are right, the query is wrong.
     sequences = torch.tensor(list(product([0.0, 1.0], repeat=9)))
+    needed = [votes_needed(sequence) for sequence in sequences.bool().tolist()]
     visits = [0] * 512
 
     def script(purpose, point, _):
@@ -168,33 +147,26 @@ def test_the_engine_votes_as_the_full_nine_do_for_every_sequence():
         row = int((point.flatten().round() * 2 ** torch.arange(8, -1, -1)).sum())
         visits[row] += 1
         vote = visits[row] - 2
-        return bool(sequences[row][vote]) if 0 <= vote < 9 and stage[row] == Phase.VOTE else False
+        return bool(sequences[row][vote]) if 0 <= vote < needed[row] else False
 
-    criterion = SuccessCriterion(clean_evaluations=1, final_evaluations=2)
-    stage = [Phase.CLEAN] * 512
-    want = criterion.want
-
-    def spied_want(columns, rows, phase, draws):
-        for pixels in columns["x"][rows].flatten(1):
-            stage[int((pixels * 2 ** torch.arange(8, -1, -1)).sum())] = phase
-        want(columns, rows, phase, draws)
-
-    criterion.want = spied_want
+    criterion = criterion_named("sequential", clean_evaluations=1, final_evaluations=2)
     records = scripted(Scripted(512, script), sequences.view(512, 1, 3, 3), 1, criterion)
     for sequence, record in zip(sequences.bool().tolist(), records, strict=True):
         majority = sum(sequence) >= 5
-        needed = next(n for n in range(1, 10) if max(sum(sequence[:n]), n - sum(sequence[:n])) == 5)
         assert record.first_9_vote_success == (1 if majority else None)
         assert record.tested_candidates == majority
         # A test whose first block is right throughout is given up after that block.
-        assert record.criterion == 1 + needed + 20 * majority + 2
+        assert record.criterion == 1 + votes_needed(sequence) + 20 * majority + 2
         assert record.success_query is None
 
 
 def test_after_the_fth_failure_f_candidates_pass_unjudged():
     oracle = Scripted(1, lambda purpose, *_: purpose == "attack")
     (record,) = scripted(
-        oracle, torch.full((1, 1, 2, 2), 0.5), 100, SuccessCriterion(clean_evaluations=1, final_evaluations=1)
+        oracle,
+        torch.full((1, 1, 2, 2), 0.5),
+        100,
+        criterion_named("sequential", clean_evaluations=1, final_evaluations=1),
     )
     votes = [clock for purpose, clock, _ in oracle.log[1:-1] if purpose == "criterion"]
     # Failures at the queries 1, 3, 6, 10, ...: after the f-th, f are skipped. The clock counts queries before.
@@ -217,7 +189,7 @@ def test_what_is_broken_is_the_candidate_and_its_query():
 
     x = torch.full((1, 1, 2, 2), 0.5)
     oracle = Scripted(1, script)
-    (record,) = scripted(oracle, x, 100, SuccessCriterion(clean_evaluations=1, final_evaluations=30))
+    (record,) = scripted(oracle, x, 100, criterion_named("sequential", clean_evaluations=1, final_evaluations=30))
     assert record.success_query == record.first_9_vote_success == record.attack == 4
     assert record.verdict == "adversarial"
     assert record.final_adversarial == record.final_evaluations == 30
@@ -230,17 +202,11 @@ def test_candidates_outside_the_ball_are_never_judged():
     attack = RandomNoise(eps=0.1)
     attack._point = lambda state, number: (state["x"] + 0.11).clamp(0, 1)
     oracle = Scripted(1, lambda purpose, *_: purpose == "attack")
-    records = []
-    engine = Engine(
-        oracle, attack, classes=2, budget=5, pool_size=1,
-        criterion=SuccessCriterion("single", clean_evaluations=1, final_evaluations=1),
-        deterministic=False, on_record=records.append,
-    )  # fmt: skip
-    engine.submit(torch.full((1, 1, 2, 2), 0.5), torch.zeros(1, dtype=torch.int64), ["0"])
-    engine.run()
-    assert records[0].candidates == 0
-    assert records[0].success_query is None
-    assert records[0].linf <= 0.1 + 1e-6
+    criterion = criterion_named("single", clean_evaluations=1, final_evaluations=1)
+    (record,) = scripted(oracle, torch.full((1, 1, 2, 2), 0.5), 5, criterion, attack)
+    assert record.candidates == 0
+    assert record.success_query is None
+    assert record.linf <= 0.1 + 1e-6
 
 
 class Remembering(nn.Module):
@@ -267,7 +233,7 @@ def attack_noise(rule, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Oracle, "scores", spy)
         x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
-        criterion = SuccessCriterion(rule, clean_evaluations=7, final_evaluations=9)
+        criterion = criterion_named(rule, clean_evaluations=7, final_evaluations=9)
         Run(victim, RandomNoise(eps=0.1), x, y, budget=20, criterion=criterion, deterministic=False)
     # The harness asks once for the number of classes.
     return [noise for noise, purpose in zip(victim.noise[1:], purposes, strict=True) if purpose == "attack"], purposes
@@ -304,7 +270,7 @@ def test_p_values_are_scipys():
     generator = np.random.default_rng(0)
     for count, mean in product((2, 5, 20, 200), (-0.5, -0.05, 0.0, 0.1)):
         sample = generator.normal(mean, 1, (3, count))
-        ours = _below_zero(np.full(3, count), sample.sum(1), (sample**2).sum(1))
+        ours = below_zero(np.full(3, count), sample.sum(1), (sample**2).sum(1))
         theirs = stats.ttest_1samp(sample, 0, axis=1, alternative="less").pvalue
         assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-12)
 
@@ -312,7 +278,7 @@ def test_p_values_are_scipys():
 def test_p_values_of_constant_samples_are_zero_half_or_one():
     count = np.array([10, 10, 10])
     total = np.array([-10.0, 0.0, 10.0])
-    assert _below_zero(count, total, total**2 / count).tolist() == [0, 0.5, 1]
+    assert below_zero(count, total, total**2 / count).tolist() == [0, 0.5, 1]
 
 
 @pytest.mark.parametrize(
@@ -328,47 +294,48 @@ def test_p_values_of_constant_samples_are_zero_half_or_one():
     ],
 )
 def test_final_verdicts_of_known_margins(margins, verdict):
-    criterion = SuccessCriterion()
-    columns = opened(criterion, 2, classes=3)
-    criterion.record(columns, torch.ones(len(margins), dtype=torch.int64), -torch.tensor(margins).float())
-    assert columns["draws"].tolist() == [0, len(margins)]
-    assert criterion.verdict(columns, 1) == verdict
+    evaluations = EvaluationState.open(torch.zeros(2, dtype=torch.int64), 3, 0)
+    evaluations.add(torch.ones(len(margins), dtype=torch.int64), -torch.tensor(margins).float())
+    assert evaluations.count.tolist() == [0, len(margins)]
+    assert evaluations.verdict(1) == verdict
 
 
 def test_a_verdict_pays_for_each_class_that_it_looks_at():
     # One class at p = 0.03 is significant alone; among ten others it is not.
     def verdict(classes):
-        criterion = SuccessCriterion()
-        columns = opened(criterion, 1, classes=classes)
-        columns["draws"][:] = 101
-        columns["margins"][0, 1:] = 500.0
-        columns["squares"][0, 1:] = 500.0**2 / 101 + 100
+        evaluations = EvaluationState.open(torch.zeros(1, dtype=torch.int64), classes, 0)
+        evaluations.count[:] = 101
+        evaluations.margins[0, 1:] = 500.0
+        evaluations.squares[0, 1:] = 500.0**2 / 101 + 100
         mean = stats.t.ppf(0.03, 100) / math.sqrt(101)
-        columns["margins"][0, 1] = mean * 101
-        columns["squares"][0, 1] = mean**2 * 101 + 100
-        return criterion.verdict(columns, 0)
+        evaluations.margins[0, 1] = mean * 101
+        evaluations.squares[0, 1] = mean**2 * 101 + 100
+        return evaluations.verdict(0)
 
     assert verdict(2) == "adversarial"
     assert verdict(11) == "undecided"
 
 
 def test_tests_get_stricter_with_each_one_and_end_at_200_draws():
-    criterion = SuccessCriterion()
-    rows = torch.arange(4)
-    columns = opened(criterion, 4)
-    columns["rival"][:] = 1
-    columns["tested_candidates"][:] = torch.tensor([1, 2, 1, 1])
-    columns["draws"][:] = torch.tensor([20, 20, 200, 20])
+    criterion, y = SequentialCriterion(), torch.zeros(4, dtype=torch.int64)
+    evaluations, own = EvaluationState.open(y, 2, 0), criterion.open(y)
+    own.rival[:] = 1
+    own.testing[:] = True
+    evaluations.count[:] = torch.tensor([20, 20, 200, 20])
     # p between level / 10 of the first and of the second test; then a weak one; then a positive mean.
     level = 0.05 * 6 / math.pi**2 / 10
     p = torch.tensor([0.9 * level, 0.9 * level, 0.3, 0.9])
-    draws = columns["draws"].double()
-    mean = torch.tensor(stats.t.ppf(p.numpy(), draws.numpy() - 1)) / draws.sqrt()
-    columns["margins"][:, 1] = mean * draws
-    columns["squares"][:, 1] = mean**2 * draws + draws - 1
-    adversarial, failed = criterion.look(columns, rows)
-    assert adversarial.tolist() == [True, False, False, False]
-    assert failed.tolist() == [False, False, True, True]
+    count = evaluations.count.double()
+    mean = torch.tensor(stats.t.ppf(p.numpy(), count.numpy() - 1)) / count.sqrt()
+    evaluations.margins[:, 1] = mean * count
+    evaluations.squares[:, 1] = mean**2 * count + count - 1
+    candidates = SimpleNamespace(tested_candidates=torch.tensor([1, 2, 1, 1]))
+    images = SimpleNamespace(evaluations=evaluations, criterion=own, candidates=candidates)
+    conclusion = criterion.conclude(images, torch.arange(4))
+    assert conclusion.adversarial.tolist() == [True, False, False, False]
+    assert conclusion.more.tolist() == [0, 20, 0, 0]
+    assert own.skip.tolist() == own.failures.tolist() == [0, 0, 1, 1]
+    assert own.testing.tolist() == [False, True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -381,7 +348,7 @@ def test_a_deterministic_victim_is_believed_at_its_first_wrong_answer(rule, adve
             return nn.functional.one_hot(moved.long(), 2).float()
 
     x, y = torch.full((3, 1, 2, 2), 0.5), torch.zeros(3, dtype=torch.int64)
-    run = Run(OnceMoved(), RandomNoise(eps=0.1), x, y, budget=6, criterion=SuccessCriterion(rule))
+    run = Run(OnceMoved(), RandomNoise(eps=0.1), x, y, budget=6, criterion=criterion_named(rule))
     for record in run.records:
         assert record.attack == (1 if adversarial else 6)
         assert record.success_query == (1 if adversarial else None)

@@ -5,20 +5,20 @@ import torch
 from harness import Constant, Run, images
 
 from rfdlight.attacks import RandomNoise
-from rfdlight.engine.ledger import Ledger
+from rfdlight.engine.ledger import Ledger, QueryCounts
 
 
 def test_charges_go_to_rows_and_to_the_run():
     ledger = Ledger()
-    counts = ledger.open(4, torch.device("cpu"))
+    counts = QueryCounts(*(torch.zeros(4, dtype=torch.int64) for _ in range(4)))
     ledger.charge(counts, slice(1, 3), "attack", 1)
     ledger.charge(counts, torch.tensor([0, 3]), "attack", 2)
     ledger.charge(counts, slice(0, 4), "criterion", torch.tensor([5, 0, 1, 0]))
     ledger.charge(counts, torch.tensor([2]), "success_check", 3)
     ledger.pad(7)
-    assert counts["attack"].tolist() == [2, 1, 1, 2]
-    assert counts["criterion"].tolist() == [5, 0, 1, 0]
-    assert ledger.billed(counts).tolist() == [2, 1, 4, 2]
+    assert counts.attack.tolist() == [2, 1, 1, 2]
+    assert counts.criterion.tolist() == [5, 0, 1, 0]
+    assert counts.billed.tolist() == [2, 1, 4, 2]
     assert ledger.total == {"attack": 6, "gradient": 0, "success_check": 3, "criterion": 6, "padding": 7}
 
 

@@ -8,6 +8,7 @@ import torch
 from harness import Run, images
 
 from rfdlight.core.registry import NAMES
+from rfdlight.engine.pool import columns_of
 from rfdlight.errors import UserError
 
 COUNT, BATCH = 24, 4
@@ -30,7 +31,7 @@ def run(name, clean, **options):
 
 def held(run):
     """What the pool's columns really take up, in bytes."""
-    return sum(column.numel() * column.element_size() for column in run.engine._pool.columns.values())
+    return sum(column.numel() * column.element_size() for column in columns_of(run.engine._pool.images).values())
 
 
 @pytest.mark.parametrize("name", sorted(NAMES["attack"]))

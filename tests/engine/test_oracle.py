@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from harness import CoinFlip, Run, images
+from harness import CoinFlip, Collector, Run, engine_of, images
 from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.core import query_counts as clock
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
+from rfdlight.engine import Oracle, criterion_named
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.probe import probe
 from rfdlight.errors import DefenseError, UserError
@@ -128,24 +128,19 @@ def test_the_victims_noise_follows_seed_rank_and_attempt():
 
 def test_a_stopped_engine_keeps_what_it_has():
     # Without noise in the victim's way, four images end at a time; the flag is looked at before every tick.
-    ticks = iter(range(10**6))
-    criterion = SuccessCriterion("never", clean_evaluations=1, final_evaluations=1)
+    criterion = criterion_named("never", clean_evaluations=1, final_evaluations=1)
     x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
 
     class Right(nn.Module):
         def forward(self, x):
             return torch.tensor([[1.0, 0.0]]).expand(len(x), 2)
 
-    records = []
-    oracle = Oracle(Right(), 4)
-    engine = Engine(
-        oracle, RandomNoise(eps=0.1), classes=2, budget=3, pool_size=4, criterion=criterion, deterministic=True,
-        on_record=records.append, stop=lambda: next(ticks) >= 6,
-    )  # fmt: skip
+    oracle, observer = Oracle(Right(), 4), Collector(passes=6)
+    engine = engine_of(oracle, RandomNoise(eps=0.1), observer, criterion, budget=3, pool_size=4)
     engine.submit(x, y, [str(i) for i in range(8)])
     engine.run()
     # Clean, three queries and final draws of the first four images, and one more tick.
-    assert [record.id for record in sorted(records, key=lambda r: r.id)] == ["0", "1", "2", "3"]
+    assert [record.id for record in sorted(observer.records, key=lambda r: r.id)] == ["0", "1", "2", "3"]
     assert oracle.forwarded == 24 == sum(engine.ledger.total.values())
 
 

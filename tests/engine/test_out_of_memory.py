@@ -6,7 +6,7 @@ from harness import Linear, Run, images
 from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, RayS
-from rfdlight.engine import Oracle, SuccessCriterion
+from rfdlight.engine import Oracle, criterion_named
 from rfdlight.engine.failures import OutOfMemory
 from rfdlight.engine.probe import probe
 from rfdlight.errors import UserError
@@ -60,7 +60,7 @@ def test_smaller_passes_have_the_same_records(attack, eot, deterministic):
     options = {
         "eot": eot,
         "deterministic": deterministic,
-        "criterion": SuccessCriterion(clean_evaluations=3, final_evaluations=5),
+        "criterion": criterion_named("sequential", clean_evaluations=3, final_evaluations=5),
     }
     plain, none = run(attack, Tight(8), **options)
     small, smaller = run(attack, Tight(3, after=3), **options)

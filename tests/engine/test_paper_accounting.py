@@ -6,7 +6,7 @@ from harness import Run, images
 from torch import nn
 
 from rfdlight.attacks import NES, GeoDA, RayS, SignHunt
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 
 
 class OutsideOnly(nn.Module):
@@ -21,7 +21,7 @@ class OutsideOnly(nn.Module):
 def test_points_outside_the_pixel_range_break_under_the_papers_criterion_alone(rule):
     x, y = images(4, (1, 4, 4)), torch.zeros(4, dtype=torch.int64)
     run = Run(
-        OutsideOnly(), SignHunt(eps=0.1), x, y, budget=40, query_counting="paper", criterion=SuccessCriterion(rule)
+        OutsideOnly(), SignHunt(eps=0.1), x, y, budget=40, query_counting="paper", criterion=criterion_named(rule)
     )
     for record in run.records:
         assert record.candidates > 0
@@ -40,7 +40,7 @@ class Noisy(nn.Module):
 @pytest.mark.parametrize("eot", [1, 3])
 def test_the_papers_look_is_one_free_evaluation_however_many_a_query_averages(eot):
     x, y = images(3, (1, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    criterion = SuccessCriterion("never", clean_evaluations=5, final_evaluations=7)
+    criterion = criterion_named("never", clean_evaluations=5, final_evaluations=7)
     budget = 4 * 2 * 2 * eot  # four iterations of two pairs
     run = Run(
         Noisy(), NES(pairs=2, eps=0.1), x, y,
@@ -55,7 +55,7 @@ def test_the_papers_look_is_one_free_evaluation_however_many_a_query_averages(eo
 
 def test_exact_accounting_bills_the_look_in_full():
     x, y = images(3, (1, 4, 4)), torch.zeros(3, dtype=torch.int64)
-    criterion = SuccessCriterion("never", clean_evaluations=5, final_evaluations=7)
+    criterion = criterion_named("never", clean_evaluations=5, final_evaluations=7)
     run = Run(Noisy(), NES(pairs=2, eps=0.1), x, y, budget=45, criterion=criterion, eot=3, deterministic=False)
     for record in run.records:
         assert (record.attack, record.success_check, record.criterion) == (36, 9, 12)
@@ -72,7 +72,7 @@ class Shell(nn.Module):
 
 def test_rays_submits_the_point_that_it_found_under_the_papers_accounting():
     x, y = torch.full((2, 1, 4, 4), 0.5), torch.zeros(2, dtype=torch.int64)
-    run = Run(Shell(), RayS(eps=0.05), x, y, budget=60, query_counting="paper", criterion=SuccessCriterion("paper"))
+    run = Run(Shell(), RayS(eps=0.05), x, y, budget=60, query_counting="paper", criterion=criterion_named("paper"))
     for record in run.records:
         assert record.success_query is not None
         assert record.verdict == "adversarial"
@@ -90,7 +90,7 @@ def test_the_papers_criterion_votes_on_geoda_and_believes_the_other_label_attack
     x, y = torch.full((20, 1, 4, 4), 0.5), torch.zeros(20, dtype=torch.int64)
     voted_candidates = {}
     for attack in (GeoDA(eps=0.4), RayS(eps=0.4)):
-        criterion = SuccessCriterion("paper", clean_evaluations=2, final_evaluations=5)
+        criterion = criterion_named("paper", clean_evaluations=2, final_evaluations=5)
         run = Run(Luck(), attack, x, y, budget=200, query_counting="paper", criterion=criterion, deterministic=False)
         voted_candidates[type(attack)] = int(run.column("voted_candidates").sum())
     assert voted_candidates[GeoDA] > 0

@@ -1,26 +1,42 @@
-"""The pool keeps every row with its image, and serves all of them."""
+"""The pool keeps every row with its image, and the scheduler serves all of them."""
+
+from dataclasses import dataclass
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfdlight.engine.pool import Pool
+from rfdlight.engine.pool import Pool, columns_of
+from rfdlight.engine.scheduler import Scheduler
 
 
-def columns(ids):
+@dataclass
+class Own:
+    wide: torch.Tensor
+    flag: torch.Tensor
+
+
+@dataclass
+class State:
+    shared: dict[str, torch.Tensor]
+    own: Own
+
+
+def state(ids):
     """Three columns of different form that say which image they belong to."""
     key = torch.tensor(ids, dtype=torch.int64)
-    return {"key": key, "wide": (key[:, None, None] + torch.zeros(1, 2, 3)).float(), "flag": key % 2 == 1}
+    return State({"key": key}, Own((key[:, None, None] + torch.zeros(1, 2, 3)).float(), key % 2 == 1))
 
 
 def check(pool, pool_size):
     ids = torch.tensor([int(name) for name in pool.ids], dtype=torch.int64)
     assert len(pool) == len(ids)
     assert pool.free == pool_size - len(ids)
-    for name, expected in columns(ids.tolist()).items():
-        assert torch.equal(pool.occupied(name), expected)
-        assert pool.columns[name].dtype == expected.dtype
-        assert pool.columns[name].shape == (pool_size, *expected.shape[1:])
+    for name, expected in columns_of(state(ids.tolist())).items():
+        column = columns_of(pool.images)[name]
+        assert torch.equal(column[pool.occupied], expected)
+        assert column.dtype == expected.dtype
+        assert column.shape == (pool_size, *expected.shape[1:])
 
 
 @settings(max_examples=60, deadline=None)
@@ -32,14 +48,14 @@ def test_every_row_stays_with_its_image_whatever_comes_and_goes(pool_size, moves
             count = min(pool.free, number + 1)
             if count:
                 ids = list(range(fresh, fresh + count))
-                pool.admit([str(i) for i in ids], columns(ids))
+                pool.admit([str(i) for i in ids], state(ids))
                 held |= set(ids)
                 fresh += count
         else:
             row = number % len(pool)
             held.remove(int(pool.ids[row]))
             pool.release(row)
-        if pool.columns:
+        if fresh:
             check(pool, pool_size)
         assert {int(name) for name in pool.ids} == held
 
@@ -47,14 +63,13 @@ def test_every_row_stays_with_its_image_whatever_comes_and_goes(pool_size, moves
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(0, 19), min_size=1), st.integers(1, 8), st.integers(0, 25))
 def test_ready_rows_take_turns(ready, most, start):
-    pool = Pool(20)
-    pool.admit([str(i) for i in range(20)], columns(list(range(20))))
-    pool._next = start
+    scheduler = Scheduler(lockstep=False)
+    scheduler._next = start
     rows = torch.tensor(sorted(ready))
     served = torch.zeros(20, dtype=torch.int64)
     rounds = 3 * len(ready)
     for _ in range(rounds):
-        chosen = pool.next_rows(rows, most)
+        chosen = scheduler.next_rows(rows, most, None)
         picked = torch.arange(20)[chosen]
         assert len(picked) == min(most, len(ready))
         assert len(picked.unique()) == len(picked)
@@ -69,8 +84,7 @@ def test_ready_rows_take_turns(ready, most, start):
 
 
 def test_neighbouring_rows_come_as_a_view():
-    pool = Pool(6)
-    pool.admit([str(i) for i in range(6)], columns(list(range(6))))
-    assert pool.next_rows(torch.tensor([2, 3, 4]), 8) == slice(2, 5)
-    assert pool.next_rows(torch.arange(6), 6) == slice(0, 6)
-    assert pool.next_rows(torch.tensor([1, 3]), 8).tolist() == [1, 3]
+    scheduler = Scheduler(lockstep=False)
+    assert scheduler.next_rows(torch.tensor([2, 3, 4]), 8, None) == slice(2, 5)
+    assert scheduler.next_rows(torch.arange(6), 6, None) == slice(0, 6)
+    assert scheduler.next_rows(torch.tensor([1, 3]), 8, None).tolist() == [1, 3]

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from harness import Mapped, Run, centred_network, images
+from harness import Collector, Mapped, Run, centred_network, engine_of, images
 from torch.nn.functional import batch_norm
 
 from rfdlight.attacks import NES, PGD, RandomNoise, RayS
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
+from rfdlight.engine import Oracle
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.probe import near_boundary, probe
 from rfdlight.errors import UserError
@@ -174,22 +174,19 @@ def test_rounding_is_no_randomness():
 
 
 def test_after_a_new_start_all_rows_are_counted_and_the_images_are_judged_by_draws():
-    victim, x, records = Mapped(NETWORK, near_the_boundary), images(4), []
+    victim, x, observer = Mapped(NETWORK, near_the_boundary), images(4), Collector()
     oracle = Oracle(victim, 4)
-    engine = Engine(
-        oracle, RayS(eps=0.15), classes=5, budget=40, pool_size=4, criterion=SuccessCriterion(), deterministic=True,
-        on_record=records.append,
-    )  # fmt: skip
+    engine = engine_of(oracle, RayS(eps=0.15), observer, classes=5, budget=40, pool_size=4)
     ids = ["a", "b", "c", "d"]
     engine.submit(x, label(x), ids)
     with pytest.raises(RandomVictim) as error:
         engine.run()
     assert error.value.image_id in ids
-    records.clear()
+    observer.records.clear()
     engine.begin_again()
     assert engine.ledger.total["padding"] == oracle.forwarded
     engine.submit(x, label(x), ids)
     engine.run()
-    assert sorted(record.id for record in records) == ids
-    assert all(record.clean_evaluations == 20 and record.final_evaluations == 100 for record in records)
+    assert sorted(record.id for record in observer.records) == ids
+    assert all(record.clean_evaluations == 20 and record.final_evaluations == 100 for record in observer.records)
     engine.ledger.check(oracle.forwarded)

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from harness import CoinFlip, Constant, Linear, Mapped, images
+from harness import CoinFlip, Collector, Constant, Linear, Mapped, engine_of, images
 from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, Square
-from rfdlight.engine import Engine, Oracle, SuccessCriterion
-from rfdlight.engine.criterion import Phase
+from rfdlight.engine import Oracle, criterion_named
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.ledger import Ledger
+from rfdlight.engine.state import Phase
 from rfdlight.errors import UserError
 
 EPS = 0.05
@@ -64,7 +64,19 @@ class Faulty(nn.Module):
 
     def phase_of(self, image_id):
         pool = self.engine._pool
-        return int(pool.columns["phase"][pool.ids.index(image_id)]) if image_id in pool.ids else None
+        if image_id not in pool.ids:
+            return None
+        row = pool.ids.index(image_id)
+        return "test" if pool.images.criterion.testing[row] else int(pool.images.points.phase[row])
+
+
+class Failures(Collector):
+    def __init__(self):
+        super().__init__()
+        self.failed = {}
+
+    def on_failure(self, image_id, reason):
+        self.failed[image_id] = reason
 
 
 class BySum(nn.Module):
@@ -80,17 +92,10 @@ def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **o
     """Attack some of the images; return the records and the failures by id, and the engine."""
     numbers = list(range(len(x))) if numbers is None else numbers
     oracle = Oracle(victim, batch_size)
-    records, failed = [], {}
-    own = {
-        "classes": 5,
-        "pool_size": 6,
-        "criterion": SuccessCriterion(clean_evaluations=3, final_evaluations=5),
-        "deterministic": False,
-    }
-    engine = Engine(
-        oracle, attack, budget=budget, on_record=records.append,
-        **{**own, "on_failure": failed.__setitem__, **options},
-    )  # fmt: skip
+    observer = Failures()
+    own = {"classes": 5, "pool_size": 6, "deterministic": False}
+    criterion = criterion_named("sequential", clean_evaluations=3, final_evaluations=5)
+    engine = engine_of(oracle, attack, observer, criterion, budget=budget, **{**own, **options})
     victim.engine = engine
     engine.submit(x[numbers], y[numbers], names(numbers))
     try:
@@ -99,12 +104,12 @@ def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **o
     finally:
         oracle.close()
     assert len(engine._pool) == 0
-    return {record.id: record for record in records}, failed, engine
+    return {record.id: record for record in observer.records}, observer.failed, engine
 
 
 REASONS = {"raise": "ValueError: cannot look", "nan": "the victim answered NaN or infinity"}
 REASONS |= dict.fromkeys(["inf", "-inf", "contagious"], REASONS["nan"])
-SCORES = [(how, phase) for how in ("raise", "nan", "contagious") for phase in Phase] + [
+SCORES = [(how, phase) for how in ("raise", "nan", "contagious") for phase in (*Phase, "test")] + [
     ("inf", Phase.CLEAN),
     ("-inf", Phase.FINAL),
 ]
@@ -231,7 +236,7 @@ def test_every_image_is_answered_whole_or_not_at_all(how, batch_size, image, bad
     points = images(6, (1, 2, 2))
     oracle, ledger = Oracle(Faulty(BySum(), points[bad], names(bad), how), batch_size), Ledger()
     question = {"points": points, "clock": torch.zeros(6, dtype=torch.int64), "image": torch.tensor(image)}
-    found = ErrorIsolation(oracle, ledger).ask(
+    found = ErrorIsolation(oracle, ledger).evaluate(
         "criterion", question, lambda part: (oracle.scores(part["points"], part["clock"], "criterion"),)
     )
     assert found.rows.tolist() == answered
@@ -338,11 +343,7 @@ def test_what_ends_the_process_is_no_failure(error):
 def test_who_does_not_listen_for_failures_is_told_by_an_error():
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
     oracle = Oracle(Faulty(Linear(torch.ones(3, 4, 4), 0.0), x[[2]], ["c"], "raise"), 4)
-    engine = Engine(
-        oracle, RandomNoise(eps=EPS), classes=2, budget=3, pool_size=4, criterion=SuccessCriterion(),
-        deterministic=True,
-        on_record=lambda record: None,
-    )  # fmt: skip
+    engine = engine_of(oracle, RandomNoise(eps=EPS), budget=3, pool_size=4)
     engine.submit(x, y, list("abcd"))
     with pytest.raises(UserError, match=r"^the victim fails on the image c: ValueError: cannot look$"):
         engine.run()

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from harness import images
+from harness import engine_of, images
 from torch import nn
 
 from rfdlight.attacks import RandomNoise
-from rfdlight.engine import Engine, Oracle
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine import Oracle
 
 BATCH, BUDGET = 4, 6
 
@@ -24,12 +23,7 @@ class Right(nn.Module):
 @pytest.fixture
 def engine():
     """An engine with eight pool_size and passes of four images, none of which is ever broken."""
-    oracle = Oracle(Right(), BATCH)
-    return Engine(
-        oracle, RandomNoise(eps=0.1), classes=2, budget=BUDGET, pool_size=2 * BATCH, criterion=SuccessCriterion(),
-        deterministic=True,
-        on_record=lambda record: None,
-    )  # fmt: skip
+    return engine_of(Oracle(Right(), BATCH), RandomNoise(eps=0.1), budget=BUDGET, pool_size=2 * BATCH)
 
 
 def submit(engine, count):
@@ -81,12 +75,8 @@ def test_images_that_keep_lockstep_begin_together(engine):
 @pytest.mark.parametrize("sigma", [0, 1])
 def test_images_that_keep_lockstep_end_together_and_leave_few_padded_passes(sigma):
     def padded(pool_size, lockstep):
-        oracle = Oracle(Right(sigma), BATCH)
-        engine = Engine(
-            oracle, RandomNoise(eps=0.1), classes=2, budget=100, pool_size=pool_size, criterion=SuccessCriterion(),
-            lockstep=lockstep,
-            deterministic=not sigma, on_record=lambda record: None,
-        )  # fmt: skip
+        options = {"budget": 100, "pool_size": pool_size, "lockstep": lockstep, "deterministic": not sigma}
+        engine = engine_of(Oracle(Right(sigma), BATCH), RandomNoise(eps=0.1), **options)
         for _ in range(7):
             submit(engine, 3)
             engine.run(low_watermark=pool_size)

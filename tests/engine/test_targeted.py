@@ -6,7 +6,7 @@ from harness import Run, images, labelled
 from torch import nn
 
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
-from rfdlight.engine import SuccessCriterion
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 
@@ -25,7 +25,7 @@ class Around(nn.Module):
 
 def run(victim, attack, rows=60, budget=100, **options):
     x, y = torch.full((rows, 1, 2, 2), 0.5), torch.zeros(rows, dtype=torch.int64)
-    criterion = options.pop("criterion", SuccessCriterion(clean_evaluations=1, final_evaluations=100))
+    criterion = options.pop("criterion", criterion_named("sequential", clean_evaluations=1, final_evaluations=100))
     return Run(
         victim,
         attack,
@@ -94,7 +94,7 @@ def test_every_rule_knows_the_target(rule):
     records = run(
         Around([0.0, 6.0, 1.0]),
         attack,
-        criterion=SuccessCriterion(rule, clean_evaluations=1, final_evaluations=20),
+        criterion=criterion_named(rule, clean_evaluations=1, final_evaluations=20),
         budget=20,
     ).records
     for record in records:

@@ -4,12 +4,11 @@ import resource
 
 import pytest
 import torch
-from harness import images
+from harness import engine_of, images
 from torch import nn
 
 from rfdlight.attacks import NES, RandomNoise, Square
-from rfdlight.engine import Engine, Oracle
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine import Oracle, RunObserver, criterion_named
 
 pytestmark = pytest.mark.faults
 
@@ -46,17 +45,16 @@ def test_200_000_images(attack, sigma):
     finished = {"images": 0, "billed": 0, "rows": 0}
     passes = []
 
-    def count(record):
-        finished["images"] += 1
-        finished["billed"] += record.billed
-        finished["rows"] += record.attack + record.success_check + record.criterion
+    class Count(RunObserver):
+        def on_record(self, record):
+            finished["images"] += 1
+            finished["billed"] += record.billed
+            finished["rows"] += record.attack + record.success_check + record.criterion
 
     oracle = Oracle(Trivial(sigma), BATCH)
-    engine = Engine(
-        oracle, attack, classes=2, budget=BUDGET, pool_size=2 * BATCH,
-        criterion=SuccessCriterion(final_evaluations=4, clean_evaluations=4),
-        deterministic=sigma == 0, on_record=count,
-    )  # fmt: skip
+    criterion = criterion_named("sequential", final_evaluations=4, clean_evaluations=4)
+    options = {"budget": BUDGET, "pool_size": 2 * BATCH, "deterministic": sigma == 0}
+    engine = engine_of(oracle, attack, Count(), criterion, **options)
     after_first = 0.0
     for start in range(0, IMAGES, BATCH):
         rows = min(BATCH, IMAGES - start)

@@ -72,13 +72,13 @@ def flags() -> dict[str, list[str]]:
     found = {}
     for command, parser in built.built._subcommands_action.choices.items():
         own = [flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-        for kind, listed in NAMES.items():
-            if FLAGS[kind] in own:
+        for kind, flag in FLAGS.items():
+            if flag in own:
                 arguments = {
-                    name for path in listed.values() for name in inspect.signature(resolve_name(path)).parameters
+                    name for path in NAMES[kind].values() for name in inspect.signature(resolve_name(path)).parameters
                 }
-                own += [f"{FLAGS[kind]}.{name}" for name in sorted(arguments)]
-                own += [f"{FLAGS[kind]}.{part}" for part in ("class_path", "init_args", "init_args.eps", "dict_kwargs")]
+                own += [f"{flag}.{name}" for name in sorted(arguments)]
+                own += [f"{flag}.{part}" for part in ("class_path", "init_args", "init_args.eps", "dict_kwargs")]
         found[command] = [flag for flag in own if flag.rstrip("+") not in LEFT_OUT]
     return found
 

@@ -11,8 +11,7 @@ import torch
 import rfdlight
 from rfdlight._io import plain_console
 from rfdlight.data import CIFAR10
-from rfdlight.engine import Oracle
-from rfdlight.engine.criterion import SuccessCriterion
+from rfdlight.engine import Oracle, criterion_named
 from rfdlight.engine.probe import probe
 from rfdlight.records.records import read_records, seal
 from rfdlight.records.runs import load
@@ -145,7 +144,7 @@ def test_a_record_of_an_earlier_version_is_read_with_the_verdict_of_today(comman
 
 
 def test_a_tie_of_the_clean_logits_goes_to_the_first_class_and_the_prediction_says_so():
-    criterion = SuccessCriterion()
+    criterion = criterion_named("sequential")
     columns = criterion.open(torch.zeros(2, 1, 2, 2), 3, deterministic=True)
     columns |= {"y": torch.tensor([0, 1])}
     criterion.record(columns, torch.tensor([0, 1]), torch.zeros(2, 3))

@@ -49,14 +49,14 @@ def test_few_images_are_attacked_in_passes_that_they_fill(command):
 
 
 def stopped_after(monkeypatch: pytest.MonkeyPatch, records: int) -> None:
-    write = Evaluation._on_record
+    write = Evaluation.on_record
 
     def write_and_stop(self, record):
         write(self, record)
         if self._done >= records:
             self.processes.stop()
 
-    monkeypatch.setattr(Evaluation, "_on_record", write_and_stop)
+    monkeypatch.setattr(Evaluation, "on_record", write_and_stop)
 
 
 def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_ones_are_biased(command, monkeypatch):

@@ -1,0 +1,176 @@
+"""Criterion step: one forward pass of fresh evaluations, and the way of an image from phase to phase."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rfdlight.attacks.base import Attack
+from rfdlight.core.tensors import Columns, per_row
+from rfdlight.engine.criteria.base import Queries, SuccessCriterion
+from rfdlight.engine.error_isolation import ErrorIsolation
+from rfdlight.engine.failures import RandomVictim
+from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.pool import Pool
+from rfdlight.engine.probe import changed, near_boundary
+from rfdlight.engine.query_counting import ExactCounting
+from rfdlight.engine.state import Phase
+
+
+@dataclass(frozen=True)
+class CriterionStep:
+    """Evaluates clean images, candidates and final points for the success criterion."""
+
+    oracle: Oracle
+    isolation: ErrorIsolation
+    attack: Attack
+    counting: ExactCounting
+    pool: Pool
+    criterion: SuccessCriterion
+    deterministic: bool  # whether the victim answers equal images equally, which is then checked
+
+    def consider(self, queries: Queries) -> None:
+        """Send candidates to their evaluations, and images without budget to their final evaluations."""
+        images = self.pool.images
+        images.candidates.candidates[queries.rows] += queries.adversarial
+        positions = self.criterion.candidates(queries, images)
+        if len(positions):
+            self._start_candidates(queries if len(positions) == len(queries.rows) else queries.take(positions))
+        self._end_exhausted(queries.rows, queries.state)
+
+    def _start_candidates(self, queries: Queries) -> None:
+        points, rows = self.pool.images.points, queries.rows
+        chosen, exact = self.criterion.points(queries), not self.counting.leaves_pixel_range
+        # A deterministic victim would answer the criterion, at the same point in the same precision, as it did here.
+        certain = self.deterministic and self.oracle.precision == "float32" and exact
+        if certain:
+            points.logits[rows] = queries.logits
+        if chosen is None:
+            chosen = queries.points if exact else self.attack.threat.admit(queries.state["x"], queries.points)
+            points.known[rows] = certain
+        else:
+            points.known[rows] = False
+        points.point[rows] = chosen
+        points.clock[rows] = queries.clock
+        points.billed[rows] = self.counting.billed(rows)
+        first = self.criterion.first_evaluations(self.attack)
+        if first and not certain:
+            self.pool.images.candidates.voted_candidates[rows] += 1
+            self._request(rows, Phase.CANDIDATE, first)
+        else:
+            self._succeed(rows)
+
+    def _succeed(self, rows: Tensor) -> None:
+        images = self.pool.images
+        billed = images.points.billed[rows]
+        images.candidates.success_query[rows] = billed
+        if self.deterministic:
+            images.candidates.first_9_vote_success[rows] = billed
+        self._finish(rows)
+
+    def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
+        """Send images without budget to their final evaluations, at the attack's best point."""
+        images = self.pool.images
+        over = (images.points.phase[rows] == Phase.ATTACK) & self.counting.ended(rows, state)
+        if not over.any():
+            return
+        ended = rows[over]
+        state = self.pool.attack_state(ended)
+        best, queried = self.attack.best(state), images.counts.evaluated[ended] > 0
+        images.points.point[ended] = torch.where(per_row(queried, best), best, state["x"])
+        images.points.clock[ended] = self.counting.billed(ended, state)
+        images.points.known[ended] &= ~queried
+        self._finish(ended)
+
+    def _finish(self, rows: Tensor) -> None:
+        """Send images to their final evaluations, at their current point moved into the ball and [0, 1]."""
+        points = self.pool.images.points
+        held = points.point[rows]
+        admitted = self.attack.threat.admit(self.pool.images.shared["x"][rows], held)
+        points.point[rows] = admitted
+        points.known[rows] &= (admitted == held).flatten(1).all(1)
+        self._request(rows, Phase.FINAL, self.criterion.final_evaluations)
+
+    def _request(self, rows: Tensor, phase: Phase, evaluations: int) -> None:
+        self.pool.images.points.phase[rows] = phase
+        self.pool.images.evaluations.restart(rows, evaluations)
+
+    def evaluate(self) -> tuple[list[int], dict[int, str]]:
+        """Make one forward pass of fresh evaluations; raises RandomVictim if a deterministic victim is random.
+
+        Returns:
+            The rows of the images that are finished, and the reason for each row on which the victim failed.
+        """
+        images, occupied = self.pool.images, self.pool.occupied
+        wanted = images.evaluations.wanted[occupied]
+        share = (self.oracle.batch_size - (wanted.cumsum(0) - wanted)).clamp_min(0).minimum(wanted)
+        rows = torch.repeat_interleave(share)
+        batch = {"points": images.points.point[rows], "clock": images.points.clock[rows], "image": rows}
+        answered = self.isolation.evaluate("criterion", batch, self._scores)
+        if answered.failed:
+            rows = rows[answered.rows]
+            share = torch.bincount(rows, minlength=len(wanted))
+        if not len(rows):
+            return [], answered.failed
+        self.counting.ledger.charge(images.counts, occupied, "criterion", share)
+        again = self._compare(rows, *answered.values) if self.deterministic else None
+        images.evaluations.add(rows, *answered.values)
+        if again is not None:
+            images.evaluations.restart(again, 1)
+        return self._advance(((share > 0) & (wanted == 0)).nonzero()[:, 0]), answered.failed
+
+    def _scores(self, batch: Columns) -> tuple[Tensor, ...]:
+        return (self.oracle.scores(batch["points"], batch["clock"], "criterion"),)
+
+    def _compare(self, rows: Tensor, logits: Tensor) -> Tensor:
+        """Compare a deterministic victim's answers with its earlier answers at the same points.
+
+        Returns the rows that had no earlier answer and need one more: at a final point, and at a clean image near the
+        decision boundary, where noise may act that acts nowhere else.
+        """
+        points = self.pool.images.points
+        known = points.known[rows]
+        different = known & changed(points.logits[rows], logits)
+        if different.any():
+            raise RandomVictim(self.pool.ids[int(rows[different][0])])
+        new = rows[~known]
+        points.logits[new] = logits[~known]
+        points.known[new] = True
+        phases = points.phase[new]
+        return new[(phases == Phase.FINAL) | ((phases == Phase.CLEAN) & near_boundary(logits[~known]))]
+
+    def _advance(self, rows: Tensor) -> list[int]:
+        """Move images on whose evaluations are complete; return the finished rows, the last one first."""
+        phases = self.pool.images.points.phase[rows]
+        for phase, move in ((Phase.CLEAN, self._start_attacks), (Phase.CANDIDATE, self._conclude)):
+            there = rows[phases == phase]
+            if len(there):
+                move(there)
+        return rows[phases == Phase.FINAL].flip(0).tolist()
+
+    def _start_attacks(self, rows: Tensor) -> None:
+        """Start the attack on correctly classified images, and finish the others."""
+        images, evaluations = self.pool.images, self.pool.images.evaluations
+        images.clean.clean_evaluations[rows] = evaluations.count[rows]
+        images.clean.clean_wrong[rows] = evaluations.adversarial[rows]
+        images.clean.clean_margin[rows] = evaluations.mean_margin(rows)
+        images.clean.clean_prediction[rows] = evaluations.mean_label(rows)
+        wrong = evaluations.is_adversarial(rows)
+        right = rows[~wrong]
+        images.points.phase[right] = Phase.ATTACK
+        target = images.shared["target"][right]
+        evaluations.targeted[right] = target >= 0
+        evaluations.reference[right] = torch.where(target >= 0, target, evaluations.reference[right])
+        self._finish(rows[wrong])
+        self._end_exhausted(right)
+
+    def _conclude(self, rows: Tensor) -> None:
+        conclusion = self.criterion.conclude(self.pool.images, rows)
+        self.pool.images.evaluations.wanted[rows] = conclusion.more
+        final = conclusion.more <= 0
+        self._succeed(rows[final & conclusion.adversarial])
+        rejected = rows[final & ~conclusion.adversarial]
+        self.pool.images.points.phase[rejected] = Phase.ATTACK
+        self._end_exhausted(rejected)

@@ -1,0 +1,73 @@
+"""Query counting: which evaluations are billed, and when the budget of an image is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from rfdlight.attacks.base import Attack
+from rfdlight.core.tensors import Columns
+from rfdlight.engine.ledger import Kind, Ledger
+from rfdlight.engine.pool import Pool
+
+QueryCounting = Literal["exact", "paper"]
+
+
+@dataclass(frozen=True)
+class ExactCounting:
+    """Bills every evaluation that the attacker uses, and never exceeds the budget."""
+
+    attack: Attack
+    pool: Pool
+    ledger: Ledger
+    budget: int  # billed queries per image
+    eot: int  # evaluations per query
+
+    leaves_pixel_range: ClassVar[bool] = False
+    """Whether queries may leave [0, 1]."""
+    free_success_checks: ClassVar[bool] = False
+    """Whether success checks are the evaluator's: not billed, and answered by one evaluation."""
+
+    def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
+        """Return the queries billed to some images, (rows,); their attack columns, `state`, save a read of the pool."""
+        return self.pool.images.counts.billed[rows]
+
+    def ended(self, rows: Tensor, state: Columns | None = None) -> Tensor:
+        """Return whether the budget of some images does not pay for another query, (rows,) bool."""
+        return self.billed(rows) + self.eot > self.budget
+
+    def charge(self, rows: Tensor, success_checks: Tensor) -> None:
+        """Charge images for one query each, which only checked for success where `success_checks`, (rows,) bool."""
+        kind: Kind = "gradient" if self.attack.access == "gradient" else "attack"
+        if success_checks.any():
+            self._charge_success_checks(rows[success_checks])
+            rows = rows[~success_checks]
+        self.ledger.charge(self.pool.images.counts, rows, kind, self.eot)
+
+    def _charge_success_checks(self, rows: Tensor) -> None:
+        self.ledger.charge(self.pool.images.counts, rows, "success_check", self.eot)
+
+
+@dataclass(frozen=True)
+class PaperCounting(ExactCounting):
+    """Bills, wastes and exceeds as the paper's code, attack by attack; success checks are the evaluator's and free."""
+
+    leaves_pixel_range: ClassVar[bool] = True
+    free_success_checks: ClassVar[bool] = True
+
+    def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
+        state = self.pool.attack_state(rows) if state is None else state
+        return self.attack.paper_billed(state, self.pool.images.counts.evaluated[rows]).clamp(0, self.budget)
+
+    def ended(self, rows: Tensor, state: Columns | None = None) -> Tensor:
+        state = self.pool.attack_state(rows) if state is None else state
+        return self.attack.paper_ended(state, self.pool.images.counts.evaluated[rows])
+
+    def _charge_success_checks(self, rows: Tensor) -> None:
+        self.ledger.charge(self.pool.images.counts, rows, "criterion", 1)
+        self.ledger.pad((self.eot - 1) * len(rows))
+
+
+COUNTINGS = {"exact": ExactCounting, "paper": PaperCounting}

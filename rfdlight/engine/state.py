@@ -1,0 +1,69 @@
+"""State of the images in the pool: groups of tensors with one row per image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from torch import Tensor
+
+from rfdlight.core.tensors import Columns
+from rfdlight.engine.evaluations import EvaluationState
+from rfdlight.engine.ledger import QueryCounts
+
+
+class Phase(IntEnum):
+    """What an image in the pool waits for."""
+
+    CLEAN = 0  # fresh evaluations of its clean image
+    ATTACK = 1  # its next query
+    CANDIDATE = 2  # fresh evaluations of a candidate
+    FINAL = 3  # fresh evaluations of its final point
+
+
+@dataclass
+class PointState:
+    """The point of each image that the success criterion evaluates: clean image, candidate or final point."""
+
+    phase: Tensor  # (rows,) int64, see `Phase`
+    point: Tensor  # (rows, C, H, W)
+    clock: Tensor  # (rows,) int64, queries billed before the point was submitted
+    billed: Tensor  # (rows,) int64, queries billed including it
+    known: Tensor  # (rows,) bool, whether a deterministic victim has answered the point before
+    logits: Tensor  # (rows, classes), its answer
+
+
+@dataclass
+class CandidateState:
+    """What became of each image's candidates, (rows,) int64 each."""
+
+    candidates: Tensor  # queries in the ball with an adversarial answer
+    voted_candidates: Tensor  # candidates that got fresh evaluations
+    tested_candidates: Tensor  # candidates that got a statistical test
+    success_query: Tensor  # queries billed at success, or -1
+    first_9_vote_success: Tensor  # queries billed at the first candidate with a majority of 9 votes, or -1
+
+
+@dataclass
+class CleanState:
+    """Results of the fresh evaluations of each clean image, (rows,) each."""
+
+    clean_evaluations: Tensor
+    clean_wrong: Tensor
+    clean_margin: Tensor
+    clean_prediction: Tensor
+
+
+@dataclass
+class ImageState:
+    """All tensors of the images in the pool, grouped in dictionaries and dataclasses."""
+
+    shared: Columns  # columns that every attack may read, see `rfdlight.attacks.base.Attack`
+    attack: Columns  # the attack's own columns
+    criterion: Any  # the success criterion's own state, a dictionary or a dataclass of tensors
+    counts: QueryCounts
+    points: PointState
+    evaluations: EvaluationState
+    candidates: CandidateState
+    clean: CleanState
