@@ -29,6 +29,7 @@ def describe(image_id: str, images: ImageState, row: int, billed: int) -> Record
     delta = point - shared["x"][rows]
     label, target = int(shared["y"][row]), int(shared["target"][row])
     candidates: dict[str, Any] = {name: int(column[row]) for name, column in vars(images.candidates).items()}
+    candidates |= {name: None for name in _OR_NONE if candidates[name] < 0}
     clean = {name: column[row].item() for name, column in vars(images.clean).items()}
     return Record(
         id=image_id,
@@ -36,7 +37,7 @@ def describe(image_id: str, images: ImageState, row: int, billed: int) -> Record
         target=None if target < 0 else target,
         **{kind: int(column[row]) for kind, column in vars(images.counts).items()},
         billed=billed,
-        **{name: None if name in _OR_NONE and count < 0 else count for name, count in candidates.items()},
+        **candidates,
         **clean,
         final_evaluations=int(evaluations.count[row]),
         final_adversarial=int(evaluations.adversarial[row]),

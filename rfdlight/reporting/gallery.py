@@ -1,4 +1,4 @@
-"""The attacked images that a run kept, as pictures."""
+"""Pictures of the attacked images that a run kept."""
 
 from __future__ import annotations
 
@@ -13,69 +13,86 @@ from rfdlight.errors import UserError
 from rfdlight.records.images import FILE, read_images
 from rfdlight.records.records import Record
 from rfdlight.records.runs import Run
+from rfdlight.reporting.tables import number
 
 MOST = 6
-"""Images shown of each run."""
+"""Images of each run, at most."""
 
 _COLOURS = (1, 3)
-"""Numbers of channels that a picture shows as they are: grey, or red, green and blue."""
+"""Numbers of channels of a picture: grey, or red, green and blue."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """An attacked image: its record, three pictures as PNG files, and by how much the difference is magnified.
+    """An attacked image.
 
     Attributes:
-        record: Of the image.
-        clean: The clean image.
-        adversarial: The final point.
-        difference: Their difference around grey.
-        factor: By which the difference is magnified; None where nothing was changed.
-        channels: Of the image. Two are shown as their mean in grey, of four or more the first three as colours.
+        id: Of the image.
+        outcome: The verdict on the image.
+        caption: Label, target and predictions before and after the attack, queries, and the size of the change.
+        pictures: PNG files by name: the clean image, the final point, and their difference around grey.
+        channels_note: How the pictures show images that are neither grey nor red, green and blue; empty for others.
     """
 
-    record: Record
-    clean: bytes
-    adversarial: bytes
-    difference: bytes
-    factor: float | None
-    channels: int
-
-
-def channels_note(channels: int) -> str:
-    """Return how pictures show images that are neither grey nor red, green and blue; empty for others."""
-    if channels in _COLOURS:
-        return ""
-    if channels == 2:
-        return "Pictures show the mean of the 2 channels in grey."
-    return f"Pictures show the first 3 of {channels} channels as red, green and blue."
+    id: str
+    outcome: str
+    caption: str
+    pictures: dict[str, bytes]
+    channels_note: str
 
 
 def examples(run: Run) -> list[Example]:
     """Return the first images that a run kept, in the order of its file; none if it kept none.
 
-    The difference is shown around grey. In an linf ball it is magnified so that a change by the radius is black or
-    white. In an l2 ball, whose radius bounds no pixel closely, the largest change of each image is.
+    In an linf ball, a change by eps is black or white in the difference. In an l2 ball, where eps bounds no single
+    pixel closely, the largest change of each image is.
 
     Raises:
-        UserError: If the file is damaged, or is not of this run.
+        UserError: If the file is damaged, or belongs to another run.
     """
-    path = None if run.folder is None else run.folder / FILE
-    if path is None or not path.exists():
+    if run.folder is None or not (run.folder / FILE).exists():
         return []
+    path = run.folder / FILE
     clean, adversarial, ids = _checked(path)
     unknown = [name for name in ids if name not in run.by_id]
     if unknown:
-        raise UserError(f"{path} holds the image {unknown[0]!r:.80}, which the run has no record of")
+        raise UserError(f"{path}: expected images of the run, got {unknown[0]!r:.80}, which has no record")
     found = []
     for before, after, name in list(zip(clean, adversarial, ids, strict=True))[:MOST]:
+        record = run.by_id[name]
         change = after.astype(np.float64) - before
         largest = float(np.abs(change).max())
         reach = float(run.facts.eps) if run.facts.norm == "linf" else largest
-        factor = 0.5 / reach if largest > 0 and reach > 0 else None
-        difference = np.clip(0.5 + change * (factor or 0.0), 0, 1)
-        found.append(Example(run.by_id[name], _png(before), _png(after), _png(difference), factor, len(before)))
+        factor = 0.5 / reach if largest > 0 and reach > 0 else 0.0
+        difference = f"difference, times {number(factor, 3)}" if factor else "unchanged"
+        pixels = {"clean": before, "attacked": after, difference: np.clip(0.5 + change * factor, 0, 1)}
+        pictures = {name: _png(image) for name, image in pixels.items()}
+        outcome = record.verdict if record.clean_correct else "misclassified before the attack"
+        caption = _caption(record, run.facts.classes or [])
+        found.append(Example(name, outcome, caption, pictures, _channels_note(len(before))))
     return found
+
+
+def _caption(record: Record, classes: list[str]) -> str:
+    indices = {
+        "label": record.label,
+        "target": record.target,
+        "predicted": record.clean_prediction,
+        "after the attack": record.final_prediction,
+    }
+    named = [
+        f"{what} {index} {classes[index]}" if index < len(classes) else f"{what} {index}"
+        for what, index in indices.items()
+        if index is not None
+    ]
+    size = f"linf {number(record.linf, 3)}, l2 {number(record.l2, 3)}"
+    return f"{', '.join(named)}; {record.billed:,} queries; {size}"
+
+
+def _channels_note(channels: int) -> str:
+    if channels == 2:
+        return "Pictures show the mean of the 2 channels in grey."
+    return "" if channels in _COLOURS else f"Pictures show the first 3 of {channels} channels as red, green and blue."
 
 
 def _checked(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
@@ -92,7 +109,7 @@ def _checked(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
         raise UserError(f"{path}: expected a list of {shape[0]} ids, got {ids!r:.60}")
     for name, pixels in (("clean", clean), ("adversarial", adversarial)):
         if pixels.size and not (pixels.min() >= 0 and pixels.max() <= 1):
-            raise UserError(f"{path}: the pixels of {name} are not within [0, 1]")
+            raise UserError(f"{path}: expected pixels of {name} within [0, 1], got others")
     return clean, adversarial, ids
 
 

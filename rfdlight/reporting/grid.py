@@ -1,181 +1,208 @@
-"""Methods by attacks and budgets: the table in the shape of a paper's."""
+"""The main table of a report, robust accuracy of methods by attacks and query budgets."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Estimate, is_robust_at, robust_at
+from rfdlight.records.summary import Estimate, is_robust_at
 from rfdlight.reporting.settings import Method, Setting, is_white_box, method_of, settings_of
+from rfdlight.reporting.tables import defense_name, short_victim
 
 
 @dataclass(frozen=True)
 class Column:
-    """An attack with its settings, and a number of queries."""
+    """An attack with its settings at a number of queries, or the worst case over several attacks.
 
-    setting: Setting
-    budget: int
+    Attributes:
+        label: Of the attack and its settings, or of the worst case.
+        budget: Number of queries; None if each run is read at its own budget, and the budgets differ.
+        runs: For each method, its runs by the label of their attack and settings: one, or those of the worst case.
+        worst: Whether the column is a worst case.
+    """
+
+    label: str
+    budget: int | None
+    runs: dict[Method, dict[str, Run]]
+    worst: bool = False
+
+    @property
+    def queries(self) -> str:
+        """The number of queries as text."""
+        return "own budgets" if self.budget is None else f"{self.budget:,}"
+
+    @property
+    def heading(self) -> str:
+        """Label and number of queries in one line."""
+        return f"{self.label}, {self.queries}" + ("" if self.budget is None else " queries")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a run's records say of one number of queries."""
+    """The robust accuracy of one run, or of several in the worst case, after a number of queries.
 
-    run: Run
-    budget: int
+    Attributes:
+        runs: By the label of their attack and settings.
+        budget: Number of queries; None if each run is read at its own budget, and the budgets differ.
+        robust: The share of the images of all runs that are robust in every run.
+        lower: The same with undecided images counted as adversarial.
+    """
+
+    runs: dict[str, Run]
+    budget: int | None
     robust: Estimate
     lower: Estimate
-    """With the undecided images as adversarial."""
 
     @property
-    def below_own(self) -> bool:
-        """Whether the run was given more queries than are read here."""
-        return self.budget < self.run.facts.budget
+    def below_own(self) -> list[Run]:
+        """The runs that had more queries than they are read at."""
+        return [run for run in self.runs.values() if self.budget is not None and self.budget < run.facts.budget]
 
-
-@dataclass(frozen=True)
-class WorstColumn:
-    """A ball, how queries are billed, and a number of them; None is each run's own budget."""
-
-    norm: str
-    eps: float
-    query_counting: str
-    budget: int | None
-
-
-@dataclass(frozen=True)
-class Worst:
-    """The share of the images that stand in every one of some runs."""
-
-    runs: list[Run]
-    attacks: list[str]
-    robust: Estimate
-    lower: Estimate
-    all_images: int
-    """Images of any of these runs; the shares are over those that all of them have."""
+    @property
+    def remark(self) -> str:
+        """The number of runs as text, empty for one."""
+        return f"of {len(self.runs)} runs" if len(self.runs) > 1 else ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method: the clean accuracy of its mean logits, a cell per column, and a worst case per worst column."""
+    """A method: its short names, its clean accuracy, and one cell per column, None where there is no such run."""
 
     method: Method
+    victim: str
+    defense: str
+    letter: str
     clean: Estimate
     cells: list[Cell | None]
-    worst: list[Worst | None]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The table: the attacks, their columns, the rows, and what has to be said of the runs."""
+    """The table, and the caveats of its columns; columns of worst cases come last."""
 
-    settings: list[Setting]
     columns: list[Column]
-    worst_columns: list[WorstColumn]
     rows: list[Row]
-    notes: list[str]
+    caveats: list[str]
 
     @property
-    def cells(self) -> Iterator[Cell]:
-        """Every cell that is not empty."""
-        return (cell for row in self.rows for cell in row.cells if cell is not None)
+    def filled(self) -> Iterator[tuple[Row, Column, Cell]]:
+        """Every cell that is not empty, with its row and column, column by column."""
+        for i, column in enumerate(self.columns):
+            for row in self.rows:
+                cell = row.cells[i]
+                if cell is not None:
+                    yield row, column, cell
 
 
 def build_grid(runs: list[Run], budgets: list[int] | None = None) -> Grid:
-    """Put runs into one table.
+    """Compute the table of robust accuracies of runs.
 
-    A row is a method, in the order in which the runs were given. A column is an attack with its settings
-    at a number of queries. A cell is the robust accuracy of the mean logits, read from the records.
+    A row is a method. The rows of a victim are together, in the order in which the runs were given. A column is an
+    attack with its settings at a number of queries. A cell is the robust accuracy (Definition 1).
 
-    The worst case of a method counts an image as robust if it stands in every run of that method in one
-    ball and under one query counting: of all attacks without gradients, `random_noise` among them, since who may
-    ask a query may ask that one too. An attack with gradients belongs to another threat model and is left out.
+    The worst case of a method counts an image as robust if it is robust in every run of the method with one norm, eps
+    and query counting. White-box attacks are excluded, since they have another threat model. The attack
+    `random_noise` is included, since every black-box attacker can query random points as well.
 
     Args:
         runs: Of any methods and attacks.
-        budgets: Numbers of queries; by default each attack's own.
+        budgets: Numbers of queries; by default each attack's own budget.
 
     Raises:
         UserError: If a budget is larger than that of a run.
     """
-    _check(budgets or [], runs)
-    settings, notes = settings_of(runs)
-    columns = [Column(setting, budget) for setting in settings for budget in budgets or _own_budgets(setting)]
-    searches = [run for run in runs if not is_white_box(run)]
-    common: Sequence[int | None] = budgets or [None]
-    models = dict.fromkeys(map(_threat_model, searches))
-    worst_columns = [WorstColumn(*model, budget) for model in models for budget in common]
+    least = min(runs, key=lambda run: run.facts.budget)
+    if budgets and max(budgets) > least.facts.budget:
+        raise UserError(
+            f"budgets: expected at most {least.facts.budget:,}, the budget of {least.label}, got {max(budgets):,}"
+        )
+    settings, caveats = settings_of(runs)
+    columns = [
+        Column(label, budget, {method: {label: run} for method, run in of_setting.items()})
+        for label, of_setting in settings
+        for budget in budgets or sorted({run.facts.budget for run in of_setting.values()})
+    ]
+    own = {column.budget for column in columns}
+    columns += _worst_columns(settings, budgets or [own.pop() if len(own) == 1 else None])
+    victims = _victim_names(runs)
+    order = list(victims.values())
     rows = []
-    for method in dict.fromkeys(map(method_of, runs)):
-        own = [run for run in runs if method_of(run) == method]
-        cells = [_cell(column, method) for column in columns]
-        worst = [_worst(settings, method, column) for column in worst_columns]
-        rows.append(Row(method, pooled_clean(own), cells, worst))
-    filled = [i for i in range(len(worst_columns)) if any(row.worst[i] for row in rows)]
-    rows = [Row(row.method, row.clean, row.cells, [row.worst[i] for i in filled]) for row in rows]
-    return Grid(settings, columns, [worst_columns[i] for i in filled], rows, notes)
+    for i, method in enumerate(sorted(victims, key=lambda method: order.index(victims[method]))):
+        letter = ascii_uppercase[i % 26] + (str(i // 26) if i >= 26 else "")
+        names = (victims[method], defense_name(method.defense), letter)
+        clean = pooled_clean([run for run in runs if method_of(run) == method])
+        rows.append(Row(method, *names, clean, [_cell(column, method) for column in columns]))
+    return Grid(columns, rows, caveats)
 
 
 def pooled_clean(runs: Sequence[Run]) -> Estimate:
-    """Return the clean accuracy of the mean logits over every image that a run has.
+    """Return the clean accuracy (Definition 1) over every image of the runs of one method.
 
-    An image counts once, with the share of the runs that found it right: a random victim's clean draws are
-    fresh in each run. The interval is for the number of images, and conservative, as Wilson's is for means of
-    shares.
+    An image counts once, with the share of the runs that classify it correctly: against a random victim, each run
+    draws its clean evaluations anew. The interval is for the number of images, and conservative, as Wilson's is for
+    means of shares.
     """
     found: dict[str, list[bool]] = {}
     for run in runs:
-        for record in run.records:
-            found.setdefault(record.id, []).append(record.clean_correct)
+        for image_id, record in run.by_id.items():
+            found.setdefault(image_id, []).append(record.clean_correct)
     return Estimate.of(math.fsum(sum(right) / len(right) for right in found.values()), len(found))
 
 
 def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: bool = False) -> list[bool]:
-    """Return whether each image stands in every run, after so many queries or at each run's own budget."""
+    """Return whether each image is robust in every run, after a number of queries or at each run's own budget."""
     limits = [(run.by_id, run.facts.budget if budget is None else budget) for run in runs]
     return [all(is_robust_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
 
 
-def _check(budgets: list[int], runs: list[Run]) -> None:
-    least = min(runs, key=lambda run: run.facts.budget)
-    if budgets and max(budgets) > least.facts.budget:
-        raise UserError(
-            f"budgets must be at most {least.facts.budget:,}, the queries that {least.label} was given, "
-            f"got {max(budgets):,}"
-        )
+def _victim_names(runs: list[Run]) -> dict[Method, str]:
+    """Return the victim of each method, as short as it is unique, with its data where these differ."""
+    methods = dict.fromkeys(map(method_of, runs))
+    victims = {method.victim for method in methods}
+    unique = len(set(map(short_victim, victims))) == len(victims)
+    names = {method: short_victim(method.victim) if unique else method.victim for method in methods}
+    several = len({method.data for method in methods}) > 1
+    return {method: f"{name} on {method.data}" if several else name for method, name in names.items()}
 
 
-def _own_budgets(setting: Setting) -> list[int]:
-    return sorted({run.facts.budget for run in setting.runs.values()})
+def _worst_columns(settings: list[Setting], budgets: Sequence[int | None]) -> list[Column]:
+    """Return a worst case for each norm, eps and query counting in which a method has two runs on common images."""
+    models: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
+    for label, of_setting in settings:
+        for method, run in of_setting.items():
+            if not is_white_box(run):
+                model = (run.facts.norm, run.facts.eps, run.facts.query_counting)
+                models.setdefault(model, {}).setdefault(method, {})[label] = run
+    several = {
+        model: {method: found for method, found in methods.items() if len(found) > 1 and _common(found)}
+        for model, methods in models.items()
+    }
+    several = {model: methods for model, methods in several.items() if methods}
+    columns = []
+    for (norm, eps, counting), methods in several.items():
+        label = "worst case"
+        label += f", {norm} eps {eps:g}" if len({model[:2] for model in several}) > 1 else ""
+        label += f", query counting {counting}" if len({model[2] for model in several}) > 1 else ""
+        columns += [Column(label, budget, methods, worst=True) for budget in budgets]
+    return columns
 
 
 def _cell(column: Column, method: Method) -> Cell | None:
-    run = column.setting.runs.get(method)
-    if run is None or column.budget > run.facts.budget:
+    runs = column.runs.get(method, {})
+    own = {run.facts.budget for run in runs.values()}
+    if not own or (column.budget is not None and column.budget > min(own)):
         return None
-    lower = robust_at(run.records, column.budget, undecided=True)
-    return Cell(run, column.budget, robust_at(run.records, column.budget), lower)
-
-
-def _threat_model(run: Run) -> tuple[str, float, str]:
-    return run.facts.norm, run.facts.eps, run.facts.query_counting
-
-
-def _worst(settings: list[Setting], method: Method, column: WorstColumn) -> Worst | None:
-    held = [(setting.label, setting.runs[method]) for setting in settings if method in setting.runs]
-    chosen = [
-        (label, run)
-        for label, run in held
-        if not is_white_box(run) and _threat_model(run) == (column.norm, column.eps, column.query_counting)
-    ]
-    runs = [run for _, run in chosen]
-    common = set.intersection(*(set(run.by_id) for run in runs)) if runs else set()
-    if len(runs) < 2 or not common:
-        return None
+    budget = own.pop() if column.budget is None and len(own) == 1 else column.budget
+    common = _common(runs)
     robust, lower = (
-        Estimate.of(sum(standing(runs, common, column.budget, undecided)), len(common)) for undecided in (False, True)
+        Estimate.of(sum(standing(runs.values(), common, budget, undecided)), len(common)) for undecided in (False, True)
     )
-    return Worst(runs, [label for label, _ in chosen], robust, lower, len(set().union(*(run.by_id for run in runs))))
+    return Cell(runs, budget, robust, lower)
+
+
+def _common(runs: dict[str, Run]) -> set[str]:
+    return set.intersection(*(set(run.by_id) for run in runs.values()))

@@ -1,4 +1,4 @@
-"""Robust accuracy against queries, as a picture."""
+"""Plots of robust accuracy against queries."""
 
 from __future__ import annotations
 
@@ -17,49 +17,30 @@ from rfdlight.records.records import Record
 from rfdlight.records.summary import success_query_of, was_screened
 from rfdlight.reporting.figures import begin
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which readers of every colour vision can tell apart, without its yellow."""
+Curve = tuple[str, Sequence[Record], int]
+"""Label, records and budget of a run."""
 
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""The palette of Okabe and Ito for every colour vision, without its yellow."""
 
 LONG = 1000
-"""Queries from which on an axis is better logarithmic."""
+"""Queries from which on a logarithmic axis is easier to read."""
 
-SCREEN = " first 9-vote screen"
-"""What a legend calls the dashes."""
-
+SCREEN = " first 9-vote success"
 END = " end of a run"
-"""What a legend calls the dots."""
+"""Labels of the dashes and the dots in a legend."""
 
-_TITLE_WIDTH = 80
-"""Characters of a line of a picture's title."""
+_YLABEL = "robust accuracy (95% band)"
 
 
-def draw_curves(runs: Sequence[tuple[str, Sequence[Record], int]], log: bool = False, title: str = "") -> Figure:
-    """Draw the robust accuracy of runs against the queries billed.
-
-    A run's solid steps are the robust accuracy of its mean logits, in a band of 95 % Wilson intervals;
-    thin dashes show the first candidate that a majority of 9 votes called wrong. A dot beside its last query
-    marks where it ends.
-
-    Args:
-        runs: Label, records and budget of each; a run without records is left out.
-        log: Whether the axis of the queries is logarithmic; it then starts at 1.
-        title: Stands above the picture.
-    """
+def draw_curves(runs: list[Curve], title: str = "") -> Figure:
+    """Return a new figure with the robust accuracy of runs against the queries billed; see `draw_on`."""
     figure = begin(7.5, 4.6)
-    axes = figure.add_subplot()
-    handles = _draw_all(axes, [(label, records, budget, i) for i, (label, records, budget) in enumerate(runs)], log)
-    axes.set_ylabel("robust accuracy (95% band)")
-    axes.set_title(_wrapped(title, _TITLE_WIDTH), fontsize=10)
-    return _finish(figure, handles)
+    return _with_legend(figure, draw_on(figure.add_subplot(), runs, title))
 
 
-def draw_panels(panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[Record], int]]]]) -> Figure:
-    """Draw runs as `draw_curves` does, side by side, and those with one label in one colour.
-
-    Args:
-        panels: A title, and label, records and budget of each run below it.
-    """
+def draw_panels(panels: list[tuple[str, list[Curve]]]) -> Figure:
+    """Return a new figure with a panel per title; runs with one label have one colour in all panels."""
     labels = list(dict.fromkeys(label for _, runs in panels for label, _, _ in runs))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
@@ -67,63 +48,70 @@ def draw_panels(panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[Record]
     handles: dict[str, Line2D] = {}
     for place, (title, runs) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, place)
-        log = max(budget for _, _, budget in runs) >= LONG
-        lines = _draw_all(axes, [(*run, labels.index(run[0])) for run in runs], log)
-        handles |= {str(line.get_label()): line for line in lines}
+        lines = draw_on(axes, runs, title, [labels.index(label) for label, _, _ in runs])
+        axes.set_ylabel("")
         axes.set_title(_wrapped(title, 40), fontsize=10)
-    figure.supylabel("robust accuracy (95% band)", fontsize=10)
-    return _finish(figure, sorted(handles.values(), key=lambda line: line.get_label() in (SCREEN, END)))
+        handles |= {str(line.get_label()): line for line in lines}
+    figure.supylabel(_YLABEL, fontsize=10)
+    return _with_legend(figure, sorted(handles.values(), key=lambda line: line.get_label() in (SCREEN, END)))
 
 
-def _draw_all(axes: Axes, runs: Sequence[tuple[str, Sequence[Record], int, int]], log: bool) -> list[Line2D]:
-    """Draw the curves of runs, each given with the number of its colour; return what a legend shows."""
-    start = 1 if log else 0
+def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[int] | None = None) -> list[Line2D]:
+    """Draw the robust accuracy of runs against the queries billed into axes.
+
+    Solid steps are the robust accuracy (Definition 1) in a band of 95 % Wilson intervals. Thin dashes are the robust
+    accuracy by the first 9-vote success. A dot beside the last query marks the end of a run. From `LONG` queries on,
+    the axis of the queries is logarithmic.
+
+    Args:
+        axes: Of any figure.
+        runs: Label, records and budget of each; a run without records is left out.
+        title: Of the axes.
+        colours: The number of the colour of each run; by default 0, 1, 2, ...
+
+    Returns:
+        The handles of a legend.
+    """
+    most = max([budget for _, _, budget in runs], default=1)
+    start = 1 if most >= LONG else 0
     handles: list[Line2D] = []
-    for label, records, budget, i in runs:
+    for (label, records, budget), i in zip(runs, colours or range(len(runs)), strict=True):
         if records:
             style = "-" if i < len(COLOURS) else "-."
-            line = _draw(axes, label, records, budget, start, COLOURS[i % len(COLOURS)], style)
-            _mark_end(axes, line, len(handles))
+            line = _draw(axes, label, records, (start, budget), COLOURS[i % len(COLOURS)], style)
+            # The later a curve, the further right is its dot, so that no dot hides another.
+            beside = axes.transData + ScaledTranslation((5 + 5 * len(handles)) / 72, 0, axes.figure.dpi_scale_trans)
+            end = [np.asarray(values)[-1:] for values in line.get_data()]
+            colour = line.get_color()
+            axes.plot(*end, "o", color=colour, markersize=4, markeredgewidth=0, clip_on=False, transform=beside)
             handles.append(line)
-    most = max([budget for _, _, budget, _ in runs] + [start + 1])
-    if log:
+    if start:
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    # A little room past the last query and beyond 0 and 100 % shows what ends there.
-    axes.set_xlim(start, most**1.02 if log else most * 1.01)
+    # A little room past the last query and beyond 0 and 100 % keeps the ends of curves visible.
+    axes.set_xlim(start, most**1.02 if start else max(most, 1) * 1.01)
     axes.set_ylim(-0.01, 1.01)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    axes.set_xlabel("queries billed per image")
+    axes.set(xlabel="queries billed per image", ylabel=_YLABEL)
+    axes.set_title(_wrapped(title, 80), fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(was_screened(records) for _, records, _, _ in runs):
+    if any(was_screened(records) for _, records, _ in runs):
         handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle="--", label=SCREEN))
-    handles.append(Line2D([], [], color="0.4", linestyle="", marker="o", markersize=4, label=END))
-    return handles
+    return [*handles, Line2D([], [], color="0.4", linestyle="", marker="o", markersize=4, label=END)]
 
 
-def _wrapped(title: str, width: int) -> str:
-    """Return a title in lines; without the backslash, text between two dollars would be set as a formula."""
-    return textwrap.fill(title, width).replace("$", r"\$")
-
-
-def _finish(figure: Figure, handles: list[Line2D]) -> Figure:
-    """Put the legend below the axes, where long labels cover no curve."""
-    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9)
-    return figure
-
-
-def steps(records: Sequence[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a step curve of the share of images that are initially right and still stand.
+def steps(records: list[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a step curve of the number of images that are initially correct and still robust.
 
     Args:
         records: All images of the run, at least one.
-        ends: Per record the query at which it fell, None if it did not.
+        ends: Per record the query of its success, None for none.
         start: First query of the curve.
         stop: Last query of the curve.
 
     Returns:
-        Queries and numbers of standing images, (points,) int64 both; a number holds up to the next query.
+        Queries and numbers of robust images, (points,) int64 both; a number holds up to the next query.
     """
     right = [record.clean_correct for record in records]
     fallen = np.sort([end for end, ok in zip(ends, right, strict=True) if ok and end is not None])
@@ -132,25 +120,24 @@ def steps(records: Sequence[Record], ends: list[int | None], start: int, stop: i
     return queries, sum(right) - np.searchsorted(fallen, queries, side="right")
 
 
-def _mark_end(axes: Axes, line: Line2D, number: int) -> None:
-    """Put a dot beside a curve's end, the further to the right the more there are: the last falls hide each other."""
-    beside = axes.transData + ScaledTranslation((5 + 5 * number) / 72, 0, axes.figure.dpi_scale_trans)
-    end = [np.asarray(values)[-1:] for values in line.get_data()]
-    axes.plot(*end, "o", color=line.get_color(), markersize=4, markeredgewidth=0, clip_on=False, transform=beside)
+def _with_legend(figure: Figure, handles: list[Line2D]) -> Figure:
+    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9)
+    return figure
 
 
-def _draw(
-    axes: Axes, label: str, records: Sequence[Record], budget: int, start: int, colour: str, style: str
-) -> Line2D:
+def _draw(axes: Axes, label: str, records: list[Record], span: tuple[int, int], colour: str, style: str) -> Line2D:
     total = len(records)
-    queries, standing = steps(records, [success_query_of(record) for record in records], start, budget)
+    queries, standing = steps(records, [success_query_of(record) for record in records], *span)
     bounds = np.array([wilson(int(count), total) for count in standing])
     axes.fill_between(queries, bounds[:, 0], bounds[:, 1], step="post", color=colour, alpha=0.15, linewidth=0)
-    # A legend would set what stands between dollars as a formula, and leave out what begins with "_".
-    name = " " + label.replace("$", r"\$")
+    name = " " + label.replace("$", r"\$")  # a legend leaves out a label that begins with "_"
     (line,) = axes.step(queries, standing / total, where="post", color=colour, linewidth=2, linestyle=style, label=name)
-    if not was_screened(records):
-        return line
-    screened, passed = steps(records, [record.first_9_vote_success for record in records], start, budget)
-    axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
+    if was_screened(records):
+        screened, passed = steps(records, [record.first_9_vote_success for record in records], *span)
+        axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
     return line
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return text in lines; without the backslash, matplotlib shows text between dollars as a formula."""
+    return textwrap.fill(text, width).replace("$", r"\$")

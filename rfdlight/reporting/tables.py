@@ -1,97 +1,228 @@
-"""What a run found, for a terminal of 80 columns."""
+"""The table of one run for a terminal and for a notebook, and the text of shares and run facts."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeGuard
 
+from msgspec.structs import asdict
 from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.records.diagnostic import Finding, State
+from rfdlight.records.diagnostic import Diagnostic, State
 from rfdlight.records.facts import ROWS, RunFacts
-from rfdlight.records.summary import CurvePoint, Estimate, Summary
+from rfdlight.records.summary import Estimate, Summary
+from rfdlight.reporting.templates import render_html
+
+FACT_NAMES = {"criterion": "success criterion", "query_counting": "query counting", "eot": "evaluations per query"}
+"""How text names a fact of a run whose column has another name."""
+
+HEADLINE = "robust accuracy (Definition 1)"
+"""The name of the main accuracy."""
+
+COMPARE_ONE_KIND = (
+    "Compare clean and robust accuracy of one kind only: both by Definition 1, or both expected single-query."
+)
 
 _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
-
-_NAMED_STATES: dict[State, str] = {"warn": "to look at", "fail": "failed", "skip": "not made"}
-"""How the states of checks that did not pass are counted."""
-
-_COUNTED = {
-    "initially_wrong": "misclassified before the attack",
-    "adversarial": "adversarial",
-    "undecided": "undecided",
-}
-"""Counts of a summary, and how a table names them."""
+_STATES: dict[State, str] = {"warn": "with a warning", "fail": "failed", "skip": "skipped"}
+_ROW_NAMES = {"success_check": "success check", "criterion": "success criterion"}
 
 _FAILURES_SHOWN = 3
-"""How many of the images that failed are named."""
+"""Failed images that are listed by id."""
 
 _MOST_BUDGETS = 8
 """Columns of the budgets' table that 80 characters have room for."""
 
 
+ACCURACIES = {
+    "clean": "clean accuracy (Definition 1)",
+    "robust": HEADLINE,
+    "robust_lower": "  lower bound (undecided counted as adversarial)",
+    "declared": "  by the success criterion during the attack",
+    "first_9_vote_success": "  by the first 9-vote success",
+    "single_query_clean": "expected single-query clean accuracy",
+    "single_query_robust": "expected single-query robust accuracy",
+    "attack_success": "attack success rate",
+}
+"""How text names each accuracy of a run; an indented name belongs to the robust accuracy above it."""
+
+
+def accuracies(summary: Summary) -> dict[str, Estimate | None]:
+    """Return each of `ACCURACIES` of a run's summary, None where undefined."""
+    known = {
+        "single_query_clean": summary.single_query.clean,
+        "single_query_robust": summary.single_query.robust,
+        **vars(summary.mean_logits),
+        **asdict(summary),
+    }
+    return {name: known[name] for name in ACCURACIES}
+
+
+def results(summary: Summary) -> dict[str, str]:
+    """Return every number of a run's summary as text, by its name."""
+    counts, ledger, adversarial = summary.counts, summary.ledger, summary.adversarial_images
+
+    def per_image(*kinds: str) -> str:
+        return number(sum(ledger[kind] for kind in kinds) / counts["images"] if counts["images"] else None)
+
+    rows = [f"{ledger[kind]:,} {_ROW_NAMES.get(kind, kind)}" for kind in ROWS if kind != "gradient" or ledger[kind]]
+    return {
+        "images": incomplete(summary) or f"{counts['images']:,}",
+        **{ACCURACIES[name]: with_interval(share) for name, share in accuracies(summary).items()},
+        "misclassified before the attack": f"{counts['initially_wrong']:,}",
+        "adversarial images": f"{counts['adversarial']:,}",
+        "  by the final evaluation only": f"{counts['late']:,}",
+        "unconfirmed successes": f"{counts['unconfirmed']:,}",
+        "undecided images": f"{counts['undecided']:,}",
+        "queries to success": _two("median", adversarial["median_queries"], "mean", adversarial["mean_queries"]),
+        "linf (adversarial)": _two("median", adversarial["median_linf"], "max", adversarial["max_linf"]),
+        "l2 (adversarial)": _two("median", adversarial["median_l2"], "max", adversarial["max_l2"]),
+        "billed queries per image": per_image("billed"),
+        "attack rows per image": per_image("attack", "gradient", "success_check"),
+        "criterion rows per image": per_image("criterion"),
+        "criterion rows per attack row": number(ledger["criterion_ratio"], 2),
+        "victim rows": f"{ledger['rows']:,} = {' + '.join(rows)}",
+        "time": f"{summary.run.wall_seconds:,.1f} s",
+    }
+
+
+def _two(first: str, one: float | None, second: str, two: float | None) -> str:
+    return "-" if one is None else f"{first} {number(one)}, {second} {number(two)}"
+
+
 def run_table(summary: Summary) -> Group:
-    """Show a summary.
+    """Return the table of one run, for a rich console.
 
     Args:
         summary: Of `rfdlight.records.summary.summarize`.
-
-    Returns:
-        Something that a rich console prints.
     """
-    notes = [Text(note, style="dim") for note in _notes(summary)]
-    return Group(_title(summary), _accuracies(summary), _curve(summary.curve), _facts(summary), *notes)
+    title, *settings = _title(summary)
+    text = Text(f"\n{title}", style="bold")
+    for warning in run_warnings(summary):
+        text.append(f"\n{warning}", style="bold red")
+    text.append("\n" + "\n".join(settings), style="not bold")
+    numbers = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    numbers.add_column(no_wrap=True)
+    for name, value in results(summary).items():
+        numbers.add_row(Text(name), Text(value), style="bold" if name == HEADLINE else "")
+    head, *rows = _curve(summary)
+    curve = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
+    for i, queries in enumerate(head):
+        curve.add_column(queries, justify="right" if i else "left")
+    for row in rows:
+        curve.add_row(*row, style="bold" if row is rows[0] else "")
+    return Group(text, numbers, curve, Text("\n".join(_remarks(summary)), style="dim"))
 
 
-def audit_line(findings: Sequence[Finding]) -> str:
-    """Return how many checks of a run passed, warn, failed and were not made, as text."""
+def run_html(summary: Summary) -> str:
+    """Return the table of one run as an HTML fragment, for a notebook.
+
+    Args:
+        summary: Of `rfdlight.records.summary.summarize`.
+    """
+    parts = {"title": _title(summary), "warnings": run_warnings(summary), "remarks": _remarks(summary)}
+    return render_html("run.html.j2", results=results(summary), curve=_curve(summary), headline=HEADLINE, **parts)
+
+
+def _title(summary: Summary) -> list[str]:
+    run = summary.run
+    counting = f"{run.query_counting}, {run.eot} evaluations per query" if run.eot > 1 else run.query_counting
+    return [
+        f"{attack_name(run)} against {run.victim}: {ball(run)}, {run.budget:,} queries per image",
+        f"data {run.data}, {summary.counts['images']:,} images; defense {run.defense or 'none'}",
+        f"success criterion {run.criterion}, query counting {counting}, {run.precision}, seed {run.seed}",
+    ]
+
+
+def _curve(summary: Summary) -> list[list[str]]:
+    points = summary.curve[-_MOST_BUDGETS:]
+    bounds = [
+        ["95% from", *(f"{point.low:.1%}" if is_known(point) else "-" for point in points)],
+        ["      to", *(f"{point.high:.1%}" if is_known(point) else "-" for point in points)],
+    ]
+    head = ["after queries", *(f"{point.queries:,}" for point in points)]
+    return [head, ["robust", *map(percent, points)], *bounds]
+
+
+def _remarks(summary: Summary) -> list[str]:
+    random = ["The victim is random: this run is reproducible in distribution only."]
+    return [COMPARE_ONE_KIND, *([] if summary.run.deterministic else random)]
+
+
+def run_warnings(summary: Summary) -> list[str]:
+    """Return the reasons why the numbers of a run are incomplete or biased."""
+    run, so_far = summary.run, summary.so_far
+    warnings = [incomplete(summary)] if incomplete(summary) else []
+    if so_far is not None:
+        warnings.append(
+            "BIASED: adversarial images finish first, so robust accuracy over the finished images is too low; robust "
+            f"accuracy so far over all {so_far.total:,} images begun: {percent(so_far)}"
+        )
+    if run.failed:
+        warnings.append(f"FAILED: {len(run.failed):,} of {run.num_images:,} images, excluded from all numbers")
+    if run.shrunk_to is not None:
+        warnings.append(f"OUT OF MEMORY: the batch size was reduced from {run.batch_size} to {run.shrunk_to} images")
+    return warnings
+
+
+def checks_line(findings: Sequence[Diagnostic]) -> str:
+    """Return how many consistency checks of a run passed, and how many of the others warn, failed or were skipped."""
     count = Counter(finding.state for finding in findings)
-    parts = [f"{count['ok']} of {len(findings)} checks passed"]
-    parts += [f"{count[state]} {name}" for state, name in _NAMED_STATES.items() if count[state]]
-    return ", ".join(parts)
+    parts = [f"{count['ok']} of {len(findings)} passed"]
+    return ", ".join(parts + [f"{count[state]} {name}" for state, name in _STATES.items() if count[state]])
 
 
-def audit_text(findings: Sequence[Finding]) -> Text:
-    """Show what a run's own checks found: those that did not pass in full, and why others were not made."""
-    text = Text(f"audit: {audit_line(findings)}")
+def audit_text(findings: Sequence[Diagnostic]) -> Text:
+    """Return the consistency checks of a run as text: failures and warnings in full, skipped checks by their reason."""
+    text = Text(f"consistency checks: {checks_line(findings)}")
+    skipped: dict[str, list[str]] = {}
     for finding in findings:
         if finding.state in _FLAG_STYLES:
             text.append(f"\n  {finding.check}: {finding.found}", style=_FLAG_STYLES[finding.state])
-    for reason, checks in _not_made(findings).items():
-        text.append(f"\n  not made: {', '.join(checks)} ({reason})", style="dim")
+        if finding.state == "skip":
+            skipped.setdefault(finding.found, []).append(finding.check)
+    for reason, checks in skipped.items():
+        text.append(f"\n  skipped: {', '.join(checks)} ({reason})", style="dim")
     return text
 
 
-def _not_made(findings: Sequence[Finding]) -> dict[str, list[str]]:
-    """Return the checks that were not made, by the reason."""
-    skipped: dict[str, list[str]] = {}
-    for finding in findings:
-        if finding.state == "skip":
-            skipped.setdefault(finding.found, []).append(finding.check)
-    return skipped
-
-
 def failures_text(failed: dict[str, str], asked: int) -> Text:
-    """Say on how many of the images asked for the victim failed, and why on the first ones."""
-    lines = [f"{len(failed)} of {asked} images failed and are in no number:"]
+    """Return how many of the chosen images failed, with the reasons of the first ones."""
+    lines = [f"{len(failed)} of {asked} images failed and are excluded from all numbers:"]
     lines += [f"  {image_id}: {reason}" for image_id, reason in list(failed.items())[:_FAILURES_SHOWN]]
     if len(failed) > _FAILURES_SHOWN:
         lines.append("  and more, see summary.json")
     return Text("\n".join(lines), style="red")
 
 
+def is_known(share: Estimate | None) -> TypeGuard[Estimate]:
+    """Return whether a share is defined and of at least one image."""
+    return share is not None and share.total > 0
+
+
 def percent(share: Estimate | None) -> str:
-    """Return a share as text, a dash if it is of no images."""
-    return "-" if share is None or not share.total else f"{share.value:.1%}"
+    """Return a share as text, a dash if it is not known."""
+    return f"{share.value:.1%}" if is_known(share) else "-"
 
 
 def interval(share: Estimate | None) -> str:
-    """Return a share's interval as text."""
-    return "-" if share is None or not share.total else f"{share.low:.1%} to {share.high:.1%}"
+    """Return the interval of a share as text, a dash if it is not known."""
+    return f"{share.low:.1%} to {share.high:.1%}" if is_known(share) else "-"
+
+
+def bounds(share: Estimate, between: str = " to ") -> str:
+    """Return the interval of a known share in percent, without the sign."""
+    return f"{100 * share.low:.1f}{between}{100 * share.high:.1f}"
+
+
+def with_interval(share: Estimate | None) -> str:
+    """Return a share with its interval as text, a dash if it is not known."""
+    return f"{percent(share)} ({bounds(share)})" if is_known(share) else "-"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -101,11 +232,19 @@ def number(value: float | None, digits: int = 4) -> str:
     return f"{int(value):,}" if value == int(value) else f"{value:,.{digits}g}"
 
 
+def ball(run: RunFacts) -> str:
+    """Return norm and eps of a run's facts as text."""
+    return f"{run.norm} eps {run.eps:g}"
+
+
 def run_title(run: RunFacts) -> str:
-    """Return the attack, the victim without its details, the defense and the ball of a run's facts, as text."""
-    defense = "undefended" if run.defense in (None, "none") else run.defense
-    ball = f"{run.norm} eps {run.eps:.4g}"
-    return f"{attack_name(run)} against {short_victim(run.victim)}, {defense}: {ball}"
+    """Return attack, short victim name, defense and ball of a run's facts as text."""
+    return f"{attack_name(run)} against {short_victim(run.victim)}, {defense_name(run.defense)}: {ball(run)}"
+
+
+def defense_name(defense: str | None) -> str:
+    """Return a defense as text."""
+    return "undefended" if defense in (None, "none") else defense
 
 
 def short_victim(victim: str) -> str:
@@ -119,127 +258,11 @@ def short_victim(victim: str) -> str:
 
 
 def attack_name(run: RunFacts) -> str:
-    """Return the attack of a run's facts, and whether it was targeted, as text."""
+    """Return the attack of a run's facts as text, with the word "targeted" for a targeted run."""
     return f"targeted {run.attack}" if run.targeted else run.attack
 
 
 def incomplete(summary: Summary) -> str:
-    """Return a remark if images are missing, else an empty text."""
+    """Return a warning if images are missing, else an empty text."""
     run, images = summary.run, summary.counts["images"]
     return "" if run.complete else f"INCOMPLETE: {images:,} of {run.num_images:,} images"
-
-
-def _bias(summary: Summary) -> str:
-    """Return why the robust accuracy of an incomplete run is too low, an empty text for a complete run."""
-    so_far = summary.so_far
-    if so_far is None:
-        return ""
-    begun, robust = summary.run.in_progress.begun, summary.run.in_progress.robust
-    remark = "BIASED: images that break finish first, so that robust accuracy over the finished images is too low"
-    return (
-        f"{remark}; {percent(so_far)} with the {begun:,} under way, {robust:,} of them robust so far"
-        if begun
-        else remark
-    )
-
-
-def _remarks(summary: Summary) -> list[str]:
-    """Return what has to be known of a run before its numbers."""
-    run = summary.run
-    remarks = [remark for remark in (incomplete(summary), _bias(summary)) if remark]
-    if run.failed:
-        remarks.append(f"FAILED: {len(run.failed):,} of {run.num_images:,} images, in no number")
-    if run.shrunk_to is not None:
-        remarks.append(f"MEMORY RAN OUT: forward passes shrank from {run.batch_size} to {run.shrunk_to} images")
-    return remarks
-
-
-def _title(summary: Summary) -> Text:
-    run = summary.run
-    ball = f"{run.norm} eps {run.eps:g}, {run.budget:,} queries per image"
-    query_counting = f"{run.query_counting}, {run.eot} evaluations per query" if run.eot > 1 else run.query_counting
-    lines = [
-        f"{attack_name(run)} against {run.victim}: {ball}",
-        f"data {run.data}, {summary.counts['images']:,} images; defense {run.defense or 'none'}",
-        f"criterion {run.criterion}, query counting {query_counting}, {run.precision}, seed {run.seed}",
-    ]
-    title = Text("\n" + lines[0], style="bold")
-    for remark in _remarks(summary):
-        title.append(f"\n{remark}", style="bold red")
-    return title.append("\n" + "\n".join(lines[1:]), style="not bold")
-
-
-def _accuracies(summary: Summary) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    complete = summary.run.complete
-    table.add_column(f"accuracy over {'all' if complete else 'finished'} images", min_width=44)
-    table.add_column("share", justify="right")
-    table.add_column("95% interval", justify="right")
-
-    def row(label: str, share: Estimate | None, style: str = "") -> None:
-        table.add_row(label, percent(share), interval(share), style=style)
-
-    mean, single, counts = summary.mean_logits, summary.single_query, summary.counts
-    row("mean logits: clean", mean.clean)
-    if not complete:
-        row("mean logits: robust so far, over images begun", summary.so_far, "bold")
-    row("mean logits: robust, undecided as robust", mean.robust, "bold" if complete else "")
-    row(f"  lower bound, the {counts['undecided']:,} undecided as adversarial", mean.robust_lower)
-    row("  by the criterion's calls in the run instead", summary.declared)
-    screened = summary.first_9_vote_success
-    row(f"  by the first 9-vote screen{' (no votes)' if screened is None else ''}", screened)
-    row("single answer: clean", single.clean)
-    row("single answer: robust, expected", single.robust)
-    table.add_section()
-    right = counts["images"] - counts["initially_wrong"]
-    row(f"attack success, of the {right:,} initially right", summary.attack_success)
-    return table
-
-
-def _curve(curve: list[CurvePoint]) -> Table:
-    shown = curve[-_MOST_BUDGETS:]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("after queries")
-    for point in shown:
-        table.add_column(f"{point.queries:,}", justify="right")
-    table.add_row("robust", *(percent(point) for point in shown), style="bold")
-    for label, bounds in (("95% from", [p.low for p in shown]), ("      to", [p.high for p in shown])):
-        table.add_row(
-            label, *(f"{bound:.1%}" if point.total else "-" for point, bound in zip(shown, bounds, strict=True))
-        )
-    return table
-
-
-def _facts(summary: Summary) -> Table:
-    counts, adversarial, ledger, run = summary.counts, summary.adversarial_images, summary.ledger, summary.run
-    table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
-    table.add_column()
-    images = [f"{counts[name]:,} {said}" for name, said in _COUNTED.items()]
-    table.add_row("images", ", ".join(images))
-    if counts["late"]:
-        table.add_row("", f"{counts['late']:,} of the broken found by the final draws alone")
-    if counts["unconfirmed"]:
-        table.add_row("", f"{counts['unconfirmed']:,} called adversarial, but not by the final draws")
-    if counts["adversarial"]:
-        queries = f"median {number(adversarial['median_queries'])}, mean {number(adversarial['mean_queries'])}"
-        table.add_row("queries to break", queries)
-        for norm in ("linf", "l2"):
-            lengths = f"median {number(adversarial[f'median_{norm}'])}, largest {number(adversarial[f'max_{norm}'])}"
-            table.add_row(f"{norm} of the adversarial", lengths)
-    kinds = " + ".join(f"{ledger[kind]:,} {kind}" for kind in ROWS if kind != "gradient" or ledger[kind])
-    table.add_row("queries billed", f"{ledger['billed']:,}")
-    table.add_row("rows of the victim", f"{ledger['rows']:,} = {kinds}")
-    if ledger["criterion_ratio"] is not None:
-        table.add_row(
-            "criterion's share", f"{ledger['criterion_ratio']:.2f} criterion rows per row of the attack, none billed"
-        )
-    table.add_row("time", f"{run.wall_seconds:,.1f} s")
-    return table
-
-
-def _notes(summary: Summary) -> list[str]:
-    notes = ["\nTake gaps within one pair only: mean logits or single answers."]
-    if not summary.run.deterministic:
-        notes.append("The victim is random: this run can be repeated in distribution only.")
-    return notes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
+from collections.abc import Sequence
 
 from rich import box
 from rich.console import RenderableType
@@ -10,132 +12,94 @@ from rich.table import Table
 from rich.text import Text
 
 from rfdlight.records.summary import Estimate
-from rfdlight.reporting.report import (
-    READING_LETTERS,
-    READING_PAIRS,
-    Heading,
-    Report,
-    defense_text,
-    p_text,
-    points,
-    points_interval,
-    queries_text,
-)
-from rfdlight.reporting.tables import percent
+from rfdlight.reporting.grid import Column
+from rfdlight.reporting.report import READING_PAIRS, READING_SHORT, SHORT_HEAD, Report
+from rfdlight.reporting.tables import HEADLINE, bounds, is_known, percent
 
-_CLEAN = _NUMBER = 10
-"""Characters of "99.1-100.0"."""
+_NUMBER, _NAME = 10, 20
+"""Least widths in characters: of "99.1-100.0", and of the name of a method."""
 
-_LEAST = 20
-"""Characters for the names of the methods, at the least."""
-
-_LABEL_WIDTH, _RUN_WIDTH = 31, 24
-"""Characters of a column with its padding: the longest label, and "100.0% (99.1 to 100.0)"."""
+_LABEL, _RUN = 30, 22
+"""Widths of the runs side by side: of the labels, and of a run, "100.0% (99.1 to 100.0)"."""
 
 
-def grid_tables(report: Report, width: int) -> list[RenderableType]:
-    """Return the grid, in as many tables as the width asks for, and how it is read."""
-    columns = [_Column(heading) for heading in report.headings()]
+def terminal(report: Report, width: int, details: bool = False) -> list[RenderableType]:
+    """Return a report as parts that a rich console prints: grid, comparisons, runs side by side, caveats.
+
+    Args:
+        report: The content.
+        width: Columns of the terminal; a wider table is split.
+        details: Whether the runs are shown side by side.
+    """
+    parts: list[RenderableType] = []
+    widths = [1 + _width(column) for column in report.grid.columns]
+    for part in _fitting(widths, width - _NAME - _NUMBER - 1):
+        parts += [_grid(report, part), ""]
+    parts += [Text(line, style="dim") for line in report.reading]
+    if report.comparisons:
+        legend = Text(f"\n{READING_PAIRS} {READING_SHORT}\n", style="dim")
+        parts += [Text(f"\n{report.paired_title}\n", style="bold"), _pairs(report), legend]
+    if details:
+        parts += [_details(report, part) for part in _fitting([_RUN + 3] * len(report.runs), width - _LABEL)]
+    return [*parts, *map(Text, report.caveats)]
+
+
+def _fitting(widths: list[int], room: int) -> list[list[int]]:
+    """Return the numbers of the columns of each table that fits, with at least one column each."""
     parts: list[list[int]] = [[]]
-    for i in range(len(columns)):
-        if parts[-1] and _taken([columns[j] for j in [*parts[-1], i]]) > width - _LEAST:
+    for i, width in enumerate(widths):
+        if parts[-1] and sum(widths[j] for j in parts[-1]) + width > room:
             parts.append([])
         parts[-1].append(i)
-    tables: list[RenderableType] = []
-    for part in parts:
-        tables += [_grid_table(report, columns, part, width), ""]
-    return [*tables, *(Text(line, style="dim") for line in report.reading())]
+    return parts
 
 
-def paired_table(report: Report) -> list[RenderableType]:
-    """Return the comparisons, the methods by their letters in the grid, and how they are read; none, nothing."""
-    if not report.comparisons:
-        return []
-    letters = report.letters()
-    defenses = report.subject == "defenses"
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
-    table.add_column("attack" if defenses else "attacks", overflow="fold")
-    table.add_column("queries", justify="right", min_width=len("queries"))
-    for heading in ("pair" if defenses else "on", "points", "95% interval", "only", "p", "p Holm"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for pair in report.comparisons:
-        first, second = letters[pair.first.method], letters[pair.second.method]
-        table.add_row(
-            Text(pair.first.attack if defenses else f"{pair.second.attack} - {pair.first.attack}"),
-            queries_text(pair),
-            f"{second} - {first}" if defenses else first,
-            Text(points(pair.difference), style="bold"),
-            points_interval(pair.interval),
-            f"{pair.only_second:,} : {pair.only_first:,}",
-            p_text(pair.p),
-            p_text(pair.p_holm),
-        )
-    return [
-        Text(f"\n{report.paired_title}\n", style="bold"),
-        table,
-        Text(f"\n{READING_PAIRS} {READING_LETTERS}\n", style="dim"),
-    ]
+def _width(column: Column) -> int:
+    return max([_NUMBER, *map(len, column.label.split()), len(column.queries)])
 
 
-def detail_tables(report: Report, width: int) -> list[RenderableType]:
-    """Return the runs side by side, in as many tables as the width asks for."""
-    fitting = max(1, (width - _LABEL_WIDTH) // _RUN_WIDTH)
-    return [_detail_table(report, slice(i, i + fitting)) for i in range(0, len(report.runs), fitting)]
-
-
-class _Column:
-    """How wide a column of the grid has to be, and its attack's name in lines of that width."""
-
-    def __init__(self, heading: Heading) -> None:
-        self.width = max([_NUMBER, *map(len, heading.attack.split()), len(heading.queries)])
-        self.lines = textwrap.wrap(heading.attack, self.width)
-        self.queries = heading.queries
-
-    def head(self, height: int) -> Text:
-        """Return the name and the queries, at the bottom of so many lines."""
-        return Text("\n".join([""] * (height - len(self.lines)) + [*self.lines, self.queries]))
-
-
-def _taken(columns: list[_Column]) -> int:
-    """Return the characters that columns take up beside the methods' names, with that of the clean accuracy."""
-    return 1 + _CLEAN + sum(1 + column.width for column in columns)
-
-
-def _grid_table(report: Report, columns: list[_Column], part: list[int], width: int) -> Table:
-    letters = report.letters() if report.comparisons else {}
-    names = {row.method: f"{letters.get(row.method, ' ')} {defense_text(row.method)}" for row in report.grid.rows}
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    height = max(len(columns[i].lines) for i in part)
+def _grid(report: Report, part: Sequence[int]) -> Table:
+    columns = [report.grid.columns[i] for i in part]
+    labels = [textwrap.wrap(column.label, _width(column)) for column in columns]
+    height = max(map(len, labels))
     above = "\n" * (height - 1)
-    wanted = max(2 + len(name) for name in [*names.values(), *report.by_victim(), "robust accuracy"])
-    room = max(_LEAST, width - _taken([columns[i] for i in part]))
-    table.add_column(f"{above}robust accuracy\nafter queries", width=min(room, wanted), overflow="fold")
-    table.add_column(f"{above}\nclean", justify="right", no_wrap=True, min_width=_CLEAN)
-    for i in part:
-        table.add_column(columns[i].head(height), justify="right", no_wrap=True, min_width=columns[i].width)
-    for victim, rows in report.by_victim().items():
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column(f"{above}robust accuracy\nafter queries", min_width=_NAME, overflow="fold")
+    table.add_column(f"{above}\nclean", justify="right", no_wrap=True, min_width=_NUMBER)
+    for column, label in zip(columns, labels, strict=True):
+        head = Text("\n".join([*[""] * (height - len(label)), *label, column.queries]))
+        table.add_column(head, justify="right", no_wrap=True, min_width=_width(column))
+    for victim, rows in itertools.groupby(report.grid.rows, lambda row: row.victim):
         table.add_row(Text(victim, style="bold"))
         for row in rows:
-            shares, remarks = report.shares(row), report.remarks(row)
-            name = textwrap.fill(names[row.method], min(room, wanted), subsequent_indent="  ")
-            table.add_row(Text(name), _cell(row.clean), *(_cell(shares[i], remarks[i]) for i in part))
+            cells = [row.cells[i] for i in part]
+            texts = [Text("-") if cell is None else _cell(cell.robust, cell.remark) for cell in cells]
+            table.add_row(Text(report.name(row)), _cell(row.clean), *texts)
     return table
 
 
-def _cell(share: Estimate | None, remark: str = "") -> Text:
-    if share is None or not share.total:
-        return Text("-")
+def _cell(share: Estimate, remark: str = "") -> Text:
     cell = Text(percent(share), style="bold")
-    cell.append(f"\n{100 * share.low:.1f}-{100 * share.high:.1f}", style="not bold")
+    if is_known(share):
+        cell.append(f"\n{bounds(share, '-')}", style="not bold")
     return cell.append(f"\n{remark}", style="dim") if remark else cell
 
 
-def _detail_table(report: Report, shown: slice) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", no_wrap=True)
-    for run in report.runs[shown]:
-        table.add_column(Text(run.label), overflow="fold", min_width=_RUN_WIDTH - 2)
+def _pairs(report: Report) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0, 0, 1))
+    table.add_column("on", overflow="fold")
+    for heading in SHORT_HEAD:
+        table.add_column(heading, justify="right", no_wrap=heading != "pair" or report.subject == "defenses")
+    for pair in report.comparisons:
+        table.add_row(*map(Text, [report.on(pair), *report.short_cells(pair)]))
+    return table
+
+
+def _details(report: Report, part: Sequence[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("", width=_LABEL)
+    for i in part:
+        table.add_column(Text(report.runs[i].label), overflow="fold", min_width=_RUN)
     for label, cells in report.details:
-        style = "bold" if label == "mean logits: robust" else ""
-        table.add_row(label, *(Text(cell) for cell in cells[shown]), style=style)
+        table.add_row(Text(label), *(Text(cells[i]) for i in part), style="bold" if label == HEADLINE else "")
     return table

@@ -89,10 +89,13 @@ CASES = {
         "report takn",
         "expected a run directory, got takn, which is no folder; did you mean taken?",
     ),
-    "report at no budget": ("report finished --budgets []", "budgets must be numbers of queries of at least 1, got []"),
+    "report at no budget": (
+        "report finished --budgets []",
+        "budgets: expected numbers of queries of at least 1, got []",
+    ),
     "report at a budget of 0": (
         "report finished --budgets [10,0]",
-        "budgets must be numbers of queries of at least 1, got [10, 0]",
+        "budgets: expected numbers of queries of at least 1, got [10, 0]",
     ),
     "report at a budget that is no number": (
         "report finished --budgets many",
@@ -100,7 +103,7 @@ CASES = {
     ),
     "report at a budget above a run's": (
         "report finished --budgets 1000 --output out",
-        "budgets must be at most 30, the queries that finished was given, got 1,000",
+        "budgets: expected at most 30, the budget of finished, got 1,000",
     ),
     "report of images that are none": (
         "report finished --output out",

@@ -42,7 +42,7 @@ def test_a_sound_run_says_how_many_checks_it_passed(command):
     said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean")
     assert said.status == 0
     # A victim by import path has no card.
-    assert "audit: 8 of 9 checks passed, 1 not made\n  not made: clean accuracy (" in said.out
+    assert "consistency checks: 8 of 9 passed, 1 skipped\n  skipped: clean accuracy (" in said.out
     assert list(audited()) == list(CHECKS)
     assert [name for name, finding in audited().items() if finding["state"] == "skip"] == ["clean accuracy"]
 
@@ -60,8 +60,8 @@ def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
     assert "  eps 0: the victim's answer to digits/test/" in said.out
     reported = command("report", "run", "--output", "out")
     assert reported.status == 0
-    assert "WRONG: run contradicts itself, in its randomness" not in reported.out
-    assert "WRONG: run contradicts itself, in its eps 0" in reported.out
+    assert "run: WRONG: the consistency check randomness fails" not in reported.out
+    assert "run: WRONG: the consistency check eps 0 fails" in reported.out
 
 
 def test_controls_can_be_left_out(command):

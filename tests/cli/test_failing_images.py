@@ -64,7 +64,7 @@ def test_a_run_with_failing_images_is_complete_without_them_and_says_so(command)
     assert said.status == 1
     assert said.err == "rfdlight: 2 of 12 images failed and are in no number; summary.json says why\n"
     reasons = {ids[6]: "ValueError: too hard", ids[9]: "the victim answered NaN or infinity"}
-    for line in ("FAILED: 2 of 12 images, in no number", *(f"{name}: {reason}" for name, reason in reasons.items())):
+    for line in ("FAILED: 2 of 12 images", *(f"{name}: {reason}" for name, reason in reasons.items())):
         assert line in said.out
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["run"]["failed"] == reasons
@@ -74,7 +74,7 @@ def test_a_run_with_failing_images_is_complete_without_them_and_says_so(command)
         image_id for image_id in ids if image_id not in reasons
     ]
 
-    note = "FAILED: 2 of 12 images of run, in no number."
+    note = "run: FAILED: 2 of 12 images"
     assert command("report", "run", "--output", "new").status == 0
     assert note in Path("new/report.md").read_text()
     del summary["run"]["failed"]
@@ -123,9 +123,9 @@ def test_a_run_that_memory_is_too_small_for_goes_on_in_smaller_passes(command):
     said = command(*LINE.split(), "--model.victim", "fussy.Tight")
     assert (said.status, said.err) == (0, "")
     assert said.out.count("memory ran out: forward passes of 2 images from here on") == 1
-    assert "MEMORY RAN OUT: forward passes shrank from 4 to 2 images" in said.out
+    assert "OUT OF MEMORY: the batch size was reduced from 4 to 2 images" in said.out
     summary = json.loads(Path("run/summary.json").read_text())
     assert (summary["run"]["batch_size"], summary["run"]["batch_size_used"]) == (4, 2)
     assert summary["counts"]["images"] == 12
     assert command("report", "run", "--output", "out").status == 0
-    assert "Memory ran out in run: its forward passes shrank from 4 to 2 images" in Path("out/report.md").read_text()
+    assert "run: OUT OF MEMORY: the batch size was reduced from 4 to 2 images" in Path("out/report.md").read_text()

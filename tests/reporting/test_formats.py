@@ -9,12 +9,12 @@ from hand import adversarial, record
 from rich.console import Console
 
 from rfdlight.cli.report import report
-from rfdlight.records.runs import load_runs
-from rfdlight.reporting.html import html_page
-from rfdlight.reporting.latex import escape, latex
-from rfdlight.reporting.markdown import markdown
+from rfdlight.records.runs import load_all
+from rfdlight.reporting.formats import html_page, latex, markdown
 from rfdlight.reporting.report import compile_report
-from rfdlight.reporting.terminal import detail_tables, grid_tables, paired_table
+from rfdlight.reporting.tables import run_html
+from rfdlight.reporting.templates import escape_latex
+from rfdlight.reporting.terminal import terminal
 
 NASTY = r"""<b>&amp; 50%_of $x^2$ {a} ~#\ "q" 'r' `s` [t]|u*"""
 PNG = b"\x89PNG of a picture"
@@ -33,10 +33,10 @@ def nasty(write):
 # The terminal
 
 
-def shown(compiled, width=80):
+def shown(compiled, width=80, details=False):
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        for part in [*grid_tables(compiled, width), *paired_table(compiled)]:
+        for part in terminal(compiled, width, details):
             console.print(part)
     return capture.get()
 
@@ -46,7 +46,7 @@ def lines_of(text):
 
 
 def test_the_grid_on_the_terminal(four):
-    lines = lines_of(shown(compile_report(load_runs(four))))
+    lines = lines_of(shown(compile_report(load_all(four))))
     assert lines[0] == "robust accuracy square rays worst case"
     assert lines[1] == "after queries clean 30 30 30"
     assert lines[3:10] == [
@@ -61,17 +61,17 @@ def test_the_grid_on_the_terminal(four):
 
 
 def test_the_comparisons_on_the_terminal_call_the_methods_by_their_letters(four):
-    lines = lines_of(shown(compile_report(load_runs(four))))
+    lines = lines_of(shown(compile_report(load_all(four))))
     # The undefended one is B, and the first of each pair.
-    assert "square 30 A - B +50.0 -16.6 to +83.2 2 : 0 0.5 1" in lines
-    assert "rays 30 A - B 0.0 -56.6 to +56.6 1 : 1 1 1" in lines
+    assert "digits_small: square, 30 A - B 2 : 0 +50.0 -16.6 to +83.2 0.5 1" in lines
+    assert "digits_small: rays, 30 A - B 1 : 1 0.0 -56.6 to +56.6 1 1" in lines
 
 
 def test_compared_attacks_on_the_terminal_are_called_by_their_names(four):
-    lines = lines_of(shown(compile_report(load_runs(four), subject="attacks")))
+    lines = lines_of(shown(compile_report(load_all(four), subject="attacks")))
     # On B, undefended, square leaves an image and rays the three others: (3.5 - 1.5) / 6 +- 1.96 * sqrt(5 - 4 / 6) / 6.
-    assert "rays - square 30 B +50.0 -34.7 to +100.0 3 : 1 0.62 1" in lines
-    assert "rays - square 30 A 0.0 -56.6 to +56.6 1 : 1 1 1" in lines
+    assert "digits_small: rays - square 3 : 1 +50.0 -34.7 to +100.0 0.62 1" in lines
+    assert "digits_small: rays - square 1 : 1 0.0 -56.6 to +56.6 1 1" in lines
 
 
 def test_three_attacks_and_their_worst_case_fit_one_table_of_80_columns(write):
@@ -80,7 +80,7 @@ def test_three_attacks_and_their_worst_case_fit_one_table_of_80_columns(write):
         for defense in ("none", "FeatureNoise sigma 0.4 at the output of layer1, layer2, layer3")
         for attack in ("random_noise", "square", "zo_signsgd")
     ]
-    text = shown(compile_report(load_runs(names)))
+    text = shown(compile_report(load_all(names)))
     assert len(re.findall("^after queries", text, re.MULTILINE)) == 1
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -95,7 +95,7 @@ def test_many_columns_fold_into_several_tables(write, width):
         for attack in attacks
         for i, defense in enumerate(("none", "InputNoise sigma 0.1 on the pixels"))
     ]
-    text = shown(compile_report(load_runs(names), [5]), width)
+    text = shown(compile_report(load_all(names), [5]), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     for attack in attacks:
@@ -112,36 +112,31 @@ def test_the_details_are_shown_for_one_run_or_if_asked_for(four, capsys):
 
 
 def test_nothing_is_markup_on_the_terminal(nasty):
-    compiled = compile_report(load_runs(nasty))
-    console = Console(width=400, color_system=None)
-    with console.capture() as capture:
-        for part in [*grid_tables(compiled, 400), *paired_table(compiled), *detail_tables(compiled, 400)]:
-            console.print(part)
-    assert capture.get().count("[t]|u*") >= 4
+    assert shown(compile_report(load_all(nasty)), 400, details=True).count("[t]|u*") >= 4
 
 
 # Markdown
 
 
 def test_markdown_escapes_what_would_mean_something(nasty):
-    text = markdown(compile_report(load_runs(nasty)))
+    text = markdown(compile_report(load_all(nasty)))
     escaped = r"""\<b>\&amp; 50%\_of $x^2$ {a} ~#\\ "q" 'r' \`s\` \[t]\|u\*"""
     assert escaped.replace(r"%\_", "%_") in text.replace(r"%\_", "%_")
     assert "<b>" not in text.replace(r"\<b>", "")
     widths = [len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")]
-    assert widths == [5] * 4 + [14] * 3 + [4] * (len(widths) - 7)
+    assert widths == [5] * 4 + [12] * 3 + [4] * (len(widths) - 7)
 
 
 # LaTeX
 
 
 def test_latex_shows_the_grid_in_the_shape_of_a_papers_table(four):
-    text = latex(compile_report(load_runs(four), [10, 30]))
+    text = latex(compile_report(load_all(four), [10, 30]))
     assert r"\multicolumn{2}{c}{\shortstack{square}} & \multicolumn{2}{c}{\shortstack{rays}} & " in text
-    assert r"\cmidrule(lr){3-4} \cmidrule(lr){5-6} \cmidrule(lr){7-8}" in text
+    assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in text
     assert r"defense & clean & 10 & 30 & 10 & 30 & 10 & 30 \\" in text
     assert r"B undefended & \rfdcell{100.0}{51.0--100.0} & \rfdcell{50.0}{15.0--85.0} & \rfdcell{25.0}" in text
-    assert r"A $-$ B & 2 & 0 & $+50.0$ & $-16.6$ to $+83.2$ & $0.5$ & $1$ \\" in text
+    assert r"A $-$ B & $2$ : $0$ & $+50.0$ & $-16.6$ to $+83.2$ & $0.5$ & $1$ \\" in text
 
 
 def parts_of(text):
@@ -150,54 +145,63 @@ def parts_of(text):
     return comments, re.findall(r"\\caption\{(.*)\}", text)
 
 
-def test_latex_has_every_note_as_a_comment_and_those_that_warn_of_its_numbers_in_the_captions(write):
+def test_latex_has_every_caveat_as_a_comment_and_the_warnings_in_the_captions(write):
     found = [record(0, billed=31, attack=31), record(1)]
     names = [
         write("torn", found, num_images=9, complete=False, failed={"digits/test/0002": "NaN"}),
         write("own", [record(0), record(3)], defense="50% noise", precision="bfloat16"),
     ]
-    compiled = compile_report(load_runs(names))
+    compiled = compile_report(load_all(names))
     comments, captions = parts_of(latex(compiled))
-    assert comments == compiled.notes
+    assert comments == compiled.caveats
     assert len(comments) > 6
-    warnings = (
-        "WRONG: torn contradicts itself, in its queries: 1 images are billed too much or too little, as "
-        "digits/test/0000. NOT COMPARABLE: own and torn have only 1 images in common. INCOMPLETE: 2 of 9 images of "
-        "torn. FAILED: 1 of 9 images of torn, in no number."
-    )
+    kinds = ["torn: WRONG: ", "NOT COMPARABLE: own and torn ", "torn: INCOMPLETE: ", "torn: BIASED: ", "torn: FAILED: "]
+    assert len(compiled.warnings) == len(kinds)
+    assert all(map(str.startswith, compiled.warnings, kinds))
     grid, pairs = captions
-    assert grid.startswith(rf"Robust accuracy in \%. {warnings} Attacked in linf eps 0.2. A cell is")
+    warnings = escape_latex(" ".join(compiled.warnings))
+    assert grid.startswith(rf"Robust accuracy in \%. {warnings} Attacked in linf eps 0.2. Cell:")
     assert pairs.startswith(f"Defenses on the same images. {warnings} B - A:")
 
 
 def test_latex_of_sound_runs_has_no_warning_in_its_captions(four):
-    grid, pairs = parts_of(latex(compile_report(load_runs(four))))[1]
-    assert grid.startswith(r"Robust accuracy in \%. Attacked in linf eps 0.2. A cell is")
+    grid, pairs = parts_of(latex(compile_report(load_all(four))))[1]
+    assert grid.startswith(r"Robust accuracy in \%. Attacked in linf eps 0.2. Cell:")
     assert pairs.startswith("Defenses on the same images. B - A:")
 
 
-def test_a_note_of_several_lines_is_a_comment_to_its_end(four):
-    compiled = compile_report(load_runs(four))
-    text = latex(replace(compiled, notes=["one\n\\input{two}"]))
+def test_a_caveat_of_several_lines_is_a_comment_to_its_end(four):
+    compiled = compile_report(load_all(four))
+    text = latex(replace(compiled, caveats=["one\n\\input{two}"]))
     assert [line for line in text.splitlines() if "two" in line] == [r"% - one \input{two}"]
 
 
 def test_latex_escapes_every_sign_of_its_own():
-    assert escape(r"<&_%$#{}~^\|[`") == (
+    assert escape_latex(r"<&_%$#{}~^\|[`") == (
         r"\textless{}\&\_\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\textbar{}{[}\textasciigrave{}"
     )
 
 
 def test_every_row_of_a_latex_table_has_its_columns(nasty):
-    for body in re.findall(r"\\toprule(.*?)\\bottomrule", latex(compile_report(load_runs(nasty))), re.DOTALL):
+    for body in re.findall(r"\\toprule(.*?)\\bottomrule", latex(compile_report(load_all(nasty))), re.DOTALL):
         rows = [row for row in body.split("\n") if row.endswith(r" \\") and not row.startswith(r"\multicolumn")]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
         assert len(rows) >= 2
 
 
+def test_the_braces_and_environments_of_the_latex_tables_are_balanced(nasty):
+    text = re.sub(r"^%.*$", "", latex(compile_report(load_all(nasty))), flags=re.MULTILINE)
+    unescaped = re.sub(r"\\[\\{}$&%]", "", text)
+    assert unescaped.count("{") == unescaped.count("}") > 50
+    assert unescaped.count("$") % 2 == 0
+    for name in ("table", "tabular"):
+        assert text.count(f"\\begin{{{name}}}") == text.count(f"\\end{{{name}}}") >= 2
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 2
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
 def test_latex_compiles(nasty, tmp_path):
-    (tmp_path / "report.tex").write_text(latex(compile_report(load_runs(nasty))))
+    (tmp_path / "report.tex").write_text(latex(compile_report(load_all(nasty))))
     (tmp_path / "paper.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs,array}\begin{document}\input{report.tex}\end{document}"
     )
@@ -234,7 +238,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_asks_for_nothing(four):
-    compiled = compile_report(load_runs(four))
+    compiled = compile_report(load_all(four))
     text = html_page(compiled, PNG, [[]] * 4)
     page = Page(text)
     assert page.open == []
@@ -246,11 +250,11 @@ def test_the_page_is_whole_and_asks_for_nothing(four):
 
 
 def test_the_page_has_every_part(four):
-    compiled = compile_report(load_runs(four))
+    compiled = compile_report(load_all(four))
     page = Page(html_page(compiled, PNG, [[]] * 4))
     text = page.text
-    for note in compiled.notes:
-        assert note in text
+    for caveat in compiled.caveats:
+        assert caveat in text
     for label, cells in compiled.details:
         assert label.strip() in text
         assert all(cell in text for cell in cells)
@@ -262,8 +266,37 @@ def test_the_page_has_every_part(four):
     assert "Attacked images" not in text
 
 
+@pytest.mark.parametrize(
+    "name", ["</style><script>x</script>", "{{ 7 * 7 }}", "{% for x in y %}", "<< 7 * 7 >>", '" onload="x']
+)
+def test_a_name_is_neither_markup_nor_a_template(write, name):
+    facts = {"defense": name, "victim": name, "options": name, "attack": name}
+    compiled = compile_report(load_all([write("a", [record(0)], **facts), write("b", [record(0)], victim=name)]))
+    page = Page(html_page(compiled, PNG, [[], []]))
+    assert page.open == []
+    assert "script" not in page.tags
+    assert {attribute for attribute, _ in page.attributes} <= {
+        "alt",
+        "charset",
+        "class",
+        "colspan",
+        "content",
+        "lang",
+        "name",
+        "src",
+    }
+    assert "".join(page.text).count(name) >= 4
+    assert escape_latex(name) in latex(compiled)
+    assert "49" not in latex(compiled)
+    (run, _) = compiled.runs
+    table = Page(run_html(run.summary))
+    assert table.open == []
+    assert "script" not in table.tags
+    assert name in "".join(table.text)
+
+
 def test_names_are_text_on_the_page(nasty):
-    compiled = compile_report(load_runs(nasty))
+    compiled = compile_report(load_all(nasty))
     page = Page(html_page(compiled, PNG, [[], []]))
     assert page.open == []
     assert not page.tags & {"b<i", "i"}

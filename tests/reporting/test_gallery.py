@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from rfdlight.cli.report import report
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_runs
+from rfdlight.records.runs import load_all
 from rfdlight.reporting import gallery
 from rfdlight.reporting.gallery import examples
 
@@ -32,29 +32,28 @@ def pixels(png):
 
 
 def test_a_run_without_the_file_has_no_gallery(write):
-    (run,) = load_runs([write("run", [record(0)])])
+    (run,) = load_all([write("run", [record(0)])])
     assert examples(run) == []
 
 
 def test_pictures_are_those_of_the_file_and_the_difference_is_magnified_to_the_radius(write):
     name = write("run", [record(0), adversarial(1, 7)], eps=0.2)
-    clean, final = grey(2, 3, 2, 4), grey(2, 3, 2, 4)
-    final[0, 0, 1, 2] += 0.2
-    final[0, 2, 0, 0] -= 0.1
-    store(name, clean, final, ids(1, 0))
-    (run,) = load_runs([name])
+    clean, adversarial = grey(2, 3, 2, 4), grey(2, 3, 2, 4)
+    adversarial[0, 0, 1, 2] += 0.2
+    adversarial[0, 2, 0, 0] -= 0.1
+    store(name, clean, adversarial, ids(1, 0))
+    (run,) = load_all([name])
     first, second = examples(run)
-    assert (first.record.id, first.record.verdict) == ("digits/test/0001", "adversarial")
-    assert first.factor == 2.5
-    assert pixels(first.clean).shape == (2, 4, 3)
-    assert (pixels(first.clean) == 128).all()
-    changed = pixels(first.adversarial)
+    assert (first.id, first.outcome) == ("digits/test/0001", "adversarial")
+    assert list(first.pictures) == ["clean", "attacked", "difference, times 2.5"]
+    assert pixels(first.pictures["clean"]).shape == (2, 4, 3)
+    assert (pixels(first.pictures["clean"]) == 128).all()
+    changed = pixels(first.pictures["attacked"])
     assert (changed[1, 2, 0], changed[0, 0, 2], changed[0, 1, 0]) == (round(255 * 0.7), round(255 * 0.4), 128)
     # 0.2 is the radius: white; half of it downwards: half of grey.
-    difference = pixels(first.difference)
+    difference = pixels(first.pictures["difference, times 2.5"])
     assert (difference[1, 2, 0], difference[0, 0, 2], difference[0, 1, 0]) == (255, 64, 128)
-    assert second.factor is None
-    assert (pixels(second.difference) == 128).all()
+    assert (pixels(second.pictures["unchanged"]) == 128).all()
 
 
 def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
@@ -62,9 +61,12 @@ def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
     clean, adversarial = grey(1, 1, 3, 3), grey(1, 1, 3, 3)
     adversarial[0, 0, 0, 0] -= 0.05
     store(name, clean, adversarial, ids(0))
-    (example,) = examples(load_runs([name])[0])
-    assert example.factor == pytest.approx(10, rel=1e-5)
-    assert pixels(example.difference).tolist() == [[0, 128, 128], [128, 128, 128], [128, 128, 128]]
+    (example,) = examples(load_all([name])[0])
+    assert pixels(example.pictures["difference, times 10"]).tolist() == [
+        [0, 128, 128],
+        [128, 128, 128],
+        [128, 128, 128],
+    ]
 
 
 def test_the_page_shows_the_first_images_with_what_became_of_them(write):
@@ -116,10 +118,10 @@ def refusal(name):
             grey(1, 3, 2, 2),
             grey(1, 3, 2, 2),
             ids(5),
-            "holds the image 'digits/test/0005', which the run has no record of",
+            "got 'digits/test/0005', which has no record",
         ),
-        (grey(1, 3, 2, 2), 3 * grey(1, 3, 2, 2), ids(0), "the pixels of adversarial are not within [0, 1]"),
-        (np.nan * grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0), "the pixels of clean are not within [0, 1]"),
+        (grey(1, 3, 2, 2), 3 * grey(1, 3, 2, 2), ids(0), "expected pixels of adversarial within [0, 1]"),
+        (np.nan * grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0), "expected pixels of clean within [0, 1]"),
     ],
 )
 def test_foreign_images_are_refused_in_one_line(write, tmp_path, clean, adversarial, names, expected):

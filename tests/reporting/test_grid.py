@@ -3,71 +3,84 @@ from hand import adversarial, record, ten
 from scipy.stats import binomtest
 
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_runs
+from rfdlight.records.runs import load_all
 from rfdlight.records.summary import is_robust_at, robust_at
 from rfdlight.reporting.grid import build_grid
 from rfdlight.reporting.report import compile_report
 
 
 def shares(cells):
-    return [None if cell is None else (cell.robust.value, cell.lower.value) for cell in cells]
+    return [None if cell is None else (cell.robust["share"], cell.lower["share"]) for cell in cells]
 
 
 def labels(grid):
-    return [(column.setting.label, column.budget) for column in grid.columns]
+    return [(column.label, column.budget) for column in grid.columns if not column.worst]
+
+
+def single(grid):
+    """The cells of each row that are of one run."""
+    return [[c for c, column in zip(row.cells, grid.columns, strict=True) if not column.worst] for row in grid.rows]
+
+
+def worst(grid):
+    """The worst cases of each row."""
+    return [[c for c, column in zip(row.cells, grid.columns, strict=True) if column.worst] for row in grid.rows]
+
+
+def worst_labels(grid):
+    return [(column.label, column.queries) for column in grid.columns if column.worst]
 
 
 def test_methods_stand_by_attacks(four):
-    grid = build_grid(load_runs(four))
+    grid = build_grid(load_all(four))
     assert labels(grid) == [("square", 30), ("rays", 30)]
     noise, none = grid.rows
     assert (noise.method.defense, none.method.defense) == ("noise", "none")
-    assert shares(noise.cells) == [(0.75, 0.5), (0.75, 0.75)]
-    assert shares(none.cells) == [(0.25, 0.25), (0.75, 0.75)]
+    assert shares(single(grid)[0]) == [(0.75, 0.5), (0.75, 0.75)]
+    assert shares(single(grid)[1]) == [(0.25, 0.25), (0.75, 0.75)]
     low, high = binomtest(3, 4).proportion_ci(0.95, "wilson")
     robust = noise.cells[0].robust
-    assert (robust.low, robust.high, robust.total) == pytest.approx((low, high, 4), abs=1e-12)
+    assert (robust["low"], robust["high"], robust["total"]) == pytest.approx((low, high, 4), abs=1e-12)
 
 
 def test_in_the_worst_case_an_image_stands_in_every_run(four):
-    noise, none = build_grid(load_runs(four)).rows
-    assert shares(noise.worst) == [(0.5, 0.25)]
-    assert shares(none.worst) == [(0.0, 0.0)]
-    assert noise.worst[0].attacks == ["square", "rays"]
+    noise, none = worst(build_grid(load_all(four)))
+    assert shares(noise) == [(0.5, 0.25)]
+    assert shares(none) == [(0.0, 0.0)]
+    assert list(noise[0].runs) == ["square", "rays"]
 
 
 def test_smaller_budgets_are_read_from_the_records(four):
-    grid = build_grid(load_runs(four), [10, 30])
+    grid = build_grid(load_all(four), [10, 30])
     assert labels(grid) == [("square", 10), ("square", 30), ("rays", 10), ("rays", 30)]
-    noise, none = grid.rows
-    assert shares(none.cells) == [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.75)]
-    assert shares(noise.cells) == [(1.0, 1.0), (0.75, 0.5), (1.0, 1.0), (0.75, 0.75)]
-    assert [worst.budget for worst in grid.worst_columns] == [10, 30]
-    assert shares(none.worst) == [(0.25, 0.25), (0.0, 0.0)]
-    assert shares(noise.worst) == [(1.0, 1.0), (0.5, 0.25)]
+    assert shares(single(grid)[1]) == [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.75)]
+    assert shares(single(grid)[0]) == [(1.0, 1.0), (0.75, 0.5), (1.0, 1.0), (0.75, 0.75)]
+    assert worst_labels(grid) == [("worst case", "10"), ("worst case", "30")]
+    assert shares(worst(grid)[1]) == [(0.25, 0.25), (0.0, 0.0)]
+    assert shares(worst(grid)[0]) == [(1.0, 1.0), (0.5, 0.25)]
 
 
 @pytest.mark.parametrize("queries", [1, 5, 7, 12, 20, 29, 30])
-def test_the_lower_bound_takes_the_undecided_as_broken_where_they_were_judged(queries):
+def test_the_lower_bound_counts_the_undecided_as_adversarial_where_they_were_judged(queries):
     records = ten()
     # 4 is undecided at its last query, 30; the criterion had called 5 broken at 12.
     lost = sum([queries >= 30, queries >= 12])
     standing = sum(is_robust_at(each, queries) for each in records)
-    assert robust_at(records, queries, undecided=True).value == (standing - lost) / 10
+    assert robust_at(records, queries, undecided=True)["share"] == (standing - lost) / 10
 
 
 def test_a_budget_above_that_of_a_run_is_refused(write):
-    runs = load_runs([write("a", [record(0)]), write("b", [record(0)], budget=60, defense="noise")])
+    runs = load_all([write("a", [record(0)]), write("b", [record(0)], budget=60, defense="noise")])
     with pytest.raises(UserError) as caught:
         build_grid(runs, [10, 1000])
-    assert str(caught.value) == "budgets must be at most 30, the queries that a was given, got 1,000"
+    assert str(caught.value) == "budgets: expected at most 30, the budget of a, got 1,000"
 
 
 def test_a_larger_run_also_is_robust_at_the_smaller_budget_and_a_smaller_one_leaves_a_gap(write):
     names = [write("none", [adversarial(0, 20)]), write("noise", [adversarial(0, 50)], budget=60, defense="noise")]
-    grid = build_grid(load_runs(names))
+    grid = build_grid(load_all(names))
     assert labels(grid) == [("square", 30), ("square", 60)]
-    assert [shares(row.cells) for row in grid.rows] == [[(0.0, 0.0), None], [(1.0, 1.0), (0.0, 0.0)]]
+    assert [shares(cells) for cells in single(grid)] == [[(0.0, 0.0), None], [(1.0, 1.0), (0.0, 0.0)]]
 
 
 def test_clean_accuracy_counts_an_image_once_with_the_share_of_its_runs(write):
@@ -76,9 +89,9 @@ def test_clean_accuracy_counts_an_image_once_with_the_share_of_its_runs(write):
         write("square", [record(0), record(1, **wrong)]),
         write("rays", [record(0), record(1), record(2)], attack="rays"),
     ]
-    (row,) = build_grid(load_runs(names)).rows
+    (row,) = build_grid(load_all(names)).rows
     # 1 and 0.5 and 1, of three images.
-    assert (row.clean.value, row.clean.total) == (pytest.approx(2.5 / 3), 3)
+    assert (row.clean["share"], row.clean["total"]) == (pytest.approx(2.5 / 3), 3)
 
 
 def test_options_are_named_where_they_are_not_the_defaults_and_settings_where_they_differ(write):
@@ -88,12 +101,12 @@ def test_options_are_named_where_they_are_not_the_defaults_and_settings_where_th
         write("c", [record(0)], attack="nes", norm="l2", eps=1.0),
         write("d", [record(0)], attack="nes", eot=5, targeted=True),
     ]
-    assert [label for label, _ in labels(build_grid(load_runs(names[:2])))] == ["nes", "nes, sigma 0.01"]
-    assert [label for label, _ in labels(build_grid(load_runs(names)))] == [
-        "nes, linf 0.2, eot 1",
-        "nes, sigma 0.01, linf 0.2, eot 1",
-        "nes, l2 1, eot 1",
-        "targeted nes, linf 0.2, eot 5",
+    assert [label for label, _ in labels(build_grid(load_all(names[:2])))] == ["nes", "nes, sigma 0.01"]
+    assert [label for label, _ in labels(build_grid(load_all(names)))] == [
+        "nes, linf eps 0.2, eot 1",
+        "nes, sigma 0.01, linf eps 0.2, eot 1",
+        "nes, l2 eps 1, eot 1",
+        "targeted nes, linf eps 0.2, eot 5",
     ]
 
 
@@ -104,7 +117,7 @@ def test_options_are_named_where_they_are_not_the_defaults_and_settings_where_th
         ({}, {"precision": "bfloat16"}, ["square, float32", "square, bfloat16"]),
         ({}, {"num_images": 500}, ["square, 1 images", "square, 500 images"]),
         ({}, {"selection": "random"}, ["square, balanced", "square, random"]),
-        ({}, {"budget": 60}, ["square, run for 30", "square, run for 60"]),
+        ({}, {"budget": 60}, ["square, budget 30", "square, budget 60"]),
         ({}, {}, ["square", "square, run 2"]),
     ],
 )
@@ -114,28 +127,28 @@ def test_two_runs_of_one_cell_are_told_apart_by_what_differs(write, first, secon
         write("b", [adversarial(0, 3)], **second),
         write("c", [record(0)], defense="noise", **first),
     ]
-    grid = build_grid(load_runs(names))
+    grid = build_grid(load_all(names))
     assert [label for label, _ in labels(grid)] == expected
-    assert [shares(row.cells) for row in grid.rows] == [[(1.0, 1.0), (0.0, 0.0)], [(1.0, 1.0), None]]
+    assert [shares(cells) for cells in single(grid)] == [[(1.0, 1.0), (0.0, 0.0)], [(1.0, 1.0), None]]
     alike = "a and b differ in no recorded setting; each has its own column."
-    assert grid.notes == ([alike] if first == second else [])
+    assert grid.caveats == ([alike] if first == second else [])
 
 
 def test_what_differs_between_methods_alone_splits_no_column(write):
     names = [write("a", [record(0)]), write("b", [record(0)], defense="noise", seed=3, precision="bfloat16")]
-    assert labels(build_grid(load_runs(names))) == [("square", 30)]
+    assert labels(build_grid(load_all(names))) == [("square", 30)]
 
 
 def test_runs_whose_scores_were_rounded_are_named(write):
     names = [write("a", [record(0)]), write("b", [record(0)], defense="noise", precision="bfloat16")]
-    (note,) = [note for note in compile_report(load_runs(names)).notes if "bfloat16" in note]
-    assert note.startswith("Attacked in bfloat16: b. Its rounding hides small changes")
-    assert not any("bfloat16" in note for note in compile_report(load_runs(names[:1])).notes)
+    (caveat,) = [caveat for caveat in compile_report(load_all(names)).caveats if "bfloat16" in caveat]
+    assert caveat.startswith("Attacked in bfloat16: b. ")
+    assert not any("bfloat16" in caveat for caveat in compile_report(load_all(names[:1])).caveats)
 
 
 def test_data_of_two_sets_are_two_rows(write):
-    report = compile_report(load_runs([write("a", [record(0)]), write("b", [record(0)], data="cifar10")]))
-    assert list(report.by_victim()) == ["digits_small on digits", "digits_small on cifar10"]
+    report = compile_report(load_all([write("a", [record(0)]), write("b", [record(0)], data="cifar10")]))
+    assert [row.victim for row in report.grid.rows] == ["digits_small on digits", "digits_small on cifar10"]
 
 
 # Which runs the worst case is of
@@ -153,19 +166,17 @@ def test_random_noise_belongs_to_the_worst_case_and_an_attack_with_gradients_doe
             "pgd", [adversarial(0, 1), adversarial(1, 1), adversarial(2, 1)], attack="pgd", totals=totals(gradient=3)
         ),
     ]
-    report = compile_report(load_runs(names))
+    report = compile_report(load_all(names))
     (row,) = report.grid.rows
-    assert shares(row.worst) == [(pytest.approx(1 / 3), pytest.approx(1 / 3))]
-    assert row.worst[0].attacks == ["square", "random_noise"]
-    assert "Not in the worst case, since they are given gradients: pgd." in report.notes
+    assert shares([row.cells[-1]]) == [(pytest.approx(1 / 3), pytest.approx(1 / 3))]
+    assert list(row.cells[-1].runs) == ["square", "random_noise"]
+    assert "Excluded from the worst case, as white-box attacks: pgd." in report.caveats
 
 
 def test_each_ball_has_a_worst_case_of_its_own(write):
     names = [write(f"{a}{eps}", [record(0)], attack=a, eps=eps) for a in ("square", "rays") for eps in (0.1, 0.2)]
-    grid = build_grid(load_runs(names))
-    assert [(worst.norm, worst.eps) for worst in grid.worst_columns] == [("linf", 0.1), ("linf", 0.2)]
-    headings = [heading.line for heading in compile_report(load_runs(names)).headings()]
-    assert headings[-2:] == ["worst case, linf 0.1, 30 queries", "worst case, linf 0.2, 30 queries"]
+    grid = build_grid(load_all(names))
+    assert worst_labels(grid) == [("worst case, linf eps 0.1", "30"), ("worst case, linf eps 0.2", "30")]
 
 
 def test_each_accounting_has_a_worst_case_of_its_own(write):
@@ -174,49 +185,48 @@ def test_each_accounting_has_a_worst_case_of_its_own(write):
         for query_counting, fallen in (("exact", record(1)), ("paper", adversarial(1, 2)))
         for attack in ("square", "rays")
     ]
-    report = compile_report(load_runs(runs))
-    assert [heading.attack for heading in report.headings()[-2:]] == [
-        "worst case, query counting exact",
-        "worst case, query counting paper",
+    report = compile_report(load_all(runs))
+    assert worst_labels(report.grid) == [
+        ("worst case, query counting exact", "30"),
+        ("worst case, query counting paper", "30"),
     ]
-    assert shares(report.grid.rows[0].worst) == [(1.0, 1.0), (0.5, 0.5)]
+    assert shares(worst(report.grid)[0]) == [(1.0, 1.0), (0.5, 0.5)]
 
 
 def test_a_worst_case_needs_two_attacks_on_common_images(write):
-    alone = build_grid(load_runs([write("a", [record(0)]), write("b", [record(0)], attack="rays", defense="noise")]))
-    assert alone.worst_columns == []
-    assert all(row.worst == [] for row in alone.rows)
-    apart = build_grid(load_runs([write("c", [record(0)]), write("d", [record(1)], attack="rays")]))
-    assert apart.worst_columns == []
+    alone = build_grid(load_all([write("a", [record(0)]), write("b", [record(0)], attack="rays", defense="noise")]))
+    assert worst_labels(alone) == []
+    apart = build_grid(load_all([write("c", [record(0)]), write("d", [record(1)], attack="rays")]))
+    assert worst_labels(apart) == []
 
 
 def test_a_worst_case_over_a_part_of_the_images_is_said_so(write):
     names = [write("a", [record(0), record(1)]), write("b", [adversarial(1, 2), record(2)], attack="rays")]
-    report = compile_report(load_runs(names))
-    assert shares(report.grid.rows[0].worst) == [(0.0, 0.0)]
-    assert "The worst case of none is over the images that all its runs have: 1 of 3." in report.notes
+    report = compile_report(load_all(names))
+    assert shares(worst(report.grid)[0]) == [(0.0, 0.0)]
+    assert "The worst case of undefended is over the images that all its runs have: 1 of 3." in report.caveats
 
 
 def test_worst_cases_of_different_attacks_are_said_to_be_so(four, write):
     three = [*four, write("none-nes", [record(i) for i in range(4)], attack="nes")]
-    told = "The worst cases are of different attacks, see their number: compare those of the same ones."
-    assert told in compile_report(load_runs(three)).notes
-    assert told not in compile_report(load_runs(four)).notes
+    told = "The worst cases cover different attacks: compare only worst cases of the same attacks."
+    assert told in compile_report(load_all(three)).caveats
+    assert told not in compile_report(load_all(four)).caveats
 
 
 def test_own_budgets_that_differ_are_named_so(write):
     names = [write("a", [adversarial(0, 20)]), write("b", [adversarial(1, 50), record(0)], attack="rays", budget=60)]
-    report = compile_report(load_runs(names))
-    assert [heading.line for heading in report.headings()] == [
+    report = compile_report(load_all(names))
+    assert [column.heading for column in report.grid.columns] == [
         "square, 30 queries",
         "rays, 60 queries",
         "worst case, own budgets",
     ]
     # Each run at its own budget, on the image that both have.
-    assert shares(report.grid.rows[0].worst) == [(0.0, 0.0)]
+    assert shares(worst(report.grid)[0]) == [(0.0, 0.0)]
 
 
 def test_a_run_without_images_has_a_row_of_dashes(write):
-    (row,) = build_grid(load_runs([write("a", [], complete=False)])).rows
-    assert not row.clean.total
-    assert not row.cells[0].robust.total
+    (row,) = build_grid(load_all([write("a", [], complete=False)])).rows
+    assert row.clean["share"] is None
+    assert row.cells[0].robust["share"] is None

@@ -14,7 +14,7 @@ def test_defenses_are_compared_on_their_common_images(four):
     square, rays = compare(build_grid(load_runs(four)))
     for pair, attack in ((square, "square"), (rays, "rays")):
         # The undefended one comes first, although its runs were not given first.
-        sides = [(side.method.defense, side.attack, side.budget) for side in (pair.first, pair.second)]
+        sides = [(side.row.method.defense, side.attack, side.budget) for side in (pair.first, pair.second)]
         assert sides == [("none", attack, 30), ("noise", attack, 30)]
         assert pair.images == 4
     assert counts(square) == (1, 0, 2, 1)
@@ -34,7 +34,7 @@ def test_holm_counts_every_comparison_of_the_report(write):
     ]
     pairs = compare(build_grid(load_runs(names), [15, 30]))
     told = [
-        (one.budget, one.method.defense, two.method.defense, pair.p, pair.p_holm)
+        (one.budget, one.row.method.defense, two.row.method.defense, pair.p, pair.p_holm)
         for pair in pairs
         for one, two in [(pair.first, pair.second)]
     ]
@@ -71,7 +71,7 @@ def test_runs_without_a_common_image_are_not_compared(write):
 
 
 def sides(pairs):
-    return [(pair.first.method.defense, pair.first.attack, pair.second.attack) for pair in pairs]
+    return [(pair.first.row.method.defense, pair.first.attack, pair.second.attack) for pair in pairs]
 
 
 def test_attacks_are_compared_on_one_defense(four):

@@ -7,8 +7,8 @@ from hand import record, ten
 
 from rfdlight.records.summary import robust_at, success_query_of
 from rfdlight.reporting import plots
-from rfdlight.reporting.figures import encoded
-from rfdlight.reporting.plots import draw_curves, draw_panels, steps
+from rfdlight.reporting.figures import begin, encoded
+from rfdlight.reporting.plots import draw_curves, draw_on, draw_panels, steps
 
 
 def test_steps_agree_with_the_accuracy_at_every_query():
@@ -36,9 +36,9 @@ def pixels(figure):
     return matplotlib.image.imread(io.BytesIO(encoded(figure, "png")), "png")[..., :3]
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_the_picture_shows_each_run_in_its_own_colour(log):
-    picture = pixels(draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], 100)], log=log))
+@pytest.mark.parametrize("budget", [100, 2000])
+def test_the_picture_shows_each_run_in_its_own_colour(budget):
+    picture = pixels(draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], budget)]))
     for colour in plots.COLOURS[:2]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
@@ -73,6 +73,15 @@ def test_panels_give_each_label_one_colour():
 @pytest.mark.parametrize("kind", ["png", "pdf"])
 def test_a_picture_of_little_is_drawn(runs, kind):
     assert encoded(draw_curves(runs), kind)
+
+
+def test_curves_are_drawn_into_given_axes():
+    figure = begin(4, 3)
+    handles = draw_on(figure.add_subplot(), [("a", ten(), 30), ("none", [], 30)], title="mine")
+    (axes,) = figure.axes
+    assert (axes.get_title(), axes.get_xscale()) == ("mine", "linear")
+    assert figure.legends == []
+    assert [line.get_label().strip() for line in handles] == ["a", "first 9-vote success", "end of a run"]
 
 
 def test_the_state_of_pyplot_is_left_alone():

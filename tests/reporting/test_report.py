@@ -8,6 +8,9 @@ from hand import adversarial, record
 from scipy.stats import binomtest
 
 from rfdlight.cli.report import report
+from rfdlight.records.runs import load_all
+from rfdlight.reporting.report import READING_GRID, READING_PAIRS, compile_report
+from rfdlight.reporting.report_files import FILES, write_report
 
 # Wilson's interval of 0.5 of 2, with z = 1.96: (0.25 + 0.960) / 2.921 = 0.414, give or take 0.671 * 0.578 = 0.388.
 # The comparison is of 0 and 1 discordant images of 2: half an image in each
@@ -22,15 +25,15 @@ MARKDOWN = """\
 
 Attacked in linf eps 0.2.
 
-A cell is the robust accuracy of the mean logits over all images; an undecided image counts as robust. Clean: an image counts once, with the share of the method's runs that found it right.
+{cell}
 
 # Defenses on the same images
 
-| victim | attack | queries | A | B | both | only A | only B | neither | B - A | 95% interval | p | p Holm |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-| digits_small | square | 30 | undefended | feature_noise a\\|b | 0 | 0 | 1 | 1 | +50.0 | -39.8 to +89.8 | 1 | 1 |
+| on | A | B | both | only A | only B | neither | B - A | 95% interval | p | p Holm |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+| digits_small: square, 30 queries | undefended | feature_noise a\\|b | 0 | 0 | 1 | 1 | +50.0 | -39.8 to +89.8 | 1 | 1 |
 
-B - A: gain in robust accuracy, in points, from A to B on the images that both runs have, with the 95% interval of Agresti and Min (2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here.
+{pairs}
 
 # Runs side by side
 
@@ -40,42 +43,50 @@ B - A: gain in robust accuracy, in points, from A to B on the images that both r
 | victim | digits_small | digits_small |
 | defense | none | feature_noise a\\|b |
 | data | digits | digits |
-| ball | linf 0.2 | linf 0.2 |
+| ball | linf eps 0.2 | linf eps 0.2 |
 | queries per image | 30 | 60 |
-| criterion | sequential | sequential |
+| success criterion | sequential | sequential |
 | query counting | exact | exact |
 | precision | float32 | float32 |
 | images | 2 | 2 |
-| mean logits: clean | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
-| mean logits: robust | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
-| lower, undecided as adversarial | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
-| robust at 30 queries | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
-| by the criterion's calls | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
-| by the first 9-vote screen | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
-| single answer: clean | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
-| single answer: robust | 0.0% (0.0 to 65.8) | 25.0% (2.7 to 80.2) |
-| attack success | 100.0% (34.2 to 100.0) | 50.0% (9.5 to 90.5) |
+| clean accuracy (Definition 1) | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
+| robust accuracy (Definition 1) | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
+| lower bound (undecided counted as adversarial) | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
+| by the success criterion during the attack | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
+| by the first 9-vote success | 0.0% (0.0 to 65.8) | 0.0% (0.0 to 65.8) |
+| expected single-query clean accuracy | 100.0% (34.2 to 100.0) | 100.0% (34.2 to 100.0) |
+| expected single-query robust accuracy | 0.0% (0.0 to 65.8) | 25.0% (2.7 to 80.2) |
+| attack success rate | 100.0% (34.2 to 100.0) | 50.0% (9.5 to 90.5) |
+| misclassified before the attack | 0 | 0 |
+| adversarial images | 2 | 1 |
+| by the final evaluation only | 0 | 0 |
+| unconfirmed successes | 0 | 0 |
 | undecided images | 0 | 1 |
-| median queries to break | 4.5 | 25 |
-| median linf of the broken | 0.2 | 0.2 |
-| median l2 of the broken | 3.5 | 5 |
-| billed per image | 4.5 | 27.5 |
-| evaluated per image | 100 | 100 |
-| judged per image | 25 | 25 |
+| queries to success | median 4.5, mean 4.5 | median 25, mean 25 |
+| linf (adversarial) | median 0.2, max 0.2 | median 0.2, max 0.2 |
+| l2 (adversarial) | median 3.5, max 4 | median 5, max 5 |
+| billed queries per image | 4.5 | 27.5 |
+| attack rows per image | 100 | 100 |
+| criterion rows per image | 25 | 25 |
 | criterion rows per attack row | 0.25 | 0.25 |
+| victim rows | {rows} | {rows} |
+| time | 1.5 s | 1.5 s |
+| robust accuracy at 30 queries | 0.0% (0.0 to 65.8) | 50.0% (9.5 to 90.5) |
 
-- Budgets differ: compare at 30 queries; an attack that plans with its budget may do better there when that is its budget.
-- No run of random_noise is among these: it says what a ball of this size breaks by itself.
-- Brackets hold 95% intervals. Take gaps within one pair only: mean logits or single answers.
-- A run against a random victim can be repeated in distribution only.
+{caveats}
 
 ![robust accuracy against queries](curves.png)
-"""  # noqa: E501  a paragraph of Markdown
+"""
+ROWS = "400 = 180 attack + 20 success check + 50 success criterion + 150 padding"
 
 
 def test_markdown_holds_the_runs_side_by_side(two, tmp_path):
     report(two, "out")
-    assert (tmp_path / "out" / "report.md").read_text() == MARKDOWN
+    caveats = compile_report(load_all(two)).caveats
+    assert [caveat.split()[0] for caveat in caveats] == ["Budgets", "No", "Brackets", "A"]
+    texts = {"cell": READING_GRID, "pairs": READING_PAIRS, "rows": ROWS}
+    expected = MARKDOWN.format(caveats="\n".join(f"- {caveat}" for caveat in caveats), **texts)
+    assert (tmp_path / "out" / "report.md").read_text() == expected
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -164,8 +175,8 @@ def test_terminal_shows_the_runs_in_detail_and_nothing_is_written_by_default(two
     shown = capsys.readouterr().out
     lines = [" ".join(each.split()) for each in shown.splitlines()]
     assert "bare noise" in lines
-    assert "mean logits: robust 0.0% (0.0 to 65.8) 50.0% (9.5 to 90.5)" in lines
-    assert "mean logits: clean 100.0% (34.2 to 100.0) 100.0% (34.2 to 100.0)" in lines
+    assert "robust accuracy (Definition 1) 0.0% (0.0 to 65.8) 50.0% (9.5 to 90.5)" in lines
+    assert "clean accuracy (Definition 1) 100.0% (34.2 to 100.0) 100.0% (34.2 to 100.0)" in lines
     assert max(map(len, shown.splitlines())) <= 80
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bare", "noise"]
 
@@ -174,14 +185,14 @@ def test_many_runs_are_shown_in_several_tables(write, capsys):
     report([write(f"run{i}", [record(0)]) for i in range(5)], details=True)
     shown = capsys.readouterr().out
     assert all(f"run{i}" in shown for i in range(5))
-    assert shown.count("mean logits: robust") == 3
+    assert shown.count("\nrobust accuracy (Definition 1)") == 3
     assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_runs_of_one_budget_have_no_line_for_a_smaller_one(write, capsys):
     report([write("a", [record(0)]), write("b", [record(0)])])
     shown = capsys.readouterr().out
-    assert "robust at" not in shown
+    assert "robust accuracy at" not in shown
     assert "Budgets differ" not in shown
     assert "NOT COMPARABLE" not in shown
 
@@ -190,8 +201,8 @@ def test_a_budget_is_cut_to_the_smaller_one(write, capsys):
     late = adversarial(1, 50)
     report([write("a", [record(0), record(1)]), write("b", [record(0), late], budget=60)], details=True)
     lines = [" ".join(each.split()) for each in capsys.readouterr().out.splitlines()]
-    assert "robust at 30 queries 100.0% (34.2 to 100.0) 100.0% (34.2 to 100.0)" in lines
-    assert "mean logits: robust 100.0% (34.2 to 100.0) 50.0% (9.5 to 90.5)" in lines
+    assert "robust accuracy at 30 queries 100.0% (34.2 to 100.0) 100.0% (34.2 to 100.0)" in lines
+    assert "robust accuracy (Definition 1) 100.0% (34.2 to 100.0) 50.0% (9.5 to 90.5)" in lines
 
 
 def said(capsys):
@@ -210,7 +221,7 @@ def test_other_data_are_said_to_be_incomparable(write, capsys):
 
 def test_other_rules_are_named(write, capsys):
     report([write("a", [record(0)]), write("b", [record(0)], eps=0.1, criterion="paper")])
-    assert "The runs differ in eps, criterion." in said(capsys)
+    assert "The runs differ in eps, success criterion." in said(capsys)
 
 
 def test_an_incomplete_run_is_marked(write, capsys):
@@ -226,8 +237,7 @@ def test_runs_of_one_name_are_told_apart_by_their_paths(write, capsys):
 
 def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp_path):
     report(four, "out")
-    names = {"report.html", "report.md", "report.tex", "report.csv", "paired.csv", "curves.png", "curves.pdf"}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == names
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
     with (tmp_path / "out" / "paired.csv").open(newline="") as file:
         square, rays = csv.DictReader(file)
     low, high = (float(square.pop(f"difference_{bound}")) for bound in ("low", "high"))
@@ -253,6 +263,14 @@ def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp
     assert (rays["attack_b"], rays["only_a"], rays["only_b"]) == ("rays", "1", "1")
 
 
+def test_loaded_runs_have_the_report_of_the_command(four, tmp_path):
+    report(four, "out", [10, 30], compare="attacks")
+    written = write_report(load_all(four), tmp_path / "own", [10, 30], "attacks")
+    assert written.subject == "attacks"
+    for name in FILES:
+        assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+
 def test_the_curves_are_a_picture_for_papers_too_the_same_at_every_time(four, tmp_path):
     report(four, "out")
     first = (tmp_path / "out" / "curves.pdf").read_bytes()
@@ -268,8 +286,8 @@ def test_every_file_says_that_attacks_are_compared(four, tmp_path):
     assert (none["defense_b"], none["attack_a"], none["attack_b"], none["only_b"]) == ("none", "square", "rays", "3")
     assert (noise["defense_b"], noise["only_b"]) == ("noise", "1")
     texts = {name: (tmp_path / "out" / f"report.{name}").read_text() for name in ("md", "tex", "html")}
-    assert "| digits_small | undefended | 30 | square | rays | 0 | 1 | 3 | 0 | +50.0 |" in texts["md"]
-    assert "rays $-$ square & 3 & 1 & $+50.0$" in texts["tex"]
+    assert "| digits_small: undefended, 30 queries | square | rays | 0 | 1 | 3 | 0 | +50.0 |" in texts["md"]
+    assert "rays $-$ square & $3$ : $1$ & $+50.0$" in texts["tex"]
     assert "digits_small: undefended, 30 queries" in texts["html"]
     assert all("Attacks on the same images" in text for text in texts.values())
 

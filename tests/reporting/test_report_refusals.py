@@ -23,16 +23,18 @@ def test_refusals_name_what_is_wrong(write, tmp_path):
     )
     assert refusal(["elsewhere"]) == "expected a run directory, got elsewhere, which is no folder"
     assert refusal([run, f"./{run}"]) == "the run square-digits is given twice"
-    assert refusal([run], run) == "square-digits is a run directory; give --output another folder"
+    assert refusal([run], run) == (
+        "output: expected a folder for the report, got the run directory square-digits; choose another"
+    )
     (tmp_path / "file").write_text("")
     assert refusal([run], "file") == "cannot write the report to file: File exists"
 
 
 def test_budgets_out_of_range_are_refused_before_anything_is_written(two, tmp_path):
-    assert refusal(two, "out", [10, 31]) == "budgets must be at most 30, the queries that bare was given, got 31"
-    assert refusal(two, "out", 31) == "budgets must be at most 30, the queries that bare was given, got 31"
-    assert refusal(two, "out", [0]) == "budgets must be numbers of queries of at least 1, got [0]"
-    assert refusal(two, "out", []) == "budgets must be numbers of queries of at least 1, got []"
+    assert refusal(two, "out", [10, 31]) == "budgets: expected at most 30, the budget of bare, got 31"
+    assert refusal(two, "out", 31) == "budgets: expected at most 30, the budget of bare, got 31"
+    assert refusal(two, "out", [0]) == "budgets: expected numbers of queries of at least 1, got [0]"
+    assert refusal(two, "out", []) == "budgets: expected numbers of queries of at least 1, got []"
     assert not (tmp_path / "out").exists()
 
 

@@ -1,11 +1,12 @@
 import io
+import re
 
 import pytest
 from hand import facts, record, ten
 from rich.console import Console
 
 from rfdlight.records.summary import summarize
-from rfdlight.reporting.tables import number, percent, run_table
+from rfdlight.reporting.tables import number, percent, results, run_html, run_table
 
 
 def text(records, **changes):
@@ -19,36 +20,38 @@ def line(shown, label):
     return " ".join(found.strip().removeprefix(label).split())
 
 
-def test_both_pairs_stand_with_their_intervals():
+def test_every_accuracy_stands_with_its_interval():
     shown = text(ten())
     # Wilson's intervals of 9, 5, 3 and 4 of 10, from published tables.
-    assert line(shown, "mean logits: clean") == "90.0% 59.6% to 98.2%"
-    assert line(shown, "mean logits: robust, undecided as robust") == "50.0% 23.7% to 76.3%"
-    assert line(shown, "lower bound, the 2 undecided as adversarial") == "30.0% 10.8% to 60.3%"
-    assert line(shown, "by the criterion's calls in the run instead") == "50.0% 23.7% to 76.3%"
-    assert line(shown, "by the first 9-vote screen") == "40.0% 16.8% to 68.7%"
-    assert line(shown, "single answer: clean").startswith("86.5% ")
-    assert line(shown, "single answer: robust, expected").startswith("44.0% ")
-    assert line(shown, "attack success, of the 9 initially right").startswith("44.4% ")
+    assert line(shown, "clean accuracy (Definition 1)") == "90.0% (59.6 to 98.2)"
+    assert line(shown, "robust accuracy (Definition 1)") == "50.0% (23.7 to 76.3)"
+    assert line(shown, "lower bound (undecided counted as adversarial)") == "30.0% (10.8 to 60.3)"
+    assert line(shown, "by the success criterion during the attack") == "50.0% (23.7 to 76.3)"
+    assert line(shown, "by the first 9-vote success") == "40.0% (16.8 to 68.7)"
+    assert line(shown, "expected single-query clean accuracy").startswith("86.5% ")
+    assert line(shown, "expected single-query robust accuracy").startswith("44.0% ")
+    assert line(shown, "attack success rate").startswith("44.4% ")
 
 
 def test_curve_counts_and_ledger():
     shown = text(ten())
     assert line(shown, "after queries") == "1 2 5 10 20 30"
-    assert line(shown, "robust ") == "80.0% 80.0% 80.0% 70.0% 60.0% 50.0%"
-    assert line(shown, "images") == "1 misclassified before the attack, 4 adversarial, 2"
-    assert "1 of the broken found by the final draws alone" in shown
-    assert "1 called adversarial, but not by the final draws" in shown
-    assert line(shown, "queries to break") == "median 13.5, mean 14.5"
-    assert line(shown, "linf of the broken") == "median 0.2, largest 0.2"
-    assert line(shown, "l2 of the broken") == "median 2.5, largest 4"
-    assert line(shown, "rows of the victim") == "400 = 180 attack + 20 observe + 50 criterion + 150 padding"
-    assert line(shown, "criterion's share") == "0.25 criterion rows per row of the attack, none billed"
+    assert line(shown, "robust  ") == "80.0% 80.0% 80.0% 70.0% 60.0% 50.0%"
+    assert line(shown, "misclassified before the attack") == "1"
+    assert line(shown, "adversarial images") == "4"
+    assert line(shown, "by the final evaluation only") == "1"
+    assert line(shown, "undecided images") == "2"
+    assert line(shown, "unconfirmed successes") == "1"
+    assert line(shown, "queries to success") == "median 13.5, mean 14.5"
+    assert line(shown, "linf (adversarial)") == "median 0.2, max 0.2"
+    assert line(shown, "l2 (adversarial)") == "median 2.5, max 4"
+    assert "400 = 180 attack + 20 success check + 50 success criterion + 150 padding" in " ".join(shown.split())
+    assert line(shown, "criterion rows per attack row") == "0.25"
 
 
 def test_the_modes_are_named():
     shown = text(ten(), criterion="paper", query_counting="paper", precision="bf16")
-    assert "criterion paper, query counting paper, bf16, seed 0" in shown
+    assert "success criterion paper, query counting paper, bf16, seed 0" in shown
 
 
 def test_only_a_random_victim_is_said_to_repeat_in_distribution_only():
@@ -68,13 +71,22 @@ def test_an_incomplete_run_is_marked():
     assert "INCOMPLETE" not in text(ten())
 
 
-def test_a_run_without_breaks_or_votes_or_images_is_shown():
-    unbroken = text([record(0)])
-    assert "queries to break" not in unbroken
-    assert "of the broken" not in unbroken
-    unjudged = text([record(0, candidates=1)], criterion="never")
-    assert line(unjudged, "by the first 9-vote screen") == "(no votes) - -"
-    assert line(text([], complete=False), "mean logits: clean") == "- -"
+def test_a_run_without_adversarial_images_or_votes_or_images_is_shown():
+    assert line(text([record(0)]), "queries to success") == "-"
+    assert line(text([record(0, candidates=1)], criterion="never"), "by the first 9-vote success") == "-"
+    assert line(text([], complete=False), "clean accuracy (Definition 1)") == "-"
+
+
+def test_the_table_of_a_notebook_holds_every_line_of_that_of_a_terminal():
+    summary = summarize(ten(), facts(defense="<b>", complete=False, num_images=200))
+    page = run_html(summary)
+    assert "defense &lt;b&gt;" in page
+    assert "INCOMPLETE: 10 of 200 images" in page
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
+    for name, value in results(summary).items():
+        assert cells[cells.index(name) + 1] == value
+    start = cells.index("robust")
+    assert cells[start + 1 : start + 7] == ["80.0%", "80.0%", "80.0%", "70.0%", "60.0%", "50.0%"]
 
 
 def test_brackets_of_a_name_are_no_markup():

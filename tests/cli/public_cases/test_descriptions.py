@@ -130,14 +130,14 @@ def test_runs_that_differ_in_an_argument_have_rows_of_their_own_and_no_joint_wor
         assert command(*line.split(), *options.split(), "--run", run).status == 0
     grid = grid_of("first", "second")
     assert len(grid.rows) == 2
-    assert not grid.worst_columns
+    assert not any(column.worst for column in grid.columns)
 
 
 def test_runs_that_differ_in_an_argument_of_their_attack_have_columns_of_their_own(command):
     for patience in ("4", "5"):
         line = f"{LINE} --attack own.Patient --attack.patience {patience} --run {patience}"
         assert command(*line.split()).status == 0
-    labels = [column.setting.label for column in grid_of("4", "5").columns]
+    labels = [column.label for column in grid_of("4", "5").columns]
     assert [label.partition(", ")[2] for label in labels] == ["patience 4", "patience 5"]
 
 

@@ -166,7 +166,7 @@ def test_a_victim_of_a_users_own_data_needs_the_data_named(command, own_card):
 def test_accuracy_at_chance_level_is_stated_with_its_likely_cause_before_the_attack(command, victim, cause):
     said = command(*TEST.split(), "--model.victim", f"first_day.{victim}")
     assert said.status == 0
-    card, _, table = said.out.partition("accuracy over all images")
+    card, _, table = said.out.partition("robust accuracy (Definition 1)")
     assert table
     caution = " ".join(card.partition("caution")[2].split())
     assert "clean images are classified correctly" in caution

@@ -160,7 +160,7 @@ def test_a_victim_that_answers_with_probabilities_is_cautioned_before_the_attack
     cautions = [line for line in said.out.splitlines() if line.startswith("caution")]
     assert len(cautions) == 1
     assert "probabilities" in cautions[0]
-    assert said.out.index("caution") < said.out.index("accuracy over all images")
+    assert said.out.index("caution") < said.out.index("robust accuracy (Definition 1)")
     assert "caution" not in command("test", *QUICK, "--model.victim", "nearest_mean.NearestMean").out
 
 
@@ -195,11 +195,11 @@ class Half(torch.nn.Module):
 
 def test_the_audit_names_the_checks_that_were_not_made_and_the_page_shows_all(command, nearest_mean):
     said = command("test", *QUICK, "--model.victim", "nearest_mean.NearestMean", "--run", "run")
-    line = next(line for line in said.out.splitlines() if "not made: " in line and "step" in line)
+    line = next(line for line in said.out.splitlines() if "skipped: " in line and "step" in line)
     assert "eps 0, random noise, step" in line
     assert command("report", "run", "--output", "out").status == 0
     page = Path("out/report.html").read_text()
-    assert "<h2>Audit</h2>" in page
+    assert "<h2>Consistency checks</h2>" in page
     for check in ("eps 0", "clean accuracy", "rows"):
         assert f"<td>{check}</td>" in page
 

@@ -73,9 +73,10 @@ def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_
     assert found["so_far"]["value"] == pytest.approx((robust + found["run"]["in_progress"]["robust"]) / (done + begun))
     assert found["so_far"]["value"] > found["mean_logits"]["robust"]["value"]
     assert "BIASED" in said.out
-    assert "accuracy over finished images" in said.out
-    assert "mean logits: robust so far" in said.out
-    assert "Robust so far over all images begun: run " in " ".join(command("report", "run").out.split())
+    so_far = f"robust accuracy so far over all {done + begun} images begun: "
+    assert so_far in " ".join(said.out.split())
+    assert "run: BIASED: " in (shown := " ".join(command("report", "run").out.split()))
+    assert so_far in shown
 
     assert command("test", "--resume", "run").status == 0
     whole = summary()
@@ -176,8 +177,8 @@ def test_a_sweep_prints_one_line_for_each_cell_with_its_headline_and_the_time_le
     assert re.fullmatch(r"cell 2 of 2, rays: robust .*; \d+:\d\d, all \d+:\d\d", second)
     for cell in ("square", "rays"):
         output = Path("runs/grid", cell, "output.txt").read_text()
-        assert "accuracy over all images" in output
-        assert "audit: " in output
+        assert "robust accuracy (Definition 1)" in output
+        assert "consistency checks: " in output
 
 
 def test_a_dry_run_says_what_its_times_are(command):
