@@ -17,14 +17,11 @@ import rfdlight
 from rfdlight import _io
 from rfdlight._io import parse_json, read_text
 from rfdlight.data.base import ImageSource
-from rfdlight.errors import UserError
+from rfdlight.errors import ResumeError
 from rfdlight.victims.weights import weights_digest
 
 FILE = "identity.json"
 """In a run directory; see `identity`."""
-
-REFUSAL = "cannot go on with"
-"""How every sentence begins that refuses to resume a run."""
 
 _LIBRARIES = ("rfdlight", "torch", "timm")
 _CHUNK = 64
@@ -60,7 +57,7 @@ def check_same(run: Path, now: dict[str, Any]) -> None:
     """Compare a run's identity with what would go on with it.
 
     Raises:
-        UserError: If they differ, which says in what, or the run has none.
+        ResumeError: If they differ, which says in what, or the run has none.
     """
     before = read(run)
     now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
@@ -77,7 +74,7 @@ def read(run: Path) -> dict[str, Any]:
     """Return the identity that a run directory holds.
 
     Raises:
-        UserError: If there is none, or it is damaged.
+        ResumeError: If there is none, or it is damaged.
     """
     try:
         found = parse_json(read_text(run / FILE))
@@ -90,14 +87,14 @@ def read(run: Path) -> dict[str, Any]:
     return found
 
 
-def cannot_go_on(run: Path | str, why: str) -> UserError:
+def cannot_go_on(run: Path | str, why: str) -> ResumeError:
     """Build the error for a run that cannot be resumed."""
-    return UserError(f"{REFUSAL} {run}: {why}")
+    return ResumeError(f"cannot go on with {run}: {why}")
 
 
-def mixed(run: Path, differences: str) -> UserError:
+def mixed(run: Path, differences: str) -> ResumeError:
     """Build the error for a run that is not the experiment that would go on with it."""
-    return UserError(f"{REFUSAL} {run}, two experiments would be mixed: {differences}")
+    return ResumeError(f"cannot go on with {run}, two experiments would be mixed: {differences}")
 
 
 def write(run: Path, found: dict[str, Any]) -> None:

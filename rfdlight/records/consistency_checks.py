@@ -22,7 +22,7 @@ from rfdlight.core.intervals import wilson
 from rfdlight.core.mcnemar import mcnemar
 from rfdlight.core.threat import reach
 from rfdlight.errors import shown
-from rfdlight.records.diagnostic import Finding, State
+from rfdlight.records.diagnostic import Diagnostic, State
 from rfdlight.records.records import Record, clean_right, evaluated_once
 
 FACTS: dict[str, str] = {
@@ -108,7 +108,7 @@ Found = tuple[State, str]
 Check = Callable[[Sequence[Record], Facts], Found]
 
 
-def audit(records: Sequence[Record], run: Facts) -> list[Finding]:
+def audit(records: Sequence[Record], run: Facts) -> list[Diagnostic]:
     """Check a run.
 
     Args:
@@ -122,7 +122,7 @@ def audit(records: Sequence[Record], run: Facts) -> list[Finding]:
     known = _ABSENT | {name: fact for name, fact in run.items() if fact is not None}
     found = {name: check(records, known) for name, check in CHECKS.items()}
     # An id may come from a record that a stranger wrote.
-    return [Finding(name, state, shown(text)) for name, (state, text) in found.items()]
+    return [Diagnostic(name, state, shown(text)) for name, (state, text) in found.items()]
 
 
 def _images(records: Sequence[Record], run: Facts) -> Found:

@@ -1,4 +1,4 @@
-"""What a check found."""
+"""The result of one check: its state, a finding in one line, and a remedy."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ State = Literal["ok", "warn", "fail", "skip"]
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One row of the table.
+class Diagnostic:
+    """The result of one check.
 
     Attributes:
-        check: What was looked at, in a word or two.
-        state: "fail" where runs break or mislead, "warn" where they may, or where only some can be made; "skip" where
-            the check could not be made.
-        found: One line.
-        remedy: What to do, empty if nothing.
+        check: Name of the check, a word or two.
+        state: "fail" if runs break or mislead, "warn" if they may, "skip" if the check could not be made.
+        found: The finding, one line.
+        remedy: What to do; empty if nothing.
     """
 
     check: str
@@ -29,21 +28,20 @@ class Finding:
     remedy: str = ""
 
 
-def guarded(name: str, check: Callable[[], list[Finding]], remedy: str) -> list[Finding]:
-    """Run a check; one that breaks is a finding too.
+def guarded(name: str, check: Callable[[], list[Diagnostic]], remedy: str) -> list[Diagnostic]:
+    """Run a check; an exception becomes a diagnostic of state "fail".
 
     Args:
-        name: Of the check, for that finding.
-        check: Any exception of it is caught.
-        remedy: What to do if it breaks.
+        name: Name of the check, for that diagnostic.
+        check: The check.
+        remedy: What to do if the check raises.
 
     Example:
         >>> guarded("sizes", lambda: [][0], "try again")
-        [Finding(check='sizes', state='fail', found='IndexError: list index out of range', remedy='try again')]
+        [Diagnostic(check='sizes', state='fail', found='IndexError: list index out of range', remedy='try again')]
     """
     try:
         return check()
-    except UserError as error:
-        return [Finding(name, "fail", one_line(error), remedy)]
     except Exception as error:
-        return [Finding(name, "fail", one_line(f"{type(error).__name__}: {error}"), remedy)]
+        found = one_line(error if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        return [Diagnostic(name, "fail", found, remedy)]

@@ -22,7 +22,7 @@ from rfdlight.core.field_types import (
 )
 from rfdlight.errors import UserError, shown
 from rfdlight.records import consistency_checks
-from rfdlight.records.diagnostic import Finding
+from rfdlight.records.diagnostic import Diagnostic
 from rfdlight.records.records import Record, clean_right, read_records
 from rfdlight.records.run_directory import refuse_links
 from rfdlight.records.summary import ABSENT, ROWS, RUN_FIELDS, summarize
@@ -76,7 +76,7 @@ class Run:
         return self.summary["run"]
 
     @cached_property
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[Diagnostic]:
         """What the run's checks of itself find."""
         return consistency_checks.audit(self.records, self.facts)
 

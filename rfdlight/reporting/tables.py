@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.records.diagnostic import Finding, State
+from rfdlight.records.diagnostic import Diagnostic, State
 from rfdlight.records.summary import ROWS, Share, shrunk_to
 
 _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
@@ -47,7 +47,7 @@ def run_table(summary: dict[str, Any]) -> Group:
     return Group(_title(summary), _accuracies(summary), _curve(summary["curve"]), _facts(summary), *notes)
 
 
-def audit_line(findings: Sequence[Finding]) -> str:
+def audit_line(findings: Sequence[Diagnostic]) -> str:
     """Return how many checks of a run passed, warn, failed and were not made, as text."""
     count = Counter(finding.state for finding in findings)
     parts = [f"{count['ok']} of {len(findings)} checks passed"]
@@ -55,7 +55,7 @@ def audit_line(findings: Sequence[Finding]) -> str:
     return ", ".join(parts)
 
 
-def audit_text(findings: Sequence[Finding]) -> Text:
+def audit_text(findings: Sequence[Diagnostic]) -> Text:
     """Show what a run's own checks found: those that did not pass in full, and why others were not made."""
     text = Text(f"audit: {audit_line(findings)}")
     for finding in findings:
@@ -66,7 +66,7 @@ def audit_text(findings: Sequence[Finding]) -> Text:
     return text
 
 
-def _not_made(findings: Sequence[Finding]) -> dict[str, list[str]]:
+def _not_made(findings: Sequence[Diagnostic]) -> dict[str, list[str]]:
     """Return the checks that were not made, by the reason."""
     skipped: dict[str, list[str]] = {}
     for finding in findings:

@@ -102,14 +102,14 @@ def test_all_shipped_victims_are_what_their_cards_say():
 
 
 def test_a_package_without_victims_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr(_io, "folder", lambda kind: tmp_path)
+    monkeypatch.setattr(_io, "shipped_folder", lambda kind: tmp_path)
     with pytest.raises(UserError, match="no victim cards in"):
         check_shipped_victims("mend")
 
 
 def test_a_tampered_shipped_victim_is_named(monkeypatch, tmp_path, card):
     (tmp_path / "mine.safetensors").write_bytes((tmp_path / "mine.safetensors").read_bytes()[:-1] + b"\x01")
-    monkeypatch.setattr(_io, "folder", lambda kind: tmp_path)
+    monkeypatch.setattr(_io, "shipped_folder", lambda kind: tmp_path)
     (finding,) = check_shipped_victims("mend")
     assert (finding.state, finding.remedy) == ("fail", "mend")
     assert finding.found.startswith(f"{tmp_path / 'mine.safetensors'} is not the file its card describes")
@@ -142,15 +142,18 @@ def test_no_victims_of_ones_own_are_no_row():
     assert check_victims({}, "mend") == []
 
 
-def test_a_run_folder_is_written_into_and_left_as_it_was(tmp_path):
-    (finding,) = check_run_folder(tmp_path / "runs")
-    assert (finding.check, finding.state) == ("run folder", "ok" if shutil.disk_usage(tmp_path).free >= 1e9 else "warn")
-    assert finding.found.startswith(f"{tmp_path}, ")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "runs").mkdir()
-    (finding,) = check_run_folder(tmp_path / "runs")
-    assert finding.found.startswith(f"{tmp_path / 'runs'}, ")
-    assert list((tmp_path / "runs").iterdir()) == []
+def test_a_run_folder_is_written_into_and_left_as_it_was(elsewhere):
+    (finding,) = check_run_folder(elsewhere / "runs")
+    assert (finding.check, finding.state) == (
+        "run folder",
+        "ok" if shutil.disk_usage(elsewhere).free >= 1e9 else "warn",
+    )
+    assert finding.found.startswith(f"{elsewhere}, ")
+    assert list(elsewhere.iterdir()) == []
+    (elsewhere / "runs").mkdir()
+    (finding,) = check_run_folder(elsewhere / "runs")
+    assert finding.found.startswith(f"{elsewhere / 'runs'}, ")
+    assert list((elsewhere / "runs").iterdir()) == []
 
 
 def test_a_file_in_the_place_of_the_run_folder_fails(tmp_path):
