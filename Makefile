@@ -54,7 +54,7 @@ data: .data/cifar10/test .data/cifar10/train
 .data/cifar10/train:
 	for part in $(PIXELS)/train-*.zip; do $(PYTHON) -m zipfile -e $$part .data/cifar10 || exit 1; done
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@

@@ -206,10 +206,10 @@ def find_shipped(kind: str, name: str, suffix: str) -> Path:
     path = shipped_folder(kind) / f"{name.removesuffix(suffix)}{suffix}"
     if path.is_file():
         return path
-    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, _names(kind, suffix))
+    raise unknown_name({"configs": "config", "checkpoints": "victim"}[kind], name, shipped_names(kind, suffix))
 
 
-def _names(kind: str, suffix: str) -> list[str]:
+def shipped_names(kind: str, suffix: str) -> list[str]:
     """Return the names of the shipped files of a kind."""
     root = shipped_folder(kind)
     return sorted(found.relative_to(root).with_suffix("").as_posix() for found in root.rglob(f"*{suffix}"))
@@ -223,8 +223,8 @@ def config_path(name: str) -> Path:
     """
     path = Path(name)
     if not path.is_file():
-        if path.suffix in (".yaml", ".yml") and name.removesuffix(".yaml") not in _names("configs", ".yaml"):
-            known = [*_names("configs", ".yaml"), *map(str, path.parent.glob("*.y*ml"))]
+        if path.suffix in (".yaml", ".yml") and name.removesuffix(".yaml") not in shipped_names("configs", ".yaml"):
+            known = [*shipped_names("configs", ".yaml"), *map(str, path.parent.glob("*.y*ml"))]
             near = difflib.get_close_matches(name, known, n=1)
             raise UserError(f"the file '{name}' does not exist" + (f"; did you mean {near[0]}?" if near else ""))
         path = find_shipped("configs", name, ".yaml")

@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause."""
+"""Exceptions for input that cannot be used, and the functions that write their one-line messages."""
 
 from __future__ import annotations
 
@@ -6,32 +6,55 @@ import difflib
 from collections.abc import Iterable
 
 _LONGEST = 2000
-"""Signs of a message; a user's own words may be part of it."""
+"""Characters of a message; a user's own text may be part of it."""
 
 
 class UserError(ValueError):
-    """Something the user gave cannot be used; the message is one line and says what would be right.
+    """Input cannot be used; the message is one line and names the expected value.
 
-    The command line prints it and ends with status 2; code that uses rfdlight as a library can
-    catch it as the `ValueError` that it is.
+    The command line prints the message and exits with status `exit_status`. Code that uses rfdlight as a library can
+    catch this class, or `ValueError`.
     """
+
+    exit_status = 2
+    """Exit status of the command line."""
 
 
 class DefenseError(UserError):
-    """A defense cannot act on the model as it is configured; this holds for every image, so it ends a run."""
+    """A defense cannot act on the model as configured; the error holds for every image, so it ends a run."""
 
 
 class ResumeError(UserError):
     """A run cannot be resumed: its directory is incomplete or damaged, or belongs to another experiment."""
 
+    exit_status = 3
+
+
+class SettingError(UserError):
+    """The value of one setting cannot be used.
+
+    Attributes:
+        setting: Name of the setting as typed, without leading dashes, for example "attack.eps".
+        reason: The message without the name.
+    """
+
+    def __init__(self, setting: str, reason: str) -> None:
+        self.setting = setting
+        self.reason = reason
+        super().__init__(f"{setting}: {reason}" if setting else reason)
+
+    def below(self, group: str) -> SettingError:
+        """Return the same error for a setting that belongs to a component, such as "eps" to "attack"."""
+        return SettingError(f"{group}.{self.setting}".strip("."), self.reason)
+
 
 def one_line(text: object) -> str:
-    """Return a message, of an exception or as text, with every run of white space as one space."""
+    """Return a message, given as an exception or text, with every run of white space as one space."""
     return " ".join(str(text).split())
 
 
 def shown(text: object) -> str:
-    r"""Return text with what would steer a terminal, or hide in it, written out; files of others may hold such.
+    r"""Return text with control characters and invisible characters escaped; text from files may contain them.
 
     Example:
         >>> shown("weights\x1b[2J of n\u00e9t")
@@ -41,7 +64,7 @@ def shown(text: object) -> str:
 
 
 def legible(text: object) -> str:
-    r"""Return a message as a terminal may show it in one line: as `shown`, and cut if it is very long.
+    r"""Return a message for one line of a terminal: escaped as by `shown`, with the middle of a long message cut out.
 
     Example:
         >>> legible("no file 'a\nb'")
@@ -53,22 +76,25 @@ def legible(text: object) -> str:
     return shown(whole)
 
 
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint for a name that is not in a table: the nearest names, or the known names if none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    more = f" and {len(known) - 20} more" if len(known) > 20 else ""
+    return f"known: {', '.join(known[:20])}{more}"
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Build the error for a name that is not in a table, with the nearest names.
 
     Args:
-        kind: What the name should have been, in the singular ("attack").
-        name: What was given.
-        known: The names that exist.
+        kind: Kind of the name, in the singular ("attack").
+        name: The given name.
+        known: The names in the table.
     """
-    known = sorted(known)
-    near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
-    if near:
-        hint = f"did you mean {' or '.join(near)}?"
-    else:
-        more = f" and {len(known) - 20} more" if len(known) > 20 else ""
-        hint = f"known: {', '.join(known[:20])}{more}"
-    return UserError(f"unknown {kind} '{name}'; {hint}")
+    return UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")
 
 
 def expect(fits: bool, argument: str, expected: str, got: object, hint: str = "") -> None:

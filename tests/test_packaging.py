@@ -51,7 +51,7 @@ def wheel(sdist, tmp_path_factory) -> Path:
 def test_the_source_distribution_holds_configs_and_checkpoints(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {*SHIPPED, "LICENSE", "README.md", "setup.cfg", "pyproject.toml"} <= names
+    assert {*SHIPPED, "LICENSE", "README.md", "setup.cfg", "setup.py", "pyproject.toml"} <= names
 
 
 def test_the_wheel_holds_configs_and_checkpoints_and_nothing_beside_the_package(wheel):
@@ -72,13 +72,13 @@ def test_the_unpacked_wheel_finds_its_files_from_an_empty_folder(wheel, tmp_path
     code = (
         "import rfdlight\n"
         "from pathlib import Path\n"
-        "from rfdlight import packaged\n"
+        "from rfdlight import _io\n"
         "from rfdlight.victims.card import load_victim\n"
         "print(rfdlight.__file__)\n"
         "for kind, suffix in (('configs', '.yaml'), ('checkpoints', '.json')):\n"
-        "    folder = packaged.folder(kind)\n"
+        "    folder = _io.shipped_folder(kind)\n"
         "    for path in sorted(folder.rglob('*' + suffix)):\n"
-        "        print(packaged.find(kind, path.relative_to(folder).with_suffix('').as_posix(), suffix))\n"
+        "        print(_io.find_shipped(kind, path.relative_to(folder).with_suffix('').as_posix(), suffix))\n"
         "        if suffix == '.json':\n"
         "            load_victim(path)\n"
     )

@@ -1,4 +1,4 @@
-"""The commands that need no trainer, by their names."""
+"""The commands without a trainer, by name."""
 
 from __future__ import annotations
 
@@ -24,19 +24,21 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "scales": scales,
     "sweep": sweep,
 }
-"""What they return is the exit status, None for 0."""
+"""Functions that return the exit status, or None for 0."""
+
+_VICTIM = {"dest": "victim", "help": "A shipped victim, a card's path, timm:NAME, or an import path of a network."}
 
 POSITIONALS: dict[str, dict[str, Any]] = {
-    "analyze": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "calibrate": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
-    "layers": {"dest": "model", "help": "A shipped victim, a card's path, timm:NAME, or an import path."},
-    "recommend": {"dest": "victim", "help": "As --model.victim of rfdlight test."},
+    "analyze": _VICTIM,
+    "calibrate": _VICTIM,
+    "layers": {**_VICTIM, "dest": "model"},
+    "recommend": _VICTIM,
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
     "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
-    "sweep": {"dest": "experiment", "help": "A file, or the name of one that comes with rfdlight."},
+    "sweep": {"dest": "experiment", "help": "A file, or the name of a shipped experiment."},
 }
-"""The one argument that is not a flag, as argparse takes it, of the commands that have one."""
+"""The positional argument of a command, as keyword arguments of argparse."""
 
 INJECTED = {"parsed", "make", "run"}
-"""Their arguments that are no flags: the command line as a configuration, the function that makes what a command line
-names and the one that runs it."""
+"""Parameters of commands that are no options: the parsed settings, and the functions that make the components of a
+command line and that run it."""

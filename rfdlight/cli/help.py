@@ -1,4 +1,4 @@
-"""The help of `rfdlight fit` and `rfdlight test`: rfdlight's own options first, the trainer's only on demand."""
+"""Help of `rfdlight fit` and `rfdlight test`; the options of the Trainer are listed by `--trainer.help`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from docstring_parser import parse
 from torch.optim import SGD
 
-from rfdlight.core.registry import FLAGS, NAMES
+from rfdlight.core.registry import FLAGS, NAMES, names
 
 TRAINER_HELP = "--trainer.help"
 
@@ -36,25 +36,25 @@ _SHOWN = {
     "defense": ("sigma", "layers", "at"),
     "adversary": ("eps", "steps"),
 }
-"""The options of components that the help names, by their kind; `--attack.help NAME` and its like list all."""
+"""Options of components in the help, by kind; `--attack.help NAME` lists all options of an attack."""
 
 _GENERAL = ("config", "run", "resume", "ckpt_path", "seed_everything", "print_config", "version", "help")
-"""Options that belong to no component, in the order in which they are listed."""
+"""Options that belong to no component, in the order of the help."""
 
 _HELP = {
     "config": "A YAML file of settings; several are read in order, and later ones override.",
     "print_config": "Print the resolved settings and exit.",
-    "ckpt_path": "Go on with the training that this checkpoint of the trainer holds.",
+    "ckpt_path": "Resume the training from this checkpoint of the Trainer.",
     "help": "Print this help and exit.",
 }
-"""Help that is shorter than the library's."""
+"""Help texts that are shorter than those of the library."""
 
 _COLUMN = 28
-"""Characters of the options' names, before their help."""
+"""Width of the column of options, in characters."""
 
 
 def component_options(kind: str) -> dict[str, str]:
-    """Return the options of all components of a kind that come with rfdlight, with their help.
+    """Return the options of all components of rfdlight of a kind, with their help.
 
     Example:
         >>> component_options("defense")["sigma"].partition(",")[0]
@@ -71,7 +71,7 @@ def component_options(kind: str) -> dict[str, str]:
 
 
 def flags_of(actions: Iterable[argparse.Action]) -> list[str]:
-    """Return the options of a parser without dashes, and those of the components that it has."""
+    """Return the options of a parser, without dashes, and the options of its components."""
     flags = [flag[2:].rstrip("+") for action in actions for flag in action.option_strings if flag.startswith("--")]
     own = [flag for flag in flags if not flag.endswith("help")]
     of_components = [
@@ -81,13 +81,11 @@ def flags_of(actions: Iterable[argparse.Action]) -> list[str]:
     return [*own, *of_components, *(f"model.optimizer.{name}" for name in optimizers)]
 
 
-def command_help(parser: Any, command: str) -> str:
-    """Return the help of `fit` or `test`.
-
-    Args:
-        parser: Of the command.
-        command: Its name.
-    """
+def command_help(parser: Any) -> str | None:
+    """Return the help of `rfdlight fit` or `rfdlight test`, None for the parser of another command or component."""
+    command = parser.prog.rpartition(" ")[2]
+    if command not in _EXAMPLES:
+        return None
     width = shutil.get_terminal_size().columns - 2
     actions = {action.dest: action for action in parser._actions if action.option_strings}
     actions.pop("model.attack", None)  # a link to --attack
@@ -103,7 +101,7 @@ def command_help(parser: Any, command: str) -> str:
     for kind, flag in chosen.items():
         lines += ["", f"{kind}; --{flag}.help NAME lists all options of one:", *_component(kind, flag, actions, width)]
     rest = [action for dest, action in actions.items() if dest.startswith("model.") and "help" not in dest]
-    lines += ["", "victim and rules:" if command == "test" else "training:"]
+    lines += ["", "victim and evaluation:" if command == "test" else "training:"]
     for action in rest:
         if action.dest not in chosen.values():
             lines += _entry(f"{action.option_strings[0]}", _sentence(action.help), action.default, width)
@@ -112,13 +110,13 @@ def command_help(parser: Any, command: str) -> str:
         if dest in actions:
             flags = ", ".join(actions[dest].option_strings)
             lines += _entry(flags, _HELP.get(dest) or _sentence(actions[dest].help), None, width)
-    lines += _entry(TRAINER_HELP, "List the options of Lightning's trainer, such as --trainer.devices.", None, width)
+    lines += _entry(TRAINER_HELP, "List the options of Lightning's Trainer, such as --trainer.devices.", None, width)
     return "\n".join(lines) + "\n"
 
 
 def _component(kind: str, flag: str, actions: dict[str, argparse.Action], width: int) -> Iterable[str]:
-    names = f"{', '.join(NAMES[kind])}; an import path, or a YAML file of one."
-    yield from _entry(f"--{flag} NAME", names, None, width)
+    known = f"{', '.join(names(kind))}; an import path, or a YAML file of one."
+    yield from _entry(f"--{flag} NAME", known, None, width)
     options = component_options(kind)
     for name in _SHOWN[kind]:
         yield from _entry(f"--{flag}.{name}", _sentence(options[name]), None, width)
@@ -130,18 +128,18 @@ def _sentence(text: str | None) -> str:
 
 
 def _entry(flags: str, text: str, default: Any, width: int) -> list[str]:
-    """Return an option with its help in two columns; the help of a long option begins on the next line."""
+    """Return an option and its help in two columns; the help of a long option begins on the next line."""
     if default is not None and not isinstance(default, dict) and default != argparse.SUPPRESS:
         text = f"{text.rstrip('.')} (default {str(default).lower() if isinstance(default, bool) else default})"
-    wrapped = textwrap.wrap(text, max(20, width - _COLUMN)) or [""]
-    head = f"  {flags}"
-    first = [head] if len(head) > _COLUMN - 2 else []
-    body = wrapped if first else [f"{head:<{_COLUMN}}{wrapped[0]}", *wrapped[1:]]
-    return [*first, *(line if line.startswith(head) else f"{'':<{_COLUMN}}{line}" for line in body)]
+    head, indent = f"  {flags}", " " * _COLUMN
+    if len(head) > _COLUMN - 2:
+        return [head, *textwrap.wrap(text, max(20, width), initial_indent=indent, subsequent_indent=indent)]
+    wrapped = textwrap.wrap(text, max(20, width), initial_indent=indent, subsequent_indent=indent) or [indent]
+    return [f"{head:<{_COLUMN}}{wrapped[0][_COLUMN:]}", *wrapped[1:]]
 
 
 class TrainerHelp(argparse.Action):
-    """The option that prints the help of the trainer's options and exits."""
+    """Print the help of the Trainer's options and exit."""
 
     def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
         super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, **options)
@@ -151,8 +149,8 @@ class TrainerHelp(argparse.Action):
         for group in parser._action_groups:
             trainers = [action for action in group._group_actions if action.dest.startswith("trainer")]
             if trainers:
-                formatter.start_section("options of Lightning's trainer")
+                formatter.start_section("options of Lightning's Trainer")
                 formatter.add_arguments(trainers)
                 formatter.end_section()
-        print(formatter.format_help())  # noqa: T201  what the option is for
+        print(formatter.format_help())  # noqa: T201  the output of the option
         parser.exit()

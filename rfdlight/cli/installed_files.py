@@ -1,11 +1,9 @@
-"""Whether the data, the victims and the folder of the runs are there."""
+"""Checks of the data, the victims and the folder of the runs."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from rfdlight import _io
@@ -13,48 +11,49 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.cifar10 import CIFAR10
 from rfdlight.data.digits import Digits
 from rfdlight.errors import UserError
-from rfdlight.records.diagnostic import Finding, guarded
+from rfdlight.records.diagnostic import Diagnostic, guarded
 from rfdlight.victims.card import load_victim
 
 ROOM = 1e9
-"""Bytes that a disk should have free: a run takes a few megabytes, a training's checkpoints hundreds."""
+"""Free bytes that a disk should have: a run takes some megabytes, the checkpoints of a training some hundred."""
 
 ELSEWHERE = "give --run a folder elsewhere"
 _CIFAR10_TEST = 10_000
 
 
-def check_digits() -> list[Finding]:
-    """Read the digits that scikit-learn carries."""
+def check_digits() -> list[Diagnostic]:
+    """Read the digits of scikit-learn."""
     return check_data(Digits())
 
 
-def check_cifar10() -> list[Finding]:
-    """Count the test images of CIFAR-10 below RFDLIGHT_DATA; a warning, since nothing else needs them."""
+def check_cifar10() -> list[Diagnostic]:
+    """Count the test images of CIFAR-10 below RFDLIGHT_DATA; without them, only CIFAR-10 cannot be used."""
     try:
         return check_data(CIFAR10())
     except UserError as error:
-        return [Finding("data cifar10", "warn", str(error), "for CIFAR-10 alone: export RFDLIGHT_DATA=FOLDER")]
+        return [Diagnostic("data cifar10", "warn", str(error), "for CIFAR-10 alone: export RFDLIGHT_DATA=FOLDER")]
 
 
-def check_data(data: ImageData) -> list[Finding]:
-    """Find the test images of some data and read one; those of CIFAR-10 are counted, which fills no cache.
+def check_data(data: ImageData) -> list[Diagnostic]:
+    """Find the test images of a data set and read one; those of CIFAR-10 are only counted, which fills no cache.
 
     Raises:
-        UserError: If they cannot be found or read.
+        UserError: If the images cannot be found or read.
     """
     check = f"data {data.name}"
     if isinstance(data, CIFAR10):
         count = data.count("test")
         found = f"{count:,} of {_CIFAR10_TEST:,} test images"
         if count == _CIFAR10_TEST:
-            return [Finding(check, "ok", found)]
-        return [Finding(check, "warn", found, "complete the folder, or move it and give --data.download true to a run")]
+            return [Diagnostic(check, "ok", found)]
+        remedy = "complete the folder, or move it and give --data.download true to a run"
+        return [Diagnostic(check, "warn", found, remedy)]
     shape = " x ".join(map(str, data.example().shape[1:]))
-    return [Finding(check, "ok", f"{len(data.images('test')):,} test images, the first of {shape}")]
+    return [Diagnostic(check, "ok", f"{len(data.images('test')):,} test images, the first of {shape}")]
 
 
-def check_shipped_victims(remedy: str) -> list[Finding]:
-    """Load every victim that comes with rfdlight.
+def check_shipped_victims(remedy: str) -> list[Diagnostic]:
+    """Load every shipped victim.
 
     Raises:
         UserError: If there is none.
@@ -66,35 +65,34 @@ def check_shipped_victims(remedy: str) -> list[Finding]:
     return check_victims(cards, remedy)
 
 
-def check_victims(cards: dict[str, Path], remedy: str) -> list[Finding]:
-    """Load victims, with the weights that their cards name by sha256; those that cannot be loaded are told one by one.
+def check_victims(cards: dict[str, Path], remedy: str) -> list[Diagnostic]:
+    """Load victims and compare their weights with the sha256 of their cards; each bad victim is one diagnostic.
 
     Args:
-        cards: The `.json` files, by what the victims are called.
-        remedy: What to do about a bad one.
+        cards: The paths of the cards, by name of the victim.
+        remedy: What to do about a bad victim.
     """
-    bad = {name: guarded("victim", partial(_load, card), remedy) for name, card in cards.items()}
-    findings = [_naming(cards[name], finding) for name, adversarial in bad.items() for finding in adversarial]
-    sound = [name for name, adversarial in bad.items() if not adversarial]
-    return [*findings, Finding("victims", "ok", f"weights as on the cards: {', '.join(sound)}")] if sound else findings
+    bad, good = [], []
+    for name, card in cards.items():
+
+        def load(path: Path = card) -> list[Diagnostic]:
+            load_victim(path)
+            return []
+
+        failures = guarded("victim", load, remedy)
+        for failure in failures:
+            named = str(card.with_suffix("")) in failure.found
+            found = failure.found if named else f"{card}: {failure.found}"
+            bad.append(Diagnostic("victim", "fail", found, remedy))
+        good += [] if failures else [name]
+    return [*bad, Diagnostic("victims", "ok", f"weights as on the cards: {', '.join(good)}")] if good else bad
 
 
-def _naming(card: Path, finding: Finding) -> Finding:
-    """Put the file before what was found, where that does not name it."""
-    named = str(card.with_suffix("")) in finding.found
-    return finding if named else replace(finding, found=f"{card}: {finding.found}")
-
-
-def _load(card: Path) -> list[Finding]:
-    load_victim(card)
-    return []
-
-
-def check_run_folder(runs: Path) -> list[Finding]:
-    """Make a folder with a file where runs go, take it away again, and look how much room there is.
+def check_run_folder(runs: Path) -> list[Diagnostic]:
+    """Write a file into the folder of the runs, remove it, and measure the free space of the disk.
 
     Args:
-        runs: Where runs go; where it is not there yet, the folder above it is looked at.
+        runs: The folder of the runs; if it does not exist yet, the folder above is checked.
     """
     folder = runs if runs.exists() else runs.parent
     try:
@@ -102,8 +100,8 @@ def check_run_folder(runs: Path) -> list[Finding]:
             (Path(probe) / "probe").write_bytes(b"1")
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        return [Finding("run folder", "fail", f"cannot write into {folder.resolve()}: {error.strerror}", ELSEWHERE)]
+        return [Diagnostic("run folder", "fail", f"cannot write into {folder.resolve()}: {error.strerror}", ELSEWHERE)]
     found = f"{folder.resolve()}, {free / 1e9:.1f} GB free"
     if free < ROOM:
-        return [Finding("run folder", "warn", found, f"make room, or {ELSEWHERE}")]
-    return [Finding("run folder", "ok", found)]
+        return [Diagnostic("run folder", "warn", found, f"make room, or {ELSEWHERE}")]
+    return [Diagnostic("run folder", "ok", found)]

@@ -1,4 +1,4 @@
-"""A cell of a sweep: what it is, where it lies, and a try at running it."""
+"""The cells of a sweep: the files of a cell, its facts, and a run of its command line."""
 
 from __future__ import annotations
 
@@ -17,58 +17,18 @@ from rfdlight.core.norms import Norm
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
-from rfdlight.evaluation.exit_reason import STOPPED
 from rfdlight.reporting.tables import interval, percent
 
 INTERRUPTED = 130
-"""Exit status of a run that was told to stop before its attack."""
+"""Exit status of a run that was interrupted before its attack began."""
 
-
-def config_file(folder: Path, cell: Cell) -> Path:
-    """Return where a cell's configuration lies, beside the folder of its run."""
-    return folder / f"{cell.name}.yaml"
-
-
-def as_yaml(cell: Cell) -> str:
-    """Return a cell's configuration as it is written."""
-    return yaml.safe_dump(cell.config, sort_keys=False)
-
-
-def is_finished(place: Path) -> bool:
-    """Return whether a run directory holds a run to the end, if only without the images that failed."""
-    return size_of(place) is not None
-
-
-def size_of(place: Path) -> Size | None:
-    """Return the size of the run that a directory holds to the end, None if there is none."""
-    try:
-        run = parse_json(read_text(place / "summary.json"))["run"]
-        return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def headline(place: Path) -> str:
-    """Return the clean and robust accuracy of the run that a directory holds, in words."""
-    accuracies = parse_json(read_text(place / "summary.json"))["mean_logits"]
-    robust = accuracies["robust"]
-    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies['clean'])}"
-
-
-@contextlib.contextmanager
-def naming(cell: Cell) -> Iterator[None]:
-    """Say of which cell something is wrong; what a user's own class raises may be anything."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"cell {cell.name}: {error}") from error
-    except Exception as error:
-        raise UserError(f"cell {cell.name}: {type(error).__name__}: {one_line(error)}") from error
+Run = Callable[[list[str]], int]
+"""Runs a command line and returns its exit status."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many images a cell attacks, and with how many queries each."""
+    """The number of images that a cell attacks, and of queries per image."""
 
     images: int
     budget: int
@@ -76,16 +36,16 @@ class Size:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a sweep has to know of a cell before it is run.
+    """The facts of a cell that are known before it is run.
 
     Attributes:
-        size: Of its run.
-        resizable: Whether its data can be told to have fewer images.
-        draws: At each image, before the attack and at its end, if the victim is random.
-        fill: Rows that a forward pass has for each that is used, while no image is done: at least 1.
-        eps: Of the attack; None if it has none.
-        norm: Of the attack.
-        apart: Whether the cell asks for several processes.
+        size: Size of its run.
+        resizable: Whether the number of images is an argument of its data.
+        draws: Evaluations per image before and after the attack, if the victim is random.
+        fill: Rows of a forward pass per row that is used, while no image has ended; at least 1.
+        eps: Radius of the attack; None if it has none.
+        norm: Norm of the attack.
+        apart: Whether the cell is run by several processes.
         checked: Images that its sanity checks attack, over all of these.
     """
 
@@ -99,11 +59,67 @@ class Facts:
     checked: int
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """The end of one run of a command line.
+
+    Attributes:
+        status: Exit status.
+        reason: Why the run failed, in one line; empty if it did not.
+        output: The standard output.
+    """
+
+    status: int
+    reason: str
+    output: str
+
+
+def config_file(folder: Path, cell: Cell) -> Path:
+    """Return the path of a cell's configuration, beside the folder of its run."""
+    return folder / f"{cell.name}.yaml"
+
+
+def as_yaml(cell: Cell) -> str:
+    """Return the content of a cell's configuration file."""
+    return yaml.safe_dump(cell.config, sort_keys=False)
+
+
+def size_of(place: Path) -> Size | None:
+    """Return the size of the complete run in a directory, None if there is none; images that failed count as done."""
+    try:
+        run = parse_json(read_text(place / "summary.json"))["run"]
+        return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def headline(place: Path) -> str:
+    """Return the clean and the robust accuracy of the complete run in a directory as text."""
+    accuracies = parse_json(read_text(place / "summary.json"))["mean_logits"]
+    robust = accuracies["robust"]
+    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies['clean'])}"
+
+
+@contextlib.contextmanager
+def naming(cell: Cell) -> Iterator[None]:
+    """Put the name of a cell in front of an error; a user's own class may raise any exception."""
+    try:
+        yield
+    except Exception as error:
+        reason = error if isinstance(error, UserError) else f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"cell {cell.name}: {reason}") from error
+
+
 def facts_of(made: Any, images: int) -> Facts:
-    """Return the facts of a cell from what its command line names and the number of its images."""
+    """Return the facts of a cell.
+
+    Args:
+        made: The command line of the cell with its components made.
+        images: Number of images that the cell attacks.
+    """
     model, config = made.model, made.model.config
     rows = config.rows_for(images, made.trainer.world_size)
-    arguments = made.config[made.subcommand].data.get("init_args") or {}  # a class of the user's own may have others
+    arguments = made.config[made.subcommand].data.get("init_args") or {}  # a user's own class may have others
     return Facts(
         size=Size(images, config.budget),
         resizable="num_images" in arguments,
@@ -116,38 +132,16 @@ def facts_of(made: Any, images: int) -> Facts:
     )
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """One run of a command line.
-
-    Attributes:
-        status: Its exit status.
-        reason: Why it failed, in one line; empty if it did not.
-        output: Everything that it printed on the standard output.
-    """
-
-    status: int
-    reason: str
-    output: str
-
-
-def attempt(line: list[str], run: Callable[[list[str]], int]) -> Attempt:
-    """Run a command line, and print nothing."""
+def attempt(line: list[str], run: Run) -> Attempt:
+    """Run a command line without printing its output."""
     output, errors = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
             status = run(line)
-        reason = _reason(status, errors.getvalue()) if status else ""
-    except SystemExit:  # how Lightning's trainer ends at Ctrl-C
-        status, reason = INTERRUPTED, "interrupted"
-    except Exception as error:  # a victim or an attack of the user's own may raise anything
-        status, reason = 2, f"{type(error).__name__}: {one_line(error)}"
-    return Attempt(status, reason, output.getvalue())
-
-
-def _reason(status: int, errors: str) -> str:
-    """Return what a run said of its failure: the last line, which a traceback has for its exception."""
-    if STOPPED in errors:
-        return STOPPED
-    last = next((line for line in reversed(errors.splitlines()) if line.strip()), f"it ended with exit status {status}")
-    return one_line(last).removeprefix("rfdlight: ")
+    except SystemExit:  # Lightning's trainer ends so at Ctrl-C
+        return Attempt(INTERRUPTED, "interrupted", output.getvalue())
+    except Exception as error:  # a user's own victim or attack may raise any exception
+        return Attempt(2, f"{type(error).__name__}: {one_line(error)}", output.getvalue())
+    lines = [line for line in errors.getvalue().splitlines() if line.strip()]
+    last = one_line(lines[-1]).removeprefix("rfdlight: ") if lines else f"it ended with exit status {status}"
+    return Attempt(status, last if status else "", output.getvalue())

@@ -1,4 +1,4 @@
-"""What a trainer has to be told, or the user of it, where this machine or its launcher asks for it."""
+"""Machine-specific Trainer settings, and checks of the launcher and the precision."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rfdlight.cli.devices import imitates_bfloat16
+from rfdlight.cli.devices import emulates_bfloat16
 from rfdlight.cli.launcher import check_launcher, started_by_lightning, started_processes, under_slurm
 from rfdlight.errors import UserError
 
 
 def refuse_remains(environ: Mapping[str, str]) -> None:
-    """Refuse variables of torchrun or SLURM that Lightning would stumble over.
+    """Check the variables of torchrun and SLURM, which may be left over from another job.
 
     Raises:
-        UserError: Says which, and what to do.
+        UserError: If they contradict one another; names them and a remedy.
     """
     if started_by_lightning(environ):
         return
-    for finding in check_launcher(environ, terminal=True):
-        if finding.state == "fail":
-            raise UserError(f"{finding.found}; {finding.remedy}")
+    for diagnostic in check_launcher(environ, terminal=True):
+        if diagnostic.state == "fail":
+            raise UserError(f"{diagnostic.found}; {diagnostic.remedy}")
 
 
 @contextmanager
 def misconfigurations() -> Iterator[None]:
-    """Raise as a misconfiguration what Lightning refuses by RuntimeError while it builds a trainer."""
+    """Turn the RuntimeErrors of a Trainer's constructor into misconfigurations."""
     try:
         yield
     except RuntimeError as error:
@@ -41,17 +41,17 @@ def misconfigurations() -> Iterator[None]:
 
 
 def processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return what the trainer of an evaluation has to be told of its processes.
+    """Return the Trainer settings for the processes of an evaluation.
 
-    One device is taken where none is asked for, or as many as torchrun or srun have started processes.
+    By default one device is used, or as many as torchrun or srun have started processes.
 
     Args:
-        config: The trainer's options.
+        config: The given settings of the Trainer.
         environ: The environment.
 
     Raises:
-        UserError: If the strategy is not one in which each process runs the command line, or the precision or the
-            device is not one in which the criterion can count.
+        UserError: If the strategy starts processes that do not run the command line, or the precision or the device
+            has no float64, in which the success criterion counts.
     """
     if config.precision not in (None, 32, "32", "32-true"):
         raise UserError(
@@ -62,26 +62,26 @@ def processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
         raise UserError("rfdlight test counts in float64, which MPS does not have: give --trainer.accelerator cpu")
     if config.strategy not in ("auto", "ddp"):
         raise UserError(f"rfdlight test runs on several devices with --trainer.strategy ddp, got {config.strategy}")
-    told: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     if config.accelerator == "auto" and torch.backends.mps.is_available():
-        told["accelerator"] = "cpu"
+        settings["accelerator"] = "cpu"
     if under_slurm(environ):
-        # Its checkpoints hold no part of an evaluation; --resume goes on with a job that was taken away.
-        told["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+        # Lightning's checkpoints hold no part of an evaluation; --resume continues a preempted job.
+        settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
     if config.devices == "auto":
         here, machines = started_processes(environ) or (1, config.num_nodes)
-        told |= {"devices": here, "num_nodes": machines}
+        settings |= {"devices": here, "num_nodes": machines}
         if here * machines > 1:
-            told["strategy"] = "ddp"
-    return told
+            settings["strategy"] = "ddp"
+    return settings
 
 
 def warn_of_slow_precision(trainer: Trainer) -> None:
-    """Say so if this processor has to imitate bfloat16, which takes many times as long as float32."""
+    """Warn if this processor emulates bfloat16, which takes many times as long as float32."""
     on_cpu = trainer.strategy.root_device.type == "cpu"
-    if on_cpu and "bf16" in str(trainer.precision) and imitates_bfloat16():
+    if on_cpu and "bf16" in str(trainer.precision) and emulates_bfloat16():
         print(  # noqa: T201
-            f"rfdlight: this processor imitates the precision {trainer.precision}, slowly; "
+            f"rfdlight: this processor emulates the precision {trainer.precision}, slowly; "
             "--trainer.precision 32-true is faster",
             file=sys.stderr,
         )

@@ -1,4 +1,4 @@
-"""What the terminal is spared."""
+"""Filters for messages of libraries that the terminal does not show."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import warnings
 
 
 def be_quiet() -> None:
-    """Leave the terminal to rfdlight: no advertisements, no warnings about what is meant to be so."""
+    """Hide advertisements of libraries, and warnings about settings that are intended."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    meant = (
+    intended = (
         "isinstance.treespec, LeafSpec",
         "does not have many workers",
         "smaller than the logging interval",
@@ -19,5 +19,5 @@ def be_quiet() -> None:
         "is not supported by the model summary",
         "Total length of `list` across ranks is zero",
     )
-    for message in (f".*{part}.*" for part in meant):
+    for message in (f".*{part}.*" for part in intended):
         warnings.filterwarnings("ignore", message)

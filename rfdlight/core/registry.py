@@ -1,8 +1,17 @@
-"""Registry of components: the table from short names to import paths of classes."""
+"""Registry of components: short names of attacks, defenses, data, victims and success criteria.
+
+The components of rfdlight stand in a literal table. Other packages register theirs by entry points.
+"""
 
 from __future__ import annotations
 
-from rfdlight.errors import unknown_name
+from importlib import metadata
+from pkgutil import resolve_name
+from typing import Any
+
+from rfdlight._io import shipped_names
+from rfdlight.core.user_code import guarded
+from rfdlight.errors import UserError, one_line, unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
     "attack": {
@@ -46,16 +55,40 @@ NAMES: dict[str, dict[str, str]] = {
         "trades": "rfdlight.training.trades.TRADESAdversary",
     },
 }
+"""Import paths of the components of rfdlight, by kind and short name."""
+
+GROUPS = {
+    "attack": "rfdlight.attacks",
+    "data": "rfdlight.data",
+    "defense": "rfdlight.defenses",
+    "victim": "rfdlight.victims",
+    "criterion": "rfdlight.criteria",
+}
+"""Entry-point groups in which other packages register components, by kind."""
 
 FLAGS = {"attack": "attack", "data": "data", "defense": "defense", "adversary": "model.adversary"}
 """The option that chooses one of a kind whose components have options of their own."""
 
 
+def names(kind: str) -> list[str]:
+    """Return the short names of a kind, those of other packages included; imports none of the components.
+
+    Example:
+        >>> names("adversary")
+        ['fgsm', 'pgd', 'trades']
+    """
+    return sorted({*NAMES.get(kind, ()), *(point.name for point in _entry_points(kind))})
+
+
 def resolve(kind: str, name: str) -> str:
-    """Return the import path that a short name stands for; import and file paths stay.
+    """Return the import path of a component by its short name; import and file paths are returned as they are.
+
+    A component of rfdlight wins over one of another package with the same name. A component of another package is
+    imported.
 
     Raises:
-        UserError: If `name` is neither a known short name nor a path.
+        UserError: If `name` is neither a known short name nor a path, or another package's component cannot be
+            imported.
 
     Example:
         >>> resolve("attack", "rays")
@@ -63,12 +96,78 @@ def resolve(kind: str, name: str) -> str:
     """
     if "." in name or "/" in name:
         return name
-    if name not in NAMES[kind]:
-        raise unknown_name(kind, name, NAMES[kind])
-    return NAMES[kind][name]
+    if name in NAMES.get(kind, ()):
+        return NAMES[kind][name]
+    for point in _entry_points(kind):
+        if point.name == name:
+            return _loaded(kind, point)
+    raise unknown_name(kind, name, names(kind))
 
 
-def short_name(kind: str, chosen: type) -> str:
-    """Return the short name of a class, or its import path where it has none."""
-    path = f"{chosen.__module__}.{chosen.__qualname__}"
-    return next((name for name, listed in NAMES[kind].items() if listed == path), path)
+def component(kind: str, name: str) -> Any:
+    """Import and return a component by its short name or import path.
+
+    Raises:
+        UserError: If there is no such component, or it cannot be imported.
+
+    Example:
+        >>> component("attack", "rays").__name__
+        'RayS'
+    """
+    path = resolve(kind, name)
+    with guarded(f"{kind}: cannot import '{name}'"):
+        return resolve_name(path)
+
+
+def list_attacks() -> list[str]:
+    """Return the short names of all attacks, those of other packages included."""
+    return names("attack")
+
+
+def list_defenses() -> list[str]:
+    """Return the short names of all defenses, those of other packages included."""
+    return names("defense")
+
+
+def list_data() -> list[str]:
+    """Return the short names of all data sets, those of other packages included."""
+    return names("data")
+
+
+def list_criteria() -> list[str]:
+    """Return the short names of all success criteria, those of other packages included."""
+    return names("criterion")
+
+
+def list_victims() -> list[str]:
+    """Return the names of the shipped victims and of the victims of other packages."""
+    return sorted({*shipped_names("checkpoints", ".json"), *names("victim")})
+
+
+def short_name(kind: str, cls: type) -> str:
+    """Return the short name of a class, or its import path if the class has none."""
+    path = f"{cls.__module__}.{cls.__qualname__}"
+    own = (name for name, listed in NAMES.get(kind, {}).items() if listed == path)
+    others = (point.name for point in _entry_points(kind) if _path(point) == path)
+    return next(own, None) or next(others, path)
+
+
+def _entry_points(kind: str) -> metadata.EntryPoints | tuple[()]:
+    return metadata.entry_points(group=GROUPS[kind]) if kind in GROUPS else ()
+
+
+def _path(point: metadata.EntryPoint) -> str:
+    return point.value.partition("[")[0].replace(" ", "").replace(":", ".")
+
+
+def _loaded(kind: str, point: metadata.EntryPoint) -> str:
+    """Import an entry point and return its import path."""
+    try:
+        point.load()
+    except Exception as error:  # another package's code may raise anything
+        package = f"the package {point.dist.name}" if point.dist else "a package"
+        raise UserError(
+            f"{kind} '{point.name}': cannot import {point.value}, registered by {package}: "
+            f"{one_line(f'{type(error).__name__}: {error}')}"
+        ) from error
+    return _path(point)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from rfdlight import _io
 from rfdlight.attacks.base import Attack
 from rfdlight.core.norms import Norm
-from rfdlight.core.registry import attack_named
+from rfdlight.core.registry import component
 from rfdlight.data.base import ImageData
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
@@ -167,7 +167,8 @@ def evaluate(
 def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
     """Return the attack object of a short name and its threat model, or a given attack object."""
     if isinstance(attack, str):
-        return attack_named(attack)(eps=eps, norm=norm, targeted=targeted)
+        made: Attack = component("attack", attack)(eps=eps, norm=norm, targeted=targeted)
+        return made
     if not isinstance(attack, Attack):
         raise UserError(f"attack: expected a name or an Attack, got {type(attack).__name__}; call its class first")
     given = {"eps": eps, "norm": norm, "targeted": targeted or None}

@@ -23,9 +23,6 @@ from rfdlight.victims.digest import weights_digest
 FILE = "fingerprint.json"
 """In a run directory: the fingerprint of the run; a folder without it holds no run that has begun."""
 
-REFUSAL = "cannot resume"
-"""First words of each error that refuses to resume a run."""
-
 _FILE_OF_SCHEMA_1 = "identity.json"
 _LIBRARIES = ("rfdlight", "torch", "timm")
 _CHUNK = 64
@@ -91,7 +88,7 @@ def read(run: Path) -> dict[str, Any]:
 
 def cannot_go_on(run: Path | str, why: str) -> ResumeError:
     """Build the error for a run that cannot be resumed."""
-    return ResumeError(f"{REFUSAL} {run}: {why}")
+    return ResumeError(f"cannot resume {run}: {why}")
 
 
 def mixed(run: Path, differences: str) -> ResumeError:

@@ -29,9 +29,6 @@ class Diagnostic:
     remedy: str = ""
 
 
-Finding = Diagnostic
-
-
 def guarded(name: str, check: Callable[[], list[Diagnostic]], remedy: str) -> list[Diagnostic]:
     """Run a check; its exception becomes a diagnostic.
 

@@ -101,7 +101,7 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
     return [*handles, Line2D([], [], color="0.4", linestyle="", marker="o", markersize=4, label=END)]
 
 
-def steps(records: list[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+def steps(records: Sequence[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a step curve of the number of images that are initially correct and still robust.
 
     Args:
@@ -125,7 +125,7 @@ def _with_legend(figure: Figure, handles: list[Line2D]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, label: str, records: list[Record], span: tuple[int, int], colour: str, style: str) -> Line2D:
+def _draw(axes: Axes, label: str, records: Sequence[Record], span: tuple[int, int], colour: str, style: str) -> Line2D:
     total = len(records)
     queries, standing = steps(records, [success_query_of(record) for record in records], *span)
     bounds = np.array([wilson(int(count), total) for count in standing])

@@ -11,6 +11,7 @@ from torch import nn
 
 from rfdlight import _io
 from rfdlight._io import expanded
+from rfdlight.core.registry import names, resolve
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, unknown_name
@@ -78,6 +79,8 @@ def load(
     Raises:
         UserError: If there is no such victim, or its weights cannot be loaded.
     """
+    if spec in names("victim"):
+        spec = resolve("victim", spec)
     if spec.startswith(TIMM):
         return _from_timm(spec, checkpoint, classes, mean, std, native_size)
     if is_import_path(spec):

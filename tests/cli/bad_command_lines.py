@@ -51,14 +51,14 @@ CASES = {
         RECOMMEND + "--output key.yaml",
         "--output: expected a new file, got key.yaml, which exists; give another name, or move the file",
     ),
-    "recommendation for nobody": ("recommend --data digits", "expected victim, got none"),
+    "recommendation for nobody": ("recommend --data digits", "victim: expected a value, got none"),
     "recommendation without data": (
         "recommend timm:resnet8",
-        "--data is needed; known: cifar10, digits, folder, imagenet",
+        "data: expected a value, got none; known: cifar10, digits, folder, imagenet",
     ),
     # the doctor
     "doctor with a word": ("doctor now", "expected options, which begin with --, got 'now'"),
-    "doctor with an unknown option": ("doctor --victim a.json", "unknown option 'victim'; did you mean victims?"),
+    "doctor with an unknown option": ("doctor --victim a.json", "victim: unknown option; did you mean victims?"),
     "doctor for unknown data": ("doctor --data digit", "unknown data 'digit'; did you mean digits?"),
     "doctor for data out of range": (
         "doctor --data digits --data.num_images 0",
@@ -74,7 +74,7 @@ CASES = {
         "--model.checkpoint, with --model.victim timm:NAME or an import path of the network",
     ),
     # sweeps and reports
-    "sweep of nothing": ("sweep", "expected experiment, got none"),
+    "sweep of nothing": ("sweep", "experiment: expected a value, got none"),
     "sweep of a config of another kind": (
         "sweep key.yaml",
         "unknown part of the experiment key.yaml 'model'; known: axes, common, leave_out",
@@ -83,7 +83,7 @@ CASES = {
         "sweep cifar10_resnet2",
         "unknown config 'cifar10_resnet2'; did you mean cifar10_resnet20 or fit/resnet20 or fit/resnet20_at?",
     ),
-    "report of nothing": ("report", "expected runs, got none"),
+    "report of nothing": ("report", "runs: expected a value, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
     "report of a folder near a run": (
         "report takn",
@@ -99,7 +99,7 @@ CASES = {
     ),
     "report at a budget that is no number": (
         "report finished --budgets many",
-        "budgets must be a whole number, got 'many'",
+        "budgets: expected a whole number, got 'many'",
     ),
     "report at a budget above a run's": (
         "report finished --budgets 1000 --output out",
@@ -116,22 +116,22 @@ CASES = {
     ),
     "null for a number": (
         "test --attack rays -c null_model.yaml",
-        "model.budget needs a value, got null; leave it out for its default",
+        "model.budget: expected a whole number, got null; leave it out for its default",
     ),
     "null for a name": (
         "fit -c null_network.yaml",
-        "model.network needs a value, got null; leave it out for its default",
+        "model.network: expected text, got null; leave it out for its default",
     ),
     "null for an attack's option": (
         "test -c null_attack.yaml",
-        "attack.p needs a value, got null; leave it out for its default",
+        "attack.p: expected a number, got null; leave it out for its default",
     ),
     "null for a defense's option": (
         "test --attack rays -c null_defense.yaml",
-        "defense.sigma needs a value, got null; leave it out for its default",
+        "defense.sigma: expected a number, got null; leave it out for its default",
     ),
     "null for the trainer's option": (
         "fit -c null_trainer.yaml",
-        "trainer.accelerator needs a value, got null; leave it out for its default",
+        "trainer.accelerator: expected text, got null; leave it out for its default",
     ),
 }

@@ -15,7 +15,7 @@ CASES = {
     "unknown command": ("tets", "unknown command 'tets'; did you mean test?"),
     "unknown attack": ("test --attack rayz", "unknown attack 'rayz'; did you mean rays?"),
     "unknown attack in a config": ("test -c name.yaml", "unknown attack 'rayz'; did you mean rays?"),
-    "no attack": ("test", f"--attack is needed; known: {', '.join(sorted(NAMES['attack']))}"),
+    "no attack": ("test", f"attack: expected a value, got none; known: {', '.join(sorted(NAMES['attack']))}"),
     "unknown defense": (
         ATTACK + "--defense feature_nose",
         "unknown defense 'feature_nose'; did you mean feature_noise or logit_noise or input_noise?",
@@ -40,7 +40,7 @@ CASES = {
     # options
     "unknown option of the module": (
         ATTACK + "--model.budgte 3",
-        "unknown option 'model.budgte'; did you mean model.budget?",
+        "model.budgte: unknown option; did you mean model.budget?",
     ),
     "an attack without a targeted form": (
         ATTACK + "--attack.targeted true",
@@ -53,34 +53,34 @@ CASES = {
     "no evaluations per query": (SQUARE + "--model.eot 0", "model.eot must be at least 1, got 0"),
     "an unknown clock": (
         SQUARE + "--attack.schedule_clock hours",
-        "unknown attack.schedule_clock 'hours'; known: evaluations, iterations",
+        "attack.schedule_clock: unknown value 'hours'; known: evaluations, iterations",
     ),
     "even votes": (ATTACK + "--attack.votes 4", "attack.votes must be odd and at least 1, got 4"),
     "unknown section": (
         ATTACK + "--modle.budget=3",
-        "unknown option 'modle.budget'; did you mean model.budget?",
+        "modle.budget: unknown option; did you mean model.budget?",
     ),
     "unknown option of an attack": (
         ATTACK + "--attack.epsilon 0.1",
-        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
+        "attack.epsilon: unknown option; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
     "option of another attack": (
         ATTACK + "--attack.p 0.1",
-        "unknown option 'attack.p'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
+        "attack.p: unknown option; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
     "unknown option of a defense": (
         NOISE + "--defense.layer layer1",
-        "unknown option 'defense.layer'; did you mean defense.layers?",
+        "defense.layer: unknown option; did you mean defense.layers?",
     ),
     "unknown option of the data": (
         ATTACK + "--data.num 3",
-        "unknown option 'data.num'; known: data.batch_size, data.num_images, data.seed, data.selection, data.size, "
+        "data.num: unknown option; known: data.batch_size, data.num_images, data.seed, data.selection, data.size, "
         "data.validation",
     ),
-    "option of another command": ("fit --attack rays", "unknown option 'attack'; --help lists the options"),
-    "unknown option of the report": ("report a_file --outptu x", "unknown option 'outptu'; did you mean output?"),
+    "option of another command": ("fit --attack rays", "attack: unknown option; --help lists the options"),
+    "unknown option of the report": ("report a_file --outptu x", "outptu: unknown option; did you mean output?"),
     "value without its option": (ATTACK + "surplus", "expected options, which begin with --, got 'surplus'"),
-    "option without its value": (ATTACK + "--model.budget", "argument --model.budget: expected one argument"),
+    "option without its value": (ATTACK + "--model.budget", "--model.budget: expected one argument"),
     # numbers
     "eps of zero": (ATTACK + "--attack.eps 0", "attack.eps must be a positive number of pixel units, got 0.0"),
     "negative eps": (ATTACK + "--attack.eps -1", "attack.eps must be a positive number of pixel units, got -1.0"),
@@ -88,15 +88,15 @@ CASES = {
         ATTACK + "--attack.eps .nan",
         "attack.eps must be a positive number of pixel units, got nan",
     ),
-    "eps in words": (ATTACK + "--attack.eps small", "attack.eps must be a number, got 'small'"),
+    "eps in words": (ATTACK + "--attack.eps small", "attack.eps: expected a number, got 'small'"),
     "norm that the attack lacks": (ATTACK + "--attack.norm l2", "attack.norm of RayS must be linf, got l2"),
     "an l2 ball without a radius": (
         SQUARE + "--attack.norm l2",
         "attack.eps must be given for l2: the data's reference radius, 0.2, is one of linf",
     ),
-    "unknown norm": (ATTACK + "--attack.norm l3", "unknown attack.norm 'l3'; did you mean l2?"),
+    "unknown norm": (ATTACK + "--attack.norm l3", "attack.norm: unknown value 'l3'; did you mean l2?"),
     "negative budget": (ATTACK + "--model.budget -1", "model.budget must be at least 0, got -1"),
-    "half a query": (ATTACK + "--model.budget 1.5", "model.budget must be a whole number, got '1.5'"),
+    "half a query": (ATTACK + "--model.budget 1.5", "model.budget: expected a whole number, got '1.5'"),
     "no pool_size": (ATTACK + "--model.pool_size 0", "model.pool_size must be at least 1, got 0"),
     "less memory than a batch takes": (
         ATTACK + "--model.memory 0.0001",
@@ -110,7 +110,7 @@ CASES = {
     "no memory": (ATTACK + "--model.memory 0", "model.memory must be a positive number of GB, got 0.0"),
     "unknown criterion": (
         ATTACK + "--model.criterion jury",
-        "unknown model.criterion 'jury'; known: never, paper, sequential, single",
+        "model.criterion: unknown value 'jury'; known: never, paper, sequential, single",
     ),
     "a criterion that hears claims for an attack that makes none": (
         "test --attack pgd --model.criterion paper",
@@ -135,7 +135,7 @@ CASES = {
     ),
     "epochs in words": (
         "fit --trainer.max_epochs few",
-        "trainer.max_epochs must be a whole number, got 'few'",
+        "trainer.max_epochs: expected a whole number, got 'few'",
     ),
     # defenses
     "negative sigma": (
@@ -146,7 +146,7 @@ CASES = {
         ATTACK + "-c negative.yaml",
         "defense.sigma must be at least 0, got -1.0",
     ),
-    "sigma in words": (NOISE + "--defense.sigma loud", "defense.sigma must be a number, got 'loud'"),
+    "sigma in words": (NOISE + "--defense.sigma loud", "defense.sigma: expected a number, got 'loud'"),
     "pattern without a layer": (
         NOISE + "--defense.layers stem*",
         "no layer matches 'stem*'; the network has conv1, bn1, layer1, layer1.0, layer1.0.conv1, layer1.0.bn1, "
@@ -158,13 +158,16 @@ CASES = {
     ),
     "missing module": (
         ATTACK + "--defense nowhere.Noise",
-        "cannot import 'nowhere.Noise' given as defense: No module named 'nowhere'",
+        "defense: cannot import 'nowhere.Noise': No module named 'nowhere'",
     ),
     "missing class": (
         "test --attack faulty.Missing",
-        "cannot import 'faulty.Missing' given as attack: module 'faulty' has no attribute 'Missing'",
+        "attack: cannot import 'faulty.Missing': module 'faulty' has no attribute 'Missing'",
     ),
-    "unrelated class": (ATTACK + "--defense faulty.Unrelated", "'faulty.Unrelated' given as defense is no Defense"),
+    "unrelated class": (
+        ATTACK + "--defense faulty.Unrelated",
+        "defense: expected a subclass of Defense, got 'faulty.Unrelated'",
+    ),
     # data
     "more images than there are": (
         ATTACK + "--data.num_images 600",
@@ -173,7 +176,7 @@ CASES = {
     "no images": (ATTACK + "--data.num_images 0", "data.num_images must be at least 1, got 0"),
     "unknown selection": (
         ATTACK + "--data.selection best",
-        "unknown data.selection 'best'; known: balanced, first, random",
+        "data.selection: unknown value 'best'; known: balanced, first, random",
     ),
     "no data root": (
         ATTACK + "--data cifar10",
@@ -303,14 +306,14 @@ CASES = {
     ),
     "unknown key in a config": (
         ATTACK + "-c key.yaml",
-        "unknown option 'model.budgte'; did you mean model.budget?",
+        "model.budgte: unknown option; did you mean model.budget?",
     ),
     "unknown section in a config": (
         ATTACK + "-c section.yaml",
-        "unknown option 'modle.budget'; did you mean model.budget?",
+        "modle.budget: unknown option; did you mean model.budget?",
     ),
     "unknown option of an attack in a config": (
         "test -c option.yaml",
-        "unknown option 'attack.epsilon'; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
+        "attack.epsilon: unknown option; known: attack.eps, attack.norm, attack.targeted, attack.verify, attack.votes",
     ),
 }

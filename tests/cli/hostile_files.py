@@ -238,10 +238,15 @@ NO_IMAGE = (
 TOO_LARGE = "cannot read the image root/test/cat/cat.png: expected at most 89,478,485 pixels, got more"
 CUT_OFF = "cannot read the image root/test/cat/cat.png: image file is truncated{anything}"
 IRREGULAR = "cannot read the image root/test/cat/cat.png: it is no regular file"
-OF_PYTHON = (
-    " is of Python itself, whose modules may do harm when they run; expected a short name, or what is yours in a "
-    "module whose name Python does not have"
-)
+
+
+def of_python(option: str, path: str) -> str:
+    """How the line begins that refuses a class or function of Python itself."""
+    return (
+        f"{option}: expected a short name or an import path outside of Python's own modules, got '{path}'; {{anything}}"
+    )
+
+
 NO_VICTIM = (
     " is of Python itself; expected a class or a function of yours that makes a module, in a file whose name Python "
     "does not have"

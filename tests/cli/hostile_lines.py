@@ -25,7 +25,6 @@ from .hostile_files import (
     NO_IMAGE,
     NO_VICTIM,
     NOT_SAFE,
-    OF_PYTHON,
     PICKLE,
     POPEN,
     RECORD,
@@ -48,6 +47,7 @@ from .hostile_files import (
     in_torch,
     in_zip,
     link,
+    of_python,
     parsed,
     pickled,
     picture,
@@ -230,24 +230,24 @@ SETTINGS = {
     "callback that starts a process": Case(
         text("x.yaml", f"trainer: {{callbacks: [{POPEN}]}}\n"),
         TEST + "-c x.yaml",
-        f"'subprocess.Popen' given as trainer.callbacks{OF_PYTHON}",
+        of_python("trainer.callbacks", "subprocess.Popen"),
     ),
     "callback that gives a command": Case(
         text("x.yaml", "trainer: {callbacks: [{class_path: LambdaCallback, init_args: {setup: os.system}}]}\n"),
         TEST + "-c x.yaml",
-        f"'os.system' given as trainer.callbacks.setup{OF_PYTHON}",
+        of_python("trainer.callbacks.setup", "os.system"),
     ),
     "schedule that binds a command": Case(
         text("x.yaml", "class_path: input_noise\ninit_args: {sigma: 1, schedule: {class_path: functools.partial, "
              "init_args: {func: os.system}}}\n"),
         TEST + "--defense x.yaml",
-        f"'functools.partial' given as defense.schedule{OF_PYTHON}",
+        of_python("defense.schedule", "functools.partial"),
     ),
 }  # fmt: skip
 
 NAMED = {
     f"{path} as {option}": Case(
-        lambda folder, canary: None, f"{command} --{option} {path}", f"'{path}' given as {option}{OF_PYTHON}"
+        lambda folder, canary: None, f"{command} --{option} {path}", of_python(option, path)
     )
     for command, option, path in (
         ("test", "attack", "os.system"),
@@ -367,7 +367,7 @@ RUNS |= {
         stopped(BOMB), "test --resume run", f"cannot read the config run/config.yaml: {TOO_MANY}"
     ),
     "run of a process": Case(
-        stopped(f"attack: {POPEN}\n"), "test --resume run", f"'subprocess.Popen' given as attack{OF_PYTHON}"
+        stopped(f"attack: {POPEN}\n"), "test --resume run", of_python("attack", "subprocess.Popen")
     ),
     "run against a victim that ends Python": Case(
         stopped(parsed("--model.victim", "os.abort")), "test --resume run", f"'os.abort'{NO_VICTIM}"

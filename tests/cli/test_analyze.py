@@ -59,7 +59,7 @@ CASES = {
         "num_images: expected at most 399 test images that are not attacked, got 400",
     ),
     "unknown layer": ("--layers stem", "no layer matches 'stem'; the network has conv1, bn1, layer1, layer1.0, "),
-    "unknown side": ("--at middle", "unknown at 'middle'; known: input, output"),
+    "unknown side": ("--at middle", "at: unknown value 'middle'; known: input, output"),
 }
 
 

@@ -153,11 +153,11 @@ def test_a_victim_that_fails_is_one_line(name, told, command):
 
 
 CASES = {
-    "no victim": ("calibrate --data digits --defense input_noise", "expected victim, got none"),
-    "no defense": ("calibrate resnet8-digits --data digits", "--defense is needed"),
+    "no victim": ("calibrate --data digits --defense input_noise", "victim: expected a value, got none"),
+    "no defense": ("calibrate resnet8-digits --data digits", "defense: expected a value, got none"),
     "no noise": (
         "calibrate resnet8-digits --data digits --defense aaa",
-        "'rfdlight.defenses.aaa.AAA' given as defense is no Noise",
+        "defense: expected a subclass of Noise, got 'rfdlight.defenses.aaa.AAA'",
     ),
     "no drop": (LINE + "--target_drop 0", "target_drop: expected a number in (0, 1), got 0.0"),
     "drop in points": (LINE + "--target_drop 2", "target_drop: expected a number in (0, 1), got 2.0; 0.02 is 2 points"),

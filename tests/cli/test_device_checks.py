@@ -56,10 +56,10 @@ def test_threads_are_compared_with_the_cores_that_the_process_may_use(monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("imitates", "has_gpu", "state"), [(False, False, "ok"), (True, True, "ok"), (True, False, "warn")]
+    ("emulates", "has_gpu", "state"), [(False, False, "ok"), (True, True, "ok"), (True, False, "warn")]
 )
-def test_an_imitated_bfloat16_matters_without_a_gpu(monkeypatch, imitates, has_gpu, state):
-    monkeypatch.setattr(devices, "imitates_bfloat16", lambda: imitates)
+def test_emulated_bfloat16_matters_without_a_gpu(monkeypatch, emulates, has_gpu, state):
+    monkeypatch.setattr(devices, "emulates_bfloat16", lambda: emulates)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
     (finding,) = check_bfloat16()
     assert finding.state == state
@@ -112,7 +112,7 @@ def test_mps(monkeypatch):
     monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 2 * 10**9)
     (finding,) = check_gpus()
     assert (finding.check, finding.state) == ("GPU", "ok")
-    assert finding.found == "MPS, 10.0 GB free; rfdlight test takes the CPU: it needs float64"
+    assert finding.found == "MPS, 10.0 GB free; rfdlight test uses the CPU: it needs float64"
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_mps(monkeypatch):
         ("12.8", False, None, "ok", "none; torch is built for CUDA 12.8"),
         (None, False, None, "ok", "none; torch is built for the CPU alone"),
         ("12.8", True, None, "warn", "torch is built for CUDA 12.8 and finds none, but there is a driver"),
-        ("12.8", True, "", "ok", "none to be seen: CUDA_VISIBLE_DEVICES=''"),
+        ("12.8", True, "", "ok", "none visible: CUDA_VISIBLE_DEVICES=''"),
         (None, True, None, "warn", "there is an NVIDIA driver, but torch is built for the CPU alone"),
         (None, True, "0", "warn", "there is an NVIDIA driver, but torch is built for the CPU alone"),
     ],

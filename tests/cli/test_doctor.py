@@ -11,7 +11,7 @@ import pytest
 from rfdlight import _io
 from rfdlight.cli import installed_files as files
 from rfdlight.cli import launcher
-from rfdlight.records.diagnostic import Finding
+from rfdlight.records.diagnostic import Diagnostic
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def no_launcher(monkeypatch):
 @pytest.fixture
 def quick(monkeypatch):
     """Leave the shipped victims out, which take most of the time."""
-    monkeypatch.setattr(files, "check_shipped_victims", lambda remedy: [Finding("victims", "ok", "left out")])
+    monkeypatch.setattr(files, "check_shipped_victims", lambda remedy: [Diagnostic("victims", "ok", "left out")])
 
 
 def states(out: str) -> dict[str, str]:

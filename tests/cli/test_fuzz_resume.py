@@ -60,7 +60,7 @@ def test_a_file_that_is_damaged_is_named(name, change, said, original):
     with workplace() as folder:
         record_files.write(folder / "run", original.whole | {name: change(original.whole[name])})
         outcome = record_files.resume(folder, original)
-    assert outcome.status == 2
+    assert outcome.status in (2, 3)
     assert outcome.err.startswith(f"rfdlight: {said}")
 
 

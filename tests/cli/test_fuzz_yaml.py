@@ -57,10 +57,10 @@ def test_the_same_in_a_value_on_the_command_line_is_one_line(value, command, els
             ("leave_out:\n- {defense: noise", "leave_out:\n- {defense: {a: b}"),
             "unknown label of axes.defense in leave_out",
         ),
-        (('{model: {victim: "{victim}"}}', "{model: 3}"), "cell resnet8-digits-none-rays: model must be a mapping"),
+        (('{model: {victim: "{victim}"}}', "{model: 3}"), "cell resnet8-digits-none-rays: model: expected a mapping"),
         (
             ("batch_size: 4", "batch_size: few"),
-            "cell resnet8-digits-none-rays: model.batch_size must be a whole number",
+            "cell resnet8-digits-none-rays: model.batch_size: expected a whole number",
         ),
     ],
 )
@@ -86,4 +86,4 @@ def test_a_group_of_settings_that_is_no_mapping_is_refused(group, value, command
 def test_a_group_of_settings_that_cannot_be_read_is_refused(command):
     found = command("test", "--attack=rays", "--model={")
     assert (found.status, found.err.count("\n")) == (2, 1)
-    assert found.err.startswith("rfdlight: cannot read --model: ")
+    assert found.err.startswith("rfdlight: model: ")

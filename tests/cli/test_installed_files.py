@@ -142,15 +142,18 @@ def test_no_victims_of_ones_own_are_no_row():
     assert check_victims({}, "mend") == []
 
 
-def test_a_run_folder_is_written_into_and_left_as_it_was(tmp_path):
-    (finding,) = check_run_folder(tmp_path / "runs")
-    assert (finding.check, finding.state) == ("run folder", "ok" if shutil.disk_usage(tmp_path).free >= 1e9 else "warn")
-    assert finding.found.startswith(f"{tmp_path}, ")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "runs").mkdir()
-    (finding,) = check_run_folder(tmp_path / "runs")
-    assert finding.found.startswith(f"{tmp_path / 'runs'}, ")
-    assert list((tmp_path / "runs").iterdir()) == []
+def test_a_run_folder_is_written_into_and_left_as_it_was(elsewhere):
+    (finding,) = check_run_folder(elsewhere / "runs")
+    assert (finding.check, finding.state) == (
+        "run folder",
+        "ok" if shutil.disk_usage(elsewhere).free >= 1e9 else "warn",
+    )
+    assert finding.found.startswith(f"{elsewhere}, ")
+    assert list(elsewhere.iterdir()) == []
+    (elsewhere / "runs").mkdir()
+    (finding,) = check_run_folder(elsewhere / "runs")
+    assert finding.found.startswith(f"{elsewhere / 'runs'}, ")
+    assert list((elsewhere / "runs").iterdir()) == []
 
 
 def test_a_file_in_the_place_of_the_run_folder_fails(tmp_path):

@@ -123,7 +123,7 @@ def test_weights_are_neither_made_nor_loaded(command, monkeypatch):
 
 
 CASES = {
-    "no model": ("layers", "expected model, got none"),
+    "no model": ("layers", "model: expected a value, got none"),
     "misspelt victim": (
         "layers resnt20-cifar10",
         "unknown model 'resnt20-cifar10'; did you mean resnet20-cifar10 or resnet20-at-cifar10 or vit-cifar10?",
@@ -138,7 +138,7 @@ CASES = {
     ),
     "missing card": ("layers no.json", "cannot read the victim card no.json: No such file or directory"),
     "no depth": ("layers resnet8-digits --depth 0", "depth: expected at least 1, got 0"),
-    "depth in words": ("layers resnet8-digits --depth all", "depth must be a whole number, got 'all'"),
+    "depth in words": ("layers resnet8-digits --depth all", "depth: expected a whole number, got 'all'"),
     "no size": ("layers timm:resnet18 --image_size 0", "image_size: expected at least 1, got 0"),
     "unknown size": (
         "layers timm:resnet20",
@@ -148,9 +148,12 @@ CASES = {
         "layers timm:test_vit --image_size 3",
         "timm:test_vit does not take images of 3 x 3 x 3: Input height (3) should be divisible by patch size (16).",
     ),
-    "unknown option of layers": ("layers resnet8-digits --dept 3", "unknown option 'dept'; did you mean depth?"),
+    "unknown option of layers": ("layers resnet8-digits --dept 3", "dept: unknown option; did you mean depth?"),
     "two models": ("layers resnet8-digits other", "expected options, which begin with --, got 'other'"),
-    "scales without data": ("scales timm:resnet8", "--data is needed; known: cifar10, digits, folder, imagenet"),
+    "scales without data": (
+        "scales timm:resnet8",
+        "data: expected a value, got none; known: cifar10, digits, folder, imagenet",
+    ),
     "scales of an unknown victim": (
         "scales resnet8-digit --data digits",
         "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",
@@ -161,7 +164,7 @@ CASES = {
     ),
     "scales of an unknown side": (
         "scales resnet8-digits --data digits --at middle",
-        "unknown at 'middle'; known: input, output",
+        "at: unknown value 'middle'; known: input, output",
     ),
     "scales of a missing layer": (
         "scales resnet8-digits --data digits --layers stem",

@@ -1,49 +1,58 @@
-"""Null where a value is needed."""
+"""Null as the value of a setting, and fractions, by the type of the setting."""
+
+import sys
+from pathlib import Path
 
 import pytest
 
-from rfdlight.cli.nulls import refuse_nulls
-from rfdlight.errors import UserError
+OWN = """
+from rfdlight.attacks import Square
+
+class Own(Square):
+    def __init__(self, size: int = 1, name: str | None = None, loose: float = None, rates: list[float] = [1.0]):
+        super().__init__(eps=0.1)
+        self.given = (size, name, loose, rates)
+"""
 
 
-class Part:
-    def __init__(self, size: int, name: str | None = None, loose: float = None, anything=3) -> None:  # noqa: RUF013
-        pass
+@pytest.fixture(autouse=True)
+def own(elsewhere: Path):
+    (elsewhere / "own_attack.py").write_text(OWN)
+    yield
+    sys.modules.pop("own_attack", None)
 
 
-def whole(part: Part, count: int = 3) -> None:
-    pass
+def config(options: str) -> tuple[str, ...]:
+    Path("own.yaml").write_text(f"attack: {{class_path: own_attack.Own, init_args: {{{options}}}}}\n")
+    return "test", "-c", "own.yaml"
 
 
-def below(**given):
-    return {"class_path": f"{__name__}.Part", "init_args": given}
+@pytest.mark.parametrize("options", ["name: null", "loose: null", ""])
+def test_null_passes_where_none_is_a_value_or_the_default(built, options):
+    assert built(*config(options)).model.attack.given[0] == 1
 
 
 @pytest.mark.parametrize(
-    "given", [{"size": 1, "name": None}, {"size": 1, "loose": None}, {"size": 1, "anything": None}, {}]
-)
-def test_null_passes_where_none_is_a_value_or_the_default(given):
-    refuse_nulls(given, made=Part)
-    refuse_nulls({"part": below(**given), "count": 1}, made=whole)
-
-
-@pytest.mark.parametrize(
-    ("given", "name"),
+    ("line", "name"),
     [
-        ({"part": below(size=1), "count": None}, "count"),
-        ({"part": None}, "part"),
-        ({"part": below(size=None)}, "part.size"),
-        ({"parts": [below(size=1), below(size=None)]}, "parts.size"),
-        ({"part": below(size=1, name=below(size=None))}, "part.name.size"),
+        (("attack", "size: null"), "attack.size"),
+        (("attack", "rates: null"), "attack.rates"),
+        (("model", "budget: null"), "model.budget"),
+        (("trainer", "accelerator: null"), "trainer.accelerator"),
     ],
 )
-def test_null_is_refused_at_any_depth_by_its_name(given, name):
-    with pytest.raises(UserError, match=rf"^trainer\.{name} needs a value, got null; leave it out for its default$"):
-        refuse_nulls(given, "trainer.", whole)
+def test_null_is_refused_at_any_depth_by_its_name(command, line, name):
+    group, options = line
+    args = config(options if group == "attack" else "")
+    Path("more.yaml").write_text("{}" if group == "attack" else f"{group}: {{{options}}}\n")
+    said = command(*args, "-c", "more.yaml", "--run", "run")
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith(f"rfdlight: {name}: expected ")
+    assert said.err.endswith("got null; leave it out for its default\n")
 
 
-def test_types_that_cannot_be_resolved_refuse_nothing():
-    def odd(size: "Missing") -> None:  # noqa: F821
-        pass
-
-    refuse_nulls({"size": None}, made=odd)
+@pytest.mark.parametrize("form", [("--attack.rates=[8/255,1/4]",), ("--attack.rates", "[8/255, 1/4]"), ()])
+def test_a_fraction_is_a_number_wherever_a_number_is_expected(built, form):
+    given = built(*config("" if form else "rates: [8/255, 0.25]"), *form, "--attack.loose", "3/4", "--run", "1/2")
+    assert given.model.attack.given[2:] == (0.75, [8 / 255, 0.25])
+    assert given.config.test.run == "1/2"

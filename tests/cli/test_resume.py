@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rfdlight.cli import main as cli
+from rfdlight.errors import ResumeError
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.records import read_records
 
@@ -65,7 +66,7 @@ def test_a_complete_run_stays_as_it_is(whole, command):
 def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
     said = command("test", "--resume", "whole", "--run", "other")
     assert (said.status, said.err) == (
-        2, "rfdlight: cannot resume whole: a run stays in its folder; leave --run out\n",
+        3, "rfdlight: cannot resume whole: a run stays in its folder; leave --run out\n",
     )  # fmt: skip
     assert not Path("other").exists()
 
@@ -101,7 +102,7 @@ def test_other_settings_are_refused(changed, name, whole, command):
     run = killed(whole, 4)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     said = command("test", "--resume", str(run), *changed)
-    assert said.status == 2
+    assert said.status == ResumeError.exit_status
     assert said.err == f"rfdlight: cannot resume {run}: two experiments would be mixed: {name}\n"
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -112,7 +113,7 @@ def test_other_weights_images_and_code_are_refused(whole, command):
     for name in ("weights", "images", "code of rfdlight", "version of torch"):
         (run / "fingerprint.json").write_text(json.dumps({**known, name: "another"}))
         said = command("test", "--resume", str(run))
-        assert said.status == 2
+        assert said.status == ResumeError.exit_status
         assert said.err.startswith(f"rfdlight: cannot resume {run}: two experiments would be mixed: {name} is ")
         assert said.err.endswith(", was another\n")
         assert not (run / "records.jsonl").exists()
@@ -125,7 +126,7 @@ def test_the_code_of_a_users_defense_counts(command, monkeypatch, elsewhere):
     run = killed(Path("whole"), 4)
     Path("own_noise.py").write_text(source.replace("pass", "factor = 2"))
     said = command("test", "--resume", str(run))
-    assert said.status == 2
+    assert said.status == ResumeError.exit_status
     assert "two experiments would be mixed: code of own_noise is " in said.err
 
 
@@ -140,7 +141,7 @@ def test_what_is_no_run_is_refused(run, said, whole, command):
     shutil.copytree(whole, "old")
     Path("old/fingerprint.json").unlink()
     found = command("test", "--resume", run)
-    assert (found.status, found.err) == (2, f"rfdlight: {said}\n")
+    assert (found.status, found.err) == (ResumeError.exit_status, f"rfdlight: {said}\n")
 
 
 def test_weights_that_are_changed_on_the_way_are_refused_before_the_first_query(command, monkeypatch):

@@ -1,12 +1,15 @@
 """Cells of a sweep that several processes run."""
 
+import json
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
-from rfdlight.evaluation.exit_reason import STOPPED
+from rfdlight.errors import ResumeError
 
 from .sweep_grid import CELLS, GRID, summary_of
 
@@ -36,13 +39,41 @@ def test_a_cell_run_apart_that_crashes_is_told_and_the_others_go_on(command, mon
 
 
 def test_a_cell_run_apart_that_was_stopped_ends_the_sweep(command, monkeypatch):
+    def stopped(line, **_):
+        place = Path(line[line.index("--run") + 1])
+        place.mkdir()
+        (place / "summary.json").write_text(json.dumps({"run": {"complete": False}}))
+        return subprocess.CompletedProcess(line, 1, "", "GPU available: False\n[rank0]: a farewell of torch's\n")
+
     Path("grid.yaml").write_text(GRID.replace("shipped: {}", "shipped: {trainer: {devices: 2}}"))
-    errors = f"GPU available: False\nrfdlight: {STOPPED}\n[rank0]: a farewell of torch's\n"
-    monkeypatch.setattr(subprocess, "run", lambda line, **_: subprocess.CompletedProcess(line, 1, "", errors))
+    monkeypatch.setattr(subprocess, "run", stopped)
     said = command("sweep", "grid.yaml")
     assert said.status == 1
     assert said.out.endswith("stopped; the same command goes on from here\n")
     assert "cell 2 of 4" not in said.out
+
+
+def test_a_cell_run_apart_that_cannot_be_resumed_begins_anew(command, swept, monkeypatch):
+    lines = []
+
+    def refused(line, **_):
+        lines.append(line[3:])
+        status = ResumeError.exit_status if "--resume" in line else 2
+        return subprocess.CompletedProcess(line, status, "", "rfdlight: another experiment\n")
+
+    cell = Path("runs/grid/shipped-square")
+    (cell / "summary.json").unlink()
+    changed = yaml.safe_load(Path(f"{cell}.yaml").read_text()) | {"trainer": {"devices": 2}}
+    Path(f"{cell}.yaml").write_text(yaml.safe_dump(changed, sort_keys=False))
+    Path("grid.yaml").write_text(
+        GRID.replace("square: {attack: square}", "square: {attack: square, trainer: {devices: 2}}")
+    )
+    Path("runs/grid/own-square.yaml").unlink()
+    shutil.rmtree("runs/grid/own-square")
+    monkeypatch.setattr(subprocess, "run", refused)
+    said = command("sweep", "grid.yaml")
+    assert "another experiment; it begins anew" in said.out
+    assert [line[1] for line in lines][:2] == ["--resume", "-c"]
 
 
 RAISING = """

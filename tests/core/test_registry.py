@@ -1,10 +1,13 @@
 import importlib
+import sys
+from importlib import metadata
 
 import pytest
 import yaml
 
-from rfdlight.cli.short_names import expand_args, expand_config
-from rfdlight.core.registry import NAMES, resolve, short_name
+from rfdlight.cli.command_line import expand
+from rfdlight.cli.values import with_names
+from rfdlight.core.registry import NAMES, names, resolve, short_name
 from rfdlight.errors import UserError
 
 RAYS = NAMES["attack"]["rays"]
@@ -30,24 +33,6 @@ def test_short_names_are_unique_across_kinds_but_for_adversaries_that_are_attack
     assert not set(NAMES["adversary"]) & (set(NAMES["data"]) | set(NAMES["defense"]))
 
 
-def test_a_lone_name_of_both_kinds_is_the_attack():
-    assert expand_config({"class_path": "pgd"}) == {"class_path": NAMES["attack"]["pgd"]}
-    assert expand_config({"adversary": {"class_path": "pgd"}}) == {
-        "adversary": {"class_path": NAMES["adversary"]["pgd"]}
-    }
-
-
-def test_an_adversary_is_chosen_by_an_option_of_the_model():
-    chosen = NAMES["adversary"]["fgsm"]
-    assert expand_args(["--model.adversary.eps", "0.1", "--model.adversary", "fgsm"]) == [
-        "--model.adversary",
-        chosen,
-        "--model.adversary.eps",
-        "0.1",
-    ]
-    assert expand_args(["--adversary", "fgsm"]) == ["--adversary", "fgsm"]
-
-
 def test_a_class_without_a_short_name_is_called_by_its_path():
     assert short_name("attack", UserError) == "rfdlight.errors.UserError"
 
@@ -55,8 +40,10 @@ def test_a_class_without_a_short_name_is_called_by_its_path():
 @pytest.mark.parametrize("value", ["my_attack.MyAttack", "configs/attack/rays.yaml", "rays.yaml", RAYS])
 def test_paths_stay(value):
     assert resolve("attack", value) == value
-    assert expand_args(["--attack", value]) == ["--attack", value]
-    assert expand_config({"attack": value}) == {"attack": value}
+
+
+def arguments(given):
+    return expand(["report", *given])[0][1:]
 
 
 @pytest.mark.parametrize(
@@ -72,49 +59,48 @@ def test_paths_stay(value):
         (["--attack.help=rays"], [f"--attack.help={RAYS}"]),
         (["--attack.help"], ["--attack.help"]),
         (["--attack.help", "--data", "digits"], ["--attack.help", "--data", DIGITS]),
-        (["--attack.help", "-c", "x"], ["--attack.help", "-c", "x"]),
         (["--defense", "null"], ["--defense", "null"]),
         (["--attack", "rays", "--data", "digits"], ["--attack", RAYS, "--data", DIGITS]),
         (["--attack.name", "rays"], ["--attack.name", "rays"]),
         (["--run", "rays", "--model.victim", "digits"], ["--run", "rays", "--model.victim", "digits"]),
         (["--attacks", "rays"], ["--attacks", "rays"]),
         (["--attack"], ["--attack"]),
+        (["--run", "", "word", "--", "other"], ["--run", "", "word", "--", "other"]),
         ([], []),
-    ],
-)
-def test_every_form_of_a_selector(given, expanded):
-    before = list(given)
-    assert expand_args(given) == expanded
-    assert given == before
-
-
-@pytest.mark.parametrize(
-    ("given", "expanded"),
-    [
-        (["test", "--attack.eps", "1", "--attack", "rays"], ["test", "--attack", RAYS, "--attack.eps", "1"]),
+        # an adversary is chosen by an option of the model
+        (
+            ["--model.adversary.eps", "0.1", "--model.adversary", "fgsm"],
+            ["--model.adversary", NAMES["adversary"]["fgsm"], "--model.adversary.eps", "0.1"],
+        ),
+        (["--adversary", "fgsm"], ["--adversary", "fgsm"]),
+        # a selector comes before its own options
+        (["x", "--attack.eps", "1", "--attack", "rays"], ["x", "--attack", RAYS, "--attack.eps", "1"]),
         (["--attack.eps=1", "--x", "2", "--attack=rays"], [f"--attack={RAYS}", "--attack.eps=1", "--x", "2"]),
+        (["--attack.eps", "-1", "--attack=rays"], [f"--attack={RAYS}", "--attack.eps", "-1"]),
         (["--attack.eps=1", "--attack.class_path", "rays"], ["--attack.class_path", RAYS, "--attack.eps=1"]),
         (["--attack", "rays", "--attack.eps", "1"], ["--attack", RAYS, "--attack.eps", "1"]),
         (
             ["--data.seed=1", "--attack.eps=1", "--attack=rays", "--data=digits"],
             [f"--data={DIGITS}", "--data.seed=1", f"--attack={RAYS}", "--attack.eps=1"],
         ),
+        # appended components keep their order among their options
+        (
+            ["--defense+=input_noise", "--defense.scale=1", "--defense+=feature_noise", "--defense.scale=2"],
+            [f"--defense+={INPUT}", "--defense.scale=1", f"--defense+={FEATURE}", "--defense.scale=2"],
+        ),
     ],
 )
-def test_a_selector_comes_before_its_own_options(given, expanded):
-    assert expand_args(given) == expanded
-
-
-def test_appended_components_keep_their_order_among_their_options():
-    args = ["--defense+=input_noise", "--defense.scale=1", "--defense+=feature_noise", "--defense.scale=2"]
-    expected = [f"--defense+={INPUT}", "--defense.scale=1", f"--defense+={FEATURE}", "--defense.scale=2"]
-    assert expand_args(args) == expected
+def test_every_form_of_a_selector(given, expanded):
+    before = list(given)
+    assert arguments(given) == expanded
+    assert given == before
+    assert arguments(expanded) == expanded
 
 
 @pytest.mark.parametrize("form", [["--defense", "{}"], ["--defense={}"]])
-def test_yaml_on_the_command_line_is_expanded_at_any_depth(form):
+def test_yaml_on_the_command_line_is_written_out(form):
     text = "[feature_noise, {class_path: input_noise, init_args: {sigma: 1e-3, layers: [layer1]}}]"
-    args = expand_args([part.replace("{}", text) for part in form])
+    args = arguments([part.replace("{}", text) for part in form])
     value = args[-1].removeprefix("--defense=")
     assert yaml.safe_load(value) == [
         FEATURE,
@@ -123,65 +109,87 @@ def test_yaml_on_the_command_line_is_expanded_at_any_depth(form):
     assert "\n" not in value
 
 
-def test_text_that_is_no_yaml_is_left_to_the_parser():
-    assert expand_args(["--defense", "[feature_noise"]) == ["--defense", "[feature_noise"]
-
-
 @pytest.mark.parametrize(
     "args",
     [["--attack", "squar"], ["--attack=squar"], ["--attack.class_path", "squar"], ["--attack.help=squar"]],
 )
 def test_an_unknown_name_on_the_command_line_names_the_nearest(args):
     with pytest.raises(UserError, match=r"^unknown attack 'squar'; did you mean square\?$"):
-        expand_args(args)
+        arguments(args)
+
+
+@pytest.mark.parametrize("value", ["RayS", {"class_path": "RayS"}, ["square", "RayS"], "digits"])
+def test_an_unknown_name_in_a_value_is_refused(value):
+    with pytest.raises(UserError, match=r"^unknown attack '(RayS'; did you mean rays|digits'; )"):
+        with_names(value, "attack")
 
 
 @pytest.mark.parametrize(
-    "config",
-    [{"attack": "RayS"}, {"test": {"attack": {"class_path": "RayS"}}}, {"attack": ["square", "RayS"]}],
-)
-def test_an_unknown_name_in_yaml_names_the_nearest(config):
-    with pytest.raises(UserError, match=r"^unknown attack 'RayS'; did you mean rays.*\?$"):
-        expand_config(config)
-
-
-def test_a_name_of_another_kind_is_unknown():
-    with pytest.raises(UserError, match=r"^unknown attack 'digits'; "):
-        expand_config({"attack": "digits"})
-
-
-@pytest.mark.parametrize(
-    ("config", "expanded"),
+    ("kind", "value", "expanded"),
     [
-        ({"attack": "rays"}, {"attack": RAYS}),
-        ({"attack": None, "defense": []}, {"attack": None, "defense": []}),
-        ({"defense": ["feature_noise", "input_noise"]}, {"defense": [FEATURE, INPUT]}),
+        ("attack", None, None),
+        ("attack", 3, 3),
+        ("defense", [], []),
+        ("defense", ["feature_noise", "input_noise"], [FEATURE, INPUT]),
         (
-            {"test": {"attack": {"class_path": "square", "init_args": {"eps": 0.1, "name": "rays"}}}},
-            {"test": {"attack": {"class_path": SQUARE, "init_args": {"eps": 0.1, "name": "rays"}}}},
+            "attack",
+            {"class_path": "square", "init_args": {"eps": 0.1, "name": "rays"}},
+            {"class_path": SQUARE, "init_args": {"eps": 0.1, "name": "rays"}},
         ),
-        (
-            {"defense": ["feature_noise", {"class_path": "input_noise", "init_args": {"layers": ["layer1"]}}]},
-            {"defense": [FEATURE, {"class_path": INPUT, "init_args": {"layers": ["layer1"]}}]},
-        ),
-        # a file that describes one component, as `--attack configs/attack/rays.yaml` and nested files do
-        ({"class_path": "rays", "init_args": {"eps": 1}}, {"class_path": RAYS, "init_args": {"eps": 1}}),
-        # classes of the parser's own naming are not ours to know
-        (
-            {"model": {"optimizer": {"class_path": "Adam"}}},
-            {"model": {"optimizer": {"class_path": "Adam"}}},
-        ),
-        (3, 3),
-        ("rays", "rays"),
-        (["rays"], ["rays"]),
+        ("defense", {"class_path": "input_noise", "calibration": {"drop": 0.02}}, {"class_path": INPUT}),
+        ("adversary", {"class_path": "pgd"}, {"class_path": NAMES["adversary"]["pgd"]}),
     ],
 )
-def test_short_names_in_yaml(config, expanded):
-    assert expand_config(config) == expanded
+def test_short_names_in_values(kind, value, expanded):
+    assert with_names(value, kind) == expanded
+    assert with_names(expanded, kind) == expanded
 
 
-def test_expanding_twice_changes_nothing():
-    once = expand_config({"attack": "rays", "defense": ["input_noise"], "data": {"class_path": "digits"}})
-    assert expand_config(once) == once
-    args = expand_args(["--attack.eps=1", "--attack", "rays", "--defense", "[input_noise]"])
-    assert expand_args(args) == args
+# Components of other packages
+
+
+@pytest.fixture
+def installed(monkeypatch, tmp_path):
+    """Entry points of a package `theirs` with one module that can be imported and one that cannot."""
+    (tmp_path / "theirs_good.py").write_text("class Theirs:\n    pass\n")
+    (tmp_path / "theirs_bad.py").write_text("raise RuntimeError('needs\\na licence')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    theirs = metadata.PathDistribution(tmp_path / "theirs-1.0.dist-info")
+    (tmp_path / "theirs-1.0.dist-info").mkdir()
+    (tmp_path / "theirs-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (tmp_path / "theirs-1.0.dist-info/entry_points.txt").write_text(
+        "[rfdlight.attacks]\nmine = theirs_good:Theirs\nrays = theirs_good:Theirs\nbroken = theirs_bad:Broken\n"
+        "[rfdlight.victims]\nnet = theirs_good:Theirs\n[rfdlight.criteria]\nstrict = theirs_good:Theirs\n"
+    )
+    points = metadata.EntryPoints(theirs.entry_points)
+    monkeypatch.setattr(metadata, "entry_points", lambda **chosen: points.select(**chosen))
+    yield
+    for name in ("theirs_good", "theirs_bad"):
+        sys.modules.pop(name, None)
+
+
+def test_names_of_other_packages_are_listed_without_an_import(installed):
+    assert names("attack") == sorted([*NAMES["attack"], "mine", "broken"])
+    assert (names("victim"), names("criterion"), names("adversary")) == (["net"], ["strict"], ["fgsm", "pgd", "trades"])
+    assert not {"theirs_good", "theirs_bad"} & sys.modules.keys()
+
+
+def test_a_name_of_another_package_leads_to_its_class_and_back(installed):
+    assert resolve("attack", "mine") == "theirs_good.Theirs"
+    assert resolve("victim", "net") == "theirs_good.Theirs"
+    assert short_name("attack", sys.modules["theirs_good"].Theirs) == "mine"
+    assert resolve("attack", "rays") == RAYS, "a name of ours wins"
+
+
+def test_an_entry_point_that_cannot_be_imported_is_one_line_that_names_its_package(installed):
+    with pytest.raises(UserError) as caught:
+        resolve("attack", "broken")
+    assert str(caught.value) == (
+        "attack 'broken': cannot import theirs_bad:Broken, registered by the package theirs: RuntimeError: needs a "
+        "licence"
+    )
+
+
+def test_an_unknown_name_may_be_near_to_one_of_another_package(installed):
+    with pytest.raises(UserError, match=r"did you mean mine\?$"):
+        resolve("attack", "mime")

@@ -17,6 +17,7 @@ import torch
 import torchvision
 
 from rfdlight.attacks import Attack
+from rfdlight.cli import command_line
 from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
 from rfdlight.data import Digits
@@ -118,7 +119,7 @@ def test_every_command_line_shown_is_understood(parser, examples, capsys):
     wrong = []
     for page, line in shown:
         try:
-            parser.parse_args(cli.expand(shlex.split(line)[1:])[0])
+            parser.parse_args(command_line.expand(shlex.split(line)[1:])[0])
         except SystemExit as end:  # --help
             if end.code:
                 wrong.append((page, line))

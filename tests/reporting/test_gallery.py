@@ -38,10 +38,10 @@ def test_a_run_without_the_file_has_no_gallery(write):
 
 def test_pictures_are_those_of_the_file_and_the_difference_is_magnified_to_the_radius(write):
     name = write("run", [record(0), adversarial(1, 7)], eps=0.2)
-    clean, adversarial = grey(2, 3, 2, 4), grey(2, 3, 2, 4)
-    adversarial[0, 0, 1, 2] += 0.2
-    adversarial[0, 2, 0, 0] -= 0.1
-    store(name, clean, adversarial, ids(1, 0))
+    clean, final = grey(2, 3, 2, 4), grey(2, 3, 2, 4)
+    final[0, 0, 1, 2] += 0.2
+    final[0, 2, 0, 0] -= 0.1
+    store(name, clean, final, ids(1, 0))
     (run,) = load_all([name])
     first, second = examples(run)
     assert (first.id, first.outcome) == ("digits/test/0001", "adversarial")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rfdlight.cli.unnamed import filled_in
+from rfdlight.cli.command_line import expand
 from rfdlight.core.chance import chance_warning, is_chance
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.victims.card import weights_path
@@ -93,11 +93,11 @@ def test_without_a_card_of_other_data_the_default_stays(built, line):
 
 @pytest.mark.parametrize("name", ["calibrate", "recommend", "analyze", "scales"])
 def test_every_command_with_a_victim_takes_the_data_of_its_card(name):
-    line, notice = filled_in([name, "resnet20-cifar10", "--seed", "1"])
+    line, notice = expand([name, "resnet20-cifar10", "--seed", "1"])
     assert "--data=rfdlight.data.cifar10.CIFAR10" in line
     assert "cifar10" in notice
     assert "--data" in notice
-    named, silent = filled_in([name, "--data", "digits", "resnet20-cifar10"])
+    named, silent = expand([name, "--data", "digits", "resnet20-cifar10"])
     assert not any("CIFAR10" in arg for arg in named)
     assert silent is None
 
@@ -150,7 +150,7 @@ def test_a_victim_of_a_users_own_data_is_attacked_with_a_caution_and_the_audit_s
 def test_a_victim_of_a_users_own_data_needs_the_data_named(command, own_card):
     said = command(*TEST.split(), "--model.victim", own_card)
     assert said.status == 2
-    assert said.err.startswith("rfdlight: --data is needed")
+    assert said.err.startswith("rfdlight: --data: needed")
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ OPTIONS = (
 def test_a_whole_number_beyond_int64_is_one_line(command, option):
     said = command(*TEST.split(), f"--{option}={HUGE[OPTIONS.index(option) % 2]}")
     assert (said.status, said.out) == (2, "")
-    assert said.err.startswith(f"rfdlight: {option} must be ")
+    assert said.err.startswith(f"rfdlight: {option}: expected ")
     assert said.err.count("\n") == 1
     assert not Path("run").exists()
 
@@ -236,7 +236,7 @@ def test_a_whole_number_beyond_int64_is_one_line(command, option):
 def test_such_a_number_is_one_line_in_every_command(command, line):
     said = command(*line.split(), HUGE[0])
     assert said.status == 2
-    assert "must be a whole number" in said.err
+    assert "expected a whole number" in said.err
 
 
 def test_a_forward_pass_of_a_million_million_rows_is_refused(command):

@@ -102,7 +102,7 @@ def test_a_damaged_shape_is_one_line(command, monkeypatch):
     for batch_size in ('"x"', "-3", "100000000000", "true"):
         path.write_text(re.sub(r'"batch_size": \d+', f'"batch_size": {batch_size}', whole))
         said = command("test", "--resume", "run")
-        assert said.status == 2
+        assert said.status == 3
         assert "batch_size is 4" in said.err
 
 
@@ -185,5 +185,5 @@ def test_a_dry_run_says_what_its_times_are(command):
     Path("grid.yaml").write_text(GRID)
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert said.status == 0
-    assert "if none breaks" in said.out
-    assert "An image that breaks ends early" in said.out
+    assert "if all robust" in said.out
+    assert "An attack that succeeds ends early" in said.out
