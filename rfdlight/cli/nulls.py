@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 from typing import Any, get_args, get_type_hints
 
+from rfdlight.core.arguments import constructors
 from rfdlight.errors import UserError
 
 
@@ -32,17 +33,19 @@ def refuse_nulls(given: Mapping[str, Any], setting: str = "", made: Callable[...
 
 
 def _needed(made: Callable[..., Any]) -> list[str]:
-    """Return the parameters with a type which None is not of, and no default of None all the same."""
-    function = made.__init__ if inspect.isclass(made) else made
-    try:
-        hints, parameters = get_type_hints(function), inspect.signature(function).parameters
-    except (NameError, TypeError, ValueError):  # a type that a user's module has for its type checker alone, or none
-        return []
-    return [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is not None and name in hints and _holds_no_none(hints[name])
-    ]
+    """Return the parameters whose type excludes None and whose default is not None."""
+    needed = []
+    for function in constructors(made) if inspect.isclass(made) else [made]:
+        try:
+            hints, parameters = get_type_hints(function), inspect.signature(function).parameters
+        except (NameError, TypeError, ValueError):  # a type that a user's module has for its type checker alone
+            continue
+        needed += [
+            name
+            for name, parameter in parameters.items()
+            if parameter.default is not None and name in hints and _holds_no_none(hints[name])
+        ]
+    return needed
 
 
 def _holds_no_none(hint: Any) -> bool:

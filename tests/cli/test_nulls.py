@@ -11,6 +11,11 @@ class Part:
         pass
 
 
+class Passing(Part):
+    def __init__(self, width: int = 1, **options) -> None:
+        super().__init__(**options)
+
+
 def whole(part: Part, count: int = 3) -> None:
     pass
 
@@ -40,6 +45,12 @@ def test_null_passes_where_none_is_a_value_or_the_default(given):
 def test_null_is_refused_at_any_depth_by_its_name(given, name):
     with pytest.raises(UserError, match=rf"^trainer\.{name} needs a value, got null; leave it out for its default$"):
         refuse_nulls(given, "trainer.", whole)
+
+
+@pytest.mark.parametrize("name", ["width", "size"])
+def test_null_is_refused_for_parameters_that_are_passed_on_to_a_base(name):
+    with pytest.raises(UserError, match=rf"^data\.{name} needs a value"):
+        refuse_nulls({"size": 1, "width": 1, name: None}, "data.", Passing)
 
 
 def test_types_that_cannot_be_resolved_refuse_nothing():
