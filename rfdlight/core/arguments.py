@@ -6,7 +6,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import PurePath
@@ -40,19 +40,25 @@ class Configurable:
         self._arguments = {**self._arguments, **arguments}
 
 
+def constructors(cls: type) -> list[Callable[..., Any]]:
+    """Return the `__init__` of a class, and those of base classes to which it passes keywords on."""
+    found: list[Callable[..., Any]] = []
+    for init in (vars(base).get("__init__") for base in cls.__mro__):
+        if inspect.isfunction(init):
+            found.append(init)
+            kinds = {parameter.kind for parameter in inspect.signature(init).parameters.values()}
+            if inspect.Parameter.VAR_KEYWORD not in kinds:
+                break
+    return found
+
+
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor, with those of a base class that it passes on as keywords."""
+    """Return the parameters of a constructor, with those of base classes that it passes on as keywords."""
     found: dict[str, inspect.Parameter] = {}
-    for base in cls.__mro__:
-        init = vars(base).get("__init__")
-        if not inspect.isfunction(init):
-            continue
-        own = list(inspect.signature(init).parameters.values())[1:]
-        for parameter in own:
+    for init in constructors(cls):
+        for parameter in list(inspect.signature(init).parameters.values())[1:]:
             if parameter.kind is not parameter.VAR_KEYWORD:
                 found.setdefault(parameter.name, parameter)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
-            break
     return found
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import shlex
 import sys
@@ -16,10 +15,10 @@ import pytest
 import torch
 import torchvision
 
-from rfdlight.attacks import Attack
 from rfdlight.cli import command_line
 from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
+from rfdlight.core.arguments import parameters
 from rfdlight.data import Digits
 from rfdlight.records import consistency_checks as audit
 from rfdlight.records import records, summary
@@ -131,10 +130,9 @@ def test_every_command_line_shown_is_understood(parser, examples, capsys):
 def test_every_flag_named_in_the_text_exists(parser, examples):
     commands = parser._subcommands_action.choices.values()
     known = {flag for command in commands for action in command._actions for flag in action.option_strings}
-    for flag, path in [(flag, path) for kind, flag in names.FLAGS.items() for path in names.NAMES[kind].values()]:
-        parameters = inspect.signature(resolve_name(path).__init__).parameters
-        known |= {f"--{flag}.{parameter}" for parameter in parameters}
-    known |= {f"--attack.{parameter}" for parameter in inspect.signature(Attack.__init__).parameters}
+    for kind, flag in names.FLAGS.items():
+        for path in names.NAMES[kind].values():
+            known |= {f"--{flag}.{parameter}" for parameter in parameters(resolve_name(path))}
     known |= {"--attack.share", "--defense.queries"}  # of the examples
     unknown = []
     for page in PAGES:

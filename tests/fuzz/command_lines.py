@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from contextlib import suppress
 from pkgutil import resolve_name
 from typing import Any
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from rfdlight.cli import main as cli
 from rfdlight.cli.commands import POSITIONALS
+from rfdlight.core.arguments import parameters
 from rfdlight.core.registry import FLAGS, NAMES
 
 from .running import SMALL, check, run, workplace
@@ -74,9 +74,7 @@ def flags() -> dict[str, list[str]]:
         own = [flag[2:] for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
         for kind, flag in FLAGS.items():
             if flag in own:
-                arguments = {
-                    name for path in NAMES[kind].values() for name in inspect.signature(resolve_name(path)).parameters
-                }
+                arguments = {name for path in NAMES[kind].values() for name in parameters(resolve_name(path))}
                 own += [f"{flag}.{name}" for name in sorted(arguments)]
                 own += [f"{flag}.{part}" for part in ("class_path", "init_args", "init_args.eps", "dict_kwargs")]
         found[command] = [flag for flag in own if flag.rstrip("+") not in LEFT_OUT]
