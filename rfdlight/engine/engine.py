@@ -205,28 +205,23 @@ class Engine:
 
     def _query(self, rows: slice | Tensor) -> None:
         queries, failed = self._query_step.run(rows)
-        reasons = self._named(failed)
         if queries is not None:
             self._criterion_step.consider(queries)
-        self._remove(reasons)
+        self._remove(failed, list(self._pool.ids))
 
     def _evaluate(self) -> None:
         finished, failed = self._criterion_step.evaluate()
-        reasons = self._named(failed)
+        ids = list(self._pool.ids)
         for row in finished:
             image_id, images = self._pool.ids[row], self._pool.images
             billed = int(self._counting.billed(torch.tensor([row], device=images.points.phase.device)))
             self.observer.on_point(image_id, images.shared["x"][row], images.points.point[row])
             self.observer.on_record(describe(image_id, images, row, billed))
             self._pool.release(row)
-        self._remove(reasons)
+        self._remove(failed, ids)
 
-    def _named(self, failed: dict[int, str]) -> dict[str, str]:
-        """Return reasons by image id, because rows change when images leave the pool."""
-        return {self._pool.ids[row]: reason for row, reason in failed.items()}
-
-    def _remove(self, failed: dict[str, str]) -> None:
-        """Remove images on which the victim failed."""
-        for image_id, reason in failed.items():
-            self._pool.release(self._pool.ids.index(image_id))
-            self.observer.on_failure(image_id, reason)
+    def _remove(self, failed: dict[int, str], ids: list[str]) -> None:
+        """Remove images on which the victim failed; `ids` are those of the rows before other images left the pool."""
+        for row, reason in failed.items():
+            self._pool.release(self._pool.ids.index(ids[row]))
+            self.observer.on_failure(ids[row], reason)

@@ -23,24 +23,15 @@ class EvaluationState:
     By Definition 1 of Nguyen et al., Understanding the Robustness of Randomized Feature Defense Against Query-Based
     Adversarial Attacks, ICLR 2024, a point in the ball is adversarial if the largest of the victim's mean logits is
     not the label's; in a targeted attack, if it is the target's.
-
-    Attributes:
-        reference: (rows,) int64, the target of an image under targeted attack, else its label.
-        targeted: (rows,) bool, whether the reference class is the target.
-        wanted: (rows,) int64, evaluations still to be made.
-        count: (rows,) int64, evaluations made.
-        adversarial: (rows,) int64, evaluations with an adversarial label.
-        margins: (rows, classes) float64, summed differences of the reference class's logit and each logit.
-        squares: (rows, classes) float64, summed squares of these differences.
     """
 
-    reference: Tensor
-    targeted: Tensor
-    wanted: Tensor
-    count: Tensor
-    adversarial: Tensor
-    margins: Tensor
-    squares: Tensor
+    reference: Tensor  # (rows,) int64, the target of an image under targeted attack, else its label
+    targeted: Tensor  # (rows,) bool, whether the reference class is the target
+    wanted: Tensor  # (rows,) int64, evaluations still to be made
+    count: Tensor  # (rows,) int64, evaluations made
+    adversarial: Tensor  # (rows,) int64, evaluations with an adversarial label
+    margins: Tensor  # (rows, classes) float64, summed differences of the reference class's logit and each logit
+    squares: Tensor  # (rows, classes) float64, summed squares of these differences
 
     @classmethod
     def open(cls, y: Tensor, classes: int, wanted: int) -> Self:
@@ -56,12 +47,7 @@ class EvaluationState:
             column[rows] = 0
 
     def add(self, rows: Tensor, logits: Tensor) -> None:
-        """Add evaluations to the sums; a row may occur several times.
-
-        Args:
-            rows: (evaluations,) int64, the row of each evaluation's image.
-            logits: (evaluations, classes).
-        """
+        """Add evaluations with logits (evaluations, classes) to the sums of their rows; a row may occur repeatedly."""
         reference = self.reference[rows]
         exact = logits.double()
         margins = exact.gather(1, reference[:, None]) - exact

@@ -104,15 +104,12 @@ class Oracle:
 
     @torch.no_grad()
     def scores(self, points: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
-        """Return the logits of points.
+        """Return the logits of points, (rows, classes) float32.
 
         Args:
             points: (rows, C, H, W) in [0, 1] unless `any_pixels`, at most `batch_size` rows.
             clock: (rows,) int64, queries billed before each.
             purpose: Decides the noise stream and the precision.
-
-        Returns:
-            (rows, classes) float32.
 
         Raises:
             UserError: If points lie outside [0, 1].
@@ -124,20 +121,15 @@ class Oracle:
             return self._forward(self._fill(points), clock, purpose)
 
     def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits of points and the gradients of an objective, for white-box attacks.
+        """Return the logits of points and the gradients of an objective like `points`, for white-box attacks.
+
+        Raises as `scores` does, and a UserError if the gradient does not reach the points, a VictimError if it is not
+        finite.
 
         Args:
             points: As in `scores`.
             clock: As in `scores`.
             objective: Maps logits (rows, classes) to one value per row, (rows,).
-
-        Returns:
-            Logits (rows, classes) float32 and gradients like `points`, with the attack's noise and precision.
-
-        Raises:
-            UserError: As `scores` does, and if the gradient does not reach the points.
-            VictimError: As `scores` does, and if the gradient is not finite.
-            OutOfMemory: If memory runs out.
         """
         gradient = None
         with torch.enable_grad(), self._pass(points, "attack"):

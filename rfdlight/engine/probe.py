@@ -12,26 +12,14 @@ from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError
 
-_PASSES = 3
-"""Forward passes over equal batches; the first two that differ end the comparison."""
-
-_SUM_ERROR = 0.01
-"""Largest distance from 1 of the sum of probabilities in half precision."""
-
-_DRAWS = 8
-"""Forward passes over each of two batches that have to confirm a difference between them."""
-
-_LEVEL = 0.001
-"""Significance level of that comparison, over all images together."""
-
-_ROUNDING = 1e-3
-"""Largest change of a logit that counts as rounding, relative to the range of the image's logits."""
-
-_NEAR = 0.2
-"""Largest margin of an image near the decision boundary, relative to the same range."""
-
-_TOLERATED = 0.1
-"""Largest tolerated effect of the other images of a batch, relative to the same range."""
+_PASSES = 3  # forward passes over equal batches; the first two that differ end the comparison
+_SUM_ERROR = 0.01  # largest distance from 1 of the sum of probabilities in half precision
+_DRAWS = 8  # forward passes over each of two batches that have to confirm a difference between them
+_LEVEL = 0.001  # significance level of that comparison, over all images together
+# Relative to the range of the image's logits:
+_ROUNDING = 1e-3  # largest change of a logit that counts as rounding
+_NEAR = 0.2  # largest margin of an image near the decision boundary
+_TOLERATED = 0.1  # largest tolerated effect of the other images of a batch
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ CASES = {
     "no memory": (ATTACK + "--model.memory 0", "model.memory must be a positive number of GB, got 0.0"),
     "unknown criterion": (
         ATTACK + "--model.criterion jury",
-        "model.criterion: unknown value 'jury'; known: never, paper, sequential, single",
+        "unknown criterion 'jury'; known: never, paper, sequential, single",
     ),
     "a criterion that hears claims for an attack that makes none": (
         "test --attack pgd --model.criterion paper",

@@ -1,6 +1,7 @@
 """When images count as adversarial: error rates, votes, skipping, verdicts, and noise of the criterion's own."""
 
 import math
+import sys
 from itertools import pairwise, product
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from rfdlight.engine import Oracle, criterion_named
 from rfdlight.engine.criteria.base import MAJORITY, SuccessCriterion, count_votes
 from rfdlight.engine.criteria.sequential import SequentialCriterion
 from rfdlight.engine.evaluations import EvaluationState, below_zero
+from rfdlight.errors import UserError
 
 
 class Gaussian(nn.Module):
@@ -82,6 +84,17 @@ def test_a_criterion_that_tests_at_a_loose_level_is_caught_by_the_false_break_ra
     criterion.level = 5.0
     adversarial, _ = false_breaks(0.45, criterion)
     assert len(adversarial) > 20
+
+
+@pytest.mark.parametrize("name", ["jury", "test_criterion.Gaussian", "test_criterion.nothing", "no_module.Jury"])
+def test_a_name_that_is_no_criterion_is_refused(name):
+    with pytest.raises(UserError, match=f"criterion.*{name}"):
+        criterion_named(name)
+
+
+def test_a_criterion_of_a_users_own_is_chosen_by_its_import_path():
+    assert type(criterion_named("test_criterion.Votes", 7)) is sys.modules["test_criterion"].Votes
+    assert criterion_named("test_criterion.Votes", 7).final_evaluations == 7
 
 
 class Votes(SuccessCriterion):

@@ -150,7 +150,7 @@ def test_starts_are_images_of_the_target(network, clean):
 
 def test_a_start_is_needed(network, clean):
     x, y = clean
-    with pytest.raises(ValueError, match="a targeted Starting needs images to start from"):
+    with pytest.raises(ValueError, match=r"starting_points.*Starting"):
         Run(network, Starting(eps=30.0, norm="l2", targeted=True), x, y, budget=3, starting_points=None)
 
 
