@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from hand import facts, record
 from harness import Constant, Linear
 from scipy.stats import binom
 
@@ -20,26 +21,24 @@ from rfdlight.analysis.recommendation import (
     told_choice,
 )
 from rfdlight.attacks import HSJA, RayS, Square
-from rfdlight.core.intervals import wilson
 from rfdlight.data import Digits, Images
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
 from rfdlight.evaluation.short_attack import Outcome, settle_eps, short_attack
+from rfdlight.records.facts import Rows
+from rfdlight.records.summary import summarize
 
 CPU = torch.device("cpu")
 
 
 def outcome(withstand: str) -> Outcome:
     """An attack on images of which those with a "1" withstand; a "-" was wrong from the start."""
+    verdicts = {"1": "robust", "0": "adversarial", "-": "misclassified"}
     records = [
-        {"id": f"{number:03d}", "clean_margin": -1.0 if sign == "-" else 1.0, "attack": 5, "gradient": 0}
-        | {"verdict": "robust" if sign in "1-" else "adversarial"}
+        record(number, verdict=verdicts[sign], final_adversarial=100 * (sign != "1"))
         for number, sign in enumerate(withstand)
     ]
-    right = withstand.count("1")
-    low, high = wilson(right, len(withstand))
-    share = {"share": right / len(withstand), "low": low, "high": high, "total": len(withstand)}
-    summary = {"mean_logits": {"robust": share}, "single_query": {"robust": share}, "ledger": {"criterion": 7}}
+    summary = summarize(records, facts(totals=Rows(criterion=7)))
     return Outcome(records, summary, deterministic=False)
 
 

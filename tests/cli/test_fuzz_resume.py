@@ -36,7 +36,11 @@ DEEP = b"[" * 100_000
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("fingerprint.json", lambda content: DEEP, "cannot resume run: run/fingerprint.json: expected object, got array"),
+        (
+            "fingerprint.json",
+            lambda content: DEEP,
+            "cannot resume run: run/fingerprint.json: expected object, got array",
+        ),
         ("config.yaml", lambda content: b"", "the config run/config.yaml must be a mapping of settings, got None"),
         (
             "config.yaml",

@@ -161,7 +161,7 @@ def test_latex_has_every_note_as_a_comment_and_those_that_warn_of_its_numbers_in
     assert comments == compiled.notes
     assert len(comments) > 6
     warnings = (
-        "WRONG: torn contradicts itself, in its queries: 1 images are billed too much or too little, as "
+        "WRONG: torn contradicts itself, in its queries: 1 images are billed too much or too little, the first is "
         "digits/test/0000. NOT COMPARABLE: own and torn have only 1 images in common. INCOMPLETE: 2 of 9 images of "
         "torn. FAILED: 1 of 9 images of torn, in no number."
     )
