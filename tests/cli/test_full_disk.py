@@ -60,8 +60,8 @@ def check_kept(outcome, original) -> None:
     [
         (0, "2", "config.yaml"),
         (1500, "0", "journal/0-0.jsonl"),
-        (3300, "0", "summary.json"),
-        (6000, "0", "curves.png"),
+        (4500, "0", "summary.json"),
+        (7000, "0", "curves.png"),
         (30_000, "2", "journal/images-0-0.safetensors"),
     ],
 )
