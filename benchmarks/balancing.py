@@ -102,11 +102,11 @@ def measure(data: str, processes: int, images: int, budget: int) -> tuple[float,
         subprocess.run(line, cwd=folder, env=os.environ | threads, stdout=subprocess.DEVNULL, check=True)
         parts = [
             [json.loads(text) for text in path.read_text().splitlines()]
-            for path in (Path(folder) / "run/journal").glob("events-0-*.jsonl")
+            for path in (Path(folder) / "run/journal").glob("0-*.jsonl")
         ]
-    last = [max(event["time"] for event in part if event["event"] in ("image", "start")) for part in parts]
+    last = [max(entry["time"] for entry in part if "end" not in entry) for part in parts]
     began = min(part[0]["time"] for part in parts)
-    rows = sum(part[-1]["totals"]["attack"] for part in parts)
+    rows = sum(part[-1]["end"]["totals"]["attack"] for part in parts)
     return rows / (max(last) - began), max(last) - min(last)
 
 

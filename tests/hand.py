@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -89,6 +91,14 @@ def facts(**changes: Any) -> RunFacts:
         random=Randomness(declared=True, measured=True),
     )
     return msgspec.structs.replace(plain, **changes)
+
+
+def cut_journal(run: Path, ids: set[str], torn: str = "") -> None:
+    """Leave of the journal of a run in one process what a kill leaves after some images."""
+    path = run / "journal/0-0.jsonl"
+    entries = [(line, json.loads(line)) for line in path.read_text().splitlines()]
+    kept = [line for line, e in entries if "end" not in e and ("record" not in e or e["record"]["id"] in ids)]
+    path.write_text("".join(f"{line}\n" for line in kept) + torn)
 
 
 def ten() -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Entry(Fields, frozen=True, kw_only=True, omit_defaults=True):
 
     Attributes:
         time: In seconds since 1970.
+        process: Host name and process id, in the first entry.
         record: Of an image that is finished.
         failed: Id of an image on which the victim failed, and the reason.
         random: Whether the victim is found to be random.
@@ -62,6 +64,7 @@ class Entry(Fields, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     time: Annotated[float, Meta(ge=0, lt=2**40)]
+    process: tuple[str, int] | None = None
     record: Record | None = None
     failed: tuple[str, str] | None = None
     random: bool = False
@@ -87,7 +90,7 @@ class Journal:
             self._file = path.open("xb")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}") from error
-        self.append()
+        self.append(process=(socket.gethostname(), os.getpid()))
 
     def append(self, **content: Any) -> None:
         """Append an entry; at most once a second, and after rare entries, the disk stores what was appended.

@@ -56,7 +56,7 @@ def decode(data: bytes, kind: type[T]) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         message, _, path = str(error).replace("`", "").partition(" - at $")
-        message = message[0].lower() + message[1:]
+        message = message if message.startswith("JSON") else message[0].lower() + message[1:]
         raise ValueError(f"{path.removeprefix('.')}: {message}" if path else message) from error
 
 

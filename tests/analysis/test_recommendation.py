@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from hand import facts, record
 from harness import Constant, Linear
-from rfdlight.evaluation.short_attack import Outcome, short_attack
 from scipy.stats import binom
 
 from rfdlight.analysis.calibration import Calibration
@@ -21,27 +21,24 @@ from rfdlight.analysis.recommendation import (
     rank_agreement,
 )
 from rfdlight.attacks import HSJA, RayS, Square
-from rfdlight.core.statistics import wilson
 from rfdlight.data import Digits, Images
+from rfdlight.data.given import GivenImages
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
 from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.evaluate import evaluate
+from rfdlight.evaluation.run import Run
+from rfdlight.records.facts import Rows
 
-CPU = torch.device("cpu")
 
-
-def outcome(withstand: str) -> Outcome:
+def outcome(withstand: str) -> Run:
     """An attack on images of which those with a "1" withstand; a "-" was wrong from the start."""
+    verdicts = {"1": "robust", "0": "adversarial", "-": "misclassified"}
     records = [
-        {"id": f"{number:03d}", "clean_margin": -1.0 if sign == "-" else 1.0, "attack": 5, "gradient": 0}
-        | {"verdict": "robust" if sign in "1-" else "adversarial"}
+        record(number, verdict=verdicts[sign], final_adversarial=100 * (sign != "1"))
         for number, sign in enumerate(withstand)
     ]
-    right = withstand.count("1")
-    low, high = wilson(right, len(withstand))
-    share = {"share": right / len(withstand), "low": low, "high": high, "total": len(withstand)}
-    summary = {"mean_logits": {"robust": share}, "single_query": {"robust": share}, "ledger": {"criterion": 7}}
-    return Outcome(records, summary, deterministic=False)
+    return Run(tuple(records), facts(totals=Rows(criterion=7)))
 
 
 def confirmed(name: str, predicted: float, withstand: str) -> Confirmed:
@@ -60,7 +57,7 @@ def test_the_best_is_the_most_robust_and_of_equal_ones_the_one_predicted_to_misl
 
 
 def test_an_image_that_is_wrong_from_the_start_does_not_withstand():
-    assert list(outcome("1-0").withstood.values()) == [True, False, False]
+    assert [record.is_robust for record in outcome("1-0").records] == [True, False, False]
 
 
 def test_the_images_are_compared_one_by_one():
@@ -140,27 +137,27 @@ def images():
 
 def test_a_short_attack_breaks_only_what_the_ball_allows_and_keeps_to_its_budget(images):
     victim = linear_victim(images, 0.05)
-    found = short_attack(victim, images, Square(eps=0.05), classes=2, budget=60, device=CPU)
+    found = evaluate(victim, GivenImages(images, 2), Square(eps=0.05), budget=60, sanity_checks=False)
     x = images.read(list(range(40))).float() / 255
     breakable = (victim.least_margin(x, 0.05) < 0) & (victim(x)[:, 0] > 0)
     adversarial = torch.tensor([record.verdict == "adversarial" for record in found.records])
     assert int(adversarial.sum()) > 0
     assert not bool((adversarial & ~breakable & (victim(x)[:, 0] > 0)).any())
     assert max(record.billed for record in found.records) <= 60
-    assert found.robust.value == sum(found.withstood.values()) / 40
+    assert found.robust_accuracy.value == sum(record.is_robust for record in found.records) / 40
     assert [record.id for record in found.records] == images.ids
 
 
 def test_a_short_attack_on_a_victim_that_cannot_be_broken_spends_the_whole_budget(images):
-    found = short_attack(Constant(), images, RayS(eps=0.05), classes=3, budget=9, device=CPU)
-    assert found.robust.value == 1
+    found = evaluate(Constant(), GivenImages(images, 3), RayS(eps=0.05), budget=9, sanity_checks=False)
+    assert found.robust_accuracy.value == 1
     assert found.summary.ledger["billed"] == 9 * 40
 
 
 def test_noise_is_judged_by_many_draws_and_the_hook_is_taken_off(images):
     victim = linear_victim(images, 0.05)
     with InputNoise(0.02).on(victim):
-        found = short_attack(victim, images, Square(eps=0.05), classes=2, budget=5, device=CPU)
+        found = evaluate(victim, GivenImages(images, 2), Square(eps=0.05), budget=5, sanity_checks=False)
     assert {record.final_evaluations for record in found.records} == {100}
     assert not victim._forward_hooks
 

@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+import msgspec
 import timm
 import torch
+from hand import facts
 
 from rfdlight.data.digits import Digits
-from rfdlight.records.summary import ROWS, RUN_FIELDS
+from rfdlight.records.schema import SCHEMA
 from rfdlight.victims import Victim
 from rfdlight.victims.card import save_victim
 
@@ -141,9 +143,6 @@ def write_run(folder: Path) -> None:
     folder.mkdir()
     (folder / "config.yaml").write_text("seed_everything: 0\n")
     (folder / "records.jsonl").write_text("")
-    run = dict.fromkeys(RUN_FIELDS, "") | {"budget": 30, "eps": 0.2, "eot": 1, "num_images": 10, "complete": False}
-    run |= {"norm": "linf", "seed": 0, "wall_seconds": 0.0, "failed": {}, "targeted": False, "deterministic": True}
-    run["totals"] = dict.fromkeys(ROWS, 0)
-    run["in_progress"] = {"begun": 0, "robust": 0}
-    (folder / "summary.json").write_text(json.dumps({"run": run}))
+    run = facts(complete=False)
+    (folder / "summary.json").write_bytes(msgspec.json.encode({"schema": SCHEMA, "run": run}))
     (folder / "images.safetensors").write_bytes(b"")

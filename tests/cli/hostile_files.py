@@ -17,12 +17,15 @@ from typing import NamedTuple
 
 import torch
 import yaml
+from fuzz.record_files import sealed
+from hand import facts, record
+from msgspec import to_builtins
 from PIL import Image
 from torch import nn
 
 from rfdlight import _io
 from rfdlight.cli import main as cli
-from rfdlight.records.summary import ROWS, RUN_FIELDS
+from rfdlight.records.schema import SCHEMA
 
 Build = Callable[[Path, Path], object]
 """Writes below a folder what would make the canary, the second path."""
@@ -156,44 +159,19 @@ def archive(folder: Path, canary: Path) -> None:
         (place / name).write_bytes(pickle.dumps(Code(canary)))
 
 
-RECORD = dict.fromkeys(
-    (
-        "label",
-        "attack",
-        "gradient",
-        "success_check",
-        "criterion",
-        "billed",
-        "candidates",
-        "voted_candidates",
-        "tested_candidates",
-        "linf",
-        "l2",
-    ),
-    0,
-) | {"id": "digits/test/0000", "target": None, "success_query": None, "first_9_vote_success": None, "verdict": "robust"}
-RECORD |= {
-    "clean_evaluations": 1,
-    "clean_wrong": 0,
-    "clean_margin": 1.0,
-    "final_evaluations": 1,
-    "final_adversarial": 0,
-}
-RECORD |= {"final_margin": 1.0}
-FACTS = dict.fromkeys(RUN_FIELDS, "x") | {"norm": "linf", "eps": 0.1, "budget": 5, "eot": 1, "seed": 0, "num_images": 1}
-FACTS |= {"totals": dict.fromkeys(ROWS, 1), "wall_seconds": 1.0, "failed": {}, "in_progress": {"begun": 0, "robust": 0}}
-FACTS |= dict.fromkeys(("targeted", "deterministic", "complete"), False)
+RECORD = to_builtins(record(0, clean_evaluations=1, final_evaluations=1))
+FACTS = to_builtins(facts(complete=False, num_images=1))
 
 
-def run(more: Build = lambda folder, canary: None, records: str = json.dumps(RECORD) + "\n", **facts) -> Build:
+def run(more: Build = lambda folder, canary: None, records: bytes = sealed(RECORD) + b"\n", **changes) -> Build:
     """A run directory `run` of one image, with other facts, and with more files below it."""
 
     def write(folder: Path, canary: Path) -> None:
         place = folder / "run"
         place.mkdir()
         (place / "config.yaml").write_text("seed_everything: 0\n")
-        (place / "records.jsonl").write_text(records)
-        (place / "summary.json").write_text(json.dumps({"run": FACTS | facts}))
+        (place / "records.jsonl").write_bytes(records)
+        (place / "summary.json").write_text(json.dumps({"schema": SCHEMA, "run": FACTS | changes}))
         more(place, canary)
 
     return write

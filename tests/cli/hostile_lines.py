@@ -1,12 +1,12 @@
 """Command lines that meet hostile files, and the line that each is answered, with {folder} and {anything} in it."""
 
 import gzip
-import json
 import os
 import zipfile
 import zlib
 
 import torch
+from fuzz.record_files import sealed
 from safetensors.torch import save_file
 
 from .hostile_files import (
@@ -301,32 +301,32 @@ IMAGES = {
 }
 
 REPORT = "report run --output out"
-FACT = "run/summary.json: run."
 RUNS = {
-    f"record that is {name}": Case(run(records=f"{line}\n"), REPORT, f"run/records.jsonl, line 1{expected}")
+    f"record that is {name}": Case(run(records=line + b"\n"), REPORT, f"run/records.jsonl, line 1: {expected}")
     for name, line, expected in (
-        ("nested without end", "[" * 100_000, ", is no record"),
-        ("a number of thousands of digits", '{"id": ' + "9" * 5000 + "}", ", is no record"),
-        ("not a number", json.dumps(RECORD | {"linf": float("nan")}),
-         ": linf cannot be nan; it is largest pixel change at the final point, in pixel units"),
-        ("beyond counting", json.dumps(RECORD | {"billed": 10**20}),
-         ": billed cannot be 100000000000000000000; it is queries billed, at most the budget"),
-        ("right more often than asked", json.dumps(RECORD | {"clean_wrong": 2}),
-         ": clean_wrong cannot be 2; it is those with a wrong label"),
-        ("without draws", json.dumps(RECORD | {"final_evaluations": 0}),
-         ": final_evaluations cannot be 0; it is fresh evaluations at the final point"),
-        ("without a name", json.dumps(RECORD | {"id": ["x"]}),
-         ": id cannot be ['x']; it is image id, <dataset>/<split>/<file name>"),
+        ("nested without end", b"[" * 100_000, "damaged: its checksum does not match"),
+        ("a number of thousands of digits", b'{"id": ' + b"9" * 5000 + b"}", "damaged: its checksum does not match"),
+        ("not a number", sealed(RECORD | {"linf": float("nan")}), "JSON is malformed: invalid character"),
+        ("beyond counting", sealed(RECORD | {"billed": 10**20}), "billed: expected int <= 9007199254740991"),
+        ("right more often than asked", sealed(RECORD | {"clean_wrong": 2}), "clean_wrong: expected at most 1"),
+        ("without draws", sealed(RECORD | {"final_evaluations": 0}), "final_evaluations: expected int >= 1"),
+        ("without a name", sealed(RECORD | {"id": ["x"]}), "id: expected str, got array"),
     )
 } | {
-    f"fact {name}": Case(run(**{name: value}), REPORT, f"{FACT}{name} cannot be {value!r}")
-    for name, value in (("budget", 10**20), ("eps", float("inf")), ("eps", "=1+1"), ("victim", ["x"]), ("totals", {}))
-}  # fmt: skip
+    f"fact {name} {value!r:.20}": Case(run(**{name: value}), REPORT, f"run/summary.json: {told}")
+    for name, value, told in (
+        ("budget", 10**20, "run.budget: expected int <= 9007199254740991"),
+        ("eps", float("inf"), "JSON is malformed: invalid character"),
+        ("eps", "=1+1", "run.eps: expected float, got str"),
+        ("victim", ["x"], "run.victim: expected str, got array"),
+        ("totals", [], "run.totals: expected object, got array"),
+    )
+}
 RUNS |= {
     "summary nested without end": Case(
         run(lambda folder, canary: (folder / "summary.json").write_text("[" * 100_000)),
         REPORT,
-        "run/summary.json is no summary of a run",
+        "run/summary.json: expected object, got array",
     ),
     "pickle as images": Case(
         run(file("images.safetensors", pickled(2))),
@@ -375,7 +375,7 @@ RUNS |= {
     "run whose identity is nested without end": Case(
         stopped(parsed(), text("fingerprint.json", "[" * 100_000)),
         "test --resume run",
-        "cannot resume run: run/fingerprint.json is damaged",
+        "cannot resume run: run/fingerprint.json: expected object, got array",
     ),
 }  # fmt: skip
 

@@ -98,7 +98,7 @@ def test_a_whole_record_of_an_image_that_the_run_does_not_attack_is_refused(orig
         outcome = record_files.resume(folder, original)
     assert outcome.err == (
         "rfdlight: cannot resume run: two experiments would be mixed: it has a record of another/test/0001, which "
-        "is none of its images\n"
+        "is no image of the run\n"
     )
 
 

@@ -21,7 +21,7 @@ from rfdlight.core import registry as names
 from rfdlight.core.arguments import parameters
 from rfdlight.data import Digits
 from rfdlight.records import consistency_checks as audit
-from rfdlight.records import records, summary
+from rfdlight.records import facts, records, summary
 from rfdlight.victims.resolve import resolve_victim
 
 ROOT = Path(__file__).parents[2]
@@ -47,8 +47,7 @@ def table(page: str, heading: str) -> dict[str, str]:
     [
         ("## records.jsonl", records.FIELDS),
         ("## summary.json", summary.FIELDS),
-        ("### run", summary.RUN_FIELDS),
-        ("### Facts of the audit", audit.FACTS),
+        ("### run", facts.RUN_FIELDS),
     ],
 )
 def test_the_page_on_records_lists_exactly_the_fields(heading, fields):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight.records.journal import Entry
 from rfdlight.records.records import read_records
+from rfdlight.records.schema import seal, unseal
 
 pytestmark = pytest.mark.faults
 
@@ -63,8 +65,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def lines(run: Path) -> set[bytes]:
     """Every whole line of a record that a run has left."""
-    found = [path for path in (run / "records.jsonl", *run.glob("journal/records-*")) if path.exists()]
-    return {line for path in found for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")}
+    journals = [path.read_bytes().splitlines(keepends=True) for path in run.glob("journal/*.jsonl")]
+    entries = [unseal(line[:-1], Entry) for lines in journals for line in lines if line.endswith(b"\n")]
+    found = {seal(entry.record) + b"\n" for entry in entries if entry.record is not None}
+    path = run / "records.jsonl"
+    return found | (set(path.read_bytes().splitlines(keepends=True)) if path.exists() else set())
 
 
 def go_on(run: Path) -> tuple[int, str]:
@@ -140,7 +145,7 @@ def test_of_two_runs_in_one_directory_one_ends_and_the_other_says_why_not(repeti
     assert "is being written by another process" in errors or "already holds another run" in errors
     sys.stdout.write(errors)
     assert (run / "records.jsonl").read_bytes() == whole
-    assert len(list(run.glob("journal/events-*"))) == 1
+    assert len(list(run.glob("journal/*.jsonl"))) == 1
 
 
 @pytest.mark.parametrize("repetition", range(5))

@@ -54,7 +54,7 @@ def members(group: int) -> list[int]:
 
 
 def attempts(run: Path) -> int:
-    return len(list(run.glob("journal/events-*-0.jsonl")))
+    return len(list(run.glob("journal/*-0.jsonl")))
 
 
 def go_on(run: Path, processes: int) -> subprocess.Popen[bytes]:
@@ -80,7 +80,7 @@ def end(process: subprocess.Popen[bytes], victim: str, number: signal.Signals, m
 def test_a_run_that_is_ended_again_and_again_has_the_records_of_one_that_was_not(number, tmp_path):
     assert start(1, *TEST, "--run", str(tmp_path / "whole")).wait() == 0
     whole, run = tmp_path / "whole/records.jsonl", tmp_path / "killed"
-    events = [json.loads(line) for line in (tmp_path / "whole/journal/events-0-0.jsonl").read_text().splitlines()]
+    events = [json.loads(line) for line in (tmp_path / "whole/journal/0-0.jsonl").read_text().splitlines()]
     duration = events[-1]["time"] - events[0]["time"]
     moments, ended = random.Random(0), Counter()
     for attempt in range(10 * KILLS):

@@ -57,7 +57,7 @@ def test_two_hosts_write_the_records_of_one_process(hosts, tmp_path):
     said = [process.communicate(timeout=LIMIT) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert (tmp_path / "run/records.jsonl").read_bytes() == (tmp_path / "whole/records.jsonl").read_bytes()
-    parts = sorted((tmp_path / "run/journal").glob("events-0-*.jsonl"))
+    parts = sorted((tmp_path / "run/journal").glob("0-*.jsonl"))
     assert len(parts) == 4
     assert "attack   square" in said[0][0]
     assert "attack   square" not in said[1][0]

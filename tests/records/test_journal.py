@@ -203,6 +203,6 @@ def test_what_is_written_reaches_the_disk_at_once_a_second_at_most_and_at_the_en
 def test_a_journal_is_json_lines(tmp_path):
     lines = write(tmp_path, 0, [record(1)]).read_text().splitlines()
     start, one, end = map(json.loads, lines)
-    assert start.keys() == {"time", "crc32"}
+    assert start.keys() == {"time", "process", "crc32"}
     assert one["record"]["id"] == "digits/test/0001"
     assert end["end"]["totals"]["attack"] == 100

@@ -84,7 +84,7 @@ def test_a_larger_run_also_is_robust_at_the_smaller_budget_and_a_smaller_one_lea
 
 
 def test_clean_accuracy_counts_an_image_once_with_the_share_of_its_runs(write):
-    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0}
+    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "verdict": "misclassified"}
     names = [
         write("square", [record(0), record(1, **wrong)]),
         write("rays", [record(0), record(1), record(2)], attack="rays"),

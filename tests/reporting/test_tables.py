@@ -5,7 +5,8 @@ import pytest
 from hand import facts, record, ten
 from rich.console import Console
 
-from rfdlight.records.summary import summarize
+from rfdlight.records.facts import Rows
+from rfdlight.records.summary import Estimate, summarize
 from rfdlight.reporting.tables import number, percent, results, run_html, run_table
 
 
@@ -95,13 +96,7 @@ def test_brackets_of_a_name_are_no_markup():
 
 @pytest.mark.parametrize("budget", [0, 7, 100_000])
 def test_nothing_is_wider_than_80_columns(budget):
-    totals = {
-        "attack": 123_456_789,
-        "gradient": 0,
-        "success_check": 1_234_567,
-        "criterion": 98_765_432,
-        "padding": 1_234_567,
-    }
+    totals = Rows(attack=123_456_789, success_check=1_234_567, criterion=98_765_432, padding=1_234_567)
     shown = text(ten(), budget=budget, totals=totals, defense="noise, " * 40, wall_seconds=123456.7)
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
@@ -117,4 +112,4 @@ def test_number(value, expected):
 
 def test_percent_of_nothing_is_a_dash():
     assert percent(None) == "-"
-    assert percent({"share": None, "low": 0.0, "high": 1.0, "total": 0}) == "-"
+    assert percent(Estimate.of(0, 0)) == "-"

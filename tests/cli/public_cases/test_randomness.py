@@ -13,9 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec.structs import replace
 from safetensors import safe_open
 
-from rfdlight.records.records import seal
+from rfdlight.records.journal import Entry
+from rfdlight.records.records import read_records
+from rfdlight.records.schema import seal, unseal
 
 VICTIMS = """
 import torch
@@ -133,7 +136,7 @@ def test_a_victim_that_answers_the_same_image_differently_is_judged_by_the_mean_
     assert checked(summary) == "warn"
     records = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
     assert len(records) == 20
-    assert all(record.clean_evaluations == 20 and record.final_evaluations == 100 for record in records)
+    assert all(record["clean_evaluations"] == 20 and record["final_evaluations"] == 100 for record in records)
     # No row is lost to the count, those of the first attempt included.
     assert sum(summary["run"]["totals"].values()) == summary["run"]["forwarded"]
 
@@ -143,7 +146,7 @@ def test_robust_accuracy_behind_noise_near_the_boundary_is_that_of_the_mean_of_m
     with safe_open("run/images.safetensors", "pt") as file:
         points, ids = file.get_tensor("adversarial"), json.loads(file.metadata()["ids"])
     lines = Path("run/records.jsonl").read_text().splitlines()
-    labels = {record.id: record.label for record in map(json.loads, lines)}
+    labels = {record["id"]: record["label"] for record in map(json.loads, lines)}
     victim = sys.modules["own_victims"].BoundaryDefense().eval()
     with torch.no_grad():
         mean = sum(victim(points) for _ in range(1000)) / 1000
@@ -184,23 +187,22 @@ def test_an_image_alone_in_its_pass_depends_on_no_other(tested):
 
 def test_a_run_that_turned_out_random_goes_on_as_such(tested, command):
     _, whole = tested("LateNoise", "--attack.eps", "0.15")
-    events = [json.loads(line) for line in Path("run/journal/events-0-0.jsonl").read_text().splitlines()]
-    assert "random" in [event["event"] for event in events]
+    path = Path("run/journal/0-0.jsonl")
+    entries = [unseal(line, Entry) for line in path.read_bytes().splitlines()]
+    assert any(entry.random for entry in entries)
     # As a kill leaves it: some records of single evaluations, and some by draws.
-    records = Path("run/records.jsonl").read_text().splitlines()
-    once = [
-        json.loads(line) | {"clean_evaluations": 1, "final_evaluations": 1, "clean_wrong": 0, "final_adversarial": 0}
-        for line in records
-    ]
-    lines = [seal({k: v for k, v in record.items() if k != "crc32"}) for record in once[:9]] + records[5:7]
+    records = read_records(Path("run/records.jsonl"))
+    few = {"clean_evaluations": 1, "final_evaluations": 1, "clean_wrong": 0, "final_adversarial": 0}
+    once = [replace(record, **few) for record in records[:9]]
+    left = [entries[0], Entry(time=1.0, random=True), *(Entry(time=1.0, record=each) for each in once + records[5:7])]
+    path.write_bytes(b"".join(seal(entry) + b"\n" for entry in left))
     for name in ("records.jsonl", "summary.json"):
         Path("run", name).unlink()
-    Path("run/journal/records-0-0.jsonl").write_text("".join(f"{line}\n" for line in lines))
     assert command("test", "--resume", "run").status == 0
-    after = [json.loads(line) for line in Path("run/records.jsonl").read_text().splitlines()]
-    assert [record.id for record in after] == [json.loads(line)["id"] for line in records]
+    after = read_records(Path("run/records.jsonl"))
+    assert [record.id for record in after] == [record.id for record in records]
     assert all(record.clean_evaluations == 20 for record in after)
-    assert [json.dumps(record) for record in after[5:7]] == [json.dumps(json.loads(line)) for line in records[5:7]]
+    assert after[5:7] == records[5:7]
     summary = json.loads(Path("run/summary.json").read_text())
     assert not summary["run"]["deterministic"]
     assert whole["counts"]["images"] == summary["counts"]["images"] == 20
