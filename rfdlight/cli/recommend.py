@@ -85,7 +85,7 @@ def recommend(
     _check(attack, step, confirm, budget, num_images)
     file = defense_file.plan(output)
     loaded, card, told = resolve_victim(victim, checkpoint, data)
-    settle_eps(attack, data)
+    attack = settle_eps(attack, data)
     places = chosen_places(loaded, layers, at)
     fresh, rest = _split(data, num_images, seed)
     step = _as_long_as_the_radius(attack, data) if step is None else step

@@ -213,7 +213,7 @@ def _loaded(made: Any) -> tuple[nn.Module, ImageSource]:
 
 def _fit(made: Any, victim: nn.Module, images: ImageSource) -> None:
     """Try the attack's radius on the data and the defenses on the victim."""
-    settle_eps(made.model.attack, made.datamodule)
+    made.model.attack = settle_eps(made.model.attack, made.datamodule)
     for callback in made.trainer.callbacks:
         if isinstance(callback, Defense) and made.model.defended:
             check_acts(callback, victim, images)

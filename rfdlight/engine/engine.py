@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.paper import paper_behaviour, with_published_steps
 from rfdlight.core import rng
 from rfdlight.core.tensors import Columns, per_row, put, take
 from rfdlight.engine.criterion import Phase, SuccessCriterion
@@ -48,7 +49,7 @@ class Engine:
 
     Args:
         oracle: Owns the victim.
-        attack: Its `threat` is enforced here; its `query_counting` and `repeats` are set.
+        attack: Its `threat` is enforced here; it is not changed.
         classes: Of the victim.
         budget: Billed queries per image, >= 0.
         pool_size: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
@@ -92,9 +93,10 @@ class Engine:
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.oracle = oracle
-        self.attack = attack
-        attack.query_counting, attack.repeats = query_counting, eot
-        self.threat = attack.threat
+        self.given_attack = attack
+        self.attack = (with_published_steps(attack) if query_counting == "paper" else attack).configured(eot=eot)
+        self._paper = paper_behaviour(self.attack)
+        self.threat = self.attack.threat
         self.classes = classes
         self.budget = budget
         self.criterion = criterion
@@ -109,7 +111,7 @@ class Engine:
         self._on_failure = on_failure
         self._stop = stop
         self._isolation = ErrorIsolation(oracle, self.ledger)
-        self._query_step = QueryStep(oracle, self._isolation, attack, eot)
+        self._query_step = QueryStep(oracle, self._isolation, self.attack, eot)
         self._pool = Pool(pool_size)
         self._scheduler = Scheduler(lockstep)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
@@ -237,7 +239,7 @@ class Engine:
         """Return what rows have been billed; `state` is theirs, between two queries."""
         if self.query_counting == "exact":
             return self.ledger.billed(self._pool.columns)[rows]
-        billed = self.attack.paper_billed(state, self._evaluated(rows))
+        billed = self._paper.billed(state, self._evaluated(rows))
         return billed.clamp(0, self.budget)
 
     def _evaluated(self, rows: slice | Tensor) -> Tensor:
@@ -268,9 +270,12 @@ class Engine:
             self.attack.tell(state, points, told.answer)
             put(self._own_columns(), rows, state)
 
-            candidate = self.attack.is_adversarial(state, told.labels) & self.threat.contains(state["x"], points)
+            adversarial = self.attack.is_adversarial(state, told.labels)
+            candidate = adversarial & self.threat.contains(state["x"], points)
             columns["candidates"][numbers] += candidate
             columns["query_clock"][numbers] = clock
+            if self.criterion.rule == "paper":
+                candidate = self._paper.reports_success(state, adversarial)
             self._consider(numbers, candidate, points, state, told.logits)
             self._end_exhausted(numbers, state)
         self._quarantine(failed)
@@ -302,12 +307,10 @@ class Engine:
         columns, criterion = self._pool.columns, self.criterion
         if criterion.rule == "never":
             return
-        if criterion.rule == "paper":
-            candidate = self.attack.reports_success(state)
         if not candidate.any():
             return
         chosen, found = rows[candidate], points[candidate]
-        trusted = self.attack.access == "decision" and not self.attack.paper_votes
+        trusted = not self._paper.confirmed_by_votes
         believed = criterion.rule == "single" or (criterion.rule == "paper" and trusted)
         if criterion.rule == "paper":
             found = self.attack.best(take(state, candidate))
@@ -356,7 +359,7 @@ class Engine:
         if self.query_counting == "exact":
             over &= self.ledger.billed(columns)[rows] + self.eot > self.budget
         else:
-            over &= self.attack.paper_ended(self._state(rows) if state is None else state, self._evaluated(rows))
+            over &= self._paper.ended(self._state(rows) if state is None else state, self._evaluated(rows))
         if not over.any():
             return
         ended = rows[over]

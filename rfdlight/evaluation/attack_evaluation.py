@@ -194,7 +194,7 @@ class AttackEvaluation(LightningModule):
             self.victim, self._victim_card, self.victim_text = resolve_victim(
                 self.victim_spec, self.checkpoint, self.data, self.batch_size
             )
-            settle_eps(self.attack, self.data)
+            self.attack = settle_eps(self.attack, self.data)
             self.threat = self.attack.threat
             self._weights = weights_digest(self.victim, attributes=False)
             self._writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
@@ -389,7 +389,7 @@ class AttackEvaluation(LightningModule):
             self._writer.random()
         for image_id, reason in self.data.unreadable_images.items() if self.processes.leads else ():
             self._on_failure(image_id, reason)
-        self.console.print(run_banner(self._settings(), self.attack, self._engine.pool_size, cautions))
+        self.console.print(run_banner(self._settings(), self._engine.attack, self._engine.pool_size, cautions))
         self._display = ProgressDisplay(self.console, self.data.num_images, self.budget)
         self._attacking.callback(self._display.close)
         self._attacking.callback(self._end)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -109,9 +108,7 @@ class SanityChecks:
         return min(self.engine.budget, QUERIES)
 
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> dict[str, Any]:
-        attack = copy.copy(self.engine.attack)
-        attack.eps = _NO_SIZE
-        outcome = self._short_attack(sample, attack)
+        outcome = self._short_attack(sample, self.engine.given_attack.configured(eps=_NO_SIZE))
         records = outcome.records
         right = [record for record in records if clean_right(record)]
         return {
@@ -148,8 +145,7 @@ class SanityChecks:
             return {"skipped": f"the attack reads {self.engine.attack.access}, not scores"}
         if self.engine.budget < 2:
             return {"skipped": "the attack has no second query"}
-        attack = copy.copy(self.engine.attack)
-        attack.query_counting, attack.repeats = "exact", 1
+        attack = self.engine.given_attack
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.seed
         oracle = Oracle(self.victim, rows, seed=seed, channels_last=self.channels_last, attempt=-1)

@@ -49,8 +49,8 @@ class Outcome:
         return {record["id"]: clean_right(record) and record["verdict"] != "adversarial" for record in self.records}
 
 
-def settle_eps(attack: Attack, data: ImageData) -> None:
-    """Give an attack without a radius the reference radius of the data, and check an l2 radius against the images.
+def settle_eps(attack: Attack, data: ImageData) -> Attack:
+    """Return the attack, a copy with the data's reference radius if it has none; check an l2 radius against images.
 
     Raises:
         UserError: If the attack is not in linf, for which data have a reference radius, or the ball holds every image.
@@ -58,7 +58,7 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
     if attack.eps is not None:
         if attack.norm == "l2":
             check_eps(attack.eps, attack.norm, "attack.eps", data.image_shape)
-        return
+        return attack
     if data.reference_eps is None:
         raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
     if attack.norm != "linf":
@@ -67,7 +67,7 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
             "is one of linf"
         )
     check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
-    attack.eps = data.reference_eps
+    return attack.configured(eps=data.reference_eps)
 
 
 def short_attack(
