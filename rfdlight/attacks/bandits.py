@@ -29,8 +29,8 @@ class Bandits(GradientEstimation):
     With L the attacker's loss, the fall along u is e = (L(second) - L(first)) / (probe exploration). The prior moves
     along e u: in l2 by adding prior_step e u, in linf by an exponentiated gradient step in (-1, 1), which adds
     prior_step e u to atanh(v). The iterate moves by step sgn(up(v)) in linf, where sgn(0) = 0, and by
-    step up(v) / |up(v)| in l2. It is projected on the ball around the clean image and clipped to [0, 1]. The third query
-    is a success check at the new iterate.
+    step up(v) / |up(v)| in l2. It is projected on the ball around the clean image and clipped to [0, 1]. The third
+    query is a success check at the new iterate.
 
     Source: Ilyas, Engstrom, Madry, Prior Convictions: Black-Box Adversarial Attacks with Bandits and Priors, ICLR 2019,
     algorithms 2 and 3, with the published code's constants for ImageNet.
@@ -43,7 +43,7 @@ class Bandits(GradientEstimation):
         probe: l2 length of a probe, > 0; by default 0.1 in linf, 0.01 in l2.
         exploration: l2 length of u, about, > 0; by default 1.0 in linf, 0.01 in l2.
         prior_step: Step of the prior, > 0; by default 100 in linf, 0.1 in l2.
-        step: Step of the iterate, per pixel value in linf and in l2 norm in l2, > 0; by default 0.01 in linf, 0.5 in l2.
+        step: Step of the iterate, per pixel value in linf and in l2 norm in l2, > 0; by default 0.01 and 0.5.
         loss: "margin" or "cross_entropy".
         ball: `eps` and `norm` ("linf" or "l2"), see `Attack`.
 

@@ -42,6 +42,11 @@ def between(x: Tensor, far: Tensor, share: Tensor) -> Tensor:
     return (far - x).mul_(per_row(share.to(x.dtype), x)).add_(x).clamp_(0, 1)
 
 
+def halfway(state: Columns) -> Tensor:
+    """Return the points at the middle of the brackets, on the segments from x to `far`."""
+    return between(state["x"], state["far"], middle(state))
+
+
 def starting_point(state: Columns, stream: int, number: Tensor) -> Tensor:
     """Return the image of the target class, or uniform noise for an untargeted attack, like `x`."""
     if "start" in state:

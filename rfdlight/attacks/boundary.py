@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.bisection import BLEND_GAP, between, halve, keep_nearest, middle, open_bracket, starting_point
+from rfdlight.attacks.bisection import BLEND_GAP, halfway, halve, keep_nearest, open_bracket, starting_point
 from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
 from rfdlight.core import norms, rng
 from rfdlight.core.norms import Norm
@@ -97,7 +97,7 @@ class Boundary(PhasedAttack):
     def phases(self) -> tuple[tuple[Ask, Tell], ...]:
         return (
             (self._start, self._after_start),
-            (self._blended, self._after_blend),
+            (halfway, self._after_blend),
             (self._spherical, self._after_sphere),
             (self._proposal, self._after_proposal),
         )
@@ -117,9 +117,6 @@ class Boundary(PhasedAttack):
             self._propose_next(state, adversarial)
         else:
             state["phase"] = state["phase"].masked_fill(adversarial, self.BLEND)
-
-    def _blended(self, state: Columns) -> Tensor:
-        return between(state["x"], state["far"], middle(state))
 
     def _after_blend(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         keep_nearest(self.threat, state, points, adversarial)

@@ -11,7 +11,7 @@ from torch import Tensor
 from rfdlight.attacks.argument_checks import check_count
 from rfdlight.attacks.bisection import (
     BLEND_GAP,
-    between,
+    halfway,
     halve,
     keep_nearest,
     middle,
@@ -105,7 +105,7 @@ class HSJA(PhasedAttack):
     def phases(self) -> tuple[tuple[Ask, Tell], ...]:
         return (
             (self._start, self._after_start),
-            (self._blended, self._after_blend),
+            (halfway, self._after_blend),
             (self._projected, self._after_projection),
             (self._probe, self._after_probe),
             (self._stepped, self._after_step),
@@ -126,20 +126,17 @@ class HSJA(PhasedAttack):
         state["draws"] = state["draws"] + 1
         self._bisect(state, adversarial, self.PROJECT if self.targeted else self.BLEND)
 
-    def _blended(self, state: Columns) -> Tensor:
-        return between(state["x"], state["far"], middle(state))
-
     def _after_blend(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         self._move(state, points, adversarial)
         self._bisect(state, halve(state, adversarial) <= BLEND_GAP, self.PROJECT)
 
     def _projected(self, state: Columns) -> Tensor:
         """Return the middle of the bracket: on the segment to `far` in l2, the clamp of `far` around x in linf."""
-        x, far, share = state["x"], state["far"], middle(state)
         if self.norm == "l2":
-            return between(x, far, share)
-        radius = per_row((share * state["reach"]).to(x.dtype), x)
-        return far.clamp(x - radius, x + radius).clamp_(0, 1)
+            return halfway(state)
+        x = state["x"]
+        radius = per_row((middle(state) * state["reach"]).to(x.dtype), x)
+        return state["far"].clamp(x - radius, x + radius).clamp_(0, 1)
 
     def _after_projection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         self._move(state, points, adversarial)

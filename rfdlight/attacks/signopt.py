@@ -107,12 +107,12 @@ class SignOPT(PhasedAttack):
     def phases(self) -> tuple[tuple[Ask, Tell], ...]:
         return (
             (self._at_start, self._after_start),
-            (self._at_radius, self._after_check),
+            (self._tried, self._after_check),
             (self._sample, self._after_sample),
-            (self._at_radius, self._after_try),
-            (self._nearer, self._after_shrinking),
-            (self._farther, self._after_growing),
-            (self._halfway, self._after_bisection),
+            (self._tried, self._after_try),
+            (self._tried, self._after_shrinking),
+            (self._tried, self._after_growing),
+            (self._tried, self._after_bisection),
         )
 
     def best(self, state: Columns) -> Tensor:
@@ -144,12 +144,19 @@ class SignOPT(PhasedAttack):
         direction = state["direction"]
         return direction - per_row((alpha / self.samples).to(direction.dtype), direction) * state["gathered"]
 
-    def _tried(self, state: Columns, reach: Tensor) -> Tensor:
-        """Return the points at a radius along the direction on trial: of the start, or of the line search's step."""
+    def _reach(self, state: Columns) -> Tensor:
+        """Return the radius that is tried along the direction of a start or of a step, (rows,) float64."""
+        phase, high = state["phase"], state["high"]
+        reach = torch.where(
+            phase == self.SHRINK, 0.99 * high, torch.where(phase == self.GROW, 1.01 * high, middle(state))
+        )
+        return torch.where((phase == self.CHECK) | (phase == self.TRY), state["radius"], reach)
+
+    def _tried(self, state: Columns) -> Tensor:
         starting, move = state["attempt"] < 0, self._stepped(state, state["alpha"])
         if starting.any():
             move = torch.where(per_row(starting, move), self._start(state), move)
-        return self.point(state["x"], self._normalised(move)[0], reach)
+        return self.point(state["x"], self._normalised(move)[0], self._reach(state))
 
     def _at_start(self, state: Columns) -> Tensor:
         theta, length = self._normalised(self._start(state))
@@ -163,9 +170,6 @@ class SignOPT(PhasedAttack):
         state["phase"] = state["phase"].masked_fill(beyond, self.CHECK)
         self._bisect_from_zero(state, adversarial & ~beyond)
         self._end_start(state, ~adversarial)
-
-    def _at_radius(self, state: Columns) -> Tensor:
-        return self._tried(state, state["radius"])
 
     def _after_check(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         state["high"] = torch.where(adversarial, state["radius"], state["high"])
@@ -207,29 +211,19 @@ class SignOPT(PhasedAttack):
         """End the trial of steps whose points at the best radius are right."""
         self._end_step(state, rows, torch.zeros_like(rows))
 
-    def _nearer(self, state: Columns) -> Tensor:
-        return self._tried(state, 0.99 * state["high"])
-
     def _after_shrinking(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        reach = 0.99 * state["high"]
+        reach = self._reach(state)
         state["shrinks"] = state["shrinks"] + 1
         state["high"] = torch.where(adversarial, reach, state["high"])
         state["low"] = torch.where(adversarial, state["low"], reach)
         bracketed = ~adversarial | (state["shrinks"] >= _SHRINKS)
         state["phase"] = state["phase"].masked_fill(bracketed, self.BISECT)
 
-    def _farther(self, state: Columns) -> Tensor:
-        return self._tried(state, 1.01 * state["high"])
-
     def _after_growing(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        reach = 1.01 * state["high"]
-        state["high"] = reach
+        state["high"] = reach = self._reach(state)
         state["low"] = torch.where(adversarial, state["low"], reach)
         state["phase"] = state["phase"].masked_fill(adversarial, self.BISECT)
         self._end_step(state, ~adversarial & (reach > _FARTHEST), torch.zeros_like(adversarial))
-
-    def _halfway(self, state: Columns) -> Tensor:
-        return self._tried(state, middle(state))
 
     def _after_bisection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         starting = state["attempt"] < 0

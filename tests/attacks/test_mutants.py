@@ -108,12 +108,12 @@ class RaysAsksTwice(RayS):
 
     def tell(self, state, points, answer):
         wide = (state["high"] - state["low"]) > 1e-3
-        last = (state["phase"] == self._BISECT) & wide & ((state["high"] - state["low"]) / 2 <= 1e-3)
+        last = (state["phase"] == self.BISECT) & wide & ((state["high"] - state["low"]) / 2 <= 1e-3)
         kept = {name: state[name].clone() for name in ("direction", "radius", "level", "block")}
         super().tell(state, points, answer)
         for name, value in kept.items():
             state[name] = torch.where(last.view(-1, *(1,) * (value.ndim - 1)), value, state[name])
-        state["phase"] = torch.where(last, self._BISECT, state["phase"])
+        state["phase"] = torch.where(last, self.BISECT, state["phase"])
 
 
 class NoiseHasOneSign(RandomNoise):

@@ -8,50 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from rfdlight.attacks.bandits import Bandits
+from rfdlight import attacks
 from rfdlight.attacks.base import Attack
-from rfdlight.attacks.boundary import Boundary
-from rfdlight.attacks.geoda import GeoDA
-from rfdlight.attacks.hsja import HSJA
-from rfdlight.attacks.nes import NES
+from rfdlight.attacks.paper import query_counting
 from rfdlight.attacks.paper.base import PaperBehaviour
-from rfdlight.attacks.paper.boundary import PaperBoundary
 from rfdlight.attacks.paper.geoda import PaperGeoDA
 from rfdlight.attacks.paper.gradient_estimation import PaperBandits, PaperNES
-from rfdlight.attacks.paper.hsja import PaperHSJA
-from rfdlight.attacks.paper.random_noise import PaperRandomNoise
 from rfdlight.attacks.paper.rays import PaperRayS
-from rfdlight.attacks.paper.signflip import PaperSignFlip
 from rfdlight.attacks.paper.signhunt import PaperSignHunt
 from rfdlight.attacks.paper.signopt import PaperSignOPT
-from rfdlight.attacks.paper.simba import PaperSimBA
 from rfdlight.attacks.paper.square import PaperSquare
 from rfdlight.attacks.paper.zo_signsgd import PaperZOSignSGD
-from rfdlight.attacks.random_noise import RandomNoise
-from rfdlight.attacks.rays import RayS
-from rfdlight.attacks.signflip import SignFlip
-from rfdlight.attacks.signhunt import SignHunt
-from rfdlight.attacks.signopt import SignOPT
-from rfdlight.attacks.simba import SimBA
-from rfdlight.attacks.square import Square
-from rfdlight.attacks.zo_signsgd import ZOSignSGD
 
 BEHAVIOURS: dict[type[Attack], type[PaperBehaviour[Any]]] = {
-    Bandits: PaperBandits,
-    Boundary: PaperBoundary,
-    GeoDA: PaperGeoDA,
-    HSJA: PaperHSJA,
-    NES: PaperNES,
-    RandomNoise: PaperRandomNoise,
-    RayS: PaperRayS,
-    SignFlip: PaperSignFlip,
-    SignHunt: PaperSignHunt,
-    SignOPT: PaperSignOPT,
-    SimBA: PaperSimBA,
-    Square: PaperSquare,
-    ZOSignSGD: PaperZOSignSGD,
+    attacks.Bandits: PaperBandits,
+    attacks.Boundary: query_counting.PaperBoundary,
+    attacks.GeoDA: PaperGeoDA,
+    attacks.HSJA: query_counting.PaperHSJA,
+    attacks.NES: PaperNES,
+    attacks.RandomNoise: query_counting.PaperRandomNoise,
+    attacks.RayS: PaperRayS,
+    attacks.SignFlip: query_counting.PaperSignFlip,
+    attacks.SignHunt: PaperSignHunt,
+    attacks.SignOPT: PaperSignOPT,
+    attacks.SimBA: query_counting.PaperSimBA,
+    attacks.Square: PaperSquare,
+    attacks.ZOSignSGD: PaperZOSignSGD,
 }
-"""By attack, for its subclasses too. Other attacks may add their own; without, they have the defaults of the base."""
+"""By attack; subclasses have that of their attack, and all others the defaults of the base class."""
 
 
 def _class_for(attack: Attack) -> type[PaperBehaviour[Any]]:
@@ -64,7 +48,7 @@ def paper_behaviour(attack: Attack) -> PaperBehaviour[Any]:
 
 
 def with_published_steps(attack: Attack) -> Attack:
-    """Return a copy of an attack that takes the steps of its published code; the attack itself if these are the same."""
+    """Return a copy of an attack that takes the steps of its published code, or the attack if it takes them already."""
     steps = _class_for(attack).steps
     if steps is None or isinstance(attack, steps):
         return attack

@@ -43,6 +43,10 @@ class PaperBehaviour(Generic[A]):
         """
         return evaluated
 
+    def without_first(self, evaluated: Tensor) -> Tensor:
+        """Return evaluations without those of the first query, (rows,) int64."""
+        return (evaluated - self.attack.eot).clamp_min(0)
+
     def between_iterations(self, state: Columns) -> Tensor:
         """Return the rows for which the published code checks its budget now, (rows,) bool."""
         return torch.ones_like(state["y"], dtype=torch.bool)

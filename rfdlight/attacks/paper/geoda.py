@@ -19,7 +19,7 @@ class PublishedGeoDA(GeoDA):
 
 
 class PaperGeoDA(PaperBehaviour[GeoDA]):
-    """Checks its budget between iterations and starts, ends with its split, and votes on a boundary point in the ball."""
+    """Checks its budget between iterations and starts, ends with its split, and confirms success by votes."""
 
     steps = PublishedGeoDA
     confirmed_by_votes = True

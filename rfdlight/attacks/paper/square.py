@@ -20,7 +20,7 @@ class PaperSquare(PaperBehaviour[Square]):
     steps = PublishedSquare
 
     def billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return (evaluated - self.attack.eot).clamp_min(0)
+        return self.without_first(evaluated)
 
     def ended(self, state: Columns, evaluated: Tensor) -> Tensor:
         iterations = (state["budget"] // self.attack.eot).clamp_min(1) + (self.attack.norm == "l2")
