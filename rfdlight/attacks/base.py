@@ -97,6 +97,14 @@ class Attack(Configurable, ABC):
             configured.eot = eot
         return configured
 
+    def extended_by(self, extension: type[Attack]) -> Attack:
+        """Return a copy that has the methods of `extension`, a subclass of `Attack`, before its own."""
+        direct = type(self) in extension.__bases__
+        form: type[Attack] = extension if direct else type(extension.__name__, (extension, type(self)), {})
+        extended: Attack = object.__new__(form)
+        vars(extended).update(vars(self))
+        return extended
+
     def is_adversarial(self, state: Columns, labels: Tensor) -> Tensor:
         """Return which labels are a success: the target if there is one, else every wrong label, (rows,) bool."""
         return torch.where(state["target"] >= 0, labels == state["target"], labels != state["y"])

@@ -50,11 +50,4 @@ def paper_behaviour(attack: Attack) -> PaperBehaviour[Any]:
 def with_published_steps(attack: Attack) -> Attack:
     """Return a copy of an attack that takes the steps of its published code, or the attack if it takes them already."""
     steps = _class_for(attack).steps
-    if steps is None or isinstance(attack, steps):
-        return attack
-    # A subclass of the attack keeps what it changes besides the published steps.
-    plain = type(attack) in steps.__bases__
-    form: type[Attack] = steps if plain else type(steps.__name__, (steps, type(attack)), {})
-    copied: Attack = object.__new__(form)
-    vars(copied).update(vars(attack))
-    return copied
+    return attack if steps is None or isinstance(attack, steps) else attack.extended_by(steps)
