@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from attack_checks import linear_victim
-from harness import Constant, Mapped, Run, drive, images, one_by_one
+from harness import Constant, Mapped, Run, drive, images, one_by_one, takes_published_steps
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
+from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.engine import criterion_named
 
 Reference = Callable[[Callable[[Tensor], Tensor], Tensor, int, int, int, int], list[dict[str, Any]]]
@@ -51,7 +52,7 @@ def check_iterates(
     attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, moves_at: int, length: float, which: float
 ) -> None:
     """The iterate moves once per cycle, by at most `length` in the norm `which`, inside the ball and [0, 1]."""
-    free = attack.query_counting == "paper"
+    free = takes_published_steps(attack)
     for q, (before, points, _, after) in enumerate(drive(attack, one_by_one(victim), x, y, budget=5 * cycle)):
         assert free or (points.min() >= 0 and points.max() <= 1)
         old, new = attack.best(before), attack.best(after)
@@ -102,16 +103,16 @@ def check_billing(attack: Attack, query_counting: str, used: int, cycle: int, bu
     for record in run.records:
         if query_counting == "exact":
             looks = budget // eot // cycle if used < cycle else 0
-            assert record["success_check"] == looks * eot
-            assert record["attack"] + record["success_check"] == record["billed"] == budget // eot * eot
-            assert record["criterion"] == 3
+            assert record.success_check == looks * eot
+            assert record.attack + record.success_check == record.billed == budget // eot * eot
+            assert record.criterion == 3
         else:
             iterations = -(-budget // (used * eot))
-            assert record["attack"] == used * eot * iterations
-            assert record["success_check"] == 0
-            assert record["billed"] == budget
+            assert record.attack == used * eot * iterations
+            assert record.success_check == 0
+            assert record.billed == budget
             # One draw at the clean image, two at the end, and the looks, which are the evaluator's.
-            assert record["criterion"] == 3 + iterations
+            assert record.criterion == 3 + iterations
 
 
 def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, look: int, budget: int) -> None:
@@ -126,9 +127,11 @@ def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle:
         logits = answer(points)
         attack.tell(state, points, logits)
         looking = q % cycle == look
-        assert torch.equal(attack.reports_success(state), (logits.argmax(1) != y) & looking)
+        assert torch.equal(
+            paper_behaviour(attack).reports_success(state, logits.argmax(1) != y), (logits.argmax(1) != y) & looking
+        )
         assert not looking or torch.equal(points, attack.best(state))
-        seen += int(attack.reports_success(state).sum())
+        seen += int(paper_behaviour(attack).reports_success(state, logits.argmax(1) != y).sum())
     assert seen
 
 
@@ -138,7 +141,7 @@ def check_paper_boundaries(attack: Attack, victim: nn.Module, x: Tensor, y: Tens
     hook = victim.register_forward_pre_hook(lambda _, inputs: ranges.append(inputs[0].aminmax()))
     run = Run(victim, attack, x, y, budget=budget, query_counting="paper", criterion=criterion_named("paper"))
     hook.remove()
-    adversarial = [record["success_query"] for record in run.records if record["success_query"] is not None]
+    adversarial = [record.success_query for record in run.records if record.success_query is not None]
     assert adversarial
     # The last iteration may exceed the budget, and is then recorded as the budget.
     assert all(at % used == 0 or at == budget for at in adversarial)

@@ -73,7 +73,7 @@ def check_noise_reference(attack: RandomNoise, victim: nn.Module, x: Tensor, y: 
         )
         for q, (entry, (_, points, _, after)) in enumerate(zip(history, ticks, strict=True)):
             assert torch.equal(points[i], entry["point"]), f"image {i}, query {q}"
-            assert bool(after["wrong"][i]) == any(past["wrong"] for past in history[: q + 1])
+            assert bool(after["success"][i]) == any(past["wrong"] for past in history[: q + 1])
         assert torch.equal(attack.best(ticks[-1][3])[i], submitted)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
+from rfdlight.attacks.paper import paper_behaviour, with_published_steps
 from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, SuccessCriterion, criterion_named
 from rfdlight.victims.cifar_resnet import CifarResNet
 
@@ -177,7 +178,18 @@ class Run:
         return self.engine.ledger.total
 
     def column(self, name: str) -> Tensor:
-        return torch.tensor([record[name] for record in self.records])
+        return torch.tensor([getattr(record, name) for record in self.records])
+
+
+def counted(attack: Attack, query_counting: str) -> Attack:
+    """The attack with the steps that it takes under a query counting."""
+    return with_published_steps(attack) if query_counting == "paper" else attack
+
+
+def takes_published_steps(attack: Attack) -> bool:
+    """Whether an attack takes steps of published code that are not ours."""
+    steps = paper_behaviour(attack).steps
+    return steps is not None and isinstance(attack, steps)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ FLOORS = [
     {"attacks", "data", "defenses"},
     {"records", "victims"},
     {"engine", "reporting"},
-    {"evaluation", "training"},
+    {"evaluation", "testing", "training"},
     {"analysis"},
     {"cli"},
 ]

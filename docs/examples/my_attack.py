@@ -1,4 +1,4 @@
-"""An attack of one's own: random search over sign patterns, reading scores.
+"""An attack of one's own: score-based random search over sign patterns.
 
 Usage: rfdlight test --attack my_attack.MyAttack --attack.share 0.05
 """

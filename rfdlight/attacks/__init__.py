@@ -1,4 +1,4 @@
-"""Query-based attacks: each asks one point per image and tick, and is told the answer."""
+"""Query-based attacks: black-box (score-based and decision-based) and white-box."""
 
 from rfdlight.attacks.bandits import Bandits
 from rfdlight.attacks.base import Attack

@@ -1,9 +1,10 @@
-"""What an attack is."""
+"""The base class of attacks."""
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -17,48 +18,50 @@ from rfdlight.errors import UserError
 
 
 class Attack(Configurable, ABC):
-    """A query-based attack on many images at once, one query per image and tick.
+    """Base class of query-based attacks in ask-and-tell form: many images at once, one query per image and tick.
 
-    An attack never sees the victim. The engine calls `init` once per image, then in turn `ask` for
-    the next point of each row and `tell` with the victim's answer. Rows belong to different images
-    at different stages; nothing may depend on which rows come together.
+    An attack has no access to the victim. The engine calls `init` once per image, then in turn `ask` for the next
+    point of each row and `tell` with the victim's answers. A row is one image. Rows are at different stages of their
+    attacks, and no result may depend on which rows are processed together.
 
-    All that an attack remembers is in its columns, the tensors that `init` returns: their names,
-    dtypes and trailing shapes stay the same for life. `ask` and `tell` change them in `state`, in
-    place or by assignment. Under any other name, `ask` may leave a value for the `tell` that follows
-    it. The engine's own columns, which every state holds and no attack changes, are `x` (rows, C, H,
-    W) the clean pixels, `y` (rows,) int64 the labels, `target` (rows,) int64 the class to be reached
-    or -1, `seed` (rows,) int64 the key of `rfdlight.core.rng`, `budget` (rows,) int64 the queries allowed
-    and, for a targeted attack that `needs_starting_point`, `start` (rows, C, H, W), an image of the target class.
+    `init` returns the attack's columns: tensors whose first dimension is the row. Their names, dtypes and trailing
+    shapes never change. They hold everything that lasts from one tick to the next. `ask` and `tell` change them in
+    `state`, in place or by assignment. `ask` may leave values under other names for the `tell` of the same tick.
+
+    The state also holds the engine's columns, which an attack must not change: `x` (rows, C, H, W), the clean images;
+    `y` (rows,) int64, the labels; `target` (rows,) int64, the class of a targeted attack or -1; `seed` (rows,) int64,
+    the key of `rfdlight.core.rng`; `budget` (rows,) int64, the query budget; and, for a targeted attack with
+    `needs_starting_point`, `start` (rows, C, H, W), an image of the target class.
+
+    An attack is never changed after its construction: `configured` returns copies.
 
     Args:
-        eps: Radius in pixel units, > 0; by default, in linf, the data set's reference radius.
-        norm: Of the ball; by default linf where the attack knows it, else l2.
-        targeted: Whether one class, drawn once per image among the wrong ones, has to be reached;
-            else any wrong class will do.
+        eps: Radius of the ball in pixel units, > 0; by default, in linf, the data set's reference radius.
+        norm: Norm of the ball; by default the first of the attack's `norms`.
+        targeted: Whether the attack has to reach a target class, drawn once per image among the wrong ones; otherwise
+            every wrong class is a success.
 
     Attributes:
-        query_counting: The engine's. Under "paper", an attack also clips and wastes queries as the paper's code.
-        repeats: Evaluations per query, which the engine averages; set by it.
-        loss: What an attack that reads scores lowers.
+        eot: Evaluations per query (expectation over transformation), which the engine averages.
+        loss: Loss of the attacker, which score-based attacks lower.
 
     Raises:
-        UserError: If the attack is not defined for `norm` or has no targeted form, or `eps` is not positive.
+        UserError: If an argument is out of range, or the attack has no such norm or no targeted form.
     """
 
     access: ClassVar[Literal["decision", "score", "gradient"]]
-    """"labels": `answer` is (rows,) int64; "scores": it is the raw logits, (rows, classes); "gradients": it is
-    the gradient of `objective` at the points, (rows, C, H, W), which only a white-box attacker has."""
+    """What `tell` receives. "decision": labels, (rows,) int64. "score": logits, (rows, classes). "gradient", white-box:
+    the gradients of `objective` at the points, (rows, C, H, W)."""
+
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
+    """Norms that the attack is defined for."""
+
     has_targeted_form: ClassVar[bool] = False
+
     needs_starting_point: ClassVar[bool] = False
     """Whether the targeted form starts from an image of the target class."""
 
-    paper_votes: ClassVar[bool] = False
-    """Whether the paper's criterion confirms its claims by votes although it reads labels."""
-
-    query_counting: Literal["exact", "paper"] = "exact"
-    repeats: int = 1
+    eot: int = 1
     loss: Loss = "margin"
 
     def __init__(self, eps: float | None = None, norm: Norm | None = None, targeted: bool = False) -> None:
@@ -76,78 +79,67 @@ class Attack(Configurable, ABC):
 
     @property
     def threat(self) -> ThreatModel:
-        """The ball that the engine enforces.
+        """The ball around the clean image, in which the engine counts successes.
 
         Raises:
-            UserError: If `eps` was left open and no data set has set it.
+            UserError: If the attack has no radius.
         """
         if self.eps is None:
             raise UserError("attack.eps was not given and the data has no reference radius")
         return ThreatModel(self.norm, self.eps)
 
+    def configured(self, *, eps: float | None = None, eot: int | None = None) -> Self:
+        """Return a copy with another radius, or with another number of evaluations per query."""
+        configured = copy.copy(self)
+        if eps is not None:
+            configured.eps = ThreatModel(self.norm, eps).eps
+        if eot is not None:
+            configured.eot = eot
+        return configured
+
+    def extended_by(self, extension: type[Attack]) -> Attack:
+        """Return a copy that has the methods of `extension`, a subclass of `Attack`, before its own."""
+        direct = type(self) in extension.__bases__
+        form: type[Attack] = extension if direct else type(extension.__name__, (extension, type(self)), {})
+        extended: Attack = object.__new__(form)
+        vars(extended).update(vars(self))
+        return extended
+
     def is_adversarial(self, state: Columns, labels: Tensor) -> Tensor:
-        """Say which labels are what the attacker wants: the target, or any but the right one, (rows,) bool."""
+        """Return which labels are a success: the target if there is one, else every wrong label, (rows,) bool."""
         return torch.where(state["target"] >= 0, labels == state["target"], labels != state["y"])
 
     def objective(self, state: Columns, logits: Tensor) -> Tensor:
-        """Return what the attacker lowers, (rows,); see `rfdlight.core.losses.attacker_loss`."""
+        """Return the loss that the attacker lowers, (rows,); see `rfdlight.core.losses.attacker_loss`."""
         return attacker_loss(logits, state["y"], state["target"], self.loss)
 
     def options(self) -> str:
-        """Return the constructor's arguments that are not at their defaults, without the ball, or "defaults"."""
+        """Return the constructor's arguments that differ from their defaults, without the ball, or "defaults"."""
         return ", ".join(changed_arguments(self, leave_out=("eps", "norm", "targeted"))) or "defaults"
 
     @abstractmethod
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        """Return the columns of new rows."""
+        """Return the attack's columns for new rows."""
 
     @abstractmethod
     def ask(self, state: Columns) -> Tensor:
-        """Return the next point of each row, like `x`, within [0, 1].
-
-        Under the paper's query counting, points may leave [0, 1] where the paper's code lets them.
-        """
+        """Return the next point to query for each row, like `x`, within [0, 1]."""
 
     @abstractmethod
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        """Learn the victim's answer at the points asked."""
+        """Update the columns with the victim's answers at the queried points."""
 
     @abstractmethod
     def best(self, state: Columns) -> Tensor:
-        """Return the point in the ball that the attack would submit if it ended now, like `x`."""
-
-    def budget_warning(self, budget: int) -> str | None:
-        """Return one line that a user should know before the budget is spent, or None."""
-        return None
+        """Return the point in the ball that the attack submits if it ends now, like `x`."""
 
     def is_success_check(self, state: Columns) -> Tensor:
-        """Say which points just asked only tell the attacker whether it has finished, (rows,) bool.
+        """Return which queries only show whether the attack has succeeded, (rows,) bool; by default none.
 
-        Called between `ask` and `tell`. Exact query counting bills them; under the paper's they are the
-        evaluator's, and free. The default is none.
+        The engine calls it between `ask` and `tell`, and counts these queries in a column of their own.
         """
         return torch.zeros_like(state["y"], dtype=torch.bool)
 
-    def reports_success(self, state: Columns) -> Tensor:
-        """Say which rows the answer just told makes the attack call broken, (rows,) bool.
-
-        Only the paper's criterion listens to it, after each `tell`. The default claims nothing.
-        """
-        return torch.zeros_like(state["y"], dtype=torch.bool)
-
-    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        """Return what the paper's code would have billed, (rows,) int64; the default is `evaluated`.
-
-        Args:
-            state: Between two queries.
-            evaluated: (rows,) int64, the evaluations so far that were not the evaluator's.
-        """
-        return evaluated
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        """Say which rows the paper's code would stop now because their budget is spent, (rows,) bool.
-
-        Its loops look at the budget between steps, so that the last step may exceed it. The default
-        ends as soon as the budget is billed.
-        """
-        return self.paper_billed(state, evaluated) >= state["budget"]
+    def budget_warning(self, budget: int) -> str | None:
+        """Return one line if the budget, in evaluations per image, is too small for the options, else None."""
+        return None

@@ -1,4 +1,4 @@
-"""The fast gradient sign method, the cheapest white-box attack."""
+"""The FGSM attack (fast gradient sign method)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ from rfdlight.core.losses import Loss
 
 
 class FGSM(PGD):
-    """Takes one step along the victim's own gradient, from the image to the surface of the ball: a white-box attack.
+    """FGSM: white-box attack in linf or l2 with one step along the gradient, to the surface of the ball.
 
-    In linf the point is clip(x + eps sign(gradient)). With `random_start`, the step of 1.25 eps starts at a
-    random point of the ball and is projected. It is `PGD` with one step: queries come in pairs, the gradient
-    and the look at the point that it leads to, and after the first pair every pair starts at a random point.
+    In linf the point is clip(x + eps sign(gradient)). With `random_start`, a step of 1.25 eps starts at a random point
+    of the ball and is projected. FGSM is `PGD` with one step: a query for the gradient, a success check, and new runs
+    from random points.
 
-    Source: Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4;
-    with the random start, Wong, Rice, Kolter, Fast is Better than Free, ICLR 2020, section 4.1.
+    Source: Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4; with the
+    random start, Wong, Rice, Kolter, Fast is Better than Free, ICLR 2020, section 4.1.
 
     Args:
-        step: Length of the step in pixel units; by default eps, or 1.25 eps with `random_start`.
-        random_start: Whether already the first step starts at a random point of the ball.
+        step: Length of the step in pixel units, > 0; by default eps, or 1.25 eps with `random_start`.
+        random_start: Whether the first step, too, starts at a random point of the ball.
         loss: "cross_entropy", the paper's, or "margin".
-        ball: `eps`, `norm` and `targeted`, as for every attack.
-
-    Raises:
-        UserError: If `step` is out of range.
+        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
     """
 
     def __init__(

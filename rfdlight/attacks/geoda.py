@@ -9,38 +9,39 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import Attack
-from rfdlight.attacks.options import check_count, check_positive
+from rfdlight.attacks.argument_checks import check_count, check_positive
+from rfdlight.attacks.bisection import halve, keep_nearest, middle, open_bracket, open_nearest, reopen
+from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
 from rfdlight.core import norms, rng
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 _NOISE, _PROBES = range(2)
-"""The streams of random numbers."""
+"""Streams of random numbers."""
 
 _STEP = 0.02
-"""By how much the noise of the start grows from one try to the next, a standard deviation."""
+"""Growth of the starting noise's standard deviation from one try to the next."""
 _GAP = 1e-4
-"""Where bisection stops, an l2 length."""
+"""l2 length at which bisection stops."""
 _TRIES = 100
-"""Steps of a walk that finds nothing."""
+"""Steps after which a walk fails."""
 _SEARCH = 25
-"""Queries that the split sets aside for an iteration's walk and bisection."""
+"""Queries that the split sets aside for the walk and the bisection of an iteration."""
 _RATIO = 0.6 ** (-2 / 3)
-"""How much the queries for the normal grow from one iteration to the next."""
+"""Growth of the number of probes from one iteration to the next."""
 _FIRST = (50, 80)
-"""Between what the first iteration's queries for the normal should lie."""
+"""Bounds of the first iteration's number of probes."""
 
 
 @lru_cache(maxsize=1024)
 def query_split(queries: int) -> tuple[int, ...]:
-    """Return how many queries each iteration spends on its normal: a geometric sequence of positive numbers.
+    """Return the number of probes of each iteration: a geometric sequence of positive numbers.
 
-    For T iterations the sum is about `queries` - 25 T. T is the number nearest to `queries` / 500 whose first
-    share lies within [50, 80]; where no share does, the one whose share comes nearest to that.
+    For T iterations the sum is about `queries` - 25 T. T is the number nearest to `queries` / 500 whose first share
+    lies within [50, 80], or the number whose first share comes nearest to that.
 
     Args:
-        queries: All that an image may be asked.
+        queries: Query budget of an image.
 
     Example:
         >>> query_split(1000)
@@ -69,12 +70,12 @@ def _cosines(size: int, modes: int, device: torch.device) -> Tensor:
 
 
 def low_waves(weights: Tensor, height: int, width: int) -> Tensor:
-    """Return the images with these cosine coefficients, the lowest of each channel.
+    """Return the images with the given cosine coefficients, the lowest of each channel.
 
     Args:
         weights: (rows, C, vertical modes, horizontal modes) float32.
-        height: Of the images.
-        width: Of the images.
+        height: Height of the images.
+        width: Width of the images.
 
     Returns:
         (rows, C, height, width) float32, of the same l2 norm as the coefficients.
@@ -91,54 +92,46 @@ def low_waves(weights: Tensor, height: int, width: int) -> Tensor:
     return waves
 
 
-class GeoDA(Attack):
-    """Estimates the normal of the decision boundary and walks along it from the clean image, reading labels.
+class GeoDA(PhasedAttack):
+    """GeoDA: decision-based attack in linf or l2 that takes the decision boundary as flat and estimates its normal.
 
-    Noise that grows until the answer is wrong, and bisection of the segment from x to there, give a first point b
-    on the boundary. An iteration probes b + alpha w for random low-frequency images w and adds the mean of those
-    w, each negated where the answer is still right, to the normal. Then it walks from x along the normal (l2) or
-    its signs (linf) until the answer is wrong, and bisects again, which gives the next b.
+    Noise that grows until it is misclassified, and bisection between it and the clean image x, give a boundary point b.
+    An iteration probes b + alpha w for random low-frequency images w, and adds to the normal the mean of w, negated
+    where the probe is still right. It then walks from x along the normal (l2) or its signs (linf) until it is
+    misclassified, and bisection gives the next b.
 
-    Source: Rahmati, Moosavi-Dezfooli, Frossard and Dai, GeoDA: A Geometric Framework for Black-Box Adversarial
-    Attacks, CVPR 2020, algorithm 1. Later iterations get more queries, see `query_split`; normals of all iterations
-    are added up. Deviations: the walk's direction has l2 length 1 in both norms, so that its steps do
-    not depend on the number of probes; when a walk fails, b stays, where the published code goes on from a point
-    that is still right; when the split is used up and budget is left, it begins anew; the point submitted is
-    the nearest one that was answered wrongly, not the last b; queries are clipped to [0, 1]. Under the paper's
-    query counting x itself is asked first, only walks are clipped, and the attack ends with the split.
+    Source: Rahmati, Moosavi-Dezfooli, Frossard and Dai, GeoDA: A Geometric Framework for Black-Box Adversarial Attacks,
+    CVPR 2020, algorithm 1, with more probes in later iterations, see `query_split`, and the sum of all normals.
+    Deviations: the direction of the walk has l2 length 1 in both norms, so that its steps do not depend on the number
+    of probes; b stays if a walk fails, where the published code goes on from a point that is still right; the split
+    begins again when it is used up and budget is left; the nearest misclassified point is submitted, not the last b;
+    queries are clipped to [0, 1].
 
     Args:
-        sub_dim: Lowest cosine modes per side and channel that w is made of; all of them in smaller images.
+        sub_dim: Lowest cosine modes of w per side and channel; all modes in smaller images.
         alpha: Size of the probes in pixel units, > 0: w has independent standard normal coefficients.
-        kappa: Length of a walk's step in l2, > 0.
+        kappa: Length of a step of the walk in l2, > 0.
         ball: `eps` and `norm` ("linf" or "l2"), see `Attack`.
 
     State:
-        phase: (rows,) int64: looking for a start, bisecting, probing, or walking.
-        far: Like `x`, where the segment from x ends.
-        low, high: (rows,) float64, shares of the segment: the answer is right at `low`, wrong at `high`, and b is
-            at `high`.
-        span: (rows,) float64, the segment's l2 length.
+        far, span: the end of the segment from x, and its l2 length.
+        low, high: the bracket on the segment; b is at `high`.
         tries: (rows,) int64, noises or steps of the walk so far.
         iteration: (rows,) int64, -1 before the first b.
-        quota, probed: (rows,) int64, probes of this iteration, all and so far.
-        drawn: (rows,) int64, probes of all iterations.
+        quota, probed, drawn: (rows,) int64, probes of this iteration, of them so far, and of all iterations.
         gathered, normal: (rows, C, modes, modes) float32 coefficients, sums over probes and over iterations.
-        nearest: Like `x`, the nearest misclassified point; before there is one, the last point asked.
-        distance: (rows,) float32, its norm, infinite before there is one.
+        nearest, distance: the nearest misclassified point and its distance from x.
 
     Queries:
-        Per iteration its share of the split, 1 to 100 for the walk, and ceil(log2(span / 1e-4)) to bisect.
-
-    Raises:
-        UserError: If an option is out of range.
+        Per iteration its share of the split, 1 to 100 for the walk, and ceil(log2(span / 1e-4)) for the bisection.
     """
 
-    access = "decision"
-    paper_votes = True
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
-    _START, _BISECT, _PROBE, _WALK = range(4)
+    first_try: ClassVar[int] = 1
+    """Number of the first noise of the start, whose size it sets."""
+
+    START, BISECT, PROBE, WALK = range(4)
 
     def __init__(self, sub_dim: int = 10, alpha: float = 2e-4, kappa: float = 1.0, **ball: Any) -> None:
         super().__init__(**ball)
@@ -151,135 +144,113 @@ class GeoDA(Attack):
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         rows, channels, height, width = x.shape
         modes = torch.zeros(rows, channels, min(self.sub_dim, height), min(self.sub_dim, width), device=x.device)
-        real = torch.zeros_like(y, dtype=torch.float64)
         return {
-            "phase": torch.full_like(y, self._START),
+            **{name: torch.zeros_like(y) for name in ("phase", "tries", "quota", "probed", "drawn")},
+            **open_bracket(y),
+            **open_nearest(x, y),
             "far": x.clone(),
-            "low": real,
-            "high": real.clone(),
-            "span": real.clone(),
-            "tries": torch.zeros_like(y),
+            "span": torch.zeros_like(y, dtype=torch.float64),
             "iteration": torch.full_like(y, -1),
-            "quota": torch.zeros_like(y),
-            "probed": torch.zeros_like(y),
-            "drawn": torch.zeros_like(y),
             "gathered": modes,
             "normal": modes.clone(),
-            "nearest": x.clone(),
-            "distance": torch.full_like(y, torch.inf, dtype=torch.float32),
         }
 
-    def ask(self, state: Columns) -> Tensor:
-        x, phase = state["x"], state["phase"]
-        starting_points, bisects, probes, walks = (phase == which for which in range(4))
-        step = (state["tries"] + 1).double()
-        # The published code counts a test of x itself as the first try.
-        noise = _STEP * (step - 1 if self.query_counting == "paper" else step)
-        size = torch.where(
-            starting_points, noise, torch.where(probes, self.alpha, torch.where(walks, self.kappa * step, 0.0))
+    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+        return (
+            (self._noisy, self._after_noise),
+            (self._halfway, self._after_bisection),
+            (self._probe, self._after_probe),
+            (self._walked, self._after_walk),
         )
-        share = torch.where(bisects, (state["low"] + state["high"]) / 2, torch.where(probes, state["high"], 0.0))
-        point = x + per_row(share.to(x.dtype), x) * (state["far"] - x)
-        point += per_row(size.to(x.dtype), x) * self._move(state, starting_points, probes, walks)
-        inside = point.clamp(0, 1)
-        return inside if self.query_counting == "exact" else torch.where(per_row(walks, x), inside, point)
-
-    def _move(self, state: Columns, starting_points: Tensor, probes: Tensor, walks: Tensor) -> Tensor:
-        """Return noise, probes and directions, like `x`, and leave the probes' coefficients in the state."""
-        x, seed = state["x"], state["seed"]
-        move = torch.zeros_like(x)
-        if starting_points.any():
-            number = state["tries"] + (self.query_counting == "exact")
-            move = torch.where(per_row(starting_points, x), rng.normal(seed, _NOISE, number, tuple(x.shape[1:])), move)
-        weights = state["normal"]
-        if probes.any():
-            draws = rng.normal(seed, _PROBES, state["drawn"], tuple(weights.shape[1:]))
-            weights = torch.where(per_row(probes, weights), draws, weights)
-            state["weights"] = weights
-        if (probes | walks).any():
-            waves = low_waves(weights, *x.shape[2:]).to(x.dtype)
-            move = torch.where(per_row(probes, x), waves, move)
-            if walks.any():
-                move = torch.where(per_row(walks, x), self._direction(waves), move)
-        return move
-
-    def _direction(self, normal: Tensor) -> Tensor:
-        """Return which way to walk, like `normal`, of l2 length 1."""
-        if self.norm == "linf":
-            return normal.sign() / math.sqrt(normal[0].numel())
-        return normal / per_row(norms.norm(normal, "l2").clamp_min(1e-12), normal)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        hit = self.is_adversarial(state, answer)
-        starting_points, bisects, probes, walks = (state["phase"] == which for which in range(4))
-        self._remember(state, points, hit)
-
-        opens = hit & (starting_points | walks)
-        middle = (state["low"] + state["high"]) / 2
-        low = torch.where(bisects & ~hit, middle, state["low"])
-        high = torch.where(bisects & hit, middle, state["high"])
-        state["low"], state["high"] = torch.where(opens, 0.0, low), torch.where(opens, 1.0, high)
-        if opens.any():
-            state["far"] = torch.where(per_row(opens, points), points, state["far"])
-            span = norms.norm(points - state["x"], "l2").double()
-            state["span"] = torch.where(opens, span, state["span"])
-        closed = bisects & ((state["high"] - state["low"]) * state["span"] <= _GAP)
-        failed = walks & ~hit & (state["tries"] + 1 >= _TRIES)
-
-        if probes.any():
-            signed = torch.where(per_row(hit, points), state["weights"], -state["weights"])
-            state["gathered"] = state["gathered"] + torch.where(per_row(probes, points), signed, 0.0)
-        state["drawn"] = state["drawn"] + probes
-        state["probed"] = state["probed"] + probes
-        full = probes & (state["probed"] >= state["quota"])
-        if full.any():
-            mean = state["gathered"] / per_row(state["quota"].clamp_min(1), state["gathered"])
-            state["normal"] = torch.where(per_row(full, mean), state["normal"] + mean, state["normal"])
-
-        tries = state["tries"] + (starting_points | walks)
-        state["tries"] = torch.where(opens | closed | full | failed, 0, tries)
-        phase = torch.where(opens, self._BISECT, torch.where(full, self._WALK, state["phase"]))
-        state["phase"] = torch.where(closed | failed, self._PROBE, phase)
-        self._begin(state, closed | failed)
-
-    def _remember(self, state: Columns, points: Tensor, hit: Tensor) -> None:
-        """Keep the nearest misclassified point."""
-        distance = norms.norm(points - state["x"], self.norm)
-        nearer = hit & (distance < state["distance"])
-        kept = nearer | state["distance"].isinf()
-        if kept.any():
-            state["nearest"] = torch.where(per_row(kept, points), points, state["nearest"])
-        state["distance"] = torch.where(nearer, distance, state["distance"])
-
-    def _begin(self, state: Columns, begins: Tensor) -> None:
-        """Give rows that begin an iteration their probes."""
-        if not begins.any():
-            return
-        state["iteration"] = state["iteration"] + begins
-        state["probed"] = torch.where(begins, 0, state["probed"])
-        state["gathered"] = torch.where(per_row(begins, state["gathered"]), 0.0, state["gathered"])
-        for budget in state["budget"].unique().tolist():
-            split = torch.tensor(query_split(budget // self.repeats), device=begins.device)
-            chosen = begins & (state["budget"] == budget)
-            state["quota"] = torch.where(chosen, split[state["iteration"] % len(split)], state["quota"])
+        keep_nearest(self.threat, state, points, self.is_adversarial(state, answer))
+        super().tell(state, points, answer)
 
     def best(self, state: Columns) -> Tensor:
         return self.threat.admit(state["x"], state["nearest"])
 
-    def _between(self, state: Columns) -> Tensor:
-        """Say which rows have just found b and not yet probed, (rows,) bool."""
-        return (state["phase"] == self._PROBE) & (state["probed"] == 0)
+    def in_range(self, points: Tensor) -> Tensor:
+        """Return noise, bisection points and probes clipped to [0, 1]."""
+        return points.clamp_(0, 1)
 
-    def reports_success(self, state: Columns) -> Tensor:
-        reach = state["high"] * norms.norm(state["far"] - state["x"], self.norm)
-        return self._between(state) & (reach <= self.threat.eps)
+    def _noisy(self, state: Columns) -> Tensor:
+        x, number = state["x"], state["tries"] + self.first_try
+        noise = rng.normal(state["seed"], _NOISE, number, tuple(x.shape[1:]))
+        return self.in_range(x + per_row((_STEP * number.double()).to(x.dtype), x) * noise)
 
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        # The published code looks at the budget after an iteration, and makes no more of them than its split has.
-        between = self._between(state)
-        done = torch.zeros_like(between)
-        for budget in state["budget"].unique().tolist():
-            iterations = len(query_split(budget // self.repeats))
-            done |= (state["budget"] == budget) & (state["iteration"] >= iterations)
-        spent = evaluated >= state["budget"]
-        return (spent & (between | (state["phase"] == self._START))) | (between & done)
+    def _after_noise(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        state["tries"] = (state["tries"] + 1).masked_fill(adversarial, 0)
+        self._bisect(state, points, adversarial)
+
+    def _bisect(self, state: Columns, points: Tensor, rows: Tensor) -> None:
+        """Begin the bisection between x and the points of `rows`."""
+        state["far"] = torch.where(per_row(rows, points), points, state["far"])
+        span = norms.norm(points - state["x"], "l2").double()
+        state["span"] = torch.where(rows, span, state["span"])
+        reopen(state, rows)
+        state["phase"] = state["phase"].masked_fill(rows, self.BISECT)
+
+    @staticmethod
+    def _along(state: Columns, share: Tensor) -> Tensor:
+        """Return the points at a share of the segment."""
+        x = state["x"]
+        return x + per_row(share.to(x.dtype), x) * (state["far"] - x)
+
+    def _halfway(self, state: Columns) -> Tensor:
+        return self.in_range(self._along(state, middle(state)))
+
+    def _after_bisection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        closed = halve(state, adversarial) * state["span"] <= _GAP
+        state["tries"] = state["tries"].masked_fill(closed, 0)
+        self._begin(state, closed)
+
+    def _begin(self, state: Columns, rows: Tensor) -> None:
+        """Begin an iteration of `rows`, with its number of probes."""
+        state["iteration"] = state["iteration"] + rows
+        state["probed"] = state["probed"].masked_fill(rows, 0)
+        state["gathered"] = state["gathered"].masked_fill(per_row(rows, state["gathered"]), 0.0)
+        state["phase"] = state["phase"].masked_fill(rows, self.PROBE)
+        for budget in state["budget"][rows].unique().tolist():
+            split = torch.tensor(query_split(budget // self.eot), device=rows.device)
+            chosen = rows & (state["budget"] == budget)
+            state["quota"] = torch.where(chosen, split[state["iteration"] % len(split)], state["quota"])
+
+    @staticmethod
+    def _weights(state: Columns) -> Tensor:
+        """Return the cosine coefficients of the next probe."""
+        return rng.normal(state["seed"], _PROBES, state["drawn"], tuple(state["normal"].shape[1:]))
+
+    def _probe(self, state: Columns) -> Tensor:
+        x = state["x"]
+        waves = low_waves(self._weights(state), *x.shape[2:]).to(x.dtype)
+        return self.in_range(self._along(state, state["high"]) + self.alpha * waves)
+
+    def _after_probe(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        weights = self._weights(state)
+        state["gathered"] = state["gathered"] + torch.where(per_row(adversarial, weights), weights, -weights)
+        state["drawn"], state["probed"] = state["drawn"] + 1, state["probed"] + 1
+        full = state["probed"] >= state["quota"]
+        mean = state["gathered"] / per_row(state["quota"].clamp_min(1), weights)
+        state["normal"] = torch.where(per_row(full, mean), state["normal"] + mean, state["normal"])
+        state["tries"] = state["tries"].masked_fill(full, 0)
+        state["phase"] = state["phase"].masked_fill(full, self.WALK)
+
+    def _walked(self, state: Columns) -> Tensor:
+        x = state["x"]
+        direction = self._direction(low_waves(state["normal"], *x.shape[2:]).to(x.dtype))
+        length = self.kappa * (state["tries"] + 1).double()
+        return (x + per_row(length.to(x.dtype), x) * direction).clamp_(0, 1)
+
+    def _direction(self, normal: Tensor) -> Tensor:
+        """Return the direction of the walk, like `normal`, of l2 length 1."""
+        if self.norm == "linf":
+            return normal.sign() / math.sqrt(normal[0].numel())
+        return normal / per_row(norms.norm(normal, "l2").clamp_min(1e-12), normal)
+
+    def _after_walk(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        tries = state["tries"] + 1
+        failed = ~adversarial & (tries >= _TRIES)
+        state["tries"] = tries.masked_fill(adversarial | failed, 0)
+        self._bisect(state, points, adversarial)
+        self._begin(state, failed)

@@ -8,13 +8,22 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight.attacks import opening
-from rfdlight.attacks.base import Attack
-from rfdlight.attacks.opening import BLEND, BLEND_GAP, START
-from rfdlight.attacks.options import check_count
+from rfdlight.attacks.argument_checks import check_count
+from rfdlight.attacks.bisection import (
+    BLEND_GAP,
+    halfway,
+    halve,
+    keep_nearest,
+    middle,
+    open_bracket,
+    open_nearest,
+    reopen,
+    starting_point,
+)
+from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
 from rfdlight.core import norms, rng
 from rfdlight.core.norms import Norm
-from rfdlight.core.tensors import Columns, per_row, take
+from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
 _FIRST_PROBE = 0.1
@@ -24,63 +33,54 @@ _HALVINGS = 20
 """Steps tried per iteration; the last is a millionth of the first."""
 
 _NOISE, _PROBE = range(2)
-"""The streams of random numbers."""
+"""Streams of random numbers."""
 
 
-class HSJA(Attack):
-    """Walks along the decision boundary towards x, estimating its normal from labels.
+class HSJA(PhasedAttack):
+    """HopSkipJump: decision-based attack in linf or l2 that estimates the normal of the decision boundary.
 
-    It starts from uniform noise that is misclassified, or from an image of the target class. The point is
-    drawn towards x until it all but touches the boundary. Then each iteration t probes the boundary point b
-    in floor(init_probes sqrt(t)) random directions, at most max_probes, and estimates the normal as the mean of
-    the directions u, with sign +1 where b + size u hits and -1 elsewhere. The step along the normal
-    has length D / sqrt(t), D being the distance of b, halved until it hits; and the point is drawn towards x again.
+    It starts from uniform noise that is misclassified, or from an image of the target class. Bisection between this
+    point and the clean image x gives a boundary point b. Iteration t probes b in floor(init_probes sqrt(t)) random
+    directions u, at most max_probes, and estimates the normal as the mean of sign u, with sign +1 where b + size u is
+    adversarial and -1 elsewhere. A step of length D / sqrt(t) along the normal, with D the distance of b from x, is
+    halved until it is adversarial. Then bisection towards x gives the next boundary point.
 
-    Source: Chen, Jordan and Wainwright, HopSkipJumpAttack, IEEE S&P 2020, algorithms 1 and 2, with the published
-    code's first bisection of the start to a gap of 1/1000, its first probe size of 0.1, and its use of sizes
-    sqrt(d) gap D' (l2) and d gap D' (linf), D' being the distance before the point was last drawn towards x.
-    Deviations: every image is a state machine of its own, and budgets end it at any query; what counts as
-    misclassified is decided by the true label, not by the predicted one; a targeted start is asked once, and again
-    until it hits; an iteration whose step was halved 20 times leaves the point where it was, where the authors go
-    on for ever; the nearest of all hits is submitted, not the last; `gap` is not the authors' option.
+    Source: Chen, Jordan and Wainwright, HopSkipJumpAttack, IEEE S&P 2020, algorithms 1 and 2. From the published code:
+    bisection of the start to a gap of 1/1000, a first probe size of 0.1, and later sizes of sqrt(d) gap D' (l2) and
+    d gap D' (linf), with D' the distance before the last bisection towards x.
+    Deviations: each image advances on its own; the budget ends it at any query; misclassification refers to the true
+    label, not to the predicted one; a targeted start is queried once, and again until it is adversarial; an iteration
+    leaves b unchanged after 20 halvings, where the authors go on for ever; the nearest of all adversarial points is
+    submitted, not the last one; `gap` is not an option of the authors.
 
     Args:
         init_probes: Probes in the first iteration, >= 1.
-        max_probes: Probes in an iteration at most, >= 1.
-        gap: Share of the way from x at which drawing towards x stops, in (0, 1); it sets the probe size too. By
-            default the authors' d^-1.5 in l2 and d^-2 in linf. On a random victim these are far below what its noise
-            lets anyone see, and take 18 and 24 queries at 32 x 32; 0.001 takes 10. Set it in linf on large
-            images too, where the authors' probes are too short for float32.
+        max_probes: Largest number of probes in an iteration, >= 1.
+        gap: Share of the way to x at which bisection stops, in (0, 1); it also sets the probe size. By default the
+            authors' d^-1.5 in l2 and d^-2 in linf. Behind a random victim these are far below its noise, and take 18
+            and 24 queries at 32 x 32; 0.001 takes 10. Set it in linf on large images too, where the authors' probes
+            are too short for float32.
         ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
-        phase: (rows,) int64: trying starts, blending, drawing towards x, probing, or stepping.
-        point: like x, the last hit apart from probes: the boundary point b when probing and stepping.
-        far: like x, where the segment being bisected ends.
-        reach: (rows,) float64, the distance of `far` from x.
-        low, high: (rows,) float64, the bracket of the bisection, as shares of the way to `far`.
+        point: like x, the last adversarial point apart from probes: b while probing and stepping.
+        far, reach, low, high: the segment of the bisection from x to `far`, the length of it and the bracket on it.
         iteration: (rows,) int64, t, counted from 1.
-        probes, answers: (rows,) int64, probes so far in the iteration, and the sum of their signs.
-        signed, total: like x, the sums of their offsets from b, with and without the signs.
-        halvings: (rows,) int64, how often the step was halved.
-        draws: (rows,) int64, random starts and probes so far.
-        nearest: like x, the nearest of all hits; the last start tried before any hit.
-        distance: (rows,) its distance from x, infinite before any hit.
+        probes, answers, signed, total: number of probes in this iteration, sum of their signs, and sums of their
+            offsets from b with and without the signs.
+        halvings, draws: (rows,) int64, halvings of this step; random starts and probes so far.
+        nearest, distance: the nearest adversarial point and its distance from x.
 
     Queries:
-        One per start tried; 10 for the blend of noise; ceil(log2(1 / gap)) to draw a point towards x; one per
-        probe; one per length of the step.
-
-    Raises:
-        UserError: If an option is out of range.
+        One per start tried; 10 to blend noise; ceil(log2(1 / gap)) per bisection towards x; one per probe; one per
+        length of the step.
     """
 
-    access = "decision"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
     needs_starting_point = True
 
-    _PROJECT, _GRADIENT, _STEP = range(BLEND + 1, BLEND + 4)
+    START, BLEND, PROJECT, PROBE, STEP = range(5)
 
     def __init__(self, init_probes: int = 100, max_probes: int = 10_000, gap: float | None = None, **ball: Any) -> None:
         super().__init__(**ball)
@@ -95,61 +95,52 @@ class HSJA(Attack):
         counts = ("phase", "iteration", "probes", "answers", "halvings", "draws")
         return {
             **{name: torch.zeros_like(y) for name in counts},
-            **{name: x.clone() for name in ("point", "far", "nearest")},
+            **{name: x.clone() for name in ("point", "far")},
             **{name: torch.zeros_like(x) for name in ("signed", "total")},
-            **opening.open_bisection(y),
+            **open_bracket(y),
+            **open_nearest(x, y),
             "reach": torch.zeros_like(y, dtype=torch.float64),
-            "distance": torch.full_like(y, torch.inf, dtype=x.dtype),
         }
 
-    def closeness(self, size: int) -> float:
-        """Return the share of the way from x at which drawing towards x stops, for images of `size` values."""
-        if self.gap is not None:
-            return self.gap
-        return size**-1.5 if self.norm == "l2" else size**-2.0
-
-    def probes_wanted(self, iteration: Tensor) -> Tensor:
-        """Return how many probes an iteration takes, (rows,) int64."""
-        return (self.init_probes * iteration.double().sqrt()).long().clamp_max(self.max_probes)
-
-    def probe_size(self, state: Columns) -> Tensor:
-        """Return the l2 length of the probes, (rows,) float64."""
-        size = state["x"][0].numel()
-        factor = math.sqrt(size) if self.norm == "l2" else size
-        later = factor * self.closeness(size) * state["reach"]
-        return torch.where(state["iteration"] == 1, _FIRST_PROBE, later)
-
-    def normal(self, state: Columns) -> Tensor:
-        """Return the estimated normal of the boundary, pointing to where probes hit, of l2 length 1, like `x`."""
-        answers, probes = state["answers"], state["probes"].clamp_min(1)
-        mean = torch.where(answers.abs() == probes, 0.0, answers.double() / probes)
-        estimate = state["signed"] - per_row(mean.to(state["x"].dtype), state["x"]) * state["total"]
-        length = norms.norm(estimate, "l2").clamp_min(torch.finfo(estimate.dtype).tiny)
-        return estimate / per_row(length, estimate)
-
-    def ask(self, state: Columns) -> Tensor:
-        phase = state["phase"]
-        points = self._probe(state) if (phase == self._GRADIENT).any() else state["x"].clone()
-        builders = (
-            (START, self._first),
-            (BLEND, self._blended),
-            (self._PROJECT, self._drawn),
-            (self._STEP, self._stepped),
+    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+        return (
+            (self._start, self._after_start),
+            (halfway, self._after_blend),
+            (self._projected, self._after_projection),
+            (self._probe, self._after_probe),
+            (self._stepped, self._after_step),
         )
-        for which, build in builders:
-            # Few rows are in these phases: work is done for them alone.
-            rows = (phase == which).nonzero()[:, 0]
-            if len(rows):
-                points[rows] = build(take(state, rows))
-        return points
 
-    @staticmethod
-    def _first(state: Columns) -> Tensor:
-        return opening.first_point(state, _NOISE, state["draws"])
+    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
+        keep_nearest(self.threat, state, points, self.is_adversarial(state, answer))
+        super().tell(state, points, answer)
 
-    @staticmethod
-    def _blended(state: Columns) -> Tensor:
-        return opening.between(state["x"], state["far"], opening.middle(state))
+    def best(self, state: Columns) -> Tensor:
+        return self.threat.admit(state["x"], state["nearest"])
+
+    def _start(self, state: Columns) -> Tensor:
+        return starting_point(state, _NOISE, state["draws"])
+
+    def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        self._move(state, points, adversarial)
+        state["draws"] = state["draws"] + 1
+        self._bisect(state, adversarial, self.PROJECT if self.targeted else self.BLEND)
+
+    def _after_blend(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        self._move(state, points, adversarial)
+        self._bisect(state, halve(state, adversarial) <= BLEND_GAP, self.PROJECT)
+
+    def _projected(self, state: Columns) -> Tensor:
+        """Return the middle of the bracket: on the segment to `far` in l2, the clamp of `far` around x in linf."""
+        if self.norm == "l2":
+            return halfway(state)
+        x = state["x"]
+        radius = per_row((middle(state) * state["reach"]).to(x.dtype), x)
+        return state["far"].clamp(x - radius, x + radius).clamp_(0, 1)
+
+    def _after_projection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        self._move(state, points, adversarial)
+        self._iterate(state, halve(state, adversarial) <= self.closeness(points[0].numel()))
 
     def _probe(self, state: Columns) -> Tensor:
         point, seed, draws = state["point"], state["seed"], state["draws"]
@@ -163,13 +154,22 @@ class HSJA(Attack):
         scale = self.probe_size(state) / norms.norm(offset, "l2")
         return offset.mul_(per_row(scale.to(offset.dtype), offset)).add_(point).clamp_(0, 1)
 
-    def _drawn(self, state: Columns) -> Tensor:
-        """Return the middle of the bracket: on the segment to `far` in l2, its clamp around x in linf."""
-        x, far, share = state["x"], state["far"], opening.middle(state)
-        if self.norm == "l2":
-            return opening.between(x, far, share)
-        radius = per_row((share * state["reach"]).to(x.dtype), x)
-        return far.clamp(x - radius, x + radius).clamp_(0, 1)
+    def _after_probe(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        self._count(state, points, adversarial)
+        state["draws"] = state["draws"] + 1
+        complete = state["probes"] == self.probes_wanted(state["iteration"])
+        state["halvings"] = state["halvings"].masked_fill(complete, 0)
+        state["phase"] = state["phase"].masked_fill(complete, self.STEP)
+
+    def _count(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        """Add the answers at probes to the sums of the iteration."""
+        sign = 2 * adversarial.long() - 1
+        # Offsets are taken after clipping. Their common length does not change the direction of the sums.
+        offset = points - state["point"]
+        state["total"] = state["total"] + offset
+        state["signed"] = state["signed"] + offset * per_row(sign.to(offset.dtype), offset)
+        state["answers"] = state["answers"] + sign
+        state["probes"] = state["probes"] + 1
 
     def _stepped(self, state: Columns) -> Tensor:
         x, point, normal = state["x"], state["point"], self.normal(state)
@@ -178,76 +178,53 @@ class HSJA(Attack):
         direction = normal if self.norm == "l2" else normal.sign()
         return (per_row(length, x) * direction).add_(point).clamp_(0, 1)
 
-    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        x, phase = state["x"], state["phase"]
-        hit = self.is_adversarial(state, answer)
-        starting_points, blends, projects, probes, steps = (
-            phase == which for which in (START, BLEND, self._PROJECT, self._GRADIENT, self._STEP)
-        )
-        self._remember(state, points, hit)
-        if probes.any():
-            self._count(state, points, probes, hit)
-        torch.where(per_row(hit & ~probes, x), points, state["point"], out=state["point"])
-        state["draws"] = state["draws"] + (starting_points | probes)
+    def _after_step(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        self._move(state, points, adversarial)
+        state["halvings"] = state["halvings"] + ~adversarial
+        self._bisect(state, adversarial, self.PROJECT)
+        self._iterate(state, ~adversarial & (state["halvings"] == _HALVINGS))
 
-        width = opening.halve(state, blends | projects, hit)
-        blended = blends & (width <= BLEND_GAP)
-        projected = projects & (width <= self.closeness(x[0].numel()))
-        probed = probes & (state["probes"] == self.probes_wanted(state["iteration"]))
-        halvings = state["halvings"] + (steps & ~hit)
-        stays = steps & ~hit & (halvings == _HALVINGS)
-        turns = projected | stays
-        bisects = hit & (starting_points | steps) | blended
-        if bisects.any():
-            torch.where(per_row(bisects, x), state["point"], state["far"], out=state["far"])
-            reach = self.threat.distance(x, state["far"]).double()
-            state["reach"] = torch.where(bisects, reach, state["reach"])
-            state["low"] = state["low"].masked_fill(bisects, 0.0)
-            state["high"] = state["high"].masked_fill(bisects, 1.0)
-        if turns.any():
-            for name in ("signed", "total"):
-                state[name].masked_fill_(per_row(turns, x), 0)
-        for name in ("probes", "answers"):
-            state[name] = state[name].masked_fill(turns, 0)
-        state["iteration"] = state["iteration"] + turns
-        state["halvings"] = halvings.masked_fill(probed, 0)
+    @staticmethod
+    def _move(state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        state["point"] = torch.where(per_row(adversarial, points), points, state["point"])
 
-        after_start = self._PROJECT if self.targeted else BLEND
-        for rows, following in (
-            (hit & starting_points, after_start),
-            (blended | (hit & steps), self._PROJECT),
-            (turns, self._GRADIENT),
-            (probed, self._STEP),
-        ):
-            phase = phase.masked_fill(rows, following)
-        state["phase"] = phase
+    def _bisect(self, state: Columns, rows: Tensor, phase: int) -> None:
+        """Begin the bisection between x and the points of `rows`."""
+        x = state["x"]
+        state["far"] = torch.where(per_row(rows, x), state["point"], state["far"])
+        reach = self.threat.distance(x, state["far"]).double()
+        state["reach"] = torch.where(rows, reach, state["reach"])
+        reopen(state, rows)
+        state["phase"] = state["phase"].masked_fill(rows, phase)
 
-    def _remember(self, state: Columns, points: Tensor, hit: Tensor) -> None:
-        """Keep the nearest hit, and until there is one the last point."""
-        distance = self.threat.distance(state["x"], points)
-        nearer = hit & (distance < state["distance"])
-        kept = per_row(nearer | state["distance"].isinf(), points)
-        torch.where(kept, points, state["nearest"], out=state["nearest"])
-        state["distance"] = torch.where(nearer, distance, state["distance"])
+    def _iterate(self, state: Columns, rows: Tensor) -> None:
+        """Begin the next iteration of `rows`."""
+        for name in ("signed", "total", "probes", "answers"):
+            state[name] = state[name].masked_fill(per_row(rows, state[name]), 0)
+        state["iteration"] = state["iteration"] + rows
+        state["phase"] = state["phase"].masked_fill(rows, self.PROBE)
 
-    def _count(self, state: Columns, points: Tensor, probes: Tensor, hit: Tensor) -> None:
-        """Add the answers to probes to the sums of the iteration."""
-        sign = torch.where(probes, 2 * hit.long() - 1, 0)
-        # Offsets are taken after clipping. Their common length does not matter to the direction of the sums.
-        offset = points - state["point"]
-        offset.mul_(per_row(probes.to(offset.dtype), offset))
-        state["total"].add_(offset)
-        state["signed"].add_(offset.mul_(per_row(sign.to(offset.dtype), offset)))
-        state["answers"] = state["answers"] + sign
-        state["probes"] = state["probes"] + probes
+    def closeness(self, size: int) -> float:
+        """Return the share of the way to x at which bisection stops, for images of `size` values."""
+        if self.gap is not None:
+            return self.gap
+        return size**-1.5 if self.norm == "l2" else size**-2.0
 
-    def best(self, state: Columns) -> Tensor:
-        return self.threat.admit(state["x"], state["nearest"])
+    def probes_wanted(self, iteration: Tensor) -> Tensor:
+        """Return the number of probes of an iteration, (rows,) int64."""
+        return (self.init_probes * iteration.double().sqrt()).long().clamp_max(self.max_probes)
 
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["distance"].isfinite() & self.threat.contains(state["x"], state["nearest"])
+    def probe_size(self, state: Columns) -> Tensor:
+        """Return the l2 length of the probes, (rows,) float64."""
+        size = state["x"][0].numel()
+        factor = math.sqrt(size) if self.norm == "l2" else size
+        later = factor * self.closeness(size) * state["reach"]
+        return torch.where(state["iteration"] == 1, _FIRST_PROBE, later)
 
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        # The published loop looks at the budget before an iteration; the search for a start has no other end.
-        between = (state["phase"] == self._GRADIENT) & (state["probes"] == 0)
-        return (evaluated >= state["budget"]) & (between | (state["phase"] == START))
+    def normal(self, state: Columns) -> Tensor:
+        """Return the estimated normal of the boundary on its adversarial side, of l2 length 1, like `x`."""
+        answers, probes = state["answers"], state["probes"].clamp_min(1)
+        mean = torch.where(answers.abs() == probes, 0.0, answers.double() / probes)
+        estimate = state["signed"] - per_row(mean.to(state["x"].dtype), state["x"]) * state["total"]
+        length = norms.norm(estimate, "l2").clamp_min(torch.finfo(estimate.dtype).tiny)
+        return estimate / per_row(length, estimate)

@@ -1,4 +1,4 @@
-"""Projected gradient descent, the white-box attack."""
+"""The PGD attack (projected gradient descent)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.ascent import advance, short_of_the_ball, unit
+from rfdlight.attacks.argument_checks import check_count, check_positive
 from rfdlight.attacks.base import Attack
-from rfdlight.attacks.options import check_count, check_positive
+from rfdlight.attacks.gradient_estimation import short_of_the_ball, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
@@ -18,36 +18,31 @@ from rfdlight.core.tensors import Columns, per_row
 
 
 class PGD(Attack):
-    """Descends the victim's own gradient in steps that are projected on the ball: a white-box attack.
+    """PGD: white-box projected gradient descent on the attacker's loss, in linf or l2.
 
-    A run takes `steps` steps, each of length `step` along the sign of the gradient in linf and along the
-    gradient in l2. Then one more query looks at the run's last point, and a new run starts at a random point.
-    With a budget of `steps`, what is submitted is the last point of one run: the PGD-k of the literature.
+    A run takes `steps` steps of length `step`, along the sign of the gradient in linf and along the gradient in l2.
+    One more query is a success check at the last point. The next run starts at a random point of the ball. With a
+    budget of `steps`, the last point of one run is submitted: the PGD-k of the literature.
 
-    Source: Madry, Makelov, Schmidt, Tsipras, Vladu, Towards Deep Learning Models Resistant to Adversarial
-    Attacks, ICLR 2018, sections 2.1 and 4. Behind random defenses, each gradient is the mean over `--model.eot`
-    draws: Athalye, Carlini, Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.2.
-    Deviations: every point on the way counts, not only the last one; in l2, a start is a random direction times a
-    uniform length.
+    Source: Madry, Makelov, Schmidt, Tsipras, Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR
+    2018, sections 2.1 and 4. Behind random defenses each gradient is the mean over `--model.eot` evaluations: Athalye,
+    Carlini, Wagner, Obfuscated Gradients Give a False Sense of Security, ICML 2018, section 4.2.
+    Deviations: every point on the way can be a success, not only the last one; in l2, the start is a random direction
+    times a uniform length.
 
     Args:
-        steps: Of a run, >= 1.
-        step: Length of a step in pixel units; by default 2.5 eps / steps.
-        random_start: Whether already the first run starts at a random point of the ball; the later ones do.
+        steps: Steps of a run, >= 1.
+        step: Length of a step in pixel units, > 0; by default 2.5 eps / steps.
+        random_start: Whether the first run, too, starts at a random point of the ball.
         loss: "cross_entropy", the paper's, or "margin".
-        ball: `eps`, `norm` and `targeted`, as for every attack.
+        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
-        point: Like x, where the gradient is asked next.
-        final: Like x, the last point of the last complete run.
-        run: (rows,) int64, complete runs.
-        taken: (rows,) int64, steps of the present run.
+        point, final: like x, the iterate and the last point of the last complete run.
+        run, taken: (rows,) int64, complete runs and steps of the present run.
 
     Queries:
-        One per gradient, and one at the last point of every run.
-
-    Raises:
-        UserError: If `steps` or `step` is out of range.
+        One per gradient, and one success check per run.
     """
 
     access = "gradient"
@@ -91,7 +86,7 @@ class PGD(Attack):
         return self.threat.project(x, x + offset)
 
     def ask(self, state: Columns) -> Tensor:
-        return state["point"].clone()  # the column itself changes before the engine is done with the points
+        return state["point"].clone()  # the engine uses the points after the column has changed
 
     def is_success_check(self, state: Columns) -> Tensor:
         return state["taken"] == self.steps
@@ -99,7 +94,7 @@ class PGD(Attack):
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         x, over = state["x"], state["taken"] == self.steps
         uphill = answer.sign() if self.norm == "linf" else unit(answer)
-        moved = advance(self.threat, x, state["point"], -self.step_length * uphill, clip=True)
+        moved = self.threat.project(x, state["point"] - self.step_length * uphill)
         if over.any():
             state["run"] = state["run"] + over
             moved[over] = self._start(x[over], state["seed"][over], state["run"][over])
@@ -115,11 +110,11 @@ class PGD(Attack):
 
 
 def perturb(attack: PGD, gradient: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
-    """Return the last point of one run of an untargeted attack, as training against it needs.
+    """Return the last point of one run of an untargeted attack, for adversarial training.
 
     Args:
         attack: The attack.
-        gradient: From points, like `x`, to the gradients of what the attacker lowers, like `x`.
+        gradient: From points to the gradients of the attacker's loss, both like `x`.
         x: (rows, C, H, W) in [0, 1].
         y: (rows,) int64, the labels.
         seed: (rows,) int64, the keys of the random starts.

@@ -1,4 +1,4 @@
-"""The baseline that every attack has to beat."""
+"""The random noise baseline."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from rfdlight.core.tensors import Columns, per_row
 
 
 class RandomNoise(Attack):
-    """Tries random signs on the surface of the ball, one after the other, and learns nothing.
+    """Random noise: decision-based baseline in linf or l2 that tries random signs on the surface of the ball.
 
-    Each point is clip(x + eps s) in linf and clip(x + eps s / sqrt(d)) in l2, with new independent
-    signs s. It reads labels, and keeps the number of the last point that was misclassified (as the
-    target, if there is one).
+    Each point is clip(x + eps s) in linf and clip(x + eps s / sqrt(d)) in l2, with new independent signs s. The last
+    adversarial point is submitted. Every attack should do better.
+
+    Args:
+        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
-        step: (rows,) int64, points asked so far.
-        found: (rows,) int64, the number of the last misclassified point, else of the last point.
-        wrong: (rows,) bool, whether any point was misclassified.
+        step: (rows,) int64, points queried so far.
+        found: (rows,) int64, the number of the last adversarial point, else of the last point.
+        success: (rows,) bool, whether any point was adversarial.
 
     Queries:
         One per point.
@@ -36,7 +38,7 @@ class RandomNoise(Attack):
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         step = torch.zeros_like(y)
-        return {"step": step, "found": step.clone(), "wrong": torch.zeros_like(y, dtype=torch.bool)}
+        return {"step": step, "found": step.clone(), "success": torch.zeros_like(y, dtype=torch.bool)}
 
     def _point(self, state: Columns, number: Tensor) -> Tensor:
         x = state["x"]
@@ -50,15 +52,11 @@ class RandomNoise(Attack):
         return self._point(state, state["step"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        state["claim"] = wrong = self.is_adversarial(state, answer)
-        keep = wrong | ~state["wrong"]
-        state["found"] = torch.where(keep, state["step"], state["found"])
-        state["wrong"] = state["wrong"] | wrong
+        adversarial = self.is_adversarial(state, answer)
+        state["found"] = torch.where(adversarial | ~state["success"], state["step"], state["found"])
+        state["success"] = state["success"] | adversarial
         state["step"] = state["step"] + 1
 
     def best(self, state: Columns) -> Tensor:
         point = self._point(state, state["found"])
         return torch.where(per_row(state["step"] == 0, point), state["x"], point)
-
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["claim"]

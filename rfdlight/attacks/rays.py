@@ -9,53 +9,49 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.bisection import middle
 from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
 from rfdlight.core.tensors import Columns, per_row
 
 _TOLERANCE = 1e-3
-"""Where bisection stops, as an l2 length along the ray (the authors' value)."""
+"""l2 length along the ray at which bisection stops (the authors' value)."""
 
 
 class RayS(Attack):
-    """Searches sign directions for the one with the nearest misclassified point, reading labels.
+    """RayS: decision-based search over sign directions for the nearest misclassified point in linf.
 
-    A ray leads from x along v / sqrt(d) with v in {-1, +1}^d. Each step negates one block of the best
-    v and asks whether the point at the best radius is misclassified along the new ray. If so, bisection
-    finds the new radius. Blocks are halved after each pass over the image.
+    A ray leads from the clean image x along v / sqrt(d) with v in {-1, +1}^d. Each step negates one block of the best v
+    and queries the new ray at the best radius. If that point is misclassified, bisection finds the new radius. Blocks
+    are halved after each pass over the image.
 
-    Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020,
-    algorithm 3. Blocks run over the flattened (C, H, W) image as in the published code. Deviations:
-    every image is a state machine of its own, so an image in bisection does not hold up the others;
-    a bisection that the budget cuts short leaves the radius as it was; what is submitted is the point
-    at radius eps along the best ray, where the authors submit the nearest one that was misclassified,
-    as is done under the paper's query counting: a random victim misclassifies that one by luck; `votes` and
-    `verify` are not the authors'.
+    Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020, algorithm 3. Blocks
+    run over the flattened (C, H, W) image as in the published code.
+    Deviations: each image advances on its own; a bisection that the budget cuts short leaves the radius unchanged; the
+    point at radius eps along the best ray is submitted, where the authors submit the nearest misclassified point: a
+    random victim misclassifies that one by chance; `votes` and `verify` are not options of the authors.
 
     Args:
-        votes: Answers per decision, odd; the majority counts, and no more are asked than it needs.
-        verify: Answers, odd, that a radius inside the ball needs at its point before it replaces the one
-            before it, their majority misclassified; 0 for none.
+        votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
+        verify: Largest number of queries, odd, at the point of a radius inside the ball before it is adopted; their
+            majority must be misclassified; 0 for none.
         ball: `eps` and `norm` ("linf"), see `Attack`.
 
     State:
         direction: int8 (rows, C, H, W), the best v.
         radius: (rows,) float64, its l2 radius, infinite before any misclassified point.
-        level, block: (rows,) int64, which block is tried: number `block` of 2^level.
+        level, block: (rows,) int64, the block that is tried: number `block` of 2^level.
         phase: (rows,) int64: checking a direction, bisecting, or verifying.
         low, high: (rows,) float64, the bracket of the bisection.
-        ballots, hits: (rows,) int64, the vote.
+        ballots, hits: the vote, see `rfdlight.attacks.voting`.
 
     Queries:
-        One for a direction that fails its check, else one more per bisection; (votes + 1) / 2 to votes
-        times as many with votes.
-
-    Raises:
-        UserError: If `votes` or `verify` cannot give a majority.
+        One for a direction that fails its check, else one more per bisection; (votes + 1) / 2 to votes times as many
+        with votes.
     """
 
     access = "decision"
 
-    _CHECK, _BISECT, _VERIFY = range(3)
+    CHECK, BISECT, VERIFY = range(3)
 
     def __init__(self, votes: int = 1, verify: int = 0, **ball: Any) -> None:
         super().__init__(**ball)
@@ -80,44 +76,42 @@ class RayS(Attack):
 
     @staticmethod
     def _length(state: Columns) -> Tensor:
-        """Return the values per block, (rows,): d / 2^level, rounded up."""
+        """Return the number of values per block, (rows,): d / 2^level, rounded up."""
         size = state["x"][0].numel()
         blocks = 2 ** state["level"].clamp_max(40)
         return (size + blocks - 1) // blocks
 
     def ask(self, state: Columns) -> Tensor:
         x, phase = state["x"], state["phase"]
-        full = math.sqrt(x[0].numel())
         length = self._length(state)
         start = per_row(state["block"] * length, x)
         index = torch.arange(x[0].numel(), device=x.device).view(1, *x.shape[1:])
         inside = (index >= start) & (index < start + per_row(length, x))
         state["trial"] = torch.where(inside, -state["direction"], state["direction"])
-        middle = (state["low"] + state["high"]) / 2
         # At radius sqrt(d) every pixel is 0 or 1 already.
-        checked = state["radius"].clamp_max(full)
-        state["reach"] = torch.where(
-            phase == self._CHECK, checked, torch.where(phase == self._BISECT, middle, state["high"])
-        )
-        return self._point(x, state["trial"], state["reach"])
+        checked = state["radius"].clamp_max(math.sqrt(x[0].numel()))
+        bisected = torch.where(phase == self.BISECT, middle(state), state["high"])
+        state["reach"] = torch.where(phase == self.CHECK, checked, bisected)
+        return self.point(x, state["trial"], state["reach"])
 
     @staticmethod
-    def _point(x: Tensor, direction: Tensor, radius: Tensor) -> Tensor:
+    def point(x: Tensor, direction: Tensor, radius: Tensor) -> Tensor:
+        """Return the point at an l2 radius along a ray, like `x`."""
         step = (radius / math.sqrt(x[0].numel())).clamp_max(1.0)
         return torch.addcmul(x, per_row(step.to(x.dtype), x), direction.to(x.dtype)).clamp_(0, 1)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         phase, reach = state["phase"], state["reach"]
         decided, wrong = self._decide(state, self.is_adversarial(state, answer))
-        checks, bisects, verifies = (decided & (phase == which) for which in (self._CHECK, self._BISECT, self._VERIFY))
+        checks, bisects, verifies = (decided & (phase == which) for which in (self.CHECK, self.BISECT, self.VERIFY))
 
-        starting_points = wrong & checks
+        found = wrong & checks
         high = torch.where(wrong & (checks | bisects), reach, state["high"])
-        low = torch.where(starting_points, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
+        low = torch.where(found, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
         converged = bisects & (high - low <= _TOLERANCE)
         nearer = converged & (high < state["radius"])
         if self.verify:
-            doubtful = nearer & self.threat.contains(state["x"], self._point(state["x"], state["trial"], high))
+            doubtful = nearer & self.threat.contains(state["x"], self.point(state["x"], state["trial"], high))
         else:
             doubtful = torch.zeros_like(nearer)
         adopted = (nearer & ~doubtful) | (verifies & wrong)
@@ -126,31 +120,20 @@ class RayS(Attack):
         torch.where(per_row(adopted, points), state["trial"], state["direction"], out=state["direction"])
         state["radius"] = torch.where(adopted, high, state["radius"])
         state["low"], state["high"] = low, high
-        phase = torch.where(starting_points, self._BISECT, phase)
-        state["phase"] = torch.where(doubtful, self._VERIFY, torch.where(ends, self._CHECK, phase))
+        phase = torch.where(found, self.BISECT, phase)
+        state["phase"] = torch.where(doubtful, self.VERIFY, torch.where(ends, self.CHECK, phase))
         block = state["block"] + 1
         past = (block >= 2 ** state["level"].clamp_max(40)) | (block * self._length(state) >= points[0].numel())
         state["block"] = torch.where(ends, torch.where(past, 0, block), state["block"])
         state["level"] = state["level"] + (ends & past)
 
-    def _decide(self, state: Columns, hit: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which decisions the answer completes, and how they went."""
+    def _decide(self, state: Columns, adversarial: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which decisions are complete, and which of these are misclassified."""
         votes: int | Tensor = self.votes
         if self.verify:
-            votes = torch.where(state["phase"] == self._VERIFY, self.verify, self.votes)
-        decided, outcome = cast_vote(state, hit, votes)
+            votes = torch.where(state["phase"] == self.VERIFY, self.verify, self.votes)
+        decided, outcome = cast_vote(state, adversarial, votes)
         return decided, decided & outcome
 
     def best(self, state: Columns) -> Tensor:
-        corner = torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
-        if self.query_counting == "exact":
-            return corner
-        found = self._point(state["x"], state["direction"], state["radius"])
-        return torch.where(per_row(self.reports_success(state), found), found, corner)
-
-    def reports_success(self, state: Columns) -> Tensor:
-        point = self._point(state["x"], state["direction"], state["radius"])
-        return self.threat.contains(state["x"], point) & state["radius"].isfinite()
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return (evaluated >= state["budget"]) & (state["phase"] == self._CHECK)
+        return torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from rfdlight.attacks.argument_checks import check_count
 from rfdlight.attacks.base import Attack
-from rfdlight.attacks.options import check_count
 from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
@@ -19,64 +19,60 @@ _BISECTIONS = 10
 _WINDOW = 10
 """Iterations between two adaptations."""
 _OFTEN, _SELDOM = 7, 3
-"""Successes in a window above or below which an adaptation acts."""
+"""Successes in a window above or below which alpha and the probabilities are adapted."""
 
 _ALPHA, _ALPHA_FACTOR = 0.004, 1.5
 _KEEP, _KEEP_LEAST, _KEEP_MOST = 0.999, 0.99, 0.9999
 _KEEP_LEARNED, _KEEP_SHIFT = 1e-4, 0.001
 
 _START, _NOISE, _FLIPS = range(3)
-"""The streams of random numbers."""
+"""Streams of random numbers."""
 
 
 class SignFlip(Attack):
-    """Shrinks a misclassifying perturbation under random steps and sign flips, reading labels.
+    """SignFlip: decision-based attack in linf that shrinks a perturbation under random steps and sign flips.
 
-    It starts from uniform noise, or from the image of the target class, moved towards x by 10
-    bisections of the linf radius. Each iteration asks two points. The projection adds random signs of
-    size alpha and clamps the perturbation to its radius less alpha. The flip negates a few of its
-    signs, each with a probability of its own that is learned from the flips that were taken. A
-    proposal is taken if it is misclassified. Every 10 iterations alpha and the probabilities are adapted.
+    It starts from uniform noise, or from an image of the target class, moved towards the clean image x by 10 bisections
+    of the linf radius. Each iteration queries two proposals. The projection adds random signs of size alpha and clamps
+    the perturbation to its radius less alpha. The flip negates a few of its signs, each with a probability of its own
+    that is learned from the flips that were taken. A proposal is taken if it is adversarial. Every 10 iterations alpha
+    and the probabilities are adapted.
 
-    Source: Chen, Zhang, Hu, Wu, Boosting Decision-Based Black-Box Adversarial Attacks with Random Sign
-    Flip, ECCV 2020, algorithm 1, with the published code's constants. Deviations: the radius less alpha
-    stays above zero; an enlarged map's zeros count as +1, where the published code would erase those
-    pixels; an image for which no noise is misclassified uses up its own budget, where that code gives up
-    all images after 10,000 draws; `votes` and `verify` are not the authors'.
+    Source: Chen, Zhang, Hu, Wu, Boosting Decision-Based Black-Box Adversarial Attacks with Random Sign Flip, ECCV 2020,
+    algorithm 1, with the published code's constants.
+    Deviations: the radius less alpha stays above zero; zeros of an enlarged map count as +1, where the published code
+    erases those pixels; an image for which no noise is adversarial uses up its own budget, where that code gives up all
+    images after 10,000 draws; `votes` and `verify` are not options of the authors.
 
     Args:
-        resize: By how much the grid on which signs and flips are drawn is coarser than the image, >= 1, rounded
-            down; they are enlarged bilinearly. 1 is the paper's, 2 stands in the authors' example.
-        votes: Answers per decision, odd; the majority counts, and no more are asked than it needs.
-        verify: Answers, odd, that a proposal inside the ball needs besides before it is taken, their
-            majority misclassified; 0 for none.
+        resize: Factor by which the grid of signs and flips is coarser than the image, >= 1; the grid is rounded down
+            and enlarged bilinearly. 1 is the paper's, 2 is that of the authors' example.
+        votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
+        verify: Largest number of further queries, odd, at a proposal inside the ball before it is taken; their majority
+            must be adversarial; 0 for none.
         ball: `eps`, `norm` ("linf") and `targeted`, see `Attack`.
 
     State:
-        delta: like x, the perturbation last taken; the last noise drawn until one is misclassified.
+        delta: like x, the perturbation last taken; the last noise drawn until one is adversarial.
         keep: float32 (rows, C, H // resize, W // resize), the probability that a sign is not flipped.
-        alpha: (rows,) float32, the size of the steps in pixel units.
-        low: (rows,) float32, the lower end of the bracket in bisection; the radius of `delta` is the upper one.
+        alpha, low: (rows,) float32, the size of the steps, and the lower end of the bracket in bisection, whose upper
+            end is the radius of `delta`.
         phase: (rows,) int64: drawing a start, bisecting, projecting or flipping.
         step: (rows,) int64, draws, then bisections, then iterations that are complete.
         projected, flipped: (rows,) int64, proposals taken since the last adaptation.
         verifying: (rows,) bool, whether the proposal is in the ball and being verified.
-        ballots, hits: (rows,) int64, the vote.
+        ballots, hits: the vote, see `rfdlight.attacks.voting`.
 
     Queries:
-        11, one more per noise drawn again, and two per iteration; (votes + 1) / 2 to votes times as many with
-        votes, and (verify + 1) / 2 to verify more for a misclassified proposal in the ball. The paper's
-        query counting leaves the first query out.
-
-    Raises:
-        UserError: If `resize` is not positive, or `votes` or `verify` cannot give a majority.
+        11, one more per noise drawn again, and two per iteration; (votes + 1) / 2 to votes times as many with votes,
+        and (verify + 1) / 2 to verify more for an adversarial proposal in the ball.
     """
 
     access = "decision"
     has_targeted_form = True
     needs_starting_point = True
 
-    _DRAW, _BISECT, _PROJECT, _FLIP = range(4)
+    DRAW, BISECT, PROJECT, FLIP = range(4)
 
     def __init__(self, resize: int = 1, votes: int = 1, verify: int = 0, **ball: Any) -> None:
         super().__init__(**ball)
@@ -109,8 +105,8 @@ class SignFlip(Attack):
         phase, moves = state["phase"], (self._draw, self._bisect, self._project, self._flip)
         proposal = torch.empty_like(state["delta"])
         state["stays"] = torch.empty_like(state["keep"], dtype=torch.bool)
-        for which, move in enumerate(moves):
-            rows = (phase == which).nonzero()[:, 0]
+        for number, move in enumerate(moves):
+            rows = (phase == number).nonzero()[:, 0]
             if len(rows):
                 proposal[rows] = move(state, rows)
         state["proposal"] = proposal
@@ -146,7 +142,7 @@ class SignFlip(Attack):
 
     @staticmethod
     def _enlarge(signs: Tensor, like: Tensor) -> Tensor:
-        """Return the signs at the size of the images."""
+        """Return the signs at the size of `like`."""
         signs = signs.to(like.dtype)
         if signs.shape == like.shape:
             return signs
@@ -158,7 +154,7 @@ class SignFlip(Attack):
         decided, hit = self._decide(state, self.is_adversarial(state, answer), length)
         drawn, bisected, projected, flipped = (decided & (phase == which) for which in range(4))
 
-        taken = hit | (phase == self._DRAW)
+        taken = hit | (phase == self.DRAW)
         torch.where(per_row(taken, points), proposal, state["delta"], out=state["delta"])
         state["low"] = torch.where(bisected & ~hit, length, state["low"])
         found, near = drawn & hit, bisected & (step + 1 == _BISECTIONS)
@@ -168,19 +164,19 @@ class SignFlip(Attack):
 
         step = step + (drawn | bisected | flipped)
         state["step"] = torch.where(found | near, 0, step)
-        phase = torch.where(found, self._BISECT, phase)
-        phase = torch.where(near | flipped, self._PROJECT, phase)
-        state["phase"] = torch.where(projected, self._FLIP, phase)
+        phase = torch.where(found, self.BISECT, phase)
+        phase = torch.where(near | flipped, self.PROJECT, phase)
+        state["phase"] = torch.where(projected, self.FLIP, phase)
         state["projected"] = state["projected"] + (projected & hit)
         state["flipped"] = state["flipped"] + (flipped & hit)
         self._learn(state, flipped & hit)
         self._adapt(state, flipped & (step % _WINDOW == 0))
 
-    def _decide(self, state: Columns, hit: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which proposals the answer decides, and which of those are misclassified."""
+    def _decide(self, state: Columns, adversarial: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+        """Return which proposals are decided, and which of these are adversarial."""
         verifying = state["verifying"]
         votes = torch.where(verifying, self.verify, self.votes) if self.verify else self.votes
-        decided, outcome = cast_vote(state, hit, votes)
+        decided, outcome = cast_vote(state, adversarial, votes)
         hit = decided & outcome
         if self.verify:
             doubtful = hit & ~verifying & (length <= self.threat.eps)
@@ -190,14 +186,14 @@ class SignFlip(Attack):
 
     @staticmethod
     def _learn(state: Columns, rows: Tensor) -> None:
-        """Make the flips that were taken less likely in future, and the others of their image more."""
+        """Make the signs of a taken flip less likely to flip again, and the other signs more likely."""
         if rows.any():
             learned = torch.where(state["stays"][rows], -_KEEP_LEARNED, _KEEP_LEARNED)
             state["keep"][rows] = (state["keep"][rows] + learned).clamp_(_KEEP_LEAST, _KEEP_MOST)
 
     @staticmethod
     def _adapt(state: Columns, rows: Tensor) -> None:
-        """Lengthen steps and flip more where most proposals of the window were taken, and the other way round."""
+        """Lengthen steps and flip more if most proposals of the window were taken, shorten and flip less if few."""
         if not rows.any():
             return
         past = take({name: state[name] for name in ("projected", "flipped", "alpha", "keep")}, rows)
@@ -213,14 +209,3 @@ class SignFlip(Attack):
     def best(self, state: Columns) -> Tensor:
         eps = self.threat.eps
         return torch.add(state["x"], state["delta"].clamp(-eps, eps)).clamp_(0, 1)
-
-    def reports_success(self, state: Columns) -> Tensor:
-        # The published loop looks at the radius between iterations.
-        return (state["phase"] == self._PROJECT) & (norm(state["delta"], "linf") <= self.threat.eps)
-
-    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return (evaluated - self.repeats).clamp_min(0)
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        between = (state["phase"] == self._DRAW) | (state["phase"] == self._PROJECT)
-        return between & (self.paper_billed(state, evaluated) >= state["budget"])

@@ -9,46 +9,39 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core import norms
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 
 class SignHunt(Attack):
-    """Finds the signs of the gradient by negating halves, quarters, ... of them, reading scores.
+    """SignHunter: score-based divide-and-conquer search for the signs of the gradient, in linf or l2.
 
-    A probe is anchor + eps v in linf and anchor + eps v / sqrt(d) in l2, with v in {-1, +1}^d. The anchor
-    is x and v starts at +1. Each step negates v on one chunk of the flattened image and keeps that unless
-    the score falls; a tie is kept. The score is the attacker's loss with its sign changed. At level h the
-    chunks have ceil(d / 2^h) values. After the level of single values the search starts anew, with v = +1,
-    at the probe that it has reached.
+    A probe is anchor + eps v in linf and anchor + eps v / sqrt(d) in l2, with v in {-1, +1}^d. The anchor is the clean
+    image x and v starts at +1. Each step negates v on one chunk of the flattened image and keeps that unless the score,
+    the negated loss of the attacker, falls; a tie is kept. At level h the chunks have ceil(d / 2^h) values. After the
+    level of single values the search starts again, with v = +1, at the probe that it has reached.
 
     Source: Al-Dujaili and O'Reilly, Sign Bits Are All You Need for Black-Box Attacks, ICLR 2020, algorithm 2.
-    Deviations: every probe is projected on the ball and clipped to [0, 1], which changes it in the second
-    pass and at the ends of the pixel range; the published code clips what it submits alone. Under the
-    paper's query counting, as in its code, nothing is clipped, only what is submitted is projected, the base is
-    asked each time and not billed, and after each step the attacker looks at its iterate. There the second
-    pass starts at the current iterate, in the paper's code at the one before; they differ in at most one value.
+    Deviations: every probe is projected on the ball and clipped to [0, 1], which changes it in the second pass and at
+    the ends of the pixel range; the published code clips the submitted point alone.
 
     Args:
-        base_query: Whether each comparison also asks the anchor, and compares differences to it. It cancels
-            on a deterministic victim, and adds noise on a random one. By default off, and on under the
-            paper's query counting.
-        flatten: The order of the values: "chw" as the paper, or "hwc" as the authors, where early chunks are
-            bands of whole rows.
+        base_query: Whether each comparison also queries the anchor, and compares differences to it. It cancels on a
+            deterministic victim, and adds noise on a random one. By default off; on under the paper's query counting.
+        flatten: The order of the values: "chw" as the paper, or "hwc" as the authors, whose early chunks are bands of
+            whole rows.
         loss: "margin" as the paper, or "cross_entropy" as the authors.
         ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
         signs: int8 (rows, C, H, W), the kept v.
         anchor: like x.
-        score: (rows,) float64, that of the kept v, less the base if it is asked; minus infinity before v = +1
-            has been answered.
-        base: (rows,) float64, the score of the anchor as last answered, or 0.
-        level, chunk: (rows,) int64, which chunk is tried: number `chunk` of 2^level.
-        phase: (rows,) int64: asking the base, a probe, or looking at the iterate.
-        flips, passes: (rows,) int64, how many chunks have been tried, and searches started.
+        score, base: (rows,) float64, the score of the kept v less that of the base, minus infinity before the first
+            probe of a pass; and the last score of the anchor, or 0.
+        level, chunk: (rows,) int64, the chunk that is tried: number `chunk` of 2^level.
+        phase: (rows,) int64: querying the base or a probe.
+        flips, passes: (rows,) int64, chunks tried, and passes started.
 
     Queries:
         One for v = +1 at the start of each pass and one per step; twice as many with `base_query`.
@@ -58,7 +51,7 @@ class SignHunt(Attack):
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
 
-    _BASE, _PROBE, _LOOK = range(3)
+    BASE, PROBE = range(2)
 
     def __init__(
         self,
@@ -73,10 +66,9 @@ class SignHunt(Attack):
         self.loss = loss
 
     @property
-    def _first(self) -> int:
+    def first_phase(self) -> int:
         """The phase that a comparison starts with."""
-        asks = self.query_counting == "paper" if self.base_query is None else self.base_query
-        return self._BASE if asks else self._PROBE
+        return self.BASE if self.base_query else self.PROBE
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         zero = torch.zeros_like(y)
@@ -87,14 +79,14 @@ class SignHunt(Attack):
             "base": torch.zeros_like(y, dtype=torch.float64),
             "level": zero,
             "chunk": zero.clone(),
-            "phase": torch.full_like(y, self._first),
+            "phase": torch.full_like(y, self.first_phase),
             "flips": zero.clone(),
             "passes": zero.clone(),
         }
 
     @staticmethod
     def length(level: Tensor, size: int) -> Tensor:
-        """Return the values per chunk of images with `size` values, (rows,): size / 2^level, rounded up."""
+        """Return the number of values per chunk of images with `size` values, (rows,): size / 2^level, rounded up."""
         chunks = 2**level
         return (size + chunks - 1) // chunks
 
@@ -105,7 +97,7 @@ class SignHunt(Attack):
         return level + past, chunk.masked_fill(past, 0)
 
     def _negated(self, state: Columns) -> Tensor:
-        """Return the kept signs, negated on the chunk that is tried; v = +1 itself before its answer."""
+        """Return the kept signs, negated on the chunk that is tried, or v = +1 itself at the start of a pass."""
         channels, height, width = state["x"].shape[1:]
         index = torch.arange(channels * height * width, device=state["x"].device)
         if self.flatten == "hwc":
@@ -116,74 +108,61 @@ class SignHunt(Attack):
         inside = (index >= per_row(start, index)) & (index < per_row(start + length, index))
         return torch.where(inside, -state["signs"], state["signs"])
 
-    def _probe(self, state: Columns, signs: Tensor, submitted: bool = False) -> Tensor:
+    def probe(self, state: Columns, signs: Tensor) -> Tensor:
+        """Return the points at the surface of the ball around the anchor, within the ball around x and [0, 1]."""
+        return self.threat.project(state["x"], self.unprojected(state, signs))
+
+    def unprojected(self, state: Columns, signs: Tensor) -> Tensor:
+        """Return the points at the surface of the ball around the anchor, like `x`."""
         eps = self.threat.eps
         size = eps if self.norm == "linf" else eps / math.sqrt(signs[0].numel())
-        point = torch.add(state["anchor"], signs, alpha=size)
-        if self.query_counting == "exact":
-            return self.threat.project(state["x"], point)
-        return state["x"] + norms.project(point - state["x"], self.norm, eps) if submitted else point
+        return torch.add(state["anchor"], signs, alpha=size)
 
     def ask(self, state: Columns) -> Tensor:
-        phase = per_row(state["phase"], state["x"])
+        bases = per_row(state["phase"] == self.BASE, state["x"])
         state["trial"] = self._negated(state)
-        points = self._probe(state, state["trial"])
-        if (phase == self._BASE).any():
-            points = torch.where(phase == self._BASE, state["anchor"], points)
-        if (phase == self._LOOK).any():
-            points = torch.where(phase == self._LOOK, self.best(state), points)
-        return points
-
-    def is_success_check(self, state: Columns) -> Tensor:
-        return state["phase"] == self._LOOK
+        return torch.where(bases, state["anchor"], self.probe(state, state["trial"]))
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        score, hit = -self.objective(state, answer).double(), self.is_adversarial(state, answer.argmax(1))
-        bases, probes, looks = (state["phase"] == which for which in range(3))
+        score = -self.objective(state, answer).double()
+        bases, probes = state["phase"] == self.BASE, state["phase"] == self.PROBE
         opens = probes & (state["score"] == -torch.inf)
         flips = probes & ~opens
         gain = score - state["base"]
-        kept = probes & (gain >= state["score"])
-        state["claim"] = hit & (looks if self.query_counting == "paper" else kept)
+        state["kept"] = kept = probes & (gain >= state["score"])
 
         torch.where(per_row(kept, points), state["trial"], state["signs"], out=state["signs"])
         state["score"] = torch.where(kept, gain, state["score"])
         state["base"] = torch.where(bases, score, state["base"])
-        size = points[0].numel()
-        level, chunk = self.after(state["level"], state["chunk"], size)
+        level, chunk = self.after(state["level"], state["chunk"], points[0].numel())
         state["level"] = torch.where(flips, level, state["level"])
         state["chunk"] = torch.where(flips, chunk, state["chunk"])
         state["flips"] = state["flips"] + flips
         state["passes"] = state["passes"] + opens
-        phase = torch.where(bases, self._PROBE, self._first)
-        state["phase"] = torch.where(flips, self._LOOK, phase) if self.query_counting == "paper" else phase
-        self._restart(state, size)
+        state["phase"] = self.next_phase(bases, flips)
+        over = self.pass_is_over(state)
+        if over.any():
+            self._restart(state, over)
 
-    def _restart(self, state: Columns, size: int) -> None:
-        """Start the search anew where the level of single values is complete, and looked at."""
-        over = (state["level"] > (size - 1).bit_length()) & (state["phase"] != self._LOOK)
-        if not over.any():
-            return
-        rows = per_row(over, state["x"])
-        state["anchor"] = torch.where(rows, self.best(state), state["anchor"])
-        state["signs"] = state["signs"].masked_fill(rows, 1)
-        state["score"] = state["score"].masked_fill(over, -torch.inf)
-        state["level"] = state["level"].masked_fill(over, 0)
+    def next_phase(self, bases: Tensor, flips: Tensor) -> Tensor:
+        """Return the phase after the base, after a step and after other queries, (rows,) int64."""
+        return torch.where(bases, self.PROBE, self.first_phase)
+
+    def pass_is_over(self, state: Columns) -> Tensor:
+        """Return which rows have completed the level of single values, (rows,) bool."""
+        return state["level"] > (state["x"][0].numel() - 1).bit_length()
+
+    def _restart(self, state: Columns, rows: Tensor) -> None:
+        """Start the search of `rows` again at the point that it has reached."""
+        state["anchor"] = torch.where(per_row(rows, state["x"]), self.best(state), state["anchor"])
+        state["signs"] = state["signs"].masked_fill(per_row(rows, state["x"]), 1)
+        state["score"] = state["score"].masked_fill(rows, -torch.inf)
+        state["level"] = state["level"].masked_fill(rows, 0)
 
     def best(self, state: Columns) -> Tensor:
-        unasked = per_row(state["score"] == -torch.inf, state["x"])
-        return torch.where(unasked, state["anchor"], self._probe(state, state["signs"], submitted=True))
+        before = per_row(state["score"] == -torch.inf, state["x"])
+        return torch.where(before, state["anchor"], self.submitted(state))
 
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["claim"]
-
-    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        # One query per step and two more per pass, whatever was asked at the base.
-        billed = self.repeats * (state["flips"] + 2 * state["passes"])
-        return billed if self._first == self._BASE else evaluated
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        # The first step of a pass includes the answer to v = +1.
-        half = (state["score"] > -torch.inf) & (state["level"] + state["chunk"] == 0)
-        between = (state["phase"] == self._first) & ~half
-        return between & (self.paper_billed(state, evaluated) >= state["budget"])
+    def submitted(self, state: Columns) -> Tensor:
+        """Return the point of the kept signs, in the ball, like `x`."""
+        return self.probe(state, state["signs"])

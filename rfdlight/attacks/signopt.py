@@ -7,76 +7,69 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import Attack
-from rfdlight.attacks.options import check_count
+from rfdlight.attacks.argument_checks import check_count
+from rfdlight.attacks.bisection import halve, middle
+from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
 from rfdlight.core import norms, rng
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 _STARTS, _SAMPLES = range(2)
-"""The streams of random numbers."""
+"""Streams of random numbers."""
 
 _ALPHA, _BETA, _LEAST_BETA = 0.2, 1e-3, 1e-8
 """The first step, the first size of the samples, and the size below which the authors stop."""
 _LEAST_ALPHA = {"l2": 1e-4, "linf": 1e-6}
-"""The steps below which the samples become smaller."""
+"""Steps below which the samples become smaller."""
 _START_GAP = 1e-5
-"""Where the bisection of a start ends."""
-_TURNS = 15
-"""Steps at most that a line search tries by doubling, and again by quartering."""
+"""Gap at which the bisection of a start ends."""
+_ATTEMPTS = 15
+"""Largest number of steps that a line search tries by doubling, and again by quartering."""
 _SHRINKS = 100
-"""Radii at most that are tried before bisection goes down to 0."""
+"""Largest number of radii that are tried before bisection goes down to 0."""
 _FARTHEST = 20.0
-"""The radius beyond which the published code gives a direction up."""
+"""Radius beyond which the published code gives up a direction."""
 
 
-class SignOPT(Attack):
-    """Descends the distance to the decision boundary over directions, by the signs of its changes, reading labels.
+class SignOPT(PhasedAttack):
+    """Sign-OPT: decision-based descent of the distance to the decision boundary over directions, in linf or l2.
 
-    g(theta) is the radius at which the answer along theta becomes wrong. Of several random directions the one of
-    least g is kept. An iteration asks, for random u, whether x + g (theta + beta u) is wrong, each direction
-    normalised; the mean of the u, negated where it is, estimates the gradient of g. A line search then doubles the
-    step along it while g falls, or quarters it until g falls.
+    g(theta) is the smallest misclassified radius along the direction theta. The attack keeps the best of several random
+    directions. An iteration queries x + g (theta + beta u) for random u, with each direction normalised; the mean of u,
+    negated where the point is misclassified, estimates the gradient of g. A line search along it then doubles the step
+    while g falls, or quarters it until g falls.
 
     Source: Cheng, Singh, Chen, Chen, Liu and Hsieh, Sign-OPT: A Query-Efficient Hard-label Adversarial Attack,
-    ICLR 2020, algorithm 1; all lengths are of the attack's norm. Deviations: a step is given up at its first
-    answer if that is right at the radius to be beaten; a start is first asked at that radius too; a radius is
-    shrunk 100 times at most; when the samples have become as small as 1e-8 they start anew at 0.001, where the
-    authors stop; starts go on until one is wrong; queries are clipped to [0, 1]. Under the paper's query counting the
-    first two and the clipping are as in the published code.
+    ICLR 2020, algorithm 1; all lengths are of the attack's norm.
+    Deviations: a step is given up if its point at the best radius is right; a start is first queried at the best radius
+    too; a radius is shrunk 100 times at most; samples of a size below 1e-8 begin again at 0.001, where the authors
+    stop; starts go on until one is misclassified; queries are clipped to [0, 1].
 
     Args:
-        starting_points: Random directions to choose from; a targeted attack has one, towards its start.
+        starting_points: Random directions to choose from; a targeted attack has one, towards its starting point.
         samples: Queries per gradient.
         ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
-        phase: (rows,) int64: starting, checking a start at the best radius, sampling, trying a step, shrinking or
-            growing its radius, or bisecting.
-        direction: Like `x`, theta, of norm 1.
-        radius: (rows,) float64, the least g known: that of theta, or after the step `better`; infinite before any.
-        gathered: Like `x`, the sum of the signed u.
-        started, sampled, drawn: (rows,) int64, starts, samples of this iteration, samples of all.
+        direction: like x, theta, of norm 1.
+        radius: (rows,) float64, the least g known: of theta, or of the step `better`.
+        gathered: like x, the sum of the signed u.
+        started, sampled, drawn: (rows,) int64, starts, samples of this iteration, samples of all iterations.
         attempt: (rows,) int64, -1 while starting, then steps tried; quartering begins at 15.
-        alpha, beta, better: (rows,) float64, the step, the size of the samples, the best step of the line search or 0.
-        low, high: (rows,) float64, the radii known to be right and wrong.
-        shrinks: (rows,) int64.
-        unbilled: (rows,) int64, answers that the published code forgets to bill.
+        alpha, beta, better: (rows,) float64, the step, the size of the samples, the best step of this line search or 0.
+        low, high: (rows,) float64, the radii known to be right and misclassified.
+        shrinks, unbilled: (rows,) int64, radii shrunk, and queries that the published code does not bill.
 
     Queries:
-        `samples` per iteration and its line search: per step 1, or if it is wrong one per percent that g falls and
-        log2(0.01 g / (beta / 500)). Each start takes 1, or about 20 more where it is nearer than the last one.
-
-    Raises:
-        UserError: If an option is out of range.
+        `samples` per iteration, and its line search: per step 1, or if it is misclassified one per percent that g falls
+        and log2(0.01 g / (beta / 500)). Each start takes 1, or about 20 more if it is nearer than the last one.
     """
 
-    access = "decision"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
     needs_starting_point = True
 
-    _START, _CHECK, _SAMPLE, _TRY, _SHRINK, _GROW, _BISECT = range(7)
+    START, CHECK, SAMPLE, TRY, SHRINK, GROW, BISECT = range(7)
 
     def __init__(self, starting_points: int = 100, samples: int = 200, **ball: Any) -> None:
         super().__init__(**ball)
@@ -84,60 +77,63 @@ class SignOPT(Attack):
         self.starting_points = starting_points
         self.samples = samples
 
+    @property
+    def _starts(self) -> int:
+        return 1 if self.targeted else self.starting_points
+
     def budget_warning(self, budget: int) -> str | None:
-        starting_points = 1 if self.targeted else self.starting_points
-        queries = budget // self.repeats
-        if starting_points + self.samples < queries:
+        queries = budget // self.eot
+        if self._starts + self.samples < queries:
             return None
         return (
-            f"{starting_points} starting points and {self.samples} samples leave nothing of {queries} queries; "
+            f"{self._starts} starting points and {self.samples} samples leave nothing of {queries} queries; "
             "lower attack.samples"
         )
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        zero, real = torch.zeros_like(y), torch.zeros_like(y, dtype=torch.float64)
-        first = rng.normal(seed, _STARTS, zero, tuple(x.shape[1:])).to(x.dtype)
+        real = torch.zeros_like(y, dtype=torch.float64)
+        first = rng.normal(seed, _STARTS, torch.zeros_like(y), tuple(x.shape[1:])).to(x.dtype)
         return {
-            "phase": torch.full_like(y, self._START),
+            **{name: torch.zeros_like(y) for name in ("phase", "started", "sampled", "drawn", "shrinks", "unbilled")},
+            **{name: real.clone() for name in ("better", "low", "high")},
             "direction": first / per_row(norms.norm(first, self.norm), first),
             "radius": torch.full_like(real, torch.inf),
             "gathered": torch.zeros_like(x),
-            "started": zero,
-            "sampled": zero.clone(),
-            "drawn": zero.clone(),
             "attempt": torch.full_like(y, -1),
             "alpha": torch.full_like(real, _ALPHA),
             "beta": torch.full_like(real, _BETA),
-            "better": real,
-            "low": real.clone(),
-            "high": real.clone(),
-            "shrinks": zero.clone(),
-            "unbilled": zero.clone(),
         }
 
-    def ask(self, state: Columns) -> Tensor:
-        x, phase, radius = state["x"], state["phase"], state["radius"]
-        move = self._stepped(state, state["alpha"])
-        starting, samples = state["attempt"] < 0, phase == self._SAMPLE
-        if samples.any():
-            u = rng.normal(state["seed"], _SAMPLES, state["drawn"], tuple(x.shape[1:])).to(x.dtype)
-            state["u"] = u / per_row(norms.norm(u, self.norm), u)
-            around = state["direction"] + per_row(state["beta"].to(x.dtype), x) * state["u"]
-            move = torch.where(per_row(samples, x), around, move)
-        if starting.any():
-            move = torch.where(per_row(starting, x), self._start(state), move)
-        length = norms.norm(move, self.norm).clamp_min(1e-12)
-        state["theta"] = move / per_row(length, x)
+    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+        return (
+            (self._at_start, self._after_start),
+            (self._tried, self._after_check),
+            (self._sample, self._after_sample),
+            (self._tried, self._after_try),
+            (self._tried, self._after_shrinking),
+            (self._tried, self._after_growing),
+            (self._tried, self._after_bisection),
+        )
 
-        first = length.double() if self.query_counting == "paper" else length.double().minimum(radius)
-        reach = torch.where(phase == self._START, first, radius)
-        reach = torch.where(phase == self._SHRINK, 0.99 * state["high"], reach)
-        reach = torch.where(phase == self._GROW, 1.01 * state["high"], reach)
-        state["reach"] = torch.where(phase == self._BISECT, (state["low"] + state["high"]) / 2, reach)
-        return self._point(x, state["theta"], state["reach"])
+    def best(self, state: Columns) -> Tensor:
+        reach = torch.where(state["radius"].isfinite(), state["radius"], self.threat.eps)
+        return self.threat.admit(state["x"], self.point(state["x"], self._theta(state), reach))
+
+    def point(self, x: Tensor, theta: Tensor, reach: Tensor) -> Tensor:
+        """Return the point at a radius along a direction, like `x`."""
+        return (x + per_row(reach.to(x.dtype), x) * theta).clamp_(0, 1)
+
+    def start_radius(self, state: Columns, length: Tensor) -> Tensor:
+        """Return the radius at which starts are first queried, (rows,) float64; `length` is that of the direction."""
+        return length.double().minimum(state["radius"])
+
+    def _normalised(self, move: Tensor) -> tuple[Tensor, Tensor]:
+        """Return moves divided by their norm, and the norm."""
+        length = norms.norm(move, self.norm).clamp_min(1e-12)
+        return move / per_row(length, move), length
 
     def _start(self, state: Columns) -> Tensor:
-        """Return the directions that rows start along, like `x`."""
+        """Return the moves towards the starts, like `x`."""
         x = state["x"]
         if self.targeted:
             return state["start"] - x
@@ -148,102 +144,137 @@ class SignOPT(Attack):
         direction = state["direction"]
         return direction - per_row((alpha / self.samples).to(direction.dtype), direction) * state["gathered"]
 
-    def _point(self, x: Tensor, theta: Tensor, reach: Tensor) -> Tensor:
-        point = x + per_row(reach.to(x.dtype), x) * theta
-        return point.clamp_(0, 1) if self.query_counting == "exact" else point
-
-    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        hit, phase, reach = self.is_adversarial(state, answer), state["phase"], state["reach"]
-        starting_points, checks, samples, tries, shrinks, grows, bisects = (phase == which for which in range(7))
-        paper = self.query_counting == "paper"
-        if samples.any():
-            signed = torch.where(per_row(hit, points), -state["u"], state["u"])
-            state["gathered"] = state["gathered"] + torch.where(per_row(samples, points), signed, 0.0)
-        state["drawn"], state["sampled"] = state["drawn"] + samples, state["sampled"] + samples
-
-        # Only the published code looks beyond the best radius.
-        doubtful = starting_points & hit & (reach > state["radius"])
-        high = torch.where(hit & (starting_points | checks | tries | shrinks | grows | bisects), reach, state["high"])
-        high = torch.where((tries | grows) & ~hit, reach, high)
-        low = torch.where((tries | grows | shrinks | bisects) & ~hit, reach, state["low"])
-        state["high"], state["low"] = high, torch.where((starting_points | checks | tries) & hit, 0.0, low)
-        state["shrinks"] = torch.where(tries, 0, state["shrinks"] + shrinks)
-        worn = shrinks & hit & (state["shrinks"] >= _SHRINKS)
-
-        gap = torch.where(state["attempt"] < 0, _START_GAP, state["beta"] / 500)
-        found = bisects & (high - state["low"] <= gap)
-        dropped = (
-            ((starting_points | checks) & ~hit) | (tries & ~hit & (not paper)) | (grows & ~hit & (reach > _FARTHEST))
+    def _reach(self, state: Columns) -> Tensor:
+        """Return the radius that is tried along the direction of a start or of a step, (rows,) float64."""
+        phase, high = state["phase"], state["high"]
+        reach = torch.where(
+            phase == self.SHRINK, 0.99 * high, torch.where(phase == self.GROW, 1.01 * high, middle(state))
         )
-        state["unbilled"] = state["unbilled"] + (checks & hit) + tries
-        bisecting = (hit & ((starting_points & ~doubtful) | checks | grows)) | (shrinks & ~hit) | worn
+        return torch.where((phase == self.CHECK) | (phase == self.TRY), state["radius"], reach)
 
-        phase = torch.where(doubtful, self._CHECK, torch.where(bisecting, self._BISECT, phase))
-        phase = torch.where(tries & hit, self._SHRINK, torch.where(tries & ~hit, self._GROW, phase))
-        sampled = samples & (state["sampled"] >= self.samples)
-        state["attempt"] = torch.where(sampled, 0, state["attempt"])
-        state["phase"] = torch.where(sampled, self._TRY, phase)
-        if (found | dropped).any():
-            self._conclude(state, found, dropped)
+    def _tried(self, state: Columns) -> Tensor:
+        starting, move = state["attempt"] < 0, self._stepped(state, state["alpha"])
+        if starting.any():
+            move = torch.where(per_row(starting, move), self._start(state), move)
+        return self.point(state["x"], self._normalised(move)[0], self._reach(state))
 
-    def _conclude(self, state: Columns, found: Tensor, dropped: Tensor) -> None:
-        """Use the radii of directions that were `found` or, being too far, `dropped`."""
-        starting, x = state["attempt"] < 0, state["x"]
+    def _at_start(self, state: Columns) -> Tensor:
+        theta, length = self._normalised(self._start(state))
+        return self.point(state["x"], theta, self.start_radius(state, length))
+
+    def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        reach = self.start_radius(state, self._normalised(self._start(state))[1])
+        state["high"] = torch.where(adversarial, reach, state["high"])
+        # Only the published code queries a start beyond the best radius.
+        beyond = adversarial & (reach > state["radius"])
+        state["phase"] = state["phase"].masked_fill(beyond, self.CHECK)
+        self._bisect_from_zero(state, adversarial & ~beyond)
+        self._end_start(state, ~adversarial)
+
+    def _after_check(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        state["high"] = torch.where(adversarial, state["radius"], state["high"])
+        state["unbilled"] = state["unbilled"] + adversarial
+        self._bisect_from_zero(state, adversarial)
+        self._end_start(state, ~adversarial)
+
+    def _bisect_from_zero(self, state: Columns, rows: Tensor) -> None:
+        state["low"] = state["low"].masked_fill(rows, 0.0)
+        state["phase"] = state["phase"].masked_fill(rows, self.BISECT)
+
+    def _u(self, state: Columns) -> Tensor:
+        """Return the random direction of the next sample."""
+        x = state["x"]
+        u = rng.normal(state["seed"], _SAMPLES, state["drawn"], tuple(x.shape[1:])).to(x.dtype)
+        return u / per_row(norms.norm(u, self.norm), u)
+
+    def _sample(self, state: Columns) -> Tensor:
+        x = state["x"]
+        around = state["direction"] + per_row(state["beta"].to(x.dtype), x) * self._u(state)
+        return self.point(x, self._normalised(around)[0], state["radius"])
+
+    def _after_sample(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        u = self._u(state)
+        state["gathered"] = state["gathered"] + torch.where(per_row(adversarial, u), -u, u)
+        state["drawn"], state["sampled"] = state["drawn"] + 1, state["sampled"] + 1
+        complete = state["sampled"] >= self.samples
+        state["attempt"] = state["attempt"].masked_fill(complete, 0)
+        state["phase"] = state["phase"].masked_fill(complete, self.TRY)
+
+    def _after_try(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        state["high"], state["shrinks"] = state["radius"], torch.zeros_like(state["shrinks"])
+        state["low"] = torch.where(adversarial, 0.0, state["radius"])
+        state["unbilled"] = state["unbilled"] + 1
+        state["phase"] = torch.full_like(state["phase"], self.SHRINK)
+        self.reject_step(state, ~adversarial)
+
+    def reject_step(self, state: Columns, rows: Tensor) -> None:
+        """End the trial of steps whose points at the best radius are right."""
+        self._end_step(state, rows, torch.zeros_like(rows))
+
+    def _after_shrinking(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        reach = self._reach(state)
+        state["shrinks"] = state["shrinks"] + 1
+        state["high"] = torch.where(adversarial, reach, state["high"])
+        state["low"] = torch.where(adversarial, state["low"], reach)
+        bracketed = ~adversarial | (state["shrinks"] >= _SHRINKS)
+        state["phase"] = state["phase"].masked_fill(bracketed, self.BISECT)
+
+    def _after_growing(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        state["high"] = reach = self._reach(state)
+        state["low"] = torch.where(adversarial, state["low"], reach)
+        state["phase"] = state["phase"].masked_fill(adversarial, self.BISECT)
+        self._end_step(state, ~adversarial & (reach > _FARTHEST), torch.zeros_like(adversarial))
+
+    def _after_bisection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        starting = state["attempt"] < 0
+        found = halve(state, adversarial) <= torch.where(starting, _START_GAP, state["beta"] / 500)
         nearer = found & (state["high"] < state["radius"])
         state["radius"] = torch.where(nearer, state["high"], state["radius"])
-        adopted = per_row(nearer & starting, x)
-        state["direction"] = torch.where(adopted, state["theta"], state["direction"])
+        adopted = nearer & starting
+        if adopted.any():
+            theta = self._normalised(self._start(state))[0]
+            state["direction"] = torch.where(per_row(adopted, theta), theta, state["direction"])
+        self._end_start(state, found & starting)
+        self._end_step(state, found & ~starting, nearer)
 
-        ended = found | dropped
-        begins = ended & starting
-        state["started"] = state["started"] + begins
-        enough = state["started"] >= (1 if self.targeted else self.starting_points)
-        ready = begins & enough & state["radius"].isfinite()
+    def _end_start(self, state: Columns, rows: Tensor) -> None:
+        """Go on from starts that are finished: to the next start, or to the first gradient."""
+        state["started"] = state["started"] + rows
+        ready = rows & (state["started"] >= self._starts) & state["radius"].isfinite()
+        state["phase"] = torch.where(ready, self.SAMPLE, state["phase"].masked_fill(rows, self.START))
+        state["attempt"] = state["attempt"].masked_fill(ready, 0)
+        self._clear_gradient(state, ready)
 
-        stepped, doubling = ended & ~starting, state["attempt"] < _TURNS
-        alpha, attempt = state["alpha"], state["attempt"] + stepped
-        state["better"] = torch.where(nearer & stepped, alpha, state["better"])
-        turns = stepped & doubling & (state["better"] == 0)
-        attempt = torch.where(turns, _TURNS, attempt)
-        over = stepped & torch.where(doubling, ~nearer & ~turns, nearer)
-        over |= stepped & ((attempt == _TURNS) & ~turns | (attempt >= 2 * _TURNS))
-        alpha = torch.where(stepped & doubling, 2 * alpha, alpha)
-        alpha = torch.where((turns | (stepped & ~doubling)) & ~over, alpha / 4, alpha)
-        state["alpha"], state["attempt"] = alpha, attempt
-        phase = torch.where(begins, self._START, torch.where(stepped, self._TRY, state["phase"]))
-        state["phase"] = torch.where(ready | over, self._SAMPLE, phase)
-        state["attempt"] = torch.where(ready, 0, attempt)
-        self._renew(state, over, ready | over)
-
-    def _renew(self, state: Columns, over: Tensor, fresh: Tensor) -> None:
-        """Take the step that line searches found, and clear what an iteration gathers."""
+    def _end_step(self, state: Columns, rows: Tensor, nearer: Tensor) -> None:
+        """Go on from steps that are finished and found a nearer boundary or not: to the next step or gradient."""
+        alpha, attempt, doubling = state["alpha"], state["attempt"] + rows, state["attempt"] < _ATTEMPTS
+        state["better"] = torch.where(nearer & rows, alpha, state["better"])
+        turns = rows & doubling & (state["better"] == 0)
+        attempt = attempt.masked_fill(turns, _ATTEMPTS)
+        over = rows & torch.where(doubling, ~nearer & ~turns, nearer)
+        over |= rows & ((attempt == _ATTEMPTS) & ~turns | (attempt >= 2 * _ATTEMPTS))
+        alpha = torch.where(rows & doubling, 2 * alpha, alpha)
+        state["alpha"] = torch.where((turns | (rows & ~doubling)) & ~over, alpha / 4, alpha)
+        state["attempt"] = attempt
+        state["phase"] = torch.where(over, self.SAMPLE, state["phase"].masked_fill(rows, self.TRY))
         if over.any():
-            state["direction"] = torch.where(per_row(over, state["x"]), self._theta(state), state["direction"])
-            small = over & (state["alpha"] < _LEAST_ALPHA[self.norm])
-            beta = torch.where(small, 0.1 * state["beta"], state["beta"])
-            state["beta"] = torch.where(beta < _LEAST_BETA, _BETA, beta)
-            state["alpha"] = torch.where(small, 1.0, state["alpha"])
-        state["better"] = torch.where(fresh, 0.0, state["better"])
-        state["sampled"] = torch.where(fresh, 0, state["sampled"])
-        state["gathered"] = torch.where(per_row(fresh, state["x"]), 0.0, state["gathered"])
+            self._take_step(state, over)
+            self._clear_gradient(state, over)
+
+    def _take_step(self, state: Columns, rows: Tensor) -> None:
+        """Move theta by the best step of the line search, and make small samples smaller."""
+        state["direction"] = torch.where(per_row(rows, state["x"]), self._theta(state), state["direction"])
+        small = rows & (state["alpha"] < _LEAST_ALPHA[self.norm])
+        beta = torch.where(small, 0.1 * state["beta"], state["beta"])
+        state["beta"] = torch.where(beta < _LEAST_BETA, _BETA, beta)
+        state["alpha"] = torch.where(small, 1.0, state["alpha"])
+
+    @staticmethod
+    def _clear_gradient(state: Columns, rows: Tensor) -> None:
+        for name in ("better", "sampled", "gathered"):
+            state[name] = state[name].masked_fill(per_row(rows, state[name]), 0)
 
     def _theta(self, state: Columns) -> Tensor:
-        """Return the directions of the radii known, like `x`."""
+        """Return the directions of the least radii, like `x`."""
         move = self._stepped(state, state["better"])
-        theta = move / per_row(norms.norm(move, self.norm).clamp_min(1e-12), move)
-        return torch.where(per_row(state["better"] > 0, move), theta, state["direction"])
-
-    def best(self, state: Columns) -> Tensor:
-        reach = torch.where(state["radius"].isfinite(), state["radius"], self.threat.eps)
-        return self.threat.admit(state["x"], self._point(state["x"], self._theta(state), reach))
-
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["radius"] <= self.threat.eps
-
-    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return evaluated - self.repeats * state["unbilled"]
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        # The published code looks at the budget between iterations, and ends once it is exceeded.
-        between = (state["phase"] == self._START) | ((state["phase"] == self._SAMPLE) & (state["sampled"] == 0))
-        return between & (self.paper_billed(state, evaluated) > state["budget"])
+        return torch.where(per_row(state["better"] > 0, move), self._normalised(move)[0], state["direction"])

@@ -9,54 +9,48 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from rfdlight.attacks.argument_checks import check_positive
 from rfdlight.attacks.base import Attack
 from rfdlight.core import norms, rng
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
-from rfdlight.errors import UserError
 
 _ORDER = 0
 """The stream of random numbers."""
 
 _ROUNDS = 6
-"""Of the network that permutes the coordinates; four already pass for random where blocks are large."""
+"""Rounds of the network that permutes the coordinates; four already pass for random in large blocks."""
 
 
 class SimBA(Attack):
-    """Adds or subtracts one basis vector at a time where that lowers the label's probability, reading scores.
+    """SimBA: score-based coordinate search, one basis vector at a time, in linf or l2.
 
-    The basis is that of pixels, or of the orthonormal discrete cosine transform of each channel. Coordinates
-    are visited in random order, those of the cosine transform from low to high frequencies. At each, minus
-    the step is tried, and if the probability does not fall, plus the step. After all have been visited, a new
-    pass begins in a new order. A targeted attack raises the target's probability.
+    The basis is that of pixels, or of the orthonormal discrete cosine transform (DCT) of each channel. Coordinates are
+    visited in random order, those of the DCT from low to high frequencies. At each, minus the step is tried, and if the
+    probability of the label does not fall, plus the step. After all have been visited, a new pass begins in a new
+    order. A targeted attack raises the target's probability.
 
-    Source: Guo, Gardner, You, Wilson, Weinberger, Simple Black-box Adversarial Attacks, ICML 2019, algorithm 1,
-    with the published order of frequencies: a block of 28 by 28 first, then rings of width 7, at 224 by 224
-    pixels; here an eighth and a 32nd of the longer side, each at least 1, so 4 and 1 at 32 by 32.
-    Deviations: every image has its own order; the second sign is asked only if the first one fails, and a
-    pixel's sign that clipping leaves without effect is not asked; in linf the perturbation is clamped at eps,
-    as in the paper's code; in l2 a step out of the ball is projected, the authors have no ball. Under the
-    paper's query counting the first query is not billed, as in both codes. These also evaluate the second sign
-    where the first one succeeds, without billing it: that is not reproduced, nor are their looks at the iterate.
+    Source: Guo, Gardner, You, Wilson, Weinberger, Simple Black-box Adversarial Attacks, ICML 2019, algorithm 1, with
+    the published order of frequencies: a block of 28 by 28 first, then rings of width 7, at 224 by 224 pixels; here an
+    eighth and a 32nd of the longer side, each at least 1, so 4 and 1 at 32 by 32.
+    Deviations: each image has its own order; the second sign is queried only if the first fails, and a pixel's sign
+    without effect after clipping is not queried; in linf the perturbation is clamped at eps, as in the paper's code; in
+    l2 a step out of the ball is projected, the authors have no ball.
 
     Args:
         basis: "pixel" or "dct".
-        step: Length of a step along a basis vector, > 0; by default eps in linf, as in the paper's code, and
-            0.2 in l2, the authors'. Steps along pixels in linf are at most eps.
+        step: Length of a step along a basis vector, > 0; by default eps in linf, as in the paper's code, and 0.2 in l2,
+            the authors'. Steps along pixels in linf are at most eps.
         ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
 
     State:
         delta: float32 (rows, C, H, W), the kept perturbation, before clipping to [0, 1].
-        loss: (rows,) float64, the label's probability there, or the target's with its sign changed; infinite
-            before the first answer.
+        loss: (rows,) float64, the label's probability there, or the target's negated; infinite before the first query.
         visited: (rows,) int64, coordinates that are finished.
         second: (rows,) bool, whether the second sign of a coordinate is next.
 
     Queries:
         One at the clean image, then one or two per coordinate.
-
-    Raises:
-        UserError: If `step` is not a positive number.
     """
 
     access = "score"
@@ -65,8 +59,7 @@ class SimBA(Attack):
 
     def __init__(self, basis: Literal["pixel", "dct"] = "pixel", step: float | None = None, **ball: Any) -> None:
         super().__init__(**ball)
-        if step is not None and not (step > 0 and math.isfinite(step)):
-            raise UserError(f"attack.step must be a positive number of pixel units, got {step}")
+        check_positive(step=step)
         self.basis = basis
         self.step = step
 
@@ -88,13 +81,13 @@ class SimBA(Attack):
         return min(self.step, eps) if self.basis == "pixel" else self.step
 
     def coordinate(self, state: Columns) -> tuple[Tensor, Tensor, Tensor]:
-        """Return channel, row and column of the coordinate that is tried, (rows,) int64 each."""
+        """Return the channel, row and column of the coordinate that is tried, (rows,) int64 each."""
         channels, height, width = state["x"].shape[1:]
         corners = torch.tensor(_blocks(height, width, self.basis), device=state["x"].device)  # (rings + 1, 2)
         ends = channels * corners.prod(1)
         size = channels * height * width
         place = state["visited"] % size
-        ring = torch.searchsorted(ends, place, right=True)  # block ring - 1 is done, block ring is not
+        ring = torch.searchsorted(ends, place, right=True)  # block ring - 1 is complete, block ring is not
         number = state["visited"] // size * len(ends) + ring
         within = permuted(state["seed"], number, place - ends[ring - 1], ends[ring] - ends[ring - 1])
 
@@ -116,7 +109,7 @@ class SimBA(Attack):
         return _unit(channel, channels)[:, :, None, None] * plane[:, None]
 
     def _idle(self, state: Columns, channel: Tensor, row: Tensor, column: Tensor) -> tuple[Tensor, Tensor]:
-        """Say where minus and plus the step leave the image as it is, (rows,) bool each."""
+        """Return which rows minus and plus the step leave unchanged, (rows,) bool each."""
         if self.basis == "dct":
             never = torch.zeros_like(state["second"])
             return never, never
@@ -147,8 +140,8 @@ class SimBA(Attack):
         # In float32, a confident victim's probability would be 1 everywhere.
         chance = answer.double().softmax(1).gather(1, of[:, None])[:, 0]
         loss = torch.where(aimed, -chance, chance)
-        opens, better = state["loss"].isinf(), loss < state["loss"]
-        state["claim"] = better & self.is_adversarial(state, answer.argmax(1))
+        opens = state["loss"].isinf()
+        state["kept"] = better = loss < state["loss"]
         torch.where(per_row(better, points), state["trial"], state["delta"], out=state["delta"])
         state["loss"] = torch.where(better, loss, state["loss"])
         done = ~opens & (better | state["last"])
@@ -158,22 +151,16 @@ class SimBA(Attack):
     def best(self, state: Columns) -> Tensor:
         return (state["x"] + state["delta"]).clamp_(0, 1)
 
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["claim"]
-
-    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return (evaluated - self.repeats).clamp_min(0)
-
 
 def permuted(seed: Tensor, number: Tensor, place: Tensor, size: Tensor) -> Tensor:
-    """Return where random permutations send places, without storing them.
+    """Return the images of places under random permutations, without storing these.
 
     Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002, sections 4 and 5: a Feistel
     network on a * b >= size places, walked until it comes back into range.
 
     Args:
         seed: (rows,) int64.
-        number: (rows,) int64, which permutation of that seed.
+        number: (rows,) int64, the number of the permutation of the seed.
         place: (rows,) int64, in [0, size).
         size: (rows,) int64, >= 1.
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks import square_l2
+from rfdlight.attacks.argument_checks import check_count
 from rfdlight.attacks.base import Attack
-from rfdlight.attacks.options import check_count
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
@@ -20,31 +20,31 @@ _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """After each of these 10,000ths of the schedule the squares' share of the pixels is halved."""
 
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)
-"""The streams of random numbers; `square_l2` has the next ones."""
+"""Streams of random numbers; `square_l2` has the next ones."""
 
 
 class Square(Attack):
-    """Random search over square patches, reading scores.
+    """Square Attack: score-based random search over square patches, in linf or l2.
 
-    In linf the perturbation is +eps or -eps at every pixel. It starts as vertical stripes; each step
-    gives one random square window a random sign per channel. In l2 it starts as a grid of bumps of norm
-    eps; each step moves the mass of one window into a bump in another. A step is kept if the loss falls.
+    In linf the perturbation is +eps or -eps at every pixel. It starts as vertical stripes; each step gives one random
+    square window a random sign per channel. In l2 it starts as a grid of bumps of norm eps; each step moves the mass of
+    one window into a bump in another. A step is kept if the loss falls.
 
-    Source: Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020, algorithms 1 to 3,
-    with the published code's window range: the last row and column are never inside a window.
-    Deviations: every image has its own windows and signs; beyond `schedule_len` the squares stay
-    small, where that code returns to the first size; the targeted form lowers the margin by default,
-    the published one the cross entropy; `refresh` and `inclusive` are not the authors'.
+    Source: Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020, algorithms 1 to 3, with the published
+    code's window range: the last row and column are never inside a window.
+    Deviations: each image has its own windows and signs; beyond `schedule_len` the squares stay small, where the
+    published code returns to the first size; the targeted form lowers the margin by default, the published one the
+    cross entropy; `refresh` and `inclusive` are not options of the authors.
 
     Args:
-        p: Share of the pixels in the first squares, in (0, 1]; 0.05 is the authors' for ImageNet
-            and the paper's, in l2 they recommend 0.1.
-        schedule_len: Over how many evaluations or iterations the squares shrink, >= 1; by default the budget.
-        schedule_clock: What counts for it: every evaluation, or proposals alone; they differ with
-            `refresh` or several evaluations per query. By default "evaluations", under the paper's
-            query counting "iterations", as in its code.
-        refresh: When the kept point is asked again, its loss replaced by the new one: "never", before
-            "every" step, or once after each "accept"ed step. It matters against random victims alone.
+        p: Share of the pixels in the first squares, in (0, 1]; 0.05 is the authors' for ImageNet and the paper's, in l2
+            the authors recommend 0.1.
+        schedule_len: Evaluations or iterations over which the squares shrink, >= 1; by default the budget.
+        schedule_clock: Whether the schedule counts evaluations, or iterations, that is proposals alone; they differ
+            with `refresh` or several evaluations per query. By default "evaluations"; "iterations" under the paper's
+            query counting.
+        refresh: When the kept point is queried again and its loss replaced: "never", before "every" step, or once after
+            each "accept"ed step. It matters behind random victims alone.
         inclusive: Whether windows may cover the last row and column.
         loss: "margin" or "cross_entropy".
         ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
@@ -52,18 +52,15 @@ class Square(Attack):
     State:
         signs: int8 (rows, C, H, W), in linf, the kept perturbation in units of eps, before clipping.
         point: like x, in l2, the kept point.
-        loss: (rows,) float32, its loss, infinite before the first answer.
-        step: (rows,) int64, proposals so far, the start being the first.
-        asked: (rows,) int64, queries so far.
-        refreshing: (rows,) bool, whether the kept point is asked next.
+        loss: (rows,) float32, its loss, infinite before the first query.
+        step, queries: (rows,) int64, proposals so far, of which the start is the first; queries so far.
+        refreshing: (rows,) bool, whether the kept point is queried next.
 
     Queries:
         One for the start, one per step, and one per refresh. The clean image is never queried.
-
-    Raises:
-        UserError: If `p` or `schedule_len` is out of range.
     """
 
+    default_clock: ClassVar[Literal["evaluations", "iterations"]] = "evaluations"
     access = "score"
     norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
     has_targeted_form = True
@@ -93,7 +90,7 @@ class Square(Attack):
         columns = {
             "loss": torch.full_like(y, torch.inf, dtype=torch.float32),
             "step": torch.zeros_like(y),
-            "asked": torch.zeros_like(y),
+            "queries": torch.zeros_like(y),
             "refreshing": torch.zeros_like(y, dtype=torch.bool),
         }
         if self.norm == "l2":
@@ -114,12 +111,12 @@ class Square(Attack):
         return side.clamp(1, max(min(height, width) - 1, 1))
 
     def _time(self, state: Columns) -> Tensor:
-        """Return where the schedule stands; the start is before its time 0."""
-        clock = self.schedule_clock or ("iterations" if self.query_counting == "paper" else "evaluations")
-        return state["step"] - 1 if clock == "iterations" else (state["asked"] - 1) * self.repeats
+        """Return the time of the schedule; the start comes before time 0."""
+        iterations = (self.schedule_clock or self.default_clock) == "iterations"
+        return state["step"] - 1 if iterations else (state["queries"] - 1) * self.eot
 
     def _paint(self, state: Columns, side: Tensor) -> Tensor:
-        """Return the signs with one window repainted; the kept ones before the first answer."""
+        """Return the signs with one window repainted; the kept signs for the start and for refreshes."""
         kept, seed, step = state["signs"], state["seed"], state["step"]
         channels, height, width = kept.shape[1:]
         place = rng.uniform(seed, _WINDOW, step, 2)
@@ -134,8 +131,8 @@ class Square(Attack):
 
         paint = rng.signs(seed, _SIGNS, step, (channels, 1, 1))
         proposal = torch.where(window, paint, kept)
-        # A window that already has these signs would waste the query: take one of the other sign
-        # vectors, each with equal chance, by flipping the channels of a number's binary digits.
+        # A window that already has these signs would waste the query: take one of the other sign vectors, each with
+        # equal chance, by flipping the channels of a number's binary digits.
         same = (proposal == kept).flatten(1).all(1) & moves
         if same.any():
             other = (rng.uniform(seed, _OTHER, step, 1) * (2**channels - 1)).long() + 1  # (rows, 1)
@@ -162,25 +159,14 @@ class Square(Attack):
         loss = self.objective(state, answer)
         refreshed = state["refreshing"]
         better = (loss < state["loss"]) & ~refreshed
-        kept = "signs" if self.norm == "linf" else "point"
-        torch.where(per_row(better, points), state["proposal"], state[kept], out=state[kept])
+        name = "signs" if self.norm == "linf" else "point"
+        torch.where(per_row(better, points), state["proposal"], state[name], out=state[name])
         state["loss"] = torch.where(better | refreshed, loss, state["loss"])
-        state["accepted"] = better & self.is_adversarial(state, answer.argmax(1))
+        state["kept"] = better
         state["step"] = state["step"] + ~refreshed
-        state["asked"] = state["asked"] + 1
+        state["queries"] = state["queries"] + 1
         if self.refresh != "never":
             state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
 
     def best(self, state: Columns) -> Tensor:
         return self._point(state["x"], state["signs"]) if self.norm == "linf" else state["point"]
-
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["accepted"]
-
-    def paper_billed(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return (evaluated - self.repeats).clamp_min(0)
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        # The published loop runs over iterations; in l2 it makes one more.
-        iterations = (state["budget"] // self.repeats).clamp_min(1) + (self.norm == "l2")
-        return state["step"] >= torch.where(state["budget"] > 0, iterations, 0)

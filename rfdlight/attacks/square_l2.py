@@ -1,4 +1,4 @@
-"""The proposals of Square in l2: how mass moves from one window of the image to another."""
+"""The proposals of Square Attack in l2, which move mass from one window of the image to another."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rfdlight.core.norms import norm
 from rfdlight.core.tensors import per_row
 
 _START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)
-"""The streams of random numbers; `square` has those before."""
+"""Streams of random numbers; `square` has the first ones."""
 
 _CELLS = 5
 """Bumps per column of the image at the start."""
@@ -22,8 +22,7 @@ _CELLS = 5
 def bump(side: int) -> Tensor:
     """Return the authors' bump, (side, side) float64 of unit l2 norm: upper half >= 0, lower half <= 0."""
     upper = side // 2
-    halves = [_mound(upper, side), -_mound(side - upper, side)]
-    whole = torch.cat(halves)
+    whole = torch.cat([_mound(upper, side), -_mound(side - upper, side)])
     return whole / whole.norm()
 
 
@@ -63,15 +62,15 @@ def start(x: Tensor, seed: Tensor, eps: float) -> Tensor:
 
 
 def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, eps: float, edge: int) -> Tensor:
-    """Return new points, like `x`: the mass of two windows becomes a bump in the first.
+    """Return new points, like `x`, in which the mass of two windows becomes a bump in the first.
 
     Args:
         x: (rows, C, H, W), the clean images.
         kept: Like `x`, the kept points.
         seed: (rows,) int64.
         step: (rows,) int64, the number of the proposal.
-        side: (rows,) int64, of the windows.
-        eps: Radius.
+        side: (rows,) int64, the side of the windows.
+        eps: Radius of the ball.
         edge: 1 if windows may cover the last row and column, else 0.
     """
     channels, height, width = x.shape[1:]
@@ -101,7 +100,7 @@ def _length(values: Tensor) -> Tensor:
 
 
 def _window(place: Tensor, side: Tensor, height: int, width: int, edge: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a window's mask (rows, 1, H, W), and where each pixel lies in it (rows, H, 1) and (rows, 1, W)."""
+    """Return a window's mask, (rows, 1, H, W), and each pixel's place in it, (rows, H, 1) and (rows, 1, W)."""
     top = (place[:, 0] * (height - side + edge)).long()
     left = (place[:, 1] * (width - side + edge)).long()
     down = (torch.arange(height, device=side.device) - top[:, None])[:, :, None]
@@ -111,7 +110,7 @@ def _window(place: Tensor, side: Tensor, height: int, width: int, edge: int) -> 
 
 
 def _bumps(side: Tensor, down: Tensor, across: Tensor) -> Tensor:
-    """Look up each row's bump, (rows, H, W) float64; meaningless outside of the window."""
+    """Return each row's bump, (rows, H, W) float64; values outside the window have no meaning."""
     sides = side.unique().tolist()
     largest = max(sides)
     table = torch.zeros(len(sides), largest, largest, dtype=torch.float64, device=side.device)

@@ -1,4 +1,4 @@
-"""Decisions of attacks that read labels, by a majority of several answers at one point."""
+"""Majority votes over several decisions of the victim at one point."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ from rfdlight.errors import UserError
 
 
 def check_odd(name: str, votes: int) -> None:
-    """Refuse numbers of votes that could tie.
-
-    Raises:
-        UserError: If `votes` is not odd and positive.
-    """
+    """Raise a UserError for a number of votes that could tie."""
     if votes < 1 or votes % 2 == 0:
         raise UserError(f"attack.{name} must be odd and at least 1, got {votes}")
 
@@ -24,21 +20,20 @@ def open_votes(y: Tensor) -> Columns:
     return {"ballots": torch.zeros_like(y), "hits": torch.zeros_like(y)}
 
 
-def cast_vote(state: Columns, hit: Tensor, votes: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Count one answer per row, and close the votes that it decides.
+def cast_vote(state: Columns, adversarial: Tensor, votes: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Count one decision per row, and close the votes whose majority is certain.
 
-    A vote ends as soon as its majority is certain, so on a deterministic victim it takes (votes + 1) / 2
-    answers. Rows that are not decided have to ask the same point again.
+    On a deterministic victim a vote takes (votes + 1) / 2 decisions. Undecided rows have to query the same point again.
 
     Args:
         state: With the columns of `open_votes`.
-        hit: (rows,) bool, whether the answer is what the attacker wants.
-        votes: Answers at most, odd, one number or one per row.
+        adversarial: (rows,) bool, whether the decision is adversarial.
+        votes: Largest number of decisions, odd, one number or one per row.
 
     Returns:
-        Which rows are decided, and the outcome of those, (rows,) bool each.
+        Which rows are decided, and the outcomes of decided rows, (rows,) bool each.
     """
-    ballots, hits = state["ballots"] + 1, state["hits"] + hit
+    ballots, hits = state["ballots"] + 1, state["hits"] + adversarial
     majority = votes // 2 + 1
     outcome = hits >= majority
     decided = outcome | (ballots - hits >= majority)

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.ascent import short_of_the_ball, step_where
-from rfdlight.attacks.base import Attack
-from rfdlight.attacks.options import check_count, check_positive
+from rfdlight.attacks.argument_checks import check_count, check_positive
+from rfdlight.attacks.gradient_estimation import GradientEstimation
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 
-class ZOSignSGD(Attack):
-    """Estimates the gradient from forward differences and follows its signs, reading scores.
+class ZOSignSGD(GradientEstimation):
+    """ZO-signSGD: score-based gradient estimation from forward differences, followed along its signs.
 
-    An iteration asks the iterate x_t, then n times x_t + sigma u with u from N(0, I). With L what the
-    attacker lowers, its direction is G = sum of (L(x_t) - L(x_t + sigma u)) u. The iterate moves by
-    step sgn(G), in l2 too, where sgn(0) = 0. It is projected on the ball around the clean image and then
-    clipped to [0, 1].
+    An iteration queries the iterate x_t, then n times x_t + sigma u with u from N(0, I). With L the attacker's loss,
+    the direction is G = sum of (L(x_t) - L(x_t + sigma u)) u. The iterate moves by step sgn(G), in l2 too, where
+    sgn(0) = 0. It is projected on the ball around the clean image and clipped to [0, 1].
 
-    Source: Liu, Chen, Chen, Hong, signSGD via Zeroth-Order Oracle, ICLR 2019, algorithm 1, with
-    Gaussian directions and the constants of Nguyen et al., Understanding the Robustness of
-    Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024. Deviations: probes
-    are clipped to [0, 1]; the margin instead of the cross entropy by default. Under the paper's
-    query counting every sample is followed by a query of its own at x_t, the look at the new iterate is
-    another query and free, and nothing is clipped.
+    Source: Liu, Chen, Chen, Hong, signSGD via Zeroth-Order Oracle, ICLR 2019, algorithm 1, with Gaussian directions and
+    the constants of Nguyen et al., Understanding the Robustness of Randomized Feature Defense Against Query-Based
+    Adversarial Attacks, ICLR 2024.
+    Deviations: probes are clipped to [0, 1]; the margin instead of the cross entropy by default.
 
     Args:
         samples: Probes per iteration, n, >= 1.
@@ -39,21 +34,11 @@ class ZOSignSGD(Attack):
         ball: `eps` and `norm` ("linf" or "l2"), see `Attack`.
 
     State:
-        point: like x, the iterate.
-        direction: like x, the part of G known so far.
-        other: (rows,) float32, the loss that the next one is compared with: the iterate's, or under
-            the paper's query counting the probe's.
-        asked: (rows,) int64, queries so far.
+        direction: like x, the part of G known so far; and the columns of `GradientEstimation`.
 
     Queries:
-        n + 1 per iteration; the one at the iterate is also the look at it.
-
-    Raises:
-        UserError: If `samples`, `sigma` or `step` is out of range.
+        n + 1 per iteration; the query at the iterate also shows whether the attack has succeeded.
     """
-
-    access = "score"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
 
     def __init__(
         self, samples: int = 15, sigma: float = 0.1, step: float = 0.01, loss: Loss = "margin", **ball: Any
@@ -66,82 +51,50 @@ class ZOSignSGD(Attack):
         self.step = step
         self.loss = loss
 
-    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        return {
-            "point": x.clone(),
-            "direction": torch.zeros_like(x),
-            "other": torch.zeros_like(y, dtype=torch.float32),
-            "asked": torch.zeros_like(y),
-        }
-
     @property
-    def _cycle(self) -> int:
-        """Queries per iteration, counting the look."""
-        return self.samples + 1 if self.query_counting == "exact" else 2 * self.samples + 1
+    def cycle(self) -> int:
+        return self.samples + 1
 
-    def _position(self, state: Columns) -> Tensor:
-        """Return each row's place in its iteration, (rows,).
-
-        Exact: 0 at the iterate, 1 to n at probes. Paper: even at probes, odd at the iterate, 2n at the look.
-        """
-        return state["asked"] % self._cycle
-
-    def _probes(self, position: Tensor) -> Tensor:
-        """Say which rows ask a probe, (rows,) bool."""
-        if self.query_counting == "exact":
-            return position > 0
-        return (position % 2 == 0) & (position < 2 * self.samples)
+    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        return {"direction": torch.zeros_like(x), **super().init(x, y, seed)}
 
     def ask(self, state: Columns) -> Tensor:
-        x, position = state["x"], self._position(state)
-        within = (position - 1).clamp_min(0) if self.query_counting == "exact" else position // 2
-        number = state["asked"] // self._cycle * self.samples + within
-        state["draw"] = rng.normal(state["seed"], 0, number, tuple(x.shape[1:]))
-        probe = state["point"] + per_row(self._probes(position) * self.sigma, x).to(x.dtype) * state["draw"]
-        return probe.clamp_(0, 1) if self.query_counting == "exact" else probe
+        position = self.position(state)
+        return self.query(state, (position - 1).clamp_min(0), position > 0)
+
+    def query(self, state: Columns, number: Tensor, probes: Tensor) -> Tensor:
+        """Return the probes with a number, (rows,), in their iteration; the iterate for rows that are not `probes`."""
+        x = state["x"]
+        draw = state["queries"] // self.cycle * self.samples + number
+        state["draw"] = rng.normal(state["seed"], 0, draw, tuple(x.shape[1:]))
+        return self.in_range(x, state["point"] + per_row(probes * self.sigma, x).to(x.dtype) * state["draw"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        loss = self.objective(state, answer)
-        position = self._position(state)
-        probes = self._probes(position)
-        if self.query_counting == "exact":
-            fall = torch.where(probes, state["other"] - loss, 0.0)
-            state["other"] = torch.where(probes, state["other"], loss)
-            looks, ends = ~probes, position == self.samples
-        else:
-            fall = torch.where(position % 2 == 1, loss - state["other"], 0.0)
-            state["other"] = torch.where(probes, loss, state["other"])
-            looks, ends = position == 2 * self.samples, position == 2 * self.samples - 1
-        state["direction"] += per_row(fall, points) * state["draw"]
-        state["asked"] = state["asked"] + 1
-        state["claim"] = looks & self.is_adversarial(state, answer.argmax(1))
-        if ends.any():
-            self._move(state, per_row(ends, points))
+        loss, position = self.objective(state, answer), self.position(state)
+        probes = position > 0
+        fall = torch.where(probes, state["first"] - loss, 0.0)
+        state["first"] = torch.where(probes, state["first"], loss)
+        self.collect(state, fall, position == self.samples)
 
-    def _move(self, state: Columns, ends: Tensor) -> None:
-        """Take the step of the rows whose direction is complete."""
-        change = self.step * state["direction"].sign()
-        step_where(ends, self.threat, state, change, self.query_counting == "exact")
+    def collect(self, state: Columns, fall: Tensor, complete: Tensor) -> None:
+        """Add the fall of the loss along the probe to the direction, and take the step of complete directions."""
+        state["direction"] += per_row(fall, state["draw"]) * state["draw"]
+        state["queries"] = state["queries"] + 1
+        if complete.any():
+            self.step_along(state, complete)
 
-    def best(self, state: Columns) -> Tensor:
-        return state["point"]
+    def step_along(self, state: Columns, rows: Tensor) -> None:
+        """Take the step of `rows`, whose direction is complete."""
+        direction = state["direction"]
+        self.move(state, rows, self.step * direction.sign())
+        state["direction"] = direction.masked_fill(per_row(rows, direction), 0.0)
 
     def is_success_check(self, state: Columns) -> Tensor:
-        if self.query_counting == "exact":
-            return super().is_success_check(state)
-        return self._position(state) == 2 * self.samples
+        return torch.zeros_like(state["y"], dtype=torch.bool)
 
-    def reports_success(self, state: Columns) -> Tensor:
-        return state["claim"]
-
-    def paper_ended(self, state: Columns, evaluated: Tensor) -> Tensor:
-        return (self._position(state) == 0) & super().paper_ended(state, evaluated)
+    def steps_within(self, budget: int) -> int:
+        return budget // self.eot // self.cycle
 
     def budget_warning(self, budget: int) -> str | None:
-        if self.norm == "l2":
-            return None  # how far a step of signs leads depends on the images' size
-        if self.query_counting == "exact":
-            steps = budget // self.repeats // (self.samples + 1)
-        else:
-            steps = -(-budget // (2 * self.samples * self.repeats))
-        return short_of_the_ball(steps, self.step, self.threat.eps)
+        # In l2, the size of the images decides how far a step of signs leads.
+        return super().budget_warning(budget) if self.norm == "linf" else None

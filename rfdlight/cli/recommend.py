@@ -90,7 +90,7 @@ def recommend(
     _check(attack)
     file = defense_file.plan(output)
     loaded, card, description = resolve_victim(victim, checkpoint, data)
-    settle_eps(attack, data)
+    attack = settle_eps(attack, data)
     points = chosen_places(loaded, layers, at)
     fresh, rest = split_held_out(data, num_images, seed)
     config = RecommendConfig(target, step or _radius(attack, data), confirm, attack, budget, data.num_classes)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.paper import with_published_steps
 from rfdlight.core import rng
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria.base import SuccessCriterion
@@ -30,9 +31,10 @@ from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 
 
-def _configure(attack: Attack, config: EngineConfig) -> None:
-    """Give the attack the settings of the engine that it depends on."""
-    attack.query_counting, attack.repeats = config.query_counting, config.eot
+def _configured(attack: Attack, config: EngineConfig) -> Attack:
+    """Return a copy of the attack with the settings of the engine that it depends on."""
+    steps = with_published_steps(attack) if config.query_counting == "paper" else attack
+    return steps.configured(eot=config.eot)
 
 
 class Engine:
@@ -60,7 +62,7 @@ class Engine:
         observer: RunObserver | None = None,
     ) -> None:
         self.oracle = oracle
-        self.attack = attack
+        self.attack = _configured(attack, config)
         self.criterion = criterion
         self.config = config
         self.observer = observer or RunObserver()
@@ -69,10 +71,9 @@ class Engine:
         self._scheduler = Scheduler(config.lockstep)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
         self._isolation = ErrorIsolation(oracle, self.ledger)
-        _configure(attack, config)
         counting = COUNTINGS[config.query_counting]
-        self._counting = counting(attack, self._pool, self.ledger, config.budget, config.eot)
-        self._query_step = QueryStep(oracle, self._isolation, attack, self._counting, self._pool, config.eot)
+        self._counting = counting(self.attack, self._pool, self.ledger, config.budget, config.eot)
+        self._query_step = QueryStep(oracle, self._isolation, self.attack, self._counting, self._pool, config.eot)
         self._criterion_step = self._new_criterion_step()
 
     def _new_criterion_step(self) -> CriterionStep:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.paper import paper_behaviour
+from rfdlight.attacks.paper.base import PaperBehaviour
 from rfdlight.core.tensors import Columns
 from rfdlight.engine.ledger import Kind, Ledger
 from rfdlight.engine.pool import Pool
@@ -57,13 +60,18 @@ class PaperCounting(ExactCounting):
     leaves_pixel_range: ClassVar[bool] = True
     free_success_checks: ClassVar[bool] = True
 
+    @cached_property
+    def behaviour(self) -> PaperBehaviour[Any]:
+        """The query counting of the attack's published code."""
+        return paper_behaviour(self.attack)
+
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
         state = self.pool.attack_state(rows) if state is None else state
-        return self.attack.paper_billed(state, self.pool.images.counts.evaluated[rows]).clamp(0, self.budget)
+        return self.behaviour.billed(state, self.pool.images.counts.evaluated[rows]).clamp(0, self.budget)
 
     def ended(self, rows: Tensor, state: Columns | None = None) -> Tensor:
         state = self.pool.attack_state(rows) if state is None else state
-        return self.attack.paper_ended(state, self.pool.images.counts.evaluated[rows])
+        return self.behaviour.ended(state, self.pool.images.counts.evaluated[rows])
 
     def _charge_success_checks(self, rows: Tensor) -> None:
         self.ledger.charge(self.pool.images.counts, rows, "criterion", 1)

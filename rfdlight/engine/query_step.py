@@ -58,8 +58,9 @@ class QueryStep:
         self.counting.charge(numbers, checks)
         attack.tell(state, points, answer)
         put(self.pool.images.attack, rows, state)
-        adversarial = attack.is_adversarial(state, labels) & attack.threat.contains(state["x"], points)
-        return Queries(attack, state, numbers, points, clock, logits, adversarial), answered.failed
+        answers = attack.is_adversarial(state, labels)
+        adversarial = answers & attack.threat.contains(state["x"], points)
+        return Queries(attack, state, numbers, points, clock, logits, answers, adversarial), answered.failed
 
     def _answers(self, values: tuple[Tensor, ...], y: Tensor, checks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the attack gets, the label of each query and its mean logits."""

@@ -8,8 +8,8 @@ from rfdlight.data.base import ImageData
 from rfdlight.errors import UserError
 
 
-def settle_eps(attack: Attack, data: ImageData) -> None:
-    """Give an attack without a radius the reference radius of the data, and check an l2 radius against the images.
+def settle_eps(attack: Attack, data: ImageData) -> Attack:
+    """Return the attack, without a radius with the reference radius of the data; an l2 radius is checked.
 
     Raises:
         UserError: If the attack is not in linf, for which data have a reference radius, or the ball holds every image.
@@ -17,7 +17,7 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
     if attack.eps is not None:
         if attack.norm == "l2":
             check_eps(attack.eps, attack.norm, "attack.eps", data.image_shape)
-        return
+        return attack
     if data.reference_eps is None:
         raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
     if attack.norm != "linf":
@@ -26,4 +26,4 @@ def settle_eps(attack: Attack, data: ImageData) -> None:
             "is one of linf"
         )
     check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
-    attack.eps = data.reference_eps
+    return attack.configured(eps=data.reference_eps)

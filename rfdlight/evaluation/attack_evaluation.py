@@ -153,7 +153,7 @@ class AttackEvaluation(LightningModule):
             self.victim, card, text = resolve_victim(
                 self.victim_spec, self.checkpoint, self.data, self.config.batch_size
             )
-            settle_eps(self.attack, self.data)
+            self.attack = settle_eps(self.attack, self.data)
             subject = Subject(
                 self.victim,
                 text,

@@ -139,7 +139,7 @@ def evaluate(
     with ExitStack() as stack:
         stack.enter_context(unchanged(network, place))
         module, order, home = _data(data, network, place)
-        settle_eps(chosen, module)
+        chosen = settle_eps(chosen, module)
         victim = Answering(network, type(network).__name__, module.num_classes, module.image_shape, batch_size)
         present = attached_defenses(network)
         for one in defenses:

@@ -218,7 +218,7 @@ class Evaluation(RunObserver):
         for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
             self.on_failure(image_id, reason)
         settings = self.subject.settings(config, self.rows)
-        interface.message(run_banner(settings, self.subject.attack, self.engine.pool_size, warnings))
+        interface.message(run_banner(settings, self.engine.attack, self.engine.pool_size, warnings))
         self._display = interface.progress(self.subject.data.num_images, config.budget)
         if self._display is not None:
             stack.callback(self._display.close)

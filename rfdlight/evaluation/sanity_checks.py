@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -118,9 +117,7 @@ class SanityChecks:
         return min(self.engine.config.budget, QUERIES)
 
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> NoBall:
-        attack = copy.copy(self.engine.attack)
-        attack.eps = _NO_SIZE
-        evaluation = self._attack(sample, attack)
+        evaluation = self._attack(sample, self.subject.attack.configured(eps=_NO_SIZE))
         records = evaluation.writer.past.records
         right = [record for record in records if record.clean_correct]
         return NoBall(
@@ -133,11 +130,11 @@ class SanityChecks:
         )
 
     def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> NoiseComparison:
-        if isinstance(self.engine.attack, RandomNoise):
+        if isinstance(self.subject.attack, RandomNoise):
             raise _SkippedError("the attack is random noise itself")
-        if self.engine.attack.norm not in RandomNoise.norms:
-            raise _SkippedError(f"random noise is not defined for {self.engine.attack.norm}")
-        noise = RandomNoise(self.engine.attack.eps, self.engine.attack.norm, self.engine.attack.targeted)
+        if self.subject.attack.norm not in RandomNoise.norms:
+            raise _SkippedError(f"random noise is not defined for {self.subject.attack.norm}")
+        noise = RandomNoise(self.subject.attack.eps, self.subject.attack.norm, self.subject.attack.targeted)
         stood = {record.id: record.is_robust for record in self._attack(sample, noise).writer.past.records}
         pairs = [(is_robust_at(known[name], self.engine.config.budget), stands) for name, stands in stood.items()]
         return NoiseComparison(
@@ -153,12 +150,11 @@ class SanityChecks:
         Both are root mean squares over the images: of the difference of two mean losses, and of the standard deviation
         of the difference of two single ones. Products of independent differences keep the noise out of the former.
         """
-        if self.engine.attack.access != "score":
-            raise _SkippedError(f"the attack reads {self.engine.attack.access}, not scores")
+        if self.subject.attack.access != "score":
+            raise _SkippedError(f"the attack reads {self.subject.attack.access}, not scores")
         if self.engine.config.budget < 2:
             raise _SkippedError("the attack has no second query")
-        attack = copy.copy(self.engine.attack)
-        attack.query_counting, attack.repeats = "exact", 1
+        attack = self.subject.attack
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.config.seed
         oracle = Oracle(self.subject.victim, rows, seed=seed, channels_last=self.config.channels_last, attempt=-1)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from rfdlight.attacks.ascent import advance
-from rfdlight.attacks.options import check_count, check_positive
+from rfdlight.attacks.argument_checks import check_count, check_positive
 from rfdlight.training.adversary import Adversary, Criterion, input_gradient
 
 
@@ -49,7 +48,7 @@ class TRADESAdversary(Adversary):
             uphill = input_gradient(victim, lambda logits: _divergence(clean, logits) * len(x))
             points = x + 0.001 * torch.randn_like(x)
             for _ in range(self.steps):
-                points = advance(self.threat, x, points, self.step * uphill(points).sign(), clip=True)
+                points = self.threat.project(x, points + self.step * uphill(points).sign())
         logits, attacked_logits = victim(x), victim(points)
         return criterion(logits, y) + self.beta * _divergence(logits.softmax(1), attacked_logits), attacked_logits
 

@@ -163,11 +163,9 @@ def test_noise_is_judged_by_many_draws_and_the_hook_is_taken_off(images):
 
 
 def test_an_attack_without_a_radius_gets_that_of_the_data():
-    square = Square()
-    settle_eps(square, Digits())
-    assert square.eps == 0.2
-    own = Square(eps=0.1)
-    settle_eps(own, Digits())
-    assert own.eps == 0.1
+    square, own = Square(), Square(eps=0.1)
+    assert settle_eps(square, Digits()).eps == 0.2
+    assert square.eps is None
+    assert settle_eps(own, Digits()).eps == 0.1
     with pytest.raises(UserError, match=r"attack\.eps must be given for l2"):
         settle_eps(HSJA(norm="l2"), Digits())

@@ -15,10 +15,12 @@ from ascent_checks import (
     check_standstill,
     grey,
 )
-from harness import drive, one_by_one
+from harness import counted, drive, one_by_one, takes_published_steps
 from reference.bandits import bandits, enlarge, exponentiated
 
 from rfdlight.attacks import Bandits
+from rfdlight.attacks.paper import BEHAVIOURS
+from rfdlight.attacks.paper.gradient_estimation import PaperBandits
 from rfdlight.core import rng
 from rfdlight.core.losses import margin
 from rfdlight.errors import UserError
@@ -37,7 +39,7 @@ def reference_of(attack):
         def normal(k):
             return rng.normal(key, 0, torch.tensor([k]), (x.shape[0], side, side))[0]
 
-        paper = attack.query_counting == "paper"
+        paper = takes_published_steps(attack)
         return bandits(model, x, y, side=side, **options, paper=paper, budget=budget, normal=normal)
 
     return run
@@ -112,16 +114,14 @@ def check_prior(attack, victim, x, y):
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{}, {"loss": "cross_entropy"}, {"prior_side": 7}, ROUND], ids=str)
 def test_each_query_is_the_references(network, clean, options, query_counting):
-    attack = Bandits(**{"eps": 0.05, **SMALL, **options})
-    attack.query_counting = query_counting
+    attack = counted(Bandits(**{"eps": 0.05, **SMALL, **options}), query_counting)
     check_bandits_reference(attack, network, *clean)
 
 
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{"eps": 0.05}, ROUND], ids=str)
 def test_the_iterate_moves_once_per_step_inside_the_ball(network, clean, options, query_counting):
-    attack = Bandits(**{**SMALL, **options})
-    attack.query_counting = query_counting
+    attack = counted(Bandits(**{**SMALL, **options}), query_counting)
     check_bandits_iterates(attack, network, *clean)
 
 
@@ -202,7 +202,7 @@ def test_a_budget_that_cannot_reach_the_balls_surface_is_named():
         "this budget allows 4 steps of 0.01, so the attack stays within 0.04 of the image although eps is 0.05; "
         "raise model.budget or attack.step"
     )
-    attack.query_counting = "paper"
+    attack = counted(attack, "paper")
     assert attack.budget_warning(9) is None
     assert attack.budget_warning(8) is not None
 
@@ -259,10 +259,10 @@ class ProbesTheSameSide(Bandits):
     """Reading: both probes along v + u."""
 
     def ask(self, state):
-        second = state["asked"] % 3 == 1
-        state["asked"] = state["asked"] - second.long()
+        second = state["queries"] % 3 == 1
+        state["queries"] = state["queries"] - second.long()
         points = super().ask(state)
-        state["asked"] = state["asked"] + second.long()
+        state["queries"] = state["queries"] + second.long()
         return points
 
 
@@ -286,8 +286,13 @@ class HidesTheLook(Bandits):
 class StopsAtOnce(Bandits):
     """Budget: under the paper's query counting, stops within a step."""
 
-    def paper_ended(self, state, evaluated):
+
+class EndsAtOnce(PaperBandits):
+    def ended(self, state, evaluated):
         return evaluated >= state["budget"]
+
+
+BEHAVIOURS[StopsAtOnce] = EndsAtOnce
 
 
 VICTIM = {"check_bandits_reference", "check_bandits_iterates", "check_prior"}

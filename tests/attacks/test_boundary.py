@@ -9,6 +9,7 @@ from reference.boundary import boundary
 from torch import nn
 
 from rfdlight.attacks import Boundary
+from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.core import rng
 from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
@@ -68,7 +69,7 @@ def check_reference(attack, answer, x, y, budget, target=None, starting_points=N
             assert float(before["sideways"][i]) == entry["sideways"], f"image {i}, query {q}"
             assert float(before["inwards"][i]) == entry["inwards"], f"image {i}, query {q}"
             assert torch.equal(points[i], entry["point"]), f"image {i}, query {q}"
-        assert torch.equal(ticks[-1][3]["point"][i], nearest)
+        assert torch.equal(ticks[-1][3]["nearest"][i], nearest)
 
 
 def check_geometry(attack, answer, x, y, budget=200):
@@ -77,15 +78,17 @@ def check_geometry(attack, answer, x, y, budget=200):
     for before, points, _, after in drive(attack, answer, x, y, budget=budget):
         assert (after["distance"] <= before["distance"]).all()
         found = after["distance"].isfinite()
-        distance = (after["point"] - x).flatten(1).norm(dim=1)
+        distance = (after["nearest"] - x).flatten(1).norm(dim=1)
         assert torch.allclose(after["distance"][found], distance[found], rtol=1e-6)
-        assert (answer(after["point"]).argmax(1) != y)[found].all()
+        assert (answer(after["nearest"]).argmax(1) != y)[found].all()
         assert attack.threat.contains(x, attack.best(after)).all()
-        assert torch.equal(attack.reports_success(after), found & attack.threat.contains(x, after["point"]))
+        assert torch.equal(
+            paper_behaviour(attack).reports_success(after, found), found & attack.threat.contains(x, after["nearest"])
+        )
         moving = before["phase"] >= SPHERE
         if moving.any():
             move = attack.sidestep(before).flatten(1)
-            back = (x - before["point"]).flatten(1)
+            back = (x - before["nearest"]).flatten(1)
             length = back.norm(dim=1)
             scale = move.norm(dim=1)
             assert ((move * back).sum(1).abs() <= 1e-5 * scale * length)[moving].all()
@@ -210,7 +213,7 @@ def test_a_victim_of_random_labels_leads_to_no_number_that_is_not_finite():
     x = grey(4)
     torch.manual_seed(0)
     for *_, after in drive(Boundary(eps=0.001, norm="l2", spherical_step=0.5), CoinFlip(), x, zeros(4), budget=600):
-        assert after["point"].isfinite().all()
+        assert after["nearest"].isfinite().all()
         assert after["sideways"].isfinite().all()
     run = Run(
         CoinFlip(),
@@ -242,16 +245,15 @@ def test_bad_options_are_refused_in_one_line(options, text):
 class StepsOutwards(Boundary):
     """Sign: proposals step away from x."""
 
-    def _propose(self, state):
-        spherical, proposal = super()._propose(state)
-        return spherical, (2 * spherical - proposal).clamp(0, 1)
+    def _proposal(self, state):
+        return (2 * self._spherical(state) - super()._proposal(state)).clamp(0, 1)
 
 
 class LeavesTheSphere(Boundary):
     """Size: sidesteps have a part along the way to x."""
 
     def sidestep(self, state):
-        return super().sidestep(state) + 0.001 * (state["x"] - state["point"])
+        return super().sidestep(state) + 0.001 * (state["x"] - state["nearest"])
 
 
 class SidestepsTooFar(Boundary):
@@ -280,16 +282,16 @@ class NeverClearsItsWindow(Boundary):
     """Schedule: after a change, old answers count again."""
 
     def _adapt(self, state, which, rows, rates, steps):
-        looks = state[f"{which}_looks"]
+        count = state[f"{which}_count"]
         super()._adapt(state, which, rows, rates, steps)
-        state[f"{which}_looks"] = looks
+        state[f"{which}_count"] = count
 
 
 class AsksTheSphereTwice(Boundary):
     """Budget: every spherical point is asked again."""
 
     def tell(self, state, points, answer):
-        again = (state["phase"] == SPHERE) & (state["sphere_looks"] % 2 == 0)
+        again = (state["phase"] == SPHERE) & (state["sphere_count"] % 2 == 0)
         super().tell(state, points, answer)
         state["phase"] = torch.where(again, SPHERE, state["phase"])
 

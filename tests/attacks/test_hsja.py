@@ -9,6 +9,7 @@ from harness import Run, drive, images, labelled, one_by_one
 from reference.hsja import hsja
 
 from rfdlight.attacks import HSJA
+from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.core import rng
 from rfdlight.errors import UserError
 
@@ -131,7 +132,7 @@ def check_geometry(attack, budget=500):
         for i in range(3):
             phase, t, b = int(before["phase"][i]), int(before["iteration"][i]), before["point"][i]
             distance = attack.threat.distance(x[i, None], b[None])[0]
-            if phase == PROJECT and before["low"][i] == 0 and before["high"][i] == 1:
+            if phase == PROJECT and before.low[i] == 0 and before.high[i] == 1:
                 before_last[i] = distance
             if phase == GRADIENT:
                 offset = points[i] - b
@@ -167,7 +168,7 @@ def check_kept(attack, victim, x, y, budget=100):
         found = least.isfinite()
         assert torch.equal(attack.threat.distance(x, after["nearest"])[found], least[found])
         inside = found & (least <= attack.eps)
-        assert torch.equal(attack.reports_success(after), inside)
+        assert torch.equal(paper_behaviour(attack).reports_success(after, found), inside)
         if found.all():
             assert (answer(after["nearest"]).argmax(1) != y).all()
             assert (answer(after["point"]).argmax(1) != y).all()

@@ -19,8 +19,8 @@ from rfdlight.attacks import HSJA
 class ReadsTheOpposite(HSJA):
     """Sign: the sums take hits for misses."""
 
-    def _count(self, state, points, probes, hit):
-        super()._count(state, points, probes, ~hit)
+    def _count(self, state, points, adversarial):
+        super()._count(state, points, ~adversarial)
 
 
 class ForgetsTheMean(HSJA):
@@ -61,9 +61,9 @@ class BisectsOnce(HSJA):
 class KeepsTheLast(HSJA):
     """Reading: keeps the last hit, near or far."""
 
-    def _remember(self, state, points, hit):
+    def tell(self, state, points, answer):
         state["distance"] = torch.full_like(state["distance"], torch.inf)
-        super()._remember(state, points, hit)
+        super().tell(state, points, answer)
 
 
 def small(check):

@@ -108,12 +108,12 @@ class RaysAsksTwice(RayS):
 
     def tell(self, state, points, answer):
         wide = (state["high"] - state["low"]) > 1e-3
-        last = (state["phase"] == self._BISECT) & wide & ((state["high"] - state["low"]) / 2 <= 1e-3)
+        last = (state["phase"] == self.BISECT) & wide & ((state["high"] - state["low"]) / 2 <= 1e-3)
         kept = {name: state[name].clone() for name in ("direction", "radius", "level", "block")}
         super().tell(state, points, answer)
         for name, value in kept.items():
             state[name] = torch.where(last.view(-1, *(1,) * (value.ndim - 1)), value, state[name])
-        state["phase"] = torch.where(last, self._BISECT, state["phase"])
+        state["phase"] = torch.where(last, self.BISECT, state["phase"])
 
 
 class NoiseHasOneSign(RandomNoise):
@@ -200,4 +200,4 @@ def test_the_engine_believes_no_point_outside_the_ball(mutant, network, clean):
     run = Run(network, mutant(eps=0.03, norm=norm), *clean, budget=40)
     for record in run.records:
         assert record[norm] <= 0.03 + 1e-6
-        assert record["success_query"] is None or record["verdict"] == "adversarial"
+        assert record.success_query is None or record.verdict == "adversarial"

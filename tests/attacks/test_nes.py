@@ -14,10 +14,12 @@ from ascent_checks import (
     check_standstill,
     grey,
 )
-from harness import Constant, Linear, Run, drive, images, one_by_one
+from harness import Constant, Linear, Run, counted, drive, images, one_by_one, takes_published_steps
 from reference.nes import nes
 
 from rfdlight.attacks import NES
+from rfdlight.attacks.paper import BEHAVIOURS
+from rfdlight.attacks.paper.gradient_estimation import PaperNES
 from rfdlight.core import rng
 from rfdlight.errors import UserError
 
@@ -34,15 +36,10 @@ def reference_of(attack):
         def normal(k):
             return rng.normal(key, 0, torch.tensor([k]), tuple(x.shape))[0]
 
-        paper = attack.query_counting == "paper"
+        paper = takes_published_steps(attack)
         return nes(model, x, y, target, **options, paper=paper, budget=budget, normal=normal)
 
     return run
-
-
-def in_paper(attack):
-    attack.query_counting = "paper"
-    return attack
 
 
 def check_nes_reference(attack, victim, x, y):
@@ -119,8 +116,7 @@ CASES = [
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_each_query_is_the_references(network, clean, options, query_counting):
-    attack = NES(**{"eps": 0.05, **SMALL, **options})
-    attack.query_counting = query_counting
+    attack = counted(NES(**{"eps": 0.05, **SMALL, **options}), query_counting)
     check_nes_reference(attack, network, *clean)
 
 
@@ -129,8 +125,7 @@ def test_each_query_is_the_references(network, clean, options, query_counting):
 def test_the_iterate_moves_once_per_iteration_by_at_most_a_step_inside_the_ball(
     network, clean, options, query_counting
 ):
-    attack = NES(**{**SMALL, **options})
-    attack.query_counting = query_counting
+    attack = counted(NES(**{**SMALL, **options}), query_counting)
     check_nes_iterates(attack, network, *clean)
 
 
@@ -184,12 +179,11 @@ def test_defaults_are_the_papers_in_each_norm():
 
 
 @pytest.mark.parametrize(
-    ("query_counting", "budget", "repeats", "steps"),
+    ("query_counting", "budget", "eot", "steps"),
     [("exact", 1000, 5, 3), ("exact", 60, 1, 1), ("exact", 119, 1, 1), ("paper", 1000, 5, 4), ("paper", 1000, 10, 2)],
 )
-def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, budget, repeats, steps):
-    attack = NES(eps=0.05, pairs=30, step=0.005)
-    attack.query_counting, attack.repeats = query_counting, repeats
+def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, budget, eot, steps):
+    attack = counted(NES(eps=0.05, pairs=30, step=0.005), query_counting).configured(eot=eot)
     assert attack.budget_warning(budget) == (
         f"this budget allows {steps} step{'s' * (steps > 1)} of 0.005, so the attack stays within "
         f"{steps * 0.005:g} of the image although eps is 0.05; raise model.budget or attack.step"
@@ -198,8 +192,7 @@ def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, b
 
 @pytest.mark.parametrize(("query_counting", "enough"), [("exact", 204), ("paper", 161)])
 def test_the_least_budget_that_suffices_is_not_warned_of(query_counting, enough):
-    attack = NES(eps=0.05)
-    attack.query_counting = query_counting
+    attack = counted(NES(eps=0.05), query_counting)
     assert attack.budget_warning(enough) is None
     assert attack.budget_warning(enough - 1) is not None
     # That many queries do reach a corner on a victim whose gradient never changes.
@@ -237,11 +230,8 @@ class Climbs(NES):
 class ForgetsTheCleanImage(NES):
     """Size: projects on a ball around the iterate."""
 
-    def _move(self, state, ends):
-        super()._move({**state, "x": state["point"]}, ends)
-        moved = (state["point"] + self.step * state["direction"].sign()).clamp(0, 1)
-        state["point"] = torch.where(ends, moved, state["point"])
-        state["direction"] = state["direction"].masked_fill(ends, 0.0)
+    def projected(self, x, point):
+        return point.clamp(0, 1)
 
 
 class SmallerProbes(NES):
@@ -260,8 +250,8 @@ class DrawsAgain(NES):
 
     def ask(self, state):
         super().ask(state)
-        state["draw"] = rng.normal(state["seed"], 0, state["asked"], tuple(state["x"].shape[1:]))
-        position = self._position(state)
+        state["draw"] = rng.normal(state["seed"], 0, state["queries"], tuple(state["x"].shape[1:]))
+        position = self.position(state)
         side = torch.where(position == 2 * self.pairs, 0, 1 - 2 * (position % 2)).view(-1, 1, 1, 1)
         return (state["point"] + side * self.sigma * state["draw"]).clamp(0, 1)
 
@@ -269,18 +259,18 @@ class DrawsAgain(NES):
 class KeepsTheDirection(NES):
     """Reading: adds each iteration's direction to the last."""
 
-    def _move(self, state, ends):
+    def step_along(self, state, rows):
         kept = state["direction"].clone()
-        super()._move(state, ends)
+        super().step_along(state, rows)
         state["direction"] = kept
 
 
 class StepsOnZero(NES):
     """Sign: sgn(0) = 1."""
 
-    def _move(self, state, ends):
+    def step_along(self, state, rows):
         state["direction"] = torch.where(state["direction"] == 0, 1e-9, state["direction"])
-        super()._move(state, ends)
+        super().step_along(state, rows)
 
 
 class HidesTheLook(NES):
@@ -295,14 +285,19 @@ class NeverLooks(NES):
 
     def tell(self, state, points, answer):
         super().tell(state, points, answer)
-        state["asked"] = state["asked"] + (self._position(state) == 2 * self.pairs)
+        state["queries"] = state["queries"] + (self.position(state) == 2 * self.pairs)
 
 
 class StopsAtOnce(NES):
     """Budget: under the paper's query counting, stops within an iteration."""
 
-    def paper_ended(self, state, evaluated):
+
+class EndsAtOnce(PaperNES):
+    def ended(self, state, evaluated):
         return evaluated >= state["budget"]
+
+
+BEHAVIOURS[StopsAtOnce] = EndsAtOnce
 
 
 VICTIM = {"check_nes_reference", "check_nes_iterates"}

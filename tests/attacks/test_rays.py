@@ -84,8 +84,8 @@ def test_the_engine_breaks_linear_victims_exactly_outside_their_least_radius(fac
     for image in x[:2] if adversarial else x[:1]:
         eps = factor * victim.least_radius(image[None])
         run = Run(victim, RayS(eps=eps), image[None], torch.zeros(1, dtype=torch.int64), budget=2000, batch_size=1)
-        assert (run.records[0]["success_query"] is not None) == adversarial
-        assert run.records[0]["verdict"] == ("adversarial" if adversarial else "robust")
+        assert (run.records[0].success_query is not None) == adversarial
+        assert run.records[0].verdict == ("adversarial" if adversarial else "robust")
 
 
 def test_only_labels_and_linf_are_known():
@@ -169,7 +169,7 @@ def check_rejections(attack, rate=0.3):
                 # No radius within the ball comes without verification.
                 assert not bool(
                     attack.threat.contains(
-                        x[i, None], attack._point(x[i, None], after["direction"][i, None], after["radius"][i, None])
+                        x[i, None], attack.point(x[i, None], after["direction"][i, None], after["radius"][i, None])
                     )[0]
                 )
             if ended[i]:
@@ -203,18 +203,18 @@ def test_verification_keeps_a_noisy_victims_radius_from_collapsing():
 class AdoptsUnverified(RayS):
     """Reading: a radius whose verification failed is taken all the same."""
 
-    def _decide(self, state, hit):
-        decided, wrong = super()._decide(state, hit)
-        return decided, wrong | (decided & (state["phase"] == self._VERIFY))
+    def _decide(self, state, adversarial):
+        decided, wrong = super()._decide(state, adversarial)
+        return decided, wrong | (decided & (state["phase"] == self.VERIFY))
 
 
 class VerifiesByTheFirst(RayS):
     """Budget: one answer verifies."""
 
-    def _decide(self, state, hit):
+    def _decide(self, state, adversarial):
         verify, self.verify = self.verify, 1
         try:
-            return super()._decide(state, hit)
+            return super()._decide(state, adversarial)
         finally:
             self.verify = verify
 

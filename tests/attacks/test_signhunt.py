@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 from attack_checks import check_feasible
-from harness import Constant, Linear, Run, drive, images, one_by_one
+from harness import Constant, Linear, Run, counted, drive, images, one_by_one, takes_published_steps
 from reference.signhunt import signhunt
 
 from rfdlight.attacks import SignHunt
+from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.core.losses import margin
 from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
@@ -25,7 +26,7 @@ def check_reference(attack, victim, x, y, budget):
     """Query by query, kinds and points are the reference's: the same bits in linf, to 1e-6 in l2."""
     answer = one_by_one(victim)
     ticks = list(drive(attack, answer, x, y, budget=budget))
-    paper = attack.query_counting == "paper"
+    paper = takes_published_steps(attack)
     base = paper if attack.base_query is None else attack.base_query
     tolerance = 0.0 if attack.norm == "linf" else 1e-6
     for i in range(len(x)):
@@ -100,10 +101,8 @@ def check_levels(attack):
     assert len(LEVELS[3072]) == math.ceil(math.log2(3072)) + 1
 
 
-def in_paper_mode(**options):
-    attack = SignHunt(eps=0.05, **options)
-    attack.query_counting = "paper"
-    return attack
+def in_paper_mode(eps=0.05, **options):
+    return counted(SignHunt(eps=eps, **options), "paper")
 
 
 @pytest.mark.parametrize(
@@ -220,7 +219,7 @@ def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
     evaluated, last = 0, 0
     for before, _, _, after in drive(attack, Constant(), x, y, budget=3 * 103 + 2):
         evaluated += int(before["phase"][0]) != 2
-        billed = int(attack.paper_billed(after, torch.tensor([evaluated])))
+        billed = int(paper_behaviour(attack).billed(after, torch.tensor([evaluated])))
         assert last <= billed <= last + 2
         last = billed
         if before["phase"][0] == 2:
@@ -231,8 +230,7 @@ def test_the_papers_bill_never_falls_and_is_its_formula_after_each_step():
 def test_the_papers_criterion_hears_of_a_break_from_the_look_after_a_step(network, clean):
     x, y = clean[0][:5], clean[1][:5]
     run = Run(network, SignHunt(eps=0.08), x, y, budget=30, query_counting="paper", criterion=criterion_named("paper"))
-    attack = in_paper_mode()
-    attack.eps = 0.08
+    attack = in_paper_mode(eps=0.08)
     billed = [None] * 5
     for before, _, logits, after in drive(attack, one_by_one(network), x, y, budget=2 + 3 * 28):
         for i in range(5):
@@ -264,14 +262,14 @@ class Climbs(SignHunt):
 class LeavesTheBall(SignHunt):
     """Size: steps of twice eps."""
 
-    def _probe(self, state, signs, submitted=False):
+    def probe(self, state, signs):
         return torch.add(state["anchor"], signs, alpha=2 * self.eps).clamp(0, 1)
 
 
 class IsTooShort(SignHunt):
     """Size: in l2, half of eps."""
 
-    def _probe(self, state, signs, submitted=False):
+    def probe(self, state, signs):
         return torch.add(state["anchor"], signs, alpha=0.5 * self.eps / math.sqrt(signs[0].numel())).clamp(0, 1)
 
 
@@ -286,8 +284,8 @@ class RoundsDown(SignHunt):
 class RestartsAtTheImage(SignHunt):
     """Schedule: the second pass starts at x."""
 
-    def _restart(self, state, size):
-        super()._restart(state, size)
+    def _restart(self, state, rows):
+        super()._restart(state, rows)
         state["anchor"] = state["x"].clone()
 
 
@@ -302,7 +300,7 @@ class DropsTies(SignHunt):
 class IgnoresTheBase(SignHunt):
     """Budget: asks the base although nobody wants it."""
 
-    _first = SignHunt._BASE
+    first_phase = SignHunt.BASE
 
 
 SMALL = {"eps": 0.3}

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from attack_checks import check_feasible
-from harness import Constant, Linear, Run, drive, images, labelled, one_by_one
+from harness import Constant, Linear, Run, counted, drive, images, labelled, one_by_one
 from reference.signopt import signopt
 
 from rfdlight.attacks import SignOPT
+from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
 from rfdlight.engine import criterion_named
@@ -136,8 +137,7 @@ def test_points_stay_in_the_ball(network, clean, norm):
 def test_a_line_search_and_its_loops_end_on_a_victim_that_is_always_wrong(query_counting):
     # Every answer is wrong: radii shrink 100 times, then bisection goes on to 0.
     x, y = images(1, (1, 4, 4)), torch.zeros(1, dtype=torch.int64)
-    attack = SignOPT(norm="l2", starting_points=1, samples=3, eps=0.05)
-    attack.query_counting = query_counting
+    attack = counted(SignOPT(norm="l2", starting_points=1, samples=3, eps=0.05), query_counting)
     phases = []
     for before, *_ in drive(attack, lambda p: torch.tensor([[0.0, 1.0]]).expand(len(p), 2), x, y, budget=600):
         phases.append(int(before["phase"]))
@@ -148,8 +148,7 @@ def test_a_line_search_and_its_loops_end_on_a_victim_that_is_always_wrong(query_
 
 def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(network, clean):
     x, y = clean[0][:3], clean[1][:3]
-    attack = SignOPT(norm="l2", **SMALL)
-    attack.query_counting = "paper"
+    attack = counted(SignOPT(norm="l2", **SMALL), "paper")
     unbilled = torch.zeros(3, dtype=torch.int64)
     seen = set()
     lowest = 1.0
@@ -157,7 +156,7 @@ def test_the_paper_grows_lost_radii_and_leaves_one_answer_per_search_unbilled(ne
         wrong = logits.argmax(1) != y
         unbilled += (before["phase"] == TRY) | ((before["phase"] == CHECK) & wrong)
         seen |= set(before["phase"].tolist())
-        assert torch.equal(attack.paper_billed(after, torch.full_like(y, q)), q - unbilled)
+        assert torch.equal(paper_behaviour(attack).billed(after, torch.full_like(y, q)), q - unbilled)
         lost = (before["phase"] == TRY) & ~wrong
         assert (after["phase"][lost] == GROW).all()
         lowest = min(lowest, float(points.min()))
@@ -192,7 +191,7 @@ def test_starts_go_on_until_one_is_wrong():
 
 def test_a_budget_that_the_first_gradient_exceeds_is_cautioned():
     assert SignOPT(eps=0.05).budget_warning(1000) is None
-    text = "100 starts and 200 samples leave nothing of 300 queries; lower attack.samples"
+    text = "100 starting points and 200 samples leave nothing of 300 queries; lower attack.samples"
     assert SignOPT(eps=0.05).budget_warning(300) == text
 
 
@@ -220,7 +219,7 @@ class LeavesTheBall(SignOPT):
 
     def best(self, state):
         reach = torch.where(state["radius"].isfinite(), state["radius"], 1.0)
-        return self._point(state["x"], self._theta(state), reach)
+        return self.point(state["x"], self._theta(state), reach)
 
 
 class SamplesOnceMore(SignOPT):
@@ -242,9 +241,10 @@ class ReadsTheOpposite(SignOPT):
 class BisectsTooShort(SignOPT):
     """Size: keeps a radius a percent below the one that was wrong."""
 
-    def _conclude(self, state, found, dropped):
-        state["high"] = torch.where(found, 0.99 * state["high"], state["high"])
-        super()._conclude(state, found, dropped)
+    def tell(self, state, points, answer):
+        radius = state["radius"].clone()
+        super().tell(state, points, answer)
+        state["radius"] = torch.where(state["radius"] < radius, 0.99 * state["radius"], radius)
 
 
 CHECKS = {"check_reference": 150, "check_steps": 150, "check_feasible": 60}

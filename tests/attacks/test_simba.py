@@ -243,8 +243,8 @@ def test_averaged_queries_are_billed_each_and_the_first_ones_not_by_the_paper():
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"step": 0.0}, "attack.step must be a positive number of pixel units, got 0.0"),
-        ({"step": float("inf")}, "attack.step must be a positive number of pixel units, got inf"),
+        ({"step": 0.0}, "attack.step must be a positive number, got 0.0"),
+        ({"step": float("inf")}, "attack.step must be a positive number, got inf"),
         ({"norm": "l1"}, "attack.norm of SimBA must be linf or l2, got l1"),
     ],
 )

@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
-from harness import CoinFlip, Constant, Run, drive, images, one_by_one
+from harness import CoinFlip, Constant, Run, counted, drive, images, one_by_one
 
 from rfdlight.attacks import Square
+from rfdlight.attacks.paper import BEHAVIOURS, paper_behaviour
+from rfdlight.attacks.paper.square import PaperSquare
 from rfdlight.core.norms import norm
 from rfdlight.engine import criterion_named
 
@@ -87,7 +89,7 @@ def test_inclusive_windows_reach_the_last_row_and_column_uniformly(ball):
         state["point"] = x.clone()  # mass in no window: what the first one gains is all there is
     kept = attack.best(state)
     state["step"] += 1
-    state["asked"] += 1
+    state["queries"] += 1
     changed = attack.ask(state) != kept
     whole = changed.flatten(1).sum(1) == side**2
     first = changed[whole].flatten(1).long().argmax(1)
@@ -103,7 +105,7 @@ def test_inclusive_windows_reach_the_last_row_and_column_uniformly(ball):
 
 def times(attack, repeats, query_counting, x, y, queries):
     """The schedule's time at each query after the first."""
-    attack.repeats, attack.query_counting = repeats, query_counting
+    attack = counted(attack, query_counting).configured(eot=repeats)
     clock, seen = attack._time, []
 
     def spy(state):
@@ -206,8 +208,8 @@ def test_a_targeted_image_is_claimed_only_where_the_target_is_reached(network, c
         logits = one_by_one(network)(points)
         attack.tell(state, points, logits)
         hit = logits.argmax(1) == state["target"]
-        assert torch.equal(attack.reports_success(state), hit & (state["loss"] < before))
-        claimed += int(attack.reports_success(state).sum())
+        assert torch.equal(paper_behaviour(attack).reports_success(state, hit), hit & (state["loss"] < before))
+        claimed += int(paper_behaviour(attack).reports_success(state, hit).sum())
     assert claimed
 
 
@@ -266,15 +268,22 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
 class BillsTheStart(Square):
     """Budget: the paper's bill has the start."""
 
-    def paper_billed(self, state, evaluated):
+
+class BilledStart(PaperSquare):
+    def billed(self, state, evaluated):
         return evaluated
 
 
 class StopsEarly(Square):
     """Budget: l2 makes as many iterations as linf."""
 
-    def paper_ended(self, state, evaluated):
-        return state["step"] >= state["budget"] // self.repeats
+
+class EarlyStop(PaperSquare):
+    def ended(self, state, evaluated):
+        return state["step"] >= state["budget"] // self.attack.eot
+
+
+BEHAVIOURS.update({BillsTheStart: BilledStart, StopsEarly: EarlyStop})
 
 
 class AimsAtTheLabel(Square):

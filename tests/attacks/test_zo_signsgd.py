@@ -16,10 +16,12 @@ from ascent_checks import (
     check_standstill,
     grey,
 )
-from harness import Linear, drive
+from harness import Linear, counted, drive, takes_published_steps
 from reference.zo_signsgd import zo_signsgd
 
 from rfdlight.attacks import ZOSignSGD
+from rfdlight.attacks.paper import BEHAVIOURS
+from rfdlight.attacks.paper.zo_signsgd import PaperZOSignSGD, PublishedZOSignSGD
 from rfdlight.core import rng
 from rfdlight.errors import UserError
 
@@ -34,7 +36,7 @@ def reference_of(attack):
         def normal(k):
             return rng.normal(key, 0, torch.tensor([k]), tuple(x.shape))[0]
 
-        return zo_signsgd(model, x, y, **options, paper=attack.query_counting == "paper", budget=budget, normal=normal)
+        return zo_signsgd(model, x, y, **options, paper=takes_published_steps(attack), budget=budget, normal=normal)
 
     return run
 
@@ -45,7 +47,7 @@ def check_zo_reference(attack, victim, x, y):
 
 def check_zo_iterates(attack, victim, x, y):
     n = attack.samples
-    cycle, moves_at = (n + 1, n) if attack.query_counting == "exact" else (2 * n + 1, 2 * n - 1)
+    cycle, moves_at = (n + 1, n) if not takes_published_steps(attack) else (2 * n + 1, 2 * n - 1)
     # Projection brings points together in the ball's norm.
     flat = attack.norm == "linf"
     length = attack.step if flat else attack.step * math.sqrt(x[0].numel())
@@ -84,8 +86,7 @@ def check_direction(attack):
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
 @pytest.mark.parametrize("options", [{}, {"loss": "cross_entropy"}, {"norm": "l2", "eps": 0.5}], ids=str)
 def test_each_query_is_the_references(network, clean, options, query_counting):
-    attack = ZOSignSGD(**{"eps": 0.05, **SMALL, **options})
-    attack.query_counting = query_counting
+    attack = counted(ZOSignSGD(**{"eps": 0.05, **SMALL, **options}), query_counting)
     check_zo_reference(attack, network, *clean)
 
 
@@ -94,8 +95,7 @@ def test_each_query_is_the_references(network, clean, options, query_counting):
 def test_the_iterate_moves_once_per_iteration_by_signs_of_a_step_inside_the_ball(
     network, clean, options, query_counting
 ):
-    attack = ZOSignSGD(**{**SMALL, **options})
-    attack.query_counting = query_counting
+    attack = counted(ZOSignSGD(**{**SMALL, **options}), query_counting)
     check_zo_iterates(attack, network, *clean)
 
 
@@ -124,8 +124,7 @@ def test_bills_are_those_of_the_specification(query_counting, budget, eot):
 
 @pytest.mark.parametrize(("query_counting", "cycle", "look"), [("exact", 5, 0), ("paper", 9, 8)])
 def test_only_queries_at_the_iterate_claim(network, clean, query_counting, cycle, look):
-    attack = ZOSignSGD(eps=0.1, **SMALL)
-    attack.query_counting = query_counting
+    attack = counted(ZOSignSGD(eps=0.1, **SMALL), query_counting)
     check_claims(attack, network, *clean, cycle=cycle, look=look, budget=72)
 
 
@@ -140,8 +139,7 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize(("query_counting", "enough"), [("exact", 80), ("paper", 121)])
 def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, enough):
-    attack = ZOSignSGD(eps=0.05)
-    attack.query_counting = query_counting
+    attack = counted(ZOSignSGD(eps=0.05), query_counting)
     assert attack.budget_warning(enough) is None
     assert attack.budget_warning(enough - 1) == (
         "this budget allows 4 steps of 0.01, so the attack stays within 0.04 of the image although eps is 0.05; "
@@ -174,17 +172,18 @@ class Climbs(ZOSignSGD):
 class StepsTwice(ZOSignSGD):
     """Size: steps of twice the length."""
 
-    def _move(self, state, ends):
+    def step_along(self, state, rows):
         whole = self.step
         self.step = 2 * whole
-        super()._move(state, ends)
+        super().step_along(state, rows)
         self.step = whole
 
 
 class TakesTheGradientItself(ZOSignSGD):
     """Size: in l2, a step along the direction instead of its signs."""
 
-    def _move(self, state, ends):
+    def step_along(self, state, rows):
+        ends = rows.view(-1, 1, 1, 1)
         length = state["direction"].flatten(1).norm(dim=1).view(-1, 1, 1, 1).clamp_min(1e-30)
         change = self.step * state["direction"] / length
         moved = self.threat.project(state["x"], state["point"] + change)
@@ -197,15 +196,15 @@ class ForgetsTheBase(ZOSignSGD):
 
     def tell(self, state, points, answer):
         super().tell(state, points, answer)
-        state["other"] = self.objective(state, answer)
+        state["first"] = self.objective(state, answer)
 
 
 class StepsOnZero(ZOSignSGD):
     """Sign: sgn(0) = 1."""
 
-    def _move(self, state, ends):
+    def step_along(self, state, rows):
         state["direction"] = torch.where(state["direction"] == 0, 1e-9, state["direction"])
-        super()._move(state, ends)
+        super().step_along(state, rows)
 
 
 class RepeatsDraws(ZOSignSGD):
@@ -213,27 +212,31 @@ class RepeatsDraws(ZOSignSGD):
 
     def ask(self, state):
         super().ask(state)
-        position = self._position(state)
+        position = self.position(state)
         state["draw"] = rng.normal(state["seed"], 0, (position - 1).clamp_min(0), tuple(state["x"].shape[1:]))
         return (state["point"] + (position > 0).view(-1, 1, 1, 1) * self.sigma * state["draw"]).clamp(0, 1)
 
 
-class SharesTheBase(ZOSignSGD):
+class SharesTheBase(PublishedZOSignSGD):
     """Budget: under the paper's query counting too, one query at the iterate serves all samples."""
 
     def tell(self, state, points, answer):
         super().tell(state, points, answer)
-        if self.query_counting == "paper":
-            position = self._position(state)
-            skips = (position % 2 == 0) & (position > 0) & (position < 2 * self.samples)
-            state["asked"] = state["asked"] + skips
+        position = self.position(state)
+        skips = (position % 2 == 0) & (position > 0) & (position < 2 * self.samples)
+        state["queries"] = state["queries"] + skips
 
 
 class StopsAtOnce(ZOSignSGD):
     """Budget: under the paper's query counting, stops within an iteration."""
 
-    def paper_ended(self, state, evaluated):
+
+class EndsAtOnce(PaperZOSignSGD):
+    def ended(self, state, evaluated):
         return evaluated >= state["budget"]
+
+
+BEHAVIOURS[StopsAtOnce] = EndsAtOnce
 
 
 VICTIM = {"check_zo_reference", "check_zo_iterates"}

@@ -1,6 +1,7 @@
 """Command lines that meet hostile files, and the line that each is answered, with {folder} and {anything} in it."""
 
 import gzip
+import json
 import os
 import zipfile
 import zlib

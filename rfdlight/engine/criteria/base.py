@@ -30,6 +30,7 @@ class Queries:
         points: (queries, C, H, W).
         clock: (queries,) int64, queries billed before each.
         logits: (queries, classes), the mean logits of each query's evaluations.
+        adversarial_answer: (queries,) bool, whether the answer is adversarial, wherever the point is.
         adversarial: (queries,) bool, whether the point is in the ball and the answer adversarial.
     """
 
@@ -39,6 +40,7 @@ class Queries:
     points: Tensor
     clock: Tensor
     logits: Tensor
+    adversarial_answer: Tensor
     adversarial: Tensor
 
     def take(self, positions: Tensor) -> Queries:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.engine.criteria.base import MAJORITY, Conclusion, Queries, SuccessCriterion, count_votes
 from rfdlight.engine.state import ImageState
 from rfdlight.errors import UserError
@@ -18,13 +19,14 @@ class PaperCriterion(SuccessCriterion):
             raise UserError("model.criterion paper has no rule for attacks that read gradients; leave it at sequential")
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
-        return queries.attack.reports_success(queries.state).nonzero()[:, 0]
+        reported = paper_behaviour(queries.attack).reports_success(queries.state, queries.adversarial_answer)
+        return reported.nonzero()[:, 0]
 
     def points(self, candidates: Queries) -> Tensor:
         return candidates.attack.best(candidates.state)
 
     def first_evaluations(self, attack: Attack) -> int:
-        return 0 if attack.access == "decision" and not attack.paper_votes else MAJORITY
+        return MAJORITY if paper_behaviour(attack).confirmed_by_votes else 0
 
     def conclude(self, images: ImageState, rows: Tensor) -> Conclusion:
         return count_votes(images, rows)

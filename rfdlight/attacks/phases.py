@@ -1,0 +1,51 @@
+"""The base class of attacks whose rows go through phases, with one pair of methods per phase."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from rfdlight.attacks.base import Attack
+from rfdlight.core.tensors import Columns, take
+
+Ask = Callable[[Columns], Tensor]
+"""Returns the points of rows that are all in one phase."""
+
+Tell = Callable[[Columns, Tensor, Tensor], None]
+"""Gets such rows, their points and whether these were adversarial, (rows,) bool; assigns new values to columns."""
+
+
+class PhasedAttack(Attack):
+    """Base class of decision-based attacks whose column `phase`, (rows,) int64, numbers the pairs of `phases`."""
+
+    access = "decision"
+
+    @abstractmethod
+    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+        """Return the methods of each phase: for its points and for their answers."""
+
+    def ask(self, state: Columns) -> Tensor:
+        points = torch.empty_like(state["x"])
+        for (build, _), rows, own in self._by_phase(state):
+            points[rows] = build(own)
+        return points
+
+    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
+        adversarial = self.is_adversarial(state, answer)
+        for (_, handle), rows, own in self._by_phase(state):
+            before = dict(own)
+            handle(own, points[rows], adversarial[rows])
+            for name, value in own.items():
+                if value is not before[name]:
+                    state[name][rows] = value
+
+    def _by_phase(self, state: Columns) -> Iterator[tuple[tuple[Ask, Tell], Tensor, Columns]]:
+        """Yield the methods of each phase that has rows, the numbers of these rows and a copy of their columns."""
+        phase = state["phase"].clone()
+        for number, methods in enumerate(self.phases()):
+            rows = (phase == number).nonzero()[:, 0]
+            if len(rows):
+                yield methods, rows, take(state, rows)

@@ -1,0 +1,332 @@
+"""Checks that every attack has to pass."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from msgspec.structs import astuple
+from torch import Tensor, nn
+
+from rfdlight.attacks.base import Attack
+from rfdlight.core.arguments import text_of
+from rfdlight.core.tensors import Columns
+from rfdlight.core.threat import reach
+from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.criteria import criterion_named
+from rfdlight.engine.engine import Engine
+from rfdlight.engine.oracle import Oracle
+from rfdlight.records.records import Record, in_order
+from rfdlight.testing.small_victims import CLASSES, CoinFlip, Constant, OneHot, images, small_network
+
+ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget", "start")
+"""Columns that no attack may return or change."""
+
+_EPS = {"linf": 0.08, "l2": 2.0}
+"""Radius of the checks for an attack without one."""
+
+_QUERIES = ("attack", "gradient", "success_check")
+"""Columns of a record that count queries."""
+
+Records = list[Record]
+
+
+def _require(condition: bool | Tensor, message: str) -> None:
+    if not bool(condition):
+        raise AssertionError(message)
+
+
+class Watched(Attack):
+    """Extension of an attack that checks its promises at each call of the engine."""
+
+    queried: dict[int, list[Tensor]]
+    """The points of each image, by its key of random numbers."""
+
+    column_form: dict[str, tuple[torch.dtype, torch.Size]]
+    """Dtypes and trailing shapes of the columns."""
+
+    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        given = {"x": x.clone(), "y": y.clone(), "seed": seed.clone()}
+        columns = super().init(x, y, seed)  # type: ignore[safe-super]
+        check_unchanged({"x": x, "y": y, "seed": seed}, given, "init")
+        check_column_names(columns)
+        check_column_rows(columns, len(x))
+        self.column_form = _form(columns, columns)
+        return columns
+
+    def ask(self, state: Columns) -> Tensor:
+        before = _copy(state)
+        points = super().ask(state)  # type: ignore[safe-super]
+        check_points(points, state["x"])
+        check_unchanged(state, before, "ask")
+        check_form(state, self.column_form, "ask")
+        return points
+
+    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
+        before = {**_copy(state), "points": points.clone(), "answer": answer.clone()}
+        super().tell(state, points, answer)  # type: ignore[safe-super]
+        check_unchanged({**state, "points": points, "answer": answer}, before, "tell")
+        check_form(state, self.column_form, "tell")
+        check_submitted(self, state, self.best(state))
+        for seed, point in zip(state["seed"].tolist(), points, strict=True):
+            self.queried.setdefault(seed, []).append(point.clone())
+
+
+def _form(state: Columns, names: Any) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (state[name].dtype, state[name].shape[1:]) for name in names}
+
+
+def _copy(state: Columns) -> Columns:
+    return {name: state[name].clone() for name in ENGINE_COLUMNS if name in state}
+
+
+def check_unchanged(now: Columns, before: Columns, call: str) -> None:
+    """Check that a call left its inputs and the engine's columns unchanged."""
+    for name, value in before.items():
+        _require(torch.equal(now[name], value), f"{call} changed {name}: expected it unchanged")
+
+
+def check_column_names(columns: Columns) -> None:
+    """Check that no column of the attack has the name of an engine's column."""
+    clashes = sorted(columns.keys() & set(ENGINE_COLUMNS))
+    _require(not clashes, f"init returned the engine's columns {', '.join(clashes)}: rename them")
+
+
+def check_column_rows(columns: Columns, rows: int) -> None:
+    """Check that the first dimension of each column is the row, and that no two columns share memory."""
+    for name, column in columns.items():
+        _require(
+            column.ndim > 0 and len(column) == rows, f"column {name} has shape {tuple(column.shape)}, not {rows} rows"
+        )
+    places = [column.data_ptr() for column in columns.values() if column.numel()]
+    _require(len(set(places)) == len(places), "two columns of init share memory: clone one of them")
+
+
+def check_form(state: Columns, form: dict[str, tuple[torch.dtype, torch.Size]], call: str) -> None:
+    """Check that the columns keep their dtypes and shapes."""
+    for name, expected in form.items():
+        found = (state[name].dtype, state[name].shape[1:])
+        _require(found == expected, f"{call} changed column {name}: expected {expected}, got {found}")
+
+
+def check_points(points: Tensor, x: Tensor) -> None:
+    """Check that queries are images in [0, 1], one per row."""
+    found, expected = (tuple(points.shape), points.dtype), (tuple(x.shape), x.dtype)
+    _require(found == expected, f"ask returned shape and dtype {found}, expected {expected}")
+    low, high = float(points.min()), float(points.max())
+    _require(low >= 0 and high <= 1, f"ask returned pixels in [{low:g}, {high:g}], expected [0, 1]")
+
+
+def check_submitted(attack: Attack, state: Columns, best: Tensor) -> None:
+    """Check that the submitted points lie in the ball and in [0, 1]."""
+    _require(attack.threat.contains(state["x"], best).all(), f"best left the {attack.norm} ball of {attack.eps:g}")
+    _require((best >= 0).all() and (best <= 1).all(), "best left the pixel range [0, 1]")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left: records ordered by id, and points by image, which stay empty under paper query counting."""
+
+    records: Records
+    queried: dict[int, list[Tensor]]
+    engine: Engine
+    forwarded: int
+
+    def same_queries(self, other: Run) -> bool:
+        """Return whether each image of another run had the same points in this one."""
+        return all(
+            len(self.queried[seed]) == len(points) and all(map(torch.equal, self.queried[seed], points))
+            for seed, points in other.queried.items()
+        )
+
+
+class _Recorder(RunObserver):
+    """Keeps the records of a run."""
+
+    def __init__(self) -> None:
+        self.records: Records = []
+
+    def on_record(self, record: Record) -> None:
+        self.records.append(record)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An attack, and the images and the network on which it is checked.
+
+    Args:
+        attack: With a radius.
+        budget: Queries per image.
+        network: The victim.
+        x: (rows, C, H, W).
+        y: (rows,) int64, the network's predictions.
+    """
+
+    attack: Attack
+    budget: int
+    network: nn.Module
+    x: Tensor
+    y: Tensor
+
+    def run(self, victim: nn.Module | None = None, **changes: Any) -> Run:
+        """Attack the images with changed arguments of the engine, and of this call: `order`, `chunk`, `x`, `y`."""
+        victim = self.network if victim is None else victim
+        x, y = changes.pop("x", self.x), changes.pop("y", self.y)
+        order = changes.pop("order", list(range(len(x))))
+        chunk, paper = changes.pop("chunk", len(order)), changes.get("query_counting") == "paper"
+        options = {"budget": self.budget, "pool_size": 4, "deterministic": True, **changes}
+        criterion = options.pop("criterion", None) or criterion_named("sequential")
+        observer = _Recorder()
+        with torch.no_grad():
+            classes = victim(x[:1]).shape[1]
+            if self.attack.targeted and self.attack.needs_starting_point:
+                candidates = images(64, tuple(x.shape[1:]), seed=77)
+                options["starting_points"] = candidates, victim(candidates).argmax(1)
+        oracle = Oracle(victim, 4, any_pixels=paper)
+        queried: dict[int, list[Tensor]] = {}
+        attack = self.attack if paper else watched(self.attack, queried)
+        engine = Engine(oracle, attack, criterion, EngineConfig(classes=classes, **options), observer)
+        try:
+            for first in range(0, len(order), chunk):
+                rows = order[first : first + chunk]
+                engine.submit(x[rows], y[rows], [f"image {row}" for row in rows])
+                engine.run(low_watermark=engine.pool_size)
+            engine.run()
+        finally:
+            oracle.close()
+        return Run(in_order(observer.records), queried, engine, oracle.forwarded)
+
+
+def watched(attack: Attack, queried: dict[int, list[Tensor]]) -> Attack:
+    """Return a copy of an attack that is checked at each call, and adds its points to `queried`."""
+    copied = attack.extended_by(Watched)  # type: ignore[type-abstract]
+    vars(copied)["queried"] = queried
+    return copied
+
+
+def check_ledger(run: Run) -> None:
+    """Check that each query and each evaluation of the victim is counted."""
+    total = run.engine.ledger.total
+    queries, counted = sum(map(len, run.queried.values())), sum(total[name] for name in _QUERIES)
+    _require(queries == counted, f"{queries} queries were answered, {counted} were counted")
+    ledger = sum(total.values())
+    _require(run.forwarded == ledger, f"the victim got {run.forwarded} images, the query ledger has {ledger}")
+
+
+def check_attributes(run: Run, attack: Attack) -> None:
+    """Check that a run left the attack's attributes unchanged."""
+    unchanged = _attributes(run.engine.attack) == _attributes(attack)
+    _require(unchanged, "the attack changed its attributes: keep what lasts in columns")
+
+
+def _attributes(attack: Attack) -> dict[str, str]:
+    own = vars(attack).items()
+    return {name: text_of(value) for name, value in own if name not in ("eot", "queried", "column_form")}
+
+
+def _queries(record: Record) -> int:
+    return sum(int(getattr(record, name)) for name in _QUERIES)
+
+
+def check_budget(records: Records, budget: int) -> None:
+    """Check that each query is billed, no budget is exceeded, and only successful images leave some of it."""
+    for record in records:
+        spent, billed = _queries(record), record.billed
+        _require(spent == billed <= budget, f"{record.id}: {spent} queries, {billed} billed, budget {budget}")
+        complete = billed == budget or record.success_query is not None or spent == 0
+        _require(complete, f"{record.id}: ended after {billed} of {budget} queries without success")
+
+
+def check_successes(records: Records, attack: Attack) -> None:
+    """Check that final points lie in the ball, and that a success of a deterministic victim is one again."""
+    for record in records:
+        distance, most = getattr(record, attack.norm), reach(attack.norm, attack.threat.eps)
+        _require(distance <= most, f"{record.id}: final point at {distance:g}, outside the ball of {most:g}")
+        confirmed = record.success_query is None or record.verdict == "adversarial"
+        _require(confirmed, f"{record.id}: success at query {record.success_query} is not adversarial at the end")
+
+
+def check_batch_composition(subject: Subject, run: Run) -> None:
+    """Check that queries and records depend neither on the pool, nor on the order, nor on other images or runs."""
+    order = list(range(len(subject.x)))[::-1]
+    for arrangement in ({"pool_size": 7, "order": order, "chunk": 3, "lockstep": True}, {"order": order[1::2]}):
+        other = subject.run(**arrangement)
+        kept = [record for record in run.records if record.id in {one.id for one in other.records}]
+        same = other.records == kept and run.same_queries(other)
+        _require(same, "queries depend on which images are attacked together, or on an earlier run")
+
+
+def check_misclassified(subject: Subject) -> None:
+    """Check that images that are misclassified from the start are not attacked."""
+    run = subject.run(y=(subject.y + 1) % CLASSES, budget=5)
+    _require(not run.queried, "misclassified images were attacked")
+
+
+def check_exact_budgets(subject: Subject) -> None:
+    """Check that an attack without success spends any budget exactly."""
+    x, y = images(3, (3, 4, 4)), torch.zeros(3, dtype=torch.int64)
+    for budget in (0, 1, 2, 3, 30):
+        for record in subject.run(Constant(), x=x, y=y, budget=budget).records:
+            _require(_queries(record) == record.billed == budget, f"{_queries(record)} queries of a budget of {budget}")
+            _require(record.success_query is None, "success on a victim that predicts one class everywhere")
+
+
+def check_repeated_evaluations(subject: Subject, run: Run) -> None:
+    """Check that two equal evaluations per query give the same attack at twice the bill."""
+    twice = subject.run(budget=2 * subject.budget, eot=2)
+    _require(run.same_queries(twice), "two equal evaluations per query changed the queries")
+    for before, after in zip(run.records, twice.records, strict=True):
+        for name in (*_QUERIES, "billed", "success_query"):
+            expected = getattr(before, name) and 2 * getattr(before, name)
+            _require(
+                getattr(after, name) == expected,
+                f"two evaluations per query: {name} is {getattr(after, name)}, not {expected}",
+            )
+
+
+def check_decisions_only(subject: Subject, run: Run) -> None:
+    """Check that a decision-based attack makes the same queries if scores hold the label alone."""
+    _require(run.same_queries(subject.run(OneHot(subject.network))), "a decision-based attack depends on scores")
+
+
+def check_random_victims(subject: Subject) -> None:
+    """Check budgets and finite numbers under both query countings on a victim that predicts at random."""
+    x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
+    criterion = criterion_named("paper", final_evaluations=5, clean_evaluations=5)
+    for counting in ("exact", "paper"):
+        changes = {"budget": 25, "deterministic": False, "criterion": criterion, "query_counting": counting}
+        for record in subject.run(CoinFlip(), x=x, y=y, **changes).records:
+            numbers = [value for value in astuple(record) if isinstance(value, float)]
+            _require(all(map(math.isfinite, numbers)), f"{counting} query counting: a record holds NaN or infinity")
+            _require(record.billed <= 25, f"{counting} query counting billed {record.billed} of 25 queries")
+
+
+def check_attack(attack: Attack, *, budget: int = 60, num_images: int = 6) -> None:
+    """Check that an attack keeps the promises of `rfdlight.attacks.base.Attack`, in a few seconds.
+
+    Args:
+        attack: Any attack; without a radius, it is checked with one of 0.08 in linf or 2 in l2.
+        budget: Queries per image in the longest runs.
+        num_images: Images in these runs.
+
+    Raises:
+        AssertionError: With one line on the first promise that does not hold.
+    """
+    attack = attack if attack.eps is not None else attack.configured(eps=_EPS[attack.norm])
+    network, x = small_network(), images(num_images)
+    with torch.no_grad():
+        subject = Subject(attack, budget, network, x, network(x).argmax(1))
+    run = subject.run()
+    check_attributes(run, attack)
+    check_ledger(run)
+    check_budget(run.records, budget)
+    check_successes(run.records, attack)
+    check_batch_composition(subject, run)
+    check_repeated_evaluations(subject, run)
+    if attack.access == "decision":
+        check_decisions_only(subject, run)
+    check_misclassified(subject)
+    check_exact_budgets(subject)
+    check_random_victims(subject)
