@@ -151,9 +151,9 @@ def test_an_attached_defense_is_honoured_like_a_given_one(model, pair):
     given = rfd.evaluate(model, pair, **QUICK, defense=noise)
     with noise.on(model):
         attached = rfd.evaluate(model, pair, **QUICK)
-    assert given.facts["defense"] == attached.facts["defense"] != "none"
+    assert given.facts.defense == attached.facts.defense != "none"
     assert given.records == attached.records
-    assert not given.facts["deterministic"]
+    assert not given.facts.deterministic
 
 
 def test_no_file_is_written_without_out(model, pair, tmp_path, monkeypatch, capsys):

@@ -30,3 +30,6 @@ class GivenImages(ImageData):
 
     def describe(self) -> str:
         return self.name
+
+    def note(self, remark: str) -> None:
+        """Print nothing: the images were converted and noted where they were given."""

@@ -57,7 +57,7 @@ def accuracies(summary: Summary) -> dict[str, Estimate | None]:
     known = {
         "single_query_clean": summary.single_query.clean,
         "single_query_robust": summary.single_query.robust,
-        **vars(summary.mean_logits),
+        **asdict(summary.mean_logits),
         **asdict(summary),
     }
     return {name: known[name] for name in ACCURACIES}
