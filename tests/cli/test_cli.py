@@ -66,9 +66,14 @@ def test_options_reach_their_objects_by_value(built):
     assert (cli.model.attack.p, cli.model.attack.eps, cli.model.attack.norm) == (0.1, 0.3, "linf")
     assert (cli.datamodule.num_images, cli.datamodule.seed) == (7, 3)
     module = cli.model
-    assert (module.budget, module.criterion.rule, module.criterion.final_evaluations, module.query_counting) == (
+    assert (
+        module.budget,
+        type(module.criterion).__name__,
+        module.criterion.final_evaluations,
+        module.query_counting,
+    ) == (
         9,
-        "single",
+        "SingleCriterion",
         21,
         "paper",
     )
