@@ -102,16 +102,16 @@ def check_billing(attack: Attack, query_counting: str, used: int, cycle: int, bu
     for record in run.records:
         if query_counting == "exact":
             looks = budget // eot // cycle if used < cycle else 0
-            assert record["success_check"] == looks * eot
-            assert record["attack"] + record["success_check"] == record["billed"] == budget // eot * eot
-            assert record["criterion"] == 3
+            assert record.success_check == looks * eot
+            assert record.attack + record.success_check == record.billed == budget // eot * eot
+            assert record.criterion == 3
         else:
             iterations = -(-budget // (used * eot))
-            assert record["attack"] == used * eot * iterations
-            assert record["success_check"] == 0
-            assert record["billed"] == budget
+            assert record.attack == used * eot * iterations
+            assert record.success_check == 0
+            assert record.billed == budget
             # One draw at the clean image, two at the end, and the looks, which are the evaluator's.
-            assert record["criterion"] == 3 + iterations
+            assert record.criterion == 3 + iterations
 
 
 def check_claims(attack: Attack, victim: nn.Module, x: Tensor, y: Tensor, cycle: int, look: int, budget: int) -> None:
@@ -138,7 +138,7 @@ def check_paper_boundaries(attack: Attack, victim: nn.Module, x: Tensor, y: Tens
     hook = victim.register_forward_pre_hook(lambda _, inputs: ranges.append(inputs[0].aminmax()))
     run = Run(victim, attack, x, y, budget=budget, query_counting="paper", criterion=SuccessCriterion("paper"))
     hook.remove()
-    adversarial = [record["success_query"] for record in run.records if record["success_query"] is not None]
+    adversarial = [record.success_query for record in run.records if record.success_query is not None]
     assert adversarial
     # The last iteration may exceed the budget, and is then recorded as the budget.
     assert all(at % used == 0 or at == budget for at in adversarial)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from msgspec.structs import asdict
 from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
@@ -157,7 +158,7 @@ class Run:
         return self.engine.ledger.total
 
     def column(self, name: str) -> Tensor:
-        return torch.tensor([record[name] for record in self.records])
+        return torch.tensor([asdict(record)[name] for record in self.records])
 
 
 @torch.no_grad()

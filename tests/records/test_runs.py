@@ -32,7 +32,7 @@ def test_a_run_in_memory_has_its_numbers_per_run_and_per_image():
     assert run.success.tolist() == [True] * 4 + [False] * 6
     assert (run.queries.dtype, run.success.dtype) == (torch.int64, torch.bool)
     assert (run.label, run.folder, run.config) == ("hand", None, "")
-    assert [diagnostic.check for diagnostic in run.diagnostics][0] == "images"
+    assert run.diagnostics[0].check == "images"
 
 
 def test_a_run_comes_back_from_its_folder_as_it_was(tmp_path):
