@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rfdlight.records.schema import Count, Fields, PositiveCount, Size, about, descriptions
+from rfdlight.records.schema import Count, Fields, PositiveCount, Size, descriptions
 
 
 class Rows(Fields, frozen=True, kw_only=True):
@@ -117,73 +117,89 @@ class SanityCheckResults(Fields, frozen=True, kw_only=True):
 
 
 class RunFacts(Fields, frozen=True, kw_only=True):
-    """The facts of a run that its records do not hold; `RUN_FIELDS` holds the meaning of each field."""
+    """The facts of a run that its records do not hold.
 
-    name: Annotated[str, about("name of the run directory")]
-    attack: Annotated[str, about("short name of the attack")]
-    options: Annotated[str, about("attack options that are not at their defaults")]
-    norm: Annotated[Literal["linf", "l2"], about("linf or l2")]
-    eps: Annotated[float, Meta(gt=0), about("radius of the ball, in pixel units")]
-    budget: Annotated[Count, about("billed queries per image")]
-    criterion: Annotated[str, about("success criterion")]
-    query_counting: Annotated[Literal["exact", "paper"], about("exact or paper")]
-    eot: Annotated[PositiveCount, about("evaluations averaged in each query")]
-    targeted: Annotated[bool, about("whether the attack has to reach a class that is drawn per image")]
-    precision: Annotated[str, about("precision of the attack's forward passes; the success criterion uses float32")]
-    victim: Annotated[str, about("the victim in words, with its weights and clean accuracy")]
-    data: Annotated[str, about("data set, with its arguments that are not at their defaults")]
-    num_images: Annotated[Count, about("images to attack")]
-    selection: Annotated[str | None, about("selection of the images")] = None
-    classes: Annotated[list[str] | None, about("names of the classes, or null")] = None
-    num_classes: Annotated[PositiveCount | None, about("classes of the victim")] = None
-    defense: Annotated[
-        str, about("the defense in words, with its arguments and its calls per image where there are several, or none")
-    ]
-    seed: Annotated[int, about("seed of the attack and of the victim's noise")]
-    batch_size: Annotated[Count | None, about("images per forward pass")] = None
-    batch_size_used: Annotated[
-        Count | None, about("images per forward pass at the end; smaller than batch_size where memory ran out")
-    ] = None
-    totals: Annotated[
-        Rows, about("rows of the victim's forward passes: attack, gradient, success_check, criterion and padding")
-    ]
-    forwarded: Annotated[Count | None, about("rows that a hook on the victim counted; null after a kill")] = None
-    wall_seconds: Annotated[Size, about("duration of the attack, in seconds")]
-    deterministic: Annotated[bool, about("whether the victim gives the same answer every time")]
-    complete: Annotated[bool, about("whether every image is finished or failed")]
-    failed: Annotated[
-        dict[str, str], about("images on which the victim failed, by id, with the reason; no record")
-    ] = {}
-    in_progress: Annotated[
-        InProgress,
-        about("images that a stopped run has begun and not finished, and how many of them are robust so far"),
-    ] = InProgress()
-    processes: Annotated[PositiveCount, about("processes that shared the images")] = 1
-    attempts: Annotated[Count, about("attempts at the run: the first, and one per resume")] = 1
-    killed_attempts: Annotated[
-        Count, about("attempts with a process that was killed; totals lack the rows for its unfinished images")
-    ] = 0
-    damaged_lines: Annotated[Count, about("damaged lines of the journal, left out")] = 0
-    foreign: Annotated[Count, about("records of images that are not images of the run")] = 0
-    card: Annotated[
-        CardAccuracy | None,
-        about("correct answers and images on the victim's card, undefended, whole test set; or null"),
-    ] = None
-    card_data: Annotated[str | None, about("data set of the victim's card, or null")] = None
-    clean_accuracy_warning: Annotated[
-        str | None, about("warning about the answers to clean images before the attack, or null")
-    ] = None
-    random: Annotated[
-        Randomness | None,
-        about(
-            "declared: whether a defense is declared random; measured: whether answers to the first images differed; "
-            "batch_effect: change of an image's logits beside other images; revealed: image whose later answer "
-            "differed, or null"
-        ),
-    ] = None
-    sanity_checks: Annotated[
-        SanityCheckResults, about("outcomes of the sanity checks, see rfdlight.evaluation.sanity_checks")
-    ] = SanityCheckResults()
+    Attributes:
+        name: name of the run directory
+        attack: short name of the attack
+        options: attack options that are not at their defaults
+        norm: linf or l2
+        eps: radius of the ball, in pixel units
+        budget: billed queries per image
+        criterion: success criterion
+        query_counting: exact or paper
+        eot: evaluations averaged in each query
+        targeted: whether the attack has to reach a class that is drawn per image
+        precision: precision of the attack's forward passes; the success criterion uses float32
+        victim: the victim in words, with its weights and clean accuracy
+        data: data set, with its arguments that are not at their defaults
+        num_images: images to attack
+        selection: selection of the images
+        classes: names of the classes, or null
+        num_classes: classes of the victim
+        defense: the defense in words, with its arguments and its calls per image where there are several, or none
+        seed: seed of the attack and of the victim's noise
+        batch_size: images per forward pass
+        batch_size_used: images per forward pass at the end; smaller than batch_size where memory ran out
+        totals: rows of the victim's forward passes: attack, gradient, success_check, criterion and padding
+        forwarded: rows that a hook on the victim counted; null after a kill
+        wall_seconds: duration of the attack, in seconds
+        deterministic: whether the victim gives the same answer every time
+        complete: whether every image is finished or failed
+        failed: images on which the victim failed, by id, with the reason; no record
+        in_progress: images that a stopped run has begun and not finished, and how many of them are robust so far
+        processes: processes that shared the images
+        attempts: attempts at the run: the first, and one per resume
+        killed_attempts: attempts with a process that was killed; totals lack the rows for its unfinished images
+        damaged_lines: damaged lines of the journal, left out
+        foreign: records of images that are not images of the run
+        card: correct answers and images on the victim's card, undefended, whole test set; or null
+        card_data: data set of the victim's card, or null
+        clean_accuracy_warning: warning about the answers to clean images before the attack, or null
+        random: declared: whether a defense is declared random; measured: whether answers to the first images differed;
+            batch_effect: change of an image's logits beside other images; revealed: image whose later answer differed,
+            or null
+        sanity_checks: outcomes of the sanity checks, see rfdlight.evaluation.sanity_checks
+    """
+
+    name: str
+    attack: str
+    options: str
+    norm: Literal["linf", "l2"]
+    eps: Annotated[float, Meta(gt=0)]
+    budget: Count
+    criterion: str
+    query_counting: Literal["exact", "paper"]
+    eot: PositiveCount
+    targeted: bool
+    precision: str
+    victim: str
+    data: str
+    num_images: Count
+    selection: str | None = None
+    classes: list[str] | None = None
+    num_classes: PositiveCount | None = None
+    defense: str
+    seed: int
+    batch_size: Count | None = None
+    batch_size_used: Count | None = None
+    totals: Rows
+    forwarded: Count | None = None
+    wall_seconds: Size
+    deterministic: bool
+    complete: bool
+    failed: dict[str, str] = {}
+    in_progress: InProgress = InProgress()
+    processes: PositiveCount = 1
+    attempts: Count = 1
+    killed_attempts: Count = 0
+    damaged_lines: Count = 0
+    foreign: Count = 0
+    card: CardAccuracy | None = None
+    card_data: str | None = None
+    clean_accuracy_warning: str | None = None
+    random: Randomness | None = None
+    sanity_checks: SanityCheckResults = SanityCheckResults()
 
     @property
     def shrunk_to(self) -> int | None:

@@ -4,66 +4,74 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
-from rfdlight.records.schema import Count, Fields, PositiveCount, about, descriptions, unseal
+from rfdlight.records.schema import Count, Fields, PositiveCount, descriptions, unseal
 
 Verdict = Literal["robust", "adversarial", "undecided", "misclassified"]
 
 
 class Record(Fields, frozen=True, kw_only=True):
-    """The result of the attack on one image; `FIELDS` holds the meaning of each field."""
+    """The result of the attack on one image.
 
-    id: Annotated[str, about("image id, <dataset>/<split>/<file name>")]
-    label: Annotated[Count, about("class index")]
-    target: Annotated[Count | None, about("target class of a targeted attack, or null")]
-    attack: Annotated[Count, about("evaluations that chose the attack's next query")]
-    gradient: Annotated[Count, about("evaluations with their gradient, of a white-box attack")]
-    success_check: Annotated[Count, about("evaluations that only checked whether the attack has succeeded")]
-    criterion: Annotated[Count, about("evaluations of the success criterion, never billed")]
-    billed: Annotated[Count, about("queries billed, at most the budget")]
-    candidates: Annotated[
-        Count, about("queries in the ball whose answer was adversarial: a wrong label, or the target")
-    ]
-    voted_candidates: Annotated[Count, about("candidates on which the success criterion took votes")]
-    tested_candidates: Annotated[
-        Count, about("candidates that a majority of the votes called adversarial, decided by a statistical test")
-    ]
-    success_query: Annotated[
-        Count | None, about("query at which the success criterion called the image adversarial, or null")
-    ]
-    first_9_vote_success: Annotated[
-        Count | None, about("first query whose candidate a majority of 9 votes called adversarial, or null")
-    ]
-    clean_evaluations: Annotated[PositiveCount, about("evaluations of the clean image before the attack")]
-    clean_wrong: Annotated[Count, about("clean evaluations with a wrong label")]
-    clean_margin: Annotated[float, about("margin of the mean logits of the clean image")]
-    clean_prediction: Annotated[
-        Count | None,
-        about("class with the largest mean logit of the clean image; null in runs converted from schema 1"),
-    ]
-    final_evaluations: Annotated[PositiveCount, about("fresh evaluations of the final point")]
-    final_adversarial: Annotated[Count, about("final evaluations whose answer was adversarial")]
-    final_margin: Annotated[
-        float, about("attack loss at the mean logits of the final point: the label's margin, or minus the target's")
-    ]
-    final_prediction: Annotated[
-        Count | None,
-        about("class with the largest mean logit of the final point; null in runs converted from schema 1"),
-    ]
-    verdict: Annotated[
-        Verdict,
-        about(
-            "robust, adversarial or undecided, by the mean logits of the final evaluations; misclassified if the "
-            "label does not have the largest mean logit of the clean image: the image is not attacked"
-        ),
-    ]
-    linf: Annotated[float, about("largest pixel change at the final point, in pixel units")]
-    l2: Annotated[float, about("Euclidean length of the change at the final point, in pixel units")]
-    low: Annotated[float | None, about("smallest pixel of the final point; null in runs converted from schema 1")]
-    high: Annotated[float | None, about("largest pixel of the final point; null in runs converted from schema 1")]
+    Attributes:
+        id: image id, <dataset>/<split>/<file name>
+        label: class index
+        target: target class of a targeted attack, or null
+        attack: evaluations that chose the attack's next query
+        gradient: evaluations with their gradient, of a white-box attack
+        success_check: evaluations that only checked whether the attack has succeeded
+        criterion: evaluations of the success criterion, never billed
+        billed: queries billed, at most the budget
+        candidates: queries in the ball whose answer was adversarial: a wrong label, or the target
+        voted_candidates: candidates on which the success criterion took votes
+        tested_candidates: candidates that a majority of the votes called adversarial, decided by a statistical test
+        success_query: query at which the success criterion called the image adversarial, or null
+        first_9_vote_success: first query whose candidate a majority of 9 votes called adversarial, or null
+        clean_evaluations: evaluations of the clean image before the attack
+        clean_wrong: clean evaluations with a wrong label
+        clean_margin: margin of the mean logits of the clean image
+        clean_prediction: class with the largest mean logit of the clean image; null in runs converted from schema 1
+        final_evaluations: fresh evaluations of the final point
+        final_adversarial: final evaluations whose answer was adversarial
+        final_margin: attack loss at the mean logits of the final point: the label's margin, or minus the target's
+        final_prediction: class with the largest mean logit of the final point; null in runs converted from schema 1
+        verdict: robust, adversarial or undecided, by the mean logits of the final evaluations; misclassified if the
+            label does not have the largest mean logit of the clean image: the image is not attacked
+        linf: largest pixel change at the final point, in pixel units
+        l2: Euclidean length of the change at the final point, in pixel units
+        low: smallest pixel of the final point; null in runs converted from schema 1
+        high: largest pixel of the final point; null in runs converted from schema 1
+    """
+
+    id: str
+    label: Count
+    target: Count | None
+    attack: Count
+    gradient: Count
+    success_check: Count
+    criterion: Count
+    billed: Count
+    candidates: Count
+    voted_candidates: Count
+    tested_candidates: Count
+    success_query: Count | None
+    first_9_vote_success: Count | None
+    clean_evaluations: PositiveCount
+    clean_wrong: Count
+    clean_margin: float
+    clean_prediction: Count | None
+    final_evaluations: PositiveCount
+    final_adversarial: Count
+    final_margin: float
+    final_prediction: Count | None
+    verdict: Verdict
+    linf: float
+    l2: float
+    low: float | None
+    high: float | None
 
     def __post_init__(self) -> None:
         """Check the counts of parts against the counts of their wholes."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
+from docstring_parser import parse
 from msgspec import Meta, Struct
 
 from rfdlight._io import read_bytes
@@ -31,14 +32,9 @@ class Fields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the objects of a run's files: immutable, and decoded strictly."""
 
 
-def about(text: str) -> Meta:
-    """Return the annotation that documents a field."""
-    return Meta(description=text)
-
-
 def descriptions(kind: type[Struct]) -> dict[str, str]:
-    """Return the meaning of each field of an object, by its name."""
-    return {field.name: field.type.__metadata__[-1].description for field in msgspec.structs.fields(kind)}
+    """Return the meaning of each field of an object, from its docstring."""
+    return {field.arg_name: " ".join((field.description or "").split()) for field in parse(kind.__doc__ or "").params}
 
 
 def decode(data: bytes, kind: type[T]) -> T:

@@ -6,14 +6,14 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 from msgspec.structs import asdict
 
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
 from rfdlight.records.records import Record
-from rfdlight.records.schema import Fields, about, descriptions
+from rfdlight.records.schema import Fields, descriptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,71 +71,43 @@ class CurvePoint(Estimate):
 
 
 class Summary(Fields, frozen=True, kw_only=True):
-    """Every number of an evaluation; `FIELDS` holds the meaning of each field."""
+    """Every number of an evaluation.
 
-    run: Annotated[RunFacts, about("the facts of the run, see RUN_FIELDS")]
-    counts: Annotated[
-        dict[str, int],
-        about(
-            "numbers of images: images (all with a record), initially_wrong, adversarial and undecided (of the "
-            "initially right), unconfirmed (adversarial by the success criterion, not by the final evaluation) and "
-            "late (adversarial by the final evaluation alone)"
-        ),
-    ]
-    single_query: Annotated[
-        SingleQuery,
-        about(
-            "clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted run, "
-            "whose final evaluation counts answers of the target"
-        ),
-    ]
-    mean_logits: Annotated[
-        MeanLogits,
-        about(
-            "clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image counts "
-            "as robust in robust and as adversarial in robust_lower"
-        ),
-    ]
-    so_far: Annotated[
-        Estimate | None,
-        about(
-            "robust accuracy of the mean logits over all images that a stopped run has begun, unfinished images as "
-            "robust if they are so far; null for a complete run. Finished images alone are a biased sample: "
-            "adversarial images finish first"
-        ),
-    ]
-    attack_success: Annotated[Estimate, about("attack success rate: adversarial share of the initially right images")]
-    declared: Annotated[
-        Estimate,
-        about(
-            "robust accuracy by the success criterion during the attack, which the final evaluation may contradict; "
-            "under the paper's criterion and query counting, what its code would report"
-        ),
-    ]
-    first_9_vote_success: Annotated[
-        Estimate | None,
-        about(
-            "robust accuracy if the first candidate that a majority of 9 votes called wrong succeeded; null if the "
-            "criterion took no votes"
-        ),
-    ]
-    curve: Annotated[
-        list[CurvePoint], about("robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget")
-    ]
-    adversarial_images: Annotated[
-        dict[str, float | None],
-        about(
-            "median_queries and mean_queries billed at the success; median and largest linf and l2 of the changes, in "
-            "pixel units; null without an adversarial image"
-        ),
-    ]
-    ledger: Annotated[
-        dict[str, Any],
-        about(
-            "billed queries; attack, gradient, success_check, criterion and padding rows, their sum rows, "
-            "criterion_ratio = criterion / (attack + gradient + success_check) and padding_share = padding / rows"
-        ),
-    ]
+    Attributes:
+        run: the facts of the run, see RUN_FIELDS
+        counts: numbers of images: images (all with a record), initially_wrong, adversarial and undecided (of the
+            initially right), unconfirmed (adversarial by the success criterion, not by the final evaluation) and late
+            (adversarial by the final evaluation alone)
+        single_query: clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted
+            run, whose final evaluation counts answers of the target
+        mean_logits: clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image
+            counts as robust in robust and as adversarial in robust_lower
+        so_far: robust accuracy of the mean logits over all images that a stopped run has begun, unfinished images as
+            robust if they are so far; null for a complete run. Finished images alone are a biased sample: adversarial
+            images finish first
+        attack_success: attack success rate: adversarial share of the initially right images
+        declared: robust accuracy by the success criterion during the attack, which the final evaluation may contradict;
+            under the paper's criterion and query counting, what its code would report
+        first_9_vote_success: robust accuracy if the first candidate that a majority of 9 votes called wrong succeeded;
+            null if the criterion took no votes
+        curve: robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget
+        adversarial_images: median_queries and mean_queries billed at the success; median and largest linf and l2 of the
+            changes, in pixel units; null without an adversarial image
+        ledger: billed queries; attack, gradient, success_check, criterion and padding rows, their sum rows,
+            criterion_ratio = criterion / (attack + gradient + success_check) and padding_share = padding / rows
+    """
+
+    run: RunFacts
+    counts: dict[str, int]
+    single_query: SingleQuery
+    mean_logits: MeanLogits
+    so_far: Estimate | None
+    attack_success: Estimate
+    declared: Estimate
+    first_9_vote_success: Estimate | None
+    curve: list[CurvePoint]
+    adversarial_images: dict[str, float | None]
+    ledger: dict[str, Any]
 
 
 FIELDS = descriptions(Summary)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from harness import CoinFlip, Constant, Run, counted, drive, images, one_by_one
+from msgspec.structs import asdict
 
 from rfdlight.attacks import Square
 from rfdlight.attacks.paper import BEHAVIOURS, paper_behaviour
@@ -260,7 +261,7 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
     )
     for record in run.records:
         assert record.billed == (60 if record.attack else 0)
-        assert record[ball] <= attack.eps * (1 + 1e-4)
+        assert asdict(record)[ball] <= attack.eps * (1 + 1e-4)
     *_, (*_, after) = drive(attack, CoinFlip(), x, y, budget=60)
     assert (norm(attack.best(after) - x, ball) <= attack.eps * (1 + 1e-4)).all()
 

@@ -123,7 +123,7 @@ def whole(network):
         y = network(x).argmax(1)
     records, failed, _ = attacked(Mapped(network, lambda logits: logits), RandomNoise(eps=EPS), x, y)
     assert not failed
-    bad = next(number for number in range(10) if records[f"test/{number:04d}"]["tested_candidates"])
+    bad = next(number for number in range(10) if records[f"test/{number:04d}"].tested_candidates)
     return x, y, records, bad
 
 
