@@ -115,7 +115,7 @@ def check_adaptation(attack, sphere, proposal):
         hit = phase <= BLEND or (next(sphere) if phase == SPHERE else next(proposal))
         return torch.tensor([[0.0, 1.0]] if hit else [[1.0, 0.0]])
 
-    for before, _, logits, after in drive(attack, answer, x, y, budget=1500):
+    for before, _, logits, after in drive(attack, answer, x, y, budget=1250):
         hit = bool(logits.argmax())
         if phase == PROPOSAL:
             number += 1
@@ -168,7 +168,7 @@ def test_each_query_is_the_references(network, clean):
 
 
 def test_each_query_is_the_references_while_steps_adapt():
-    check_reference(Boundary(eps=0.5, norm="l2"), one_by_one(Plane()), grey(2), zeros(2), 1200)
+    check_reference(Boundary(eps=0.5, norm="l2"), one_by_one(Plane()), grey(1), zeros(1), 450)
 
 
 def test_a_targeted_attack_is_the_references_from_its_start(network, clean):

