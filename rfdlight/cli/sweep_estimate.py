@@ -64,7 +64,7 @@ class Clock:
 
     def __init__(self, cells: list[Cell], facts: dict[str, Facts]) -> None:
         sizes = {cell.name: facts[cell.name].size for cell in cells}
-        self._query_step = {name: size.images * max(1, size.budget) for name, size in sizes.items()}
+        self._queries = {name: size.images * max(1, size.budget) for name, size in sizes.items()}
         self._victim = {cell.name: victim_of(cell) for cell in cells}
         self._seconds: dict[str, float] = {}
         self._last = self._begun = time.monotonic()
@@ -74,14 +74,12 @@ class Clock:
         now = time.monotonic()
         self._seconds[cell.name], self._last = now - self._last, now
         text = f"{duration(self._seconds[cell.name])}, all {duration(now - self._begun)}"
-        left = sum(
-            self._per_query(name) * self._query_step[name] for name in self._query_step.keys() - self._seconds.keys()
-        )
+        left = sum(self._per_query(name) * self._queries[name] for name in self._queries.keys() - self._seconds.keys())
         return f"{text}, about {duration(left)} left" if left else text
 
     def _per_query(self, name: str) -> float:
         same = [done for done in self._seconds if self._victim[done] == self._victim[name]] or list(self._seconds)
-        return sum(self._seconds[done] for done in same) / sum(self._query_step[done] for done in same)
+        return sum(self._seconds[done] for done in same) / sum(self._queries[done] for done in same)
 
 
 def _measured(cell: Cell, facts: Facts, scratch: Path, run: Run) -> Speed:

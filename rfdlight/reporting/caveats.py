@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rfdlight.records.runs import Run
 from rfdlight.reporting.details import common_budget
@@ -14,7 +14,7 @@ _COMPARED = ("norm", "eps", "targeted", "criterion", "query_counting", "eot", "p
 """The facts that two numbers should share to be comparable."""
 
 
-def warnings_of(runs: list[Run]) -> list[str]:
+def warnings_of(runs: Sequence[Run]) -> list[str]:
     """Return the gravest caveats: wrong numbers, different images, missing images."""
     warnings = [
         f"{run.label}: WRONG: the consistency check {finding.check} fails: {finding.found}."
@@ -32,7 +32,7 @@ def warnings_of(runs: list[Run]) -> list[str]:
     return warnings + [f"{run.label}: {warning}." for run in runs for warning in run_warnings(run.summary)]
 
 
-def caveats_of(runs: list[Run], grid: Grid) -> list[str]:
+def caveats_of(runs: Sequence[Run], grid: Grid) -> list[str]:
     """Return all caveats of a report, the gravest first."""
     caveats = [*warnings_of(runs), *_settings(runs), *_doubtful(runs), *grid.caveats]
     caveats += [*_budgets(runs, grid), *dict.fromkeys(_worst_cases(grid))]
@@ -44,7 +44,7 @@ def caveats_of(runs: list[Run], grid: Grid) -> list[str]:
     return caveats
 
 
-def _settings(runs: list[Run]) -> Iterator[str]:
+def _settings(runs: Sequence[Run]) -> Iterator[str]:
     differing = [
         FACT_NAMES.get(name, name) for name in _COMPARED if len({getattr(run.facts, name) for run in runs}) > 1
     ]
@@ -58,7 +58,7 @@ def _settings(runs: list[Run]) -> Iterator[str]:
         )
 
 
-def _doubtful(runs: list[Run]) -> Iterator[str]:
+def _doubtful(runs: Sequence[Run]) -> Iterator[str]:
     """Yield one caveat per consistency check that warns: the finding of one run, and the names of the other runs."""
     doubted: dict[str, list[tuple[str, str]]] = {}
     for run in runs:
@@ -71,7 +71,7 @@ def _doubtful(runs: list[Run]) -> Iterator[str]:
         yield f"{label}: the consistency check {check} warns: {found}.{also}"
 
 
-def _budgets(runs: list[Run], grid: Grid) -> Iterator[str]:
+def _budgets(runs: Sequence[Run], grid: Grid) -> Iterator[str]:
     below = {run.label: run for _, _, cell in grid.filled for run in cell.below_own}
     planned = "an attack that plans with its budget may be stronger when run with the smaller budget."
     if len({run.facts.budget for run in runs}) > 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rfdlight.records.runs import Run
 from rfdlight.records.summary import robust_at
 from rfdlight.reporting.tables import attack_name, ball, results, with_interval
@@ -10,12 +12,12 @@ _UNREMARKABLE = {"options": "defaults", "evaluations per query": "1"}
 """Rows that are left out if they read the same for every run."""
 
 
-def common_budget(runs: list[Run]) -> int:
+def common_budget(runs: Sequence[Run]) -> int:
     """Return the smallest budget of some runs."""
     return min(run.facts.budget for run in runs)
 
 
-def side_by_side(runs: list[Run]) -> list[tuple[str, list[str]]]:
+def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Return the rows of the table: a name, indented where it belongs to the one above, and a text per run."""
     common = common_budget(runs)
     columns = [_settings(run) | results(run.summary) for run in runs]

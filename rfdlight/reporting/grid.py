@@ -58,7 +58,7 @@ class Cell:
     lower: Estimate
 
     @property
-    def below_own(self) -> list[Run]:
+    def below_own(self) -> Sequence[Run]:
         """The runs that had more queries than they are read at."""
         return [run for run in self.runs.values() if self.budget is not None and self.budget < run.facts.budget]
 
@@ -98,7 +98,7 @@ class Grid:
                     yield row, column, cell
 
 
-def build_grid(runs: list[Run], budgets: list[int] | None = None) -> Grid:
+def build_grid(runs: Sequence[Run], budgets: list[int] | None = None) -> Grid:
     """Compute the table of robust accuracies of runs.
 
     A row is a method. The rows of a victim are together, in the order in which the runs were given. A column is an
@@ -159,7 +159,7 @@ def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undeci
     return [all(is_robust_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
 
 
-def _victim_names(runs: list[Run]) -> dict[Method, str]:
+def _victim_names(runs: Sequence[Run]) -> dict[Method, str]:
     """Return the victim of each method, as short as it is unique, with its data where these differ."""
     methods = dict.fromkeys(map(method_of, runs))
     victims = {method.victim for method in methods}

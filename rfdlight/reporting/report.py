@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rfdlight.records.runs import Run
@@ -39,7 +40,7 @@ SHORT_HEAD = ("pair", "only", "points", "95% interval", "p", "p Holm")
 class Report:
     """The parts of a report: its runs, the grid, the paired comparisons, the caveats, and the runs side by side."""
 
-    runs: list[Run]
+    runs: Sequence[Run]
     grid: Grid
     subject: Subject
     comparisons: list[Comparison]
@@ -92,7 +93,7 @@ class Report:
         return [f"{self.short(pair.second)} - {self.short(pair.first)}", only, *_difference(pair)]
 
 
-def compile_report(runs: list[Run], budgets: list[int] | None = None, subject: Subject = "defenses") -> Report:
+def compile_report(runs: Sequence[Run], budgets: list[int] | None = None, subject: Subject = "defenses") -> Report:
     """Compute the content of a report.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ _IN_ONE_PANEL = 4
 
 
 def write_report(
-    runs: list[Run], folder: str | Path, budgets: list[int] | None = None, compare: Subject = "defenses"
+    runs: Sequence[Run], folder: str | Path, budgets: list[int] | None = None, compare: Subject = "defenses"
 ) -> Report:
     """Write the files of a report on runs: `FILES`.
 

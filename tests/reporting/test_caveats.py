@@ -3,12 +3,12 @@
 import pytest
 from hand import adversarial, record
 
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.report import compile_report
 
 
 def caveats_of(*names):
-    return compile_report(load_all(list(names))).caveats
+    return compile_report(load_runs(list(names))).caveats
 
 
 def test_each_stopped_run_has_a_caveat(write):
@@ -46,7 +46,7 @@ def test_runs_with_late_adversarial_images_are_named_where_they_are_read_at_smal
 
     def too_high(budgets):
         return [
-            c for c in compile_report(load_all(names), budgets).caveats if "below a run's own budget is too high" in c
+            c for c in compile_report(load_runs(names), budgets).caveats if "below a run's own budget is too high" in c
         ]
 
     assert too_high(None) == []

@@ -9,7 +9,7 @@ from hand import adversarial, record
 from rich.console import Console
 
 from rfdlight.cli.report import report
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.formats import html_page, latex, markdown
 from rfdlight.reporting.report import compile_report
 from rfdlight.reporting.tables import run_html
@@ -46,7 +46,7 @@ def lines_of(text):
 
 
 def test_the_grid_on_the_terminal(four):
-    lines = lines_of(shown(compile_report(load_all(four))))
+    lines = lines_of(shown(compile_report(load_runs(four))))
     assert lines[0] == "robust accuracy square rays worst case"
     assert lines[1] == "after queries clean 30 30 30"
     assert lines[3:10] == [
@@ -61,14 +61,14 @@ def test_the_grid_on_the_terminal(four):
 
 
 def test_the_comparisons_on_the_terminal_call_the_methods_by_their_letters(four):
-    lines = lines_of(shown(compile_report(load_all(four))))
+    lines = lines_of(shown(compile_report(load_runs(four))))
     # The undefended one is B, and the first of each pair.
     assert "digits_small: square, 30 A - B 2 : 0 +50.0 -16.6 to +83.2 0.5 1" in lines
     assert "digits_small: rays, 30 A - B 1 : 1 0.0 -56.6 to +56.6 1 1" in lines
 
 
 def test_compared_attacks_on_the_terminal_are_called_by_their_names(four):
-    lines = lines_of(shown(compile_report(load_all(four), subject="attacks")))
+    lines = lines_of(shown(compile_report(load_runs(four), subject="attacks")))
     # On B, undefended, square leaves an image and rays the three others: (3.5 - 1.5) / 6 +- 1.96 * sqrt(5 - 4 / 6) / 6.
     assert "digits_small: rays - square 3 : 1 +50.0 -34.7 to +100.0 0.62 1" in lines
     assert "digits_small: rays - square 1 : 1 0.0 -56.6 to +56.6 1 1" in lines
@@ -80,7 +80,7 @@ def test_three_attacks_and_their_worst_case_fit_one_table_of_80_columns(write):
         for defense in ("none", "FeatureNoise sigma 0.4 at the output of layer1, layer2, layer3")
         for attack in ("random_noise", "square", "zo_signsgd")
     ]
-    text = shown(compile_report(load_all(names)))
+    text = shown(compile_report(load_runs(names)))
     assert len(re.findall("^after queries", text, re.MULTILINE)) == 1
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -95,7 +95,7 @@ def test_many_columns_fold_into_several_tables(write, width):
         for attack in attacks
         for i, defense in enumerate(("none", "InputNoise sigma 0.1 on the pixels"))
     ]
-    text = shown(compile_report(load_all(names), [5]), width)
+    text = shown(compile_report(load_runs(names), [5]), width)
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text
     for attack in attacks:
@@ -112,14 +112,14 @@ def test_the_details_are_shown_for_one_run_or_if_asked_for(four, capsys):
 
 
 def test_nothing_is_markup_on_the_terminal(nasty):
-    assert shown(compile_report(load_all(nasty)), 400, details=True).count("[t]|u*") >= 4
+    assert shown(compile_report(load_runs(nasty)), 400, details=True).count("[t]|u*") >= 4
 
 
 # Markdown
 
 
 def test_markdown_escapes_what_would_mean_something(nasty):
-    text = markdown(compile_report(load_all(nasty)))
+    text = markdown(compile_report(load_runs(nasty)))
     escaped = r"""\<b>\&amp; 50%\_of $x^2$ {a} ~#\\ "q" 'r' \`s\` \[t]\|u\*"""
     assert escaped.replace(r"%\_", "%_") in text.replace(r"%\_", "%_")
     assert "<b>" not in text.replace(r"\<b>", "")
@@ -131,7 +131,7 @@ def test_markdown_escapes_what_would_mean_something(nasty):
 
 
 def test_latex_shows_the_grid_in_the_shape_of_a_papers_table(four):
-    text = latex(compile_report(load_all(four), [10, 30]))
+    text = latex(compile_report(load_runs(four), [10, 30]))
     assert r"\multicolumn{2}{c}{\shortstack{square}} & \multicolumn{2}{c}{\shortstack{rays}} & " in text
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in text
     assert r"defense & clean & 10 & 30 & 10 & 30 & 10 & 30 \\" in text
@@ -151,7 +151,7 @@ def test_latex_has_every_caveat_as_a_comment_and_the_warnings_in_the_captions(wr
         write("torn", found, num_images=9, complete=False, failed={"digits/test/0002": "NaN"}),
         write("own", [record(0), record(3)], defense="50% noise", precision="bfloat16"),
     ]
-    compiled = compile_report(load_all(names))
+    compiled = compile_report(load_runs(names))
     comments, captions = parts_of(latex(compiled))
     assert comments == compiled.caveats
     assert len(comments) > 6
@@ -165,13 +165,13 @@ def test_latex_has_every_caveat_as_a_comment_and_the_warnings_in_the_captions(wr
 
 
 def test_latex_of_sound_runs_has_no_warning_in_its_captions(four):
-    grid, pairs = parts_of(latex(compile_report(load_all(four))))[1]
+    grid, pairs = parts_of(latex(compile_report(load_runs(four))))[1]
     assert grid.startswith(r"Robust accuracy in \%. Attacked in linf eps 0.2. Cell:")
     assert pairs.startswith("Defenses on the same images. B - A:")
 
 
 def test_a_caveat_of_several_lines_is_a_comment_to_its_end(four):
-    compiled = compile_report(load_all(four))
+    compiled = compile_report(load_runs(four))
     text = latex(replace(compiled, caveats=["one\n\\input{two}"]))
     assert [line for line in text.splitlines() if "two" in line] == [r"% - one \input{two}"]
 
@@ -183,14 +183,14 @@ def test_latex_escapes_every_sign_of_its_own():
 
 
 def test_every_row_of_a_latex_table_has_its_columns(nasty):
-    for body in re.findall(r"\\toprule(.*?)\\bottomrule", latex(compile_report(load_all(nasty))), re.DOTALL):
+    for body in re.findall(r"\\toprule(.*?)\\bottomrule", latex(compile_report(load_runs(nasty))), re.DOTALL):
         rows = [row for row in body.split("\n") if row.endswith(r" \\") and not row.startswith(r"\multicolumn")]
         assert len({len(re.findall(r"(?<!\\)&", row)) for row in rows}) == 1
         assert len(rows) >= 2
 
 
 def test_the_braces_and_environments_of_the_latex_tables_are_balanced(nasty):
-    text = re.sub(r"^%.*$", "", latex(compile_report(load_all(nasty))), flags=re.MULTILINE)
+    text = re.sub(r"^%.*$", "", latex(compile_report(load_runs(nasty))), flags=re.MULTILINE)
     unescaped = re.sub(r"\\[\\{}$&%]", "", text)
     assert unescaped.count("{") == unescaped.count("}") > 50
     assert unescaped.count("$") % 2 == 0
@@ -201,7 +201,7 @@ def test_the_braces_and_environments_of_the_latex_tables_are_balanced(nasty):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX here")
 def test_latex_compiles(nasty, tmp_path):
-    (tmp_path / "report.tex").write_text(latex(compile_report(load_all(nasty))))
+    (tmp_path / "report.tex").write_text(latex(compile_report(load_runs(nasty))))
     (tmp_path / "paper.tex").write_text(
         r"\documentclass{article}\usepackage{booktabs,array}\begin{document}\input{report.tex}\end{document}"
     )
@@ -238,7 +238,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_asks_for_nothing(four):
-    compiled = compile_report(load_all(four))
+    compiled = compile_report(load_runs(four))
     text = html_page(compiled, PNG, [[]] * 4)
     page = Page(text)
     assert page.open == []
@@ -250,7 +250,7 @@ def test_the_page_is_whole_and_asks_for_nothing(four):
 
 
 def test_the_page_has_every_part(four):
-    compiled = compile_report(load_all(four))
+    compiled = compile_report(load_runs(four))
     page = Page(html_page(compiled, PNG, [[]] * 4))
     text = page.text
     for caveat in compiled.caveats:
@@ -271,7 +271,7 @@ def test_the_page_has_every_part(four):
 )
 def test_a_name_is_neither_markup_nor_a_template(write, name):
     facts = {"defense": name, "victim": name, "options": name, "attack": name}
-    compiled = compile_report(load_all([write("a", [record(0)], **facts), write("b", [record(0)], victim=name)]))
+    compiled = compile_report(load_runs([write("a", [record(0)], **facts), write("b", [record(0)], victim=name)]))
     page = Page(html_page(compiled, PNG, [[], []]))
     assert page.open == []
     assert "script" not in page.tags
@@ -296,7 +296,7 @@ def test_a_name_is_neither_markup_nor_a_template(write, name):
 
 
 def test_names_are_text_on_the_page(nasty):
-    compiled = compile_report(load_all(nasty))
+    compiled = compile_report(load_runs(nasty))
     page = Page(html_page(compiled, PNG, [[], []]))
     assert page.open == []
     assert not page.tags & {"b<i", "i"}

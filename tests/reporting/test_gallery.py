@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from rfdlight.cli.report import report
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting import gallery
 from rfdlight.reporting.gallery import examples
 
@@ -32,7 +32,7 @@ def pixels(png):
 
 
 def test_a_run_without_the_file_has_no_gallery(write):
-    (run,) = load_all([write("run", [record(0)])])
+    (run,) = load_runs([write("run", [record(0)])])
     assert examples(run) == []
 
 
@@ -42,7 +42,7 @@ def test_pictures_are_those_of_the_file_and_the_difference_is_magnified_to_the_r
     final[0, 0, 1, 2] += 0.2
     final[0, 2, 0, 0] -= 0.1
     store(name, clean, final, ids(1, 0))
-    (run,) = load_all([name])
+    (run,) = load_runs([name])
     first, second = examples(run)
     assert (first.id, first.outcome) == ("digits/test/0001", "adversarial")
     assert list(first.pictures) == ["clean", "attacked", "difference, times 2.5"]
@@ -61,7 +61,7 @@ def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
     clean, adversarial = grey(1, 1, 3, 3), grey(1, 1, 3, 3)
     adversarial[0, 0, 0, 0] -= 0.05
     store(name, clean, adversarial, ids(0))
-    (example,) = examples(load_all([name])[0])
+    (example,) = examples(load_runs([name])[0])
     assert pixels(example.pictures["difference, times 10"]).tolist() == [
         [0, 128, 128],
         [128, 128, 128],

@@ -3,7 +3,7 @@ from hand import adversarial, record, ten
 from scipy.stats import binomtest
 
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.records.summary import is_robust_at, robust_at
 from rfdlight.reporting.grid import build_grid
 from rfdlight.reporting.report import compile_report
@@ -32,7 +32,7 @@ def worst_labels(grid):
 
 
 def test_methods_stand_by_attacks(four):
-    grid = build_grid(load_all(four))
+    grid = build_grid(load_runs(four))
     assert labels(grid) == [("square", 30), ("rays", 30)]
     noise, none = grid.rows
     assert (noise.method.defense, none.method.defense) == ("noise", "none")
@@ -44,14 +44,14 @@ def test_methods_stand_by_attacks(four):
 
 
 def test_in_the_worst_case_an_image_stands_in_every_run(four):
-    noise, none = worst(build_grid(load_all(four)))
+    noise, none = worst(build_grid(load_runs(four)))
     assert shares(noise) == [(0.5, 0.25)]
     assert shares(none) == [(0.0, 0.0)]
     assert list(noise[0].runs) == ["square", "rays"]
 
 
 def test_smaller_budgets_are_read_from_the_records(four):
-    grid = build_grid(load_all(four), [10, 30])
+    grid = build_grid(load_runs(four), [10, 30])
     assert labels(grid) == [("square", 10), ("square", 30), ("rays", 10), ("rays", 30)]
     assert shares(single(grid)[1]) == [(0.5, 0.5), (0.25, 0.25), (0.75, 0.75), (0.75, 0.75)]
     assert shares(single(grid)[0]) == [(1.0, 1.0), (0.75, 0.5), (1.0, 1.0), (0.75, 0.75)]
@@ -70,7 +70,7 @@ def test_the_lower_bound_counts_the_undecided_as_adversarial_where_they_were_jud
 
 
 def test_a_budget_above_that_of_a_run_is_refused(write):
-    runs = load_all([write("a", [record(0)]), write("b", [record(0)], budget=60, defense="noise")])
+    runs = load_runs([write("a", [record(0)]), write("b", [record(0)], budget=60, defense="noise")])
     with pytest.raises(UserError) as caught:
         build_grid(runs, [10, 1000])
     assert str(caught.value) == "budgets: expected at most 30, the budget of a, got 1,000"
@@ -78,7 +78,7 @@ def test_a_budget_above_that_of_a_run_is_refused(write):
 
 def test_a_larger_run_also_is_robust_at_the_smaller_budget_and_a_smaller_one_leaves_a_gap(write):
     names = [write("none", [adversarial(0, 20)]), write("noise", [adversarial(0, 50)], budget=60, defense="noise")]
-    grid = build_grid(load_all(names))
+    grid = build_grid(load_runs(names))
     assert labels(grid) == [("square", 30), ("square", 60)]
     assert [shares(cells) for cells in single(grid)] == [[(0.0, 0.0), None], [(1.0, 1.0), (0.0, 0.0)]]
 
@@ -89,7 +89,7 @@ def test_clean_accuracy_counts_an_image_once_with_the_share_of_its_runs(write):
         write("square", [record(0), record(1, **wrong)]),
         write("rays", [record(0), record(1), record(2)], attack="rays"),
     ]
-    (row,) = build_grid(load_all(names)).rows
+    (row,) = build_grid(load_runs(names)).rows
     # 1 and 0.5 and 1, of three images.
     assert (row.clean["share"], row.clean["total"]) == (pytest.approx(2.5 / 3), 3)
 
@@ -101,8 +101,8 @@ def test_options_are_named_where_they_are_not_the_defaults_and_settings_where_th
         write("c", [record(0)], attack="nes", norm="l2", eps=1.0),
         write("d", [record(0)], attack="nes", eot=5, targeted=True),
     ]
-    assert [label for label, _ in labels(build_grid(load_all(names[:2])))] == ["nes", "nes, sigma 0.01"]
-    assert [label for label, _ in labels(build_grid(load_all(names)))] == [
+    assert [label for label, _ in labels(build_grid(load_runs(names[:2])))] == ["nes", "nes, sigma 0.01"]
+    assert [label for label, _ in labels(build_grid(load_runs(names)))] == [
         "nes, linf eps 0.2, eot 1",
         "nes, sigma 0.01, linf eps 0.2, eot 1",
         "nes, l2 eps 1, eot 1",
@@ -127,7 +127,7 @@ def test_two_runs_of_one_cell_are_told_apart_by_what_differs(write, first, secon
         write("b", [adversarial(0, 3)], **second),
         write("c", [record(0)], defense="noise", **first),
     ]
-    grid = build_grid(load_all(names))
+    grid = build_grid(load_runs(names))
     assert [label for label, _ in labels(grid)] == expected
     assert [shares(cells) for cells in single(grid)] == [[(1.0, 1.0), (0.0, 0.0)], [(1.0, 1.0), None]]
     alike = "a and b differ in no recorded setting; each has its own column."
@@ -136,18 +136,18 @@ def test_two_runs_of_one_cell_are_told_apart_by_what_differs(write, first, secon
 
 def test_what_differs_between_methods_alone_splits_no_column(write):
     names = [write("a", [record(0)]), write("b", [record(0)], defense="noise", seed=3, precision="bfloat16")]
-    assert labels(build_grid(load_all(names))) == [("square", 30)]
+    assert labels(build_grid(load_runs(names))) == [("square", 30)]
 
 
 def test_runs_whose_scores_were_rounded_are_named(write):
     names = [write("a", [record(0)]), write("b", [record(0)], defense="noise", precision="bfloat16")]
-    (caveat,) = [caveat for caveat in compile_report(load_all(names)).caveats if "bfloat16" in caveat]
+    (caveat,) = [caveat for caveat in compile_report(load_runs(names)).caveats if "bfloat16" in caveat]
     assert caveat.startswith("Attacked in bfloat16: b. ")
-    assert not any("bfloat16" in caveat for caveat in compile_report(load_all(names[:1])).caveats)
+    assert not any("bfloat16" in caveat for caveat in compile_report(load_runs(names[:1])).caveats)
 
 
 def test_data_of_two_sets_are_two_rows(write):
-    report = compile_report(load_all([write("a", [record(0)]), write("b", [record(0)], data="cifar10")]))
+    report = compile_report(load_runs([write("a", [record(0)]), write("b", [record(0)], data="cifar10")]))
     assert [row.victim for row in report.grid.rows] == ["digits_small on digits", "digits_small on cifar10"]
 
 
@@ -166,7 +166,7 @@ def test_random_noise_belongs_to_the_worst_case_and_an_attack_with_gradients_doe
             "pgd", [adversarial(0, 1), adversarial(1, 1), adversarial(2, 1)], attack="pgd", totals=totals(gradient=3)
         ),
     ]
-    report = compile_report(load_all(names))
+    report = compile_report(load_runs(names))
     (row,) = report.grid.rows
     assert shares([row.cells[-1]]) == [(pytest.approx(1 / 3), pytest.approx(1 / 3))]
     assert list(row.cells[-1].runs) == ["square", "random_noise"]
@@ -175,7 +175,7 @@ def test_random_noise_belongs_to_the_worst_case_and_an_attack_with_gradients_doe
 
 def test_each_ball_has_a_worst_case_of_its_own(write):
     names = [write(f"{a}{eps}", [record(0)], attack=a, eps=eps) for a in ("square", "rays") for eps in (0.1, 0.2)]
-    grid = build_grid(load_all(names))
+    grid = build_grid(load_runs(names))
     assert worst_labels(grid) == [("worst case, linf eps 0.1", "30"), ("worst case, linf eps 0.2", "30")]
 
 
@@ -185,7 +185,7 @@ def test_each_accounting_has_a_worst_case_of_its_own(write):
         for query_counting, fallen in (("exact", record(1)), ("paper", adversarial(1, 2)))
         for attack in ("square", "rays")
     ]
-    report = compile_report(load_all(runs))
+    report = compile_report(load_runs(runs))
     assert worst_labels(report.grid) == [
         ("worst case, query counting exact", "30"),
         ("worst case, query counting paper", "30"),
@@ -194,15 +194,15 @@ def test_each_accounting_has_a_worst_case_of_its_own(write):
 
 
 def test_a_worst_case_needs_two_attacks_on_common_images(write):
-    alone = build_grid(load_all([write("a", [record(0)]), write("b", [record(0)], attack="rays", defense="noise")]))
+    alone = build_grid(load_runs([write("a", [record(0)]), write("b", [record(0)], attack="rays", defense="noise")]))
     assert worst_labels(alone) == []
-    apart = build_grid(load_all([write("c", [record(0)]), write("d", [record(1)], attack="rays")]))
+    apart = build_grid(load_runs([write("c", [record(0)]), write("d", [record(1)], attack="rays")]))
     assert worst_labels(apart) == []
 
 
 def test_a_worst_case_over_a_part_of_the_images_is_said_so(write):
     names = [write("a", [record(0), record(1)]), write("b", [adversarial(1, 2), record(2)], attack="rays")]
-    report = compile_report(load_all(names))
+    report = compile_report(load_runs(names))
     assert shares(worst(report.grid)[0]) == [(0.0, 0.0)]
     assert "The worst case of undefended is over the images that all its runs have: 1 of 3." in report.caveats
 
@@ -210,13 +210,13 @@ def test_a_worst_case_over_a_part_of_the_images_is_said_so(write):
 def test_worst_cases_of_different_attacks_are_said_to_be_so(four, write):
     three = [*four, write("none-nes", [record(i) for i in range(4)], attack="nes")]
     told = "The worst cases cover different attacks: compare only worst cases of the same attacks."
-    assert told in compile_report(load_all(three)).caveats
-    assert told not in compile_report(load_all(four)).caveats
+    assert told in compile_report(load_runs(three)).caveats
+    assert told not in compile_report(load_runs(four)).caveats
 
 
 def test_own_budgets_that_differ_are_named_so(write):
     names = [write("a", [adversarial(0, 20)]), write("b", [adversarial(1, 50), record(0)], attack="rays", budget=60)]
-    report = compile_report(load_all(names))
+    report = compile_report(load_runs(names))
     assert [column.heading for column in report.grid.columns] == [
         "square, 30 queries",
         "rays, 60 queries",
@@ -227,6 +227,6 @@ def test_own_budgets_that_differ_are_named_so(write):
 
 
 def test_a_run_without_images_has_a_row_of_dashes(write):
-    (row,) = build_grid(load_all([write("a", [], complete=False)])).rows
+    (row,) = build_grid(load_runs([write("a", [], complete=False)])).rows
     assert row.clean["share"] is None
     assert row.cells[0].robust["share"] is None

@@ -8,7 +8,7 @@ from hand import adversarial, record
 from scipy.stats import binomtest
 
 from rfdlight.cli.report import report
-from rfdlight.records.runs import load_all
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.report import READING_GRID, READING_PAIRS, compile_report
 from rfdlight.reporting.report_files import FILES, write_report
 
@@ -82,7 +82,7 @@ ROWS = "400 = 180 attack + 20 success check + 50 success criterion + 150 padding
 
 def test_markdown_holds_the_runs_side_by_side(two, tmp_path):
     report(two, "out")
-    caveats = compile_report(load_all(two)).caveats
+    caveats = compile_report(load_runs(two)).caveats
     assert [caveat.split()[0] for caveat in caveats] == ["Budgets", "No", "Brackets", "A"]
     texts = {"cell": READING_GRID, "pairs": READING_PAIRS, "rows": ROWS}
     expected = MARKDOWN.format(caveats="\n".join(f"- {caveat}" for caveat in caveats), **texts)
@@ -265,7 +265,7 @@ def test_all_files_are_written_and_the_comparisons_to_one_of_their_own(four, tmp
 
 def test_loaded_runs_have_the_report_of_the_command(four, tmp_path):
     report(four, "out", [10, 30], compare="attacks")
-    written = write_report(load_all(four), tmp_path / "own", [10, 30], "attacks")
+    written = write_report(load_runs(four), tmp_path / "own", [10, 30], "attacks")
     assert written.subject == "attacks"
     for name in FILES:
         assert (tmp_path / "own" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
