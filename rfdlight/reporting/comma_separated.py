@@ -23,7 +23,11 @@ PAIRED_FIELDS = (
 )  # fmt: skip
 """The columns of the comparisons."""
 
-_NO_COLUMN = ("name", "totals", "failed", "in_progress")
+_NO_COLUMN = (
+    "name", "totals", "failed", "in_progress", "selection", "classes", "num_classes", "batch_size", "batch_size_used",
+    "card", "card_data", "clean_accuracy_warning", "random", "sanity_checks", "processes", "foreign", "forwarded",
+    "attempts", "killed_attempts", "damaged_lines",
+)  # fmt: skip
 """Facts of a run that are not written, or are written in other columns."""
 
 

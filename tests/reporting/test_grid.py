@@ -1,3 +1,5 @@
+import math
+
 import pytest
 from hand import adversarial, record, ten
 from scipy.stats import binomtest
@@ -10,7 +12,7 @@ from rfdlight.reporting.report import compile_report
 
 
 def shares(cells):
-    return [None if cell is None else (cell.robust["share"], cell.lower["share"]) for cell in cells]
+    return [None if cell is None else (cell.robust.value, cell.lower.value) for cell in cells]
 
 
 def labels(grid):
@@ -40,7 +42,7 @@ def test_methods_stand_by_attacks(four):
     assert shares(single(grid)[1]) == [(0.25, 0.25), (0.75, 0.75)]
     low, high = binomtest(3, 4).proportion_ci(0.95, "wilson")
     robust = noise.cells[0].robust
-    assert (robust["low"], robust["high"], robust["total"]) == pytest.approx((low, high, 4), abs=1e-12)
+    assert (robust.low, robust.high, robust.total) == pytest.approx((low, high, 4), abs=1e-12)
 
 
 def test_in_the_worst_case_an_image_stands_in_every_run(four):
@@ -66,7 +68,7 @@ def test_the_lower_bound_counts_the_undecided_as_adversarial_where_they_were_jud
     # 4 is undecided at its last query, 30; the criterion had called 5 broken at 12.
     lost = sum([queries >= 30, queries >= 12])
     standing = sum(is_robust_at(each, queries) for each in records)
-    assert robust_at(records, queries, undecided=True)["share"] == (standing - lost) / 10
+    assert robust_at(records, queries, undecided=True).value == (standing - lost) / 10
 
 
 def test_a_budget_above_that_of_a_run_is_refused(write):
@@ -91,7 +93,7 @@ def test_clean_accuracy_counts_an_image_once_with_the_share_of_its_runs(write):
     ]
     (row,) = build_grid(load_runs(names)).rows
     # 1 and 0.5 and 1, of three images.
-    assert (row.clean["share"], row.clean["total"]) == (pytest.approx(2.5 / 3), 3)
+    assert (row.clean.value, row.clean.total) == (pytest.approx(2.5 / 3), 3)
 
 
 def test_options_are_named_where_they_are_not_the_defaults_and_settings_where_they_differ(write):
@@ -228,5 +230,5 @@ def test_own_budgets_that_differ_are_named_so(write):
 
 def test_a_run_without_images_has_a_row_of_dashes(write):
     (row,) = build_grid(load_runs([write("a", [], complete=False)])).rows
-    assert row.clean["share"] is None
-    assert row.cells[0].robust["share"] is None
+    assert math.isnan(row.clean.value)
+    assert row.cells[0].robust.value != robust.value
