@@ -134,7 +134,7 @@ def test_csv_holds_every_number_of_each_run_at_each_budget(two, tmp_path):
         "max_linf": "0.2",
         "attack_rows": "180",
         "gradient_rows": "0",
-        "observe_rows": "20",
+        "success_check_rows": "20",
         "criterion_rows": "50",
         "padding_rows": "150",
         "rows": "400",
