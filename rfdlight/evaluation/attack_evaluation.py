@@ -34,51 +34,49 @@ from rfdlight.victims.resolve import resolve_victim
 
 
 class AttackEvaluation(LightningModule):
-    """Attacks a victim, behind whatever defenses the trainer's callbacks are, and reports what it withstood.
+    """Robust accuracy of a classifier under a black-box attack, behind the defenses of the trainer's callbacks.
 
-    The trainer's `default_root_dir` gets a journal with one line per image as it finishes, and at the end
-    `records.jsonl`, `summary.json`, `curves.png` and `images.safetensors`. An image that cannot be read, or on
-    which the victim raises, or answers NaN or infinity, is left out, and `summary.json` says why.
+    The trainer's `default_root_dir` gets a journal with one line per finished image, and at the end `records.jsonl`,
+    `summary.json`, `curves.png` and `images.safetensors`. An image that cannot be read, or on which the victim raises
+    or returns NaN or infinity, is left out, and `summary.json` gives the reason.
 
-    The processes of a trainer with several devices draw the images, a few at a time, from one store, so that each image
-    is attacked once, by whoever is free. Process 0 alone keeps the directory and talks to the user; all others write
-    their own files in its journal, so that they must see it.
+    The processes of a trainer with several devices share the images through one store: each image is attacked exactly
+    once, and free processes take the next one. Process 0 writes the run directory and prints messages; all processes
+    write a journal of their own in it, so that all must reach the folder.
 
-    `on_ready`, if set, is called once, in process 0, when everything that can be wrong has been checked and the
-    directory is this run's. `resume`, if set to True, continues the run that the directory holds. After the test,
-    `run` holds the result.
+    `on_ready` is called once, in process 0, when all checks have passed and the directory is locked. `resume`, set to
+    True, continues the run in the directory. After the test, `run` holds the result in process 0.
 
     Args:
-        victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the
-            data's own victim.
-        checkpoint: A safetensors file with weights for a victim that is no card.
-        attack: The attacker.
+        victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the victim of the
+            data set.
+        checkpoint: A file of weights for a victim without a card.
+        attack: The attack.
         budget: Billed queries per image, >= 0.
-        criterion: Success criterion: "sequential" (the default, Definition 1 of the paper with a bound on wrong
-            successes), "paper", "single", "never", or the import path of a `SuccessCriterion`.
-        query_counting: "exact" bills what the attacker uses and never exceeds the budget by one; "paper" bills, wastes
-            and exceeds as the paper's code does, and lets the queries leave [0, 1] where it does.
-        eot: Evaluations that each query averages (expectation over transformation), >= 1: the mean of the logits
-            for attacks that read scores, the most frequent label for the others; all are billed.
-        defended: False switches every defense off.
-        final_evaluations: Fresh draws at every image's final point, >= 2.
-        batch_size: Rows per forward pass, from 1 to 65,536, halved whenever memory runs out in one; by default at most
-            64, and no more than half of the images of each process, so that few rows are padding.
-        pool_size: Images in the pool, >= 1; by default up to twice the batch size, as many as keep forward passes full.
-            One process of a run that is given a number, or whose pool holds all images, begins with so many: they end
-            together, so fewer passes are padded at the end, but a run that is killed begins so many anew.
-        memory: Bound on what the images in the pool take up, in GB of 10^9 bytes; fewer than `pool_size` are then in
-            work at a time. The victim's forward passes, of `batch_size` images, come on top.
-        precision: Of the attack's forward passes; the criterion decides in float32 always. The rounding of bfloat16
-            hides small changes of the scores from an attack that reads them, which weakens it.
-        channels_last: Run the victim in channels-last memory, usually faster.
-        keep_images: Images whose pixels, clean and at their final points, are stored for people to look at, >= 0.
-        sanity_checks: Check the run by small attacks with a known outcome at its end, see
-            `rfdlight.evaluation.sanity_checks`.
-        seed: Of the attack's and the victim's randomness.
+        criterion: Success criterion: "sequential" (Definition 1 of the paper with a bounded error), "paper", "single",
+            "never", a name that another package registers, or an import path.
+        query_counting: "exact" bills every evaluation that the attacker uses and never exceeds the budget; "paper"
+            bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
+        eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
+            attacks, the most frequent label for decision-based ones; all are billed.
+        defended: False disables all defenses.
+        final_evaluations: Fresh evaluations at the final point of every image, >= 2.
+        batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
+            half of the images of each process, so that few rows are padding.
+        pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
+            pool holds all images, one process attacks them in lockstep: fewer rows are padding at the end, but more
+            images are attacked anew after a kill.
+        memory: Upper bound on the memory of the pool in GB (10^9 bytes); it may reduce `pool_size`. The victim's
+            forward passes need memory of their own.
+        precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
+            small changes of the scores from a score-based attack, which weakens it.
+        channels_last: Run the victim in channels-last memory format, usually faster.
+        keep_images: Images whose clean and final pixels are stored, >= 0.
+        sanity_checks: Run small attacks with a known outcome at the end, see `rfdlight.evaluation.sanity_checks`.
+        seed: Seed of the attack's and of the victim's random numbers.
 
     Raises:
-        UserError: If a number is out of range, there is no attack, or the criterion has no rule for it.
+        UserError: If a number is out of range, no attack is given, or the criterion is not defined for the attack.
     """
 
     victim: nn.Module
@@ -206,7 +204,7 @@ class AttackEvaluation(LightningModule):
 
     def _close(self, error: BaseException) -> None:
         """Restore terminal, files and signals after a failure, which only process 0 reports."""
-        self.processes.fail(error)
+        self.processes.report_failure(error)
         self._open.close()
         if isinstance(error, UserError) and not (self.processes.leads or self.processes.lost):
             raise ReportedByLeader(str(error)) from error

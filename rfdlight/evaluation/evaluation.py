@@ -108,8 +108,8 @@ class Evaluation(RunObserver):
     def run(self) -> None:
         """Attack all images that no other process and no earlier attempt attacks."""
         data = self.subject.data
-        data.share(self.writer.finished, partial(self.processes.deal, most=self.rows))
-        self.processes.agree()
+        data.share(self.writer.finished, partial(self.processes.chunks, most=self.rows))
+        self.processes.barrier()
         batches = self._batches()
         first = next(batches, None)
         with ExitStack() as stack:
@@ -135,8 +135,8 @@ class Evaluation(RunObserver):
         if self.processes.leads:
             before = self.writer.begun.get("batch_size") if self.config.batch_size is None else None
             resumed = before if type(before) is int and self.config.eot <= before <= LARGEST else None
-            self.processes.tell("rows", resumed or self.config.rows_for(images, self.processes.size))
-        rows: int = self.processes.hear("rows")
+            self.processes.publish("rows", resumed or self.config.rows_for(images, self.processes.size))
+        rows: int = self.processes.wait_for("rows")
         return rows
 
     def _batches(self) -> Iterator[Batch]:
@@ -150,7 +150,7 @@ class Evaluation(RunObserver):
         try:
             self.engine.run(low_watermark)
             if not low_watermark and self.engine.deterministic and self.processes.size > 1:
-                self.processes.await_all(self.stop)  # another process may still find it random
+                self.processes.finish_together(self.stop)  # another process may still find it random
         except RandomVictim as found:
             self._begin_again(found)
 
@@ -161,7 +161,7 @@ class Evaluation(RunObserver):
             f"the victim is random: it answered the same point of {found.image_id} differently; the "
             f"{self._done} finished images are attacked anew"
         )
-        self.processes.tell("random", found.image_id)
+        self.processes.publish("random", found.image_id)
         self.writer.random()
         self.points.clear()
         self.engine.begin_again()
@@ -207,7 +207,7 @@ class Evaluation(RunObserver):
         self.engine = self._make_engine(x)
         self.engine.ledger.pad(self._oracle.forwarded)
         if not self.engine.deterministic:
-            self.processes.tell("random", None)
+            self.processes.publish("random", None)
         self.engine.bound_memory(config.memory, x[:1])
         attacked = self.subject.data.attacked()
         if isinstance(self.writer, RunWriter):
@@ -302,9 +302,9 @@ class Evaluation(RunObserver):
         self._done += 1
 
     def stop(self) -> bool:
-        self.processes.look(self._tally)
+        self.processes.poll(self._tally)
         if self._display is not None and self._display.due:
-            self._display.update(self.processes.together(self._tally()))
+            self._display.update(self.processes.total(self._tally()))
         if self.processes.random and self.engine.deterministic:
             raise RandomVictim("an image of another process")
         return self.processes.stopping or self._stopped()

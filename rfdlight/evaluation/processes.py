@@ -1,4 +1,4 @@
-"""The processes of one run, and what they tell each other."""
+"""Work sharing over the processes of one run, through the key-value store of the process group."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from torch.distributed.distributed_c10d import _get_default_store
 from rfdlight.errors import UserError, one_line
 
 _PAUSE = 0.05
-"""Seconds between two looks at what is waited for."""
+"""Seconds between two polls while waiting."""
 
 _BEAT = 1.0
-"""Seconds, at least, between two looks during an attack."""
+"""Smallest number of seconds between two polls during an attack."""
 
 _GRACE = 60.0
-"""Seconds that process 0 waits for the others after the run was told to stop."""
+"""Seconds that process 0 waits for the other processes of a stopped run."""
 
 _runs = itertools.count()
 """Numbers the runs of this process: several may share one store."""
 
 
 class ReportedByLeader(UserError):  # noqa: N818  no error of this process
-    """The run ends for a reason that process 0 says."""
+    """The run ends for a reason that process 0 reports."""
 
 
 class Processes:
-    """Shares images, news and the end of a run among its processes, through the process group's key-value store.
+    """Shares images, counts, failures and the end of a run among its processes, through a key-value store.
 
-    There is no collective, so nobody waits for another one's forward pass and nothing times out. Process 0, which holds
-    the store, is the last to leave; a process that finds the store gone stops with what it has.
+    There is no collective operation: no process waits for a forward pass of another one, and nothing times out.
+    Process 0 holds the store and leaves last; a process that loses the store stops and keeps its results.
 
     Args:
-        rank: Of this process.
-        size: How many there are; one alone needs no process group.
+        rank: Rank of this process.
+        size: Number of processes; a single one needs no process group.
 
     Attributes:
-        stopping: Whether the run was told to end.
+        stopping: Whether the run is being stopped.
         lost: Whether the store is gone, and process 0 with it.
         random: Whether another process has found the victim random.
     """
@@ -61,15 +61,15 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is process 0, which keeps the run directory and talks to the user."""
+        """Whether this is process 0, which writes the run directory and prints messages."""
         return self.rank == 0
 
-    def tell(self, name: str, value: Any) -> None:
-        """Tell all others something that JSON knows."""
+    def publish(self, name: str, value: Any) -> None:
+        """Send a JSON value to all other processes."""
         self._store.set(name, json.dumps(value))
 
-    def hear(self, name: str) -> Any:
-        """Wait for what process 0 tells under a name.
+    def wait_for(self, name: str) -> Any:
+        """Wait for the value that process 0 publishes under a name.
 
         Raises:
             ToldElsewhere: If the run ends first, or process 0 is gone.
@@ -77,29 +77,28 @@ class Processes:
         self._wait(lambda: self._has(name))
         return json.loads(self._store.get(name))
 
-    def agree(self) -> None:
-        """Wait until every process has come here.
+    def barrier(self) -> None:
+        """Wait until every process has reached this call.
 
         Raises:
             UserError: In process 0, if one of them failed on its way.
             ToldElsewhere: In the others.
         """
-        self.tell(f"ready/{self.rank}", True)
+        self.publish(f"ready/{self.rank}", True)
         if self.leads:
             self._wait(lambda: all(self._has(f"ready/{rank}") for rank in range(self.size)))
-            self.tell("agreed", True)
+            self.publish("agreed", True)
         else:
-            self.hear("agreed")
+            self.wait_for("agreed")
 
-    def deal(self, total: int, most: int) -> Iterator[range]:
-        """Yield chunks of 0 to `total` that no other process gets, each drawn when it is asked for.
+    def chunks(self, total: int, most: int) -> Iterator[range]:
+        """Yield ranges of 0 to `total` that no other process gets, each taken when it is needed.
 
-        Towards the end the chunks get smaller, so that the last ones go to whoever is free. A run that was told to stop
-        gets no more of them.
+        The ranges get smaller towards the end, so that free processes take the last ones. A stopped run takes no more.
 
         Args:
-            total: How many there are; the same in every process.
-            most: In a chunk.
+            total: Number of images; equal in all processes.
+            most: Largest length of a range.
         """
         while not self.stopping:
             fair = self.left(total) // (2 * self.size) if self.size > 1 else most
@@ -110,19 +109,19 @@ class Processes:
             yield range(start, min(start + chunk, total))
 
     def left(self, total: int) -> int:
-        """Return how many no process has drawn yet."""
+        """Return the number of images that no process has taken."""
         return max(0, total - self._dealt(0))
 
     def stop(self) -> None:
-        """Have all processes stop where they are; may be called by a signal handler."""
+        """Stop all processes of the run; a signal handler may call it."""
         self.stopping = True
         self._looked = 0.0
 
-    def look(self, counts: Callable[[], Sequence[int]]) -> None:
-        """Look what the others say, at most once a second.
+    def poll(self, counts: Callable[[], Sequence[int]]) -> None:
+        """Exchange counts and failures with the other processes, at most once a second.
 
         Args:
-            counts: Returns some counts of this process, which `together` adds up.
+            counts: Returns the counts of this process, which `total` adds up.
 
         Raises:
             UserError: In process 0, if another one failed.
@@ -133,42 +132,42 @@ class Processes:
             with self._losing():
                 self._exchange(counts)
 
-    def together(self, counts: Sequence[int]) -> list[int]:
-        """Return the counts of all processes at the last look and of this one now; of this one alone in the others."""
+    def total(self, counts: Sequence[int]) -> list[int]:
+        """Return the sum of the counts of all processes; in other processes than 0, those of this process alone."""
         return [own + other for own, other in itertools.zip_longest(counts, self._together, fillvalue=0)]
 
-    def fail(self, error: BaseException) -> None:
-        """Tell the others that this process cannot go on."""
+    def report_failure(self, error: BaseException) -> None:
+        """Publish that this process failed."""
         if isinstance(error, ReportedByLeader):
             return
         told = str(error) if isinstance(error, UserError) else one_line(f"{type(error).__name__}: {error}")
         with self._losing():
-            self.tell("end" if self.leads else "failed", f"process {self.rank}: {told}")
+            self.publish("end" if self.leads else "failed", f"process {self.rank}: {told}")
 
-    def await_all(self, waiting: Callable[[], Any]) -> None:
-        """Wait until every process has come here, or the run is stopped.
+    def finish_together(self, waiting: Callable[[], Any]) -> None:
+        """Wait until every process has attacked its images, or the run is stopped.
 
         Args:
-            waiting: Called again and again meanwhile; what it raises ends the waiting.
+            waiting: Called repeatedly; its exceptions end the waiting.
         """
         with self._losing():
-            self.tell(f"attacked/{self.rank}", True)
+            self.publish(f"attacked/{self.rank}", True)
             while not (self.stopping or all(self._has(f"attacked/{rank}") for rank in range(self.size))):
                 waiting()
                 time.sleep(_PAUSE)
 
     def leave(self, waiting: Callable[[], Any] = lambda: None) -> None:
-        """Leave the run; process 0 waits for all others, for a minute at most if the run was told to stop.
+        """Leave the run; process 0 waits for all others, at most a minute if the run is stopped.
 
         Args:
-            waiting: Called again and again meanwhile.
+            waiting: Called repeatedly.
 
         Raises:
             UserError: In process 0, if another one failed.
         """
         if not self.leads:
             with self._losing():
-                self.tell(f"left/{self.rank}", True)
+                self.publish(f"left/{self.rank}", True)
             return
         patience = time.monotonic() + _GRACE
         while not all(self._has(f"left/{rank}") for rank in range(1, self.size)):
@@ -185,7 +184,7 @@ class Processes:
 
     @contextmanager
     def _losing(self) -> Iterator[None]:
-        """Take note where the store is gone; process 0, which holds it, cannot go on without."""
+        """Record the loss of the store; process 0, which holds it, fails instead."""
         try:
             yield
         except RuntimeError:
@@ -194,14 +193,14 @@ class Processes:
             self.lost = self.stopping = True
 
     def _dealt(self, more: int) -> int:
-        """Draw so many more, and return how many are drawn."""
+        """Take a number of images, and return how many are taken."""
         with self._losing():
             return self._store.add("dealt", more)
         return 0
 
     def _exchange(self, counts: Callable[[], Sequence[int]]) -> None:
         if self.stopping:
-            self.tell("stop", True)
+            self.publish("stop", True)
         self.stopping = self.stopping or self._has("stop") or self._has("end")
         self.random = self.random or self._has("random")
         if self.leads:
@@ -209,7 +208,7 @@ class Processes:
             told = [self._store.get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
             self._together = [sum(counts) for counts in zip(*map(json.loads, told), strict=True)]
         else:
-            self.tell(f"done/{self.rank}", list(counts()))
+            self.publish(f"done/{self.rank}", list(counts()))
 
     def _wait(self, come: Callable[[], bool]) -> None:
         try:
@@ -223,7 +222,7 @@ class Processes:
             raise ReportedByLeader("process 0 is gone") from error
 
     def _check_others(self) -> None:
-        """Refuse to go on without another process."""
+        """Raise if another process failed."""
         if self._has("failed"):
             raise UserError(json.loads(self._store.get("failed")))
 

@@ -53,8 +53,8 @@ class RunWriter:
                 self._lock = journal.lock(planned)
                 self.past = journal.read_past(planned)
             finished = [record.id for record in self.past.records]
-            processes.tell("run", [str(planned.absolute()), self.past.facts["attempts"], finished, self.past.random])
-        folder, self.attempt, self.finished, self.found_random = processes.hear("run")
+            processes.publish("run", [str(planned.absolute()), self.past.facts["attempts"], finished, self.past.random])
+        folder, self.attempt, self.finished, self.found_random = processes.wait_for("run")
         self.folder = planned if processes.leads else Path(folder)
 
     def begin(
@@ -76,9 +76,9 @@ class RunWriter:
         """
         if self._processes.leads:
             self._take(now, on_ready, kept[0])
-            self._processes.tell("begun", True)
+            self._processes.publish("begun", True)
         else:
-            self._processes.hear("begun")
+            self._processes.wait_for("begun")
             fingerprint.check_same(self.folder, now)
         mine = self.attempt, self._processes.rank
         self._images = images.KeptImages(*kept, images.part(self.folder, *mine))
@@ -141,7 +141,7 @@ class RunWriter:
         try:
             self._append(end=last).close()
         except UserError as error:
-            self._processes.fail(error)
+            self._processes.report_failure(error)
             raise
         finally:
             self._journal = None

@@ -48,7 +48,7 @@ def at_once(functions):
 
 @pytest.mark.parametrize(("size", "total", "most"), [(1, 10, 4), (2, 1000, 32), (3, 7, 32), (4, 1, 8), (5, 0, 8)])
 def test_everything_is_dealt_once(team, size, total, most):
-    dealt = at_once([lambda process=process: list(process.deal(total, most)) for process in team(size)])
+    dealt = at_once([lambda process=process: list(process.chunks(total, most)) for process in team(size)])
     chunks = [chunk for own in dealt for chunk in own]
     assert sorted(position for chunk in chunks for position in chunk) == list(range(total))
     assert all(1 <= len(chunk) <= most for chunk in chunks)
@@ -56,9 +56,9 @@ def test_everything_is_dealt_once(team, size, total, most):
 
 def test_one_process_gets_full_chunks_and_several_get_ever_smaller_ones(team):
     (alone,) = team(1)
-    assert [len(chunk) for chunk in alone.deal(100, 32)] == [32, 32, 32, 4]
+    assert [len(chunk) for chunk in alone.chunks(100, 32)] == [32, 32, 32, 4]
     first, second = team(2)
-    turns = zip(first.deal(100, 32), second.deal(100, 32), strict=False)
+    turns = zip(first.chunks(100, 32), second.chunks(100, 32), strict=False)
     sizes = [len(chunk) for turn in turns for chunk in turn]
     assert sizes[0] == 25, "a quarter of what is left"
     assert sizes == sorted(sizes, reverse=True)
@@ -67,14 +67,14 @@ def test_one_process_gets_full_chunks_and_several_get_ever_smaller_ones(team):
 
 def test_a_chunk_is_drawn_when_it_is_asked_for(team):
     first, second = team(2)
-    mine = first.deal(8, 2)
+    mine = first.chunks(8, 2)
     next(mine)
     assert first.left(8) == second.left(8) == 6
 
 
 def test_a_run_that_stops_deals_no_more(team):
     (alone,) = team(1)
-    chunks = alone.deal(100, 10)
+    chunks = alone.chunks(100, 10)
     next(chunks)
     alone.stop()
     assert list(chunks) == []
@@ -93,7 +93,7 @@ def test_nobody_goes_on_before_all_agree(team, monkeypatch):
     monkeypatch.setattr(module, "time", SimpleNamespace(sleep=lambda _: note(looks)))
 
     def come(process):
-        process.agree()
+        process.barrier()
         note(gone_on)
 
     def come_when_both_wait():
@@ -111,11 +111,11 @@ def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
     first, second, third = team(3)
 
     def fail():
-        second.fail(UserError("no weights at x"))
+        second.report_failure(UserError("no weights at x"))
 
     said = at_once([first.agree, fail])
     assert str(said[0]) == "process 1: no weights at x"
-    first.fail(said[0])
+    first.report_failure(said[0])
     with pytest.raises(ReportedByLeader):
         third.hear("run")
 
@@ -123,26 +123,26 @@ def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
 def test_a_stop_anywhere_reaches_all(team):
     first, second, third = team(3)
     for process in (first, second, third):
-        process.look(lambda: [0])
+        process.poll(lambda: [0])
     assert not first.stopping
     second.stop()
     for process in (second, first, third):
-        process.look(lambda: [0])
+        process.poll(lambda: [0])
     assert first.stopping
     assert third.stopping
 
 
 def test_process_0_sees_how_far_all_are_together(team):
     first, second, third = team(3)
-    second.look(lambda: [2, 20])
-    first.look(lambda: [1, 10])
-    assert first.together([1, 10]) == [3, 30]
+    second.poll(lambda: [2, 20])
+    first.poll(lambda: [1, 10])
+    assert first.total([1, 10]) == [3, 30]
     third.look(lambda: [4, 40])
-    second.look(lambda: [3, 30])
-    first.look(lambda: [1, 10])
-    assert first.together([1, 10]) == [8, 80]
-    second.look(lambda: [5, 50])
-    assert second.together([5, 50]) == [5, 50]
+    second.poll(lambda: [3, 30])
+    first.poll(lambda: [1, 10])
+    assert first.total([1, 10]) == [8, 80]
+    second.poll(lambda: [5, 50])
+    assert second.total([5, 50]) == [5, 50]
 
 
 def test_a_process_looks_no_more_than_once_a_second(team, monkeypatch):
@@ -150,14 +150,14 @@ def test_a_process_looks_no_more_than_once_a_second(team, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(module, "_BEAT", 1.0)
-    first.look(lambda: [0])
+    first.poll(lambda: [0])
     second.stop()
-    second.look(lambda: [0])
+    second.poll(lambda: [0])
     now[0] = 100.9
-    first.look(lambda: [0])
+    first.poll(lambda: [0])
     assert not first.stopping
     now[0] = 101.0
-    first.look(lambda: [0])
+    first.poll(lambda: [0])
     assert first.stopping
 
 
@@ -178,9 +178,9 @@ def test_process_0_hears_while_it_waits_that_another_one_failed(team):
     first, second = team(2)
 
     def fail_elsewhere():
-        second.fail(UserError("the disk is full"))
+        second.report_failure(UserError("the disk is full"))
         second.leave()
-        first.look(lambda: [0])
+        first.poll(lambda: [0])
 
     with pytest.raises(UserError, match=r"^process 1: the disk is full$"):
         first.leave(waiting=fail_elsewhere)
@@ -208,17 +208,17 @@ class GoneStore(dist.Store):
 def test_a_process_whose_store_is_gone_stops_with_what_it_has(team, monkeypatch):
     _, second = team(2)
     monkeypatch.setattr(second, "_store", GoneStore())
-    second.look(lambda: [0])
+    second.poll(lambda: [0])
     assert (second.stopping, second.lost) == (True, True)
     second.leave()
     with pytest.raises(ReportedByLeader):
-        second.hear("run")
+        second.wait_for("run")
 
 
 def test_a_process_whose_store_is_gone_draws_nothing(team, monkeypatch):
     _, second = team(2)
     monkeypatch.setattr(second, "_store", GoneStore())
-    assert list(second.deal(10, 2)) == []
+    assert list(second.chunks(10, 2)) == []
     assert second.lost
 
 
@@ -226,11 +226,11 @@ def test_process_0_does_not_go_on_without_its_store(team, monkeypatch):
     first, _ = team(2)
     monkeypatch.setattr(first, "_store", GoneStore())
     with pytest.raises(dist.DistNetworkError):
-        first.look(lambda: [0])
+        first.poll(lambda: [0])
 
 
 def test_runs_one_after_the_other_share_nothing(team, monkeypatch):
     first, _ = team(2)
-    list(first.deal(10, 5))
+    list(first.chunks(10, 5))
     monkeypatch.setattr(module, "_runs", itertools.repeat(1))
     assert Processes(0, 2).left(10) == 10
