@@ -121,7 +121,7 @@ class Recommender:
         )
         caution = config.attack.budget_warning(config.budget)
         if caution:
-            self.say(f"caution: {caution}")
+            self.say(f"warning: {caution}")
         undefended = self._attack(NO_NOISE)
         confirmed: list[Confirmed] = []
         for candidate in ranked:

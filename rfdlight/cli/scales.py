@@ -66,7 +66,7 @@ def scales(
     console = plain_console()
     caution = other_data_warning(card, data)
     if caution:
-        console.print(Text(f"caution: {caution}"), soft_wrap=True)
+        console.print(Text(f"warning: {caution}"), soft_wrap=True)
     target = scales_path(path)
     keys = {point.key for point in FeatureNoise(layers=layers, at=at).insertion_points(loaded)}
     with suppress(UserError):  # a missing or damaged file, or one of other weights, is replaced

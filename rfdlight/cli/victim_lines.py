@@ -22,4 +22,4 @@ def print_victim(
     console.print(Text("\n".join([description, *meter.notes, accuracy])), soft_wrap=True)
     for caution in (other_data_warning(card, data), meter.caution(data.num_classes)):
         if caution is not None:
-            console.print(Text(f"caution: {caution}", style="yellow"), soft_wrap=True)
+            console.print(Text(f"warning: {caution}", style="yellow"), soft_wrap=True)

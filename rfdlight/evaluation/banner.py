@@ -1,4 +1,4 @@
-"""What a run is about to do, in words, before its first query."""
+"""Banner of a run: its settings and warnings, before the first query."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from typing import Any
 
 from rfdlight.attacks.base import Attack
 
+_ACCESS = {"decision": "decision-based", "score": "score-based", "gradient": "white-box"}
 
-def run_banner(asked: dict[str, Any], attack: Attack, pool_size: int, cautions: Sequence[str] = ()) -> str:
+
+def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warnings: Sequence[str] = ()) -> str:
     """Return the lines that a user reads before the first query.
 
     Args:
-        asked: What was asked for, see `AttackEvaluation`.
-        attack: That is made.
-        pool_size: Images in work at a time.
-        cautions: About the victim and the data.
+        settings: Settings of the evaluation, see `rfdlight.evaluation.description.Subject.settings`.
+        attack: The attack.
+        pool_size: Images under attack at a time.
+        warnings: Warnings about the victim and the data, one line each.
     """
-    name = f"{asked['attack']}, targeted" if asked["targeted"] else asked["attack"]
-    access = "gradients (white-box)" if attack.access == "gradient" else attack.access
-    averaged = f", {asked['eot']} evaluations averaged in each" if asked["eot"] > 1 else ""
-    all_cautions = "".join(f"\ncaution  {budget_warning}" for budget_warning in [*cautions, *_cautions(asked, attack)])
-    at_a_time = min(pool_size, asked["num_images"])
-    return (
-        f"victim   {asked['victim']}\n"
-        f"defense  {asked['defense']}\n"
-        f"attack   {name}, reads {access}, {asked['norm']} ball of eps {asked['eps']:g}\n"
-        f"options  {asked['options']}\n"
-        f"budget   {asked['budget']} queries per image{averaged}, query counting {asked['query_counting']}, "
-        f"criterion {asked['criterion']}, attack in {asked['precision']}\n"
-        f"images   {asked['num_images']} of {asked['data']} ({asked['selection']}), up to {at_a_time} at a time"
-        f"{all_cautions}"
-    )
+    name = f"{settings['attack']}, targeted" if settings["targeted"] else settings["attack"]
+    averaged = f", {settings['eot']} evaluations averaged in each" if settings["eot"] > 1 else ""
+    at_a_time = min(pool_size, settings["num_images"])
+    lines = [
+        f"victim   {settings['victim']}",
+        f"defense  {settings['defense']}",
+        f"attack   {name}, {_ACCESS[attack.access]}, {settings['norm']} ball of eps {settings['eps']:g}",
+        f"options  {settings['options']}",
+        f"budget   {settings['budget']} queries per image{averaged}, query counting {settings['query_counting']}, "
+        f"criterion {settings['criterion']}, attack in {settings['precision']}",
+        f"images   {settings['num_images']} of {settings['data']} ({settings['selection']}), up to {at_a_time} at a time",
+        *(f"warning  {warning}" for warning in [*warnings, *_attack_warnings(settings, attack)]),
+    ]
+    return "\n".join(lines)
 
 
-def _cautions(asked: dict[str, Any], attack: Attack) -> list[str]:
-    """Return what makes the attack weaker than its name promises."""
-    own = attack.budget_warning(asked["budget"])
-    cautions = [] if own is None else [own]
-    if asked["precision"] == "bfloat16" and attack.access != "decision":
-        cautions.append(f"bfloat16 rounds the {attack.access}, which hides small changes from the attack")
-    return cautions
+def _attack_warnings(settings: dict[str, Any], attack: Attack) -> list[str]:
+    """Return the reasons why the attack is weaker than its name promises."""
+    own = attack.budget_warning(settings["budget"])
+    warnings = [] if own is None else [own]
+    if settings["precision"] == "bfloat16" and attack.access != "decision":
+        warnings.append(f"bfloat16 rounds the {attack.access}s, which hides small changes from the attack")
+    return warnings

@@ -140,9 +140,9 @@ class Processes:
         """Publish that this process failed."""
         if isinstance(error, ReportedByLeader):
             return
-        told = str(error) if isinstance(error, UserError) else one_line(f"{type(error).__name__}: {error}")
+        reason = str(error) if isinstance(error, UserError) else one_line(f"{type(error).__name__}: {error}")
         with self._losing():
-            self.publish("end" if self.leads else "failed", f"process {self.rank}: {told}")
+            self.publish("end" if self.leads else "failed", f"process {self.rank}: {reason}")
 
     def finish_together(self, waiting: Callable[[], Any]) -> None:
         """Wait until every process has attacked its images, or the run is stopped.
@@ -205,8 +205,8 @@ class Processes:
         self.random = self.random or self._has("random")
         if self.leads:
             self._check_others()
-            told = [self._store.get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
-            self._together = [sum(counts) for counts in zip(*map(json.loads, told), strict=True)]
+            counted = [self._store.get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
+            self._together = [sum(counts) for counts in zip(*map(json.loads, counted), strict=True)]
         else:
             self.publish(f"done/{self.rank}", list(counts()))
 

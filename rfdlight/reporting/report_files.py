@@ -23,7 +23,7 @@ FILES = ("curves.pdf", "curves.png", "paired.csv", "report.csv", "report.html", 
 """The files of a report."""
 
 _IN_ONE_PANEL = 4
-"""Curves that can be told apart where they cross."""
+"""Largest number of curves in one panel; more are hard to distinguish."""
 
 
 def write_report(

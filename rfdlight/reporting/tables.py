@@ -191,9 +191,9 @@ def audit_text(findings: Sequence[Diagnostic]) -> Text:
     return text
 
 
-def failures_text(failed: dict[str, str], asked: int) -> Text:
+def failures_text(failed: dict[str, str], planned: int) -> Text:
     """Return how many of the chosen images failed, with the reasons of the first ones."""
-    lines = [f"{len(failed)} of {asked} images failed and are excluded from all numbers:"]
+    lines = [f"{len(failed)} of {planned} images failed and are excluded from all numbers:"]
     lines += [f"  {image_id}: {reason}" for image_id, reason in list(failed.items())[:_FAILURES_SHOWN]]
     if len(failed) > _FAILURES_SHOWN:
         lines.append("  and more, see summary.json")

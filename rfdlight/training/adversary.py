@@ -1,4 +1,4 @@
-"""What an adversary of a training is, and how it asks the victim for gradients."""
+"""Base class of the adversaries of adversarial training, and input gradients."""
 
 from __future__ import annotations
 

@@ -328,7 +328,7 @@ def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypa
                    "20", *options, "--model.victim", "resnet8-digits", "--run", "here", "--attack.pairs", "2",
                    "--model.criterion", "single", "--model.sanity_checks", "false")  # fmt: skip
     assert said.status == 0
-    assert f"caution  this budget allows {steps}" in " ".join(said.out.split("\n")).replace("  ", "  ")
+    assert f"warning  this budget allows {steps}" in " ".join(said.out.split("\n")).replace("  ", "  ")
 
 
 @pytest.mark.parametrize(("attack", "warned"), [("square", True), ("rays", False)])
@@ -336,7 +336,7 @@ def test_the_card_warns_of_rounded_scores(command, attack, warned):
     size = ["--data.num_images", "2", "--model.budget", "1", "--model.batch_size", "2"]
     said = command("test", "--attack", attack, *size, "--model.precision", "bfloat16", "--run", "here")
     assert said.status == 0
-    told = "caution bfloat16 rounds the scores, which hides small changes from the attack"
+    told = "warning bfloat16 rounds the scores, which hides small changes from the attack"
     assert (told in " ".join(said.out.split())) == warned
 
 

@@ -100,7 +100,7 @@ def test_nobody_goes_on_before_all_agree(team, monkeypatch):
         with changed:
             assert changed.wait_for(lambda: gone_on or (len(looks) == 2 and min(looks.values()) >= 3), LIMIT)
             early = len(gone_on)
-        third.agree()
+        third.barrier()
         return early
 
     assert at_once([lambda: come(first), lambda: come(second), come_when_both_wait])[2] == 0
@@ -117,7 +117,7 @@ def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
     assert str(said[0]) == "process 1: no weights at x"
     first.report_failure(said[0])
     with pytest.raises(ReportedByLeader):
-        third.hear("run")
+        third.wait_for("run")
 
 
 def test_a_stop_anywhere_reaches_all(team):
@@ -137,7 +137,7 @@ def test_process_0_sees_how_far_all_are_together(team):
     second.poll(lambda: [2, 20])
     first.poll(lambda: [1, 10])
     assert first.total([1, 10]) == [3, 30]
-    third.look(lambda: [4, 40])
+    third.poll(lambda: [4, 40])
     second.poll(lambda: [3, 30])
     first.poll(lambda: [1, 10])
     assert first.total([1, 10]) == [8, 80]

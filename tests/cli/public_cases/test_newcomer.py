@@ -142,7 +142,7 @@ def test_a_sweep_refuses_such_a_cell_before_the_first_runs(command):
 def test_a_victim_of_a_users_own_data_is_attacked_with_a_caution_and_the_audit_says_why(command, own_card):
     said = command(*TEST.replace("40", "4").split(), "--data", "digits", "--model.victim", own_card)
     assert said.status == 0
-    assert "caution  the victim was trained on mine, the data are digits" in said.out.replace("\n", " ")
+    assert "warning  the victim was trained on mine, the data are digits" in said.out.replace("\n", " ")
     assert clean_accuracy_check()["state"] == "skip"
     assert "mine" in clean_accuracy_check()["found"]
 
@@ -168,7 +168,7 @@ def test_accuracy_at_chance_level_is_stated_with_its_likely_cause_before_the_att
     assert said.status == 0
     card, _, table = said.out.partition("robust accuracy (Definition 1)")
     assert table
-    caution = " ".join(card.partition("caution")[2].split())
+    caution = " ".join(card.partition("warning")[2].split())
     assert "clean images are classified correctly" in caution
     assert cause in caution
     assert clean_accuracy_check()["state"] == "warn"
@@ -177,14 +177,14 @@ def test_accuracy_at_chance_level_is_stated_with_its_likely_cause_before_the_att
 
 def test_a_victim_above_chance_has_no_caution(command):
     said = command(*TEST.split(), "--model.victim", "nearest_mean.NearestMean")
-    assert "caution" not in said.out
+    assert "warning" not in said.out
     assert clean_accuracy_check()["state"] == "skip"
 
 
 def test_a_calibration_states_accuracy_at_chance_level_too(command):
     line = "calibrate first_day.Plus --data digits --defense input_noise --tolerance 0.01 --target_drop 0.5"
     said = command(*line.split())
-    assert "caution: " in said.out
+    assert "warning: " in said.out
     assert "label + 1" in said.out
 
 

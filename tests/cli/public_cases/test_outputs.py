@@ -142,11 +142,11 @@ def test_a_tie_of_the_clean_logits_goes_to_the_first_class_and_the_prediction_sa
 def test_a_victim_that_answers_with_probabilities_is_cautioned_before_the_attack(command, own):
     said = command("test", *QUICK, "--model.victim", "own.soft", "--run", "soft")
     assert said.status == 0
-    cautions = [line for line in said.out.splitlines() if line.startswith("caution")]
+    cautions = [line for line in said.out.splitlines() if line.startswith("warning")]
     assert len(cautions) == 1
     assert "probabilities" in cautions[0]
-    assert said.out.index("caution") < said.out.index("robust accuracy (Definition 1)")
-    assert "caution" not in command("test", *QUICK, "--model.victim", "nearest_mean.NearestMean").out
+    assert said.out.index("warning") < said.out.index("robust accuracy (Definition 1)")
+    assert "warning" not in command("test", *QUICK, "--model.victim", "nearest_mean.NearestMean").out
 
 
 @pytest.mark.parametrize(
