@@ -110,7 +110,7 @@ class Boundary(PhasedAttack):
 
     def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         keep_nearest(self.threat, state, points, adversarial)
-        state["far"] = points
+        state["far"] = points.clone()
         state["draws"] = state["draws"] + 1
         state["opened"] = state["opened"] + 1
         if self.targeted:

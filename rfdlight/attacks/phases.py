@@ -30,12 +30,17 @@ class PhasedAttack(Attack):
     def ask(self, state: Columns) -> Tensor:
         points = torch.empty_like(state["x"])
         for (build, _), rows, own in self._by_phase(state):
+            if own is state:
+                return build(state)
             points[rows] = build(own)
         return points
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         adversarial = self.is_adversarial(state, answer)
         for (_, handle), rows, own in self._by_phase(state):
+            if own is state:
+                handle(state, points, adversarial)
+                return
             before = dict(own)
             handle(own, points[rows], adversarial[rows])
             for name, value in own.items():
@@ -43,9 +48,9 @@ class PhasedAttack(Attack):
                     state[name][rows] = value
 
     def _by_phase(self, state: Columns) -> Iterator[tuple[tuple[Ask, Tell], Tensor, Columns]]:
-        """Yield the methods of each phase that has rows, the numbers of these rows and a copy of their columns."""
+        """Yield the methods of each phase that has rows, their numbers and columns: a copy, or `state` for all rows."""
         phase = state["phase"].clone()
         for number, methods in enumerate(self.phases()):
             rows = (phase == number).nonzero()[:, 0]
             if len(rows):
-                yield methods, rows, take(state, rows)
+                yield methods, rows, state if len(rows) == len(phase) else take(state, rows)

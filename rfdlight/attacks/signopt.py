@@ -201,7 +201,7 @@ class SignOPT(PhasedAttack):
         state["phase"] = state["phase"].masked_fill(complete, self.TRY)
 
     def _after_try(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        state["high"], state["shrinks"] = state["radius"], torch.zeros_like(state["shrinks"])
+        state["high"], state["shrinks"] = state["radius"].clone(), torch.zeros_like(state["shrinks"])
         state["low"] = torch.where(adversarial, 0.0, state["radius"])
         state["unbilled"] = state["unbilled"] + 1
         state["phase"] = torch.full_like(state["phase"], self.SHRINK)

@@ -29,7 +29,8 @@ def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warning
         f"options  {settings['options']}",
         f"budget   {settings['budget']} queries per image{averaged}, query counting {settings['query_counting']}, "
         f"criterion {settings['criterion']}, attack in {settings['precision']}",
-        f"images   {settings['num_images']} of {settings['data']} ({settings['selection']}), up to {at_a_time} at a time",
+        f"images   {settings['num_images']} of {settings['data']} ({settings['selection']}), "
+        f"up to {at_a_time} at a time",
         *(f"warning  {warning}" for warning in [*warnings, *_attack_warnings(settings, attack)]),
     ]
     return "\n".join(lines)

@@ -115,7 +115,7 @@ def check_adaptation(attack, sphere, proposal):
         hit = phase <= BLEND or (next(sphere) if phase == SPHERE else next(proposal))
         return torch.tensor([[0.0, 1.0]] if hit else [[1.0, 0.0]])
 
-    for before, _, logits, after in drive(attack, answer, x, y, budget=1250):
+    for before, _, logits, after in drive(attack, answer, x, y, budget=1500):
         hit = bool(logits.argmax())
         if phase == PROPOSAL:
             number += 1

@@ -83,7 +83,7 @@ def test_the_engine_breaks_linear_victims_exactly_outside_their_least_radius(fac
     victim, x = linear_victim((3, 4, 4))
     for image in x[:2] if adversarial else x[:1]:
         eps = factor * victim.least_radius(image[None])
-        run = Run(victim, RayS(eps=eps), image[None], torch.zeros(1, dtype=torch.int64), budget=2000, batch_size=1)
+        run = Run(victim, RayS(eps=eps), image[None], torch.zeros(1, dtype=torch.int64), budget=1000, batch_size=1)
         assert (run.records[0].success_query is not None) == adversarial
         assert run.records[0].verdict == ("adversarial" if adversarial else "robust")
 
