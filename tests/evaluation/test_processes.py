@@ -113,7 +113,7 @@ def test_what_one_process_fails_by_is_said_by_process_0_alone(team):
     def fail():
         second.report_failure(UserError("no weights at x"))
 
-    said = at_once([first.agree, fail])
+    said = at_once([first.barrier, fail])
     assert str(said[0]) == "process 1: no weights at x"
     first.report_failure(said[0])
     with pytest.raises(ReportedByLeader):
