@@ -17,6 +17,7 @@ from rfdlight.core.norms import Norm
 from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
 from rfdlight.evaluation.exit_reason import STOPPED
+from rfdlight.records.runs import load_run
 from rfdlight.reporting.tables import interval, percent
 
 INTERRUPTED = 130
@@ -49,9 +50,9 @@ def size_of(place: Path) -> Size | None:
 
 def headline(place: Path) -> str:
     """Return the clean and robust accuracy of the run that a directory holds, in words."""
-    accuracies = parse_json(read_text(place / "summary.json"))["mean_logits"]
-    robust = accuracies["robust"]
-    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies['clean'])}"
+    accuracies = load_run(place).summary.mean_logits
+    robust = accuracies.robust
+    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
 
 
 @contextlib.contextmanager

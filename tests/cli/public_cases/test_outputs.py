@@ -89,7 +89,7 @@ def test_every_console_prints_brackets_as_they_are(capsys):
     plain_console().print("[bold]x[/bold] :warning:")
     assert capsys.readouterr().out == "[bold]x[/bold] :warning:\n"
     sources = Path(rfdlight.__file__).parent.rglob("*.py")
-    assert [path.name for path in sources if re.search(r"\bConsole\(", path.read_text())] == ["terminal.py"]
+    assert [path.name for path in sources if re.search(r"\bConsole\(", path.read_text())] == ["_io.py"]
 
 
 # Images of other numbers of channels
