@@ -21,16 +21,18 @@ from safetensors import SafetensorError
 from rfdlight.errors import UserError, one_line, unknown_name
 
 MOST_VALUES = 100_000
-"""Values of a YAML document, those behind an alias counted wherever it stands; rfdlight's own have below 1,000."""
+"""Most values of a YAML document, with every alias written out; documents of rfdlight have fewer than 1,000."""
 
 MOST_LEVELS = 50
-"""Lists and mappings within one another in a YAML document; what walks through one goes down by calls."""
+"""Most levels of nesting in a YAML document; code that walks through a document is recursive."""
+
+_TOO_DEEP = f"expected at most {MOST_LEVELS} levels of nesting, got more"
 
 NOT_PLAIN = "expected text in UTF-8, without the character NUL"
 
 
 def is_plain(text: str) -> bool:
-    """Return whether a text can be written to a file and be a file's name: it is UTF-8, and without NUL."""
+    """Return whether a text can be written to a file and be the name of a file: UTF-8 without NUL."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -38,10 +40,10 @@ def is_plain(text: str) -> bool:
 
 
 def expanded(path: str) -> Path:
-    """Return a path with its leading `~` or `~name` written out.
+    """Return a path with its leading `~` or `~name` replaced by the home folder.
 
     Raises:
-        UserError: If nobody of that name has a home here.
+        UserError: The user has no home folder.
     """
     try:
         return Path(path).expanduser()
@@ -50,31 +52,31 @@ def expanded(path: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return what a file holds; a link to one counts as one.
+    """Return the content of a regular file, or of a link to one.
 
     Raises:
-        OSError: If it cannot be read, or is a device or a pipe, which may have no end.
+        OSError: The file cannot be read, or is a device or a pipe, which may have no end.
     """
     check_regular(path)
     return path.read_bytes()
 
 
 def check_regular(path: Path) -> None:
-    """Refuse what a reader might never come to the end of; what is not there, or a folder, is left to the reader.
+    """Refuse a device or a pipe, or a link to one; a missing file and a folder pass.
 
     Raises:
-        OSError: If it is a device or a pipe, or a link to one.
+        OSError: The path is a device or a pipe.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return what a text file holds, in UTF-8.
+    """Return the content of a regular file as UTF-8 text.
 
     Raises:
-        OSError: As `read_bytes`.
-        UnicodeDecodeError: If it is no UTF-8.
+        OSError: See `read_bytes`.
+        UnicodeDecodeError: The content is no UTF-8.
     """
     return read_bytes(path).decode("utf-8", errors)
 
@@ -83,7 +85,7 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: If it is none, or nested too deeply.
+        ValueError: The text is no JSON, or nested too deeply.
     """
     try:
         return json.loads(text)
@@ -92,15 +94,10 @@ def parse_json(text: str) -> Any:
 
 
 def parse_yaml(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
-    """Return the value of a YAML document of plain values.
-
-    Args:
-        text: Of the document.
-        loader: Puts its values together.
+    """Return the value of a YAML document of plain values, built by `loader`.
 
     Raises:
-        yaml.YAMLError: If it is none, names Python objects, is larger or nested deeper than any that is meant, or has
-            a text that is not plain.
+        yaml.YAMLError: The text is no YAML, names Python objects, is too large or too deep, or has a text with NUL.
 
     Example:
         >>> parse_yaml("model: {budget: 3}")
@@ -110,21 +107,17 @@ def parse_yaml(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
     try:
         return loader(text)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        # How loaders fail at a number or a date that there is none of, and at a value that is not what its tag says.
+        # Loaders fail so at a number or date that does not exist, and at a value that contradicts its tag.
         raise yaml.YAMLError(f"a value is not what it looks like or is tagged as: {error}") from error
 
 
 def _check(text: str) -> None:
-    """Refuse a document that would fill the memory or the stack when it is put together.
-
-    Raises:
-        yaml.YAMLError: See `parse_yaml`.
-    """
+    """Refuse a document that would fill the memory or the stack."""
     loader = yaml.SafeLoader(text)
     try:
         node = loader.get_single_node()
     except RecursionError as error:
-        raise _too_deep() from error
+        raise yaml.YAMLError(_TOO_DEEP) from error
     finally:
         loader.dispose()
     if node is not None and _values(node, {}, MOST_LEVELS) > MOST_VALUES:
@@ -132,13 +125,13 @@ def _check(text: str) -> None:
 
 
 def _values(node: yaml.Node, counted: dict[int, float], levels: int) -> float:
-    """Return how many values stand below a node, infinitely many where it stands below itself."""
+    """Return the number of values below a node, infinity where a node is below itself."""
     if isinstance(node, yaml.ScalarNode):
         if not is_plain(node.value):
             raise yaml.YAMLError(NOT_PLAIN)
         return 1
     if levels == 0:
-        raise _too_deep()
+        raise yaml.YAMLError(_TOO_DEEP)
     if id(node) not in counted:
         counted[id(node)] = float("inf")
         below = node.value if isinstance(node, yaml.SequenceNode) else [part for pair in node.value for part in pair]
@@ -146,22 +139,18 @@ def _values(node: yaml.Node, counted: dict[int, float], levels: int) -> float:
     return counted[id(node)]
 
 
-def _too_deep() -> yaml.YAMLError:
-    return yaml.YAMLError(f"expected at most {MOST_LEVELS} levels of nesting, got more")
-
-
 PARTIAL = "partial-"
-"""How the names of files begin that are not whole."""
+"""Prefix of the names of unfinished files."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside a file to write to; what was written there then takes the file's name, at once.
+    """Yield a path beside a file to write to; on success the written file atomically replaces the file.
 
     Raises:
-        UserError: If it cannot be written; the file is then as it was.
+        UserError: The file cannot be written; its old content stays.
     """
-    # Processes may do this at the same time, also on two machines that share the folder.
+    # Processes may write at the same time, also on two machines that share the folder.
     partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
     try:
         partial.unlink(missing_ok=True)
@@ -182,10 +171,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file, a text in UTF-8.
+    """Write a file atomically, a text in UTF-8.
 
     Raises:
-        UserError: If it cannot be written; the file is then as it was.
+        UserError: The file cannot be written; its old content stays.
     """
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
@@ -198,10 +187,10 @@ def shipped_folder(kind: str) -> Path:
 
 
 def find_shipped(kind: str, name: str, suffix: str) -> Path:
-    """Return a shipped file by its name without suffix.
+    """Return the path of a shipped file by its name without suffix.
 
     Raises:
-        UserError: If there is none; names the nearest.
+        UserError: No such file is shipped; the message has the nearest names.
     """
     path = shipped_folder(kind) / f"{name.removesuffix(suffix)}{suffix}"
     if path.is_file():
@@ -216,10 +205,10 @@ def shipped_names(kind: str, suffix: str) -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """Return the path of a config: a file, or one that comes with rfdlight, by its name.
+    """Return the path of a config: a file, or the name of a shipped config.
 
     Raises:
-        UserError: If there is none, or it is no mapping.
+        UserError: The config does not exist, or is no mapping.
     """
     path = Path(name)
     if not path.is_file():
@@ -233,10 +222,10 @@ def config_path(name: str) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
+    """Read a YAML file with a mapping.
 
     Raises:
-        UserError: If it cannot be read, or holds something else.
+        UserError: The file cannot be read, or holds something else.
     """
     try:
         content = parse_yaml(read_text(path))
@@ -248,18 +237,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def plain_console(stderr: bool = False, file: TextIO | None = None, quiet: bool = False) -> Console:
-    """Return a console that prints brackets and colons in names and paths as they are.
-
-    By default rich removes `[bold]` from text as markup and replaces `:warning:` by a picture.
-
-    Args:
-        stderr: Print on standard error instead of standard output.
-        file: Print there instead.
-        quiet: Print nothing.
-    """
+    """Return a rich console without markup and emoji, so that `[bold]` and `:warning:` in names print unchanged."""
     return Console(stderr=stderr, file=file, quiet=quiet, markup=False, emoji=False)
 
 
 def is_first(environ: Mapping[str, str]) -> bool:
-    """Return whether this process is the first or only one of its run, as far as its variables say."""
+    """Return whether the environment variables of a launcher name this process the first or only one of its run."""
     return all(environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))

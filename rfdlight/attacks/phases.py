@@ -12,7 +12,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, take
 
 Ask = Callable[[Columns], Tensor]
-"""Returns the points of rows that are all in one phase."""
+"""Returns the points of rows that are all in one phase; new entries of the state are kept for `tell`."""
 
 Tell = Callable[[Columns, Tensor, Tensor], None]
 """Gets such rows, their points and whether these were adversarial, (rows,) bool; assigns new values to columns."""
@@ -32,7 +32,11 @@ class PhasedAttack(Attack):
         for (build, _), rows, own in self._by_phase(state):
             if own is state:
                 return build(state)
+            known = set(own)
             points[rows] = build(own)
+            for name in own.keys() - known:  # left for `tell`
+                left = state.setdefault(name, own[name].new_zeros(len(points), *own[name].shape[1:]))
+                left[rows] = own[name]
         return points
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:

@@ -189,11 +189,12 @@ class SignOPT(PhasedAttack):
 
     def _sample(self, state: Columns) -> Tensor:
         x = state["x"]
-        around = state["direction"] + per_row(state["beta"].to(x.dtype), x) * self._u(state)
+        state["u"] = self._u(state)
+        around = state["direction"] + per_row(state["beta"].to(x.dtype), x) * state["u"]
         return self.point(x, self._normalised(around)[0], state["radius"])
 
     def _after_sample(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        u = self._u(state)
+        u = state["u"]
         state["gathered"] = state["gathered"] + torch.where(per_row(adversarial, u), -u, u)
         state["drawn"], state["sampled"] = state["drawn"] + 1, state["sampled"] + 1
         complete = state["sampled"] >= self.samples

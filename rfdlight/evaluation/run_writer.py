@@ -131,13 +131,8 @@ class RunWriter:
             in_progress: Images that are begun and not finished, and how many of them are robust so far.
             waiting: Called repeatedly while process 0 waits.
         """
-        begun, robust = in_progress
-        last = journal.End(
-            totals=Rows(**totals),
-            forwarded=forwarded,
-            batch_size=batch_size,
-            in_progress=InProgress(begun=begun, robust=robust),
-        )
+        under_way = InProgress(begun=in_progress[0], robust=in_progress[1])
+        last = journal.End(totals=Rows(**totals), forwarded=forwarded, batch_size=batch_size, in_progress=under_way)
         try:
             self._append(end=last).close()
         except UserError as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from rfdlight.records.schema import Count, Fields, PositiveCount, Size, descriptions
+from rfdlight.records.schema import Count, Fields, PositiveCount, Size, check_part, descriptions
 
 
 class Rows(Fields, frozen=True, kw_only=True):
@@ -47,8 +47,7 @@ class InProgress(Fields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check that the robust images are begun."""
-        if self.robust > self.begun:
-            raise ValueError(f"robust: expected at most {self.begun}, the images begun, got {self.robust}")
+        check_part("robust", self.robust, "images begun", self.begun)
 
 
 class CardAccuracy(Fields, frozen=True, kw_only=True):
@@ -59,8 +58,7 @@ class CardAccuracy(Fields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check that no more answers are correct than there are."""
-        if self.correct > self.total:
-            raise ValueError(f"correct: expected at most total, {self.total}, got {self.correct}")
+        check_part("correct", self.correct, "images", self.total)
 
 
 class Randomness(Fields, frozen=True, kw_only=True):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rfdlight._io import check_regular, parse_json, replacing
+from rfdlight._io import check_regular, replacing
 from rfdlight.errors import UserError, one_line
 from rfdlight.records.journal import FOLDER
+from rfdlight.records.schema import decode
 
 FILE = "images.safetensors"
 """In a run directory: float32 tensors `clean` and `adversarial`, both (images, C, H, W) in [0, 1], and in the metadata
@@ -84,8 +84,8 @@ def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
         return {}
 
 
-def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Read a `FILE` and return its clean images, final points and ids, all unchecked.
+def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Read a `FILE` and return its clean images, final points and ids, whose sizes are not checked.
 
     Raises:
         UserError: The file cannot be read, or lacks one of these.
@@ -94,7 +94,7 @@ def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, Any]:
         check_regular(path)
         with safe_open(path, "numpy") as file:
             clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
-            return clean, adversarial, parse_json((file.metadata() or {})["ids"])
+            return clean, adversarial, decode((file.metadata() or {})["ids"].encode(), list[str])
     except OSError as error:
         raise UserError(f"cannot read the images {path}: {error.strerror or one_line(error)}") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:

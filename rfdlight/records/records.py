@@ -8,7 +8,7 @@ from typing import Literal
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
-from rfdlight.records.schema import Count, Fields, PositiveCount, descriptions, unseal
+from rfdlight.records.schema import Count, Fields, PositiveCount, check_part, descriptions, unseal
 
 Verdict = Literal["robust", "adversarial", "undecided", "misclassified"]
 
@@ -75,12 +75,8 @@ class Record(Fields, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Check the counts of parts against the counts of their wholes."""
-        for part, count, whole in (
-            ("clean_wrong", self.clean_wrong, self.clean_evaluations),
-            ("final_adversarial", self.final_adversarial, self.final_evaluations),
-        ):
-            if count > whole:
-                raise ValueError(f"{part}: expected at most {whole}, the number of evaluations, got {count}")
+        check_part("clean_wrong", self.clean_wrong, "clean evaluations", self.clean_evaluations)
+        check_part("final_adversarial", self.final_adversarial, "final evaluations", self.final_evaluations)
 
     @property
     def clean_correct(self) -> bool:

@@ -58,7 +58,7 @@ def refuse_links(run: Path) -> None:
     except OSError as error:
         raise UserError(f"cannot read the run directory {run}: {error.strerror}") from error
     if link is not None:
-        raise UserError(f"{link} is a link; expected a regular file, as rfdlight test writes it")
+        raise UserError(f"{link} is a link; expected a file of the run's own, as rfdlight test writes it")
 
 
 @contextmanager

@@ -32,6 +32,12 @@ class Fields(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the objects of a run's files: immutable, and decoded strictly."""
 
 
+def check_part(part: str, count: int, whole: str, total: int) -> None:
+    """Raise a `ValueError` if the count of a part is above the count of its whole."""
+    if count > total:
+        raise ValueError(f"{part}: expected at most {total}, the {whole}, got {count}")
+
+
 def descriptions(kind: type[Struct]) -> dict[str, str]:
     """Return the meaning of each field of an object, from its docstring."""
     return {field.arg_name: " ".join((field.description or "").split()) for field in parse(kind.__doc__ or "").params}

@@ -307,9 +307,13 @@ RUNS = {
     for name, line, expected in (
         ("nested without end", b"[" * 100_000, "damaged: its checksum does not match"),
         ("a number of thousands of digits", b'{"id": ' + b"9" * 5000 + b"}", "damaged: its checksum does not match"),
-        ("not a number", sealed(RECORD | {"linf": float("nan")}), "JSON is malformed: invalid character"),
+        ("not a number", sealed(RECORD | {"linf": float("nan")}), "JSON is malformed: invalid character{anything}"),
         ("beyond counting", sealed(RECORD | {"billed": 10**20}), "billed: expected int <= 9007199254740991"),
-        ("right more often than asked", sealed(RECORD | {"clean_wrong": 2}), "clean_wrong: expected at most 1"),
+        (
+            "right more often than asked",
+            sealed(RECORD | {"clean_wrong": 2}),
+            "clean_wrong: expected at most 1, the clean evaluations, got 2",
+        ),
         ("without draws", sealed(RECORD | {"final_evaluations": 0}), "final_evaluations: expected int >= 1"),
         ("without a name", sealed(RECORD | {"id": ["x"]}), "id: expected str, got array"),
     )
@@ -317,7 +321,7 @@ RUNS = {
     f"fact {name} {value!r:.20}": Case(run(**{name: value}), REPORT, f"run/summary.json: {told}")
     for name, value, told in (
         ("budget", 10**20, "run.budget: expected int <= 9007199254740991"),
-        ("eps", float("inf"), "JSON is malformed: invalid character"),
+        ("eps", float("inf"), "JSON is malformed: invalid character{anything}"),
         ("eps", "=1+1", "run.eps: expected float, got str"),
         ("victim", ["x"], "run.victim: expected str, got array"),
         ("totals", [], "run.totals: expected object, got array"),

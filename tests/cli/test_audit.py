@@ -68,7 +68,7 @@ def test_controls_can_be_left_out(command):
     said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean", "--model.sanity_checks", "false")
     assert said.status == 0
     assert audited()["eps 0"] == {
-        "check": "eps 0", "state": "skip", "found": "no control attacks were made", "remedy": "",
+        "check": "eps 0", "state": "skip", "found": "no sanity checks were made", "remedy": "",
     }  # fmt: skip
 
 

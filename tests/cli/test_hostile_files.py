@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import pickle
 import shlex
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from fuzz.record_files import sealed
 from PIL import EpsImagePlugin
 from torchvision.datasets import utils
 
@@ -94,7 +94,7 @@ HOSTILE = {
 @pytest.fixture
 def reported(elsewhere, canary, command):
     """The report of a run whose facts and ids are orders to whatever reads them, and what was said."""
-    record = json.dumps(RECORD | {"id": "../../<b>\x1b[2J"}) + "\n"
+    record = sealed(RECORD | {"id": "../../<b>\x1b[2J"}) + b"\n"
     run(records=record, **HOSTILE)(elsewhere, canary)
     (elsewhere / "run").rename(elsewhere / "[bold]run\x1b[2J")
     said = command("report", "[bold]run\x1b[2J", "--output", "out")

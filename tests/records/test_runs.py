@@ -64,7 +64,7 @@ def test_the_criterions_own_verdicts_replace_those_of_the_final_evaluation():
 def test_records_are_immutable_and_their_counts_agree():
     with pytest.raises(AttributeError):
         record(0).label = 3
-    with pytest.raises(ValueError, match="clean_wrong: expected at most 20, the number of evaluations, got 21"):
+    with pytest.raises(ValueError, match="clean_wrong: expected at most 20, the clean evaluations, got 21"):
         record(0, clean_wrong=21)
 
 

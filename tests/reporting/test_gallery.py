@@ -112,8 +112,8 @@ def refusal(name):
         (grey(1, 0, 2, 2), grey(1, 0, 2, 2), ids(0), "got (1, 0, 2, 2) and (1, 0, 2, 2)"),
         (grey(3, 2, 2), grey(3, 2, 2), ids(0), "got (3, 2, 2) and (3, 2, 2)"),
         (grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0, 1), "expected a list of 1 ids, got ['digits"),
-        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), [["a"]], "expected a list of 1 ids, got [['a']]"),
-        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), {"a": 1}, "expected a list of 1 ids, got {'a': 1}"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), [["a"]], "[0]: expected str, got array"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), {"a": 1}, "expected array, got object"),
         (
             grey(1, 3, 2, 2),
             grey(1, 3, 2, 2),
