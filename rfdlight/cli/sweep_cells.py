@@ -17,6 +17,7 @@ from rfdlight.core.norms import Norm
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
+from rfdlight.records.runs import load_run
 from rfdlight.reporting.tables import interval, percent
 
 INTERRUPTED = 130
@@ -94,10 +95,10 @@ def size_of(place: Path) -> Size | None:
 
 
 def headline(place: Path) -> str:
-    """Return the clean and the robust accuracy of the complete run in a directory as text."""
-    accuracies = parse_json(read_text(place / "summary.json"))["mean_logits"]
-    robust = accuracies["robust"]
-    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies['clean'])}"
+    """Return the clean and robust accuracy of a finished run as text."""
+    accuracies = load_run(place).summary.mean_logits
+    robust = accuracies.robust
+    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
 
 
 @contextlib.contextmanager
