@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rfdlight._io import read_config
+from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.fingerprint import cannot_go_on, mixed
 from rfdlight.records import run_directory
 
@@ -34,6 +35,7 @@ def config_of(run: str, in_place: bool) -> Path:
     if not in_place:
         raise cannot_go_on(run, "a run stays in its folder; leave --run out")
     run_directory.refuse_links(Path(run))
+    fingerprint.read(Path(run))  # refuses the run of another schema version, whose settings have other names
     read_config(config)
     return config
 
