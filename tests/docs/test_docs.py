@@ -201,3 +201,16 @@ def test_the_binomials_of_the_page_on_criteria():
         check = q * sum(comb(9, k) * q**k * (1 - q) ** (9 - k) for k in range(5, 10))
         after = " | ".join(f"{100 * (1 - (1 - check) ** checks):.1f} %" for checks in (25, 250, 1000))
         assert f"| {q} | {check:.4f} | {after} |" in text
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_prints_the_table_that_is_shown(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (body,) = (body for body in blocks(ROOT / "README.md", "python") if "rfd.evaluate" in body)
+    (shown,) = blocks(ROOT / "README.md", "text")
+    exec(body, {})
+
+    def words(text: str) -> list[str]:  # numbers may differ between machines
+        return re.sub(r"[\d.,%+]+", "", text).split()
+
+    assert words(capsys.readouterr().out) == words(shown)
