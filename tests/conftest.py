@@ -25,3 +25,11 @@ def clean(network: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     x = images(10)
     with torch.no_grad():
         return x, network(x).argmax(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a CUDA device where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

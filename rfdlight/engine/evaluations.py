@@ -107,4 +107,5 @@ def below_zero(count: np.ndarray, total: np.ndarray, squares: np.ndarray) -> np.
     with np.errstate(divide="ignore", invalid="ignore"):
         statistic = mean / np.sqrt(variance / count)
     statistic = np.where(mean == 0, 0.0, statistic)
-    return student.cdf(statistic, count - 1)
+    p: np.ndarray = student.cdf(statistic, count - 1)
+    return p

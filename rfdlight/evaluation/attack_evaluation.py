@@ -134,7 +134,8 @@ class AttackEvaluation(LightningModule):
     @property
     def data(self) -> ImageData:
         """The data module of the trainer."""
-        return self.trainer.datamodule  # type: ignore[attr-defined]
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data
 
     @property
     def defenses(self) -> list[Defense]:

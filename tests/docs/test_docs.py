@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from configparser import ConfigParser
 from math import comb
 from pathlib import Path
 from pkgutil import resolve_name
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+import yaml
+from packaging.version import Version
 
+import rfdlight
 from rfdlight.cli import command_line
 from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
@@ -25,7 +29,10 @@ from rfdlight.records import facts, records, summary
 from rfdlight.victims.resolve import resolve_victim
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z_]+(?:\.[a-z_]+)*")
 
@@ -201,3 +208,38 @@ def test_the_binomials_of_the_page_on_criteria():
         check = q * sum(comb(9, k) * q**k * (1 - q) ** (9 - k) for k in range(5, 10))
         after = " | ".join(f"{100 * (1 - (1 - check) ** checks):.1f} %" for checks in (25, 250, 1000))
         assert f"| {q} | {check:.4f} | {after} |" in text
+
+
+@pytest.mark.slow
+def test_the_python_of_the_readme_prints_the_table_that_is_shown(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (body,) = (body for body in blocks(ROOT / "README.md", "python") if "rfd.evaluate" in body)
+    (shown,) = blocks(ROOT / "README.md", "text")
+    exec(body, {})
+
+    def words(text: str) -> list[str]:  # numbers may differ between machines
+        return re.sub(r"[\d.,%+]+", "", text).split()
+
+    assert words(capsys.readouterr().out) == words(shown)
+
+
+def test_the_citation_has_the_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == rfdlight.__version__
+
+
+def test_the_oldest_versions_are_the_lower_bounds():
+    declared = ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    lists = declared["options"]["install_requires"] + declared["options.extras_require"]["test"]
+    bounds = re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", lists, re.MULTILINE)
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()[1:]
+    oldest = {name.lower(): Version(version) for name, version in (line.split("==") for line in lines)}
+    tools = {"mypy", "ruff"}  # checks of the source, with the versions of constraints.txt alone
+    assert oldest == {name: Version(version) for name, version in bounds if name not in tools}
+
+
+def test_every_path_that_contributors_are_sent_to_exists():
+    spans = re.findall(r"`([\w./-]+)`", BLOCK.sub("", (ROOT / "CONTRIBUTING.md").read_text()))
+    paths = [span for span in spans if re.match(r"(rfdlight|tests|docs)/", span) and "my_" not in span]
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
