@@ -171,9 +171,11 @@ def _checked(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Facts]:
                 if loaded is None:
                     made.datamodule.setup("test")
                     model, count = made.model, made.datamodule.num_images
-                    victim = resolve_victim(model.victim_spec, model.checkpoint, made.datamodule, model.batch_size)[0]
+                    victim = resolve_victim(
+                        model.victim_spec, model.checkpoint, made.datamodule, model.config.batch_size
+                    )[0]
                     loaded = victim, made.datamodule.images("test")
-                settle_eps(made.model.attack, made.datamodule)
+                made.model.attack = settle_eps(made.model.attack, made.datamodule)
                 for defense in made.trainer.callbacks if made.model.defended else ():
                     if isinstance(defense, Defense):
                         check_acts(defense, *loaded)

@@ -55,7 +55,7 @@ def check_steps(attack, victim, x, y, steps):
     closed = 0
     for before, points, logits, after in drive(attack, answer, x, y, budget=BUDGET, steps=steps):
         wrong = logits.argmax(1) != y
-        ends = [(x + per(getattr(after, name)) * (after["far"] - x)).clamp(0, 1) for name in ("low", "high")]
+        ends = [(x + per(after[name]) * (after["far"] - x)).clamp(0, 1) for name in ("low", "high")]
         for i in range(len(x)):
             phase, later = int(before["phase"][i]), int(after["phase"][i])
             taken[i] = taken[i] + 1 if phase == BISECT else 0

@@ -66,18 +66,14 @@ def test_options_reach_their_objects_by_value(built):
     assert (cli.model.attack.p, cli.model.attack.eps, cli.model.attack.norm) == (0.1, 0.3, "linf")
     assert (cli.datamodule.num_images, cli.datamodule.seed) == (7, 3)
     module = cli.model
-    assert (
-        module.budget,
-        type(module.criterion).__name__,
-        module.criterion.final_evaluations,
-        module.query_counting,
-    ) == (
+    config = module.config
+    assert (config.budget, config.criterion, config.final_evaluations, config.query_counting) == (
         9,
-        "SingleCriterion",
+        "single",
         21,
         "paper",
     )
-    assert (module.batch_size, module.pool_size, module.seed, module.victim_spec) == (5, 11, 4, "some.json")
+    assert (config.batch_size, config.pool_size, config.seed, module.victim_spec) == (5, 11, 4, "some.json")
     (defense,) = defenses(cli)
     assert (defense.layers, defense.sigma) == (["layer1", "layer2"], [0.1, 0.2])
     assert cli.config["test"]["seed_everything"] == 8
@@ -96,7 +92,7 @@ def test_eps_and_victim_are_left_to_the_data_by_default(built):
 def test_a_value_may_have_the_name_of_a_group_of_options(built):
     layers = ("--defense", "feature_noise", "--defense.layers", "model", "--defense.sigma", "0.1")
     cli = built("test", "--attack", "square", *layers, "--run", "model", "--model.seed", "3")
-    assert (str(cli.run), cli.model.seed) == ("model", 3)
+    assert (str(cli.run), cli.model.config.seed) == ("model", 3)
 
 
 def test_options_may_stand_before_their_selector(built):
@@ -158,7 +154,7 @@ def test_later_files_and_options_override_earlier_ones_key_by_key(built):
     )
     Path("b.yaml").write_text("model: {budget: 6}\nattack: {class_path: square, init_args: {eps: 0.3}}\n")
     cli = built("test", "-c", "a.yaml", "--config=b.yaml", "--model.batch_size", "4")
-    assert (cli.model.budget, cli.model.batch_size, cli.model.pool_size) == (6, 4, 16)
+    assert (cli.model.config.budget, cli.model.config.batch_size, cli.model.config.pool_size) == (6, 4, 16)
     assert (type(cli.model.attack), cli.model.attack.p, cli.model.attack.eps) == (Square, 0.1, 0.3)
 
 

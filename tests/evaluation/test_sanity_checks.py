@@ -36,8 +36,8 @@ def linear(offset=0.0):
 
 
 def checks_of(victim, run, source, stop=lambda: False):
-    subject = Subject(victim, "", GivenImages(source, run.engine.classes), run.engine.attack)
-    return SanityChecks(subject, run.engine, torch.device("cpu"), EvaluationConfig(seed=run.engine.seed), stop)
+    subject = Subject(victim, "", GivenImages(source, run.engine.config.classes), run.engine.attack)
+    return SanityChecks(subject, run.engine, torch.device("cpu"), EvaluationConfig(seed=run.engine.config.seed), stop)
 
 
 def sanity_checks(victim, attack, source, budget=40, **options):

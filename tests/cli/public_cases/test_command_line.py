@@ -222,7 +222,7 @@ def test_options_of_defenses_adversaries_and_commands_may_be_fractions(built):
     noise = ("--defense", "feature_noise", "--defense.layers", "[layer1,layer2]", "--defense.sigma", "[1/10, 1 / 20]")
     cli = built("test", "--attack", "square", "--attack.p", "1/8", *noise, "--run", "8/255", "--model.memory", "1/2")
     assert (cli.model.attack.p, cli.trainer.callbacks[0].sigma) == (0.125, [0.1, 0.05])
-    assert (str(cli.run), cli.model.memory) == ("8/255", 0.5)
+    assert (str(cli.run), cli.model.config.memory) == ("8/255", 0.5)
     made = built("fit", "--model.adversary", "pgd", "--model.adversary.eps", "8/255", "--model.adversary.step", "2/255")
     assert made.model.adversary.threat.eps == 8 / 255
     assert made.model.adversary.attack.step == 2 / 255

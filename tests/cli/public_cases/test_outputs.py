@@ -11,7 +11,7 @@ import torch
 import rfdlight
 from rfdlight._io import plain_console
 from rfdlight.data import CIFAR10
-from rfdlight.engine import Oracle, criterion_named
+from rfdlight.engine import Oracle
 from rfdlight.engine.probe import probe
 from rfdlight.records.records import read_records
 from rfdlight.records.runs import load_run
@@ -129,11 +129,10 @@ def test_an_image_misclassified_before_the_attack_has_a_verdict_of_its_own(comma
 
 
 def test_a_tie_of_the_clean_logits_goes_to_the_first_class_and_the_prediction_says_so():
-    criterion = criterion_named("sequential")
-    columns = criterion.open(torch.zeros(2, 1, 2, 2), 3, deterministic=True)
-    columns |= {"y": torch.tensor([0, 1])}
-    criterion.record(columns, torch.tensor([0, 1]), torch.zeros(2, 3))
-    assert criterion.mean_label(columns, torch.tensor([0, 1])).tolist() == [0, 0]
+    evaluations = EvaluationState.open(torch.tensor([0, 1]), 3, 1)
+    rows = torch.tensor([0, 1])
+    evaluations.add(rows, torch.zeros(2, 3))
+    assert evaluations.mean_label(rows).tolist() == [0, 0]
 
 
 # Probabilities instead of logits
