@@ -1,5 +1,8 @@
 """What all tests share: one thread, no clock, small images and small victims with fixed random weights."""
 
+# Before any other library: typing caches `Union[int, float]` in the order of its first use, and the parser tries the
+# types of the Trainer's options in that order.
+import lightning.pytorch  # noqa: F401  isort: skip
 import pytest
 import torch
 from harness import centred_network, images

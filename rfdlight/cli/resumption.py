@@ -35,7 +35,7 @@ def config_of(run: str, in_place: bool) -> Path:
     if not in_place:
         raise cannot_go_on(run, "a run stays in its folder; leave --run out")
     run_directory.refuse_links(Path(run))
-    fingerprint.read(Path(run))  # refuses the run of another schema version, whose settings have other names
+    fingerprint.refuse_schema_1(Path(run))  # its settings have other names
     read_config(config)
     return config
 

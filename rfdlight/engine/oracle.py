@@ -76,7 +76,8 @@ class Oracle:
         self._least = least
         self._on_smaller = on_smaller
         self._on_contiguous = on_contiguous
-        self._victim = victim.eval()
+        victim.eval()
+        self._victim = victim
         self._answered = False
         self._set_format(torch.channels_last if channels_last else torch.contiguous_format)
         self._hook = victim.register_forward_hook(self._count)

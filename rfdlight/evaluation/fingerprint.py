@@ -70,14 +70,19 @@ def check_same(run: Path, now: dict[str, Any]) -> None:
         raise mixed(run, "; ".join(_difference(name, now.get(name), before.get(name)) for name in different))
 
 
+def refuse_schema_1(run: Path) -> None:
+    """Raise a ResumeError for a run directory of the first schema version."""
+    if (run / _FILE_OF_SCHEMA_1).is_file():
+        raise cannot_go_on(run, f"expected a run of schema version {SCHEMA}, got version 1; run it again")
+
+
 def read(run: Path) -> dict[str, Any]:
     """Return the fingerprint in a run directory.
 
     Raises:
         ResumeError: The directory has no fingerprint, or one that is damaged or of another schema version.
     """
-    if (run / _FILE_OF_SCHEMA_1).is_file():
-        raise cannot_go_on(run, f"expected a run of schema version {SCHEMA}, got version 1; run it again")
+    refuse_schema_1(run)
     if not (run / FILE).exists():
         raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there")
     try:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from rich.console import Console
 from torch import Tensor
 
+from rfdlight._io import plain_console
 from rfdlight.errors import UserError
 from rfdlight.records import images, runs
 from rfdlight.reporting import figures, plots
@@ -89,10 +89,11 @@ class Run(runs.Run):
         return target
 
     def __str__(self) -> str:
-        console = Console(file=io.StringIO(), width=_WIDTH, markup=False, emoji=False)
+        console = plain_console(file=io.StringIO())
+        console.width = _WIDTH
         with console.capture() as captured:
             console.print(run_table(self.summary))
-        return captured.get().rstrip()
+        return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
 
     def _repr_html_(self) -> str:
         return run_html(self.summary)

@@ -132,7 +132,7 @@ def check_geometry(attack, budget=500):
         for i in range(3):
             phase, t, b = int(before["phase"][i]), int(before["iteration"][i]), before["point"][i]
             distance = attack.threat.distance(x[i, None], b[None])[0]
-            if phase == PROJECT and before.low[i] == 0 and before.high[i] == 1:
+            if phase == PROJECT and before["low"][i] == 0 and before["high"][i] == 1:
                 before_last[i] = distance
             if phase == GRADIENT:
                 offset = points[i] - b

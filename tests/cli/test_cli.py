@@ -308,7 +308,7 @@ def test_the_help_of_an_attack_has_its_docstring_and_its_options(command):
     assert said.status == 0
     assert first_line(RayS).rstrip(".") in text
     assert "--attack.eps" in text
-    assert "Radius in pixel units" in text
+    assert "Radius of the ball in pixel units" in text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import rfdlight
 from rfdlight._io import plain_console
 from rfdlight.data import CIFAR10
 from rfdlight.engine import Oracle
+from rfdlight.engine.evaluations import EvaluationState
 from rfdlight.engine.probe import probe
 from rfdlight.records.records import read_records
 from rfdlight.records.runs import load_run
