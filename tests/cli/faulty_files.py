@@ -122,7 +122,7 @@ def write_configs(folder: Path) -> None:
     for name, text in (
         ("list", "- budget\n"),
         ("nothing", ""),
-        ("adversarial", "model: [\n"),
+        ("broken", "model: [\n"),
         ("key", "model: {budgte: 3}\n"),
         ("section", "modle: {budget: 3}\n"),
         ("name", "attack: rayz\n"),
