@@ -37,9 +37,13 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
 def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
     """Return the facts of the run as a whole, over all attempts."""
     subject, folder = evaluation.subject, evaluation.writer.folder
+    settings = subject.settings(evaluation.config, evaluation.rows)
+    described = (
+        subject.attack_name if settings["defense"] == "none" else f"{subject.attack_name}, {settings['defense']}"
+    )
     return RunFacts(
-        name=folder.name if folder else evaluation.subject.attack_name,
-        **subject.settings(evaluation.config, evaluation.rows),
+        name=folder.name if folder else described,
+        **settings,
         **evaluation.writer.past.facts,
         deterministic=evaluation.engine.deterministic,
         complete=complete,
