@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest, norm, ttest_1samp
@@ -128,3 +130,52 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
         adjusted[i] = largest
     return adjusted
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedCounts:
+    """Counts of a success of two sides on the same images, with the tests of their difference.
+
+    Attributes:
+        both: Images with a success of both sides.
+        only_first: Images with a success of the first side alone.
+        only_second: Images with a success of the second side alone.
+        neither: Images without a success.
+    """
+
+    both: int
+    only_first: int
+    only_second: int
+    neither: int
+
+    @property
+    def images(self) -> int:
+        """Number of images."""
+        return self.both + self.only_first + self.only_second + self.neither
+
+    @property
+    def difference(self) -> float:
+        """Share of the second side less that of the first, in [-1, 1]."""
+        return (self.only_second - self.only_first) / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference, of Agresti and Min."""
+        return paired_interval(self.only_first, self.only_second, self.images)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p value of McNemar's exact test."""
+        return mcnemar(self.only_first, self.only_second)
+
+
+def count_pairs(first: Iterable[bool], second: Iterable[bool]) -> dict[str, int]:
+    """Return the fields of `PairedCounts` for the successes of two sides, in one order of the images.
+
+    Example:
+        >>> count_pairs([True, True, False], [True, False, False])
+        {'both': 1, 'only_first': 1, 'only_second': 0, 'neither': 1}
+    """
+    counts = Counter(zip(first, second, strict=True))
+    names = {"both": (True, True), "only_first": (True, False), "only_second": (False, True), "neither": (False, False)}
+    return {name: counts[pair] for name, pair in names.items()}

@@ -7,55 +7,27 @@ import math
 from dataclasses import dataclass, replace
 from typing import overload
 
-from rfdlight.core.statistics import holm, mcnemar, paired_interval
+from rfdlight.core.statistics import PairedCounts, count_pairs, holm
 from rfdlight.errors import UserError
 from rfdlight.evaluation.run import Run
-from rfdlight.records.summary import is_robust_at
+from rfdlight.reporting.grid import standing
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, kw_only=True)
+class Comparison(PairedCounts):
     """Robust accuracy of two runs on their common images.
 
     Attributes:
         first: Label of the first run.
         second: Label of the second run.
         queries: Billed queries at which both are compared.
-        both: Images robust in both runs.
-        only_first: Images robust in the first run alone.
-        only_second: Images robust in the second run alone.
-        neither: Images robust in no run.
         p_holm: p value with Holm's adjustment over all comparisons of the call.
     """
 
     first: str
     second: str
     queries: int
-    both: int
-    only_first: int
-    only_second: int
-    neither: int
     p_holm: float = math.nan
-
-    @property
-    def images(self) -> int:
-        """Number of common images."""
-        return self.both + self.only_first + self.only_second + self.neither
-
-    @property
-    def difference(self) -> float:
-        """Robust accuracy of the second run less that of the first, in [-1, 1]."""
-        return (self.only_second - self.only_first) / self.images
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the difference (Agresti and Min, 2005)."""
-        return paired_interval(self.only_first, self.only_second, self.images)
-
-    @property
-    def p(self) -> float:
-        """Two-sided p value of McNemar's exact test."""
-        return mcnemar(self.only_first, self.only_second)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -97,10 +69,5 @@ def _compared(first: Run, second: Run) -> Comparison:
     common = [name for name in first.by_id if name in second.by_id]
     if not common:
         raise UserError(f"runs: expected common images, got none in {first.label} and {second.label}")
-    counts = dict.fromkeys(itertools.product((True, False), repeat=2), 0)
-    for name in common:
-        counts[is_robust_at(first.by_id[name], queries), is_robust_at(second.by_id[name], queries)] += 1
-    return Comparison(
-        first.label, second.label, queries, counts[True, True], counts[True, False], counts[False, True],
-        counts[False, False],
-    )  # fmt: skip
+    robust = (standing([run], common, queries) for run in (first, second))
+    return Comparison(first=first.label, second=second.label, queries=queries, **count_pairs(*robust))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from rfdlight.core.statistics import mcnemar, wald
+from rfdlight.core.statistics import PairedCounts, count_pairs, holm
 from rfdlight.records.runs import Run
 from rfdlight.reporting.grid import Column, Grid, Row, standing
 
@@ -29,31 +28,18 @@ class Side:
     run: Run
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """Two defenses under one attack, or two attacks on one method, on the images that both runs have.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(PairedCounts):
+    """Robust images of two defenses under one attack, or of two attacks on one method, among their common images.
 
     Attributes:
         first: The side A.
         second: The side B.
-        images: Number of images that both runs have.
-        both: Number of images that are robust in both runs; `only_first`, `only_second` and `neither` accordingly.
-        difference: Robust accuracy of the second side minus that of the first, in [-1, 1].
-        interval: 95 % interval of the difference.
-        p: Of McNemar's exact test.
-        p_holm: The p adjusted for all comparisons of a report.
+        p_holm: p value with Holm's adjustment over all comparisons of a report.
     """
 
     first: Side
     second: Side
-    images: int
-    both: int
-    only_first: int
-    only_second: int
-    neither: int
-    difference: float
-    interval: tuple[float, float]
-    p: float
     p_holm: float = math.nan
 
 
@@ -104,53 +90,9 @@ def _sides(row: Row, columns: Sequence[Column]) -> list[Side]:
     ]
 
 
-def paired_interval(only_first: int, only_second: int, images: int) -> tuple[float, float]:
-    """Return the 95 % interval of the second share less the first one, of the same images.
-
-    Half an observation is added to each of the four cells, then Wald's interval is taken: its coverage is
-    near the nominal one also for few pairs, and it has a width if no pair is discordant.
-
-    Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions, Statistics in
-    Medicine 24, 2005.
-
-    Args:
-        only_first: Images that count for the first share alone.
-        only_second: Images that count for the second one alone.
-        images: All images, at least 1.
-
-    Example:
-        >>> low, high = paired_interval(86, 150, 1600)
-        >>> print(f"{low:.3f} {high:.3f}")
-        0.021 0.059
-    """
-    return wald(only_second - only_first, only_first + only_second + 1, images + 2)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Return the p values adjusted for their number; all claims with an adjusted p up to a level hold together at it.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6,
-    1979.
-
-    Example:
-        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03, 0.005])]
-        [0.03, 0.06, 0.06, 0.02]
-    """
-    order = sorted(range(len(ps)), key=ps.__getitem__)
-    adjusted, largest = [0.0] * len(ps), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
 def _compared(first: Side, second: Side) -> Comparison | None:
     common = first.run.by_id.keys() & second.run.by_id.keys()
     if not common:
         return None
-    robust = [standing([side.run], common, side.budget) for side in (first, second)]
-    counts = Counter(zip(*robust, strict=True))
-    both, one, two, neither = (counts[pair] for pair in itertools.product((True, False), repeat=2))
-    images = len(common)
-    interval = paired_interval(one, two, images)
-    return Comparison(first, second, images, both, one, two, neither, (two - one) / images, interval, mcnemar(one, two))
+    robust = (standing([side.run], common, side.budget) for side in (first, second))
+    return Comparison(first=first, second=second, **count_pairs(*robust))
