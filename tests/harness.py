@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from rfdlight.attacks import Attack
 from rfdlight.attacks.paper import paper_behaviour, with_published_steps
 from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, SuccessCriterion, criterion_named
+from rfdlight.records.records import Record
+from rfdlight.testing.small_victims import CoinFlip as CoinFlip
+from rfdlight.testing.small_victims import Constant as Constant
+from rfdlight.testing.small_victims import images, small_network
 from rfdlight.victims.cifar_resnet import CifarResNet
 
 ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget")
-
-
-def images(count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0) -> Tensor:
-    """Random images whose pixels reach both ends of the range."""
-    generator = torch.Generator().manual_seed(seed)
-    return (torch.rand(count, *shape, generator=generator) * 1.4 - 0.2).clamp(0, 1)
 
 
 def centred_network(deep: bool = False) -> nn.Module:
@@ -28,19 +26,13 @@ def centred_network(deep: bool = False) -> nn.Module:
 
     It has two convolutions, so that tests are fast, or is a ResNet of 8 layers.
     """
+    if not deep:
+        return small_network()
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        if deep:
-            victim: nn.Module = CifarResNet(8, num_classes=5)
-            last = victim.fc
-        else:
-            first, second = (nn.Conv2d(*channels, 3, stride=2, padding=1) for channels in ((3, 8), (8, 16)))
-            features = [first, nn.BatchNorm2d(8), nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
-            last = nn.Linear(64, 5)
-            victim = nn.Sequential(*features, last)
-    victim.eval()
+        victim = CifarResNet(8, num_classes=5).eval()
     with torch.no_grad():
-        last.bias -= victim(images(32, seed=9)).mean(0)
+        victim.fc.bias -= victim(images(32, seed=9)).mean(0)
     return victim
 
 
@@ -69,22 +61,6 @@ class Linear(nn.Module):
         return high
 
 
-class Constant(nn.Module):
-    """Answers class 0 whatever it sees: it cannot be broken."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = torch.zeros(len(x), 3, device=x.device)
-        logits[:, 0] = 1
-        return logits + 0 * x.flatten(1).sum(1, keepdim=True)  # a gradient, which is zero
-
-
-class CoinFlip(nn.Module):
-    """Answers at random."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.randn(len(x), 3, device=x.device) + 0 * x.flatten(1).sum(1, keepdim=True)
-
-
 class Mapped(nn.Module):
     """Changes the logits of another victim."""
 
@@ -101,10 +77,10 @@ class Collector(RunObserver):
     """Keeps the records of a run, which it ends after so many forward passes."""
 
     def __init__(self, passes: int | None = None) -> None:
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Record] = []
         self.passes = passes
 
-    def on_record(self, record: dict[str, Any]) -> None:
+    def on_record(self, record: Record) -> None:
         self.records.append(record)
 
     def stop(self) -> bool:
