@@ -171,7 +171,8 @@ def test_a_run_directory_is_the_same_run(model, pair, tmp_path):
     assert float(again.robust_accuracy) == float(run.robust_accuracy)
 
 
-def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path):
+@pytest.mark.parametrize("passes", [20, 26])  # before and after the first images are finished
+def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path, passes):
     x, y = pair
     whole = rfd.evaluate(model, (x, y), **QUICK, pool_size=4)
     calls = 0
@@ -179,7 +180,7 @@ def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path):
     def interrupt(module, inputs):
         nonlocal calls
         calls += 1
-        if calls == 20:
+        if calls == passes:
             raise KeyboardInterrupt
 
     hook = model.register_forward_pre_hook(interrupt)

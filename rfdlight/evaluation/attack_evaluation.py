@@ -167,7 +167,6 @@ class AttackEvaluation(LightningModule):
             self._evaluation = Evaluation(
                 subject,
                 self.config,
-                self.device,
                 writer=writer,
                 processes=self.processes,
                 interface=console_interface(self.console),
@@ -188,10 +187,9 @@ class AttackEvaluation(LightningModule):
 
     def on_test_start(self) -> None:
         """Attack all images and report; the trainer's own loop then finds no batch left."""
-        self._evaluation.device = self.device
         try:
             with nullcontext() if self.defended else undefended():
-                self._evaluation.run()
+                self._evaluation.run(self.device)
                 if self.processes.leads:
                     self.run = conclude(self._evaluation)
                     self._report(self.run)

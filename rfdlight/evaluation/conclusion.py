@@ -25,7 +25,7 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     foreign = sum(record.id not in planned for record in past.records)
     complete = len(past.records) - foreign + len(past.facts["failed"]) == len(planned)
     facts = _facts(evaluation, complete, foreign)
-    run = Run.from_base(runs.Run.of(past.records, facts, folder), evaluation.points, order)
+    run = Run.from_base(runs.Run.of(past.records, facts, folder), getattr(evaluation.writer, "points", {}), order)
     if folder is not None:
         _io.write_file(folder / "summary.json", run.summary_json())
         if run.records:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -38,9 +38,14 @@ class Subject:
     data: ImageData
     attack: Attack
     defenses: Sequence[Defense] = ()
-    defended: nn.Module | None = field(default=None)
+    defended: nn.Module | None = None
     card: VictimCard | None = None
     maker: ModuleType | None = None
+
+    @property
+    def network(self) -> nn.Module:
+        """The module on which the defenses are attached."""
+        return self.victim if self.defended is None else self.defended
 
     @property
     def code(self) -> list[object]:
@@ -57,13 +62,12 @@ class Subject:
             rows: Rows per forward pass.
         """
         data, attack = self.data, self.attack
-        network = self.victim if self.defended is None else self.defended
         return {
             "data": data.describe(),
             "num_images": data.num_images,
             "selection": data.selection,
             "victim": self.text,
-            "defense": "; ".join(defense.description(network) for defense in self.defenses) or "none",
+            "defense": "; ".join(defense.description(self.network) for defense in self.defenses) or "none",
             "attack": self.attack_name,
             "options": attack.options(),
             "norm": attack.threat.norm,

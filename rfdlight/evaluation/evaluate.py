@@ -152,14 +152,12 @@ def evaluate(
         evaluation = Evaluation(
             subject,
             config,
-            place,
             writer=writer,
             processes=processes,
             interface=log_interface(progress),
             on_ready=lambda: _write_config(Path(str(out)), subject, config),
         )
-        evaluation.keep_points = True
-        evaluation.run()
+        evaluation.run(place)
         run = conclude(evaluation, order)
     return run.on(home)
 

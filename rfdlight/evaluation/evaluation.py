@@ -53,7 +53,6 @@ class Evaluation(RunObserver):
     Args:
         subject: Victim, defenses, data and attack.
         config: Settings.
-        device: Device of the victim.
         writer: Receives the records; by default they stay in memory.
         processes: Processes that share the images.
         interface: Receives messages and shows the progress.
@@ -62,16 +61,12 @@ class Evaluation(RunObserver):
             default test images that the victim classifies correctly.
         on_ready: Called in process 0 when the run directory is taken and nothing was written.
         stopped: Read before every forward pass; True ends the evaluation with the finished images.
-
-    Attributes:
-        points: Final point of each finished image by its id, (C, H, W) each, if `keep_points` was set.
     """
 
     def __init__(
         self,
         subject: Subject,
         config: EvaluationConfig,
-        device: torch.device,
         *,
         writer: RunWriter | MemoryWriter | None = None,
         processes: Processes | None = None,
@@ -83,11 +78,9 @@ class Evaluation(RunObserver):
     ) -> None:
         self.subject = subject
         self.config = config
-        self.device = device
+        self.device: torch.device
         self.processes = Processes() if processes is None else processes
         self.writer = MemoryWriter() if writer is None else writer
-        self.keep_points = False
-        self.points: dict[str, Tensor] = {}
         self.clean_warning: str | None = None
         self.random = Randomness(declared=False, measured=False)
         self.engine: Engine
@@ -105,8 +98,9 @@ class Evaluation(RunObserver):
         self._unfinished = images - len(self.writer.finished)
         self.rows = self._agreed_rows(images)
 
-    def run(self) -> None:
-        """Attack all images that no other process and no earlier attempt attacks."""
+    def run(self, device: torch.device) -> None:
+        """Attack, on the device of the victim, all images that no other process and no earlier attempt attacks."""
+        self.device = device
         data = self.subject.data
         data.share(self.writer.finished, partial(self.processes.chunks, most=self.rows))
         self.processes.barrier()
@@ -118,17 +112,13 @@ class Evaluation(RunObserver):
             else:
                 x = first[0]
                 for defense in self.subject.defenses:
-                    defense.check_effect(self._defended, x[:CHECKED_ON])
+                    defense.check_effect(self.subject.network, x[:CHECKED_ON])
             self._start(x, stack)
             for x, y, ids in chain([] if first is None else [first], batches):
                 self._taken += ids
                 self.engine.submit(x, y, ids)
                 self._attack(self._low_watermark())
             self._attack()
-
-    @property
-    def _defended(self) -> torch.nn.Module:
-        return self.subject.victim if self.subject.defended is None else self.subject.defended
 
     def _agreed_rows(self, images: int) -> int:
         """Return the rows of a forward pass in every process and every attempt at the run."""
@@ -163,7 +153,6 @@ class Evaluation(RunObserver):
         )
         self.processes.publish("random", found.image_id)
         self.writer.random()
-        self.points.clear()
         self.engine.begin_again()
         self._done = self._robust = self._settled = 0
         attacked = self.subject.data.attacked()
@@ -294,8 +283,6 @@ class Evaluation(RunObserver):
 
     def on_point(self, image_id: str, x: Tensor, point: Tensor) -> None:
         self.writer.point(image_id, x, point)
-        if self.keep_points:
-            self.points[image_id] = point.clone()
 
     def on_failure(self, image_id: str, reason: str) -> None:
         self.writer.failure(image_id, reason)

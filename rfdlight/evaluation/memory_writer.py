@@ -14,7 +14,7 @@ from rfdlight.records.records import Record, in_order
 
 
 class MemoryWriter:
-    """Keeps the records of one process in memory, with the interface of `rfdlight.evaluation.run_writer.RunWriter`."""
+    """Keeps records and final points of one process in memory, with the methods of `run_writer.RunWriter`."""
 
     folder = None
     attempt = 0
@@ -22,6 +22,7 @@ class MemoryWriter:
 
     def __init__(self) -> None:
         self.past = journal.Past([], False, {"attempts": 0})
+        self.points: dict[str, Tensor] = {}
         self.finished: list[str] = []
         self.begun: dict[str, Any] = {}
         self._records: list[Record] = []
@@ -38,12 +39,14 @@ class MemoryWriter:
         self._failed[image_id] = reason
 
     def random(self) -> None:
-        """Drop the records of single evaluations: the victim is random."""
+        """Drop the records of single evaluations and their points: the victim is random."""
         self._random = True
         self._records.clear()
+        self.points.clear()
 
     def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
-        """Keep nothing: the evaluation itself collects the final points."""
+        """Keep the final point of an image, (C, H, W)."""
+        self.points[image_id] = final.clone()
 
     def end(
         self,
@@ -65,6 +68,3 @@ class MemoryWriter:
             "in_progress": InProgress(begun=begun, robust=robust),
         }
         self.past = journal.Past(in_order(self._records), self._random, facts)
-
-    def close(self) -> None:
-        """Do nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -28,35 +29,30 @@ class Run(runs.Run):
     `clean, robust = run` gives the two accuracies; `print(run)` shows the table of the command line.
 
     Attributes:
-        points: Final point of each image by its id, (C, H, W) in [0, 1]; empty if none was kept.
+        in_memory: Final point of each image by its id, (C, H, W) in [0, 1]; empty if a run directory holds them.
         order: Image ids in the order of the given data; `queries`, `success` and `adversarial` follow it.
+        device: Device of `adversarial`.
     """
 
-    points: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    in_memory: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
     order: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    device: torch.device = field(default=torch.device("cpu"), repr=False, compare=False)
 
     @classmethod
-    def from_base(cls, run: runs.Run, points: Mapping[str, Tensor] | None = None, order: tuple[str, ...] = ()) -> Run:
-        """Return a run with final points; without them, those that the run directory holds."""
+    def from_base(cls, run: runs.Run, in_memory: Mapping[str, Tensor], order: tuple[str, ...] = ()) -> Run:
+        """Return a run of records with its final points, unless its directory holds them."""
         base = {each.name: getattr(run, each.name) for each in fields(runs.Run)}
-        return cls(**base, points=_kept(run.folder) if points is None else points, order=order)
+        return cls(**base, in_memory=in_memory, order=order)
 
     @property
     def ids(self) -> tuple[str, ...]:
         """Image ids in the order of `queries`, `success` and `adversarial`."""
-        return self.order or tuple(record.id for record in self.records)
+        return self.order or super().ids
 
-    @property
-    def queries(self) -> Tensor:
-        """Queries billed per image, (N,) int64; 0 for images on which the model failed."""
-        return torch.tensor([self.by_id[name].billed if name in self.by_id else 0 for name in self.ids])
-
-    @property
-    def success(self) -> Tensor:
-        """Whether the attack succeeded on each image, (N,) bool."""
-        return torch.tensor(
-            [name in self.by_id and self.by_id[name].verdict == "adversarial" for name in self.ids], dtype=torch.bool
-        )
+    @cached_property
+    def points(self) -> Mapping[str, Tensor]:
+        """Final point of each image by its id, (C, H, W): those of all attempts, from the run directory if any."""
+        return self.in_memory or _kept(self.folder)
 
     @property
     def adversarial(self) -> Tensor:
@@ -71,7 +67,7 @@ class Run(runs.Run):
                 f"adversarial: expected the final points of {len(self.ids)} images, got "
                 f"{len(self.ids) - len(missing)}; evaluate with --model.keep_images {len(self.ids)}"
             )
-        return torch.stack([self.points[name] for name in self.ids])
+        return torch.stack([self.points[name] for name in self.ids]).to(self.device)
 
     @property
     def is_consistent(self) -> bool:
@@ -79,8 +75,8 @@ class Run(runs.Run):
         return all(diagnostic.state != "fail" for diagnostic in self.diagnostics)
 
     def on(self, device: torch.device) -> Run:
-        """Return the run with its final points on a device."""
-        return replace(self, points={name: point.to(device) for name, point in self.points.items()})
+        """Return the run with its adversarial images on a device."""
+        return replace(self, device=device)
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw robust accuracy against queries, with its 95 % interval, into given or new matplotlib axes."""
@@ -113,4 +109,4 @@ def load_run(folder: str | Path) -> Run:
     Raises:
         UserError: If the folder holds no finished run, or a run of another schema version.
     """
-    return Run.from_base(runs.load_run(folder))
+    return Run.from_base(runs.load_run(folder), {})

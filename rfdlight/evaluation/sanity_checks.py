@@ -104,12 +104,11 @@ class SanityChecks:
         evaluation = Evaluation(
             Subject(self.subject.victim, self.subject.text, GivenImages(sample, self.engine.config.classes), attack),
             config,
-            self.device,
             deterministic=self.engine.deterministic,
             starting_points=self.engine.config.starting_points,
             stopped=self.stop,
         )
-        evaluation.run()
+        evaluation.run(self.device)
         return evaluation
 
     @property

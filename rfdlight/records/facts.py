@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -203,10 +203,6 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     def shrunk_to(self) -> int | None:
         """Images per forward pass at the end of a run in which memory ran out, None for another run."""
         return None if self.batch_size_used == self.batch_size else self.batch_size_used
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the facts by name."""
-        return msgspec.structs.asdict(self)
 
 
 RUN_FIELDS = descriptions(RunFacts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,19 @@ FILE = "images.safetensors"
 `ids`, the JSON list of their image ids."""
 
 
+_PER_FILE = 16
+"""Images in a file of one process."""
+
+
 class KeptImages:
-    """Keeps the clean pixels and the final points of some images of a run in a file.
+    """Keeps the clean pixels and the final points of some images of a run in files of a few images.
+
+    Each image rewrites its file alone, so that a kill loses none and the cost per image does not grow.
 
     Args:
         ids: Ids of all images of the run, in order.
         most: Number of images to keep, spread evenly over `ids`.
-        path: The file, written with the first image.
+        path: The first file, written with its first image; those that follow have a number in their names.
 
     Example:
         >>> KeptImages(["a", "b", "c", "d", "e"], most=2, path=Path("part.safetensors")).chosen
@@ -38,13 +45,16 @@ class KeptImages:
         count = min(most, len(ids))
         self.chosen = [ids[i * len(ids) // count] for i in range(count)]
         self._path = path
-        self._pixels: dict[str, tuple[Tensor, Tensor]] = {}
+        self._groups = {name: position // _PER_FILE for position, name in enumerate(self.chosen)}
+        self._pixels: dict[int, dict[str, tuple[Tensor, Tensor]]] = defaultdict(dict)
 
     def __call__(self, image_id: str, clean: Tensor, final: Tensor) -> None:
         """Keep an image, (C, H, W) both, if it is one of the chosen images."""
-        if image_id in self.chosen:
-            self._pixels[image_id] = clean.cpu().clone(), final.cpu().clone()
-            _save(self._pixels, self._path)
+        group = self._groups.get(image_id)
+        if group is None:
+            return
+        self._pixels[group][image_id] = clean.cpu().clone(), final.cpu().clone()
+        _save(self._pixels[group], self._path.with_stem(f"{self._path.stem}-{group}") if group else self._path)
 
 
 def part(run: Path, attempt: int, rank: int) -> Path:

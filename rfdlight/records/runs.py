@@ -87,14 +87,22 @@ class Run:
         return self.summary.attack_success
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """Image ids in the order of `queries` and `success`."""
+        return tuple(record.id for record in self.records)
+
+    @property
     def queries(self) -> Tensor:
-        """Queries billed per image, (N,) int64, in order of `records`."""
-        return torch.tensor([record.billed for record in self.records], dtype=torch.int64)
+        """Queries billed per image, (N,) int64, in order of `ids`; 0 for an image without a record."""
+        found = map(self.by_id.get, self.ids)
+        return torch.tensor([record.billed if record else 0 for record in found], dtype=torch.int64)
 
     @property
     def success(self) -> Tensor:
-        """Whether the attack succeeded on each image, (N,) bool, in order of `records`."""
-        return torch.tensor([record.verdict == "adversarial" for record in self.records], dtype=torch.bool)
+        """Whether the attack succeeded on each image, (N,) bool, in order of `ids`; not on one without a record."""
+        found = map(self.by_id.get, self.ids)
+        adversarial = [record is not None and record.verdict == "adversarial" for record in found]
+        return torch.tensor(adversarial, dtype=torch.bool)
 
     def __iter__(self) -> Iterator[Estimate]:
         """Return the clean and the robust accuracy."""

@@ -144,9 +144,9 @@ def test_what_is_no_run_is_refused(run, said, whole, command):
 def test_weights_that_are_changed_on_the_way_are_refused_before_the_first_query(command, monkeypatch):
     attack_all = Evaluation.run
 
-    def change(self):
+    def change(self, device):
         next(self.subject.victim.parameters()).data.add_(1e-3)
-        attack_all(self)
+        attack_all(self, device)
 
     monkeypatch.setattr(Evaluation, "run", change)
     said = command(*TEST, "--run", "changed")

@@ -66,3 +66,18 @@ def test_a_damaged_file_is_begun_anew(tmp_path):
     KeptImages(IDS, 4, part(tmp_path, 1))("002", torch.zeros(1, 2, 2), torch.ones(1, 2, 2))
     gather(tmp_path)
     assert ids_and_pixels(tmp_path) == (["002"], [0.0], [1.0])
+
+
+def test_many_images_are_written_in_files_of_a_few_and_gathered_into_one(tmp_path):
+    ids = [f"{number:03d}" for number in range(40)]
+    kept = KeptImages(ids, len(ids), part(tmp_path, 0))
+    for number in reversed(range(40)):
+        kept(ids[number], torch.full((1, 2, 2), number / 40), torch.full((1, 2, 2), 1 - number / 40))
+    sizes = [len(images.read_images(path)[2]) for path in (tmp_path / "journal").glob("images-*")]
+    assert sorted(sizes) == [8, 16, 16]
+    gather(tmp_path)
+    clean, final, stored = images.read_images(tmp_path / images.FILE)
+    assert list(stored) == ids
+    assert clean[:, 0, 0, 0].tolist() == pytest.approx([number / 40 for number in range(40)])
+    assert final[:, 0, 0, 0].tolist() == pytest.approx([1 - number / 40 for number in range(40)])
+    assert not list((tmp_path / "journal").glob("images-*"))
