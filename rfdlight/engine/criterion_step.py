@@ -11,6 +11,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.engine.criteria.base import Queries, SuccessCriterion
 from rfdlight.engine.error_isolation import ErrorIsolation
+from rfdlight.engine.evaluations import MeanMarginTest
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
@@ -91,7 +92,7 @@ class CriterionStep:
         admitted = self.attack.threat.admit(self.pool.images.shared["x"][rows], held)
         points.point[rows] = admitted
         points.known[rows] &= (admitted == held).flatten(1).all(1)
-        self._request(rows, Phase.FINAL, self.criterion.final_evaluations)
+        self._request(rows, Phase.FINAL, self.criterion.final_test.first)
 
     def _request(self, rows: Tensor, phase: Phase, evaluations: int) -> None:
         self.pool.images.points.phase[rows] = phase
@@ -144,20 +145,34 @@ class CriterionStep:
     def _advance(self, rows: Tensor) -> list[int]:
         """Move images on whose evaluations are complete; return the finished rows, the last one first."""
         phases = self.pool.images.points.phase[rows]
-        for phase, move in ((Phase.CLEAN, self._start_attacks), (Phase.CANDIDATE, self._conclude)):
-            there = rows[phases == phase]
-            if len(there):
-                move(there)
-        return rows[phases == Phase.FINAL].flip(0).tolist()
+        clean = self._decided(rows[phases == Phase.CLEAN], self.criterion.clean_test)
+        final = self._decided(rows[phases == Phase.FINAL], self.criterion.final_test)
+        if len(clean):
+            self._start_attacks(clean)
+        candidates = rows[phases == Phase.CANDIDATE]
+        if len(candidates):
+            final = torch.cat([final, self._conclude(candidates)])
+        return final.sort(descending=True).values.tolist()
+
+    def _decided(self, rows: Tensor, test: MeanMarginTest) -> Tensor:
+        """Return the images whose test has ended, and request more evaluations of the others."""
+        if not len(rows):
+            return rows
+        images = self.pool.images
+        undecided = rows[test.decide(images.evaluations, rows) == 0]
+        images.evaluations.wanted[undecided] = test.request(images.evaluations, undecided)
+        return rows[images.evaluations.wanted[rows] == 0]
 
     def _start_attacks(self, rows: Tensor) -> None:
-        """Start the attack on correctly classified images, and finish the others."""
+        """Start the attack on images that are not found to be misclassified, and finish the others."""
         images, evaluations = self.pool.images, self.pool.images.evaluations
         images.clean.clean_evaluations[rows] = evaluations.count[rows]
         images.clean.clean_wrong[rows] = evaluations.adversarial[rows]
         images.clean.clean_margin[rows] = evaluations.mean_margin(rows)
         images.clean.clean_prediction[rows] = evaluations.mean_label(rows)
-        wrong = evaluations.is_adversarial(rows)
+        decided = self.criterion.clean_test.decide(evaluations, rows)
+        images.clean.clean_verdict[rows] = decided
+        wrong = decided > 0
         right = rows[~wrong]
         images.points.phase[right] = Phase.ATTACK
         target = images.shared["target"][right]
@@ -166,11 +181,17 @@ class CriterionStep:
         self._finish(rows[wrong])
         self._end_exhausted(right)
 
-    def _conclude(self, rows: Tensor) -> None:
+    def _conclude(self, rows: Tensor) -> Tensor:
+        """Continue, reject or accept candidates; return the images whose candidate got its final verdict."""
         conclusion = self.criterion.conclude(self.pool.images, rows)
         self.pool.images.evaluations.wanted[rows] = conclusion.more
         final = conclusion.more <= 0
-        self._succeed(rows[final & conclusion.adversarial])
+        success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
         self.pool.images.points.phase[rejected] = Phase.ATTACK
         self._end_exhausted(rejected)
+        if not self.criterion.reaches_verdict:
+            self._succeed(success)
+            return success[:0]
+        self.pool.images.candidates.success_query[success] = self.pool.images.points.billed[success]
+        return success

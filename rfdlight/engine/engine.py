@@ -199,9 +199,9 @@ class Engine:
             criterion=criterion.open(y),
             counts=QueryCounts(zero, zero, zero, zero),
             points=PointState(torch.full_like(y, Phase.CLEAN), x, zero, zero, known, logits),
-            evaluations=EvaluationState.open(y, config.classes, criterion.clean_evaluations),
+            evaluations=EvaluationState.open(y, config.classes, criterion.clean_test.first),
             candidates=CandidateState(zero, zero, zero, none, none),
-            clean=CleanState(zero, zero, zero.double(), none),
+            clean=CleanState(zero, zero, zero.double(), none, zero),
         )
 
     def _query(self, rows: slice | Tensor) -> None:
@@ -217,7 +217,7 @@ class Engine:
             image_id, images = self._pool.ids[row], self._pool.images
             billed = int(self._counting.billed(torch.tensor([row], device=images.points.phase.device)))
             self.observer.on_point(image_id, images.shared["x"][row], images.points.point[row])
-            self.observer.on_record(describe(image_id, images, row, billed))
+            self.observer.on_record(describe(image_id, images, row, billed, self._criterion_step.criterion.final_test))
             self._pool.release(row)
         self._remove(failed, ids)
 

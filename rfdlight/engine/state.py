@@ -53,6 +53,7 @@ class CleanState:
     clean_wrong: Tensor
     clean_margin: Tensor
     clean_prediction: Tensor
+    clean_verdict: Tensor  # int64, 1 for wrong, -1 for right, 0 for undecided
 
 
 @dataclass

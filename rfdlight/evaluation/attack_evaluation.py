@@ -60,7 +60,7 @@ class AttackEvaluation(LightningModule):
         eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
             attacks, the most frequent label for decision-based ones; all are billed.
         defended: False disables all defenses.
-        final_evaluations: Fresh evaluations at the final point of every image, >= 2.
+        final_evaluations: Most fresh evaluations at a final point or a clean image, >= 40; the first 40 decide most images.
         batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
             half of the images of each process, so that few rows are padding.
         pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
@@ -91,7 +91,7 @@ class AttackEvaluation(LightningModule):
         query_counting: QueryCounting = "exact",
         eot: int = 1,
         defended: bool = True,
-        final_evaluations: int = 100,
+        final_evaluations: int = 2000,
         batch_size: int | None = None,
         pool_size: int | None = None,
         memory: float = 4.0,

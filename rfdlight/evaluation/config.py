@@ -21,7 +21,7 @@ class EvaluationConfig:
         query_counting: "exact" bills every evaluation that the attacker uses and never exceeds the budget; "paper"
             bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
         eot: Evaluations averaged in each query (expectation over transformation), >= 1; all are billed.
-        final_evaluations: Fresh evaluations at the final point of every image, >= 2.
+        final_evaluations: Most fresh evaluations at a final point or a clean image, >= 40; the first 40 decide most images.
         batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
             half of the images of each process, so that few rows are padding.
         pool_size: Images under attack at a time, >= 1; by default twice the batch size.
@@ -40,7 +40,7 @@ class EvaluationConfig:
     criterion: str = "sequential"
     query_counting: QueryCounting = "exact"
     eot: int = 1
-    final_evaluations: int = 100
+    final_evaluations: int = 2000
     batch_size: int | None = None
     pool_size: int | None = None
     memory: float = 4.0
@@ -51,7 +51,7 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"budget": 0, "final_evaluations": 2, "batch_size": 1, "pool_size": 1, "eot": 1, "keep_images": 0}
+        least = {"budget": 0, "final_evaluations": 40, "batch_size": 1, "pool_size": 1, "eot": 1, "keep_images": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:

@@ -56,7 +56,7 @@ def evaluate(
     criterion: str = "sequential",
     query_counting: QueryCounting = "exact",
     eot: int = 1,
-    final_evaluations: int = 100,
+    final_evaluations: int = 2000,
     batch_size: int | None = None,
     pool_size: int | None = None,
     memory: float = 4.0,

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
 from rfdlight.records.schema import Count, Fields, PositiveCount, check_part, descriptions, unseal
 
 Verdict = Literal["robust", "adversarial", "undecided", "misclassified"]
+CleanVerdict = Literal["right", "wrong", "undecided"]
+MajorityVerdict = Literal["robust", "adversarial", "undecided"]
+
+HEAVY_TAIL = 0.25
+"""Share of the squared deviations of the margin, carried by one evaluation, above which the mean is undecided."""
 
 
 class Record(Fields, frozen=True, kw_only=True):
@@ -26,20 +33,26 @@ class Record(Fields, frozen=True, kw_only=True):
         criterion: evaluations of the success criterion, never billed
         billed: queries billed, at most the budget
         candidates: queries in the ball whose answer was adversarial: a wrong label, or the target
-        voted_candidates: candidates on which the success criterion took votes
-        tested_candidates: candidates that a majority of the votes called adversarial, decided by a statistical test
+        voted_candidates: candidates that got fresh evaluations
+        tested_candidates: candidates that passed the screen of the success criterion and got its test
         success_query: query at which the success criterion called the image adversarial, or null
         first_9_vote_success: first query whose candidate a majority of 9 votes called adversarial, or null
         clean_evaluations: evaluations of the clean image before the attack
         clean_wrong: clean evaluations with a wrong label
         clean_margin: margin of the mean logits of the clean image
         clean_prediction: class with the largest mean logit of the clean image; null in runs converted from schema 1
+        clean_verdict: right, wrong or undecided, by the mean logits of the clean evaluations; an image that is wrong is
+            not attacked
         final_evaluations: fresh evaluations of the final point
         final_adversarial: final evaluations whose answer was adversarial
         final_margin: attack loss at the mean logits of the final point: the label's margin, or minus the target's
         final_prediction: class with the largest mean logit of the final point; null in runs converted from schema 1
-        verdict: robust, adversarial or undecided, by the mean logits of the final evaluations; misclassified if the
-            label does not have the largest mean logit of the clean image: the image is not attacked
+        final_tail_share: share of the squared deviations of the margin that one final evaluation carries, on the other
+            side of zero than the mean; from 0.25 on the mean is undecided, since rarer margins may outweigh it
+        verdict: robust, adversarial or undecided, by the mean logits of the final evaluations; misclassified if
+            clean_verdict is wrong
+        majority_verdict: robust, adversarial or undecided, by whether most single answers at the final point are
+            adversarial
         linf: largest pixel change at the final point, in pixel units
         l2: Euclidean length of the change at the final point, in pixel units
         low: smallest pixel of the final point; null in runs converted from schema 1
@@ -63,11 +76,14 @@ class Record(Fields, frozen=True, kw_only=True):
     clean_wrong: Count
     clean_margin: float
     clean_prediction: Count | None
+    clean_verdict: CleanVerdict
     final_evaluations: PositiveCount
     final_adversarial: Count
     final_margin: float
     final_prediction: Count | None
+    final_tail_share: Annotated[float, Meta(ge=0, le=1)]
     verdict: Verdict
+    majority_verdict: MajorityVerdict
     linf: float
     l2: float
     low: float | None
@@ -80,13 +96,19 @@ class Record(Fields, frozen=True, kw_only=True):
 
     @property
     def clean_correct(self) -> bool:
-        """Whether the mean logits classify the clean image correctly."""
-        return self.verdict != "misclassified"
+        """Whether the mean logits classify the clean image correctly, by the sign of their margin if undecided."""
+        return self.clean_verdict == "right" or (self.clean_verdict == "undecided" and self.clean_margin >= 0)
 
     @property
     def is_robust(self) -> bool:
-        """Whether the image counts as robust: classified correctly, and not adversarial at the final point."""
-        return self.verdict in ("robust", "undecided")
+        """Whether the image counts as robust in the headline: undecided margins count by their sign."""
+        by_sign = self.verdict == "robust" or (self.verdict == "undecided" and self.final_margin >= 0)
+        return self.clean_correct and by_sign
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether neither the clean image nor the final point is undecided."""
+        return "undecided" not in (self.clean_verdict, self.verdict)
 
     @property
     def queries(self) -> int:

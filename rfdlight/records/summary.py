@@ -6,13 +6,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from msgspec.structs import asdict
 
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
-from rfdlight.records.records import Record
+from rfdlight.records.records import HEAVY_TAIL, Record
 from rfdlight.records.schema import Fields, descriptions
 
 
@@ -59,8 +59,20 @@ class MeanLogits(Fields, frozen=True, kw_only=True):
     """Accuracy of the mean logits."""
 
     clean: Estimate
+    clean_lower: Estimate
+    clean_upper: Estimate
     robust: Estimate
     robust_lower: Estimate
+    robust_upper: Estimate
+
+
+class MajorityVote(Fields, frozen=True, kw_only=True):
+    """Accuracy of the most frequent single answer."""
+
+    clean: Estimate
+    robust: Estimate
+    robust_lower: Estimate
+    robust_upper: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,13 +87,17 @@ class Summary(Fields, frozen=True, kw_only=True):
 
     Attributes:
         run: the facts of the run, see RUN_FIELDS
-        counts: numbers of images: images (all with a record), initially_wrong, adversarial and undecided (of the
-            initially right), unconfirmed (adversarial by the success criterion, not by the final evaluation) and late
+        counts: numbers of images: images (all with a record), initially_wrong, adversarial (of the initially right),
+            undecided (at the clean image or the final point), heavy_tailed (undecided because few evaluations carry the
+            variance), unconfirmed (adversarial by the success criterion, not by the final evaluation) and late
             (adversarial by the final evaluation alone)
         single_query: clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted
             run, whose final evaluation counts answers of the target
-        mean_logits: clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image
-            counts as robust in robust and as adversarial in robust_lower
+        mean_logits: clean and robust: accuracy of the mean logits, over all images; an undecided image counts by the
+            sign of its mean margin, as wrong in clean_lower and robust_lower, and as right in clean_upper and
+            robust_upper
+        majority_vote: the same for the most frequent single answer; an image that is initially wrong by its mean
+            logits is not attacked, and counts as not robust
         so_far: robust accuracy of the mean logits over all images that a stopped run has begun, unfinished images as
             robust if they are so far; null for a complete run. Finished images alone are a biased sample: adversarial
             images finish first
@@ -101,6 +117,7 @@ class Summary(Fields, frozen=True, kw_only=True):
     counts: dict[str, int]
     single_query: SingleQuery
     mean_logits: MeanLogits
+    majority_vote: MajorityVote
     so_far: Estimate | None
     attack_success: Estimate
     declared: Estimate
@@ -114,35 +131,34 @@ FIELDS = descriptions(Summary)
 """The fields of a summary and their meaning."""
 
 
-def success_query_of(record: Record, undecided: bool = False) -> int | None:
+Undecided = Literal["sign", "adversarial", "robust"]
+"""How an undecided image counts: by the sign of its mean margin, as adversarial (and wrong), or as robust (and right)."""
+
+
+def success_query_of(record: Record, undecided: Undecided = "sign") -> int | None:
     """Return the billed queries at which an image became adversarial, None if it is not adversarial.
 
     The final evaluation decides whether the image is adversarial. An image that the success criterion did not call
     adversarial before counts from its last query on.
-
-    Args:
-        record: The record of the image.
-        undecided: Whether an undecided image counts as adversarial, which gives a lower bound.
     """
-    if record.verdict != "adversarial" and not (undecided and record.verdict == "undecided"):
+    by_sign = "adversarial" if record.final_margin < 0 else "robust"
+    counted = by_sign if undecided == "sign" else undecided
+    if record.verdict != "adversarial" and not (record.verdict == "undecided" and counted == "adversarial"):
         return None
     return record.billed if record.success_query is None else record.success_query
 
 
-def is_robust_at(record: Record, queries: int, undecided: bool = False) -> bool:
-    """Return whether an image is initially right and not adversarial after a number of queries.
-
-    `undecided` is as in `success_query_of`.
-    """
+def is_robust_at(record: Record, queries: int, undecided: Undecided = "sign") -> bool:
+    """Return whether an image is initially right and not adversarial after a number of queries."""
+    right = record.clean_correct
+    if undecided != "sign" and record.clean_verdict == "undecided":
+        right = undecided == "robust"
     end = success_query_of(record, undecided)
-    return record.clean_correct and (end is None or end > queries)
+    return right and (end is None or end > queries)
 
 
-def robust_at(records: Sequence[Record], queries: int, undecided: bool = False) -> Estimate:
-    """Return the robust accuracy of the mean logits after a number of queries.
-
-    `undecided` is as in `success_query_of`.
-    """
+def robust_at(records: Sequence[Record], queries: int, undecided: Undecided = "sign") -> Estimate:
+    """Return the robust accuracy of the mean logits after a number of queries."""
     return Estimate.of(sum(is_robust_at(record, queries, undecided) for record in records), len(records))
 
 
@@ -187,8 +203,7 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     """
     total = len(records)
     right = [record for record in records if record.clean_correct]
-    adversarial = [record for record in right if record.verdict == "adversarial"]
-    undecided = sum(record.verdict == "undecided" for record in right)
+    adversarial = [record for record in right if not record.is_robust]
     robust = len(right) - len(adversarial)
     single_clean = math.fsum(1 - r.clean_wrong / r.clean_evaluations for r in records)
     single_robust = math.fsum(1 - r.final_adversarial / r.final_evaluations for r in records)
@@ -199,19 +214,17 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
             "images": total,
             "initially_wrong": total - len(right),
             "adversarial": len(adversarial),
-            "undecided": undecided,
-            "unconfirmed": sum(r.success_query is not None and r.verdict != "adversarial" for r in right),
+            "undecided": sum(not r.is_decided for r in records),
+            "heavy_tailed": sum(r.verdict == "undecided" and r.final_tail_share > HEAVY_TAIL for r in records),
+            "unconfirmed": sum(r.success_query is not None and r.is_robust for r in right),
             "late": sum(r.success_query is None for r in adversarial),
         },
         single_query=SingleQuery(
             clean=Estimate.of(single_clean, total),
             robust=None if run.targeted else Estimate.of(single_robust, total),
         ),
-        mean_logits=MeanLogits(
-            clean=Estimate.of(len(right), total),
-            robust=Estimate.of(robust, total),
-            robust_lower=Estimate.of(robust - undecided, total),
-        ),
+        mean_logits=_mean_logits(records),
+        majority_vote=_majority_vote(records),
         so_far=None if run.complete else Estimate.of(robust + run.in_progress.robust, total + run.in_progress.begun),
         attack_success=Estimate.of(len(adversarial), len(right)),
         declared=Estimate.of(sum(r.success_query is None for r in right), total),
@@ -222,6 +235,34 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
         ],
         adversarial_images=_adversarial_images(adversarial),
         ledger=_ledger(run.totals, sum(record.billed for record in records)),
+    )
+
+
+def _mean_logits(records: Sequence[Record]) -> MeanLogits:
+    def clean(*verdicts: str) -> Estimate:
+        return Estimate.of(sum(record.clean_verdict in verdicts for record in records), len(records))
+
+    return MeanLogits(
+        clean=Estimate.of(sum(record.clean_correct for record in records), len(records)),
+        clean_lower=clean("right"),
+        clean_upper=clean("right", "undecided"),
+        robust=Estimate.of(sum(record.is_robust for record in records), len(records)),
+        robust_lower=Estimate.of(sum(r.verdict == "robust" and r.clean_verdict == "right" for r in records), len(records)),
+        robust_upper=Estimate.of(sum(r.verdict in ("robust", "undecided") for r in records), len(records)),
+    )
+
+
+def _majority_vote(records: Sequence[Record]) -> MajorityVote:
+    attacked = [record for record in records if record.verdict != "misclassified"]
+
+    def robust(*verdicts: str) -> Estimate:
+        return Estimate.of(sum(record.majority_verdict in verdicts for record in attacked), len(records))
+
+    return MajorityVote(
+        clean=Estimate.of(sum(2 * r.clean_wrong < r.clean_evaluations for r in records), len(records)),
+        robust=Estimate.of(sum(2 * r.final_adversarial < r.final_evaluations for r in attacked), len(records)),
+        robust_lower=robust("robust"),
+        robust_upper=robust("robust", "undecided"),
     )
 
 

@@ -10,7 +10,7 @@ from rfdlight.errors import UserError
 __all__ = ["Conclusion", "Queries", "SuccessCriterion", "criterion_named"]
 
 
-def criterion_named(name: str, final_evaluations: int = 100, clean_evaluations: int = 20) -> SuccessCriterion:
+def criterion_named(name: str, final_evaluations: int = 2000) -> SuccessCriterion:
     """Return a success criterion by its short name or import path.
 
     Raises:
@@ -24,4 +24,4 @@ def criterion_named(name: str, final_evaluations: int = 100, clean_evaluations: 
         criterion = None
     if not (isinstance(criterion, type) and issubclass(criterion, SuccessCriterion)):
         raise UserError(f"model.criterion: expected a SuccessCriterion, got '{name}'")
-    return criterion(final_evaluations, clean_evaluations)
+    return criterion(final_evaluations)

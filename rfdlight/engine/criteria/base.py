@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, take
+from rfdlight.engine.evaluations import MeanMarginTest
 from rfdlight.engine.state import ImageState
 
 VOTES = 9
@@ -70,13 +71,19 @@ class SuccessCriterion(ABC):
     more. An adversarial candidate ends the attack on its image; after a rejected one, the attack continues.
 
     Args:
-        final_evaluations: Fresh evaluations of every image's final point.
-        clean_evaluations: Fresh evaluations of every clean image.
+        final_evaluations: Most fresh evaluations of an image's final point and of its clean image.
+
+    Attributes:
+        final_test: The test of final points, the same under every criterion.
+        clean_test: The test of clean images.
     """
 
-    def __init__(self, final_evaluations: int = 100, clean_evaluations: int = 20) -> None:
-        self.final_evaluations = final_evaluations
-        self.clean_evaluations = clean_evaluations
+    reaches_verdict: ClassVar[bool] = False
+    """Whether `conclude` calls an image adversarial by `final_test`; the image then needs no final evaluation."""
+
+    def __init__(self, final_evaluations: int = 2000) -> None:
+        self.final_test = MeanMarginTest(final_evaluations)
+        self.clean_test = MeanMarginTest(final_evaluations, least=20)
 
     def check(self, attack: Attack) -> None:  # noqa: B027  most criteria accept every attack
         """Raise a UserError if the criterion is not defined for an attack; by default, never."""

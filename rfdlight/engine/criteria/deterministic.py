@@ -19,7 +19,7 @@ class OneEvaluation(SuccessCriterion):
     """
 
     def __init__(self, criterion: SuccessCriterion) -> None:
-        super().__init__(1, 1)
+        super().__init__(1)
         self._criterion = criterion
 
     def open(self, y: Tensor) -> Any:
