@@ -97,8 +97,8 @@ def main() -> None:
     torch.manual_seed(options.seed)
     x = torch.full((options.images, 3, 8, 8), 0.5)
     y = torch.zeros(options.images, dtype=torch.int64)
-    print("| truth | margins | single answers wrong | attack | ever adversarial | headline | undecided | cost |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| truth | margins | single answers wrong | attack | ever adversarial | headline | undecided | single answers, recorded | cost |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name, family, shares, adversarial in CELLS:
         for wrong in shares:
             for attack in options.attacks:
@@ -111,6 +111,7 @@ def main() -> None:
                 headline = sum(not record.is_robust for record in records)
                 undecided = sum(record.verdict == "undecided" for record in records)
                 shown = [f"{100 * count / len(records):.1f} %" for count in (ever, headline, undecided)]
+                shown.append(f"{100 * sum(r.final_adversarial / r.final_evaluations for r in records) / len(records):.1f} %")
                 cost = run.summary.ledger["criterion_ratio"]
                 truth = "wrong" if adversarial else "right"
                 print(f"| {truth} | {name} | {wrong:.0%} | {attack} | {' | '.join(shown)} | {cost:.2f} |", flush=True)

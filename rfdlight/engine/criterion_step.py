@@ -148,7 +148,7 @@ class CriterionStep:
         clean = self._decided(rows[phases == Phase.CLEAN], self.criterion.clean_test)
         final = self._decided(rows[phases == Phase.FINAL], self.criterion.final_test)
         if len(clean):
-            self._start_attacks(clean)
+            final = torch.cat([final, self._start_attacks(clean)])
         candidates = rows[phases == Phase.CANDIDATE]
         if len(candidates):
             final = torch.cat([final, self._conclude(candidates)])
@@ -163,8 +163,8 @@ class CriterionStep:
         images.evaluations.wanted[undecided] = test.request(images.evaluations, undecided)
         return rows[images.evaluations.wanted[rows] == 0]
 
-    def _start_attacks(self, rows: Tensor) -> None:
-        """Start the attack on images that are not found to be misclassified, and finish the others."""
+    def _start_attacks(self, rows: Tensor) -> Tensor:
+        """Start the attack on images that are not found to be misclassified; return the others, which are finished."""
         images, evaluations = self.pool.images, self.pool.images.evaluations
         images.clean.clean_evaluations[rows] = evaluations.count[rows]
         images.clean.clean_wrong[rows] = evaluations.adversarial[rows]
@@ -178,8 +178,8 @@ class CriterionStep:
         target = images.shared["target"][right]
         evaluations.targeted[right] = target >= 0
         evaluations.reference[right] = torch.where(target >= 0, target, evaluations.reference[right])
-        self._finish(rows[wrong])
         self._end_exhausted(right)
+        return rows[wrong]
 
     def _conclude(self, rows: Tensor) -> Tensor:
         """Continue, reject or accept candidates; return the images whose candidate got its final verdict."""

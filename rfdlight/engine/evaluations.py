@@ -15,14 +15,24 @@ from rfdlight.records.records import HEAVY_TAIL
 
 Verdict = Literal["robust", "adversarial", "undecided"]
 
-LEVEL = 0.025
-"""Largest probability of a wrong verdict "adversarial", and of a wrong verdict "robust", of a test at one point."""
+ADVERSARIAL_LEVEL = 0.025
+"""Largest probability of a wrong verdict "adversarial" at a point; the candidates of an image have the same together."""
 
-_CAP = 0.25
-"""Largest stake of a bet, in units of the inverse of the largest margin seen; smaller for heavier tails."""
+ROBUST_LEVEL = 0.05
+"""Largest probability of a wrong verdict "robust"."""
+
+_ADVERSARIAL_CAP, _ROBUST_CAP = 0.25, 0.5
+"""Largest stakes, in units of the inverse of the largest margin seen.
+
+Bets on "adversarial" are repeated for many candidates, of which one may have few contrary evaluations by chance, so
+they are more careful about larger margins that have not occurred yet.
+"""
+
+_CAPS = (_ROBUST_CAP, _ADVERSARIAL_CAP)
+"""Caps of bets that a mean margin is negative, in a targeted attack and otherwise."""
 
 _LEAST_FACTOR = 1e-3
-"""Factor of the wealth when a margin is far larger than all before; with `_CAP` only beyond four times the largest."""
+"""Factor of the wealth when a margin is far larger than all before; it only limits margins beyond twice the largest."""
 
 
 @dataclass
@@ -40,7 +50,7 @@ class EvaluationState:
     the test stops.
 
     Source: Waudby-Smith and Ramdas, Estimating means of bounded random variables by betting, JRSS-B 2024, section 4.
-    Deviation: margins have no known bound, so stakes are limited by the largest margin seen, see `_CAP`.
+    Deviation: margins have no known bound, so stakes are limited by the largest margin seen.
     """
 
     reference: Tensor  # (rows,) int64, the target of an image under targeted attack, else its label
@@ -115,13 +125,17 @@ class EvaluationState:
         """Choose the stakes for the next evaluations of some images, from their evaluations so far."""
         count = self.count[rows][:, None].clamp_min(1)
         mean = self.margins[rows] / (count + 2)  # shrunk, since the stakes of few evaluations would be too large
-        largest = torch.maximum(self.lowest[rows].abs(), self.highest[rows].abs())
         tiny = torch.finfo(mean.dtype).tiny
-        stake = (mean.abs() / (self.squares[rows] / count).clamp_min(tiny)).minimum(_CAP / largest.clamp_min(tiny))
+        largest = torch.maximum(self.lowest[rows].abs(), self.highest[rows].abs()).clamp_min(tiny)
+        stake = mean.abs() / (self.squares[rows] / count).clamp_min(tiny)
+        targeted = self.targeted[rows][:, None]
+        below, above = (torch.where(targeted, *caps) for caps in (_CAPS, _CAPS[::-1]))
         rival = self.others(rows).argmin(1)
         self.rival[rows] = rival
-        self.stake_above[rows] = torch.where(mean > 0, stake, 0)
-        self.stake_below[rows] = torch.where(mean < 0, stake, 0).gather(1, rival[:, None])[:, 0]
+        self.stake_above[rows] = torch.where(mean > 0, stake.minimum(above / largest), 0)
+        self.stake_below[rows] = torch.where(mean < 0, stake.minimum(below / largest), 0).gather(1, rival[:, None])[
+            :, 0
+        ]
 
     def others(self, rows: Tensor) -> Tensor:
         """Return the summed margins to each class, (rows, classes), infinite at the reference class."""
@@ -164,7 +178,11 @@ class EvaluationState:
         )
         mean = total / count
         deviation = torch.where(mean < 0, high - mean, mean - low).clamp_min(0)
-        return (deviation.square() / (squares - count * mean.square()).clamp_min(1e-12 * squares)).nan_to_num(0).clamp_max(1)
+        return (
+            (deviation.square() / (squares - count * mean.square()).clamp_min(1e-12 * squares))
+            .nan_to_num(0)
+            .clamp_max(1)
+        )
 
 
 def _log_factor(gain: Tensor) -> Tensor:
@@ -186,15 +204,15 @@ class MeanMarginTest:
     @property
     def first(self) -> int:
         """Evaluations before the first look."""
-        return min(self.most, 5)
+        return min(self.most, 4)
 
-    def decide(self, state: EvaluationState, rows: Tensor, level: float | Tensor = LEVEL) -> Tensor:
+    def decide(self, state: EvaluationState, rows: Tensor, level: float | Tensor = ADVERSARIAL_LEVEL) -> Tensor:
         """Return the verdicts on some images, (rows,) int64: 1 for adversarial, -1 for robust, 0 for undecided.
 
         Args:
             state: The evaluations.
             rows: (rows,) int64.
-            level: Level of the verdict "adversarial"; "robust" has `LEVEL`.
+            level: Level of the verdict "adversarial"; "robust" has `ROBUST_LEVEL`.
         """
         count, found = state.count[rows], state.is_adversarial(rows)
         if self.most == 1:
@@ -203,7 +221,7 @@ class MeanMarginTest:
         level = torch.as_tensor(level, dtype=torch.float64, device=count.device)
         known = (count >= min(self.least, self.most)) & (state.tail_share(rows) <= HEAVY_TAIL)
         is_adversarial = known & found & (adversarial >= -level.log())
-        is_robust = known & ~found & (robust >= -math.log(LEVEL))
+        is_robust = known & ~found & (robust >= -math.log(ROBUST_LEVEL))
         return is_adversarial.long() - is_robust.long()
 
     def request(self, state: EvaluationState, rows: Tensor, limit: int | None = None) -> Tensor:
@@ -219,7 +237,7 @@ def majority_verdict(adversarial: int, count: int) -> Verdict:
     """Return whether more than half of the answers at a point are adversarial, by a test that is valid at any time.
 
     The wealth of the test is the likelihood ratio of a uniform mixture of the shares on one side of a half, and of a
-    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). Level as in `LEVEL`.
+    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). Its levels are those of the mean margin.
 
     Example:
         >>> majority_verdict(30, 40), majority_verdict(10, 40), majority_verdict(22, 40)
@@ -228,10 +246,13 @@ def majority_verdict(adversarial: int, count: int) -> Verdict:
     if count == 1:
         return "adversarial" if adversarial else "robust"
     more, fewer = adversarial + 1, count - adversarial + 1
-    sides: tuple[tuple[Verdict, int, int], ...] = (("adversarial", more, fewer), ("robust", fewer, more))
-    for verdict, of, rest in sides:
+    sides: tuple[tuple[Verdict, int, int, float], ...] = (
+        ("adversarial", more, fewer, ADVERSARIAL_LEVEL),
+        ("robust", fewer, more, ROBUST_LEVEL),
+    )
+    for verdict, of, rest, level in sides:
         with np.errstate(divide="ignore"):
             wealth = betaln(of, rest) + np.log(betainc(rest, of, 0.5)) + (count + 1) * math.log(2)
-        if wealth >= -math.log(LEVEL):
+        if wealth >= -math.log(level):
             return verdict
     return "undecided"

@@ -247,7 +247,9 @@ def _mean_logits(records: Sequence[Record]) -> MeanLogits:
         clean_lower=clean("right"),
         clean_upper=clean("right", "undecided"),
         robust=Estimate.of(sum(record.is_robust for record in records), len(records)),
-        robust_lower=Estimate.of(sum(r.verdict == "robust" and r.clean_verdict == "right" for r in records), len(records)),
+        robust_lower=Estimate.of(
+            sum(r.verdict == "robust" and r.clean_verdict == "right" for r in records), len(records)
+        ),
         robust_upper=Estimate.of(sum(r.verdict in ("robust", "undecided") for r in records), len(records)),
     )
 

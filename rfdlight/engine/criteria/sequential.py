@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
-from rfdlight.engine.evaluations import LEVEL
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.state import ImageState
 
 
@@ -41,7 +41,7 @@ class SequentialCriterion(SuccessCriterion):
     screen = 32
     passes = 4.0
     most = 400
-    level = LEVEL
+    level = ADVERSARIAL_LEVEL
 
     def open(self, y: Tensor) -> SequentialState:
         return SequentialState(torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y), torch.zeros_like(y))
