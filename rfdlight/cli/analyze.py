@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rfdlight._io import plain_console, write_file
 from rfdlight.analysis.calibration import Target, rough_meter
-from rfdlight.analysis.layer_selection import chosen_places
+from rfdlight.analysis.insertion_points import chosen_points
 from rfdlight.analysis.measurements import Attacker, Measurement, measure_points, ranked
 from rfdlight.analysis.plots import draw_magnitudes, draw_misled, draw_ratios
 from rfdlight.cli.victim_lines import print_victim
@@ -72,7 +72,7 @@ def analyze(
     target = Target.rough(target_drop)
     folder = run_directory.plan(output, "analysis")
     loaded, card, description = resolve_victim(victim, checkpoint, data)
-    points = chosen_places(loaded, layers, at)
+    points = chosen_points(loaded, layers, at)
     free = data.held_out()
     attacker = Attacker(_radius("step", step, data), _radius("eps", eps, data), draws)
     expect(num_images <= len(free), "num_images", f"at most {len(free)} test images that are not attacked", num_images)

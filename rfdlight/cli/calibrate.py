@@ -12,9 +12,9 @@ from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.analysis import defense_file
-from rfdlight.analysis.acting import check_acts
 from rfdlight.analysis.calibration import Calibration, Sigma, Target, calibrate_noise, cost_line, sigma_text
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
+from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.cli.victim_lines import print_victim
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.feature_noise import FeatureNoise

@@ -15,8 +15,8 @@ from rfdlight.analysis import defense_file
 from rfdlight.analysis.calibration import Target
 from rfdlight.analysis.candidates import config_of
 from rfdlight.analysis.clean_cost import CleanCostMeter
-from rfdlight.analysis.layer_selection import chosen_places
-from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, agreement_line, best_of, choice_facts, choice_lines
+from rfdlight.analysis.insertion_points import chosen_points
+from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, best_of, choice_facts, choice_lines
 from rfdlight.analysis.recommender import RecommendConfig, Recommender
 from rfdlight.attacks.base import Attack
 from rfdlight.cli.victim_lines import print_victim
@@ -91,7 +91,7 @@ def recommend(
     file = defense_file.plan(output)
     loaded, card, description = resolve_victim(victim, checkpoint, data)
     attack = settle_eps(attack, data)
-    points = chosen_places(loaded, layers, at)
+    points = chosen_points(loaded, layers, at)
     fresh, rest = split_held_out(data, num_images, seed)
     config = RecommendConfig(target, step or _radius(attack, data), confirm, attack, budget, data.num_classes)
     console = plain_console()
@@ -160,7 +160,7 @@ def _render(console: Console, recommender: Recommender, undefended: Run, confirm
         "expected single-query robust accuracy; criterion: its rows per row of the attack"
     )
     recommender.say(legend, style="dim")
-    for line in (agreement_line(confirmed), *choice_lines(confirmed, undefended)):
+    for line in choice_lines(confirmed, undefended):
         recommender.say(line)
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from rfdlight import _io
 from rfdlight._io import plain_console, write_file
-from rfdlight.analysis.acting import check_acts
+from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.cli.launcher import started_processes
 from rfdlight.cli.report import report
 from rfdlight.cli.sweep_cells import (

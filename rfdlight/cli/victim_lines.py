@@ -19,7 +19,7 @@ def print_victim(
         f"undefended clean accuracy {meter.clean_accuracy:.2%} on {len(meter.undefended)} test images that "
         "rfdlight test does not attack"
     )
-    console.print(Text("\n".join([description, *meter.notes, accuracy])), soft_wrap=True)
+    console.print(Text("\n".join([description, accuracy])), soft_wrap=True)
     for caution in (other_data_warning(card, data), meter.caution(data.num_classes)):
         if caution is not None:
             console.print(Text(f"warning: {caution}", style="yellow"), soft_wrap=True)

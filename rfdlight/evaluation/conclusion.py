@@ -8,7 +8,7 @@ from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.sanity_checks import SanityChecks
 from rfdlight.records import runs
 from rfdlight.records.facts import RunFacts, SanityCheckResults
-from rfdlight.reporting import figures, plots
+from rfdlight.reporting import plots
 from rfdlight.reporting.tables import run_title
 
 
@@ -30,7 +30,7 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
         _io.write_file(folder / "summary.json", run.summary_json())
         if run.records:
             curve = plots.draw_curves([(folder.name, past.records, facts.budget)], title=run_title(facts))
-            figures.save(curve, folder / "curves.png", ["png"])
+            plots.save(curve, folder / "curves.png", ["png"])
     return run
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from rfdlight._io import plain_console
 from rfdlight.errors import UserError
 from rfdlight.records import images, runs
-from rfdlight.reporting import figures, plots
+from rfdlight.reporting import plots
 from rfdlight.reporting.tables import run_html, run_table
 
 _WIDTH = 80
@@ -80,7 +80,7 @@ class Run(runs.Run):
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw robust accuracy against queries, with its 95 % interval, into given or new matplotlib axes."""
-        target = figures.begin(6.0, 3.7).add_subplot() if axes is None else axes
+        target = plots.begin(6.0, 3.7).add_subplot() if axes is None else axes
         plots.draw_on(target, [(self.label, self.records, self.facts.budget)])
         return target
 

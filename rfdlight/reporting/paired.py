@@ -30,13 +30,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(PairedCounts):
-    """Robust images of two defenses under one attack, or of two attacks on one method, among their common images.
-
-    Attributes:
-        first: The side A.
-        second: The side B.
-        p_holm: p value with Holm's adjustment over all comparisons of a report.
-    """
+    """Robust images of two defenses under one attack, or of two attacks on one method, among their common images."""
 
     first: Side
     second: Side
@@ -44,16 +38,11 @@ class Comparison(PairedCounts):
 
 
 def compare(grid: Grid, subject: Subject = "defenses") -> list[Comparison]:
-    """Compare each pair of defenses of one victim, or each pair of attacks on one method.
+    """Compare each pair of defenses of one victim, or each pair of attacks on one method, with Holm's p over all pairs.
 
-    Args:
-        grid: The cells. Two defenses are compared in each column, the undefended one first. Two attacks are compared
-            in each row if they have one threat model, success criterion and query counting, and, where the grid does
-            not show each attack at its own budget, one number of queries.
-        subject: Whether defenses or attacks are compared.
-
-    Returns:
-        The comparisons, with Holm's p over all of them. Runs without a common image are not compared.
+    Two defenses are compared in each column, the undefended one first. Two attacks are compared in each row if they
+    share the facts of `_ONE_THREAT`, at their own budgets or at one number of queries. Runs without a common image are
+    not compared.
     """
     pairs = _defenses(grid) if subject == "defenses" else _attacks(grid)
     found = [comparison for first, second in pairs if (comparison := _compared(first, second)) is not None]

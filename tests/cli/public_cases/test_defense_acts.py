@@ -213,16 +213,6 @@ def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
     assert [path.name for path in Path().glob("*.yaml")] == ["calibrated-distances.yaml"]
 
 
-@pytest.mark.parametrize(
-    "command_line",
-    ["analyze --draws 1 --num_images 4", "recommend --num_images 2 --budget 2 --confirm 1 --tolerance 0.1"],
-)
-def test_windows_are_analysed_image_by_image(command, command_line):
-    name, *options = command_line.split()
-    line = f"{name} acting.Windows --layers [images,spare] --data digits --data.num_images 500 --target_drop 0.2"
-    assert command(*line.split(), *options).status == 0
-
-
 def test_a_sweep_refuses_such_a_layer_before_its_first_cell(command):
     Path("grid.yaml").write_text("""
 common:

@@ -201,7 +201,6 @@ def test_a_victim_that_fails_in_channels_last_memory_is_calibrated(command):
     line = "calibrate odd_nets.Viewing --data digits --defense feature_noise --defense.layers act --defense.sigma 0.3"
     said = command(*f"{line} {SHORT} --output c.yaml".split())
     assert (said.status, said.err) == (0, "")
-    assert "contiguous memory" in said.out
 
 
 @pytest.mark.parametrize("command_line", ["calibrate {} --defense input_noise --output c.yaml " + SHORT, "analyze {}"])
