@@ -84,9 +84,6 @@ def calibrate_noise(
     Brent's method finds the logarithm of a common factor of all sigmas, with the same random draws at each factor. The
     draws are doubled until the interval over draws lies within the tolerance, or the side of the target is certain. A
     drop that was selected for being near the target is biased, so fresh draws confirm it and are reported.
-
-    Raises:
-        UserError: If all factors within 4^10 of 1 cost more than the target, or all cost less.
     """
     search = _Search(meter, noise, target, report)
     low, high = search.bracket()

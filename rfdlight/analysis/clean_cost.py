@@ -52,9 +52,6 @@ class CleanCostMeter:
     """Measures the cost of a noise on a victim, with common random draws: a draw has the same seed at every sigma.
 
     The victim is in eval mode, without defenses. `images` holds the readable ones of at least 2 images.
-
-    Raises:
-        VictimError: If the victim raises, or returns NaN or infinity, here or in `times_right`.
     """
 
     def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:

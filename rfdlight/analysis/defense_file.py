@@ -20,11 +20,7 @@ from rfdlight.victims.weight_files import read_checkpoint
 
 
 def plan(output: str, part: str = "") -> Path:
-    """Return the path of a file, without writing it; `part` is appended to the name if there are several files.
-
-    Raises:
-        UserError: If the suffix is not .yaml, the folder does not exist, or the file exists.
-    """
+    """Return the path of a file, without writing it; `part` is appended to the name if there are several files."""
     path = Path(output)
     expect(path.suffix in (".yaml", ".yml"), "--output", "a file that ends in .yaml", f"'{output}'")
     path = path.with_stem(f"{path.stem}-{part}") if part else path

@@ -45,10 +45,6 @@ def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: l
     """Return the margins and their gradients' norms on batches of pixels, (N, C, H, W) in [0, 1], and labels, (N,).
 
     The victim is in eval mode, so that a row's logits depend on that row alone, and has no defenses.
-
-    Raises:
-        UserError: If an insertion point is not called exactly once with one row per image, or if the victim raises,
-            blocks gradients, or has NaN or infinite gradients.
     """
     found = [_of_batch(victim, x, y, points) for x, y in batches]
     check_hooked(victim, batches[0][0], points)

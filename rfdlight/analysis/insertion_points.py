@@ -22,11 +22,7 @@ _IMAGES = 16
 def chosen_points(
     victim: nn.Module, layers: str | list[str] | None, at: Literal["output", "input"] | None
 ) -> list[InsertionPoint]:
-    """Return the insertion points of `--layers` and `--at`, by default those of the network, in the network's order.
-
-    Raises:
-        UserError: If a pattern matches no layer, or there are no patterns and no default.
-    """
+    """Return the insertion points of `--layers` and `--at`, by default those of the network, in the network's order."""
     network = getattr(victim, "network", victim)
     if layers is None and not default_points(network):
         top = ", ".join(name for name, _ in network.named_children()) or "none"
@@ -44,9 +40,6 @@ def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None
     """Reject a defense with an insertion point that is never called or does not affect the logits of the first images.
 
     A victim in eval mode that fails on the images is not checked.
-
-    Raises:
-        DefenseError: If there is such an insertion point.
     """
     device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
     x, _, _ = next(iter(loader(images, _IMAGES)))

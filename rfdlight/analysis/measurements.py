@@ -76,9 +76,6 @@ def measure_points(
     The meter measures the cost on its own images. Deviations from Nguyen et al. (ICLR 2024): the paper does not state
     the size of the step of its figure 1, and takes the quantile over all images, also over misclassified ones, whose
     margin is negative.
-
-    Raises:
-        UserError: If an insertion point is not called exactly once, or the victim fails on the images.
     """
     linear = LinearisedVictim(meter.victim, images, points, attacker.step, meter.device)
     after = gradients(meter.victim, _stepped(linear, attacker.eps), points)

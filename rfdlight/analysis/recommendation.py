@@ -58,7 +58,8 @@ def choice_lines(confirmed: list[Confirmed], undefended: Run) -> list[str]:
     share = best.outcome.robust_accuracy
     others = [(str(one.candidate), one.outcome) for one in confirmed if one is not best] + [(NO_NOISE, undefended)]
     level = LEVEL / math.comb(len(others) + 1, 2)
-    differing, alike = [], []
+    differing: list[str] = []
+    alike: list[str] = []
     for name, outcome in others:
         pair = compare(best.outcome, outcome)
         listed = differing if pair.p <= level else alike

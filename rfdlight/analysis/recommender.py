@@ -70,11 +70,7 @@ class Recommender:
         self.console.print(Text(line, style=style), soft_wrap=True)
 
     def select(self) -> list[Candidate]:
-        """Return the candidates at about the target cost, by their prediction, highest first.
-
-        Raises:
-            UserError: If no candidate has a sigma of that cost.
-        """
+        """Return the candidates at about the target cost, by their prediction, highest first."""
         target = self.config.target
         rough = rough_meter(self.meter.victim, self.meter.images, self.meter.seed)
         self.say(f"step 2 of 3: the sigma that costs about {target.points}, on {len(rough.undefended)} images")
@@ -98,11 +94,7 @@ class Recommender:
         return ranked
 
     def confirm(self, ranked: list[Candidate]) -> tuple[Run, list[Confirmed]]:
-        """Calibrate and attack the best predicted sets of layers, and the pixels, after the undefended victim.
-
-        Raises:
-            UserError: If no candidate can be calibrated.
-        """
+        """Calibrate and attack the best predicted sets of layers, and the pixels, after the undefended victim."""
         config = self.config
         self.say(
             f"step 3 of 3: calibration on {len(self.meter.undefended)} images, and attacks by {self.attack_name} on "

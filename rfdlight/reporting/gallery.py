@@ -33,9 +33,6 @@ def examples(run: Run) -> list[Example]:
     """Return the first images that a run kept, none if it kept none.
 
     In an linf ball, a change by eps is black or white in the difference; in an l2 ball, the largest change of an image.
-
-    Raises:
-        UserError: If the file is damaged, or belongs to another run.
     """
     if run.folder is None or not (run.folder / FILE).exists():
         return []

@@ -96,9 +96,6 @@ def build_grid(runs: Sequence[Run], budgets: list[int] | None = None) -> Grid:
     The rows of a victim are together, in the order in which the runs were given. The worst case of a method counts an
     image as robust if it is robust in every run of the method with one norm, eps and query counting; white-box attacks
     are excluded, since they have another threat model.
-
-    Raises:
-        UserError: If a budget is larger than that of a run.
     """
     least = min(runs, key=lambda run: run.facts.budget)
     if budgets and max(budgets) > least.facts.budget:
@@ -162,10 +159,10 @@ def _worst_columns(settings: list[Setting], budgets: Sequence[int | None]) -> li
                 model = (run.facts.norm, run.facts.eps, run.facts.query_counting)
                 models.setdefault(model, {}).setdefault(method, {})[label] = run
     several = {}
-    for model, methods in models.items():
-        worst = {method: found for method, found in methods.items() if len(found) > 1 and _common(found)}
-        if worst:
-            several[model] = worst
+    for model, of_model in models.items():
+        methods = {method: found for method, found in of_model.items() if len(found) > 1 and _common(found)}
+        if methods:
+            several[model] = methods
     columns = []
     for (norm, eps, counting), methods in several.items():
         label = f"worst case, {norm} eps {eps:g}, {counting} query counting" if len(several) > 1 else "worst case"

@@ -83,11 +83,7 @@ class Report:
 
 
 def compile_report(runs: Sequence[Run], budgets: list[int] | None = None, subject: Subject = "defenses") -> Report:
-    """Compute a report of at least one run at some budgets, by default each attack's own budget.
-
-    Raises:
-        UserError: If a budget is larger than that of a run.
-    """
+    """Compute a report of at least one run at some budgets, by default each attack's own budget."""
     grid = build_grid(runs, budgets)
     caveats = caveats_of(runs, grid)
     return Report(runs, grid, subject, compare(grid, subject), warnings_of(runs), caveats, side_by_side(runs))
@@ -98,12 +94,7 @@ def _difference(pair: Comparison) -> list[str]:
 
 
 def points(share: float) -> str:
-    """Return a difference of shares in percentage points, with its sign.
-
-    Example:
-        >>> points(0.125), points(-0.5), points(0.0)
-        ('+12.5', '-50.0', '0.0')
-    """
+    """Return a difference of shares in percentage points, with its sign unless it is 0.0."""
     return f"{100 * share:+.1f}" if round(1000 * share) else "0.0"
 
 

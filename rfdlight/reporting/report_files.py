@@ -28,12 +28,7 @@ _IN_ONE_PANEL = 4
 def write_report(
     runs: Sequence[Run], folder: str | Path, budgets: list[int] | None = None, compare: Subject = "defenses"
 ) -> Report:
-    """Write the files of a report, `FILES`, after all of them are rendered; return its content.
-
-    Raises:
-        UserError: If the folder is a run directory, a budget is out of range, a run has damaged files, or a file cannot
-            be written.
-    """
+    """Write the files of a report, `FILES`, after all of them are rendered; return its content."""
     folder = Path(folder)
     if (folder / "records.jsonl").exists():
         raise UserError(f"output: expected a folder for the report, got the run directory {folder}; choose another")

@@ -266,12 +266,7 @@ def defense_name(defense: str | None) -> str:
 
 
 def short_victim(victim: str) -> str:
-    """Return the name of a victim without its network, weights and accuracy.
-
-    Example:
-        >>> short_victim("resnet8-digits: resnet8 trained on digits")
-        'resnet8-digits'
-    """
+    """Return the name of a victim without its network, weights and accuracy."""
     return re.split(r": | with ", victim, maxsplit=1)[0]
 
 

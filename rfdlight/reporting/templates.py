@@ -11,17 +11,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rfdlight.errors import one_line
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    "[": "{[}",  # at the start of a row, a bracket would be an argument of the row's end before it
-    **{sign: f"\\{sign}" for sign in "{}&%$#_"},
-}
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "`": r"\textasciigrave{}",
+        "[": "{[}",  # at the start of a row, a bracket would be an argument of the row's end before it
+        **{sign: f"\\{sign}" for sign in "{}&%$#_"},
+    }
+)
 
 
 class Source(str):
@@ -40,9 +42,7 @@ def render_latex(name: str, **values: Any) -> str:
 
 def escape_latex(value: object) -> str:
     """Return a value as LaTeX that shows its text as it is."""
-    if isinstance(value, Source):
-        return value
-    return one_line(value).translate(str.maketrans(_LATEX))
+    return value if isinstance(value, Source) else one_line(value).translate(_LATEX)
 
 
 @cache

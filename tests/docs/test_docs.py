@@ -94,11 +94,15 @@ def parser() -> Any:
 
 
 def commands() -> list[tuple[str, str]]:
+    """The command lines of all pages, without those whose every word but numbers and paths stands in one before."""
     found = []
+    seen: set[str] = set()
     for page in PAGES:
-        for block in blocks(page, "sh"):
-            lines = [line for line in block.splitlines() if line.startswith("rfdlight ")]
-            found += [(page.name, line) for line in lines]
+        for line in re.findall(r"^rfdlight .*$", "\n".join(blocks(page, "sh")), re.MULTILINE):
+            words = {word for word in shlex.split(line) if not re.search(r"/|^[\d.]+$", word)}
+            if words - seen:
+                found.append((page.name, line))
+            seen |= words
     return found
 
 
