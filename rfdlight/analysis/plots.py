@@ -73,7 +73,7 @@ def _boxes(axes: Axes, columns: list[Tensor], offset: float, width: float, colou
     values = [column.numpy() for column in columns]
     axes.boxplot(
         [column[np.isfinite(column) & (column > 0)] for column in values],
-        positions=[place + offset for place in range(len(columns))],
+        positions=np.arange(len(columns)) + offset,
         widths=width,
         whis=(5, 95),
         showfliers=False,

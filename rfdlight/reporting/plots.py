@@ -134,7 +134,8 @@ def _draw(axes: Axes, label: str, records: Sequence[Record], span: tuple[int, in
     axes.fill_between(queries, bounds[:, 0], bounds[:, 1], step="post", color=colour, alpha=0.15, linewidth=0)
     name = " " + label.replace("$", r"\$")  # a legend leaves out a label that begins with "_"
     (line,) = axes.step(queries, standing / total, where="post", color=colour, linewidth=2, linestyle=style, label=name)
-    line.set(marker="o", markersize=5, markevery=[len(queries) - 1], clip_on=False)
+    # A dot marks the end; the dots of earlier curves are larger, so that no dot hides another.
+    line.set(marker="o", markersize=max(3, 9 - 1.5 * number), markevery=[len(queries) - 1], clip_on=False)
     if was_screened(records):
         screened, passed = steps(records, [record.first_9_vote_success for record in records], *span)
         axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")

@@ -77,7 +77,7 @@ def simulated(images, seed, unlucky=range(0)):
     ("defense", "margin"), [(InputNoise(0.001), 1.0), (FeatureNoise(200.0, "feature"), 2.0)], ids=["pixels", "layer"]
 )
 def test_the_sigma_is_that_of_the_closed_form_wherever_the_search_begins(defense, margin):
-    found, sigma = calibrated(Threshold(), bright(3000), defense)
+    found, sigma = calibrated(Threshold(), bright(2000), defense)
     truth = norm.cdf(-margin / sigma)
     assert abs(truth - 0.02) <= 0.002
     low, high = found.cost.over_draws
@@ -104,17 +104,17 @@ def test_a_drop_that_is_about_a_power_of_sigma_takes_few_sigmas(power, most):
 
 
 def test_the_interval_over_draws_covers_the_true_drop_as_often_as_it_says():
-    """Of 150 intervals of 95 %, so few or so many would happen less than twice in 1000 times."""
+    """Of 80 intervals of 95 %, so few or so many would happen less than twice in 1000 times."""
     images = bright(120)
     images.pixels[::3] = 60
     meter = CleanCostMeter(Threshold(), images)
     noise = InputNoise(0.7)
     truth = np.mean(norm.cdf(-images.pixels.double().numpy() / 255 / 0.7))
     inside = 0
-    for trial in range(150):
+    for trial in range(80):
         low, high = cost_of(meter.undefended, meter.times_right(noise, 6 * trial, 6), 6).over_draws
         inside += low <= truth <= high
-    assert binom.ppf(0.001, 150, 0.95) <= inside <= binom.ppf(0.999, 150, 0.95)
+    assert binom.ppf(0.001, 80, 0.95) <= inside <= binom.ppf(0.999, 80, 0.95)
 
 
 def test_the_error_and_the_interval_over_images_are_those_of_a_slow_reference():

@@ -266,3 +266,22 @@ def test_a_victim_that_cuts_gradients_off_is_refused(images):
     victim.forward = torch.no_grad()(victim.forward)
     with pytest.raises(UserError, match="the gradient does not reach the image"):
         LinearisedVictim(victim, images, chosen_points(victim, "first", None), STEP, torch.device("cpu"))
+
+
+class Windows(nn.Module):
+    """Cuts images into two halves, the rows of `halves`."""
+
+    def __init__(self):
+        super().__init__()
+        self.halves = nn.Identity()
+
+    def forward(self, x):
+        z = self.halves(x.reshape(2 * len(x), -1)).reshape(len(x), -1).sum(1, keepdim=True)
+        return torch.cat([torch.zeros_like(z), z], 1)
+
+
+def test_a_layer_of_several_rows_per_image_is_refused():
+    images = Images(torch.full((3, 1, 2, 2), 9, dtype=torch.uint8), torch.ones(3, dtype=torch.int64), ["a", "b", "c"])
+    victim = Windows()
+    with pytest.raises(UserError, match="halves: expected a layer of 3 rows, one per image, got 6 rows"):
+        LinearisedVictim(victim, images, chosen_points(victim, "halves", None), STEP, torch.device("cpu"))

@@ -95,8 +95,7 @@ def test_the_direction_at_the_image_agrees_with_finite_differences(linear):
     torch.testing.assert_close((found.direction * u).flatten(1).sum(1), change)
 
 
-@pytest.mark.parametrize(("sigma", "step"), [(0.3, 1.0), (4.0, 0.5)])
-@pytest.mark.parametrize("layer", ["hidden", "image"])
+@pytest.mark.parametrize(("layer", "sigma", "step"), [("hidden", 0.3, 1.0), ("image", 4.0, 0.5)])
 def test_the_probability_is_the_frequency_on_a_linear_victim(linear, sigma, step, layer):
     victim, x, y = linear
     found = gradients(victim, [(x, y)], places(victim, "hidden"))
