@@ -152,17 +152,17 @@ def _victim_names(runs: Sequence[Run]) -> dict[Method, str]:
 
 def _worst_columns(settings: list[Setting], budgets: Sequence[int | None]) -> list[Column]:
     """Return a worst case for each norm, eps and query counting in which a method has two runs on common images."""
-    models: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
+    threats: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
     for label, of_setting in settings:
         for method, run in of_setting.items():
             if not run.summary.ledger["gradient"]:
-                model = (run.facts.norm, run.facts.eps, run.facts.query_counting)
-                models.setdefault(model, {}).setdefault(method, {})[label] = run
+                shared = (run.facts.norm, run.facts.eps, run.facts.query_counting)
+                threats.setdefault(shared, {}).setdefault(method, {})[label] = run
     several = {}
-    for model, of_model in models.items():
-        methods = {method: found for method, found in of_model.items() if len(found) > 1 and _common(found)}
+    for threat, of_threat in threats.items():
+        methods = {method: found for method, found in of_threat.items() if len(found) > 1 and _common(found)}
         if methods:
-            several[model] = methods
+            several[threat] = methods
     columns = []
     for (norm, eps, counting), methods in several.items():
         label = f"worst case, {norm} eps {eps:g}, {counting} query counting" if len(several) > 1 else "worst case"
