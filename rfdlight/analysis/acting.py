@@ -1,4 +1,4 @@
-"""Check, before a command measures anything, that a defense acts at all of its insertion points."""
+"""Check, before a command measures anything, that a forward pass calls all insertion points of a defense."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
-from rfdlight.defenses.base import CHECKED_ON, Defense
+from rfdlight.defenses.base import Defense
 from rfdlight.errors import DefenseError
 
 _IMAGES = 16
@@ -16,7 +16,7 @@ _IMAGES = 16
 
 @torch.no_grad()
 def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None:
-    """Reject a defense with an insertion point that is never called or does not affect the logits.
+    """Reject a defense with an insertion point that is never called.
 
     Args:
         defense: Not attached.
@@ -36,4 +36,3 @@ def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None
             raise
         except Exception:  # a user's own code may raise anything; the command reports it later
             return
-        defense.check_effect(victim, x[:CHECKED_ON])
