@@ -177,12 +177,6 @@ def check_ledger(run: Run) -> None:
     _require(run.forwarded == ledger, f"the victim got {run.forwarded} images, the query ledger has {ledger}")
 
 
-def check_attributes(run: Run, attack: Attack) -> None:
-    """Check that a run left the attack's attributes unchanged."""
-    unchanged = _attributes(run.engine.attack) == _attributes(attack)
-    _require(unchanged, "the attack changed its attributes: keep what lasts in columns")
-
-
 def _attributes(attack: Attack) -> dict[str, str]:
     own = vars(attack).items()
     return {name: text_of(value) for name, value in own if name not in ("eot", "queried", "column_form")}
@@ -192,18 +186,13 @@ def _queries(record: Record) -> int:
     return sum(int(getattr(record, name)) for name in _QUERIES)
 
 
-def check_budget(records: Records, budget: int) -> None:
-    """Check that each query is billed, no budget is exceeded, and only successful images leave some of it."""
+def check_records(records: Records, attack: Attack, budget: int) -> None:
+    """Check bills and budgets, and that final points lie in the ball and successes are confirmed."""
     for record in records:
         spent, billed = _queries(record), record.billed
         _require(spent == billed <= budget, f"{record.id}: {spent} queries, {billed} billed, budget {budget}")
         complete = billed == budget or record.success_query is not None or spent == 0
         _require(complete, f"{record.id}: ended after {billed} of {budget} queries without success")
-
-
-def check_successes(records: Records, attack: Attack) -> None:
-    """Check that final points lie in the ball, and that a success of a deterministic victim is one again."""
-    for record in records:
         distance, most = getattr(record, attack.norm), reach(attack.norm, attack.threat.eps)
         _require(distance <= most, f"{record.id}: final point at {distance:g}, outside the ball of {most:g}")
         confirmed = record.success_query is None or record.verdict == "adversarial"
@@ -248,11 +237,6 @@ def check_repeated_evaluations(subject: Subject, run: Run) -> None:
             )
 
 
-def check_decisions_only(subject: Subject, run: Run) -> None:
-    """Check that a decision-based attack makes the same queries if scores hold the label alone."""
-    _require(run.same_queries(subject.run(OneHot(subject.network))), "a decision-based attack depends on scores")
-
-
 def check_random_victims(subject: Subject) -> None:
     """Check budgets and finite numbers under both query countings on a victim that predicts at random."""
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
@@ -281,14 +265,14 @@ def check_attack(attack: Attack, *, budget: int = 60, num_images: int = 6) -> No
     with torch.no_grad():
         subject = Subject(attack, budget, network, x, network(x).argmax(1))
     run = subject.run()
-    check_attributes(run, attack)
+    unchanged = _attributes(run.engine.attack) == _attributes(attack)
+    _require(unchanged, "the attack changed its attributes: keep what lasts in columns")
     check_ledger(run)
-    check_budget(run.records, budget)
-    check_successes(run.records, attack)
+    check_records(run.records, attack, budget)
     check_batch_composition(subject, run)
     check_repeated_evaluations(subject, run)
     if attack.access == "decision":
-        check_decisions_only(subject, run)
+        _require(run.same_queries(subject.run(OneHot(network))), "a decision-based attack depends on scores")
     check_misclassified(subject)
     check_exact_budgets(subject)
     check_random_victims(subject)
