@@ -1,4 +1,4 @@
-"""Insertion points of the commands: their selection, and a check that a defense acts at all of them."""
+"""Insertion points of the commands: their selection, and a check that a forward pass calls all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from rfdlight.core.activations import InsertionPoint
 from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
-from rfdlight.defenses.base import CHECKED_ON, Defense
+from rfdlight.defenses.base import Defense
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import DefenseError, UserError
@@ -37,7 +37,7 @@ def chosen_points(
 
 @torch.no_grad()
 def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None:
-    """Reject a defense with an insertion point that is never called or does not affect the logits of the first images.
+    """Reject a defense with an insertion point that a forward pass never calls.
 
     A victim in eval mode that fails on the images is not checked.
     """
@@ -51,4 +51,3 @@ def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None
             raise
         except Exception:  # a user's own code may raise anything; the command reports it later
             return
-        defense.check_effect(victim, x[:CHECKED_ON])

@@ -1,4 +1,4 @@
-"""Activations at insertion points: forward hooks, calls per image, owners of rows, and effects on the output."""
+"""Activations at insertion points: forward hooks, calls without hooks, and owners of rows."""
 
 from __future__ import annotations
 
@@ -40,9 +40,6 @@ Receive = Callable[[int, Any], Tensor | None]
 _ROUNDING = 1e-3
 """Share of the largest difference between two passes below which a difference is rounding."""
 
-_SIZES = (1.0, 10.0, 100.0)
-"""Standard deviations of the perturbations that test for an effect, in units of the largest activation."""
-
 
 def check_hookable(model: nn.Module) -> None:
     """Refuse models that run without their hooks."""
@@ -51,31 +48,6 @@ def check_hookable(model: nn.Module) -> None:
             raise UserError("a compiled model ignores hooks; attach the defense first, then compile")
         if isinstance(module, nn.DataParallel) and len(module.device_ids) > 1:
             raise UserError("nn.DataParallel runs copies of the model without the defense; use the module inside of it")
-
-
-def check_points(model: nn.Module, points: Sequence[InsertionPoint]) -> None:
-    """Refuse insertion points at which no hook runs."""
-    scripted: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            scripted |= {id(inner) for inner in module.modules() if inner is not module}
-    for point in (InsertionPoint("", model, "output"), *points):
-        if id(point.module) in scripted or not _takes_hooks(point.module):
-            subject = f"the layer {point.name} is part" if point.name else "the model consists"
-            raise UserError(
-                f"{subject} of a TorchScript module, which runs no hooks inside; use the Python network that was "
-                "traced or scripted, or put the TorchScript module into an nn.Module and choose its input or output"
-            )
-
-
-def _takes_hooks(module: nn.Module) -> bool:
-    if not isinstance(module, torch.jit.ScriptModule):
-        return True
-    try:
-        module.register_forward_hook(lambda *_: None).remove()
-    except RuntimeError:  # of a scripted or loaded module; a traced one takes hooks
-        return False
-    return True
 
 
 def never_called(name: str, module: nn.Module) -> DefenseError:
@@ -94,39 +66,6 @@ def called_again(name: str, quantity: str) -> DefenseError:
         f"the forward pass calls the layer {name} more than once, so it has no single {quantity}; choose a layer that "
         "is called once"
     )
-
-
-def batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Return the number of images in a call of a model: the rows of its first tensor, or None without one."""
-    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 0)
-    return next((len(tensor) for tensor in tensors), None)
-
-
-class CallCount:
-    """Counts the calls of some modules in one forward pass.
-
-    Args:
-        points: How many modules.
-        images: Rows of the model's input, or None if unknown.
-    """
-
-    def __init__(self, points: int, images: int | None) -> None:
-        self.images = images
-        self._shapes: list[list[tuple[int, ...]]] = [[] for _ in range(points)]
-
-    def add(self, point: int, activation: Any) -> None:
-        """Count a call."""
-        self._shapes[point].append(tuple(activation.shape[:2]) if isinstance(activation, Tensor) else ())
-
-    def per_image(self, point: int) -> int:
-        """Return how many calls each image goes through; the parts of a batch that is split are one call."""
-        images, shapes = self.images, self._shapes[point]
-        if images is None:
-            return len(shapes)
-        # The images of a sequence-first activation are its second dimension.
-        parts = [shape[0] for shape in shapes if shape and shape[0] < images and shape[1:] != (images,)]
-        rows = images if len(parts) == images else sum(parts)
-        return len(shapes) - len(parts) + (rows // images if rows % images == 0 else len(parts))
 
 
 @contextmanager
@@ -256,50 +195,6 @@ def _activations(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) 
     with received(points, keep):
         _answer(model, x)
     return found
-
-
-@torch.no_grad()
-def without_effect(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[int]:
-    """Find the points at which no perturbation changes the model's output, by two to four forward passes each.
-
-    Args:
-        model: In eval mode; its own hooks do not run.
-        x: (N, ...), its input.
-        points: Points that no call reaches, or whose perturbation makes the model fail, count as having an effect.
-    """
-    return [number for number, point in enumerate(points) if point.module is not model and not _acts(model, x, point)]
-
-
-def _acts(model: nn.Module, x: Tensor, point: InsertionPoint) -> bool:
-    """Return whether a perturbation changes the output, or cannot be made."""
-    # Size 0 copies the activation, as noise does: a layer that works in place then no longer changes its input.
-    reference = _perturbed(model, x, point, 0.0)
-    if not isinstance(reference, Tensor):
-        return True
-    for size in _SIZES:
-        try:
-            answer = _perturbed(model, x, point, size)
-        except Exception:  # a model may raise anything where its activations are out of range
-            return True
-        if not torch.equal(answer, reference):
-            return True
-    return False
-
-
-def _perturbed(model: nn.Module, x: Tensor, point: InsertionPoint, size: float) -> Any:
-    """Return the output with perturbed activations at a point, or None where there are none of real numbers."""
-    perturbed = False
-
-    def perturb(number: int, activation: Any) -> Tensor | None:
-        nonlocal perturbed
-        if not isinstance(activation, Tensor) or not activation.is_floating_point():
-            return None
-        perturbed = True
-        return activation + size * (1 + activation.abs().max()) * torch.randn_like(activation)
-
-    with received([point], perturb):
-        answer = _answer(model, x)
-    return answer if perturbed else None
 
 
 def _answer(model: nn.Module, x: Tensor) -> Any:

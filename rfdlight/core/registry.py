@@ -50,9 +50,9 @@ NAMES: dict[str, dict[str, str]] = {
         "single": "rfdlight.engine.criteria.single.SingleCriterion",
     },
     "adversary": {
-        "fgsm": "rfdlight.training.fgsm.FGSMAdversary",
-        "pgd": "rfdlight.training.pgd.PGDAdversary",
-        "trades": "rfdlight.training.trades.TRADESAdversary",
+        "fgsm": "rfdlight.training.adversary.FGSMAdversary",
+        "pgd": "rfdlight.training.adversary.PGDAdversary",
+        "trades": "rfdlight.training.adversary.TRADESAdversary",
     },
 }
 """Import paths of the components of rfdlight, by kind and short name."""

@@ -15,7 +15,6 @@ from torch import Tensor
 from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.data.loaders import Batch, loader
 from rfdlight.data.sources import ImageSource
-from rfdlight.defenses.base import CHECKED_ON
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
@@ -107,12 +106,8 @@ class Evaluation(RunObserver):
         batches = self._batches()
         first = next(batches, None)
         with ExitStack() as stack:
-            if first is None:  # nothing is left for this process
-                x = unit_range(data.attacked().read([0])).to(self.device)
-            else:
-                x = first[0]
-                for defense in self.subject.defenses:
-                    defense.check_effect(self.subject.network, x[:CHECKED_ON])
+            # Where nothing is left for this process, it starts with the first image of all.
+            x = unit_range(data.attacked().read([0])).to(self.device) if first is None else first[0]
             self._start(x, stack)
             for x, y, ids in chain([] if first is None else [first], batches):
                 self._taken += ids

@@ -363,8 +363,6 @@ def test_a_users_module_in_the_working_folder_is_found(built, monkeypatch):
     (defense,) = defenses(cli)
     assert type(defense) is importlib.import_module("my_noise").LaplaceNoise
     assert defense.sigma == 0.3
-    cli = built("test", "--attack", "rays", "--defense", "my_noise.WarmingNoise", "--defense.queries", "7")
-    assert defenses(cli)[0].queries == 7
     monkeypatch.delitem(sys.modules, "my_noise")
 
 
