@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rfdlight.core.activations import InsertionPoint, called_again, check_hooked, row_owners
+from rfdlight.core.activations import InsertionPoint, called_again
 from rfdlight.core.losses import margin
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
@@ -43,7 +43,7 @@ class _Probe(Noise):
 
     def transform(self, x: Tensor, place: int) -> Tensor:
         if place in self.zeros:
-            raise called_again(self._points[place].name, "gradient")
+            raise called_again(self._points[place], "gradient")
         self.zeros[place] = torch.zeros_like(x, requires_grad=True)
         return x + self.zeros[place]
 
@@ -54,15 +54,13 @@ def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: l
     Args:
         victim: In eval mode, so that a row's logits depend on that row alone; without defenses.
         batches: Pixels in [0, 1], (N, C, H, W), and labels, (N,) int64.
-        points: Insertion points, each called once in a forward pass. Their rows may be parts of images, such as
-            windows.
+        points: Insertion points, each called once in a forward pass, with one row per image.
 
     Raises:
-        UserError: If an insertion point is not called exactly once or its rows do not belong to one image each, or if
+        UserError: If an insertion point is not called exactly once or it has not one row per image, or if
             the victim raises, blocks gradients, or has NaN or infinite gradients.
     """
     found = [_of_batch(victim, x, y, points) for x, y in batches]
-    check_hooked(victim, batches[0][0], points)
     return Gradients(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
@@ -80,33 +78,18 @@ def _of_batch(victim: nn.Module, x: Tensor, y: Tensor, points: list[InsertionPoi
             raise UserError("the gradient does not reach the image: the victim detaches it, or uses no_grad")
         zeros = [probe.zeros[number] for number in range(len(points))]
         direction, *inside = torch.autograd.grad(margins.sum(), [pixels, *zeros], materialize_grads=True)
-    owners = _owners(victim, x, points, [len(gradient) for gradient in inside])
-    at_layers = [_norm(gradient, owner) for gradient, owner in zip(inside, owners, strict=True)]
+    for point, gradient in zip(points, inside, strict=True):
+        if len(gradient) != len(x):
+            raise UserError(
+                f"the layer {point.name}: expected one row per image, got {len(gradient)} rows of {len(x)} images; "
+                "choose another layer"
+            )
+    at_layers = [_norm(gradient) for gradient in inside]
     norms = torch.stack([_norm(direction), *at_layers], 1)
     check_finite(norms, "the victim's gradient is NaN or infinity", "a prediction needs finite gradients")
     return Gradients(margins.detach().double().cpu(), norms[:, 0], norms[:, 1:], direction)
 
 
-def _owners(victim: nn.Module, x: Tensor, points: list[InsertionPoint], rows: list[int]) -> list[Tensor | None]:
-    """Return the image of each row at each insertion point, or None where there is one row per image."""
-    owners: list[Tensor | None] = [None] * len(points)
-    parts = [number for number, count in enumerate(rows) if count != len(x)]
-    if parts:
-        found = row_owners(victim, x, [points[number] for number in parts])
-        for number, owner in zip(parts, found, strict=True):
-            if rows[number] not in owner:
-                raise UserError(
-                    f"the layer {points[number].name}: expected rows that each belong to one image, got {rows[number]} "
-                    f"rows of {len(x)} images; choose another layer"
-                )
-            owners[number] = owner[rows[number]].cpu()
-    return owners
-
-
-def _norm(gradient: Tensor, owners: Tensor | None = None) -> Tensor:
-    """Return the gradient norm of each image, (N,) float64, over all rows that belong to the image."""
-    of_rows = gradient.reshape(len(gradient), -1).double().norm(dim=1).cpu()
-    if owners is None:
-        return of_rows
-    images = int(owners.max()) + 1
-    return torch.zeros(images, dtype=torch.float64).index_add_(0, owners, of_rows.square()).sqrt()
+def _norm(gradient: Tensor) -> Tensor:
+    """Return the gradient norm of each image, (N,) float64."""
+    return gradient.reshape(len(gradient), -1).double().norm(dim=1).cpu()

@@ -14,16 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rfdlight.core.activations import (
-    CallCount,
-    InsertionPoint,
-    batch_size,
-    check_hookable,
-    check_hooked,
-    check_points,
-    never_called,
-    without_effect,
-)
+from rfdlight.core.activations import InsertionPoint, check_hookable, check_points, never_called, without_effect
 from rfdlight.core.arguments import Configurable, argument, changed_arguments, parameters, text_of
 from rfdlight.errors import DefenseError, UserError
 
@@ -79,7 +70,7 @@ class Defense(Configurable, Callback, ABC):
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._points: list[InsertionPoint] = []
-        self._count: CallCount | None = None
+        self._counted: list[int] | None = None
         self._calls: dict[str, int] = {}
         self._fitting = False
 
@@ -159,8 +150,8 @@ class Defense(Configurable, Callback, ABC):
         check_hookable(model)
         points = self.insertion_points(model)
         check_points(model, points)
-        self._points, self._calls, self._count = points, {}, None
-        begin = model.register_forward_pre_hook(self._begin, with_kwargs=True)
+        self._points, self._calls, self._counted = points, {}, None
+        begin = model.register_forward_pre_hook(self._begin)
         self._handles.append(begin)
         for number, point in enumerate(points):
             if point.side == "input":
@@ -175,7 +166,7 @@ class Defense(Configurable, Callback, ABC):
         """Remove the hooks, if there are any."""
         while self._handles:
             self._handles.pop().remove()
-        self._count = None
+        self._counted = None
 
     def check_effect(self, model: nn.Module, x: Tensor) -> None:
         """Refuse insertion points that have no effect on the output of `model`, by a few forward passes.
@@ -185,38 +176,32 @@ class Defense(Configurable, Callback, ABC):
             x: (N, ...), its input; a model that fails on it is not checked.
 
         Raises:
-            DefenseError: If no perturbation at a point changes the output, as where it is multiplied by 0, or if some
-                calls of its module run no hooks.
+            DefenseError: If no perturbation at a point changes the output, as where it is multiplied by 0.
         """
         with undefended():
             try:
-                check_hooked(model, x, self._points)
                 idle = without_effect(model, x, self._points)
-            except DefenseError:
-                raise
             except Exception:  # a user's own code may raise anything
                 return
         if idle:
             raise DefenseError(
-                f"no change at the layer {self._points[idle[0]].name} changes an answer: the layers that follow ignore "
+                f"no change at the layer {idle[0].name} changes an answer: the layers that follow ignore "
                 "its activation; choose another layer"
             )
 
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         # A validation pass of a training does not call layers that only act in training.
         if _defended.get() and (model.training or not self._fitting):
-            self._count = CallCount(len(self._points), batch_size(args, kwargs))
+            self._counted = [0] * len(self._points)
 
     def _end(self, begin: RemovableHandle, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        count, self._count = self._count, None
-        if count is None:
+        counted, self._counted = self._counted, None
+        if counted is None:
             return
-        calls = {}
-        for number, point in enumerate(self._points):
-            calls[point.name] = count.per_image(number)
-            if calls[point.name] == 0:
-                raise never_called(point.name, point.module)
-        self._calls = calls
+        for point, calls in zip(self._points, counted, strict=True):
+            if calls == 0:
+                raise never_called(point)
+            self._calls[point.name] = calls
         begin.remove()  # later passes are not counted
 
     def _before(self, point: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -233,8 +218,8 @@ class Defense(Configurable, Callback, ABC):
         if not isinstance(x, Tensor):
             got = type(x).__name__
             raise self._refused(point, f"must be a tensor, got a {got}; choose a layer inside of it or after it")
-        if self._count is not None:
-            self._count.add(point, x)
+        if self._counted is not None:
+            self._counted[point] += 1
         return self.transform(x, point)
 
     def _refused(self, point: int, why: str) -> DefenseError:

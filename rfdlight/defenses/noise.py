@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.core import query_counts
-from rfdlight.core.activations import batch_size, row_owners
 from rfdlight.core.arguments import class_name, text_of
 from rfdlight.core.tensors import per_row
-from rfdlight.defenses.base import Defense, undefended
+from rfdlight.defenses.base import Defense
 from rfdlight.errors import DefenseError, UserError
 
 Schedule = Callable[[Tensor], Any]
@@ -46,7 +45,6 @@ class Noise(Defense):
                 raise UserError(f"defense.sigma must be at least 0, got {value}")
         self.sigma = sigma
         self.schedule = schedule
-        self._owners: dict[tuple[int, int], dict[int, Tensor]] = {}
 
     def noise(self, x: Tensor) -> Tensor:
         """Return noise of the shape of `x`, of mean 0 and standard deviation 1; normal by default."""
@@ -57,8 +55,7 @@ class Noise(Defense):
 
         Args:
             clock: (rows,) int64, the queries that the row's image has been billed so far. The success criterion's
-                draws have the clock of their candidate; outside of an attack it is 0. Rows that are parts of
-                images, such as windows or crops, have the clock of their image.
+                draws have the clock of their candidate; outside of an attack it is 0.
 
         Returns:
             (rows,), >= 0.
@@ -90,11 +87,6 @@ class Noise(Defense):
         except UserError:
             self.detach()
             raise
-        self._owners = {}
-        if self._scheduled:
-            # In front of the noise at the model's own input.
-            find = model.register_forward_pre_hook(self._find_owners, prepend=True, with_kwargs=True)
-            self._handles.append(find)
 
     def transform(self, x: Tensor, point: int) -> Tensor:
         """Add the noise; sigma 0 leaves the activation as it is."""
@@ -125,31 +117,15 @@ class Noise(Defense):
         of_images = query_counts.current()
         if of_images is None:
             return torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        owners = self._owners.get((point, len(of_images)), {})
-        if len(x) not in owners:
+        images = len(of_images)
+        # With as many tokens as images, an activation (tokens, images, features) looks like (images, tokens, features).
+        if len(x) != images or (x.ndim == 3 and x.shape[1] == images):
             raise self._refused(
                 point,
-                f"must have rows that each belong to one image for a schedule, {len(of_images)} or a multiple in the "
-                f"order of the images, got shape {tuple(x.shape)}; leave out defense.schedule or choose another layer",
+                f"must have one row per image for a schedule, {images}, got shape {tuple(x.shape)}; leave out "
+                "defense.schedule or choose another layer",
             )
-        return of_images[owners[len(x)]]
-
-    def _find_owners(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the image of each row at each point, before the first pass with so many images that has a clock."""
-        of_images = query_counts.current()
-        if of_images is None or (0, len(of_images)) in self._owners:
-            return
-        images = len(of_images)
-        found: list[dict[int, Tensor]] = [{} for _ in self._points]
-        if args and isinstance(args[0], Tensor) and batch_size(args, kwargs) == images:
-            own = torch.arange(images, device=of_images.device)
-            found = [{images: own} for _ in self._points]
-            inside = [number for number, point in enumerate(self._points) if point.module is not model]
-            with undefended():
-                owners = row_owners(model, args[0], [self._points[number] for number in inside]) if inside else []
-            for number, owner in zip(inside, owners, strict=True):
-                found[number] = owner
-        self._owners |= {(number, images): owner for number, owner in enumerate(found)}
+        return of_images
 
     def describe(self, model: nn.Module) -> str:
         """Return the sigmas, the insertion points and the schedule."""
