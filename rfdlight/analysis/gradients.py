@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rfdlight.core.activations import InsertionPoint, called_again, check_hooked
+from rfdlight.core.activations import InsertionPoint, called_again
 from rfdlight.core.losses import margin
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import check_finite, raised
@@ -36,7 +36,7 @@ class _Probe(Noise):
 
     def transform(self, x: Tensor, point: int) -> Tensor:
         if point in self.zeros:
-            raise called_again(self._points[point].name, "gradient")
+            raise called_again(self._points[point], "gradient")
         self.zeros[point] = torch.zeros_like(x, requires_grad=True)
         return x + self.zeros[point]
 
@@ -47,7 +47,6 @@ def gradients(victim: nn.Module, batches: list[tuple[Tensor, Tensor]], points: l
     The victim is in eval mode, so that a row's logits depend on that row alone, and has no defenses.
     """
     found = [_of_batch(victim, x, y, points) for x, y in batches]
-    check_hooked(victim, batches[0][0], points)
     return Gradients(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 

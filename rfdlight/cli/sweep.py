@@ -38,7 +38,7 @@ from rfdlight.cli.sweep_cells import (
 from rfdlight.cli.sweep_config import Cell, merged, read_cells
 from rfdlight.cli.sweep_estimate import Clock, plan, speeds_of
 from rfdlight.defenses.base import Defense
-from rfdlight.engine.passes import rows_per_pass
+from rfdlight.engine.config import rows_per_pass
 from rfdlight.errors import ResumeError, UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.attack_checks import settle_eps

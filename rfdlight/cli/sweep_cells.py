@@ -14,8 +14,8 @@ import yaml
 from rfdlight._io import parse_json, read_text
 from rfdlight.cli.sweep_config import Cell
 from rfdlight.core.norms import Norm
+from rfdlight.engine.config import MOST_ROWS
 from rfdlight.engine.criteria import criterion_named
-from rfdlight.engine.passes import MOST_ROWS
 from rfdlight.errors import UserError, one_line
 from rfdlight.records.runs import load_run
 from rfdlight.reporting.tables import interval, percent

@@ -120,8 +120,8 @@ class Defense(Configurable, Callback, ABC):
         """
         if self._handles:
             raise UserError(f"this {type(self).__name__} already defends a model; detach it first")
-        check_hookable(model)
         self._points = self.insertion_points(model)
+        check_hookable(model, self._points)
         self._counts, self._calls = [0] * len(self._points), []
         self._handles.append(model.register_forward_pre_hook(self._begin))
         for number, point in enumerate(self._points):
@@ -146,7 +146,7 @@ class Defense(Configurable, Callback, ABC):
             return
         for point, count in zip(self._points, self._counts, strict=True):
             if count == 0:
-                raise never_called(point.name, point.module)
+                raise never_called(point)
         self._calls = list(self._counts)
 
     def _before(self, point: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, per_row
-from rfdlight.engine.criteria.base import Queries, SuccessCriterion
+from rfdlight.engine.criteria.base import Queries, SuccessCriterion, majority
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
@@ -21,7 +21,10 @@ from rfdlight.engine.state import Phase
 
 @dataclass(frozen=True)
 class CriterionStep:
-    """Evaluates clean images, candidates and final points for the success criterion."""
+    """Evaluates clean images, candidates and final points for the success criterion.
+
+    For a deterministic victim, one evaluation replaces the evaluations that the criterion wants.
+    """
 
     oracle: Oracle
     isolation: ErrorIsolation
@@ -30,6 +33,10 @@ class CriterionStep:
     pool: Pool
     criterion: SuccessCriterion
     deterministic: bool  # whether the victim answers equal images equally, which is then checked
+
+    def evaluations(self, wanted: int) -> int:
+        """Return how many evaluations are made where the criterion wants so many."""
+        return min(1, wanted) if self.deterministic else wanted
 
     def consider(self, queries: Queries) -> None:
         """Send candidates to their evaluations, and images without budget to their final evaluations."""
@@ -44,7 +51,7 @@ class CriterionStep:
         points, rows = self.pool.images.points, queries.rows
         chosen, exact = self.criterion.points(queries), not self.counting.leaves_pixel_range
         # A deterministic victim would answer the criterion, at the same point in the same precision, as it did here.
-        certain = self.deterministic and self.oracle.precision == "float32" and exact
+        certain = self.deterministic and self.oracle.config.precision == "float32" and exact
         if certain:
             points.logits[rows] = queries.logits
         if chosen is None:
@@ -95,13 +102,12 @@ class CriterionStep:
 
     def _request(self, rows: Tensor, phase: Phase, evaluations: int) -> None:
         self.pool.images.points.phase[rows] = phase
-        self.pool.images.evaluations.restart(rows, evaluations)
+        self.pool.images.evaluations.restart(rows, self.evaluations(evaluations))
 
     def evaluate(self) -> tuple[list[int], dict[int, str]]:
         """Make one forward pass of fresh evaluations; raises RandomVictim if a deterministic victim is random.
 
-        Returns:
-            The rows of the images that are finished, and the reason for each row on which the victim failed.
+        Returns the rows of the images that are finished, and the reason for each row on which the victim failed.
         """
         images, occupied = self.pool.images, self.pool.occupied
         wanted = images.evaluations.wanted[occupied]
@@ -167,7 +173,8 @@ class CriterionStep:
         self._end_exhausted(right)
 
     def _conclude(self, rows: Tensor) -> None:
-        conclusion = self.criterion.conclude(self.pool.images, rows)
+        conclude = majority if self.deterministic else self.criterion.conclude
+        conclusion = conclude(self.pool.images, rows)
         self.pool.images.evaluations.wanted[rows] = conclusion.more
         final = conclusion.more <= 0
         self._succeed(rows[final & conclusion.adversarial])

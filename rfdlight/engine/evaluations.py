@@ -85,9 +85,8 @@ class EvaluationState:
         """Return the verdict on an image from the evaluations of its final point.
 
         "adversarial" if the label's mean margin to some class is significantly negative (Bonferroni over the
-        classes), "robust" if it is significantly positive to all, both at the level 0.05. In a targeted attack,
-        "adversarial" if the target's mean margin is significantly positive to all classes, "robust" if it is
-        significantly negative to some.
+        classes), "robust" if it is significantly positive to all, both at the level 0.05. In a targeted attack, the
+        target's mean margin has the opposite meaning.
         """
         rows = torch.tensor([row], device=self.count.device)
         if int(self.count[row]) == 1:

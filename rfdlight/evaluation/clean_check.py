@@ -9,9 +9,9 @@ from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import spread
 from rfdlight.data.unreadable import UnreadableImageError
+from rfdlight.engine.config import MOST_ROWS
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle
-from rfdlight.engine.passes import MOST_ROWS
 
 
 def clean_accuracy_warning(oracle: Oracle, images: ImageSource, classes: int, device: torch.device) -> str | None:

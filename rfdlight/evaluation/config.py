@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from rfdlight.engine.config import LARGEST, rows_per_pass
 from rfdlight.engine.oracle import Precision
-from rfdlight.engine.passes import LARGEST, rows_per_pass
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 

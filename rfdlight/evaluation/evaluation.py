@@ -15,12 +15,11 @@ from torch import Tensor
 from rfdlight.data.conversion import check_batch, unit_range
 from rfdlight.data.loaders import Batch, loader
 from rfdlight.data.sources import ImageSource
-from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
-from rfdlight.engine.oracle import Oracle, check_pixels
-from rfdlight.engine.passes import LARGEST
+from rfdlight.engine.oracle import Oracle, OracleConfig, check_pixels
 from rfdlight.engine.probe import Behaviour, probe
 from rfdlight.errors import UserError
 from rfdlight.evaluation.banner import run_banner
@@ -169,22 +168,16 @@ class Evaluation(RunObserver):
     def _start(self, x: Tensor, stack: ExitStack) -> None:
         """Probe the victim, warn, open the run and show the banner, in this order."""
         config, interface = self.config, self._interface
-        self._oracle = Oracle(
-            self.subject.victim,
-            self.rows,
+        oracle = OracleConfig(
             seed=config.seed,
+            rank=self.processes.rank,
+            attempt=self.writer.attempt,
             precision=config.precision,
             channels_last=config.channels_last,
             any_pixels=config.query_counting == "paper",
-            rank=self.processes.rank,
-            attempt=self.writer.attempt,
             least=config.eot,
-            on_smaller=lambda rows: interface.message(f"memory ran out: forward passes of {rows} images from here on"),
-            on_contiguous=lambda: interface.message(
-                "the victim fails in channels-last memory; it runs in contiguous memory, as with --model.channels_last "
-                "false"
-            ),
         )
+        self._oracle = Oracle(self.subject.victim, self.rows, oracle, interface.message)
         stack.callback(self._oracle.close)
         behaviour = self._behaviour(x)
         warnings = self._warnings(behaviour) if behaviour else []

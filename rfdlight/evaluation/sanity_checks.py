@@ -17,9 +17,9 @@ from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import spread
+from rfdlight.engine.config import MOST_ROWS, rows_per_pass
 from rfdlight.engine.engine import Engine
-from rfdlight.engine.oracle import Oracle
-from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
+from rfdlight.engine.oracle import Oracle, OracleConfig
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 from rfdlight.evaluation.config import EvaluationConfig
@@ -156,7 +156,8 @@ class SanityChecks:
         attack = self.subject.attack
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.config.seed
-        oracle = Oracle(self.subject.victim, rows, seed=seed, channels_last=self.config.channels_last, attempt=-1)
+        config = OracleConfig(seed=seed, attempt=-1, channels_last=self.config.channels_last)
+        oracle = Oracle(self.subject.victim, rows, config)
         try:
             losses = self._first_losses(oracle, attack, x, sample)
         finally:

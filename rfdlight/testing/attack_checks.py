@@ -17,7 +17,7 @@ from rfdlight.core.threat import reach
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
-from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.oracle import Oracle, OracleConfig
 from rfdlight.records.records import Record, in_order
 from rfdlight.testing.small_victims import CLASSES, CoinFlip, Constant, OneHot, images, small_network
 
@@ -150,7 +150,7 @@ class Subject:
             if self.attack.targeted and self.attack.needs_starting_point:
                 candidates = images(64, tuple(x.shape[1:]), seed=77)
                 options["starting_points"] = candidates, victim(candidates).argmax(1)
-        oracle = Oracle(victim, 4, any_pixels=paper)
+        oracle = Oracle(victim, 4, OracleConfig(any_pixels=paper))
         queried: dict[int, list[Tensor]] = {}
         attack = self.attack
         if not paper:

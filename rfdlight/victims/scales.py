@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rfdlight._io import check_regular, replacing
-from rfdlight.core.activations import InsertionPoint, called_again, check_hooked, never_called, received
+from rfdlight.core.activations import InsertionPoint, called_again, never_called, received
 from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
@@ -79,7 +79,7 @@ def measure_scales(
     def receive(number: int, x: Any) -> None:
         key = points[number].key
         if key in called:
-            raise called_again(points[number].name, "scale per feature")
+            raise called_again(points[number], "scale per feature")
         called.add(key)
         if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4):
             got = f"{x.ndim} dimensions" if isinstance(x, Tensor) else f"a {type(x).__name__}"
@@ -95,7 +95,6 @@ def measure_scales(
     training, measured = victim.training, 0
     victim.eval()
     try:
-        check_hooked(victim, next(iter(loader(images, batch_size)))[0].to(device), points)
         with received(points, receive):
             for x, _, _ in loader(images, batch_size):
                 called.clear()
@@ -106,7 +105,7 @@ def measure_scales(
         victim.train(training)
     for point in points:
         if point.key not in sums:
-            raise never_called(point.name, point.module)
+            raise never_called(point)
     return {key: _scale(*moments) for key, moments in sums.items()}, measured
 
 

@@ -96,7 +96,7 @@ def test_a_description_never_holds_an_address(model):
 
     assert InputNoise(0.1, schedule=Plain()).describe(model).endswith(".Plain")
     described = InputNoise(0.1, schedule=partial(tenth, other=2)).describe(model)
-    assert described.endswith(f", schedule partial({__name__}.tenth, other=2)")
+    assert described.endswith(f", schedule functools.partial({__name__}.tenth, other=2)")
 
 
 class TestExample:

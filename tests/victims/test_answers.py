@@ -139,7 +139,6 @@ ANSWERS = {
     "squeezed": (torch.squeeze, ""),
     "half": (torch.Tensor.half, ""),
     "double": (torch.Tensor.double, ""),
-    "sparse": (torch.Tensor.to_sparse, ""),
     "log-probabilities": (lambda z: z.log_softmax(1), ""),
 }
 

@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from rfdlight.cli.command_line import expand
-from rfdlight.core.chance import chance_warning, is_chance
+from rfdlight.core.chance import is_chance
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.victims.card import weights_path
 from rfdlight.victims.resolve import card_path
@@ -26,14 +25,6 @@ from nearest_mean import NearestMean
 class Plus(NearestMean):
     def forward(self, x):
         return super().forward(x).roll(1, 1)
-
-class Minus(NearestMean):
-    def forward(self, x):
-        return super().forward(x).roll(-1, 1)
-
-class Reordered(NearestMean):
-    def forward(self, x):
-        return super().forward(x)[:, [3, 8, 0, 6, 9, 1, 2, 5, 4, 7]]
 
 class ScaledTwice(NearestMean):
     def forward(self, x):
@@ -156,9 +147,7 @@ def test_a_victim_of_a_users_own_data_needs_the_data_named(command, own_card):
 @pytest.mark.parametrize(
     ("victim", "cause"),
     [
-        ("Plus", "label + 1"),
-        ("Minus", "label - 1"),
-        ("Reordered", "class order"),
+        ("Plus", "labels shifted by one"),
         ("ScaledTwice", "pixels scaled twice"),
         ("Untrained", "random weights"),
     ],
@@ -185,7 +174,7 @@ def test_a_calibration_states_accuracy_at_chance_level_too(command):
     line = "calibrate first_day.Plus --data digits --defense input_noise --tolerance 0.01 --target_drop 0.5"
     said = command(*line.split())
     assert "warning: " in said.out
-    assert "label + 1" in said.out
+    assert "labels shifted by one" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize(
@@ -198,13 +187,6 @@ def test_a_calibration_states_accuracy_at_chance_level_too(command):
 )  # fmt: skip
 def test_chance_is_told_from_few_images_and_few_classes(right, total, classes, expected):
     assert is_chance(right, total, classes) is expected
-
-
-def test_an_order_of_many_classes_is_not_read_from_few_images():
-    labels = torch.arange(20)
-    caution = chance_warning(labels.flip(0), labels, 20)
-    assert caution is not None
-    assert "likely causes" in caution
 
 
 HUGE = ("100000000000000000000", "-100000000000000000000")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rfdlight.engine.passes import rows_per_pass
+from rfdlight.engine.config import rows_per_pass
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.progress import ProgressDisplay, Tally, progress_line
 
