@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from rfdlight.attacks.argument_checks import check_count, check_positive
+from rfdlight.attacks.base import check_count, check_positive
 from rfdlight.training.adversary import Adversary, Criterion, input_gradient
 
 
