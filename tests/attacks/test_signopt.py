@@ -182,6 +182,19 @@ def test_accounting_bills_the_budget_exactly_or_more_than_the_paper_notices(netw
     assert made[1].column("billed").tolist() == [90] * 2
 
 
+def test_the_paper_ends_once_its_budget_is_exceeded():
+    zero = torch.zeros(3, dtype=torch.int64)
+    state = {
+        "y": zero,
+        "phase": zero + START,
+        "sampled": zero,
+        "budget": zero + 90,
+        "unbilled": torch.tensor([0, 0, 2]),
+    }
+    behaviour = paper_behaviour(counted(SignOPT(eps=0.05), "paper"))
+    assert behaviour.ended(state, torch.tensor([90, 91, 92])).tolist() == [False, True, False]
+
+
 def test_starts_go_on_until_one_is_wrong():
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)
     run = Run(Constant(), SignOPT(starting_points=2, eps=0.05), x, y, budget=30)

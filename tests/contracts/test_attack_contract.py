@@ -68,7 +68,7 @@ def test_an_attack_passes_all_checks(form):
 
 @each(ATTACKS)
 def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, network, clean):
-    budget = 250 if form[0] == "signopt" else 100  # a step of its line search alone takes a dozen queries
+    budget = 400 if form[0] == "signopt" else 100  # a step of its line search alone takes a dozen queries
     rules = ["sequential"] if made(*form).access == "gradient" else ["sequential", "paper"]
     for rule in rules:
         images = 6 if rule == "sequential" else 2
