@@ -45,7 +45,7 @@ def check_hookable(model: nn.Module, points: Sequence[InsertionPoint]) -> None:
         module = point.module
         if isinstance(module, torch.jit.ScriptModule) and not isinstance(module, torch.jit.TopLevelTracedModule):
             raise UserError(
-                f"the layer {point.name} is TorchScript, which runs no hooks; use the Python network that it was made of"
+                f"the layer {point.name} is TorchScript, which runs no hooks; use the network before tracing"
             )
     for module in model.modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:

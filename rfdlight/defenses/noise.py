@@ -88,7 +88,7 @@ class Noise(Defense):
             clock = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         # With as many tokens as images, an activation (tokens, images, features) looks like (images, tokens, features).
         if len(x) != len(clock) or (x.ndim == 3 and x.shape[1] == len(clock)):
-            rows = f"got shape {tuple(x.shape)} for {len(clock)} images; leave out defense.schedule or choose another layer"
+            rows = f"got shape {tuple(x.shape)} for {len(clock)} images; choose another layer"
             raise self._refused(point, f"must have one row per image for a schedule, {rows}")
         factors = schedule(clock)
         if not isinstance(factors, Tensor) or factors.shape != (len(x),):

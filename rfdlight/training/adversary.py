@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from rfdlight.attacks.argument_checks import check_count, check_positive
+from rfdlight.attacks.base import check_count, check_positive
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.pgd import PGD, perturb
 from rfdlight.core.norms import Norm
