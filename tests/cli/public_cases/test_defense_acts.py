@@ -187,6 +187,7 @@ def test_a_defense_that_is_switched_off_is_not_checked(attacked):
     assert attacked("Bypassed", "spare", "--model.defended", "false").status == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["Bypassed", "Half"])
 @pytest.mark.parametrize(
     "line",
@@ -213,6 +214,7 @@ def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
     assert [path.name for path in Path().glob("*.yaml")] == ["calibrated-distances.yaml"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command_line",
     ["analyze --draws 1 --num_images 4", "recommend --num_images 2 --budget 2 --confirm 1 --tolerance 0.1"],

@@ -123,6 +123,7 @@ def grid_of(*runs):
     return build_grid(load_runs(list(runs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_runs_that_differ_in_an_argument_have_rows_of_their_own_and_no_joint_worst_case(command, pair):
     for run, options in zip(("first", "second"), pair, strict=True):

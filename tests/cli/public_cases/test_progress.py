@@ -38,6 +38,7 @@ def test_a_pass_has_as_many_rows_as_half_of_the_images_fill(images, eot, process
     assert rows_per_pass(images, eot, processes) == rows
 
 
+@pytest.mark.slow
 def test_few_images_are_attacked_in_passes_that_they_fill(command):
     assert command(*TEST.split()).status == 0
     chosen = summary()
@@ -147,6 +148,7 @@ def test_the_line_is_drawn_on_a_terminal_alone():
     silent.close()
 
 
+@pytest.mark.slow
 def test_a_recommendation_says_each_of_its_steps_and_candidates(command):
     line = (
         "recommend nearest_mean.NearestMean --data digits --layers [pixels,distances] --target_drop 0.1 "
@@ -179,11 +181,3 @@ def test_a_sweep_prints_one_line_for_each_cell_with_its_headline_and_the_time_le
         output = Path("runs/grid", cell, "output.txt").read_text()
         assert "robust accuracy (Definition 1)" in output
         assert "consistency checks: " in output
-
-
-def test_a_dry_run_says_what_its_times_are(command):
-    Path("grid.yaml").write_text(GRID)
-    said = command("sweep", "grid.yaml", "--dry_run", "true")
-    assert said.status == 0
-    assert "if all robust" in said.out
-    assert "An attack that succeeds ends early" in said.out
