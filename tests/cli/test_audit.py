@@ -64,6 +64,7 @@ def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
     assert "run: WRONG: the consistency check eps 0 fails" in reported.out
 
 
+@pytest.mark.slow
 def test_the_records_do_not_depend_on_the_controls(command):
     for run, wanted in (("with", "true"), ("without", "false")):
         line = LINE.replace("--run run", f"--run {run} --model.sanity_checks {wanted}")

@@ -57,6 +57,7 @@ def test_the_file_holds_the_defense_and_what_was_measured(command):
     assert defended_by(command, "calibrated.yaml") == f"FeatureNoise sigma {sigma:g} at the output of distances"
 
 
+@pytest.mark.slow
 def test_a_sweep_calibrates_every_layer_by_itself(command):
     line = LINE.replace("NearestMean", "WithSpare").replace("layers distances", "layers [spare,pixels,distances]")
     line += "--sweep layers --target_drop 0.05 --tolerance 0.03"
@@ -74,6 +75,7 @@ def test_a_sweep_calibrates_every_layer_by_itself(command):
     assert said.err.startswith("rfdlight: --output: expected a new file, got calibrated-")
 
 
+@pytest.mark.slow
 def test_the_weights_of_a_checkpoint_are_told_by_the_digest_of_its_file_as_those_of_a_card_are(
     command, elsewhere, monkeypatch
 ):

@@ -205,7 +205,11 @@ CALIBRATED = [config for config in SHIPPED if config.parts[0] == "calibrated"]
 CONFIGS = [config for config in SHIPPED if config not in (*EXPERIMENTS, *CALIBRATED)]
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(each, marks=() if each in CONFIGS[:2] else pytest.mark.slow) for each in CONFIGS],
+    ids=str,
+)
 def test_every_shipped_config_instantiates_and_its_resolved_form_gives_itself_again(built, config):
     command = ["fit"] if config.parts[0] == "fit" else ["test", "--attack", "rays"]
     first = built(*command, "-c", config.as_posix(), "--run", "first")
@@ -323,6 +327,7 @@ def test_the_help_of_an_attack_has_its_docstring_and_its_options(command):
     assert "Radius of the ball in pixel units" in text
 
 
+@pytest.mark.slow
 def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     said = command("test", "--attack", "nes", "--data.num_images", "10", "--model.budget", "100", "--model.batch_size",
@@ -332,6 +337,7 @@ def test_the_card_warns_of_a_budget_that_cannot_reach_the_ball(command, monkeypa
     assert "warning  this budget allows 2 steps of 0.01" in " ".join(said.out.split("\n")).replace("  ", "  ")
 
 
+@pytest.mark.slow
 def test_the_card_warns_of_rounded_scores(command):
     size = ["--data.num_images", "2", "--model.budget", "1", "--model.sanity_checks", "false"]
     said = command("test", "--attack", "square", *size, "--model.precision", "bfloat16", "--run", "here")

@@ -79,6 +79,7 @@ def test_a_run_with_failing_images_is_complete_without_them_and_says_so(command)
     assert note in Path("new/report.md").read_text()
 
 
+@pytest.mark.slow
 def test_an_image_that_cannot_be_read_counts_as_one_that_failed(command):
     for i in range(6):
         path = Path(f"flowers/test/{('rose', 'tulip')[i % 2]}/{i}.png")
@@ -107,6 +108,7 @@ def test_a_victim_that_fails_on_everything_is_one_line_and_no_run(command):
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_memory_is_too_small_for_goes_on_in_smaller_passes(command):
     said = command(*LINE.split(), "--model.victim", "fussy.Tight")
     assert (said.status, said.err) == (0, "")

@@ -30,6 +30,7 @@ def test_a_line_of_two_thousand_signs_is_cut_in_its_middle():
     assert legible("a" * 5000 + "b" * 5000) == "a" * 1000 + " ... " + "b" * 1000
 
 
+@pytest.mark.slow
 def test_a_run_may_have_any_name_that_is_text():
     name = "- [bold]\n$x$ {a: b} \u202e1/2"
     with workplace() as folder:

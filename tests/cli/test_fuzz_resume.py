@@ -22,6 +22,7 @@ def test_any_damage_is_refused_or_left_out(original, data):
     record_files.low_watermark(data, original)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finished", [True, False])
 def test_the_run_that_is_damaged_is_whole_before(finished, original):
     with workplace() as folder:

@@ -13,6 +13,7 @@ def test_any_config_ends_as_it_should(case):
     low_watermark(*case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["settings", "attack"])
 def test_the_files_that_are_changed_are_right_before(kind, command, nearest_mean, elsewhere):
     text, line = TAKEN[kind]

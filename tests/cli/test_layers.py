@@ -148,6 +148,7 @@ def test_scales_are_measured_stored_and_kept_when_others_are_added(card, command
     assert said.out.startswith("layer1:input: 16 features, standard deviations 0.")
 
 
+@pytest.mark.slow
 def test_scales_of_other_weights_are_replaced(card, command):
     assert command("scales", "tiny.json", "--data", "digits", "--num_images", "5", "--layers", "layer1").status == 0
     content = json.loads(card.read_text())
@@ -173,6 +174,7 @@ def test_a_network_without_default_needs_layers_to_be_scaled(card, command):
     assert said.err.startswith("rfdlight: --layers: expected layers, got none; test_convnext")
 
 
+@pytest.mark.slow
 def test_scaled_noise_runs_on_a_shipped_victim_and_the_card_says_so(command):
     said = command(
         "test", "--attack", "random_noise", "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "4",

@@ -55,6 +55,7 @@ def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole,
     assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_complete_run_stays_as_it_is(whole, command):
     before = (whole / "records.jsonl").read_bytes()
     assert command("test", "--resume", "whole").status == 0
@@ -69,6 +70,7 @@ def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
     noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_evaluations", "4")
     assert command(*noisy, "--run", "whole").status == 0
@@ -79,6 +81,7 @@ def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
     assert [each.final_margin for each in one] != [each.final_margin for each in two]
 
 
+@pytest.mark.slow
 def test_pool_and_devices_may_change(whole, command):
     run = killed(whole, 4)
     line = ("--model.pool_size", "3", "--trainer.accelerator", "cpu", "--trainer.devices", "1")
@@ -139,6 +142,7 @@ def test_what_is_no_run_is_refused(run, said, whole, command):
     assert (found.status, found.err) == (ResumeError.exit_status, f"rfdlight: {said}\n")
 
 
+@pytest.mark.slow
 def test_weights_that_are_changed_on_the_way_are_refused_before_the_first_query(command, monkeypatch):
     attack_all = Evaluation.run
 

@@ -109,6 +109,7 @@ def test_a_signal_ends_the_sweep(command, monkeypatch):
     assert not Path("runs/grid/shipped-rays").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_attack_of_a_cell_ends_the_sweep_too(command, monkeypatch):
     def interrupted(self, stage):
         raise KeyboardInterrupt
@@ -136,6 +137,7 @@ def net():
 """
 
 
+@pytest.mark.slow
 def test_a_cell_in_which_an_image_fails_is_told_and_reported_and_not_run_again(command):
     Path("grid.yaml").write_text(GRID.replace("    shipped: {}\n", "").replace("    square: {attack: square}\n", ""))
     Path("faulty_victim.py").write_text(VICTIM + FAILING)
@@ -149,6 +151,7 @@ def test_a_cell_in_which_an_image_fails_is_told_and_reported_and_not_run_again(c
     assert made_at(["own-rays"]) == before
 
 
+@pytest.mark.slow
 def test_fewer_images_make_an_experiment_of_their_own(command):
     common = "common: {model: {budget: 2, batch_size: 8}, data: {class_path: digits, init_args: {num_images: 9}}}"
     Path("grid.yaml").write_text(f"{common}\naxes: {{a: {{x: {{attack: square}}}}}}")

@@ -128,6 +128,7 @@ def test_a_victim_is_loaded_once_for_all_of_its_cells_that_are_to_run(command, m
     assert loaded == [None, "faulty_victim.net"]
 
 
+@pytest.mark.slow
 def test_cells_that_are_complete_are_not_made_again(command, swept, monkeypatch):
     shutil.rmtree("runs/grid/own-rays")
     made = []

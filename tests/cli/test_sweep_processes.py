@@ -24,6 +24,7 @@ ValueError: too hard
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "errors", "reason"),
     [

@@ -110,6 +110,7 @@ class Asking(RandomNoise):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "line", "where"),
     [
@@ -197,6 +198,7 @@ def test_a_radius_is_bound_where_its_ball_holds_every_image():
 # Fractions
 
 
+@pytest.mark.slow
 def test_a_fraction_is_stored_as_the_number_that_it_is(command):
     assert command("test", "--attack", "square", "--attack.eps", "8/255", *QUICK, "--run", "run").status == 0
     assert json.loads(Path("run", "summary.json").read_text())["run"]["eps"] == 8 / 255
@@ -275,6 +277,7 @@ def test_layers_with_a_comma_are_hinted_to_be_a_list(command):
     refusal(command("test", "--attack", "square", *noise, *QUICK), "[layer1,layer2]")
 
 
+@pytest.mark.slow
 def test_a_trial_run_of_the_trainer_makes_no_victim(command):
     line = ("fit", "--model.network", "resnet8", "--data.num_images", "10", "--trainer.enable_progress_bar", "false")
     said = command(*line, "--trainer.fast_dev_run", "true", "--run", "run")

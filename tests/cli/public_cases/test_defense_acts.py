@@ -124,6 +124,7 @@ def test_a_layer_that_no_forward_pass_calls_is_refused_by_name(attacked):
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_a_layer_inside_of_a_torchscript_network_is_refused(attacked):
     """Report: https://github.com/pytorch/pytorch/issues/34329"""
     said = attacked("traced", "0.distances")
@@ -132,6 +133,7 @@ def test_a_layer_inside_of_a_torchscript_network_is_refused(attacked):
     assert "0.distances" in said.err
 
 
+@pytest.mark.slow
 def test_a_traced_network_as_a_whole_is_defended(attacked):
     assert attacked("traced", "0").status == 0
     assert json.loads(Path("run/summary.json").read_text())["run"]["random"]["measured"]
@@ -145,6 +147,7 @@ def test_calls_per_image_are_part_of_the_description(attacked):
     assert "16 calls per image at spare" in " ".join(said.out.split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["images", "spare"])
 def test_a_schedule_grows_at_windows_as_it_does_at_images(attacked, layer):
     """Report: https://github.com/jacobgil/pytorch-grad-cam/issues/84"""
@@ -152,6 +155,7 @@ def test_a_schedule_grows_at_windows_as_it_does_at_images(attacked, layer):
     assert any(json.loads(line)["candidates"] for line in Path("run/records.jsonl").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_a_schedule_grows_at_crops_that_come_crop_by_crop(attacked):
     assert attacked("Crops", "spare", "--defense.sigma", "9", "--defense.schedule", "acting.growing").status == 0
     assert any(json.loads(line)["candidates"] for line in Path("run/records.jsonl").read_text().splitlines())
@@ -205,6 +209,7 @@ def test_every_command_refuses_a_layer_whose_calls_run_no_hooks(command, line, v
     assert not list(Path().glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
     line = "calibrate acting.Bypassed --data digits --data.num_images 500 --defense feature_noise --sweep layers "
     line += "--defense.layers [distances,spare] --target_drop 0.2 --tolerance 0.1"

@@ -89,6 +89,7 @@ def test_without_a_card_of_other_data_the_default_stays(built, line):
     assert type(built("test", "--attack", "square", *line).datamodule) is Digits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["calibrate", "recommend", "analyze", "scales"])
 def test_every_command_with_a_victim_takes_the_data_of_its_card(name):
     line, notice = expand([name, "resnet20-cifar10", "--seed", "1"])
@@ -151,6 +152,7 @@ def test_a_victim_of_a_users_own_data_needs_the_data_named(command, own_card):
     assert said.err.startswith("rfdlight: --data: needed")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "cause"),
     [
@@ -215,6 +217,7 @@ def test_a_forward_pass_of_a_million_million_rows_is_refused(command):
     assert said.err.startswith("rfdlight: model.batch_size must be at most 65,536")
 
 
+@pytest.mark.slow
 def test_a_budget_that_nobody_can_pay_is_no_error_where_no_image_is_right(command):
     said = command(*TEST.replace("40", "2").split(), "--model.budget", str(2**62), "--model.victim", "first_day.Plus")
     assert (said.status, said.err) == (0, "")
@@ -226,6 +229,7 @@ FIT = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong", ["--trainer.max_epochs -1", "--trainer.max_epochs 1 --model.layer_decay 0.5", "--data.batch_size 2000"]
 )
@@ -239,6 +243,7 @@ def test_a_refused_training_leaves_nothing_and_the_corrected_one_begins(command,
     assert not list(elsewhere.glob("deep/run/*"))
 
 
+@pytest.mark.slow
 def test_a_finished_training_is_not_gone_on_with_beyond_its_schedule(command, monkeypatch):
     """After https://github.com/Lightning-AI/pytorch-lightning/issues/2823."""
     monkeypatch.setattr("rfdlight.cli.main.RFDLightCLI.after_fit", lambda self: None)

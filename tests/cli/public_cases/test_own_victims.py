@@ -144,6 +144,7 @@ def test_two_networks_of_other_weights_have_other_digests(name):
     assert name == "Plain" or weights_digest(first, attributes=False) != weights_digest(second, attributes=False)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_network_whose_weights_are_no_parameters_is_not_gone_on_with_by_another(command):
     """https://github.com/pytorch/pytorch/issues/31468"""
     assert command(*TEST.split(), "--model.victim", "odd_nets.Plain").status == 0
@@ -166,6 +167,7 @@ def test_a_victim_of_unusual_make_is_attacked(command, name):
     assert ("'logits'" in said.out) == (name == "Auxiliary")
 
 
+@pytest.mark.slow
 def test_a_victim_that_squeezes_is_attacked_one_row_at_a_time(command):
     """https://github.com/layumi/Person_reID_baseline_pytorch/issues/77"""
     said = command(*TEST.split(), "--model.batch_size", "1", "--model.victim", "odd_nets.Squeezing")
@@ -173,6 +175,7 @@ def test_a_victim_that_squeezes_is_attacked_one_row_at_a_time(command):
     assert clean() == OF_BASE
 
 
+@pytest.mark.slow
 def test_a_victim_that_changes_its_input_fails_over_to_contiguous_memory_with_the_input_it_was_given(command):
     said = command(*TEST.split(), "--model.victim", "odd_nets.ViewingAfterAChange")
     assert (said.status, said.err) == (0, "")
@@ -206,6 +209,7 @@ def test_a_victim_that_fails_in_channels_last_memory_is_calibrated(command):
     assert "contiguous memory" in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command_line", ["calibrate {} --defense input_noise --output c.yaml " + SHORT, "analyze {}"])
 def test_a_victim_of_one_batch_size_is_one_line_where_passes_vary(command, command_line):
     said = command(*command_line.format("odd_nets.Six --data digits").split())

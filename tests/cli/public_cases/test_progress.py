@@ -85,6 +85,7 @@ def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_
     assert whole["run"]["batch_size"] == found["run"]["batch_size"] == 15
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_chosen_now(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
@@ -94,6 +95,7 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     assert summary()["run"]["batch_size"] == 15
 
 
+@pytest.mark.slow
 def test_a_damaged_shape_is_one_line(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
@@ -168,6 +170,7 @@ axes: {attack: {square: {attack: square}, rays: {attack: rays}}}
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_one_line_for_each_cell_with_its_headline_and_the_time_left(command):
     Path("grid.yaml").write_text(GRID)
     said = command("sweep", "grid.yaml")

@@ -142,6 +142,7 @@ def test_a_victim_that_answers_the_same_image_differently_is_judged_by_the_mean_
     assert sum(summary["run"]["totals"].values()) == summary["run"]["forwarded"]
 
 
+@pytest.mark.slow
 def test_robust_accuracy_behind_noise_near_the_boundary_is_that_of_the_mean_of_many_draws(tested):
     _, summary = tested("BoundaryDefense", "--attack.eps", "0.1", "--model.keep_images", "20", attack="rays")
     with safe_open("run/images.safetensors", "pt") as file:
@@ -156,6 +157,7 @@ def test_robust_accuracy_behind_noise_near_the_boundary_is_that_of_the_mean_of_m
     assert true - 0.1 <= summary["mean_logits"]["robust"]["value"]
 
 
+@pytest.mark.slow
 def test_a_deterministic_victim_stays_one(tested):
     said, summary = tested("Steady")
     assert said.status == 0
@@ -174,6 +176,7 @@ def test_a_victim_whose_answer_depends_on_its_batch_is_refused(victim, images, t
     assert not Path("run").exists()
 
 
+@pytest.mark.slow
 def test_noise_that_restarts_from_one_seed_in_every_pass_depends_on_the_place_in_the_batch(tested):
     said, _ = tested("OneSeed")
     assert said.status == 2
