@@ -22,23 +22,15 @@ from .hostile_files import CIFAR, RECORD, Code, images, picture, run
 from .hostile_lines import CASES
 
 QUICK = {
-    "pickle of protocol 0 beside a card",
     "torch.save beside a card",
-    "pickle of protocol 2",
     "torch.save",
     "pickle in a zip",
     "tar of torch",
     "script",
-    "header without end",
     "weights without end",
-    "pickle as scales",
     "training with code",
-    "card with huge images",
     "card with an order to the terminal",
-    "card of the network hf-hub:someone/net",
     "object/apply in a config",
-    "name in a config",
-    "object/apply in a defense",
     "object/apply in a sweep",
     "aliases without end",
     "callback that starts a process",
@@ -49,17 +41,13 @@ QUICK = {
     "bound function of Python as victim",
     "image of 150 million pixels",
     "image that is a program",
-    "image that links to a text",
     "image that never comes",
     "archive with code",
     "record that is nested without end",
-    "record that is without a name",
-    "fact eps '=1+1'",
     "pickle as images",
     "configuration that is a file of the reader",
     "run that would write over a file of the user",
     "run with a tag",
-    "run of a process",
 }
 """One file for each reader and each way to do harm; the rest is slow."""
 
