@@ -3,7 +3,7 @@
 import os
 import sys
 
-from rfdlight.cli.launcher import check_launcher, end_with_parent, started_by_lightning
+from rfdlight.cli.launcher import end_with_parent, started_by_lightning
 from rfdlight.errors import one_line
 
 
@@ -21,9 +21,9 @@ def main() -> int:
     try:
         from rfdlight.cli import main as cli
     except Exception as error:
-        failed = [f"{row.found}: {row.remedy}" for row in check_launcher(os.environ, False) if row.state == "fail"]
-        hint = "; ".join(failed) or "python -c 'import rfdlight.cli.main' shows where"
-        print(f"rfdlight: cannot start: {one_line(f'{type(error).__name__}: {error}')}; {hint}", file=sys.stderr)  # noqa: T201
+        reason = one_line(f"{type(error).__name__}: {error}")
+        hint = "python -c 'import rfdlight.cli.main' shows where"
+        print(f"rfdlight: cannot start: {reason}; {hint}", file=sys.stderr)  # noqa: T201
         return 2
     return cli.main()
 

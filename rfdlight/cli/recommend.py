@@ -19,7 +19,7 @@ from rfdlight.analysis.insertion_points import chosen_points
 from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, best_of, choice_facts, choice_lines
 from rfdlight.analysis.recommender import RecommendConfig, Recommender
 from rfdlight.attacks.base import Attack
-from rfdlight.cli.victim_lines import print_victim
+from rfdlight.cli.calibrate import print_victim
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData
 from rfdlight.data.sources import ImageSource
@@ -29,9 +29,6 @@ from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import number
 from rfdlight.victims.resolve import resolve_victim
-
-_MOST_SIGMAS = 4
-"""Sigmas, at most, that the table lists one by one."""
 
 
 def recommend(
@@ -100,12 +97,10 @@ def recommend(
     recommender = Recommender(meter, points, fresh, config, console)
     undefended, confirmed = recommender.confirm(recommender.select())
     best = best_of(confirmed)
-    calibration = {
-        "defense": best.noise.description(loaded),
-        **defense_file.conditions(victim, card, checkpoint, data.name, meter, target),
-        **defense_file.cost_facts(best.calibration.cost),
-    }
-    reasons = {**recommender.facts(), **choice_facts(confirmed, undefended)}
+    calibration = {"defense": best.noise.description(loaded)}
+    calibration |= defense_file.conditions(victim, card, checkpoint, data.name, meter, target)
+    calibration |= defense_file.cost_facts(best.calibration.cost)
+    reasons = recommender.facts() | choice_facts(confirmed, undefended)
     defense_file.write(file, config_of(best.noise), calibration=calibration, recommendation=reasons)
     _render(console, recommender, undefended, confirmed)
     recommender.say(f"{file}: {best.noise.description(loaded)}")
@@ -146,9 +141,7 @@ def _render(console: Console, recommender: Recommender, undefended: Run, confirm
     table.add_row(NO_NOISE, "", "", *_attack_cells(undefended))
     for one in sorted(confirmed, key=lambda one: -one.candidate.predicted):
         sigmas, cost = one.candidate.sigmas, one.calibration.cost
-        listed = "/".join(f"{sigma:.3g}" for sigma in sigmas)
-        if len(sigmas) > _MOST_SIGMAS:
-            listed = f"{min(sigmas):.3g} to {max(sigmas):.3g}"
+        listed = f"{min(sigmas):.3g}" if len(set(sigmas)) == 1 else f"{min(sigmas):.3g} to {max(sigmas):.3g}"
         drop = _with_interval(cost.drop, *cost.over_draws, digits=2)
         name = Text(f"{one.candidate}\nsigma {listed}")
         table.add_row(name, drop, f"{100 * one.candidate.predicted:.1f}", *_attack_cells(one.outcome))

@@ -220,9 +220,7 @@ IRREGULAR = "cannot read the image root/test/cat/cat.png: it is no regular file"
 
 def of_python(option: str, path: str) -> str:
     """How the line begins that refuses a class or function of Python itself."""
-    return (
-        f"{option}: expected a short name or an import path outside of Python's own modules, got '{path}'; {{anything}}"
-    )
+    return f"{option}: Importing '{path}' is not allowed, denied by {{anything}}"
 
 
 NO_VICTIM = (

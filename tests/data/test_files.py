@@ -10,7 +10,7 @@ from harness import Constant
 from PIL import Image
 
 from rfdlight.analysis.clean_cost import CleanCostMeter
-from rfdlight.cli.installed_files import check_data
+from rfdlight.cli.doctor import check_data
 from rfdlight.data import sources
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet

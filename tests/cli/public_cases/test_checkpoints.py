@@ -81,6 +81,7 @@ def clean() -> float:
     return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["value"]
 
 
+@pytest.mark.slow
 def test_a_run_says_that_it_took_the_averaged_weights_and_how_to_take_the_others(command, empty):
     """https://github.com/Sense-X/UniFormer/issues/87"""
     good = empty.good()
@@ -95,6 +96,7 @@ def test_a_run_says_that_it_took_the_averaged_weights_and_how_to_take_the_others
     assert json.loads(Path("plain/summary.json").read_text())["mean_logits"]["clean"]["value"] < 1
 
 
+@pytest.mark.slow
 def test_a_run_takes_weights_below_net_with_counters_of_another_tool_and_without_those_of_batch_norm(command, empty):
     """https://github.com/cg563/simple-blackbox-attack/issues/21, https://github.com/pytorch/pytorch/issues/8481,
     https://github.com/pytorch/pytorch/issues/8430, https://github.com/Lyken17/pytorch-OpCounter/issues/82

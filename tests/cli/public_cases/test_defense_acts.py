@@ -150,6 +150,7 @@ def test_every_command_refuses_a_layer_whose_calls_run_no_hooks(command, line):
     assert not list(Path().glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
     line = "calibrate acting.Bypassed --data digits --data.num_images 500 --defense feature_noise --sweep layers "
     line += "--defense.layers [distances,spare] --target_drop 0.2 --tolerance 0.1"

@@ -141,7 +141,7 @@ def test_ids_with_line_breaks_keep_their_records(my_data, command):
         ("Raising", ("load('test')", "KeyError")),
         ("Pairs", ("test_dataloader", "define load")),
         ("Doubles", ("test_dataloader", "float64")),
-        ("Plain", ("my_data.Plain", "rfdlight.data.ImageData", "load(split)")),
+        ("Plain", ("my_data.Plain", "ImageData")),
     ],
 )
 def test_data_that_cannot_be_used_is_one_line_and_no_run(my_data, command, name, words):
