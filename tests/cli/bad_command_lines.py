@@ -70,8 +70,8 @@ CASES = {
     ),
     "doctor for weights": (
         "doctor --victims [resnet8-digits,tiny.safetensors]",
-        "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
-        "--model.checkpoint, with --model.victim timm:NAME or an import path of the network",
+        "a victim is a shipped name, a card (.json), timm:NAME or an import path such as my_file.py:my_function, got "
+        "'tiny.safetensors'; files of weights go to --model.checkpoint",
     ),
     # sweeps and reports
     "sweep of nothing": ("sweep", "experiment: expected a value, got none"),

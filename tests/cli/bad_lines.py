@@ -241,13 +241,13 @@ CASES = {
     ),
     "start from code": (
         "fit --model.network resnet8 --model.checkpoint code.pt",
-        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
-        "safetensors",
+        "code.pt cannot be read as tensors without running code: Weights only load failed; save the state dict alone, "
+        "best as safetensors",
     ),
     "start from half a pickle": (
         "fit --model.network resnet8 --model.checkpoint half.pt",
-        "half.pt is damaged or cut off: PytorchStreamReader failed reading zip archive: failed finding central "
-        "directory",
+        "half.pt cannot be read as tensors without running code: PytorchStreamReader failed reading zip archive: "
+        "failed finding central directory; save the state dict alone, best as safetensors",
     ),
     "start from half a file": (
         "fit --model.network resnet8 --model.checkpoint half.safetensors",

@@ -18,7 +18,7 @@ CASES = {
     ),
     "card for other classes": (
         ATTACK + "--model.victim three.json",
-        "the victim 'three.json' is for classes 3, the data digits has 10",
+        "the victim 'three.json' is for 3 classes, images (3, 32, 32), the data digits has 10 and (3, 32, 32)",
     ),
     "card without weights": (ATTACK + "--model.victim bare.json", "no weights at bare.safetensors"),
     "no card": (
@@ -31,16 +31,16 @@ CASES = {
     ),
     "pickle beside a card": (
         ATTACK + "--model.victim pickled.json",
-        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+        "pickled.safetensors is not a readable safetensors file: Error while deserializing: header too large",
     ),
     "pickle as checkpoint": (
         ATTACK + "--model.victim timm:resnet8 --model.checkpoint pickled.safetensors",
-        "pickled.safetensors is a pickle, which can run code when it is read; expected a safetensors file",
+        "pickled.safetensors is not a readable safetensors file: Error while deserializing: header too large",
     ),
     "code as checkpoint": (
         ATTACK + "--model.victim timm:resnet8 --model.checkpoint code.pt",
-        "code.pt holds more than tensors and could run code, so it was not read; save the state dict alone, best as "
-        "safetensors",
+        "code.pt cannot be read as tensors without running code: Weights only load failed; save the state dict alone, "
+        "best as safetensors",
     ),
     "checkpoint of another network": (
         ATTACK + "--model.victim timm:resnet20 --model.checkpoint tiny.safetensors",
@@ -54,8 +54,8 @@ CASES = {
     ),
     "weights as victim": (
         ATTACK + "--model.victim tiny.safetensors",
-        "a victim is given by its card, a .json, got 'tiny.safetensors'; weights without a card go to "
-        "--model.checkpoint, with --model.victim timm:NAME or an import path of the network",
+        "a victim is a shipped name, a card (.json), timm:NAME or an import path such as my_file.py:my_function, got "
+        "'tiny.safetensors'; files of weights go to --model.checkpoint",
     ),
     "timm network without weights": (
         ATTACK + "--model.victim timm:resnet8",
@@ -76,8 +76,7 @@ CASES = {
     ),
     "victim that needs arguments": (
         ATTACK + "--model.victim faulty.needs_a_depth",
-        "'faulty.needs_a_depth' must need no arguments: missing a required argument: 'depth'; "
-        "wrap it in a function that gives them",
+        "'faulty.needs_a_depth' must need no arguments: missing a required argument: 'depth'; wrap it in a function",
     ),
     "victim that is built already": (
         ATTACK + "--model.victim faulty.a_module",

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData
+from rfdlight.data.preparation import random_crop_flip
 from rfdlight.data.sources import Images
 from rfdlight.errors import UserError
 
