@@ -59,14 +59,14 @@ class CIFAR10(ImageData):
 
     def load(self, split: Literal["train", "test"]) -> ImageSource:
         """Find the data under the root and read a split of it; test images in files are decoded when they are read."""
-        base = self._base(split, fetch=self.download)
+        base = self._base(split)
         if (base / _ARCHIVE).is_dir():
             return self._read_archive(base, split)
         paths, labels = list_images(base / split, self.classes)
         files = ImageFiles(paths, torch.tensor(labels), [f"cifar10/{split}/{path.name}" for path in paths])
         return files if split == "test" else Images(files.read(list(range(len(files)))), files.labels, files.ids)
 
-    def _base(self, split: str, fetch: bool) -> Path:
+    def _base(self, split: str) -> Path:
         """Return the folder that holds the archive or the class folders."""
         named = self.root or os.environ.get("RFDLIGHT_DATA")
         if not named:
@@ -78,7 +78,7 @@ class CIFAR10(ImageData):
         for base in (root, root / "cifar10"):
             if (base / _ARCHIVE).is_dir() or (base / split).is_dir():
                 return base
-        if not fetch:
+        if not self.download:
             raise UserError(
                 f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
                 "--data.download true fetches the official archive"

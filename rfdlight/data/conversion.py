@@ -26,11 +26,7 @@ _FORMS = "(images, labels), (images, labels, ids), or an iterable of (image, lab
 
 
 def unit_range(pixels: Tensor) -> Tensor:
-    """Return pixels of any shape as float32 in [0, 1]: uint8 divided by 255, floats as they are.
-
-    Raises:
-        UserError: If they have another dtype.
-    """
+    """Return pixels of any shape as float32 in [0, 1]: uint8 divided by 255, floats as they are."""
     if pixels.dtype == torch.uint8:
         return pixels.float().div_(255)
     if not pixels.is_floating_point():
@@ -50,16 +46,9 @@ def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
 def as_source(data: Any, prefix: str, classes: int | None, channels: int | None) -> ImageSource:
     """Convert data to an image source whose labels, ids and pixels are checked.
 
-    Args:
-        data: An `ImageSource`; (x, y) or (x, y, ids) with x (N, C, H, W); or an iterable, such as a dataset or a
-            loader, of such batches, or of items with x (C, H, W) and a number y.
-        prefix: Start of the ids "<prefix>/00000" that are made of positions if there are none.
-        classes: Number of classes, if known.
-        channels: Number of channels, if known; only then NHWC is accepted.
-
-    Raises:
-        UserError: If the data has another form, or different numbers of x, y and ids; if a label lies outside the
-            classes, or two images have the same id.
+    Data are an `ImageSource`; (x, y) or (x, y, ids) with x (N, C, H, W); or an iterable, such as a dataset or a loader,
+    of such batches, or of items with x (C, H, W) and a number y. Without ids, positions make them: "<prefix>/00000".
+    Numbers of classes and channels are None if unknown; NHWC needs a known one.
     """
     images = data if isinstance(data, ImageSource) else Images(*_columns(data, channels))
     changed: dict[str, Any] = {}

@@ -32,10 +32,7 @@ def read_bytes(path: Path) -> bytes:
 def decode(path: Path, content: bytes, channels: int = 3) -> Tensor:
     """Decode the content of an image file as RGB or grey, (channels, H, W) uint8; see `pixels_of`.
 
-    Colour profiles, texts and the EXIF orientation are not applied, as in torchvision.
-
-    Raises:
-        UserError: If it is damaged, too large, or of another format than PNG, JPEG, WebP and BMP; with Pillow's reason.
+    Colour profiles and the EXIF orientation are not applied, as in torchvision.
     """
     try:
         with warnings.catch_warnings():

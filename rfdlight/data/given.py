@@ -31,9 +31,6 @@ class GivenImages(ImageData):
 def images_from(data: Any, classes: int | None = None) -> Images:
     """Convert tensors, arrays, a DataLoader or another iterable to images in memory; see `as_source` for the forms.
 
-    Raises:
-        UserError: Begins with "data:".
-
     Example:
         >>> import torch
         >>> images_from((torch.rand(2, 3, 8, 8), torch.tensor([0, 1]))).ids

@@ -21,12 +21,9 @@ Size = int | tuple[int, int]
 class Preparation:
     """Resizes an image until its shorter side, or both, are size / crop, then crops the centre.
 
-    Attributes:
-        size: Height and width of the result, in pixels, >= 1; one number is both.
-        interpolation: With antialiasing.
-        crop: Share of the shorter side that is kept, in (0, 1].
-        crop_mode: Whether the image keeps its proportions, "center", or is first resized to those of the result,
-            "squash"; timm's names.
+    The size is that of the result, in pixels; resizing is with antialiasing; `crop` is the share of the shorter side
+    that is kept, in (0, 1]. With the crop mode "center" the image keeps its proportions, with "squash" it is first
+    resized to those of the result.
 
     Example:
         >>> import torch

@@ -80,14 +80,10 @@ class ImageSource(ABC):
 
 @dataclass(frozen=True)
 class Images(ImageSource):
-    """A split in memory.
-
-    Attributes:
-        pixels: (N, C, H, W), uint8 from 0 to 255 or float32 in [0, 1].
-        labels, ids, preparation: See `ImageSource`.
-    """
+    """A split in memory, see `ImageSource`."""
 
     pixels: Tensor
+    """(N, C, H, W), uint8 from 0 to 255 or float32 in [0, 1]."""
     labels: Tensor
     ids: list[str]
     preparation: Preparation | None = None
@@ -106,13 +102,7 @@ class Images(ImageSource):
 
 @dataclass(frozen=True)
 class ImageFiles(ImageSource):
-    """A split in files, of which none is kept in memory.
-
-    Attributes:
-        paths: N files.
-        labels, ids, unreadable, preparation: See `ImageSource`.
-        channels: 3 for RGB, 1 for grey.
-    """
+    """A split in N files, of which none is kept in memory, see `ImageSource`; read as RGB, or grey of 1 channel."""
 
     paths: list[Path]
     labels: Tensor
@@ -127,12 +117,7 @@ class ImageFiles(ImageSource):
         return replace(self, paths=paths, labels=self.labels[positions], ids=ids)
 
     def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
-        """Return pixels (rows, channels, H, W) uint8; `augment` replaces the preparation.
-
-        Raises:
-            UnreadableImageError: At the first file that cannot be read.
-            UserError: If the images have several sizes and there is no preparation.
-        """
+        """Return pixels (rows, channels, H, W) uint8; `augment` replaces the preparation."""
         change = augment or self.preparation
         images = [change(self._decode(position)) if change else self._decode(position) for position in positions]
         sizes = {tuple(image.shape[1:]) for image in images}
@@ -160,8 +145,7 @@ def read_readable(
 ) -> tuple[Tensor, list[int]]:
     """Return the pixels and the positions of the images that can be read; the others are left out with a message.
 
-    Raises:
-        UnreadableImageError: If no image can be read, or the policy is "refuse".
+    If no image can be read, or the policy is "refuse", the UnreadableImageError is raised.
     """
     while True:
         try:

@@ -28,9 +28,6 @@ def select(
     in order of id, "random" draws from all. With the same selection and seed, a smaller subset is part of every larger
     one. An image that is not `usable` changes only its own place, which the next image of the drawn order takes.
 
-    Raises:
-        UserError: If `selection` is unknown or there are too few usable images.
-
     Example:
         >>> select(["c", "a", "b", "d"], [0, 0, 1, 1], 2, "first", seed=0)
         [1, 2]
@@ -80,10 +77,6 @@ def attacked_subset(test: ImageSource, count: int | None, most: int, selection: 
     """Choose the attacked images, and apply the policy for files that cannot be read.
 
     Without a `count`, all images of a split of at most `most` are chosen, and `most` of a larger one.
-
-    Raises:
-        UserError: As `select`, or if no image can be read.
-        UnreadableImageError: If an image cannot be read and the policy is "refuse".
     """
     errors: dict[int, UnreadableImageError] = {}
     skip = test.unreadable == "skip"

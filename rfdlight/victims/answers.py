@@ -40,11 +40,7 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def count_classes(model: nn.Module, x: Tensor) -> int:
-    """Return the number of classes of a model in eval mode, from the shape of its output for images (rows, C, H, W).
-
-    Raises:
-        UserError: If the model raises, or no part of its output is a matrix with one row per image.
-    """
+    """Return the number of classes of a model in eval mode, from the shape of its output for images (rows, C, H, W)."""
     with torch.no_grad(), guarded("model"):
         output = model(x)
     parts = [output] if isinstance(output, Tensor) else [part(output, "logits"), *parts_of(output).values()]
@@ -55,11 +51,7 @@ def count_classes(model: nn.Module, x: Tensor) -> int:
 
 
 def as_module(made: Any, spec: str) -> nn.Module:
-    """Return the result of a user's function as a module on the CPU, in eval mode.
-
-    Raises:
-        UserError: If it is something else, or has no eval mode; `spec` is the user's name of it.
-    """
+    """Return the result of a user's function, of the name `spec`, as a module on the CPU, in eval mode."""
     while isinstance(made, nn.DataParallel | nn.parallel.DistributedDataParallel):
         made = made.module
     if not isinstance(made, nn.Module):
@@ -99,22 +91,10 @@ def _expected(rows: int, classes: int) -> str:
 def answer_in_logits(
     victim: nn.Module, spec: str, classes: int, shape: tuple[int, ...], batch_size: int | None = None
 ) -> str:
-    """Check that a victim returns logits for black images, and register a hook that returns only these.
+    """Check that a victim in eval mode returns logits for black images, and register a hook that returns only these.
 
-    The global random state is not changed.
-
-    Args:
-        victim: In eval mode.
-        spec: The user's name of it.
-        classes: Of the data.
-        shape: Of the images: channels, height, width.
-        batch_size: Images per forward pass, for a victim that takes no other number; None where passes vary.
-
-    Returns:
-        Where the logits are in the output, in words; "" if they are the output.
-
-    Raises:
-        UserError: If the victim raises, or its output holds no logits.
+    The shape is (C, H, W); a batch size is for victims that take no other number of images. The global random state is
+    not changed. Returned are words for where the logits are in the output, "" if they are the output.
     """
     rows = _PROBE
     output = _output(victim, rows, shape)

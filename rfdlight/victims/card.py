@@ -118,9 +118,7 @@ def read_card(card_path: Path) -> VictimCard:
 def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCard]:
     """Build the network of a card, in eval mode, and load its weights, and its scales of features if there are any.
 
-    Raises:
-        UserError: If the weights are missing, are not safetensors, have another hash than on the card, or do not fit
-            the card's network; if the scales are those of other weights.
+    Weights that are no safetensors, have another hash than on the card, or do not fit its network, are refused.
     """
     card = read_card(card_path)
     path = weights_path(card_path)

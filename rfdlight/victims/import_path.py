@@ -45,11 +45,7 @@ def maker_module(spec: str | None) -> ModuleType | None:
 
 
 def import_victim(spec: str) -> nn.Module:
-    """Return the module that an import path names or makes, in eval mode.
-
-    Raises:
-        UserError: If there is none, it needs arguments, or its result cannot be attacked.
-    """
+    """Return the module that an import path names or makes, in eval mode."""
     place, attribute = _divided(spec)
     if isinstance(place, Path):
         module = _module_of_file(spec, place)

@@ -97,13 +97,8 @@ def resolve_victim(
 ) -> tuple[nn.Module, VictimCard | None, str]:
     """Load the victim that `spec` names, or the data's default, and check that it returns logits for the data's images.
 
-    The test split of the data is read, at the size that the victim needs.
-
-    Returns:
-        The victim in eval mode, its card if it has one, and one line on its weights.
-
-    Raises:
-        UserError: If there is no such victim, its weights cannot be loaded, or it does not fit the data.
+    The test split of the data is read, at the size that the victim needs. Returned are the victim in eval mode, its
+    card if it has one, and one line on its weights.
     """
     spec = spec or data.default_victim
     if spec is None:

@@ -58,12 +58,7 @@ def measure_scales(
 
     The victim is run in eval mode, without defenses. Keys are insertion points, such as "layer3:output", with paths
     inside the victim's `network`, or inside itself where it has none. Images that cannot be read are left out.
-
-    Returns:
-        (features,) float32 on the CPU by key, and the number of images.
-
-    Raises:
-        UserError: If a point is no activation of two to four dimensions, or is not called once in a forward pass.
+    Returned are (features,) float32 on the CPU by key, and the number of images.
     """
     points = _insertion_points(victim, keys)
     moments: dict[str, tuple[int, Tensor, Tensor]] = {}

@@ -40,9 +40,6 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
 
     In a file of `torch.save`, dictionaries and lists may hold the tensors at any level; their names are joined by dots.
     `FILE#KEY` reads only the part of the file below KEY.
-
-    Raises:
-        UserError: If the file is missing, damaged, of another format, holds no tensors, or needs code to be read.
     """
     file, mark, key = ("", "", "") if path.exists() else str(path).rpartition("#")
     path = Path(file) if mark else path
@@ -66,11 +63,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
 
 
 def check_training(path: Path) -> None:
-    """Check the checkpoint of a training before Lightning, which runs the code of pickles, reads it.
-
-    Raises:
-        UserError: If there is no such file, it is no checkpoint of a training, or it needs code to be read.
-    """
+    """Refuse what is no checkpoint of a training before Lightning, which runs the code of pickles, reads it."""
     content = _content(path, "checkpoint")
     stored = None if _looks_like_safetensors(content) else _unpickled(path, content)
     state = stored.get("state_dict") if isinstance(stored, dict) and not set(_TRAINING) - stored.keys() else None

@@ -32,14 +32,8 @@ def match(
     """Find the weights of a network in a checkpoint, under any prefix of the names on either side.
 
     Of several sets of weights that fit, averaged ones (EMA) are chosen, as in timm, otherwise those in the usual place.
-    Names in `optional` may be missing or have another shape.
-
-    Returns:
-        Tensors by the names of the network, with further tensors of the same prefix, which are signs of another
-        network; and the choice that was made, "" if there was none.
-
-    Raises:
-        UserError: If several sets fit and no convention decides.
+    Names in `optional` may be missing or have another shape. Returned are tensors by the names of the network, with
+    further ones of the same prefix, which are signs of another network; and the choice in words, "" without one.
     """
     wanted = _state(network)
     own = _wrapping(wanted)
@@ -124,14 +118,7 @@ def head_names(network: nn.Module) -> set[str]:
 
 
 def load_checkpoint(network: nn.Module, path: Path, name: str) -> tuple[str, str]:
-    """Load a user's file of weights into a network, completely.
-
-    Returns:
-        The sha256 of the file, and the choice among several sets of weights, see `match`.
-
-    Raises:
-        UserError: If the file cannot be read, or names or shapes differ from those of the network `name`.
-    """
+    """Load a user's file of weights into a network, completely; return its sha256 and the choice, see `match`."""
     stored, digest = read_checkpoint(path)
     named, note = match(network, stored, path)
     fit_weights(network, named, path, name)
@@ -148,11 +135,7 @@ def fit_weights(network: nn.Module, tensors: dict[str, Tensor], path: Path, name
 
 
 def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> None:
-    """Compare names, shapes and kinds of numbers; a network on the meta device is enough.
-
-    Raises:
-        UserError: If they differ; names the first, and the way to fine-tune with another head.
-    """
+    """Refuse other names, shapes and kinds of numbers than the network's, which may be on the meta device."""
     wanted = _state(network)
     misfit = f"{path} does not fit the network '{name}'"
     lacking, further = wanted.keys() - tensors.keys(), tensors.keys() - wanted.keys()
@@ -176,13 +159,9 @@ def check_fit(network: nn.Module, tensors: dict[str, Tensor], path: Path, name: 
 
 
 def start_from(network: nn.Module, path: Path, name: str) -> str:
-    """Load a user's weights into a network for fine-tuning; a head that is missing or of another size stays random.
+    """Load a user's weights into a network for fine-tuning, and return one line on them.
 
-    Returns:
-        One line on the tensors that were loaded, replaced and left over.
-
-    Raises:
-        UserError: If anything but the head is missing or has another shape.
+    A head that is missing or of another size stays random.
     """
     stored, digest = read_checkpoint(path)
     wanted, head = _state(network), head_names(network)

@@ -278,7 +278,7 @@ NAMED |= {
     "class that makes no module": Case(
         text("other.py", "class Net:\n    def __init__(self):\n        open('canary', 'w')\n"),
         TEST + "--model.victim other.Net",
-        "'other.Net' must be a subclass of torch.nn.Module or a function that makes one",
+        "'other.Net' must be a module, a class of modules or a function that makes a module",
     ),
 }
 

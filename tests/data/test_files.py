@@ -325,3 +325,23 @@ def test_what_cannot_be_read_is_not_calibrated_on(root):
     assert meter.images.ids == free.ids[1:]
     assert len(meter.undefended) == len(free.ids) - 1
     assert meter.undefended.tolist() == (meter.images.labels == 0).double().tolist()
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("text", ["1", "10", "2", "Zebra", "ant"]), ("natural", ["1", "2", "10", "ant", "Zebra"])]
+)
+def test_the_order_of_the_class_folders_makes_the_labels(tmp_path, order, expected):
+    for name in ("1", "2", "10", "Zebra", "ant", ".git", "__MACOSX"):
+        save(tmp_path / "test" / name / "more" / f"{name}.png")
+    images = folder(tmp_path, class_order=order).images("test")
+    assert images.ids == [f"folder/test/{name}/more/{name}.png" for name in expected]
+    assert images.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_16_bit_grey_values_are_scaled_and_those_of_8_bits_in_16_are_refused(tmp_path):
+    values = np.array([[0, 128, 129, 65535, 32768]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.fromarray(values % 256).save(tmp_path / "b.png")
+    stored = ImageFiles([tmp_path / "a.png", tmp_path / "b.png"], torch.tensor([0, 0]), ["a", "b"], channels=1)
+    assert stored.read([0]).flatten().tolist() == [0, 0, 1, 255, 128]
+    refuses(tmp_path / "b.png", lambda: stored.read([1]))

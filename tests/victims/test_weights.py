@@ -52,6 +52,42 @@ def test_a_head_without_dimensions_is_named(network):
     )
 
 
+def other_weights():
+    return create_network("resnet8", num_classes=10).state_dict()
+
+
+PLACES = {
+    "net": (lambda state: {"net": {f"module.{name}": tensor for name, tensor in state.items()}, "acc": 95.1}, ""),
+    "a list": (lambda state: [state, {"momentum": torch.ones(3)}], ""),
+    "old batch norm": (lambda state: {name: t for name, t in state.items() if "num_batches_tracked" not in name}, ""),
+    "averaged": (lambda state: {"state_dict": other_weights(), "state_dict_ema": state}, "'state_dict_ema', which is"),
+    "usual key": (lambda state: {"best": other_weights(), "model": state}, "'model'; others that fit: 'best'"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_weights_are_found_where_scripts_keep_them(tmp_path, network, place):
+    make, words = PLACES[place]
+    path, into = tmp_path / "weights.pth", create_network("resnet8", num_classes=10)
+    torch.save(make(network.state_dict()), path)
+    _, note = load_checkpoint(into, path, "resnet8")
+    assert words in note
+    assert bool(words) == bool(note)
+    same({name: t for name, t in into.state_dict().items() if "num_b" not in name},
+         {name: t for name, t in network.state_dict().items() if "num_b" not in name})  # fmt: skip
+
+
+def test_a_part_of_a_checkpoint_is_chosen_by_its_name_and_none_is_guessed(tmp_path, network):
+    path, into = tmp_path / "weights.pth", create_network("resnet8", num_classes=10)
+    torch.save({"teacher": other_weights(), "student": network.state_dict()}, path)
+    with pytest.raises(UserError, match=r"several sets of weights that fit: .*weights\.pth#student"):
+        load_checkpoint(into, path, "resnet8")
+    with pytest.raises(UserError, match="did you mean student"):
+        load_checkpoint(into, Path(f"{path}#studen"), "resnet8")
+    load_checkpoint(into, Path(f"{path}#student"), "resnet8")
+    same(into.state_dict(), network.state_dict())
+
+
 class Runs:
     """Code in a pickle: reading it writes a file."""
 

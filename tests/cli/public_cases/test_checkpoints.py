@@ -149,7 +149,7 @@ def test_of_several_weights_without_a_convention_none_is_guessed(elsewhere):
 
 
 def test_a_fine_tuning_starts_from_the_same_places(elsewhere):
-    path = stored({"net": {**under("module."), "aux.weight": torch.ones(1)}})
+    path = stored({"net": {**under("module."), "module.aux.weight": torch.ones(1)}})
     told = start_from(create_network("resnet8", num_classes=3), path, "resnet8")
     assert "2 of a new head: fc.bias, fc.weight" in told
     assert "aux.weight" in told

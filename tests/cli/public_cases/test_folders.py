@@ -188,7 +188,7 @@ def test_folders_that_programs_leave_behind_are_no_classes(tmp_path, clutter):
     assert len(images) == 2
 
 
-@pytest.mark.parametrize("length", [9, 20, 40, 60, 100])
+@pytest.mark.parametrize("length", [9, 20, 40, 60])
 def test_a_damaged_png_is_refused_in_the_words_of_pillow(tmp_path, length):
     path = save(tmp_path / "a.png", size=(40, 40))
     path.write_bytes(path.read_bytes()[:length])
