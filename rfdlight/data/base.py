@@ -219,10 +219,8 @@ class ImageData(Configurable, LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load the data of a stage, so that bad data and too few training images are found before a run starts."""
         if stage == "fit" and len(self.images("train")) < self.batch_size:
-            raise UserError(
-                f"data.batch_size must be at most the {len(self.images('train'))} training images, "
-                f"got {self.batch_size}"
-            )
+            most = len(self.images("train"))
+            raise UserError(f"data.batch_size must be at most the {most} training images, got {self.batch_size}")
         self.images("test")
         if stage == "test":
             self._attacked()

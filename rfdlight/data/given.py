@@ -11,12 +11,13 @@ from rfdlight.errors import UserError
 
 
 class GivenImages(ImageData):
-    """A data module over given images, all of which are attacked; `name` is that of the data set in reports."""
+    """A data module over given images, all of which are attacked."""
 
-    def __init__(self, source: ImageSource, num_classes: int, name: str = "images") -> None:
+    name = "images"
+
+    def __init__(self, source: ImageSource, num_classes: int) -> None:
         super().__init__(num_images=len(source), selection="first")
         channels = source.read([0]).shape[1] if len(source) else 0
-        self.name = name
         self.num_classes = num_classes
         self.mean, self.std = (0.0,) * channels, (1.0,) * channels
         self._source = source
