@@ -264,7 +264,7 @@ CASES = {
     ),
     "option that the network lacks": (
         'fit --model.network resnet8 --model.network_options {"depth":3}',
-        "model.network_options does not fit 'resnet8': expected num_classes, in_chans, got depth",
+        "model.network_options does not fit 'resnet8': CifarResNet.__init__() got multiple values for argument 'depth'",
     ),
     "decay above one": ("fit --model.layer_decay 2", "model.layer_decay must lie in (0, 1], got 2.0"),
     "unknown adversary": ("fit --model.adversary pdg", "unknown adversary 'pdg'; did you mean pgd?"),
