@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rfdlight.records.summary import Estimate
     from rfdlight.training.classifier import Classifier
     from rfdlight.victims import Victim
-    from rfdlight.victims.loading import load_victim
+    from rfdlight.victims.resolve import load_victim
 
 __version__ = "0.1.0"
 
@@ -53,7 +53,7 @@ _HOMES = {
     "list_defenses": "core.registry",
     "list_victims": "core.registry",
     "load_run": "evaluation.run",
-    "load_victim": "victims.loading",
+    "load_victim": "victims.resolve",
     "report": "evaluation.report",
     "undefended": "defenses",
 }

@@ -130,7 +130,7 @@ def check_data(data: ImageData) -> list[Diagnostic]:
     """Find the test images of a data set and read one; those of CIFAR-10 are only counted, which fills no cache."""
     check = f"data {data.name}"
     if isinstance(data, CIFAR10):
-        count = data.count("test")
+        count = len(data.images("test"))
         found = f"{count:,} of {_CIFAR10_TEST:,} test images"
         if count == _CIFAR10_TEST:
             return [Diagnostic(check, "ok", found)]

@@ -6,9 +6,8 @@ import torch
 
 from rfdlight.core.chance import chance_warning
 from rfdlight.data.loaders import loader
-from rfdlight.data.sources import ImageSource
+from rfdlight.data.sources import ImageSource, UnreadableImageError
 from rfdlight.data.subset import spread
-from rfdlight.data.unreadable import UnreadableImageError
 from rfdlight.engine.config import MOST_ROWS
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle

@@ -17,8 +17,7 @@ from rfdlight.core.norms import Norm
 from rfdlight.core.registry import component
 from rfdlight.data.base import ImageData
 from rfdlight.data.conversion import unit_range
-from rfdlight.data.given import GivenImages
-from rfdlight.data.tensors import images_from
+from rfdlight.data.given import GivenImages, images_from
 from rfdlight.defenses.base import Defense, attached_defenses
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision

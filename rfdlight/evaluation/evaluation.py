@@ -12,7 +12,7 @@ import torch
 from msgspec.structs import astuple, replace
 from torch import Tensor
 
-from rfdlight.data.conversion import check_batch, unit_range
+from rfdlight.data.conversion import unit_range
 from rfdlight.data.loaders import Batch, loader
 from rfdlight.data.sources import ImageSource
 from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver
@@ -124,8 +124,7 @@ class Evaluation(RunObserver):
         return rows
 
     def _batches(self) -> Iterator[Batch]:
-        for batch in self.subject.data.test_dataloader():
-            x, y, ids = check_batch(batch)
+        for x, y, ids in self.subject.data.test_dataloader():
             check_pixels(x)
             yield x.to(self.device), y.to(self.device), ids
 

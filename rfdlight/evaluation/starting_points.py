@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.data.conversion import unit_range
-from rfdlight.data.sources import ImageSource, read_readable
-from rfdlight.data.unreadable import UnreadableImageError
+from rfdlight.data.sources import ImageSource, UnreadableImageError, read_readable
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.oracle import Oracle
 from rfdlight.errors import UserError

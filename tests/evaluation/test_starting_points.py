@@ -5,8 +5,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from rfdlight.data.sources import ImageFiles, Images
-from rfdlight.data.unreadable import UnreadableImageError
+from rfdlight.data.sources import ImageFiles, Images, UnreadableImageError
 from rfdlight.engine import Oracle
 from rfdlight.errors import UserError
 from rfdlight.evaluation.starting_points import find_starting_points
