@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from rfdlight._io import read_config
-from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.fingerprint import cannot_go_on, mixed
 from rfdlight.records import run_directory
 
@@ -35,7 +34,6 @@ def config_of(run: str, in_place: bool) -> Path:
     if not in_place:
         raise cannot_go_on(run, "a run stays in its folder; leave --run out")
     run_directory.refuse_links(Path(run))
-    fingerprint.refuse_schema_1(Path(run))  # its settings have other names
     read_config(config)
     return config
 

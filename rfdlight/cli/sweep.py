@@ -41,7 +41,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.engine.passes import rows_per_pass
 from rfdlight.errors import ResumeError, UserError
 from rfdlight.evaluation import fingerprint
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.records import run_directory
 from rfdlight.victims.resolve import resolve_victim
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from rfdlight.cli.sweep_cells import Facts, Run, Size, attempt, config_file, naming, size_of
 from rfdlight.cli.sweep_config import Cell
 from rfdlight.errors import UserError
-from rfdlight.evaluation.progress import duration
+from rfdlight.evaluation.interface import duration
 from rfdlight.evaluation.sanity_checks import QUERIES
 
 _PROBE = Size(images=64, budget=8)

@@ -19,10 +19,8 @@ from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, shown
-from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.conclusion import conclude
-from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.config import EvaluationConfig, Subject, settle_eps
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.interface import console_interface
 from rfdlight.evaluation.processes import Processes, ReportedByLeader
@@ -217,3 +215,20 @@ class AttackEvaluation(LightningModule):
         self.console.print(run_table(run.summary))
         self.console.print(audit_text(run.diagnostics), soft_wrap=True)
         self.console.print(f"records, summary and picture: {shown(str(run.folder))}", soft_wrap=True)
+
+
+def exit_reason(model: AttackEvaluation) -> str | None:
+    """Return why an evaluation is incomplete or untrustworthy; None if it is neither or another process reports it."""
+    if model.processes.lost:
+        return "process 0 of the run is gone; the records so far are kept"
+    if not model.processes.leads:
+        return None
+    run = model.run
+    if run is None or not run.facts.complete:
+        return "stopped before all images were done; the records so far are kept"
+    if run.facts.failed:
+        planned = run.facts.num_images
+        return f"{len(run.facts.failed)} of {planned} images failed and are in no number; summary.json says why"
+    if not run.is_consistent:
+        return "the run contradicts itself, see its audit; none of its numbers can be trusted"
+    return None

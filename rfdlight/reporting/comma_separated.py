@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from rfdlight.records.facts import ROWS, RUN_FIELDS
+from rfdlight.records.facts import ROWS, RunFacts
 from rfdlight.records.summary import Estimate, robust_at
 from rfdlight.reporting.details import common_budget
 from rfdlight.reporting.grid import Cell, Row
@@ -66,7 +66,7 @@ def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     rows = {f"{kind}_rows": ledger.pop(kind) for kind in ROWS}
     return {
         "run": run.label,
-        **{name: getattr(run.facts, name) for name in RUN_FIELDS if name not in _NO_COLUMN},
+        **{name: getattr(run.facts, name) for name in RunFacts.__struct_fields__ if name not in _NO_COLUMN},
         "failed": len(run.facts.failed),
         **_at_budget(row, cell),
         **run.summary.counts,

@@ -25,7 +25,7 @@ from rfdlight.data import Digits, Images
 from rfdlight.data.given import GivenImages
 from rfdlight.defenses import InputNoise
 from rfdlight.errors import UserError
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.evaluation.evaluate import evaluate
 from rfdlight.evaluation.run import Run
 from rfdlight.records.facts import Rows

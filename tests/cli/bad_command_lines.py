@@ -85,10 +85,6 @@ CASES = {
     ),
     "report of nothing": ("report", "runs: expected a value, got none"),
     "report of a missing folder": ("report nowhere", "expected a run directory, got nowhere, which is no folder"),
-    "report of a folder near a run": (
-        "report takn",
-        "expected a run directory, got takn, which is no folder; did you mean taken?",
-    ),
     "report at no budget": (
         "report finished --budgets []",
         "budgets: expected numbers of queries of at least 1, got []",

@@ -62,7 +62,7 @@ def check_kept(outcome, original) -> None:
         (1500, "0", "journal/0-0.jsonl"),
         (4500, "0", "summary.json"),
         (7000, "0", "curves.png"),
-        (30_000, "2", "journal/images-0-0.safetensors"),
+        (30_000, "2", "journal/image-0.safetensors"),
     ],
 )
 def test_a_run_on_a_disk_that_fills_up_goes_on_when_there_is_room(size, kept, file, original):
