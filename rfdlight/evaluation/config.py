@@ -24,7 +24,34 @@ from rfdlight.victims.card import VictimCard
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Settings of an evaluation, as `AttackEvaluation` documents them; `keep_images` None stores all images."""
+    """Settings of an evaluation.
+
+    Attributes:
+        budget: Billed queries per image, >= 0.
+        criterion: Success criterion: "sequential" (Definition 1 of the paper with a bounded error), "paper", "single",
+            "never", a name that another package registers, or an import path.
+        query_counting: "exact" bills every evaluation that the attacker uses and never exceeds the budget; "paper"
+            bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
+        eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
+            attacks, the most frequent label for decision-based ones; all are billed.
+        final_evaluations: Fresh evaluations at the final point of every image, >= 2.
+        batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
+            half of the images of each process, so that few rows are padding.
+        pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
+            pool holds all images, one process attacks them in lockstep: fewer rows are padding at the end, but more
+            images are attacked anew after a kill.
+        memory: Upper bound on the memory of the pool in GB (10^9 bytes); it may reduce `pool_size`. The victim's
+            forward passes need memory of their own.
+        precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
+            small changes of the scores from a score-based attack, which weakens it.
+        channels_last: Run the victim in channels-last memory format, usually faster.
+        keep_images: Images whose clean and final pixels are stored, >= 0; null stores all.
+        sanity_checks: Run small attacks with a known outcome at the end, see `rfdlight.evaluation.sanity_checks`.
+        seed: Seed of the attack's and of the victim's random numbers.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
 
     budget: int = 1000
     criterion: str = "sequential"

@@ -83,7 +83,7 @@ def evaluate(
         targeted: Whether the attack must reach a target class, drawn once per image.
         budget: Billed queries per image, >= 0.
         defense: Defenses that are attached for the call.
-        criterion: Success criterion; see `AttackEvaluation` for this and all following settings.
+        criterion: Success criterion; see `EvaluationConfig` for this and all following settings.
         query_counting: "exact" or "paper".
         eot: Evaluations averaged in each query.
         final_evaluations: Fresh evaluations at the final point of every image.

@@ -130,7 +130,7 @@ def test_random_noise_is_not_compared_with_itself():
     assert found.skipped["random_noise"] == "the attack is random noise itself"
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.5, 5.0])
+@pytest.mark.parametrize("sigma", [0.0, 5.0])
 def test_the_step_is_that_of_the_first_two_queries_whatever_the_noise(sigma):
     """NES asks at x + s u and x - s u; the margin of a linear victim differs there by 2 s w u, of deviation 2 s |w|."""
     source = Images(torch.full((600, *SHAPE), 128, dtype=torch.uint8), torch.zeros(600, dtype=torch.int64), [])
