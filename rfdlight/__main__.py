@@ -8,12 +8,7 @@ from rfdlight.errors import one_line
 
 
 def main() -> int:
-    """Run the command line of this process.
-
-    Returns:
-        The exit status: that of `rfdlight.cli.main.main`, or 2 if a library cannot be imported; Lightning, for one,
-        cannot if an environment variable of a launcher is no number.
-    """
+    """Run the command line of this process; the exit status is 2 if a library cannot be imported."""
     # If process 0 of a run is killed, torch would print the stack of every other process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if started_by_lightning(os.environ):

@@ -13,7 +13,6 @@ from rfdlight._io import config_path, read_config
 from rfdlight.cli.values import number_of, structure, with_names
 from rfdlight.core.registry import FLAGS, resolve
 from rfdlight.errors import SettingError
-from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.fingerprint import cannot_go_on, mixed
 from rfdlight.records import run_directory
 from rfdlight.victims.resolve import SHIPPED_DATA, card_of
@@ -84,7 +83,6 @@ def _resumed(words: list[Word]) -> list[Word]:
     if any(word.flag == "--run" for word in words):
         raise cannot_go_on(run, "a run stays in its folder; leave --run out")
     run_directory.refuse_links(Path(run))
-    fingerprint.refuse_schema_1(Path(run))  # its settings have other names
     read_config(config)
     return [Word("--config", str(config)), *words]
 

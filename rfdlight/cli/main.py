@@ -33,8 +33,7 @@ from rfdlight.core import registry, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, expect, legible, one_line, shown, unknown_name
-from rfdlight.evaluation.attack_evaluation import AttackEvaluation
-from rfdlight.evaluation.exit_reason import exit_reason
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation, exit_reason
 from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier

@@ -25,7 +25,7 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import expect
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import number
 from rfdlight.victims.resolve import resolve_victim

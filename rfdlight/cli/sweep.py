@@ -22,7 +22,7 @@ from rfdlight.cli.sweep_config import Cell, merged, read_cells
 from rfdlight.data.given import GivenImages
 from rfdlight.errors import UserError
 from rfdlight.evaluation.evaluate import evaluate
-from rfdlight.evaluation.progress import duration
+from rfdlight.evaluation.interface import duration
 from rfdlight.records import run_directory
 
 _PROBE = Size(images=64, budget=8)

@@ -25,7 +25,7 @@ from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import ResumeError, UserError, one_line
 from rfdlight.evaluation import fingerprint
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.records.runs import load_run
 from rfdlight.reporting.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim

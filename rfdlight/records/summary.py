@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,18 +13,12 @@ from msgspec.structs import asdict
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
 from rfdlight.records.records import Record
-from rfdlight.records.schema import Fields, descriptions
+from rfdlight.records.schema import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A share with its 95 % Wilson interval.
-
-    Attributes:
-        value: The share, NaN of no images.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        total: Number of images.
+    """A share with its 95 % Wilson interval, over a number of images; `value` is NaN of no images.
 
     Example:
         >>> robust = Estimate.of(9, 10)
@@ -44,7 +38,6 @@ class Estimate:
         return cls(value=successes / total if total else math.nan, low=low, high=high, total=total, **more)
 
     def __float__(self) -> float:
-        """Return the share."""
         return self.value
 
 
@@ -52,11 +45,11 @@ class SingleQuery(Fields, frozen=True, kw_only=True):
     """Expected accuracy of one answer."""
 
     clean: Estimate
-    robust: Estimate | None
+    robust: Estimate | None  # None of a targeted run, whose final evaluation counts answers of the target
 
 
 class MeanLogits(Fields, frozen=True, kw_only=True):
-    """Accuracy of the mean logits."""
+    """Accuracy of the mean logits; an undecided image is robust in `robust`, and adversarial in `robust_lower`."""
 
     clean: Estimate
     robust: Estimate
@@ -71,58 +64,26 @@ class CurvePoint(Estimate):
 
 
 class Summary(Fields, frozen=True, kw_only=True):
-    """Every number of an evaluation.
-
-    Attributes:
-        run: the facts of the run, see RUN_FIELDS
-        counts: numbers of images: images (all with a record), initially_wrong, adversarial and undecided (of the
-            initially right), unconfirmed (adversarial by the success criterion, not by the final evaluation) and late
-            (adversarial by the final evaluation alone)
-        single_query: clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted
-            run, whose final evaluation counts answers of the target
-        mean_logits: clean, robust and robust_lower: accuracy of the mean logits, over all images; an undecided image
-            counts as robust in robust and as adversarial in robust_lower
-        so_far: robust accuracy of the mean logits over all images that a stopped run has begun, unfinished images as
-            robust if they are so far; null for a complete run. Finished images alone are a biased sample: adversarial
-            images finish first
-        attack_success: attack success rate: adversarial share of the initially right images
-        declared: robust accuracy by the success criterion during the attack, which the final evaluation may contradict;
-            under the paper's criterion and query counting, what its code would report
-        first_9_vote_success: robust accuracy if the first candidate that a majority of 9 votes called wrong succeeded;
-            null if the criterion took no votes
-        curve: robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget
-        adversarial_images: median_queries and mean_queries billed at the success; median and largest linf and l2 of the
-            changes, in pixel units; null without an adversarial image
-        ledger: billed queries; attack, gradient, success_check, criterion and padding rows, their sum rows,
-            criterion_ratio = criterion / (attack + gradient + success_check) and padding_share = padding / rows
-    """
+    """Every number of an evaluation; docs/records.md explains the fields."""
 
     run: RunFacts
     counts: dict[str, int]
     single_query: SingleQuery
     mean_logits: MeanLogits
-    so_far: Estimate | None
+    so_far: Estimate | None  # over all images that a stopped run has begun: adversarial images finish first
     attack_success: Estimate
-    declared: Estimate
-    first_9_vote_success: Estimate | None
+    declared: Estimate  # robust accuracy by the success criterion during the attack
+    first_9_vote_success: Estimate | None  # robust accuracy if this were a success; None without votes
     curve: list[CurvePoint]
     adversarial_images: dict[str, float | None]
     ledger: dict[str, Any]
-
-
-FIELDS = descriptions(Summary)
-"""The fields of a summary and their meaning."""
 
 
 def success_query_of(record: Record, undecided: bool = False) -> int | None:
     """Return the billed queries at which an image became adversarial, None if it is not adversarial.
 
     The final evaluation decides whether the image is adversarial. An image that the success criterion did not call
-    adversarial before counts from its last query on.
-
-    Args:
-        record: The record of the image.
-        undecided: Whether an undecided image counts as adversarial, which gives a lower bound.
+    adversarial before counts from its last query on. With `undecided`, an undecided image counts as adversarial.
     """
     if record.verdict != "adversarial" and not (undecided and record.verdict == "undecided"):
         return None
@@ -130,19 +91,13 @@ def success_query_of(record: Record, undecided: bool = False) -> int | None:
 
 
 def is_robust_at(record: Record, queries: int, undecided: bool = False) -> bool:
-    """Return whether an image is initially right and not adversarial after a number of queries.
-
-    `undecided` is as in `success_query_of`.
-    """
+    """Return whether an image is initially right and not adversarial after a number of queries."""
     end = success_query_of(record, undecided)
     return record.clean_correct and (end is None or end > queries)
 
 
 def robust_at(records: Sequence[Record], queries: int, undecided: bool = False) -> Estimate:
-    """Return the robust accuracy of the mean logits after a number of queries.
-
-    `undecided` is as in `success_query_of`.
-    """
+    """Return the robust accuracy of the mean logits after a number of queries."""
     return Estimate.of(sum(is_robust_at(record, queries, undecided) for record in records), len(records))
 
 
@@ -158,10 +113,7 @@ def budgets(budget: int) -> list[int]:
 
 
 def was_screened(records: Sequence[Record]) -> bool:
-    """Return whether the success criterion took votes, so that `first_9_vote_success` means something.
-
-    The rules "never" and, with a random victim, "single" take no votes.
-    """
+    """Return whether the success criterion took votes: "never" and, with a random victim, "single" take none."""
     believed = any(r.success_query is not None and r.first_9_vote_success is None for r in records)
     ignored = any(r.candidates for r in records) and not any(
         r.voted_candidates or r.first_9_vote_success is not None for r in records
@@ -172,18 +124,11 @@ def was_screened(records: Sequence[Record]) -> bool:
 def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     """Compute every number of an evaluation.
 
-    Two pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the expected accuracy
-    of one answer of the victim: the mean over the images of the share of right labels, at the clean images and at the
-    final points. `mean_logits` classifies by the largest mean logit, as Definition 1 of Nguyen et al. (ICLR 2024)
-    does. An image that is initially wrong by its mean logits is not attacked: it counts as not robust in
-    `mean_logits`, and in `single_query.robust` with the fresh evaluations of its clean image, which is its final point.
-
-    The Wilson intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a
-    share with the same mean.
-
-    Args:
-        records: One per finished image.
-        run: The facts of the run.
+    Two pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the mean share of right
+    answers. `mean_logits` classifies by the largest mean logit, as Definition 1 of Nguyen et al. (ICLR 2024) does. An
+    image that is initially wrong is not robust in `mean_logits`, and counts in `single_query.robust` with the fresh
+    evaluations of its clean image, which is its final point. The intervals of `single_query` are conservative: a mean
+    of shares in [0, 1] varies at most as much as a share with the same mean.
     """
     total = len(records)
     right = [record for record in records if record.clean_correct]
@@ -228,17 +173,13 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
 def _adversarial_images(adversarial: list[Record]) -> dict[str, float | None]:
     queries = [end for end in map(success_query_of, adversarial) if end is not None]
     linf, l2 = [record.linf for record in adversarial], [record.l2 for record in adversarial]
-
-    def of(statistic: Callable[[Any], float], values: Sequence[float]) -> float | None:
-        return statistic(values) if values else None
-
     return {
-        "median_queries": of(statistics.median, queries),
-        "mean_queries": of(statistics.fmean, queries),
-        "median_linf": of(statistics.median, linf),
-        "max_linf": of(max, linf),
-        "median_l2": of(statistics.median, l2),
-        "max_l2": of(max, l2),
+        "median_queries": statistics.median(queries) if queries else None,
+        "mean_queries": statistics.fmean(queries) if queries else None,
+        "median_linf": statistics.median(linf) if linf else None,
+        "max_linf": max(linf, default=None),
+        "median_l2": statistics.median(l2) if l2 else None,
+        "max_l2": max(l2, default=None),
     }
 
 

@@ -13,7 +13,7 @@ from rfdlight.attacks import PGD, Square
 from rfdlight.core.threat import ThreatModel, check_eps
 from rfdlight.data import Digits
 from rfdlight.errors import UserError
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.training import PGDAdversary
 
 QUICK = ("--data.num_images", "3", "--data.selection", "first", "--model.budget", "2", "--model.sanity_checks", "false")

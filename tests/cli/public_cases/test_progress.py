@@ -14,7 +14,7 @@ from rich.console import Console
 
 from rfdlight.engine.config import rows_per_pass
 from rfdlight.evaluation.evaluation import Evaluation
-from rfdlight.evaluation.progress import ProgressDisplay, Tally, progress_line
+from rfdlight.evaluation.interface import ProgressDisplay, Tally, progress_line
 
 VICTIM = "--model.victim nearest_mean.NearestMean --model.sanity_checks false"
 TEST = f"test --attack square {VICTIM} --data.num_images 30 --model.budget 20 --run run"
@@ -141,7 +141,7 @@ def test_the_line_is_drawn_on_a_terminal_alone():
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     display = ProgressDisplay(terminal, 30, 100)
     assert display.due
-    display.update(Tally(done=3, robust=1, begun=27, holding=27, queries=100, settled=10).counts)
+    display.update(Tally(done=3, robust=1, begun=27, holding=27, queries=100, settled=10))
     assert not display.due
     display.close()
     assert "robust so far 93.3%" in terminal.file.getvalue()
