@@ -46,7 +46,7 @@ _HOMES = {
     "records.records": ("Record",),
     "records.summary": ("Estimate",),
     "training.classifier": ("Classifier",),
-    "victims.loading": ("load_victim",),
+    "victims.resolve": ("load_victim",),
     "attacks": ("Attack",),
     "data": ("ImageData", "Images"),
     "defenses": ("AAA", "Defense", "FeatureNoise", "InputNoise", "LogitNoise", "undefended"),

@@ -104,10 +104,10 @@ def test_gpus_with_little_memory_and_a_driver_that_torch_does_not_use(monkeypatc
 
 
 def test_cifar10_is_counted(monkeypatch):
-    monkeypatch.setattr(CIFAR10, "count", lambda self, split: 9_999)
+    monkeypatch.setattr(CIFAR10, "images", lambda self, split: range(9_999))
     (found,) = check_cifar10()
     assert (found.state, found.found) == ("warn", "9,999 of 10,000 test images")
-    monkeypatch.setattr(CIFAR10, "count", lambda self, split: 10_000)
+    monkeypatch.setattr(CIFAR10, "images", lambda self, split: range(10_000))
     assert check_cifar10()[0].state == "ok"
 
 

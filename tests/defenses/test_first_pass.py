@@ -128,7 +128,8 @@ def test_a_schedule_has_the_clock_of_the_image_of_each_row(make, x):
 
 def test_a_schedule_at_rows_that_are_no_images_is_refused_and_noise_without_one_is_not(x):
     net = InWindows()
-    scheduled, refused = FeatureNoise(0.5, "act", schedule=torch.ones_like), r"at act .* schedule, got 24 rows of 6"
+    scheduled = FeatureNoise(0.5, "act", schedule=torch.ones_like)
+    refused = r"at act .* schedule, got shape .*24, 4, 4, 4.* for 6 images"
     with scheduled.on(net), ticking(torch.arange(ROWS)), pytest.raises(DefenseError, match=refused):
         net(x)
     with FeatureNoise(0.5, "act").on(net), ticking(torch.arange(ROWS)):

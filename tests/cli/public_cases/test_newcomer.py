@@ -134,7 +134,6 @@ def test_a_victim_of_a_users_own_data_is_attacked_with_a_caution_and_the_audit_s
     assert said.status == 0
     assert "warning  the victim was trained on mine, the data are digits" in said.out.replace("\n", " ")
     assert clean_accuracy_check()["state"] == "skip"
-    assert "mine" in clean_accuracy_check()["found"]
 
 
 def test_a_victim_of_a_users_own_data_needs_the_data_named(command, own_card):
