@@ -97,21 +97,30 @@ def main() -> None:
     torch.manual_seed(options.seed)
     x = torch.full((options.images, 3, 8, 8), 0.5)
     y = torch.zeros(options.images, dtype=torch.int64)
-    print("| truth | margins | single answers wrong | attack | ever adversarial | headline | undecided | single answers, recorded | cost |")
+    print("| truth | margins | wrong answers | attack | ever adversarial | headline | undecided | recorded | cost |")
     print("|---|---|---|---|---|---|---|---|---|")
     for name, family, shares, adversarial in CELLS:
         for wrong in shares:
             for attack in options.attacks:
                 run = rfd.evaluate(
-                    IidVictim(family(wrong), adversarial), (x, y), attack=attack, eps=8 / 255, budget=options.budget,
-                    batch_size=min(100, options.images), pool_size=options.images, seed=options.seed, sanity_checks=False,
-                )  # fmt: skip
+                    IidVictim(family(wrong), adversarial),
+                    (x, y),
+                    attack=attack,
+                    eps=8 / 255,
+                    budget=options.budget,
+                    batch_size=min(100, options.images),
+                    pool_size=options.images,
+                    seed=options.seed,
+                    sanity_checks=False,
+                )
                 records = run.records
                 ever = sum(r.success_query is not None or r.verdict == "adversarial" for r in records)
                 headline = sum(not record.is_robust for record in records)
                 undecided = sum(record.verdict == "undecided" for record in records)
                 shown = [f"{100 * count / len(records):.1f} %" for count in (ever, headline, undecided)]
-                shown.append(f"{100 * sum(r.final_adversarial / r.final_evaluations for r in records) / len(records):.1f} %")
+                shown.append(
+                    f"{100 * sum(r.final_adversarial / r.final_evaluations for r in records) / len(records):.1f} %"
+                )
                 cost = run.summary.ledger["criterion_ratio"]
                 truth = "wrong" if adversarial else "right"
                 print(f"| {truth} | {name} | {wrong:.0%} | {attack} | {' | '.join(shown)} | {cost:.2f} |", flush=True)

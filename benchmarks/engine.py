@@ -25,7 +25,7 @@ from torch import nn
 from rfdlight.attacks.base import Attack
 from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
-from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, criterion_named
+from rfdlight.engine import Engine, EngineConfig, Oracle, OracleConfig, RunObserver, criterion_named
 from rfdlight.victims.victim import Victim
 
 SHAPE = (3, 32, 32)
@@ -99,7 +99,7 @@ class Deadline(RunObserver):
 def attack(attacker: Attack, victim: Victim, batch_size: int, channels_last: bool, seconds: float) -> float:
     """Return the queries per second of an attack that no criterion ends."""
     deadline = Deadline()
-    oracle = Oracle(victim, batch_size, channels_last=channels_last)
+    oracle = Oracle(victim, batch_size, OracleConfig(channels_last=channels_last))
     config = EngineConfig(classes=10, budget=10**9, pool_size=2 * batch_size, deterministic=True)
     engine = Engine(oracle, attacker, criterion_named("never"), config, deadline)
     rows = 2 * batch_size

@@ -16,48 +16,14 @@ if TYPE_CHECKING:
     from rfdlight.evaluation.attack_evaluation import AttackEvaluation
     from rfdlight.evaluation.compare import Comparison, compare
     from rfdlight.evaluation.evaluate import evaluate
-    from rfdlight.evaluation.report import report
-    from rfdlight.evaluation.run import Run, load_run
+    from rfdlight.evaluation.run import Run, load_run, report
     from rfdlight.records.records import Record
     from rfdlight.records.summary import Estimate
     from rfdlight.training.classifier import Classifier
     from rfdlight.victims import Victim
-    from rfdlight.victims.loading import load_victim
+    from rfdlight.victims.resolve import load_victim
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "AAA": "defenses",
-    "Attack": "attacks",
-    "AttackEvaluation": "evaluation.attack_evaluation",
-    "Classifier": "training.classifier",
-    "Comparison": "evaluation.compare",
-    "Defense": "defenses",
-    "DefenseError": "errors",
-    "Estimate": "records.summary",
-    "FeatureNoise": "defenses",
-    "ImageData": "data",
-    "Images": "data",
-    "InputNoise": "defenses",
-    "LogitNoise": "defenses",
-    "Record": "records.records",
-    "Run": "evaluation.run",
-    "SuccessCriterion": "engine.criteria",
-    "UserError": "errors",
-    "Victim": "victims",
-    "compare": "evaluation.compare",
-    "evaluate": "evaluation.evaluate",
-    "list_attacks": "core.registry",
-    "list_criteria": "core.registry",
-    "list_data": "core.registry",
-    "list_defenses": "core.registry",
-    "list_victims": "core.registry",
-    "load_run": "evaluation.run",
-    "load_victim": "victims.loading",
-    "report": "evaluation.report",
-    "undefended": "defenses",
-}
-_ROOMS = ("attacks", "data", "defenses", "testing", "training", "victims")
 
 __all__ = [
     "AAA", "Attack", "AttackEvaluation", "Classifier", "Comparison", "Defense", "DefenseError", "Estimate",
@@ -67,15 +33,35 @@ __all__ = [
     "undefended", "victims",
 ]  # fmt: skip
 
+_ROOMS = ("attacks", "data", "defenses", "testing", "training", "victims")
+
+_HOMES = {
+    "core.registry": ("list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims"),
+    "engine.criteria": ("SuccessCriterion",),
+    "errors": ("DefenseError", "UserError"),
+    "evaluation.attack_evaluation": ("AttackEvaluation",),
+    "evaluation.compare": ("Comparison", "compare"),
+    "evaluation.evaluate": ("evaluate",),
+    "evaluation.run": ("Run", "load_run", "report"),
+    "records.records": ("Record",),
+    "records.summary": ("Estimate",),
+    "training.classifier": ("Classifier",),
+    "victims.resolve": ("load_victim",),
+    "attacks": ("Attack",),
+    "data": ("ImageData", "Images"),
+    "defenses": ("AAA", "Defense", "FeatureNoise", "InputNoise", "LogitNoise", "undefended"),
+    "victims": ("Victim",),
+}
+"""The module of each public name."""
+
 
 def __getattr__(name: str) -> Any:
-    """Import a public name at its first use."""
+    """Import a public name at its first use, so that `import rfdlight` is light."""
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 

@@ -3,17 +3,12 @@
 import os
 import sys
 
-from rfdlight.cli.launcher import check_launcher, end_with_parent, started_by_lightning
+from rfdlight.cli.launcher import end_with_parent, started_by_lightning
 from rfdlight.errors import one_line
 
 
 def main() -> int:
-    """Run the command line of this process.
-
-    Returns:
-        The exit status: that of `rfdlight.cli.main.main`, or 2 if a library cannot be imported; Lightning, for one,
-        cannot if an environment variable of a launcher is no number.
-    """
+    """Run the command line of this process; the exit status is 2 if a library cannot be imported."""
     # If process 0 of a run is killed, torch would print the stack of every other process.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if started_by_lightning(os.environ):
@@ -21,9 +16,9 @@ def main() -> int:
     try:
         from rfdlight.cli import main as cli
     except Exception as error:
-        failed = [f"{row.found}: {row.remedy}" for row in check_launcher(os.environ, False) if row.state == "fail"]
-        hint = "; ".join(failed) or "python -c 'import rfdlight.cli.main' shows where"
-        print(f"rfdlight: cannot start: {one_line(f'{type(error).__name__}: {error}')}; {hint}", file=sys.stderr)  # noqa: T201
+        reason = one_line(f"{type(error).__name__}: {error}")
+        hint = "python -c 'import rfdlight.cli.main' shows where"
+        print(f"rfdlight: cannot start: {reason}; {hint}", file=sys.stderr)  # noqa: T201
         return 2
     return cli.main()
 

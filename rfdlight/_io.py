@@ -40,11 +40,7 @@ def is_plain(text: str) -> bool:
 
 
 def expanded(path: str) -> Path:
-    """Return a path with its leading `~` or `~name` replaced by the home folder.
-
-    Raises:
-        UserError: The user has no home folder.
-    """
+    """Return a path with its leading `~` or `~name` replaced by the home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -52,41 +48,24 @@ def expanded(path: str) -> Path:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Return the content of a regular file, or of a link to one.
-
-    Raises:
-        OSError: The file cannot be read, or is a device or a pipe, which may have no end.
-    """
+    """Return the content of a regular file or of a link to one; an OSError refuses a device or a pipe."""
     check_regular(path)
     return path.read_bytes()
 
 
 def check_regular(path: Path) -> None:
-    """Refuse a device or a pipe, or a link to one; a missing file and a folder pass.
-
-    Raises:
-        OSError: The path is a device or a pipe.
-    """
+    """Raise an OSError for a device or a pipe, which may have no end; a missing file and a folder pass."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the content of a regular file as UTF-8 text.
-
-    Raises:
-        OSError: See `read_bytes`.
-        UnicodeDecodeError: The content is no UTF-8.
-    """
+    """Return the content of a regular file as UTF-8 text; `errors` is that of `bytes.decode`."""
     return read_bytes(path).decode("utf-8", errors)
 
 
 def parse_json(text: str) -> Any:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: The text is no JSON, or nested too deeply.
-    """
+    """Return the value of a JSON text; a ValueError refuses other text, also if it is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:
@@ -96,8 +75,7 @@ def parse_json(text: str) -> Any:
 def parse_yaml(text: str, loader: Callable[[str], Any] = yaml.safe_load) -> Any:
     """Return the value of a YAML document of plain values, built by `loader`.
 
-    Raises:
-        yaml.YAMLError: The text is no YAML, names Python objects, is too large or too deep, or has a text with NUL.
+    A YAMLError refuses Python objects, texts with NUL, and documents that are too large or too deep.
 
     Example:
         >>> parse_yaml("model: {budget: 3}")
@@ -147,8 +125,7 @@ PARTIAL = "partial-"
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside a file to write to; on success the written file atomically replaces the file.
 
-    Raises:
-        UserError: The file cannot be written; its old content stays.
+    If the file cannot be written, a UserError says so, and its old content stays.
     """
     # Processes may write at the same time, also on two machines that share the folder.
     partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
@@ -171,11 +148,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file atomically, a text in UTF-8.
-
-    Raises:
-        UserError: The file cannot be written; its old content stays.
-    """
+    """Write a file atomically, a text in UTF-8; a UserError if it cannot be written."""
     with replacing(path) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
@@ -187,11 +160,7 @@ def shipped_folder(kind: str) -> Path:
 
 
 def find_shipped(kind: str, name: str, suffix: str) -> Path:
-    """Return the path of a shipped file by its name without suffix.
-
-    Raises:
-        UserError: No such file is shipped; the message has the nearest names.
-    """
+    """Return the path of a shipped file by its name without suffix."""
     path = shipped_folder(kind) / f"{name.removesuffix(suffix)}{suffix}"
     if path.is_file():
         return path
@@ -205,11 +174,7 @@ def shipped_names(kind: str, suffix: str) -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """Return the path of a config: a file, or the name of a shipped config.
-
-    Raises:
-        UserError: The config does not exist, or is no mapping.
-    """
+    """Return the path of a config: a file, or the name of a shipped config."""
     path = Path(name)
     if not path.is_file():
         if path.suffix in (".yaml", ".yml") and name.removesuffix(".yaml") not in shipped_names("configs", ".yaml"):
@@ -222,11 +187,7 @@ def config_path(name: str) -> Path:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Read a YAML file with a mapping.
-
-    Raises:
-        UserError: The file cannot be read, or holds something else.
-    """
+    """Read a YAML file with a mapping."""
     try:
         content = parse_yaml(read_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

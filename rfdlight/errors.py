@@ -31,12 +31,7 @@ class ResumeError(UserError):
 
 
 class SettingError(UserError):
-    """The value of one setting cannot be used.
-
-    Attributes:
-        setting: Name of the setting as typed, without leading dashes, for example "attack.eps".
-        reason: The message without the name.
-    """
+    """The value of one setting, named as typed without leading dashes ("attack.eps"), cannot be used."""
 
     def __init__(self, setting: str, reason: str) -> None:
         self.setting = setting
@@ -87,28 +82,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Build the error for a name that is not in a table, with the nearest names.
-
-    Args:
-        kind: Kind of the name, in the singular ("attack").
-        name: The given name.
-        known: The names in the table.
-    """
+    """Build the error for a name of a kind, in the singular ("attack"), that is not in a table."""
     return UserError(f"unknown {kind} '{name}'; {nearest(name, known)}")
 
 
 def expect(fits: bool, argument: str, expected: str, got: object, hint: str = "") -> None:
-    """Raise a UserError that names an argument unless its value fits.
-
-    Args:
-        fits: Whether the value is accepted.
-        argument: Name of the argument.
-        expected: Accepted values, in words.
-        got: The value.
-        hint: What to do instead.
-
-    Raises:
-        UserError: If the value does not fit.
-    """
+    """Raise a UserError with the accepted values of an argument in words, unless its value fits."""
     if not fits:
         raise UserError(f"{argument}: expected {expected}, got {got}" + (f"; {hint}" if hint else ""))

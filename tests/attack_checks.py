@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import pytest
 import torch
 from harness import Linear, drive, images, one_by_one
 from reference.draws import NoiseDraws, SquareDraws
@@ -29,6 +31,22 @@ SIDES = {
     (0.3, 32): (18, 12, 9, 6, 4, 3, 2, 2, 1, 1),
 }
 """By share and height: the sides of the levels."""
+
+
+def caught(table: list[tuple[Any, ...]]) -> list[Any]:
+    """One case per mutant and check of a table of mutants, arguments of the test, and checks.
+
+    Cases whose mutant and whose check both occur in earlier cases are slow.
+    """
+    seen: set[str] = set()
+    cases = []
+    for mutant, *arguments, checks in table:
+        for check in checks:
+            name = check if isinstance(check, str) else check.__name__
+            marks = [pytest.mark.slow] if {mutant.__name__, name} <= seen else []
+            seen |= {mutant.__name__, name}
+            cases.append(pytest.param(mutant, *arguments, check, id=f"{mutant.__name__}-{name}", marks=marks))
+    return cases
 
 
 def check_square_reference(attack: Square, victim: nn.Module, x: Tensor, y: Tensor, budget: int) -> None:
@@ -166,28 +184,28 @@ def linear_victim(shape: tuple[int, ...], edge: bool = True) -> tuple[Linear, Te
 
 
 def check_square_linear(attack: Square) -> None:
-    """On a linear victim, 1,500 queries take at least 97 % of the margin that can be taken, and never more."""
+    """On a linear victim, 600 queries take at least 90 % of the margin that can be taken, and never more."""
     victim, x = linear_victim((3, 8, 8), edge=False)
     y = torch.zeros(3, dtype=torch.int64)
-    attack.schedule_len = 1000
+    attack.schedule_len = 400
     least = victim.least_margin(x, attack.eps)
-    for *_, after in drive(attack, lambda p: victim(p).float(), x, y, budget=1500):
+    for *_, after in drive(attack, lambda p: victim(p).float(), x, y, budget=600):
         assert (after["loss"] >= least - 1e-4).all()
     clean = victim(x)[:, 0]
     share = (clean - after["loss"]) / (clean - least)
-    assert share.min() >= 0.97, share
+    assert share.min() >= 0.9, share
 
 
 def check_rays_linear(attack: RayS) -> None:
-    """On a linear victim of 48 values, 2,000 queries find the least radius to 2 %, and never less."""
+    """On a linear victim of 48 values, 1,000 queries find the least radius to 5 %, and never less."""
     victim, x = linear_victim((3, 4, 4))
     y = torch.zeros(3, dtype=torch.int64)
     least = torch.tensor([victim.least_radius(image[None]) for image in x], dtype=torch.float64)
-    for before, _, _, after in drive(attack, victim, x, y, budget=2000):
+    for before, _, _, after in drive(attack, victim, x, y, budget=1000):
         reached = after["radius"] / math.sqrt(x[0].numel())
         assert (reached >= least - 1e-6).all()
         assert (after["radius"] <= before["radius"]).all()
-    assert (reached <= 1.02 * least).all(), reached / least
+    assert (reached <= 1.05 * least).all(), reached / least
 
 
 def check_rays_steps(attack: RayS, victim: nn.Module, x: Tensor, y: Tensor, budget: int = 250) -> None:

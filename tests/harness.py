@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
 from rfdlight.attacks.paper import paper_behaviour, with_published_steps
-from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, SuccessCriterion, criterion_named
+from rfdlight.engine import Engine, EngineConfig, Oracle, OracleConfig, RunObserver, SuccessCriterion, criterion_named
 from rfdlight.records.records import Record
 from rfdlight.testing.small_victims import CoinFlip as CoinFlip
 from rfdlight.testing.small_victims import Constant as Constant
@@ -124,9 +124,9 @@ class Run:
     ) -> None:
         self.shapes: list[tuple[int, ...]] = []
         hook = victim.register_forward_hook(lambda _, inputs, __: self.shapes.append(tuple(inputs[0].shape)))
-        own = {name: options.pop(name) for name in ("precision", "on_smaller") if name in options}
-        own["least"] = options.get("eot", 1)
-        self.oracle = Oracle(victim, batch_size, any_pixels=options.get("query_counting") == "paper", **own)
+        own = {"any_pixels": options.get("query_counting") == "paper", "least": options.get("eot", 1)}
+        own["precision"] = options.pop("precision", "float32")
+        self.oracle = Oracle(victim, batch_size, OracleConfig(**own), options.pop("message", lambda line: None))
         self.observer = Collector()
         classes = victim(x[:1]).shape[1]
         if attack.targeted and attack.needs_starting_point:

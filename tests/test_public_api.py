@@ -169,6 +169,12 @@ def test_a_run_directory_is_the_same_run(model, pair, tmp_path):
     assert again.records == run.records
     assert torch.equal(again.adversarial, run.adversarial)
     assert float(again.robust_accuracy) == float(run.robust_accuracy)
+    before = (tmp_path / "run/fingerprint.json").read_bytes()
+    with pytest.raises(rfd.UserError, match="already holds another run"):
+        rfd.evaluate(model, pair, **QUICK | {"budget": 13}, out=tmp_path / "run")
+    with pytest.raises(rfd.UserError, match="budget is 13, was 12"):
+        rfd.evaluate(model, pair, **QUICK | {"budget": 13}, out=tmp_path / "run", resume=True)
+    assert (tmp_path / "run/fingerprint.json").read_bytes() == before
 
 
 @pytest.mark.parametrize("passes", [20, 26])  # before and after the first images are finished

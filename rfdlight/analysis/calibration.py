@@ -1,19 +1,14 @@
-"""Calibration: find the sigma at which noise costs a target drop of clean accuracy.
-
-The search is scipy's root finding on the logarithm of sigma, with common random draws. A root alone would report a drop
-that was selected for being near the target; here the drop is confirmed with draws that the search has not used.
-"""
+"""Calibration: find the sigma at which noise costs a target drop of clean accuracy."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from scipy.optimize import brentq
-from torch import Tensor, nn
+from torch import nn
 
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of
 from rfdlight.data.sources import ImageSource
@@ -23,13 +18,11 @@ from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError, expect
 
 Sigma = float | list[float]
-TimesRight = Callable[[float, int, int], Tensor]
-"""Maps a factor of sigma, the number of the first draw and a number of draws to correct answers per image, (N,)."""
+Report = Callable[[Sigma, CleanCost], None]
+"""Receives each sigma of a search and its cost."""
 
 FIRST_DRAWS = 4
 ROUGH_IMAGES = 1000
-"""Images, at most, of a rough calibration."""
-
 _STRIDE = math.log(4.0)
 _FARTHEST = 10.5 * _STRIDE
 _NARROWEST = math.log(1.001)
@@ -41,30 +34,17 @@ _LEAST = 0.01
 
 @dataclass(frozen=True)
 class Calibration:
-    """Result of a calibration.
+    """The cost at the calibrated sigma, from draws that the search has not used, and a line of warning, or ""."""
 
-    Attributes:
-        factor: The calibrated sigma divided by the initial one.
-        cost: Drop at the calibrated sigma, from draws that the search has not used.
-        note: One line of warning, or "".
-    """
-
-    factor: float
     cost: CleanCost
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Target:
-    """Target drop of the clean accuracy.
+    """Target drop of the clean accuracy, in (0, 1).
 
-    Attributes:
-        drop: In (0, 1).
-        tolerance: Accepted distance of the whole 95 % interval over draws, in (0, drop).
-        max_draws: Draws per image and sigma, at most.
-
-    Raises:
-        UserError: If a value is out of range; names the option.
+    The tolerance is the accepted distance of the whole 95 % interval over draws; `max_draws` are per image and sigma.
     """
 
     drop: float
@@ -96,71 +76,61 @@ class Target:
         return abs(cost.drop - self.drop) > _SURE * cost.error
 
 
-def find_factor(
-    times_right: TimesRight,
-    undefended: Tensor,
-    target: Target,
-    report: Callable[[float, CleanCost], None] = lambda factor, cost: None,
+def calibrate_noise(
+    meter: CleanCostMeter, noise: Noise, target: Target, report: Report = lambda sigma, cost: None
 ) -> Calibration:
-    """Find the factor of sigma at which the drop is the target, by Brent's method on its logarithm.
+    """Set the sigma of a noise, the initial value of the search, so that its drop is the target.
 
-    At each factor the draws are doubled until the interval over draws lies within the tolerance, or the side of the
-    target is certain. A factor that hits the target is measured again with as many fresh draws, which are reported.
-
-    Args:
-        times_right: Called with common random draws: a draw number means the same seed at every factor.
-        undefended: (N,) float64 of 0 and 1, whether the undefended prediction is correct.
-        target: Target drop.
-        report: Called with each factor of the search and its cost.
-
-    Raises:
-        UserError: If all factors within 4^10 of 1 cost more than the target, or all cost less.
+    Brent's method finds the logarithm of a common factor of all sigmas, with the same random draws at each factor. The
+    draws are doubled until the interval over draws lies within the tolerance, or the side of the target is certain. A
+    drop that was selected for being near the target is biased, so fresh draws confirm it and are reported.
     """
-    search = _Search(times_right, undefended, target, report, unused=target.max_draws)
+    search = _Search(meter, noise, target, report)
     low, high = search.bracket()
     root = brentq(search.excess, low, high, xtol=_NARROWEST) if low < high else low
-    return search.found or search.jump(root)
+    return search.found or search.confirm(root, target.max_draws)
 
 
-@dataclass
 class _Search:
-    """Costs by the logarithm x of the factor; `found` is set once a factor is confirmed."""
+    """Costs by the logarithm x of the factor of sigma; the search ends when `found` is set, with the noise at its x."""
 
-    times_right: TimesRight
-    undefended: Tensor
-    target: Target
-    report: Callable[[float, CleanCost], None]
-    unused: int  # number of the first draw that no decision has used
-    tried: dict[float, CleanCost] = field(default_factory=dict)
-    found: Calibration | None = None
+    def __init__(self, meter: CleanCostMeter, noise: Noise, target: Target, report: Report) -> None:
+        self.meter, self.noise, self.target, self.report = meter, noise, target, report
+        self.initial = noise.sigma
+        self.unused = target.max_draws  # number of the first draw that no decision has used
+        self.tried: dict[float, CleanCost] = {}
+        self.found: Calibration | None = None
 
     def excess(self, x: float) -> float:
         """Return log(drop / target), a straight line where the drop is a power of sigma; 0 if confirmed."""
         if x not in self.tried:
             cost = self.tried[x] = self.measure(x)
-            self.report(math.exp(x), cost)
-            tolerance = self.target.tolerance
-            undecidable = abs(cost.drop - self.target.drop) <= tolerance < cost.half
+            self.report(self.noise.sigma, cost)
+            undecidable = abs(cost.drop - self.target.drop) <= self.target.tolerance < cost.half
             if undecidable or self.target.hit_by(cost):
-                self.tried[x] = cost = self.measure_afresh(x, cost.draws)
-                if self.target.hit_by(cost) or not self.target.surely_missed_by(cost):
-                    self.found = self.calibration(x, cost)
+                confirmed = self.confirm(x, cost.draws)
+                self.tried[x] = confirmed.cost
+                if not (confirmed.note and self.target.surely_missed_by(confirmed.cost)):
+                    self.found = confirmed
         return 0.0 if self.found else math.log(max(self.tried[x].drop / self.target.drop, _LEAST))
 
     def measure(self, x: float, first: int = 0, wanted: int = FIRST_DRAWS) -> CleanCost:
         """Double the draws until the target is hit, or the drop is on one side of it beyond doubt."""
-        draws, counts = 0, torch.zeros_like(self.undefended)
+        self.noise.reconfigure(sigma=scaled(self.initial, math.exp(x)))
+        draws, counts = 0, torch.zeros_like(self.meter.undefended)
         while True:
-            counts += self.times_right(math.exp(x), first + draws, wanted - draws)
-            cost, draws = cost_of(self.undefended, counts, wanted), wanted
+            counts += self.meter.times_right(self.noise, first + draws, wanted - draws)
+            cost, draws = cost_of(self.meter.undefended, counts, wanted), wanted
             if draws == self.target.max_draws or self.target.hit_by(cost) or self.target.surely_missed_by(cost):
                 return cost
             wanted = min(2 * draws, self.target.max_draws)
 
-    def measure_afresh(self, x: float, draws: int) -> CleanCost:
+    def confirm(self, x: float, draws: int) -> Calibration:
+        """Measure with draws that no decision has used."""
         cost = self.measure(x, self.unused, draws)
         self.unused += cost.draws
-        return cost
+        unsure = f"{cost.draws} draws do not bring the drop within the tolerance"
+        return Calibration(cost, "" if self.target.hit_by(cost) else unsure)
 
     def bracket(self) -> tuple[float, float]:
         """Return two x between which the drop crosses the target; twice the same x if that is confirmed."""
@@ -176,69 +146,10 @@ class _Search:
             x, stride = following, _STRIDE
         return x, x
 
-    def jump(self, root: float) -> Calibration:
-        """Measure both sides of a jump of the drop afresh; return the one that hits, or else the cheaper one."""
-        low, high = (
-            min((x for x in self.tried if sign * self.excess(x) > 0), key=lambda x: abs(x - root)) for sign in (-1, 1)
-        )
-        draws = max(self.tried[low].draws, self.tried[high].draws)
-        below, above = (self.measure_afresh(x, draws) for x in (low, high))
-        if self.target.hit_by(above) and not self.target.hit_by(below):
-            return self.calibration(high, above)
-        if below.drop < self.target.drop < above.drop and all(map(self.target.surely_missed_by, (below, above))):
-            note = f"the drop jumps over the target: {below} and, at a sigma 0.1 % larger, {above}"
-            return Calibration(math.exp(low), below, note)
-        return self.calibration(low, below)
-
-    def calibration(self, x: float, cost: CleanCost) -> Calibration:
-        unsure = f"{cost.draws} draws do not bring the drop within the tolerance"
-        return Calibration(math.exp(x), cost, self.falling() if self.target.hit_by(cost) else unsure)
-
-    def falling(self) -> str:
-        """Return a line on a larger sigma that costs less, beyond what the draws explain."""
-        for smaller, larger in itertools.combinations(sorted(self.tried), 2):
-            less, more = self.tried[smaller], self.tried[larger]
-            if less.drop - more.drop > _SURE * math.hypot(less.error, more.error):
-                at = f"{less} at {math.exp(smaller):g} times the initial sigma, {more} at {math.exp(larger):g} times"
-                return f"the drop is not monotone in sigma: {at}"
-        return ""
-
     def unreachable(self, wanted: str) -> UserError:
         nearest = (max if wanted == "much" else min)(self.tried, key=lambda x: self.tried[x].drop)
         at = f"{self.tried[nearest]} at {math.exp(nearest):g} times the initial sigma"
-        lines = (f"no sigma costs as {wanted} as {self.target.points}: {at}", self.falling())
-        return UserError("; ".join(filter(None, lines)))
-
-
-def calibrate_noise(
-    meter: CleanCostMeter,
-    noise: Noise,
-    target: Target,
-    report: Callable[[Sigma, CleanCost], None] = lambda sigma, cost: None,
-) -> Calibration:
-    """Set the sigma of a noise so that its drop is the target; several sigmas keep their ratios.
-
-    Args:
-        meter: Measures the drop.
-        noise: Its sigma is the initial value of the search, and is replaced by the result.
-        target: Target drop.
-        report: Called with each sigma of the search and its cost.
-
-    Raises:
-        UserError: If no sigma reaches the target.
-    """
-    initial = noise.sigma
-
-    def times_right(factor: float, first: int, draws: int) -> Tensor:
-        noise.reconfigure(sigma=scaled(initial, factor))
-        return meter.times_right(noise, first, draws)
-
-    def report_sigma(factor: float, cost: CleanCost) -> None:
-        report(scaled(initial, factor), cost)
-
-    found = find_factor(times_right, meter.undefended, target, report_sigma)
-    noise.reconfigure(sigma=scaled(initial, found.factor))
-    return found
+        return UserError(f"no sigma costs as {wanted} as {self.target.points}: {at}")
 
 
 def rough_meter(victim: nn.Module, images: ImageSource, seed: int = 0) -> CleanCostMeter:
@@ -250,8 +161,7 @@ def rough_meter(victim: nn.Module, images: ImageSource, seed: int = 0) -> CleanC
 def calibrate_roughly(meter: CleanCostMeter, noise: Noise, drop: float) -> CleanCost | None:
     """Set the sigma of a noise so that it costs the drop within a quarter; return None if no sigma does.
 
-    Insertion points must be compared at a measured cost: the sigma of the linearised victim can cost twenty times the
-    drop. A victim that fails raises its VictimError.
+    A victim that fails raises its VictimError.
     """
     try:
         return calibrate_noise(meter, noise, Target.rough(drop)).cost
@@ -262,12 +172,7 @@ def calibrate_roughly(meter: CleanCostMeter, noise: Noise, drop: float) -> Clean
 
 
 def scaled(sigma: Sigma, factor: float) -> Sigma:
-    """Multiply a sigma by a factor and round it to five digits.
-
-    Example:
-        >>> scaled([1.0, 0.1234567], 2.0)
-        [2.0, 0.24691]
-    """
+    """Multiply a sigma by a factor and round it to five digits."""
     if isinstance(sigma, list):
         return [float(f"{value * factor:.5g}") for value in sigma]
     return float(f"{sigma * factor:.5g}")

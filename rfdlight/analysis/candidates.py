@@ -24,12 +24,9 @@ _BEST = (2, 3)
 
 @dataclass(frozen=True)
 class Candidate:
-    """Noise at a set of insertion points, each with an equal share of the cost.
+    """Noise at layers in the network's order, or at the pixels for no layers, each with an equal share of the cost.
 
-    Attributes:
-        layers: In the network's order; empty for noise on the pixels.
-        sigmas: One per layer, or one for the pixels.
-        predicted: Mean over images of the probability that the noise misleads the attacker.
+    `predicted` is the mean over images of the probability that the noise misleads the attacker.
     """
 
     layers: tuple[str, ...]
@@ -41,26 +38,16 @@ class Candidate:
 
 
 def layers_text(layers: tuple[str, ...]) -> str:
-    """Return a set of layers as text; a set larger than any ranked combination contains all layers.
-
-    Example:
-        >>> layers_text(("a", "b")), layers_text(("a", "b", "c", "d"))
-        ('a + b', 'all 4 from a to d')
-    """
+    """Return a set of layers as text; a set larger than any ranked combination contains all layers."""
     if len(layers) > max(_BEST):
         return f"all {len(layers)} from {layers[0]} to {layers[-1]}"
     return " + ".join(layers) or "the pixels"
 
 
 class LinearisedVictim:
-    """First-order approximation of a victim around some images.
+    """First-order approximation of a victim, in eval mode and without defenses, around N images.
 
-    Args:
-        victim: In eval mode, without defenses.
-        images: N images.
-        points: Insertion points in the network's order, each called once in a forward pass.
-        step: Standard deviation of the attacker's steps, in pixel units; see `misled_probability`.
-        device: Device of the victim.
+    `step` is the standard deviation of the attacker's steps, in pixel units; see `misled_probability`.
     """
 
     def __init__(
@@ -100,17 +87,10 @@ class LinearisedVictim:
 def candidates(
     linear: LinearisedVictim, drop: float, settle: Callable[[Candidate], Candidate | None]
 ) -> tuple[list[Candidate], list[tuple[str, ...]]]:
-    """Return each layer, the best two, the best three, all of them, and the pixels as candidates.
+    """Return each layer, the best two, the best three, all of them, and the pixels as candidates, the best first.
 
-    Args:
-        linear: Victim of the prediction.
-        drop: Target drop of the clean accuracy, in (0, 1).
-        settle: Maps noise that costs the drop on the linearised victim to noise that costs it on the victim, or to
-            None if no sigma does.
-
-    Returns:
-        The candidates by their prediction, highest first; and the sets of layers for which no sigma costs the drop,
-        which are in no combination.
+    `settle` maps noise that costs the drop on the linearised victim to noise that costs it on the victim, or to None if
+    no sigma does. The second list holds the sets of layers without such a sigma, which are in no combination.
     """
     tried: dict[tuple[str, ...], Candidate | None] = {}
 

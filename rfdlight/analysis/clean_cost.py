@@ -22,13 +22,10 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class CleanCost:
-    """A measured drop of the clean accuracy, in shares of the images.
+    """A measured drop from the undefended clean accuracy to the expected accuracy of one defended prediction.
 
-    Attributes:
-        drop: Undefended clean accuracy minus the expected accuracy of one defended prediction.
-        error: Standard error of the drop on these images, over draws.
-        over_images: 95 % interval of the drop in the population of images.
-        draws: Predictions per image.
+    `error` is its standard error on these images, over the draws per image; `over_images` is its 95 % interval in the
+    population of images.
     """
 
     drop: float
@@ -38,7 +35,7 @@ class CleanCost:
 
     @property
     def half(self) -> float:
-        """Half the width of the interval over draws."""
+        """Half the width of the 95 % interval over draws."""
         return Z * self.error
 
     @property
@@ -54,33 +51,18 @@ class CleanCost:
 class CleanCostMeter:
     """Measures the cost of a noise on a victim, with common random draws: a draw has the same seed at every sigma.
 
-    Args:
-        victim: In eval mode; without defenses attached.
-        images: N images, at least 2; the attribute of this name holds the readable ones.
-        seed: Seed of all draws.
-
-    Attributes:
-        channels_last: Whether the victim runs in channels-last memory; False if it fails there.
-        notes: One line for each unusual way in which the victim runs.
-
-    Raises:
-        VictimError: If the victim raises, or returns NaN or infinity, here or in `times_right`.
+    The victim is in eval mode, without defenses. `images` holds the readable ones of at least 2 images.
     """
 
     def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.victim = victim.to(self.device).to(memory_format=torch.channels_last)
+        self.victim = victim.to(self.device)
         self.images = images
         self.seed = seed
-        self.channels_last = True
-        self.notes: list[str] = []
         try:
-            predicted, labels, ids = self._predict()
-        except VictimError:
-            self.channels_last = False
-            self.victim.to(memory_format=torch.contiguous_format)
-            predicted, labels, ids = self._predict()
-            self.notes.append("the victim fails in channels-last memory; it runs in contiguous memory")
+            predicted, labels, ids = self._predict_in(torch.channels_last)
+        except VictimError:  # for example of .view(), which needs contiguous memory
+            predicted, labels, ids = self._predict_in(torch.contiguous_format)
         if len(ids) < len(images):  # the loader leaves out unreadable images
             self.images = images.take([position for position, name in enumerate(images.ids) if name in set(ids)])
         self._predicted, self._labels = predicted, labels
@@ -105,14 +87,18 @@ class CleanCostMeter:
                 counts += predicted == labels
         return counts
 
+    def _predict_in(self, memory_format: torch.memory_format) -> tuple[Tensor, Tensor, list[str]]:
+        self._format = memory_format
+        self.victim.to(memory_format=memory_format)
+        return self._predict()
+
     @torch.no_grad()
     def _predict(self) -> tuple[Tensor, Tensor, list[str]]:
         """Return predicted classes, labels and ids of the readable images."""
         predicted, labels, ids = [], [], []
         for x, y, names in loader(self.images, _BATCH):
-            x = x.to(self.device, memory_format=torch.channels_last if self.channels_last else torch.preserve_format)
             try:
-                logits = self.victim(x)
+                logits = self.victim(x.to(self.device, memory_format=self._format))
             except Exception as error:
                 raise raised(error) from error
             check_finite(logits, "the victim answered NaN or infinity", "a clean accuracy needs finite scores")
@@ -123,21 +109,11 @@ class CleanCostMeter:
 
 
 def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:
-    """Return the cost and its intervals.
+    """Return the cost of at least 2 draws per image, from the correct undefended and defended predictions, (N,) both.
 
     The standard error over draws treats the images as independent; with `s_i` the sample variance of image i's draws
     its square is `(sum_i s_i + 1 / (2 draws)) / (draws N^2)`: half a wrong prediction more than observed, so that a few
     draws without an error are not certainty.
-
-    Args:
-        undefended: (N,) float64 of 0 and 1, whether the undefended prediction is correct.
-        times_right: (N,) float64, number of correct defended predictions.
-        draws: Defended predictions per image, at least 2.
-
-    Example:
-        >>> cost = cost_of(torch.ones(4).double(), torch.tensor([2.0, 2.0, 1.0, 0.0]).double(), draws=2)
-        >>> cost.drop, round(cost.error, 4)
-        (0.375, 0.1531)
     """
     share = times_right / draws
     difference = undefended - share
@@ -147,15 +123,12 @@ def cost_of(undefended: Tensor, times_right: Tensor, draws: int) -> CleanCost:
 
 
 def over_images(difference: Tensor) -> tuple[float, float]:
-    """Return the 95 % interval of the mean difference in the population of images.
+    """Return the 95 % interval of the mean of differences, (N,) in [-1, 1], in the population of images.
 
     It is Wald's interval after two pseudo-observations, 1 and -1. Without them its coverage is too low where few images
     change, and its width is 0 where none does.
 
     Source: Bonett and Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired
     data, Journal of Educational and Behavioral Statistics 37, 2012; here also for differences between -1 and 1.
-
-    Args:
-        difference: (N,) float64 in [-1, 1], undefended correctness minus mean defended correctness.
     """
     return wald(float(difference.sum()), float(difference.square().sum()) + 2, len(difference) + 2)

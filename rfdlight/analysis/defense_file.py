@@ -1,9 +1,4 @@
-"""YAML file of a calibrated defense, which `rfdlight test --defense` accepts.
-
-The file holds a `class_path` with its `init_args`, as the command line takes a defense. The command line ignores the
-other mappings: `calibration`, the measured cost, victim and images, and in the file of `rfdlight recommend` also
-`recommendation`, the evidence for the choice.
-"""
+"""YAML file of a calibrated defense for `rfdlight test --defense`, which ignores its measured cost and evidence."""
 
 from __future__ import annotations
 
@@ -25,11 +20,7 @@ from rfdlight.victims.weight_files import read_checkpoint
 
 
 def plan(output: str, part: str = "") -> Path:
-    """Return the path of a file, without writing it; `part` is appended to the name if there are several files.
-
-    Raises:
-        UserError: If the suffix is not .yaml, the folder does not exist, or the file exists.
-    """
+    """Return the path of a file, without writing it; `part` is appended to the name if there are several files."""
     path = Path(output)
     expect(path.suffix in (".yaml", ".yml"), "--output", "a file that ends in .yaml", f"'{output}'")
     path = path.with_stem(f"{path.stem}-{part}") if part else path
@@ -41,11 +32,7 @@ def plan(output: str, part: str = "") -> Path:
 def conditions(
     spec: str, card: VictimCard | None, checkpoint: str | None, data: str, meter: CleanCostMeter, target: Target
 ) -> dict[str, Any]:
-    """Return the victim, as named by `spec`, weights, images and settings of a calibration.
-
-    Raises:
-        UserError: If the checkpoint is missing.
-    """
+    """Return the victim, as named by `spec`, weights, images and settings of a calibration."""
     if card is not None:
         weights = {"weights_sha256": card.sha256}
     elif checkpoint is not None:
@@ -67,10 +54,8 @@ def conditions(
 
 def image_facts(images: ImageSource) -> dict[str, Any]:
     """Return the number of images and a digest of their ids."""
-    return {
-        "images": len(images),
-        "image_ids_sha256": hashlib.sha256("\n".join(sorted(images.ids)).encode()).hexdigest(),
-    }
+    digest = hashlib.sha256("\n".join(sorted(images.ids)).encode()).hexdigest()
+    return {"images": len(images), "image_ids_sha256": digest}
 
 
 def cost_facts(cost: CleanCost) -> dict[str, Any]:
@@ -84,9 +69,5 @@ def cost_facts(cost: CleanCost) -> dict[str, Any]:
 
 
 def write(path: Path, defense: dict[str, Any], **facts: dict[str, Any]) -> None:
-    """Write a defense and the mappings `calibration` and `recommendation`.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write a defense and the mappings `calibration` and `recommendation`."""
     write_file(path, yaml.safe_dump({**defense, **facts}, sort_keys=False))

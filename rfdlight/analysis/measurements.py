@@ -20,27 +20,15 @@ from rfdlight.core.statistics import mean_interval
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.noise import Noise
 
-QUANTILE = 0.01
-THE_IMAGE = "the image"
-
 
 @dataclass(frozen=True)
 class Measurement:
-    """Measurements at one insertion point. The tensors are float64, (N,), in the order of the images.
+    """Measurements at the image or at a layer, as float64 tensors (N,) in the order of the images.
 
-    Attributes:
-        name: Path of the layer, or "the image".
-        side: "input" or "output" of the layer.
-        margins: Margins of the undefended logits, negative for misclassified images.
-        norms: Norms of the margin's gradient at the insertion point.
-        ratios: These norms divided by the gradient norm at the pixels.
-        ratios_after: The ratios after one gradient-sign step of an attacker.
-        quantile: 1 % quantile of margin / gradient norm over the correctly classified images with a nonzero gradient;
-            None if there are none.
-        sigma: Sigma that costs about the target drop, or None if no sigma does.
-        drop: Measured drop of the clean accuracy; None without a sigma.
-        predicted: Probability that noise of this sigma misleads the attacker; empty without a sigma.
-        measured: Frequency with which it did; empty without a sigma.
+    `norms` are of the margin's gradient, `ratios` those divided by the norm at the pixels, also after one gradient-sign
+    step. `quantile` is the 1 % quantile of margin / norm over the correctly classified images with a nonzero gradient.
+    `sigma` costs about the target drop, and misleads the attacker with the probabilities `predicted` and the
+    frequencies `measured`, both empty if no sigma costs the drop.
     """
 
     name: str
@@ -68,13 +56,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Attacker:
-    """The attacker of theorem 1.
-
-    Attributes:
-        step: Standard deviation of its random steps, in pixel units.
-        eps: Size of the gradient-sign step before the ratios are measured again.
-        draws: Comparisons per image and insertion point.
-    """
+    """The attacker of theorem 1: standard deviation of its steps, size of its gradient-sign step, and comparisons."""
 
     step: float
     eps: float
@@ -89,24 +71,11 @@ def measure_points(
     drop: float,
     seed: int = 0,
 ) -> tuple[list[str], list[Measurement]]:
-    """Measure the image and every insertion point, each at about the same cost.
+    """Return image ids, and measurements at the image and at every insertion point, each at about the same cost.
 
-    Deviations from Nguyen et al. (ICLR 2024): the paper does not state the size of the step of its figure 1, and takes
-    the quantile over all images, also over misclassified ones, whose margin is negative.
-
-    Args:
-        meter: Holds the victim; measures the cost of each noise on its own images.
-        images: N images, at least 2.
-        points: Insertion points.
-        attacker: The attacker to mislead.
-        drop: Target drop of the clean accuracy, in (0, 1).
-        seed: Seed of all draws.
-
-    Returns:
-        The ids of the images, in the order of the tensors, and the measurements, the image first.
-
-    Raises:
-        UserError: If an insertion point is not called exactly once, or the victim fails on the images.
+    The meter measures the cost on its own images. Deviations from Nguyen et al. (ICLR 2024): the paper does not state
+    the size of the step of its figure 1, and takes the quantile over all images, also over misclassified ones, whose
+    margin is negative.
     """
     linear = LinearisedVictim(meter.victim, images, points, attacker.step, meter.device)
     after = gradients(meter.victim, _stepped(linear, attacker.eps), points)
@@ -114,7 +83,7 @@ def measure_points(
     found = []
     side: Literal["input", "output"]
     for number, point in enumerate([None, *points]):
-        name, side = (THE_IMAGE, "input") if point is None else (point.name, point.side)
+        name, side = ("the image", "input") if point is None else (point.name, point.side)
         layers = () if point is None else (name,)
         norms = linear.norms(layers)[:, 0]
         ratios, ratios_after = norms / linear.at_image, norms_after[:, number] / norms_after[:, 0]
@@ -143,7 +112,7 @@ def _stepped(linear: LinearisedVictim, eps: float) -> list[tuple[Tensor, Tensor]
 
 def _quantile(margins: Tensor, norms: Tensor) -> float | None:
     usable = (margins > 0) & (norms > 0)
-    return float(np.quantile((margins / norms)[usable].numpy(), QUANTILE)) if usable.any() else None
+    return float(np.quantile((margins / norms)[usable].numpy(), 0.01)) if usable.any() else None
 
 
 def _measured(

@@ -13,11 +13,7 @@ from torch import Tensor
 
 from rfdlight.analysis.measurements import Measurement
 from rfdlight.core.statistics import mean_interval
-from rfdlight.reporting.figures import begin, save
-from rfdlight.reporting.plots import COLOURS
-
-_LABEL_WIDTH = 0.95
-"""Width of a horizontal label, at most, as a share of the distance between two labels."""
+from rfdlight.reporting.plots import COLOURS, begin, save
 
 
 def draw_ratios(points: list[Measurement], path: Path) -> None:
@@ -46,24 +42,22 @@ def draw_misled(points: list[Measurement], path: Path) -> None:
     """Draw the predicted and the measured frequency of misleading at equal cost, with 95 % intervals over images."""
     shown = [point for point in points if point.sigma is not None]
     figure, axes = _begin(len(shown))
-    highest = 0.5
-    for offset, colour, marker, label, columns in (
-        (-0.12, COLOURS[0], "s", "predicted by theorem 1", [point.predicted for point in shown]),
-        (0.12, COLOURS[1], "o", "measured", [point.measured for point in shown]),
-    ):
-        means = np.array([float(column.mean()) for column in columns])
-        ends = np.array([mean_interval(column.numpy()) for column in columns]).reshape(-1, 2).T
-        errors = np.abs(ends - means)
-        places = np.arange(len(shown)) + offset
-        axes.errorbar(places, means, errors, fmt=marker, color=colour, capsize=3, label=label)
-        highest = max([highest, *ends.flat])
-    axes.set_ylim(0, highest + 0.02)
+    _intervals(axes, [point.predicted for point in shown], -0.12, "s", COLOURS[0], "predicted by theorem 1")
+    _intervals(axes, [point.measured for point in shown], 0.12, "o", COLOURS[1], "measured")
+    axes.set_ylim(0, max(0.52, axes.get_ylim()[1]))
     axes.axhline(0.5, color="0.4", linewidth=1, linestyle="--")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set_ylabel("comparisons that mislead (95 % intervals)")
     _label(axes, figure, shown)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)
+
+
+def _intervals(axes: Axes, columns: list[Tensor], offset: float, marker: str, colour: str, label: str) -> None:
+    means = np.array([float(column.mean()) for column in columns])
+    ends = np.array([mean_interval(column.numpy()) for column in columns]).reshape(-1, 2).T
+    at = np.arange(len(columns)) + offset
+    axes.errorbar(at, means, np.abs(ends - means), fmt=marker, color=colour, capsize=3, label=label)
 
 
 def _begin(count: int) -> tuple[Figure, Axes]:
@@ -79,7 +73,7 @@ def _boxes(axes: Axes, columns: list[Tensor], offset: float, width: float, colou
     values = [column.numpy() for column in columns]
     axes.boxplot(
         [column[np.isfinite(column) & (column > 0)] for column in values],
-        positions=[place + offset for place in range(len(columns))],
+        positions=np.arange(len(columns)) + offset,
         widths=width,
         whis=(5, 95),
         showfliers=False,
@@ -99,6 +93,6 @@ def _label(axes: Axes, figure: Figure, points: list[Measurement]) -> None:
     axes.set_xticks(range(len(points)), [point.name for point in points])
     axes.set_xlim(-0.6, len(points) - 0.4)
     figure.draw_without_rendering()
-    room = _LABEL_WIDTH * axes.bbox.width / max(1, len(points))
+    room = 0.95 * axes.bbox.width / max(1, len(points))
     if any(label.get_window_extent().width > room for label in axes.get_xticklabels()):
         axes.tick_params(axis="x", labelrotation=90)

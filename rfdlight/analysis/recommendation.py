@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from scipy.stats import kendalltau, permutation_test
+from scipy.stats import kendalltau
 
 from rfdlight.analysis.calibration import Calibration
 from rfdlight.analysis.candidates import Candidate
-from rfdlight.core.statistics import mcnemar
 from rfdlight.defenses.noise import Noise
+from rfdlight.evaluation.compare import compare
 from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import interval, percent
 
@@ -23,14 +22,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A candidate after calibration and a short attack.
-
-    Attributes:
-        candidate: Candidate with the calibrated sigmas and their prediction.
-        noise: The candidate as a defense.
-        calibration: Measured cost of the noise.
-        outcome: Run of the short attack on the noise.
-    """
+    """A candidate with calibrated sigmas, as a defense, with its measured cost and the run of a short attack on it."""
 
     candidate: Candidate
     noise: Noise
@@ -48,71 +40,41 @@ def best_of(confirmed: list[Confirmed]) -> Confirmed:
     return max(confirmed, key=lambda one: (one.accuracy, one.candidate.predicted))
 
 
-def rank_agreement(confirmed: list[Confirmed]) -> tuple[float, float] | None:
-    """Return Kendall's tau-b between prediction and robust accuracy, and its exact p value; None without an order."""
+def rank_agreement(confirmed: list[Confirmed]) -> float:
+    """Return Kendall's tau-b between prediction and robust accuracy, NaN without an order."""
     if len(confirmed) < 2:
-        return None
+        return math.nan
     predicted = [one.candidate.predicted for one in confirmed]
-    accuracies = [one.accuracy for one in confirmed]
-
-    def tau(permuted: np.ndarray) -> float:
-        return float(kendalltau(predicted, permuted).statistic)
-
-    if math.isnan(tau(np.array(accuracies))):
-        return None
-    # The p value of kendalltau is a normal approximation if there are ties. All orders of up to seven are permuted.
-    found = permutation_test((accuracies,), tau, permutation_type="pairings", rng=0)
-    return float(found.statistic), float(found.pvalue)
-
-
-def agreement_line(confirmed: list[Confirmed]) -> str:
-    """Return one line on the agreement of predicted and confirmed order."""
-    found = rank_agreement(confirmed)
-    if found is None:
-        return "predicted and confirmed order: not comparable, too few candidates or all equal"
-    tau, p = found
-    line = f"predicted and confirmed order: Kendall's tau {tau:.2f}, n = {len(confirmed)}, p = {p:.2g}"
-    return line if p < LEVEL else f"{line}: not significant"
-
-
-def discordant(one: Run, other: Run) -> tuple[int, int]:
-    """Return the numbers of common images that are robust in the first outcome only, and in the second only."""
-    first, second = ({record.id: record.is_robust for record in run.records} for run in (one, other))
-    pairs = [(first[name], second[name]) for name in first.keys() & second.keys()]
-    return pairs.count((True, False)), pairs.count((False, True))
-
-
-def differ(one: Run, other: Run, pairs: int) -> bool:
-    """Return whether the robust accuracies on the same images differ significantly by McNemar's exact test.
-
-    Overlapping intervals would not show that, since the same images are hard in both. The level is divided by the
-    number of possible pairs of outcomes (Bonferroni), since the best is known only afterwards.
-    """
-    return mcnemar(*discordant(one, other)) <= LEVEL / pairs
+    return float(kendalltau(predicted, [one.accuracy for one in confirmed]).statistic)
 
 
 def choice_lines(confirmed: list[Confirmed], undefended: Run) -> list[str]:
-    """Return lines on the best candidate, its ties, and the candidates from which it differs significantly."""
+    """Return lines on the best candidate, the outcomes from which it differs significantly, and the prediction.
+
+    McNemar's exact test compares the same images. Its level is divided by the number of possible pairs of outcomes
+    (Bonferroni), since the best is known only afterwards.
+    """
     best = best_of(confirmed)
     share = best.outcome.robust_accuracy
-    lines = [f"best: {best.candidate}, robust accuracy {percent(share)} ({interval(share)})"]
     others = [(str(one.candidate), one.outcome) for one in confirmed if one is not best] + [(NO_NOISE, undefended)]
-    tied = [name for name, outcome in others[:-1] if outcome.robust_accuracy.value == share.value]
-    if tied:
-        lines.append(f"tied with {', '.join(tied)}, of a lower prediction")
-    pairs = math.comb(len(others) + 1, 2)
-    for verdict, wanted in (("significantly different from", True), ("NOT significantly different from", False)):
-        listed = [
-            "{} ({} to {})".format(name, *discordant(best.outcome, outcome))
-            for name, outcome in others
-            if differ(best.outcome, outcome, pairs) == wanted
-        ]
-        if listed:
-            lines.append(f"{verdict} {', '.join(listed)} on {share.total} images")
+    level = LEVEL / math.comb(len(others) + 1, 2)
+    differing: list[str] = []
+    alike: list[str] = []
+    for name, outcome in others:
+        pair = compare(best.outcome, outcome)
+        listed = differing if pair.p <= level else alike
+        listed.append(f"{name} ({pair.only_first} to {pair.only_second})")
+    lines = [f"best: {best.candidate}, robust accuracy {percent(share)} ({interval(share)})"]
+    if differing:
+        lines.append(f"significantly different from {', '.join(differing)} on {share.total} images")
+    if alike:
+        lines.append(f"NOT significantly different from {', '.join(alike)} on {share.total} images")
     lines.append(
         "(in brackets: images robust under the best only, and under the other only; McNemar's exact test, "
         f"level {LEVEL:g} over all pairs)"
     )
+    tau = rank_agreement(confirmed)
+    lines.append(f"Kendall's tau of predicted and confirmed order: {tau:.2f}, n = {len(confirmed)}")
     if best.accuracy <= undefended.robust_accuracy.value:
         lines.append("no candidate is more robust than the victim without noise")
     return lines
@@ -134,7 +96,7 @@ def choice_facts(confirmed: list[Confirmed], undefended: Run) -> dict[str, Any]:
             }
             for one in confirmed
         ],
-        "kendall_tau": agreement and agreement[0],
+        "kendall_tau": None if math.isnan(agreement) else agreement,
     }
 
 

@@ -30,15 +30,9 @@ PREDICTED_ON = 200
 
 @dataclass(frozen=True)
 class RecommendConfig:
-    """Settings of a recommendation.
+    """Settings of a recommendation: `step` is that of the predicted attacker, `attack` confirms with `budget` queries.
 
-    Attributes:
-        target: Drop of the clean accuracy.
-        step: Standard deviation of the steps of the predicted attacker, in pixel units.
-        confirm: Number of best predicted sets of layers to calibrate and attack; the pixels are added.
-        attack: Attack of the confirmation.
-        budget: Queries per image of the confirmation.
-        classes: Number of classes of the victim.
+    `confirm` is the number of best predicted sets of layers to calibrate and attack; the pixels are added.
     """
 
     target: Target
@@ -76,11 +70,7 @@ class Recommender:
         self.console.print(Text(line, style=style), soft_wrap=True)
 
     def select(self) -> list[Candidate]:
-        """Return the candidates at about the target cost, by their prediction, highest first.
-
-        Raises:
-            UserError: If no candidate has a sigma of that cost.
-        """
+        """Return the candidates at about the target cost, by their prediction, highest first."""
         target = self.config.target
         rough = rough_meter(self.meter.victim, self.meter.images, self.meter.seed)
         self.say(f"step 2 of 3: the sigma that costs about {target.points}, on {len(rough.undefended)} images")
@@ -104,20 +94,11 @@ class Recommender:
         return ranked
 
     def confirm(self, ranked: list[Candidate]) -> tuple[Run, list[Confirmed]]:
-        """Calibrate and attack the best predicted sets of layers, and the pixels.
-
-        Returns:
-            The outcome of the attack on the undefended victim, and the confirmed candidates.
-
-        Raises:
-            UserError: If no candidate can be calibrated.
-        """
+        """Calibrate and attack the best predicted sets of layers, and the pixels, after the undefended victim."""
         config = self.config
-        of_layers = sum(bool(candidate.layers) for candidate in ranked)
-        attacks = 1 + min(config.confirm, of_layers) + len(ranked) - of_layers
         self.say(
-            f"step 3 of 3: calibration on {len(self.meter.undefended)} images, and {attacks} attacks by "
-            f"{self.attack_name} on {len(self.images)} others, {config.budget} queries per image"
+            f"step 3 of 3: calibration on {len(self.meter.undefended)} images, and attacks by {self.attack_name} on "
+            f"{len(self.images)} others, {config.budget} queries per image"
         )
         caution = config.attack.budget_warning(config.budget)
         if caution:

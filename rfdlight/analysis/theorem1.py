@@ -2,6 +2,9 @@
 
 Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense Against
 Query-Based Adversarial Attacks, ICLR 2024, Theorem 1 and section 3.5.
+
+In all functions the gradient norms at several layers are (N, layers), those at one layer or at the image (N,); sigma is
+> 0, in the units of the activation, one per layer if there are several; `step` is in pixel units.
 """
 
 from __future__ import annotations
@@ -29,14 +32,6 @@ def margin_deviation(at_layers: Tensor, sigma: float | list[float]) -> Tensor:
 
     On a linear victim independent noises add their variances: sum_l sigma_l^2 |g_l|^2. The paper considers one layer;
     the sum over several is ours.
-
-    Args:
-        at_layers: Gradient norms, (N,) for one layer, (N, layers) for several.
-        sigma: > 0, in the units of the activation; one per layer if there are several.
-
-    Example:
-        >>> float(margin_deviation(torch.tensor([[1.0, 2.0]]), [3.0, 2.0]))
-        5.0
     """
     sigmas = torch.tensor(sigma, dtype=torch.float64).view(-1)
     return (at_layers.double().reshape(len(at_layers), -1) * sigmas).norm(dim=1)
@@ -50,18 +45,7 @@ def misled_probability(at_layers: Tensor, at_image: Tensor, sigma: float | list[
     sign differs from the true one with probability arctan(s) / pi, where s is the ratio of their standard deviations.
 
     Theorem 1 states "positively correlates with arctan(-(2 nu |g_h|^2 / mu |g_x|^2)^-0.5)"; with nu = sigma^2 and
-    mu = step^2 this probability is exactly 1/2 + that / pi. For several layers see `margin_deviation`.
-
-    Args:
-        at_layers: Gradient norms, (N,) for one layer, (N, layers) for several.
-        at_image: (N,), gradient norms at the pixels.
-        sigma: > 0, in the units of the activation; one per layer if there are several.
-        step: > 0, in pixel units.
-
-    Example:
-        >>> one = torch.ones(1)
-        >>> round(float(misled_probability(one, one, sigma=0.5**0.5, step=1.0)), 4)
-        0.25
+    mu = step^2 this probability is exactly 1/2 + that / pi.
     """
     noise = math.sqrt(2) * margin_deviation(at_layers, sigma)
     return torch.atan2(noise, step * at_image.double()) / math.pi
@@ -73,14 +57,8 @@ def misled_frequency(
 ) -> Tensor:
     """Return the measured frequency, (N,) float64, with which noise flips that sign; a difference of 0 counts half.
 
-    Args:
-        victim: In eval mode, without defenses.
-        defense: Noise with its sigma.
-        x: (N, C, H, W) in [0, 1]; the points x + u are not clipped, as in the theorem.
-        y: (N,) int64.
-        step: Standard deviation of u, in pixel units.
-        draws: Number of draws of u and of the noise, >= 1.
-        seed: Seed of u, the same for every defense; the noise comes from torch's global generator.
+    The victim has no defenses; the points x + u are not clipped, as in the theorem. `seed` is that of u, the same for
+    every defense; the noise comes from torch's global generator.
     """
     flipped = torch.zeros(len(x), dtype=torch.float64)
     clean = margin(victim(x.clone()), y)
@@ -98,14 +76,7 @@ def misled_frequency(
 def predicted_drop(margins: Tensor, at_layer: Tensor, sigma: float) -> float:
     """Return the drop of the clean accuracy on the linearised victim, equation (14) of the paper.
 
-    Args:
-        margins: (N,), negative for misclassified images.
-        at_layer: (N,), gradient norms at the layer.
-        sigma: > 0.
-
-    Example:
-        >>> round(predicted_drop(torch.ones(3), torch.ones(3), sigma=1.0), 4)
-        0.1587
+    `margins` are negative for misclassified images.
     """
     right = norm.cdf(_ratio(margins, at_layer) / sigma)
     return float(np.mean((margins > 0).numpy() - right))
@@ -114,7 +85,7 @@ def predicted_drop(margins: Tensor, at_layer: Tensor, sigma: float) -> float:
 def predicted_sigma(margins: Tensor, at_layer: Tensor, drop: float) -> float | None:
     """Return the least sigma that costs `drop`, in (0, 1), on the linearised victim, or None if no sigma does.
 
-    The drop need not be monotone, since noise also corrects misclassified images. Arguments as for `predicted_drop`.
+    The drop need not be monotone, since noise also corrects misclassified images.
     """
     ratio = np.abs(_ratio(margins, at_layer))
     finite = ratio[np.isfinite(ratio) & (ratio > 0)]

@@ -1,24 +1,21 @@
 """The Bandits attack."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_count, check_positive
+from rfdlight.attacks.base import check_count, check_positive
 from rfdlight.attacks.gradient_estimation import GradientEstimation, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
-_PROBE: dict[Norm, float] = {"linf": 0.1, "l2": 0.01}
-_STEP: dict[Norm, float] = {"linf": 0.01, "l2": 0.5}
-_PRIOR_STEP: dict[Norm, float] = {"linf": 100.0, "l2": 0.1}
-_EXPLORATION: dict[Norm, float] = {"linf": 1.0, "l2": 0.01}
+_PROBE = {"linf": 0.1, "l2": 0.01}
+_STEP = {"linf": 0.01, "l2": 0.5}
+_PRIOR_STEP = {"linf": 100.0, "l2": 0.1}
+_EXPLORATION = {"linf": 1.0, "l2": 0.01}
 
 
 class Bandits(GradientEstimation):
@@ -26,16 +23,14 @@ class Bandits(GradientEstimation):
 
     The prior v is a coarse image of s x s values per channel, zero at the start; up() enlarges it to the image. A step
     draws u = exploration N(0, I) / sqrt(C s^2) and queries x_t + probe q / |q| for q = up(v + u) and q = up(v - u).
-    With L the attacker's loss, the fall along u is e = (L(second) - L(first)) / (probe exploration). The prior moves
-    along e u: in l2 by adding prior_step e u, in linf by an exponentiated gradient step in (-1, 1), which adds
-    prior_step e u to atanh(v). The iterate moves by step sgn(up(v)) in linf, where sgn(0) = 0, and by
-    step up(v) / |up(v)| in l2. It is projected on the ball around the clean image and clipped to [0, 1]. The third
-    query is a success check at the new iterate.
+    With L the attacker's loss and e = (L(second) - L(first)) / (probe exploration), it adds prior_step e u to v in l2,
+    to atanh(v) in linf. It steps along up(v) (l2) or its signs (linf) and projects on the ball around the clean image
+    and [0, 1]. The third query of a step is a success check at the new iterate.
 
     Source: Ilyas, Engstrom, Madry, Prior Convictions: Black-Box Adversarial Attacks with Bandits and Priors, ICLR 2019,
     algorithms 2 and 3, with the published code's constants for ImageNet.
-    Deviations: probes are clipped to [0, 1]; the success check is billed; the margin instead of the cross entropy by
-    default; in linf atanh(v) is stored, so that rounding cannot trap v at -1 or 1.
+    Deviations: probes are clipped to [0, 1]; the success check is billed; the margin by default; in linf atanh(v) is
+    stored, so that rounding cannot trap v at -1 or 1.
 
     Args:
         prior_side: Side s of the prior, >= 1, at most that of the image; by default 5/8 of the image's shorter side and
@@ -45,13 +40,6 @@ class Bandits(GradientEstimation):
         prior_step: Step of the prior, > 0; by default 100 in linf, 0.1 in l2.
         step: Step of the iterate, per pixel value in linf and in l2 norm in l2, > 0; by default 0.01 and 0.5.
         loss: "margin" or "cross_entropy".
-        ball: `eps` and `norm` ("linf" or "l2"), see `Attack`.
-
-    State:
-        prior: (rows, C, s, s), in l2 v, in linf atanh(v); and the columns of `GradientEstimation`.
-
-    Queries:
-        3 per step. The clean image is never queried.
     """
 
     cycle = 3
@@ -85,7 +73,8 @@ class Bandits(GradientEstimation):
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         side = self.side(*x.shape[2:])
-        return {"prior": x.new_zeros(len(x), x.shape[1], side, side), **super().init(x, y, seed)}
+        prior = x.new_zeros(len(x), x.shape[1], side, side)  # v, in linf atanh(v)
+        return {"prior": prior, **super().init(x, y, seed)}
 
     def _v(self, state: Columns) -> Tensor:
         return state["prior"].tanh() if self.norm == "linf" else state["prior"]
@@ -106,7 +95,7 @@ class Bandits(GradientEstimation):
         state["draw"] = scale * rng.normal(state["seed"], 0, state["queries"] // 3, shape)
         coarse = self._v(state) + per_row(1 - 2 * position, x) * state["draw"]
         length = per_row((position < 2) * self.probe, x).to(x.dtype)
-        return self.in_range(x, state["point"] + length * unit(self._enlarge(coarse, x)))
+        return self.in_range(state["point"] + length * unit(self._enlarge(coarse, x)))
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss, position = self.objective(state, answer), self.position(state)
@@ -116,5 +105,4 @@ class Bandits(GradientEstimation):
         state["prior"] += self.prior_step * per_row(fall, points) * state["draw"]
         state["queries"] = state["queries"] + 1
         if second.any():
-            along = self._enlarge(self._v(state), points)
-            self.move(state, second, self.step * (along.sign() if self.norm == "linf" else unit(along)))
+            self.step_along(state, second, self._enlarge(self._v(state), points))

@@ -1,8 +1,9 @@
-"""The base class of attacks."""
+"""The base class of attacks, and checks of their numeric options."""
 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, Self
 
@@ -17,23 +18,35 @@ from rfdlight.core.threat import ThreatModel
 from rfdlight.errors import UserError
 
 
+def check_positive(**options: float | None) -> None:
+    """Raise a UserError for an option that is neither None nor a positive finite number."""
+    for name, value in options.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UserError(f"attack.{name} must be a positive number, got {value}")
+
+
+def check_count(**options: int | None) -> None:
+    """Raise a UserError for an option that is neither None nor at least 1."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise UserError(f"attack.{name} must be at least 1, got {value}")
+
+
 class Attack(Configurable, ABC):
     """Base class of query-based attacks in ask-and-tell form: many images at once, one query per image and tick.
 
-    An attack has no access to the victim. The engine calls `init` once per image, then in turn `ask` for the next
-    point of each row and `tell` with the victim's answers. A row is one image. Rows are at different stages of their
-    attacks, and no result may depend on which rows are processed together.
+    The engine calls `init` once per image, then in turn `ask` for the next point of each row and `tell` with the
+    victim's answers. A row is one image. Rows are at different stages of their attacks, and no result may depend on
+    which rows are processed together.
 
-    `init` returns the attack's columns: tensors whose first dimension is the row. Their names, dtypes and trailing
-    shapes never change. They hold everything that lasts from one tick to the next. `ask` and `tell` change them in
-    `state`, in place or by assignment. `ask` may leave values under other names for the `tell` of the same tick.
+    `init` returns the attack's columns: tensors whose first dimension is the row, with everything that lasts from one
+    tick to the next. Names, dtypes and trailing shapes never change. `ask` and `tell` change the columns in `state`, in
+    place or by assignment. `ask` may leave values under other names for the `tell` of the same tick.
 
     The state also holds the engine's columns, which an attack must not change: `x` (rows, C, H, W), the clean images;
     `y` (rows,) int64, the labels; `target` (rows,) int64, the class of a targeted attack or -1; `seed` (rows,) int64,
     the key of `rfdlight.core.rng`; `budget` (rows,) int64, the query budget; and, for a targeted attack with
-    `needs_starting_point`, `start` (rows, C, H, W), an image of the target class.
-
-    An attack is never changed after its construction: `configured` returns copies.
+    `needs_starting_point`, `start` (rows, C, H, W), an image of the target class. The attack itself never changes.
 
     Args:
         eps: Radius of the ball in pixel units, > 0; by default, in linf, the data set's reference radius.
@@ -54,10 +67,7 @@ class Attack(Configurable, ABC):
     the gradients of `objective` at the points, (rows, C, H, W)."""
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
-    """Norms that the attack is defined for."""
-
     has_targeted_form: ClassVar[bool] = False
-
     needs_starting_point: ClassVar[bool] = False
     """Whether the targeted form starts from an image of the target class."""
 
@@ -79,11 +89,7 @@ class Attack(Configurable, ABC):
 
     @property
     def threat(self) -> ThreatModel:
-        """The ball around the clean image, in which the engine counts successes.
-
-        Raises:
-            UserError: If the attack has no radius.
-        """
+        """The ball around the clean image, in which the engine counts successes; a UserError without a radius."""
         if self.eps is None:
             raise UserError("attack.eps was not given and the data has no reference radius")
         return ThreatModel(self.norm, self.eps)
@@ -134,10 +140,7 @@ class Attack(Configurable, ABC):
         """Return the point in the ball that the attack submits if it ends now, like `x`."""
 
     def is_success_check(self, state: Columns) -> Tensor:
-        """Return which queries only show whether the attack has succeeded, (rows,) bool; by default none.
-
-        The engine calls it between `ask` and `tell`, and counts these queries in a column of their own.
-        """
+        """Return, between `ask` and `tell`, which queries only show whether the attack has succeeded, (rows,) bool."""
         return torch.zeros_like(state["y"], dtype=torch.bool)
 
     def budget_warning(self, budget: int) -> str | None:

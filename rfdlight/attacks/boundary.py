@@ -1,67 +1,42 @@
 """The Boundary attack."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.bisection import BLEND_GAP, halfway, halve, keep_nearest, open_bracket, starting_point
-from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
+from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, halve
 from rfdlight.core import norms, rng
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
-_EVERY = 10
-"""Proposals from one adaptation of the steps to the next."""
-
-_SPHERE_WINDOW, _PROPOSAL_WINDOW = 100, 30
-"""Answers over which success rates are taken, at spherical points and at proposals."""
-
-_SPHERE_RATES, _PROPOSAL_RATES = (0.2, 0.5), (0.1, 0.25)
-"""Steps shrink below the first success rate and grow above the second."""
-
-_LEAST, _MOST = 1e-7, 0.5
-"""Bounds of both steps: Foolbox ends at the first, and far beyond the second a step would pass x."""
-
-_NOISE, _MOVE = range(2)
-"""Streams of random numbers."""
+_EVERY = 10  # proposals from one adaptation of the steps to the next
+_SPHERE_WINDOW, _PROPOSAL_WINDOW = 100, 30  # answers over which success rates are taken
+_SPHERE_RATES, _PROPOSAL_RATES = (0.2, 0.5), (0.1, 0.25)  # steps shrink below the first rate and grow above the second
+_LEAST, _MOST = 1e-7, 0.5  # of both steps: Foolbox ends at the first, and far beyond the second a step would pass x
+_NOISE, _MOVE = range(2)  # streams of random numbers
 
 
-class Boundary(PhasedAttack):
+class Boundary(NearestPointAttack):
     """Boundary Attack: decision-based random walk along the decision boundary in l2.
 
-    It starts from uniform noise that is misclassified and blended with the clean image x by bisection, or from an image
-    of the target class. Each proposal moves the best point sideways on the sphere around x, then towards x, and is kept
-    if it is adversarial and nearer. Both steps adapt to success rates: they grow where the boundary is flat.
+    The start is misclassified uniform noise, bisected towards the clean image x, or an image of the target class. Each
+    proposal moves the best point sideways on the sphere around x, then towards x; both steps adapt to success rates.
+    Queries: one per start tried, 10 to bisect noise, one per proposal, and one more at every tenth.
 
     Source: Brendel, Rauber and Bethge, Decision-Based Adversarial Attacks, ICLR 2018, algorithm 1, with the rates,
     windows and corrections of Foolbox's implementation.
-    Deviations: each image has its own draws and steps; the start is bisected to a gap of 1/1000; the spherical point of
-    every tenth proposal is queried before the proposal, not after; steps stay between 1e-7, where Foolbox ends, and
-    0.5; a targeted start is queried once, and again until it is adversarial.
+    Deviations: the start is bisected to a gap of 1/1000; the spherical point of every tenth proposal is queried before
+    the proposal, not after; steps stay between 1e-7, where Foolbox ends, and 0.5; a targeted start is queried once, and
+    again until it is adversarial.
 
     Args:
         spherical_step: First sideways step, as a share of the distance to x, in (0, 0.5].
         source_step: First step towards x, as a share of that distance, in (0, 0.5].
         adaptation: Factor by which steps grow and shrink, > 1.
-        ball: `eps`, `norm` ("l2") and `targeted`, see `Attack`.
-
-    State:
-        nearest, distance: the best point and its distance from x; before any, the last start.
-        far, low, high: the start, and the bracket on the segment from x to it.
-        sideways, inwards: (rows,) float64, the two steps.
-        sphere_hits, proposal_hits: (rows, 100) and (rows, 30) bool, rings of the latest answers.
-        sphere_count, proposal_count: (rows,) int64, answers in each ring since it last changed the steps.
-        draws, step, opened: (rows,) int64, random starts tried, proposals, and queries before the first proposal.
-
-    Queries:
-        One per start tried, 10 to blend noise, one per proposal, and one more at every tenth.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("l2",)
+    norms = ("l2",)
     has_targeted_form = True
     needs_starting_point = True
 
@@ -81,35 +56,34 @@ class Boundary(PhasedAttack):
         self.adaptation = adaptation
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        counts = ("phase", "sphere_count", "proposal_count", "draws", "step", "opened")
         return {
-            **{name: torch.zeros_like(y) for name in counts},
-            **open_bracket(y),
-            "nearest": x.clone(),
-            "far": x.clone(),
-            "distance": torch.full_like(y, torch.inf, dtype=x.dtype),
+            **super().init(x, y, seed),
+            "draws": torch.zeros_like(y),  # starts tried
+            "opened": torch.zeros_like(y),  # queries before the first proposal
+            "step": torch.zeros_like(y),  # proposals
+            "sphere_count": torch.zeros_like(y),  # answers since this ring last changed the steps
+            "proposal_count": torch.zeros_like(y),
             "sideways": torch.full_like(y, self.spherical_step, dtype=torch.float64),
             "inwards": torch.full_like(y, self.source_step, dtype=torch.float64),
             "sphere_hits": torch.zeros(len(y), _SPHERE_WINDOW, dtype=torch.bool, device=y.device),
             "proposal_hits": torch.zeros(len(y), _PROPOSAL_WINDOW, dtype=torch.bool, device=y.device),
         }
 
-    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+    def phases(self) -> Phases:
         return (
             (self._start, self._after_start),
-            (halfway, self._after_blend),
+            (self.halfway, self._after_blend),
             (self._spherical, self._after_sphere),
             (self._proposal, self._after_proposal),
         )
 
-    def best(self, state: Columns) -> Tensor:
-        return self.threat.admit(state["x"], state["nearest"])
+    def keep_nearest(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
+        super().keep_nearest(state, points, adversarial & (state["phase"] != self.SPHERE))
 
     def _start(self, state: Columns) -> Tensor:
-        return starting_point(state, _NOISE, state["draws"])
+        return self.starting_point(state, _NOISE)
 
     def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        keep_nearest(self.threat, state, points, adversarial)
         state["far"] = points.clone()
         state["draws"] = state["draws"] + 1
         state["opened"] = state["opened"] + 1
@@ -119,7 +93,6 @@ class Boundary(PhasedAttack):
             state["phase"] = state["phase"].masked_fill(adversarial, self.BLEND)
 
     def _after_blend(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        keep_nearest(self.threat, state, points, adversarial)
         state["opened"] = state["opened"] + 1
         self._propose_next(state, halve(state, adversarial) <= BLEND_GAP)
 
@@ -158,7 +131,6 @@ class Boundary(PhasedAttack):
         return back.mul_(per_row(share, x)).add_(spherical).clamp_(0, 1)
 
     def _after_proposal(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        keep_nearest(self.threat, state, points, adversarial)
         state["step"] = state["step"] + 1
         seen = state["step"] % _EVERY == 0
         self._count(state, "proposal", seen, adversarial)

@@ -1,7 +1,5 @@
 """The FGSM attack (fast gradient sign method)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rfdlight.attacks.pgd import PGD
@@ -11,9 +9,7 @@ from rfdlight.core.losses import Loss
 class FGSM(PGD):
     """FGSM: white-box attack in linf or l2 with one step along the gradient, to the surface of the ball.
 
-    In linf the point is clip(x + eps sign(gradient)). With `random_start`, a step of 1.25 eps starts at a random point
-    of the ball and is projected. FGSM is `PGD` with one step: a query for the gradient, a success check, and new runs
-    from random points.
+    It is `PGD` with one step: a query for the gradient, a success check, and new runs from random points.
 
     Source: Goodfellow, Shlens, Szegedy, Explaining and Harnessing Adversarial Examples, ICLR 2015, section 4; with the
     random start, Wong, Rice, Kolter, Fast is Better than Free, ICLR 2020, section 4.1.
@@ -22,21 +18,15 @@ class FGSM(PGD):
         step: Length of the step in pixel units, > 0; by default eps, or 1.25 eps with `random_start`.
         random_start: Whether the first step, too, starts at a random point of the ball.
         loss: "cross_entropy", the paper's, or "margin".
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
     """
 
     def __init__(
-        self,
-        step: float | None = None,
-        random_start: bool = False,
-        loss: Loss = "cross_entropy",
-        **ball: Any,
+        self, step: float | None = None, random_start: bool = False, loss: Loss = "cross_entropy", **ball: Any
     ) -> None:
         super().__init__(steps=1, step=step, random_start=random_start, loss=loss, **ball)
 
     @property
     def step_length(self) -> float:
-        """Length of the step in pixel units."""
         if self.step is not None:
             return self.step
         return (1.25 if self.random_start else 1.0) * self.threat.eps

@@ -1,51 +1,32 @@
 """The GeoDA attack."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_count, check_positive
-from rfdlight.attacks.bisection import halve, keep_nearest, middle, open_bracket, open_nearest, reopen
-from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
+from rfdlight.attacks.base import check_count, check_positive
+from rfdlight.attacks.decision_based import NearestPointAttack, Phases, along, begin_bisection, halve, middle
 from rfdlight.core import norms, rng
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
-_NOISE, _PROBES = range(2)
-"""Streams of random numbers."""
-
-_STEP = 0.02
-"""Growth of the starting noise's standard deviation from one try to the next."""
-_GAP = 1e-4
-"""l2 length at which bisection stops."""
-_TRIES = 100
-"""Steps after which a walk fails."""
-_SEARCH = 25
-"""Queries that the split sets aside for the walk and the bisection of an iteration."""
-_RATIO = 0.6 ** (-2 / 3)
-"""Growth of the number of probes from one iteration to the next."""
-_FIRST = (50, 80)
-"""Bounds of the first iteration's number of probes."""
+_NOISE, _PROBES = range(2)  # streams of random numbers
+_STEP = 0.02  # growth of the starting noise's standard deviation from one try to the next
+_GAP = 1e-4  # l2 length at which bisection stops
+_TRIES = 100  # steps after which a walk fails
+_SEARCH = 25  # queries that the split sets aside for the walk and the bisection of an iteration
+_RATIO = 0.6 ** (-2 / 3)  # growth of the number of probes from one iteration to the next
+_FIRST = (50, 80)  # bounds of the first iteration's number of probes
 
 
 @lru_cache(maxsize=1024)
 def query_split(queries: int) -> tuple[int, ...]:
-    """Return the number of probes of each iteration: a geometric sequence of positive numbers.
+    """Return the number of probes of each iteration within a budget: a geometric sequence of positive numbers.
 
     For T iterations the sum is about `queries` - 25 T. T is the number nearest to `queries` / 500 whose first share
     lies within [50, 80], or the number whose first share comes nearest to that.
-
-    Args:
-        queries: Query budget of an image.
-
-    Example:
-        >>> query_split(1000)
-        (79, 111, 156, 220, 309)
     """
 
     def first(iterations: int) -> float:
@@ -70,16 +51,7 @@ def _cosines(size: int, modes: int, device: torch.device) -> Tensor:
 
 
 def low_waves(weights: Tensor, height: int, width: int) -> Tensor:
-    """Return the images with the given cosine coefficients, the lowest of each channel.
-
-    Args:
-        weights: (rows, C, vertical modes, horizontal modes) float32.
-        height: Height of the images.
-        width: Width of the images.
-
-    Returns:
-        (rows, C, height, width) float32, of the same l2 norm as the coefficients.
-    """
+    """Return the images with the given lowest cosine coefficients, (rows, C, vertical modes, horizontal modes)."""
     down = _cosines(height, weights.shape[2], weights.device)
     across = _cosines(width, weights.shape[3], weights.device)
     # A matrix product may round a row differently in another batch; sums of products in a fixed order do not.
@@ -92,16 +64,16 @@ def low_waves(weights: Tensor, height: int, width: int) -> Tensor:
     return waves
 
 
-class GeoDA(PhasedAttack):
+class GeoDA(NearestPointAttack):
     """GeoDA: decision-based attack in linf or l2 that takes the decision boundary as flat and estimates its normal.
 
-    Noise that grows until it is misclassified, and bisection between it and the clean image x, give a boundary point b.
-    An iteration probes b + alpha w for random low-frequency images w, and adds to the normal the mean of w, negated
-    where the probe is still right. It then walks from x along the normal (l2) or its signs (linf) until it is
-    misclassified, and bisection gives the next b.
+    Growing noise and bisection give a boundary point b. An iteration probes b + alpha w for random low-frequency images
+    w and adds to the normal the mean of w, negated where the probe is right. It walks from x along the normal (l2) or
+    its signs (linf), and bisects to the next b. Queries per iteration: its share of `query_split`, 1 to 100 for the
+    walk, and ceil(log2(s / 1e-4)) for the bisection of a segment of l2 length s.
 
     Source: Rahmati, Moosavi-Dezfooli, Frossard and Dai, GeoDA: A Geometric Framework for Black-Box Adversarial Attacks,
-    CVPR 2020, algorithm 1, with more probes in later iterations, see `query_split`, and the sum of all normals.
+    CVPR 2020, algorithm 1, with more probes in later iterations and the sum of all normals.
     Deviations: the direction of the walk has l2 length 1 in both norms, so that its steps do not depend on the number
     of probes; b stays if a walk fails, where the published code goes on from a point that is still right; the split
     begins again when it is used up and budget is left; the nearest misclassified point is submitted, not the last b;
@@ -111,25 +83,11 @@ class GeoDA(PhasedAttack):
         sub_dim: Lowest cosine modes of w per side and channel; all modes in smaller images.
         alpha: Size of the probes in pixel units, > 0: w has independent standard normal coefficients.
         kappa: Length of a step of the walk in l2, > 0.
-        ball: `eps` and `norm` ("linf" or "l2"), see `Attack`.
-
-    State:
-        far, span: the end of the segment from x, and its l2 length.
-        low, high: the bracket on the segment; b is at `high`.
-        tries: (rows,) int64, noises or steps of the walk so far.
-        iteration: (rows,) int64, -1 before the first b.
-        quota, probed, drawn: (rows,) int64, probes of this iteration, of them so far, and of all iterations.
-        gathered, normal: (rows, C, modes, modes) float32 coefficients, sums over probes and over iterations.
-        nearest, distance: the nearest misclassified point and its distance from x.
-
-    Queries:
-        Per iteration its share of the split, 1 to 100 for the walk, and ceil(log2(span / 1e-4)) for the bisection.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
 
-    first_try: ClassVar[int] = 1
-    """Number of the first noise of the start, whose size it sets."""
+    first_try = 1  # number of the first noise of the start, whose size it sets
 
     START, BISECT, PROBE, WALK = range(4)
 
@@ -145,17 +103,18 @@ class GeoDA(PhasedAttack):
         rows, channels, height, width = x.shape
         modes = torch.zeros(rows, channels, min(self.sub_dim, height), min(self.sub_dim, width), device=x.device)
         return {
-            **{name: torch.zeros_like(y) for name in ("phase", "tries", "quota", "probed", "drawn")},
-            **open_bracket(y),
-            **open_nearest(x, y),
-            "far": x.clone(),
-            "span": torch.zeros_like(y, dtype=torch.float64),
-            "iteration": torch.full_like(y, -1),
-            "gathered": modes,
-            "normal": modes.clone(),
+            **super().init(x, y, seed),  # b is at `high`
+            "span": torch.zeros_like(y, dtype=torch.float64),  # l2 length of the segment
+            "tries": torch.zeros_like(y),  # noises of the start or steps of the walk
+            "iteration": torch.full_like(y, -1),  # -1 before the first b
+            "quota": torch.zeros_like(y),  # probes of this iteration,
+            "probed": torch.zeros_like(y),  # of them so far,
+            "drawn": torch.zeros_like(y),  # and of all iterations
+            "gathered": modes,  # sum of the signed coefficients over the probes of this iteration,
+            "normal": modes.clone(),  # and of their means over iterations
         }
 
-    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+    def phases(self) -> Phases:
         return (
             (self._noisy, self._after_noise),
             (self._halfway, self._after_bisection),
@@ -163,15 +122,7 @@ class GeoDA(PhasedAttack):
             (self._walked, self._after_walk),
         )
 
-    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        keep_nearest(self.threat, state, points, self.is_adversarial(state, answer))
-        super().tell(state, points, answer)
-
-    def best(self, state: Columns) -> Tensor:
-        return self.threat.admit(state["x"], state["nearest"])
-
     def in_range(self, points: Tensor) -> Tensor:
-        """Return noise, bisection points and probes clipped to [0, 1]."""
         return points.clamp_(0, 1)
 
     def _noisy(self, state: Columns) -> Tensor:
@@ -185,20 +136,13 @@ class GeoDA(PhasedAttack):
 
     def _bisect(self, state: Columns, points: Tensor, rows: Tensor) -> None:
         """Begin the bisection between x and the points of `rows`."""
-        state["far"] = torch.where(per_row(rows, points), points, state["far"])
+        begin_bisection(state, points, rows)
         span = norms.norm(points - state["x"], "l2").double()
         state["span"] = torch.where(rows, span, state["span"])
-        reopen(state, rows)
         state["phase"] = state["phase"].masked_fill(rows, self.BISECT)
 
-    @staticmethod
-    def _along(state: Columns, share: Tensor) -> Tensor:
-        """Return the points at a share of the segment."""
-        x = state["x"]
-        return x + per_row(share.to(x.dtype), x) * (state["far"] - x)
-
     def _halfway(self, state: Columns) -> Tensor:
-        return self.in_range(self._along(state, middle(state)))
+        return self.in_range(along(state, middle(state)))
 
     def _after_bisection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         closed = halve(state, adversarial) * state["span"] <= _GAP
@@ -224,7 +168,7 @@ class GeoDA(PhasedAttack):
     def _probe(self, state: Columns) -> Tensor:
         x = state["x"]
         waves = low_waves(self._weights(state), *x.shape[2:]).to(x.dtype)
-        return self.in_range(self._along(state, state["high"]) + self.alpha * waves)
+        return self.in_range(along(state, state["high"]) + self.alpha * waves)
 
     def _after_probe(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         weights = self._weights(state)

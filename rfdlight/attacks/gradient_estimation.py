@@ -1,16 +1,12 @@
-"""Steps along estimated and true gradients, and the base class of attacks that estimate the gradient from scores."""
-
-from __future__ import annotations
+"""Steps along estimated and true gradients, and the base classes of attacks that estimate the gradient from scores."""
 
 from abc import abstractmethod
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core import norms
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 
@@ -23,10 +19,9 @@ def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
     """Return one line if `steps` steps of length `step` cannot cross the radius `eps`, else None."""
     if steps * step >= eps * (1 - 1e-9):
         return None
-    plural = "" if steps == 1 else "s"
     return (
-        f"this budget allows {steps} step{plural} of {step:g}, so the attack stays within {steps * step:g} of the "
-        f"image although eps is {eps:g}; raise model.budget or attack.step"
+        f"this budget allows {steps} steps of {step:g}, so the attack stays within {steps * step:g} of the image "
+        f"although eps is {eps:g}; raise model.budget or attack.step"
     )
 
 
@@ -34,15 +29,11 @@ class GradientEstimation(Attack):
     """Base class of score-based attacks that estimate a direction from probes and then step along it.
 
     A cycle of queries is one iteration. By default its last query is a success check at the new iterate.
-
-    State:
-        point: like x, the iterate.
-        first: (rows,) float32, the loss that later losses of the cycle are compared with.
-        queries: (rows,) int64, queries so far.
     """
 
     access = "score"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
+    signs_in_l2 = False  # whether steps are along signs in l2 too
 
     step: float
 
@@ -52,24 +43,23 @@ class GradientEstimation(Attack):
         """Queries per iteration, with the success check."""
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        first = torch.zeros_like(y, dtype=torch.float32)
+        first = torch.zeros_like(y, dtype=torch.float32)  # the loss that later losses of the cycle are compared with
         return {"point": x.clone(), "first": first, "queries": torch.zeros_like(y)}
 
     def position(self, state: Columns) -> Tensor:
         """Return each row's position in its cycle, (rows,), from 0."""
         return state["queries"] % self.cycle
 
-    def in_range(self, x: Tensor, probe: Tensor) -> Tensor:
-        """Return the probes, clipped to [0, 1]."""
+    def in_range(self, probe: Tensor) -> Tensor:
         return probe.clamp_(0, 1)
 
-    def move(self, state: Columns, rows: Tensor, change: Tensor) -> None:
-        """Move the iterates of `rows`, then project them on the ball around x and clip them to [0, 1]."""
-        moved = self.projected(state["x"], state["point"] + change)
+    def step_along(self, state: Columns, rows: Tensor, direction: Tensor) -> None:
+        """Move the iterates of `rows` by one step."""
+        along = direction.sign() if self.norm == "linf" or self.signs_in_l2 else unit(direction)
+        moved = self.projected(state["x"], state["point"] + self.step * along)
         state["point"] = torch.where(per_row(rows, moved), moved, state["point"])
 
     def projected(self, x: Tensor, point: Tensor) -> Tensor:
-        """Return the iterates, projected on the ball and clipped to [0, 1]."""
         return self.threat.project(x, point)
 
     def best(self, state: Columns) -> Tensor:
@@ -84,3 +74,18 @@ class GradientEstimation(Attack):
 
     def budget_warning(self, budget: int) -> str | None:
         return short_of_the_ball(self.steps_within(budget), self.step, self.threat.eps)
+
+
+class SummedProbes(GradientEstimation):
+    """Base class of gradient estimation that sums probes, weighted by their losses, over one iteration."""
+
+    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        return {"direction": torch.zeros_like(x), **super().init(x, y, seed)}
+
+    def collect(self, state: Columns, weight: Tensor, complete: Tensor) -> None:
+        """Add the weighted draws to the directions, and take the steps of rows whose directions are complete."""
+        state["direction"] += per_row(weight, state["draw"]) * state["draw"]
+        state["queries"] = state["queries"] + 1
+        if complete.any():
+            self.step_along(state, complete, state["direction"])
+            state["direction"] = state["direction"].masked_fill(per_row(complete, state["direction"]), 0.0)

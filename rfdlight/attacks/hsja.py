@@ -1,57 +1,37 @@
 """The HopSkipJump attack."""
 
-from __future__ import annotations
-
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_count
-from rfdlight.attacks.bisection import (
-    BLEND_GAP,
-    halfway,
-    halve,
-    keep_nearest,
-    middle,
-    open_bracket,
-    open_nearest,
-    reopen,
-    starting_point,
-)
-from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
+from rfdlight.attacks.base import check_count
+from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, begin_bisection, halve, middle
 from rfdlight.core import norms, rng
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
-_FIRST_PROBE = 0.1
-"""Length of the first iteration's probes, as a share of the pixel range (the authors' value)."""
-
-_HALVINGS = 20
-"""Steps tried per iteration; the last is a millionth of the first."""
-
-_NOISE, _PROBE = range(2)
-"""Streams of random numbers."""
+_FIRST_PROBE = 0.1  # length of the first iteration's probes, as a share of the pixel range (the authors' value)
+_HALVINGS = 20  # steps tried per iteration; the last is a millionth of the first
+_NOISE, _PROBE = range(2)  # streams of random numbers
 
 
-class HSJA(PhasedAttack):
+class HSJA(NearestPointAttack):
     """HopSkipJump: decision-based attack in linf or l2 that estimates the normal of the decision boundary.
 
-    It starts from uniform noise that is misclassified, or from an image of the target class. Bisection between this
-    point and the clean image x gives a boundary point b. Iteration t probes b in floor(init_probes sqrt(t)) random
-    directions u, at most max_probes, and estimates the normal as the mean of sign u, with sign +1 where b + size u is
-    adversarial and -1 elsewhere. A step of length D / sqrt(t) along the normal, with D the distance of b from x, is
-    halved until it is adversarial. Then bisection towards x gives the next boundary point.
+    The start is misclassified uniform noise, or an image of the target class; bisection towards the clean image gives a
+    boundary point b. Iteration t probes b in floor(init_probes sqrt(t)) random directions, takes the mean of those that
+    are adversarial less those that are not as the normal, steps along it by D / sqrt(t), with D the distance of b,
+    halved until it is adversarial, and bisects again. Queries: one per start tried, 10 to bisect noise,
+    ceil(log2(1 / gap)) per later bisection, one per probe, one per length of the step.
 
     Source: Chen, Jordan and Wainwright, HopSkipJumpAttack, IEEE S&P 2020, algorithms 1 and 2. From the published code:
     bisection of the start to a gap of 1/1000, a first probe size of 0.1, and later sizes of sqrt(d) gap D' (l2) and
     d gap D' (linf), with D' the distance before the last bisection towards x.
-    Deviations: each image advances on its own; the budget ends it at any query; misclassification refers to the true
-    label, not to the predicted one; a targeted start is queried once, and again until it is adversarial; an iteration
-    leaves b unchanged after 20 halvings, where the authors go on for ever; the nearest of all adversarial points is
-    submitted, not the last one; `gap` is not an option of the authors.
+    Deviations: misclassification refers to the true label, not to the predicted one; a targeted start is queried once,
+    and again until it is adversarial; an iteration leaves b unchanged after 20 halvings, where the authors go on for
+    ever; the nearest of all adversarial points is submitted, not the last one; `gap` is not an option of the authors.
 
     Args:
         init_probes: Probes in the first iteration, >= 1.
@@ -60,23 +40,9 @@ class HSJA(PhasedAttack):
             authors' d^-1.5 in l2 and d^-2 in linf. Behind a random victim these are far below its noise, and take 18
             and 24 queries at 32 x 32; 0.001 takes 10. Set it in linf on large images too, where the authors' probes
             are too short for float32.
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        point: like x, the last adversarial point apart from probes: b while probing and stepping.
-        far, reach, low, high: the segment of the bisection from x to `far`, the length of it and the bracket on it.
-        iteration: (rows,) int64, t, counted from 1.
-        probes, answers, signed, total: number of probes in this iteration, sum of their signs, and sums of their
-            offsets from b with and without the signs.
-        halvings, draws: (rows,) int64, halvings of this step; random starts and probes so far.
-        nearest, distance: the nearest adversarial point and its distance from x.
-
-    Queries:
-        One per start tried; 10 to blend noise; ceil(log2(1 / gap)) per bisection towards x; one per probe; one per
-        length of the step.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
     needs_starting_point = True
 
@@ -92,34 +58,30 @@ class HSJA(PhasedAttack):
         self.gap = gap
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        counts = ("phase", "iteration", "probes", "answers", "halvings", "draws")
         return {
-            **{name: torch.zeros_like(y) for name in counts},
-            **{name: x.clone() for name in ("point", "far")},
-            **{name: torch.zeros_like(x) for name in ("signed", "total")},
-            **open_bracket(y),
-            **open_nearest(x, y),
-            "reach": torch.zeros_like(y, dtype=torch.float64),
+            **super().init(x, y, seed),
+            "point": x.clone(),  # the last adversarial point apart from probes: b while probing and stepping
+            "reach": torch.zeros_like(y, dtype=torch.float64),  # length of the segment
+            "iteration": torch.zeros_like(y),  # t, counted from 1
+            "probes": torch.zeros_like(y),  # number of probes in this iteration,
+            "answers": torch.zeros_like(y),  # sum of their signs,
+            "signed": torch.zeros_like(x),  # and sums of their offsets from b with
+            "total": torch.zeros_like(x),  # and without the signs
+            "halvings": torch.zeros_like(y),  # of this step
+            "draws": torch.zeros_like(y),  # random starts and probes
         }
 
-    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+    def phases(self) -> Phases:
         return (
             (self._start, self._after_start),
-            (halfway, self._after_blend),
+            (self.halfway, self._after_blend),
             (self._projected, self._after_projection),
             (self._probe, self._after_probe),
             (self._stepped, self._after_step),
         )
 
-    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        keep_nearest(self.threat, state, points, self.is_adversarial(state, answer))
-        super().tell(state, points, answer)
-
-    def best(self, state: Columns) -> Tensor:
-        return self.threat.admit(state["x"], state["nearest"])
-
     def _start(self, state: Columns) -> Tensor:
-        return starting_point(state, _NOISE, state["draws"])
+        return self.starting_point(state, _NOISE)
 
     def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         self._move(state, points, adversarial)
@@ -133,7 +95,7 @@ class HSJA(PhasedAttack):
     def _projected(self, state: Columns) -> Tensor:
         """Return the middle of the bracket: on the segment to `far` in l2, the clamp of `far` around x in linf."""
         if self.norm == "l2":
-            return halfway(state)
+            return self.halfway(state)
         x = state["x"]
         radius = per_row((middle(state) * state["reach"]).to(x.dtype), x)
         return state["far"].clamp(x - radius, x + radius).clamp_(0, 1)
@@ -190,11 +152,9 @@ class HSJA(PhasedAttack):
 
     def _bisect(self, state: Columns, rows: Tensor, phase: int) -> None:
         """Begin the bisection between x and the points of `rows`."""
-        x = state["x"]
-        state["far"] = torch.where(per_row(rows, x), state["point"], state["far"])
-        reach = self.threat.distance(x, state["far"]).double()
+        begin_bisection(state, state["point"], rows)
+        reach = self.threat.distance(state["x"], state["far"]).double()
         state["reach"] = torch.where(rows, reach, state["reach"])
-        reopen(state, rows)
         state["phase"] = state["phase"].masked_fill(rows, phase)
 
     def _iterate(self, state: Columns, rows: Tensor) -> None:

@@ -1,28 +1,24 @@
 """The PGD attack (projected gradient descent)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_count, check_positive
-from rfdlight.attacks.base import Attack
+from rfdlight.attacks.base import Attack, check_count, check_positive
 from rfdlight.attacks.gradient_estimation import short_of_the_ball, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 
 class PGD(Attack):
     """PGD: white-box projected gradient descent on the attacker's loss, in linf or l2.
 
-    A run takes `steps` steps of length `step`, along the sign of the gradient in linf and along the gradient in l2.
-    One more query is a success check at the last point. The next run starts at a random point of the ball. With a
-    budget of `steps`, the last point of one run is submitted: the PGD-k of the literature.
+    A run takes `steps` steps along the sign of the gradient in linf, along the gradient in l2. One more query is a
+    success check at the last point. The next run starts at a random point of the ball. With a budget of `steps`, the
+    last point of one run is submitted: the PGD-k of the literature.
 
     Source: Madry, Makelov, Schmidt, Tsipras, Vladu, Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR
     2018, sections 2.1 and 4. Behind random defenses each gradient is the mean over `--model.eot` evaluations: Athalye,
@@ -35,18 +31,10 @@ class PGD(Attack):
         step: Length of a step in pixel units, > 0; by default 2.5 eps / steps.
         random_start: Whether the first run, too, starts at a random point of the ball.
         loss: "cross_entropy", the paper's, or "margin".
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        point, final: like x, the iterate and the last point of the last complete run.
-        run, taken: (rows,) int64, complete runs and steps of the present run.
-
-    Queries:
-        One per gradient, and one success check per run.
     """
 
     access = "gradient"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
 
     def __init__(
@@ -73,7 +61,8 @@ class PGD(Attack):
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         run = torch.zeros_like(y)
         point = self._start(x, seed, run) if self.random_start else x.clone()
-        return {"point": point, "final": x.clone(), "run": run, "taken": run.clone()}
+        final = x.clone()  # the last point of the last complete run
+        return {"point": point, "final": final, "run": run, "taken": run.clone()}  # complete runs, steps of this one
 
     def _start(self, x: Tensor, seed: Tensor, run: Tensor) -> Tensor:
         shape = tuple(x.shape[1:])
@@ -112,12 +101,7 @@ class PGD(Attack):
 def perturb(attack: PGD, gradient: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
     """Return the last point of one run of an untargeted attack, for adversarial training.
 
-    Args:
-        attack: The attack.
-        gradient: From points to the gradients of the attacker's loss, both like `x`.
-        x: (rows, C, H, W) in [0, 1].
-        y: (rows,) int64, the labels.
-        seed: (rows,) int64, the keys of the random starts.
+    `gradient` returns the gradients of the attacker's loss at points.
     """
     state = {"x": x, "y": y, "seed": seed, **attack.init(x, y, seed)}
     for _ in range(attack.steps):

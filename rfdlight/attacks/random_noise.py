@@ -1,16 +1,12 @@
 """The random noise baseline."""
 
-from __future__ import annotations
-
 import math
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core import rng
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 
@@ -19,26 +15,18 @@ class RandomNoise(Attack):
 
     Each point is clip(x + eps s) in linf and clip(x + eps s / sqrt(d)) in l2, with new independent signs s. The last
     adversarial point is submitted. Every attack should do better.
-
-    Args:
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        step: (rows,) int64, points queried so far.
-        found: (rows,) int64, the number of the last adversarial point, else of the last point.
-        success: (rows,) bool, whether any point was adversarial.
-
-    Queries:
-        One per point.
     """
 
     access = "decision"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        step = torch.zeros_like(y)
-        return {"step": step, "found": step.clone(), "success": torch.zeros_like(y, dtype=torch.bool)}
+        return {
+            "step": torch.zeros_like(y),  # points queried
+            "found": torch.zeros_like(y),  # the number of the last adversarial point, else of the last point
+            "success": torch.zeros_like(y, dtype=torch.bool),  # whether any point was adversarial
+        }
 
     def _point(self, state: Columns, number: Tensor) -> Tensor:
         x = state["x"]

@@ -1,77 +1,51 @@
 """The RayS attack."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import Attack
-from rfdlight.attacks.bisection import middle
-from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
+from rfdlight.attacks.decision_based import VotedAttack, middle
 from rfdlight.core.tensors import Columns, per_row
 
-_TOLERANCE = 1e-3
-"""l2 length along the ray at which bisection stops (the authors' value)."""
+_TOLERANCE = 1e-3  # l2 length along the ray at which bisection stops (the authors' value)
 
 
-class RayS(Attack):
+class RayS(VotedAttack):
     """RayS: decision-based search over sign directions for the nearest misclassified point in linf.
 
-    A ray leads from the clean image x along v / sqrt(d) with v in {-1, +1}^d. Each step negates one block of the best v
-    and queries the new ray at the best radius. If that point is misclassified, bisection finds the new radius. Blocks
-    are halved after each pass over the image.
+    Each step negates one block of the best v in {-1, +1}^d and queries the ray along v / sqrt(d) at the best radius. If
+    that point is misclassified, bisection finds the new radius. Blocks are halved after each pass over the image.
+    Queries: one for a direction that fails its check, else one more per bisection.
 
     Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020, algorithm 3. Blocks
     run over the flattened (C, H, W) image as in the published code.
-    Deviations: each image advances on its own; a bisection that the budget cuts short leaves the radius unchanged; the
-    point at radius eps along the best ray is submitted, where the authors submit the nearest misclassified point: a
-    random victim misclassifies that one by chance; `votes` and `verify` are not options of the authors.
+    Deviations: the point at radius eps along the best ray is submitted, where the authors submit the nearest
+    misclassified point: a random victim misclassifies that one by chance; `votes` and `verify` are not options of the
+    authors.
 
     Args:
         votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
         verify: Largest number of queries, odd, at the point of a radius inside the ball before it is adopted; their
             majority must be misclassified; 0 for none.
-        ball: `eps` and `norm` ("linf"), see `Attack`.
-
-    State:
-        direction: int8 (rows, C, H, W), the best v.
-        radius: (rows,) float64, its l2 radius, infinite before any misclassified point.
-        level, block: (rows,) int64, the block that is tried: number `block` of 2^level.
-        phase: (rows,) int64: checking a direction, bisecting, or verifying.
-        low, high: (rows,) float64, the bracket of the bisection.
-        ballots, hits: the vote, see `rfdlight.attacks.voting`.
-
-    Queries:
-        One for a direction that fails its check, else one more per bisection; (votes + 1) / 2 to votes times as many
-        with votes.
     """
-
-    access = "decision"
 
     CHECK, BISECT, VERIFY = range(3)
 
     def __init__(self, votes: int = 1, verify: int = 0, **ball: Any) -> None:
-        super().__init__(**ball)
-        check_odd("votes", votes)
-        if verify:
-            check_odd("verify", verify)
-        self.votes = votes
-        self.verify = verify
+        super().__init__(votes, verify, **ball)
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        zero = torch.zeros_like(y)
         return {
-            "direction": torch.ones_like(x, dtype=torch.int8),
-            "radius": torch.full_like(y, torch.inf, dtype=torch.float64),
-            "level": zero,
-            "block": zero.clone(),
-            "phase": zero.clone(),
-            "low": torch.zeros_like(y, dtype=torch.float64),
+            **super().init(x, y, seed),
+            "direction": torch.ones_like(x, dtype=torch.int8),  # the best v
+            "radius": torch.full_like(y, torch.inf, dtype=torch.float64),  # its l2 radius
+            "level": torch.zeros_like(y),  # the block that is tried has the number `block` of 2^level
+            "block": torch.zeros_like(y),
+            "phase": torch.zeros_like(y),
+            "low": torch.zeros_like(y, dtype=torch.float64),  # the bracket of the bisection
             "high": torch.zeros_like(y, dtype=torch.float64),
-            **open_votes(y),
         }
 
     @staticmethod
@@ -102,7 +76,7 @@ class RayS(Attack):
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         phase, reach = state["phase"], state["reach"]
-        decided, wrong = self._decide(state, self.is_adversarial(state, answer))
+        decided, wrong = self.decide(state, self.is_adversarial(state, answer), phase == self.VERIFY)
         checks, bisects, verifies = (decided & (phase == which) for which in (self.CHECK, self.BISECT, self.VERIFY))
 
         found = wrong & checks
@@ -110,10 +84,9 @@ class RayS(Attack):
         low = torch.where(found, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
         converged = bisects & (high - low <= _TOLERANCE)
         nearer = converged & (high < state["radius"])
+        doubtful = torch.zeros_like(nearer)
         if self.verify:
             doubtful = nearer & self.threat.contains(state["x"], self.point(state["x"], state["trial"], high))
-        else:
-            doubtful = torch.zeros_like(nearer)
         adopted = (nearer & ~doubtful) | (verifies & wrong)
         ends = (checks & ~wrong) | (converged & ~doubtful) | verifies
 
@@ -126,14 +99,6 @@ class RayS(Attack):
         past = (block >= 2 ** state["level"].clamp_max(40)) | (block * self._length(state) >= points[0].numel())
         state["block"] = torch.where(ends, torch.where(past, 0, block), state["block"])
         state["level"] = state["level"] + (ends & past)
-
-    def _decide(self, state: Columns, adversarial: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which decisions are complete, and which of these are misclassified."""
-        votes: int | Tensor = self.votes
-        if self.verify:
-            votes = torch.where(state["phase"] == self.VERIFY, self.verify, self.votes)
-        decided, outcome = cast_vote(state, adversarial, votes)
-        return decided, decided & outcome
 
     def best(self, state: Columns) -> Tensor:
         return torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)

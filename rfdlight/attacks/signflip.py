@@ -1,42 +1,33 @@
 """The SignFlip attack."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight.attacks.argument_checks import check_count
-from rfdlight.attacks.base import Attack
-from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
+from rfdlight.attacks.base import check_count
+from rfdlight.attacks.decision_based import VotedAttack
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
-from rfdlight.core.tensors import Columns, per_row, take
+from rfdlight.core.tensors import Columns, per_row
 
 _BISECTIONS = 10
-_WINDOW = 10
-"""Iterations between two adaptations."""
-_OFTEN, _SELDOM = 7, 3
-"""Successes in a window above or below which alpha and the probabilities are adapted."""
-
+_WINDOW = 10  # iterations between two adaptations
+_OFTEN, _SELDOM = 7, 3  # successes in a window above or below which alpha and the probabilities are adapted
 _ALPHA, _ALPHA_FACTOR = 0.004, 1.5
 _KEEP, _KEEP_LEAST, _KEEP_MOST = 0.999, 0.99, 0.9999
 _KEEP_LEARNED, _KEEP_SHIFT = 1e-4, 0.001
-
-_START, _NOISE, _FLIPS = range(3)
-"""Streams of random numbers."""
+_START, _NOISE, _FLIPS = range(3)  # streams of random numbers
 
 
-class SignFlip(Attack):
+class SignFlip(VotedAttack):
     """SignFlip: decision-based attack in linf that shrinks a perturbation under random steps and sign flips.
 
-    It starts from uniform noise, or from an image of the target class, moved towards the clean image x by 10 bisections
-    of the linf radius. Each iteration queries two proposals. The projection adds random signs of size alpha and clamps
-    the perturbation to its radius less alpha. The flip negates a few of its signs, each with a probability of its own
-    that is learned from the flips that were taken. A proposal is taken if it is adversarial. Every 10 iterations alpha
-    and the probabilities are adapted.
+    The start is uniform noise, or an image of the target class, bisected 10 times. Each iteration queries two
+    proposals, taken if adversarial: one adds random signs of size alpha and clamps to the radius less alpha, one
+    negates a few signs, each with a probability learned from the flips that were taken. Every 10 iterations alpha and
+    the probabilities adapt. Queries: 11, one more per noise drawn again, and two per iteration.
 
     Source: Chen, Zhang, Hu, Wu, Boosting Decision-Based Black-Box Adversarial Attacks with Random Sign Flip, ECCV 2020,
     algorithm 1, with the published code's constants.
@@ -50,55 +41,32 @@ class SignFlip(Attack):
         votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
         verify: Largest number of further queries, odd, at a proposal inside the ball before it is taken; their majority
             must be adversarial; 0 for none.
-        ball: `eps`, `norm` ("linf") and `targeted`, see `Attack`.
-
-    State:
-        delta: like x, the perturbation last taken; the last noise drawn until one is adversarial.
-        keep: float32 (rows, C, H // resize, W // resize), the probability that a sign is not flipped.
-        alpha, low: (rows,) float32, the size of the steps, and the lower end of the bracket in bisection, whose upper
-            end is the radius of `delta`.
-        phase: (rows,) int64: drawing a start, bisecting, projecting or flipping.
-        step: (rows,) int64, draws, then bisections, then iterations that are complete.
-        projected, flipped: (rows,) int64, proposals taken since the last adaptation.
-        verifying: (rows,) bool, whether the proposal is in the ball and being verified.
-        ballots, hits: the vote, see `rfdlight.attacks.voting`.
-
-    Queries:
-        11, one more per noise drawn again, and two per iteration; (votes + 1) / 2 to votes times as many with votes,
-        and (verify + 1) / 2 to verify more for an adversarial proposal in the ball.
     """
 
-    access = "decision"
     has_targeted_form = True
     needs_starting_point = True
 
     DRAW, BISECT, PROJECT, FLIP = range(4)
 
     def __init__(self, resize: int = 1, votes: int = 1, verify: int = 0, **ball: Any) -> None:
-        super().__init__(**ball)
+        super().__init__(votes, verify, **ball)
         check_count(resize=resize)
-        check_odd("votes", votes)
-        if verify:
-            check_odd("verify", verify)
         self.resize = resize
-        self.votes = votes
-        self.verify = verify
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        zero = torch.zeros_like(y)
         rows, channels, height, width = x.shape
         grid = (rows, channels, max(height // self.resize, 1), max(width // self.resize, 1))
         return {
-            "delta": torch.zeros_like(x),
-            "keep": torch.full(grid, _KEEP, dtype=torch.float32, device=x.device),
-            "alpha": torch.full_like(y, _ALPHA, dtype=torch.float32),
-            "low": torch.zeros_like(y, dtype=torch.float32),
-            "phase": zero,
-            "step": zero.clone(),
-            "projected": zero.clone(),
-            "flipped": zero.clone(),
-            "verifying": torch.zeros_like(y, dtype=torch.bool),
-            **open_votes(y),
+            **super().init(x, y, seed),
+            "delta": torch.zeros_like(x),  # the perturbation last taken; the last noise until one is adversarial
+            "keep": torch.full(grid, _KEEP, dtype=torch.float32, device=x.device),  # probability of each sign to stay
+            "alpha": torch.full_like(y, _ALPHA, dtype=torch.float32),  # size of the steps
+            "low": torch.zeros_like(y, dtype=torch.float32),  # lower end of the bracket; the upper is the radius
+            "phase": torch.zeros_like(y),
+            "step": torch.zeros_like(y),  # draws, then bisections, then iterations that are complete
+            "projected": torch.zeros_like(y),  # proposals taken since the last adaptation
+            "flipped": torch.zeros_like(y),
+            "verifying": torch.zeros_like(y, dtype=torch.bool),  # whether the proposal is being verified
         }
 
     def ask(self, state: Columns) -> Tensor:
@@ -175,9 +143,7 @@ class SignFlip(Attack):
     def _decide(self, state: Columns, adversarial: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
         """Return which proposals are decided, and which of these are adversarial."""
         verifying = state["verifying"]
-        votes = torch.where(verifying, self.verify, self.votes) if self.verify else self.votes
-        decided, outcome = cast_vote(state, adversarial, votes)
-        hit = decided & outcome
+        decided, hit = self.decide(state, adversarial, verifying)
         if self.verify:
             doubtful = hit & ~verifying & (length <= self.threat.eps)
             state["verifying"] = doubtful | (verifying & ~decided)
@@ -196,13 +162,13 @@ class SignFlip(Attack):
         """Lengthen steps and flip more if most proposals of the window were taken, shorten and flip less if few."""
         if not rows.any():
             return
-        past = take({name: state[name] for name in ("projected", "flipped", "alpha", "keep")}, rows)
-        factor = torch.where(past["projected"] > _OFTEN, _ALPHA_FACTOR, 1.0)
-        factor = torch.where(past["projected"] < _SELDOM, 1 / _ALPHA_FACTOR, factor)
-        shift = torch.where(past["flipped"] > _OFTEN, -_KEEP_SHIFT, 0.0)
-        shift = torch.where(past["flipped"] < _SELDOM, _KEEP_SHIFT, shift)
-        state["alpha"][rows] = past["alpha"] * factor
-        state["keep"][rows] = (past["keep"] + per_row(shift, past["keep"])).clamp_(_KEEP_LEAST, _KEEP_MOST)
+        projected, flipped, keep = (state[name][rows] for name in ("projected", "flipped", "keep"))
+        factor = torch.where(projected > _OFTEN, _ALPHA_FACTOR, 1.0)
+        factor = torch.where(projected < _SELDOM, 1 / _ALPHA_FACTOR, factor)
+        shift = torch.where(flipped > _OFTEN, -_KEEP_SHIFT, 0.0)
+        shift = torch.where(flipped < _SELDOM, _KEEP_SHIFT, shift)
+        state["alpha"][rows] = state["alpha"][rows] * factor
+        state["keep"][rows] = (keep + per_row(shift, keep)).clamp_(_KEEP_LEAST, _KEEP_MOST)
         state["projected"] = torch.where(rows, 0, state["projected"])
         state["flipped"] = torch.where(rows, 0, state["flipped"])
 

@@ -1,26 +1,23 @@
 """The SignHunter attack."""
 
-from __future__ import annotations
-
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.losses import Loss
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 
 class SignHunt(Attack):
     """SignHunter: score-based divide-and-conquer search for the signs of the gradient, in linf or l2.
 
-    A probe is anchor + eps v in linf and anchor + eps v / sqrt(d) in l2, with v in {-1, +1}^d. The anchor is the clean
-    image x and v starts at +1. Each step negates v on one chunk of the flattened image and keeps that unless the score,
-    the negated loss of the attacker, falls; a tie is kept. At level h the chunks have ceil(d / 2^h) values. After the
-    level of single values the search starts again, with v = +1, at the probe that it has reached.
+    A probe is x + eps v in linf and x + eps v / sqrt(d) in l2, with v = +1 at first. Each step negates v on one chunk
+    of the flattened image and keeps that unless the score, the negated loss of the attacker, falls. At level h the
+    chunks have ceil(d / 2^h) values. After the level of single values the search starts again at the probe that it has
+    reached. Queries: one at the start of each pass and one per step; twice as many with `base_query`.
 
     Source: Al-Dujaili and O'Reilly, Sign Bits Are All You Need for Black-Box Attacks, ICLR 2020, algorithm 2.
     Deviations: every probe is projected on the ball and clipped to [0, 1], which changes it in the second pass and at
@@ -32,33 +29,16 @@ class SignHunt(Attack):
         flatten: The order of the values: "chw" as the paper, or "hwc" as the authors, whose early chunks are bands of
             whole rows.
         loss: "margin" as the paper, or "cross_entropy" as the authors.
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        signs: int8 (rows, C, H, W), the kept v.
-        anchor: like x.
-        score, base: (rows,) float64, the score of the kept v less that of the base, minus infinity before the first
-            probe of a pass; and the last score of the anchor, or 0.
-        level, chunk: (rows,) int64, the chunk that is tried: number `chunk` of 2^level.
-        phase: (rows,) int64: querying the base or a probe.
-        flips, passes: (rows,) int64, chunks tried, and passes started.
-
-    Queries:
-        One for v = +1 at the start of each pass and one per step; twice as many with `base_query`.
     """
 
     access = "score"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
 
     BASE, PROBE = range(2)
 
     def __init__(
-        self,
-        base_query: bool | None = None,
-        flatten: Literal["chw", "hwc"] = "chw",
-        loss: Loss = "margin",
-        **ball: Any,
+        self, base_query: bool | None = None, flatten: Literal["chw", "hwc"] = "chw", loss: Loss = "margin", **ball: Any
     ) -> None:
         super().__init__(**ball)
         self.base_query = base_query
@@ -71,17 +51,16 @@ class SignHunt(Attack):
         return self.BASE if self.base_query else self.PROBE
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        zero = torch.zeros_like(y)
         return {
-            "signs": torch.ones_like(x, dtype=torch.int8),
+            "signs": torch.ones_like(x, dtype=torch.int8),  # the kept v
             "anchor": x.clone(),
-            "score": torch.full_like(y, -torch.inf, dtype=torch.float64),
-            "base": torch.zeros_like(y, dtype=torch.float64),
-            "level": zero,
-            "chunk": zero.clone(),
+            "score": torch.full_like(y, -torch.inf, dtype=torch.float64),  # of v less `base`; -inf before a pass
+            "base": torch.zeros_like(y, dtype=torch.float64),  # the last score of the anchor, or 0
+            "level": torch.zeros_like(y),  # the chunk that is tried has the number `chunk` of 2^level
+            "chunk": torch.zeros_like(y),
             "phase": torch.full_like(y, self.first_phase),
-            "flips": zero.clone(),
-            "passes": zero.clone(),
+            "flips": torch.zeros_like(y),  # chunks tried
+            "passes": torch.zeros_like(y),  # passes started
         }
 
     @staticmethod

@@ -1,43 +1,33 @@
 """The Sign-OPT attack."""
 
-from __future__ import annotations
-
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_count
-from rfdlight.attacks.bisection import halve, middle
-from rfdlight.attacks.phases import Ask, PhasedAttack, Tell
+from rfdlight.attacks.base import check_count
+from rfdlight.attacks.decision_based import PhasedAttack, Phases, halve, middle
 from rfdlight.core import norms, rng
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
-_STARTS, _SAMPLES = range(2)
-"""Streams of random numbers."""
-
-_ALPHA, _BETA, _LEAST_BETA = 0.2, 1e-3, 1e-8
-"""The first step, the first size of the samples, and the size below which the authors stop."""
-_LEAST_ALPHA = {"l2": 1e-4, "linf": 1e-6}
-"""Steps below which the samples become smaller."""
-_START_GAP = 1e-5
-"""Gap at which the bisection of a start ends."""
-_ATTEMPTS = 15
-"""Largest number of steps that a line search tries by doubling, and again by quartering."""
-_SHRINKS = 100
-"""Largest number of radii that are tried before bisection goes down to 0."""
-_FARTHEST = 20.0
-"""Radius beyond which the published code gives up a direction."""
+_STARTS, _SAMPLES = range(2)  # streams of random numbers
+_ALPHA, _BETA = 0.2, 1e-3  # the first step, and the first size of the samples
+_LEAST_BETA = 1e-8  # size of the samples below which the authors stop
+_LEAST_ALPHA = {"l2": 1e-4, "linf": 1e-6}  # steps below which the samples become smaller
+_START_GAP = 1e-5  # gap at which the bisection of a start ends
+_ATTEMPTS = 15  # most steps that a line search tries by doubling, and again by quartering
+_SHRINKS = 100  # most radii that are tried before bisection goes down to 0
+_FARTHEST = 20.0  # radius beyond which the published code gives up a direction
 
 
 class SignOPT(PhasedAttack):
     """Sign-OPT: decision-based descent of the distance to the decision boundary over directions, in linf or l2.
 
-    g(theta) is the smallest misclassified radius along the direction theta. The attack keeps the best of several random
-    directions. An iteration queries x + g (theta + beta u) for random u, with each direction normalised; the mean of u,
-    negated where the point is misclassified, estimates the gradient of g. A line search along it then doubles the step
-    while g falls, or quarters it until g falls.
+    g(theta) is the smallest misclassified radius along theta; the best of several random directions comes first. An
+    iteration queries x + g (theta + beta u) for random u; the mean of u, negated where the point is misclassified,
+    estimates the gradient of g. A line search doubles the step while g falls, or quarters it until g falls. Queries:
+    `samples` per iteration; per step 1, or if it is misclassified one per percent that g falls and
+    log2(0.01 g / (beta / 500)); per start 1, or about 20 more if it is nearer than the last one.
 
     Source: Cheng, Singh, Chen, Chen, Liu and Hsieh, Sign-OPT: A Query-Efficient Hard-label Adversarial Attack,
     ICLR 2020, algorithm 1; all lengths are of the attack's norm.
@@ -48,24 +38,9 @@ class SignOPT(PhasedAttack):
     Args:
         starting_points: Random directions to choose from; a targeted attack has one, towards its starting point.
         samples: Queries per gradient.
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        direction: like x, theta, of norm 1.
-        radius: (rows,) float64, the least g known: of theta, or of the step `better`.
-        gathered: like x, the sum of the signed u.
-        started, sampled, drawn: (rows,) int64, starts, samples of this iteration, samples of all iterations.
-        attempt: (rows,) int64, -1 while starting, then steps tried; quartering begins at 15.
-        alpha, beta, better: (rows,) float64, the step, the size of the samples, the best step of this line search or 0.
-        low, high: (rows,) float64, the radii known to be right and misclassified.
-        shrinks, unbilled: (rows,) int64, radii shrunk, and queries that the published code does not bill.
-
-    Queries:
-        `samples` per iteration, and its line search: per step 1, or if it is misclassified one per percent that g falls
-        and log2(0.01 g / (beta / 500)). Each start takes 1, or about 20 more if it is nearer than the last one.
     """
 
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
     needs_starting_point = True
 
@@ -94,17 +69,24 @@ class SignOPT(PhasedAttack):
         real = torch.zeros_like(y, dtype=torch.float64)
         first = rng.normal(seed, _STARTS, torch.zeros_like(y), tuple(x.shape[1:])).to(x.dtype)
         return {
-            **{name: torch.zeros_like(y) for name in ("phase", "started", "sampled", "drawn", "shrinks", "unbilled")},
-            **{name: real.clone() for name in ("better", "low", "high")},
-            "direction": first / per_row(norms.norm(first, self.norm), first),
-            "radius": torch.full_like(real, torch.inf),
-            "gathered": torch.zeros_like(x),
-            "attempt": torch.full_like(y, -1),
-            "alpha": torch.full_like(real, _ALPHA),
-            "beta": torch.full_like(real, _BETA),
+            "direction": first / per_row(norms.norm(first, self.norm), first),  # theta
+            "radius": torch.full_like(real, torch.inf),  # the least g known: of theta, or of the step `better`
+            "phase": torch.zeros_like(y),
+            "started": torch.zeros_like(y),  # starts that are finished
+            "sampled": torch.zeros_like(y),  # samples of this iteration
+            "drawn": torch.zeros_like(y),  # samples of all iterations
+            "gathered": torch.zeros_like(x),  # the sum of the signed u
+            "attempt": torch.full_like(y, -1),  # -1 while starting, then steps tried; quartering begins at 15
+            "alpha": torch.full_like(real, _ALPHA),  # the step
+            "beta": torch.full_like(real, _BETA),  # the size of the samples
+            "better": real,  # the best step of this line search, or 0
+            "low": real.clone(),  # the radii known to be right
+            "high": real.clone(),  # and misclassified
+            "shrinks": torch.zeros_like(y),  # radii shrunk
+            "unbilled": torch.zeros_like(y),  # queries that the published code does not bill
         }
 
-    def phases(self) -> tuple[tuple[Ask, Tell], ...]:
+    def phases(self) -> Phases:
         return (
             (self._at_start, self._after_start),
             (self._tried, self._after_check),

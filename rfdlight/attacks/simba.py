@@ -1,34 +1,27 @@
 """The SimBA attack."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_positive
-from rfdlight.attacks.base import Attack
+from rfdlight.attacks.base import Attack, check_positive
 from rfdlight.core import norms, rng
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
-_ORDER = 0
-"""The stream of random numbers."""
-
-_ROUNDS = 6
-"""Rounds of the network that permutes the coordinates; four already pass for random in large blocks."""
+_ORDER = 0  # the stream of random numbers
+_ROUNDS = 6  # of the network that permutes the coordinates; four already pass for random in large blocks
 
 
 class SimBA(Attack):
     """SimBA: score-based coordinate search, one basis vector at a time, in linf or l2.
 
-    The basis is that of pixels, or of the orthonormal discrete cosine transform (DCT) of each channel. Coordinates are
-    visited in random order, those of the DCT from low to high frequencies. At each, minus the step is tried, and if the
-    probability of the label does not fall, plus the step. After all have been visited, a new pass begins in a new
-    order. A targeted attack raises the target's probability.
+    The basis is that of pixels, or of the orthonormal discrete cosine transform (DCT) of each channel, in random order,
+    the DCT's from low to high frequencies. At each coordinate minus the step is tried, and plus the step if the
+    probability of the label does not fall (or the target's rise). Each pass has a new order. Queries: one at the clean
+    image, then one or two per coordinate.
 
     Source: Guo, Gardner, You, Wilson, Weinberger, Simple Black-box Adversarial Attacks, ICML 2019, algorithm 1, with
     the published order of frequencies: a block of 28 by 28 first, then rings of width 7, at 224 by 224 pixels; here an
@@ -41,20 +34,10 @@ class SimBA(Attack):
         basis: "pixel" or "dct".
         step: Length of a step along a basis vector, > 0; by default eps in linf, as in the paper's code, and 0.2 in l2,
             the authors'. Steps along pixels in linf are at most eps.
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        delta: float32 (rows, C, H, W), the kept perturbation, before clipping to [0, 1].
-        loss: (rows,) float64, the label's probability there, or the target's negated; infinite before the first query.
-        visited: (rows,) int64, coordinates that are finished.
-        second: (rows,) bool, whether the second sign of a coordinate is next.
-
-    Queries:
-        One at the clean image, then one or two per coordinate.
     """
 
     access = "score"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
 
     def __init__(self, basis: Literal["pixel", "dct"] = "pixel", step: float | None = None, **ball: Any) -> None:
@@ -65,10 +48,12 @@ class SimBA(Attack):
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         return {
-            "delta": torch.zeros_like(x, dtype=torch.float32),
-            "loss": torch.full_like(y, torch.inf, dtype=torch.float64),
-            "visited": torch.zeros_like(y),
-            "second": torch.zeros_like(y, dtype=torch.bool),
+            "delta": torch.zeros_like(x, dtype=torch.float32),  # the kept perturbation, before clipping to [0, 1]
+            "loss": torch.full_like(
+                y, torch.inf, dtype=torch.float64
+            ),  # the label's probability, or minus the target's
+            "visited": torch.zeros_like(y),  # coordinates that are finished
+            "second": torch.zeros_like(y, dtype=torch.bool),  # whether the second sign of a coordinate is next
         }
 
     def _size(self) -> float:
@@ -153,19 +138,10 @@ class SimBA(Attack):
 
 
 def permuted(seed: Tensor, number: Tensor, place: Tensor, size: Tensor) -> Tensor:
-    """Return the images of places under random permutations, without storing these.
+    """Return the images of places in [0, size) under the seed's permutation of this number; all are (rows,) int64.
 
     Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002, sections 4 and 5: a Feistel
-    network on a * b >= size places, walked until it comes back into range.
-
-    Args:
-        seed: (rows,) int64.
-        number: (rows,) int64, the number of the permutation of the seed.
-        place: (rows,) int64, in [0, size).
-        size: (rows,) int64, >= 1.
-
-    Returns:
-        (rows,) int64, in [0, size); for one seed, number and size, different places give different values.
+    network on a * b >= size places, walked until it comes back into range. It needs no storage.
     """
     left_size = size.double().sqrt().ceil().long()
     right_size = (size + left_size - 1) // left_size

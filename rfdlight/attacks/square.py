@@ -1,40 +1,34 @@
 """The Square attack."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks import square_l2
-from rfdlight.attacks.argument_checks import check_count
-from rfdlight.attacks.base import Attack
+from rfdlight.attacks.base import Attack, check_count
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
-from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
+# After each of these 10,000ths of the schedule the squares' share of the pixels is halved.
 _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-"""After each of these 10,000ths of the schedule the squares' share of the pixels is halved."""
-
-_STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)
-"""Streams of random numbers; `square_l2` has the next ones."""
+_STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
 
 
 class Square(Attack):
     """Square Attack: score-based random search over square patches, in linf or l2.
 
-    In linf the perturbation is +eps or -eps at every pixel. It starts as vertical stripes; each step gives one random
-    square window a random sign per channel. In l2 it starts as a grid of bumps of norm eps; each step moves the mass of
-    one window into a bump in another. A step is kept if the loss falls.
+    In linf the perturbation starts as vertical stripes of +eps and -eps; each step gives one random square window a
+    random sign per channel. In l2 it starts as a grid of bumps of norm eps; each step moves the mass of one window into
+    a bump in another. A step is kept if the loss falls. Queries: one for the start, one per step, one per refresh.
 
     Source: Andriushchenko, Croce, Flammarion, Hein, Square Attack, ECCV 2020, algorithms 1 to 3, with the published
     code's window range: the last row and column are never inside a window.
     Deviations: each image has its own windows and signs; beyond `schedule_len` the squares stay small, where the
     published code returns to the first size; the targeted form lowers the margin by default, the published one the
-    cross entropy; `refresh` and `inclusive` are not options of the authors.
+    cross entropy; `refresh` is not an option of the authors.
 
     Args:
         p: Share of the pixels in the first squares, in (0, 1]; 0.05 is the authors' for ImageNet and the paper's, in l2
@@ -45,24 +39,12 @@ class Square(Attack):
             query counting.
         refresh: When the kept point is queried again and its loss replaced: "never", before "every" step, or once after
             each "accept"ed step. It matters behind random victims alone.
-        inclusive: Whether windows may cover the last row and column.
         loss: "margin" or "cross_entropy".
-        ball: `eps`, `norm` ("linf" or "l2") and `targeted`, see `Attack`.
-
-    State:
-        signs: int8 (rows, C, H, W), in linf, the kept perturbation in units of eps, before clipping.
-        point: like x, in l2, the kept point.
-        loss: (rows,) float32, its loss, infinite before the first query.
-        step, queries: (rows,) int64, proposals so far, of which the start is the first; queries so far.
-        refreshing: (rows,) bool, whether the kept point is queried next.
-
-    Queries:
-        One for the start, one per step, and one per refresh. The clean image is never queried.
     """
 
     default_clock: ClassVar[Literal["evaluations", "iterations"]] = "evaluations"
     access = "score"
-    norms: ClassVar[tuple[Norm, ...]] = ("linf", "l2")
+    norms = ("linf", "l2")
     has_targeted_form = True
 
     def __init__(
@@ -71,7 +53,6 @@ class Square(Attack):
         schedule_len: int | None = None,
         schedule_clock: Literal["evaluations", "iterations"] | None = None,
         refresh: Literal["never", "every", "accept"] = "never",
-        inclusive: bool = False,
         loss: Loss = "margin",
         **ball: Any,
     ) -> None:
@@ -83,19 +64,18 @@ class Square(Attack):
         self.schedule_len = schedule_len
         self.schedule_clock = schedule_clock
         self.refresh = refresh
-        self.inclusive = inclusive
         self.loss = loss
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         columns = {
-            "loss": torch.full_like(y, torch.inf, dtype=torch.float32),
-            "step": torch.zeros_like(y),
+            "loss": torch.full_like(y, torch.inf, dtype=torch.float32),  # of the kept point
+            "step": torch.zeros_like(y),  # proposals, of which the start is the first
             "queries": torch.zeros_like(y),
-            "refreshing": torch.zeros_like(y, dtype=torch.bool),
+            "refreshing": torch.zeros_like(y, dtype=torch.bool),  # whether the kept point is queried next
         }
-        if self.norm == "l2":
+        if self.norm == "l2":  # the kept point
             return {"point": square_l2.start(x, seed, self.threat.eps), **columns}
-        channels, height, width = x.shape[1:]
+        channels, height, width = x.shape[1:]  # in linf, the kept perturbation in units of eps, before clipping
         stripes = rng.signs(seed, _STRIPES, torch.zeros_like(y), (channels, 1, width))
         return {"signs": stripes.expand(-1, -1, height, -1).contiguous(), **columns}
 
@@ -119,16 +99,9 @@ class Square(Attack):
         """Return the signs with one window repainted; the kept signs for the start and for refreshes."""
         kept, seed, step = state["signs"], state["seed"], state["step"]
         channels, height, width = kept.shape[1:]
-        place = rng.uniform(seed, _WINDOW, step, 2)
-        top = (place[:, 0] * (height - side + self.inclusive)).long()
-        left = (place[:, 1] * (width - side + self.inclusive)).long()
-        down = torch.arange(height, device=kept.device) - top[:, None]  # (rows, H)
-        across = torch.arange(width, device=kept.device) - left[:, None]
         moves = (step > 0) & ~state["refreshing"]
-        rows_inside = (down >= 0) & (down < side[:, None])
-        columns_inside = (across >= 0) & (across < side[:, None]) & moves[:, None]
-        window = (rows_inside[:, :, None] & columns_inside[:, None, :])[:, None]  # (rows, 1, H, W)
-
+        window, _, _ = square_l2.window(rng.uniform(seed, _WINDOW, step, 2), side, height, width)
+        window &= per_row(moves, window)
         paint = rng.signs(seed, _SIGNS, step, (channels, 1, 1))
         proposal = torch.where(window, paint, kept)
         # A window that already has these signs would waste the query: take one of the other sign vectors, each with
@@ -151,7 +124,7 @@ class Square(Attack):
             state["proposal"] = self._paint(state, side)
             return self._point(x, state["proposal"])
         moves = (step > 0) & ~state["refreshing"]
-        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps, int(self.inclusive))
+        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps)
         state["proposal"] = torch.where(per_row(moves, x), moved, state["point"])
         return state["proposal"]
 

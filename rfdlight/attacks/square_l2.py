@@ -1,7 +1,5 @@
 """The proposals of Square Attack in l2, which move mass from one window of the image to another."""
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import torch
@@ -11,11 +9,8 @@ from rfdlight.core import rng
 from rfdlight.core.norms import norm
 from rfdlight.core.tensors import per_row
 
-_START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)
-"""Streams of random numbers; `square` has the first ones."""
-
-_CELLS = 5
-"""Bumps per column of the image at the start."""
+_START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)  # streams of random numbers; `square` has the first
+_CELLS = 5  # bumps per column of the image at the start
 
 
 @lru_cache(maxsize=256)
@@ -61,23 +56,13 @@ def start(x: Tensor, seed: Tensor, eps: float) -> Tensor:
     return (x + delta * per_row(eps / norm(delta, "l2"), x)).clamp_(0, 1)
 
 
-def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, eps: float, edge: int) -> Tensor:
-    """Return new points, like `x`, in which the mass of two windows becomes a bump in the first.
-
-    Args:
-        x: (rows, C, H, W), the clean images.
-        kept: Like `x`, the kept points.
-        seed: (rows,) int64.
-        step: (rows,) int64, the number of the proposal.
-        side: (rows,) int64, the side of the windows.
-        eps: Radius of the ball.
-        edge: 1 if windows may cover the last row and column, else 0.
-    """
+def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, eps: float) -> Tensor:
+    """Return new points, like `x`, in which the mass of two windows of `kept` becomes a bump in the first."""
     channels, height, width = x.shape[1:]
     delta = kept - x
     place = rng.uniform(seed, _WINDOWS, step, 4)
-    first, down, across = _window(place[:, :2], side, height, width, edge)
-    second, _, _ = _window(place[:, 2:], side, height, width, edge)
+    first, down, across = window(place[:, :2], side, height, width)
+    second, _, _ = window(place[:, 2:], side, height, width)
 
     free = (eps**2 - norm(delta, "l2") ** 2).clamp_min(0) / channels
     held = (delta * (first | second)).square().sum((2, 3))  # (rows, C)
@@ -99,10 +84,9 @@ def _length(values: Tensor) -> Tensor:
     return values.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def _window(place: Tensor, side: Tensor, height: int, width: int, edge: int) -> tuple[Tensor, Tensor, Tensor]:
+def window(place: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return a window's mask, (rows, 1, H, W), and each pixel's place in it, (rows, H, 1) and (rows, 1, W)."""
-    top = (place[:, 0] * (height - side + edge)).long()
-    left = (place[:, 1] * (width - side + edge)).long()
+    top, left = (place[:, 0] * (height - side)).long(), (place[:, 1] * (width - side)).long()
     down = (torch.arange(height, device=side.device) - top[:, None])[:, :, None]
     across = (torch.arange(width, device=side.device) - left[:, None])[:, None, :]
     reach = side[:, None, None]

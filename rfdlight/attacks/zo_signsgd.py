@@ -1,44 +1,36 @@
 """The ZO-signSGD attack."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.argument_checks import check_count, check_positive
-from rfdlight.attacks.gradient_estimation import GradientEstimation
+from rfdlight.attacks.base import check_count, check_positive
+from rfdlight.attacks.gradient_estimation import SummedProbes
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
 
 
-class ZOSignSGD(GradientEstimation):
-    """ZO-signSGD: score-based gradient estimation from forward differences, followed along its signs.
+class ZOSignSGD(SummedProbes):
+    """ZO-signSGD: score-based gradient estimation from forward differences, followed along its signs, in linf or l2.
 
-    An iteration queries the iterate x_t, then n times x_t + sigma u with u from N(0, I). With L the attacker's loss,
-    the direction is G = sum of (L(x_t) - L(x_t + sigma u)) u. The iterate moves by step sgn(G), in l2 too, where
-    sgn(0) = 0. It is projected on the ball around the clean image and clipped to [0, 1].
+    An iteration queries the iterate x_t, which also shows success, then n times x_t + sigma u with u from N(0, I). It
+    sums L(x_t) - L(x_t + sigma u) times u, with L the attacker's loss, steps along the signs of the sum, in l2 too, and
+    projects on the ball around the clean image and [0, 1].
 
     Source: Liu, Chen, Chen, Hong, signSGD via Zeroth-Order Oracle, ICLR 2019, algorithm 1, with Gaussian directions and
-    the constants of Nguyen et al., Understanding the Robustness of Randomized Feature Defense Against Query-Based
-    Adversarial Attacks, ICLR 2024.
-    Deviations: probes are clipped to [0, 1]; the margin instead of the cross entropy by default.
+    the constants of Nguyen et al., ICLR 2024, see `rfdlight.attacks.paper`.
+    Deviations: probes are clipped to [0, 1]; the margin by default.
 
     Args:
         samples: Probes per iteration, n, >= 1.
         sigma: Standard deviation of a probe per pixel value, > 0.
         step: Length of a step per pixel value, > 0.
         loss: "margin" or "cross_entropy".
-        ball: `eps` and `norm` ("linf" or "l2"), see `Attack`.
-
-    State:
-        direction: like x, the part of G known so far; and the columns of `GradientEstimation`.
-
-    Queries:
-        n + 1 per iteration; the query at the iterate also shows whether the attack has succeeded.
     """
+
+    signs_in_l2 = True
 
     def __init__(
         self, samples: int = 15, sigma: float = 0.1, step: float = 0.01, loss: Loss = "margin", **ball: Any
@@ -55,9 +47,6 @@ class ZOSignSGD(GradientEstimation):
     def cycle(self) -> int:
         return self.samples + 1
 
-    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        return {"direction": torch.zeros_like(x), **super().init(x, y, seed)}
-
     def ask(self, state: Columns) -> Tensor:
         position = self.position(state)
         return self.query(state, (position - 1).clamp_min(0), position > 0)
@@ -67,7 +56,7 @@ class ZOSignSGD(GradientEstimation):
         x = state["x"]
         draw = state["queries"] // self.cycle * self.samples + number
         state["draw"] = rng.normal(state["seed"], 0, draw, tuple(x.shape[1:]))
-        return self.in_range(x, state["point"] + per_row(probes * self.sigma, x).to(x.dtype) * state["draw"])
+        return self.in_range(state["point"] + per_row(probes * self.sigma, x).to(x.dtype) * state["draw"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss, position = self.objective(state, answer), self.position(state)
@@ -75,19 +64,6 @@ class ZOSignSGD(GradientEstimation):
         fall = torch.where(probes, state["first"] - loss, 0.0)
         state["first"] = torch.where(probes, state["first"], loss)
         self.collect(state, fall, position == self.samples)
-
-    def collect(self, state: Columns, fall: Tensor, complete: Tensor) -> None:
-        """Add the fall of the loss along the probe to the direction, and take the step of complete directions."""
-        state["direction"] += per_row(fall, state["draw"]) * state["draw"]
-        state["queries"] = state["queries"] + 1
-        if complete.any():
-            self.step_along(state, complete)
-
-    def step_along(self, state: Columns, rows: Tensor) -> None:
-        """Take the step of `rows`, whose direction is complete."""
-        direction = state["direction"]
-        self.move(state, rows, self.step * direction.sign())
-        state["direction"] = direction.masked_fill(per_row(rows, direction), 0.0)
 
     def is_success_check(self, state: Columns) -> Tensor:
         return torch.zeros_like(state["y"], dtype=torch.bool)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from rfdlight._io import plain_console, write_file
 from rfdlight.analysis.calibration import Target, rough_meter
-from rfdlight.analysis.layer_selection import chosen_places
+from rfdlight.analysis.insertion_points import chosen_points
 from rfdlight.analysis.measurements import Attacker, Measurement, measure_points, ranked
 from rfdlight.analysis.plots import draw_magnitudes, draw_misled, draw_ratios
-from rfdlight.cli.victim_lines import print_victim
+from rfdlight.cli.calibrate import print_victim
 from rfdlight.data.base import ImageData
 from rfdlight.data.subset import select
 from rfdlight.errors import expect, shown
@@ -72,7 +72,7 @@ def analyze(
     target = Target.rough(target_drop)
     folder = run_directory.plan(output, "analysis")
     loaded, card, description = resolve_victim(victim, checkpoint, data)
-    points = chosen_places(loaded, layers, at)
+    points = chosen_points(loaded, layers, at)
     free = data.held_out()
     attacker = Attacker(_radius("step", step, data), _radius("eps", eps, data), draws)
     expect(num_images <= len(free), "num_images", f"at most {len(free)} test images that are not attacked", num_images)
@@ -82,17 +82,8 @@ def analyze(
     print_victim(console, description, card, data, meter)
     with console.status(f"gradients and costs at {len(points) + 1} insertion points"):
         ids, measurements = measure_points(meter, images, points, attacker, target.drop, seed)
-    facts = {
-        "victim": description,
-        "data": data.name,
-        "image_ids": ids,
-        "target_drop": target.drop,
-        "seed": seed,
-        "attacker": asdict(attacker),
-        "costs_measured_on": len(meter.undefended),
-        "places": [_plain(one) for one in measurements],
-        "ranking": [one.name for one in ranked(measurements)],
-    }
+    facts = {"victim": description, "data": data.name, "image_ids": ids, "target_drop": target.drop, "seed": seed}
+    facts |= {"attacker": asdict(attacker), "costs_measured_on": len(meter.undefended)}
     _write(run_directory.create(folder), facts, measurements)
     console.print(_table(measurements))
     console.print(Text(_legend(attacker, len(meter.undefended)), style="dim"))
@@ -109,7 +100,11 @@ def _radius(name: str, value: float | None, data: ImageData) -> float:
 
 
 def _write(folder: Path, facts: dict[str, Any], measurements: list[Measurement]) -> None:
-    write_file(folder / "analysis.json", json.dumps(facts) + "\n")
+    results = {
+        "places": [_plain(one) for one in measurements],
+        "ranking": [one.name for one in ranked(measurements)],
+    }
+    write_file(folder / "analysis.json", json.dumps(facts | results) + "\n")
     draw_ratios(measurements, folder / "ratios.png")
     draw_magnitudes(measurements, folder / "magnitudes.png")
     draw_misled(measurements, folder / "misled.png")

@@ -12,15 +12,15 @@ from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.analysis import defense_file
-from rfdlight.analysis.acting import check_acts
 from rfdlight.analysis.calibration import Calibration, Sigma, Target, calibrate_noise, cost_line, sigma_text
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
-from rfdlight.cli.victim_lines import print_victim
+from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError, expect
-from rfdlight.victims.resolve import resolve_victim
+from rfdlight.victims.card import VictimCard
+from rfdlight.victims.resolve import other_data_warning, resolve_victim
 
 
 def calibrate(
@@ -86,12 +86,26 @@ def calibrate(
         config["init_args"] = {**config.get("init_args", {}), **arguments, "sigma": defense.sigma}
         facts = {"defense": defense.description(loaded), **conditions, **defense_file.cost_facts(result.cost)}
         defense_file.write(files[name], config, calibration=facts)
-        lines = filter(None, (f"{files[name]}: {defense.description(loaded)}", result.note))
-        console.print(Text("; ".join(lines)), soft_wrap=True)
+        note = f"; {result.note}" if result.note else ""
+        console.print(Text(f"{files[name]}: {defense.description(loaded)}{note}"), soft_wrap=True)
         results[name] = defense.sigma, result
     if not results:
         raise UserError(f"no layer has a sigma that costs {target.points}")
     console.print(_table(results))
+
+
+def print_victim(
+    console: Console, description: str, card: VictimCard | None, data: ImageData, meter: CleanCostMeter
+) -> None:
+    """Print the victim and its clean accuracy, and warn of other training data or accuracy at chance level."""
+    accuracy = (
+        f"undefended clean accuracy {meter.clean_accuracy:.2%} on {len(meter.undefended)} test images that "
+        "rfdlight test does not attack"
+    )
+    console.print(Text("\n".join([description, accuracy])), soft_wrap=True)
+    for caution in (other_data_warning(card, data), meter.caution(data.num_classes)):
+        if caution is not None:
+            console.print(Text(f"warning: {caution}", style="yellow"), soft_wrap=True)
 
 
 def _check(defense: Noise, sweep: str | None) -> None:

@@ -3,63 +3,60 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from rfdlight._io import config_path, read_config
-from rfdlight.cli import resumption
 from rfdlight.cli.values import number_of, structure, with_names
 from rfdlight.core.registry import FLAGS, resolve
 from rfdlight.errors import SettingError
+from rfdlight.evaluation.fingerprint import cannot_go_on, mixed
+from rfdlight.records import run_directory
 from rfdlight.victims.resolve import SHIPPED_DATA, card_of
 
 DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
 """The component that a command uses if none is named, by command."""
+CONFIG = "config.yaml"
+"""File of a run directory with the settings of the run."""
+
+_FREE = ("trainer", "run", "resume", "model.pool_size", "model.memory", "data.init_args.workers", "data.init_args.root")
+"""Settings that a resumed run may change, since no result depends on them."""
 _CONFIG = ("-c", "--config")
 _WITH_VICTIM = ("analyze", "calibrate", "recommend", "scales")
 """The commands whose positional argument is a victim."""
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """An option with its value, or a positional argument, whose flag is empty."""
 
     flag: str
     value: str | None = None
-    joined: bool = False
 
-    def written(self) -> list[str]:
-        """Return the arguments that the parser reads."""
-        if self.joined or (self.flag and (self.value or "").startswith("-")):  # such as -8/255, an option to the parser
-            return [f"{self.flag}={self.value}"]
-        return [*([self.flag] if self.flag else []), *([] if self.value is None else [self.value])]
+    def written(self) -> str:
+        """Return the argument that the parser reads; a value such as -8/255 apart would be an option to it."""
+        if self.value is None:
+            return self.flag
+        return f"{self.flag}={self.value}" if self.flag else self.value
 
 
 def expand(args: list[str]) -> tuple[list[str], str | None]:
     """Write out a command line: packaged configs, a resumed run, short names, and components left to their default.
 
-    Args:
-        args: The arguments, the command first.
-
-    Returns:
-        The arguments for the parser, and a line about the data of the victim's card, if these are used.
-
-    Raises:
-        UserError: If a config cannot be read, or a name is unknown.
+    Returns the arguments for the parser, and a line about the data of the victim's card, if these are used.
     """
     if not args or args[0].startswith("-"):
         return args, None
-    command, words = args[0], [_located(word) for word in _split(args[1:])]
+    command, words = args[0], _split(args[1:])
     if command == "test":
         words = _resumed(words)
     words = [_named(word) for word in words]
     for flag in FLAGS.values():
         words = _selector_first(words, flag)
     chosen, notice = _defaults(command, words)
-    return [command, *chosen, *(part for word in words for part in word.written())], notice
+    return [command, *(word.written() for word in (*chosen, *words))], notice
 
 
 def _split(args: list[str]) -> list[Word]:
@@ -67,17 +64,12 @@ def _split(args: list[str]) -> list[Word]:
     for arg in args:
         flag, joined, value = arg.partition("=")
         if arg.startswith("-") and number_of(arg) is None:
-            words.append(Word(flag, value if joined else None, bool(joined)))
+            words.append(Word(flag, value if joined else None))
         elif words and words[-1].flag not in ("", "--") and words[-1].value is None:
-            words[-1] = replace(words[-1], value=arg)
+            words[-1] = Word(words[-1].flag, arg)
         else:
             words.append(Word("", arg))
     return words
-
-
-def _located(word: Word) -> Word:
-    """Replace the name of a packaged config by its path."""
-    return replace(word, value=str(config_path(word.value))) if word.value and word.flag in _CONFIG else word
 
 
 def _resumed(words: list[Word]) -> list[Word]:
@@ -85,22 +77,27 @@ def _resumed(words: list[Word]) -> list[Word]:
     run = next((word.value for word in words if word.flag == "--resume" and word.value), None)
     if run is None:
         return words
-    config = resumption.config_of(run, in_place=all(word.flag != "--run" for word in words))
-    return [Word("--config", str(config), joined=True), *words]
+    config = Path(run, CONFIG)
+    if not config.is_file():
+        raise cannot_go_on(run, f"there is no {config}")
+    if any(word.flag == "--run" for word in words):
+        raise cannot_go_on(run, "a run stays in its folder; leave --run out")
+    run_directory.refuse_links(Path(run))
+    read_config(config)
+    return [Word("--config", str(config)), *words]
 
 
 def _named(word: Word) -> Word:
-    """Replace short names and files in the value of an option that selects a component."""
+    """Replace the name of a packaged config by its path, and short names and files of components by their content."""
+    if word.value and word.flag in _CONFIG:
+        return Word(word.flag, str(config_path(word.value)))
     for kind, flag in FLAGS.items():
         if word.value and word.flag in (f"--{flag}", f"--{flag}+", f"--{flag}.class_path", f"--{flag}.help"):
-            return replace(word, value=_as_text(with_names(structure(word.value), kind)))
+            named = with_names(structure(word.value), kind)
+            if not isinstance(named, str):
+                named = yaml.safe_dump(named, default_flow_style=True, width=math.inf, sort_keys=False).strip()
+            return Word(word.flag, named)
     return word
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=math.inf, sort_keys=False).strip()
 
 
 def _selector_first(words: list[Word], flag: str) -> list[Word]:
@@ -114,7 +111,7 @@ def _selector_first(words: list[Word], flag: str) -> list[Word]:
     return [*rest[: own[0]], *late, *rest[own[0] :]]
 
 
-def _defaults(command: str, words: list[Word]) -> tuple[list[str], str | None]:
+def _defaults(command: str, words: list[Word]) -> tuple[list[Word], str | None]:
     """Return the options that select components which the command line leaves out; a victim's card names its data."""
     # A default of the parser would keep the options of the digits where other data are named.
     chosen = dict([DEFAULTS[command]] if command in DEFAULTS else [])
@@ -127,7 +124,7 @@ def _defaults(command: str, words: list[Word]) -> tuple[list[str], str | None]:
         if card.data != chosen.get("data"):
             notice = f"data {card.data}, on which the victim '{victim}' was trained; --data names other data"
         chosen["data"] = card.data
-    return [f"--{kind}={resolve(kind, name)}" for kind, name in chosen.items()], notice
+    return [Word(f"--{kind}", resolve(kind, name)) for kind, name in chosen.items()], notice
 
 
 def _data_and_victim(command: str, words: list[Word]) -> tuple[bool, str | None]:
@@ -137,8 +134,8 @@ def _data_and_victim(command: str, words: list[Word]) -> tuple[bool, str | None]
         group, _, name = word.flag.removeprefix("--").partition(".")
         if word.value and word.flag in _CONFIG:
             settings.append(read_config(Path(word.value)))
-        elif word.value and word.flag in ("--data", "--model"):
-            settings.append({group: structure(word.value)})
+        elif word.flag == "--data":
+            settings.append({group: word.value})
         elif word.flag in ("--data.class_path", "--model.victim"):
             settings.append({group: {name: word.value}})
     data = [given["data"] for given in settings if "data" in given]
@@ -148,3 +145,19 @@ def _data_and_victim(command: str, words: list[Word]) -> tuple[bool, str | None]
     models = [given["model"] for given in settings if isinstance(given.get("model"), dict)]
     victim = next((model["victim"] for model in reversed(models) if "victim" in model), None)
     return names_data, victim if isinstance(victim, str) else None
+
+
+def check_unchanged(run: Path, settings: dict[str, Any]) -> None:
+    """Raise a ResumeError if a setting of a resumed run differs from the setting that it was begun with."""
+    before, now = (dict(_flat(each)) for each in (read_config(run / CONFIG), settings))
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name) and not any(f"{name}.".startswith(f"{free}.") for free in _FREE):
+            raise mixed(run, f"{name} is {now.get(name)}, was {before.get(name)}")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -6,28 +6,23 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from rich import box
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor, nn
 
-from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
-from rfdlight.errors import UserError, expect, one_line, unknown_name
+from rfdlight.errors import UserError, expect, one_line
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.import_path import TIMM, import_victim, is_import_path
 from rfdlight.victims.networks import create_network
 from rfdlight.victims.resolve import card_path
 
-_SIZES = (224, 32, 28, 64, 96, 128, 256, 299, 384, 512)
-"""Heights and widths to try for a network of unknown image size."""
-
-_MOST_CHANNELS = 4
-"""Channels of an image, at most; the first convolution of a network on features has more."""
+_SIZE = 224
+"""Height and width of an image for a network of unknown image size."""
 
 
 def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
@@ -38,8 +33,8 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     Args:
         model: A shipped victim, the path of a victim card, `timm:NAME`, or an import path.
         depth: Levels of nested modules to list; default insertion points are always listed.
-        image_size: Height and width of the image; by default those of the card, of timm's settings, or for an import
-            path the first common size that the network accepts.
+        image_size: Height and width of the image; by default those of the card, of timm's settings, or 224 for an
+            import path.
 
     Raises:
         UserError: If there is no such model, or it does not accept images of that size.
@@ -48,12 +43,15 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
         expect(value is None or value >= 1, name, "at least 1", value)
     if is_import_path(model):
         whole = import_victim(model)
-        shape = _accepted_shape(whole, image_size, model)
         # The layers of a defense are looked up in the network of a Victim, without its normalisation.
         network = getattr(whole, "network", whole)
+        first = next((module for module in whole.modules() if isinstance(module, nn.Conv2d)), None)
+        shape: tuple[int, ...] = (3 if first is None else first.in_channels, _SIZE, _SIZE)
     else:
         whole, shape = _build(model, image_size)
         network = whole.eval()
+    if image_size is not None:
+        shape = (shape[0], image_size, image_size)
     shapes = output_shapes(whole, shape, model, network)
     points = default_points(network)
     console = plain_console()
@@ -69,19 +67,14 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
 def _build(model: str, image_size: int | None) -> tuple[nn.Module, tuple[int, ...]]:
     """Return a network without memory for its weights, and the shape of its images."""
     with torch.device("meta"):
-        if model.startswith(TIMM):
-            network = _from_timm(model.removeprefix(TIMM), image_size)
-            shape = (getattr(network, "default_cfg", None) or {}).get("input_size")
-            known = shape is not None or image_size is not None
-            expect(known, "--image_size", "a number", "none", f"timm does not specify the image size of {model}")
-        else:
-            shipped = [path.stem for path in _io.shipped_folder("checkpoints").glob("*.json")]
-            if model not in shipped and not {"/", "."} & set(model):
-                raise unknown_name("model", model, [*shipped, *([f"{TIMM}{model}"] if timm.is_model(model) else [])])
+        if not model.startswith(TIMM):
             card = read_card(card_path(model))
-            network, shape = build_network(card, card_path(model)), card.image_shape
-    channels, *size = shape or (3,)
-    return network, (channels, *(size if image_size is None else (image_size, image_size)))
+            return build_network(card, card_path(model)), card.image_shape
+        network = _from_timm(model.removeprefix(TIMM), image_size)
+        shape = (getattr(network, "default_cfg", None) or {}).get("input_size")
+        known = shape is not None or image_size is not None
+        expect(known, "--image_size", "a number", "none", f"timm does not specify the image size of {model}")
+        return network, shape or (3,)
 
 
 def _from_timm(name: str, image_size: int | None) -> nn.Module:
@@ -91,55 +84,24 @@ def _from_timm(name: str, image_size: int | None) -> nn.Module:
     return create_network(name)
 
 
-def _accepted_shape(network: nn.Module, image_size: int | None, name: str) -> tuple[int, ...]:
-    """Return the first image shape that a network accepts, of the given size or of common sizes."""
-    convolutions = (module for module in network.modules() if isinstance(module, nn.Conv2d))
-    channels = getattr(next(convolutions, None), "in_channels", 3)
-    counts = (channels,) if channels <= _MOST_CHANNELS else (3, 1)
-    sizes = _SIZES if image_size is None else (image_size,)
-    shapes = [(count, size, size) for count in counts for size in sizes]
-    if len(shapes) == 1:
-        return shapes[0]  # the caller reports the network's own error
-    for shape in shapes:
-        with suppress(UserError):
-            output_shapes(network, shape, name)
-            return shape
-    raise UserError(f"{name} does not take images of height and width {', '.join(map(str, sizes))}; give --image_size")
-
-
 @torch.no_grad()
-def output_shapes(
-    network: nn.Module, shape: tuple[int, ...], name: str, inside: nn.Module | None = None
-) -> dict[str, str]:
-    """Return the output shape of each module for one image, as text, without the batch dimension.
+def output_shapes(network: nn.Module, shape: tuple[int, ...], name: str, inside: nn.Module) -> dict[str, str]:
+    """Return the output shape of each called module in a part of a network for one image, as text, by its path.
 
-    Args:
-        network: In eval mode.
-        shape: Channels, height and width of the image.
-        name: Name of the network, for the error.
-        inside: The part of the network whose modules are listed; all of it by default.
-
-    Returns:
-        The text by the module's path, of its first call; modules that are not called are missing.
-
-    Raises:
-        UserError: If the network does not accept such an image.
+    The shapes are of the first call, without the batch dimension; the network is in eval mode.
     """
     shapes: dict[str, str] = {}
 
     def note(path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         shapes.setdefault(path, _shape(output))
 
-    handles = [
-        module.register_forward_hook(partial(note, path))
-        for path, module in (inside or network).named_modules()
-        if not isinstance(module, torch.jit.ScriptModule)  # which accepts no hooks
-    ]
+    handles = [module.register_forward_hook(partial(note, path)) for path, module in inside.named_modules()]
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
         network(torch.zeros(1, *shape, device=device))
     except Exception as error:  # a user's own code may raise anything
-        raise UserError(f"{name} does not take images of {_times(shape)}: {one_line(error)}") from error
+        reason = f"{name} does not take images of {_times(shape)}: {one_line(error)}"
+        raise UserError(f"{reason}; give --image_size another size") from error
     finally:
         for handle in handles:
             handle.remove()

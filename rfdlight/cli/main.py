@@ -3,34 +3,37 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import shlex
 import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union, cast
+from typing import Any, cast
 
+import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import rfdlight
-from rfdlight._io import NOT_PLAIN, expanded, is_first, is_plain, replacing
+from rfdlight._io import expanded, is_first, replacing
 from rfdlight.attacks.base import Attack
-from rfdlight.cli import command_line, resumption
+from rfdlight.cli import command_line
 from rfdlight.cli.commands import COMMANDS, INJECTED, POSITIONALS
-from rfdlight.cli.help import TRAINER_HELP, TrainerHelp
-from rfdlight.cli.parser import MODE, Parser
-from rfdlight.cli.trainer_settings import misconfigurations, processes, refuse_remains, warn_of_slow_precision
-from rfdlight.cli.warning_filters import be_quiet
+from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
+from rfdlight.cli.parser import MODE, Parser, TrainerHelp
 from rfdlight.core import registry, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
-from rfdlight.errors import UserError, legible, one_line, shown, unknown_name
-from rfdlight.evaluation.attack_evaluation import AttackEvaluation
-from rfdlight.evaluation.exit_reason import exit_reason
+from rfdlight.errors import UserError, expect, legible, one_line, shown, unknown_name
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation, exit_reason
 from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier
@@ -38,17 +41,16 @@ from rfdlight.training.export import export_victim, take_best_weights
 from rfdlight.victims.resolve import resolve_victim
 from rfdlight.victims.weight_files import check_training
 
-_CHOICES = {
-    "attack": "The attack",
-    "data": "The data set",
-    "defense": "The defense, in fit active during training; a list for several",
-}
-"""The components that a short name selects, and the beginning of their help."""
-
-_VERSION = f"rfdlight {rfdlight.__version__}"
-
-_LARGEST_SEED = 2**32 - 1
-"""The largest seed that numpy, which Lightning seeds too, accepts."""
+_INTENDED = (
+    "isinstance.treespec, LeafSpec",
+    "does not have many workers",
+    "smaller than the logging interval",
+    "WeightAveraging callback with a model that overrides",
+    "Experiment logs directory",
+    "is not supported by the model summary",
+    "Total length of `list` across ranks is zero",
+)
+"""Parts of warnings of libraries about settings that are intended."""
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 
@@ -97,7 +99,8 @@ class RFDLightCLI(LightningCLI):
         kwargs.setdefault("parser_mode", MODE)
         kwargs.setdefault("allow_abbrev", False)
         parser = super().init_parser(**kwargs)
-        parser.add_argument("--version", action="version", version=_VERSION, help="Print the version and exit.")
+        version = f"rfdlight {rfdlight.__version__}"
+        parser.add_argument("--version", action="version", version=version, help="Print the version and exit.")
         return parser
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -124,21 +127,12 @@ class RFDLightCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
         kwargs["description"] = _first_line(MODELS[subcommand])
+        kwargs["usage"] = f"rfdlight {subcommand} [options]"
         return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the seed; a number is the first of its types, so that an error expects a number."""
-        parser.add_argument(
-            "--seed_everything",
-            type=Union[int, bool],  # noqa: UP007  the parser tries its types in this order
-            default=self.seed_everything_default,
-            metavar="SEED",
-            help="Seed of the random numbers of Python, numpy and torch; true draws one, false sets none.",
-        )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the run, the attack and the defense."""
-        parser.add_argument(TRAINER_HELP, action=TrainerHelp)
+        parser.add_argument("--trainer.help", action=TrainerHelp)
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
         if self._model_class is AttackEvaluation:
             parser.add_argument(
@@ -152,17 +146,13 @@ class RFDLightCLI(LightningCLI):
             parser.link_arguments("attack", "model.attack")
         parser.add_argument("--defense", type=Defense | list[Defense] | None, default=None)
         for action in parser._actions:
-            if action.dest in _CHOICES:
+            if action.dest in registry.FLAGS:
                 known = ", ".join(registry.names(action.dest))
-                action.help = f"{_CHOICES[action.dest]}: {known}, an import path, or a YAML file of one."
+                action.help = f"{known}; an import path, or a YAML file of one."
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line."""
-        try:
-            self.config = parser.parse_args(args)
-        except (LookupError, AttributeError, RecursionError) as error:
-            # The library reads some values as YAML and handles errors of syntax alone.
-            raise UserError(f"cannot read the command line: {type(error).__name__}: {one_line(error)}") from error
+        self.config = parser.parse_args(args)
         self._model_class = MODELS.get(self.config.subcommand, LightningModule)
 
     def _parse_ckpt_path(self) -> None:
@@ -174,12 +164,8 @@ class RFDLightCLI(LightningCLI):
             settings.ckpt_path = str(path)
 
     def _set_seed(self) -> None:
-        if self.config.subcommand not in MODELS:
-            return
-        seed = self._get(self.config, "seed_everything")
-        if not isinstance(seed, bool) and not 0 <= seed <= _LARGEST_SEED:
-            raise UserError(f"seed_everything must be from 0 to {_LARGEST_SEED}, got {seed}")
-        super()._set_seed()
+        if self.config.subcommand in MODELS:
+            cast(Parser, self.parser).make(super()._set_seed, "seed_everything")
 
     def instantiate_classes(self) -> None:
         """Make the model, the data and the trainer, or the components of a command without a trainer."""
@@ -194,7 +180,7 @@ class RFDLightCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make a trainer that writes into the run directory and has the defenses among its callbacks."""
-        refuse_remains(os.environ)
+        check_remains(os.environ)
         config = self._get(self.config_init, "trainer")
         defenses = self._get(self.config_init, "defense") or []
         config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
@@ -216,17 +202,16 @@ class RFDLightCLI(LightningCLI):
                 "enable_progress_bar": False,
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,
-                **processes(config, os.environ),
+                **_processes(config, os.environ),
             }
-        with misconfigurations():
-            return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
+        return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
 
     def _place_test(self) -> None:
         """Set the folder of an evaluation: a new folder, or that of the resumed run."""
         resumed = self._get(self.config, "resume")
         if resumed:
             self.run = Path(resumed)
-            resumption.check_unchanged(self.run, self._settings())
+            command_line.check_unchanged(self.run, self._settings())
             self.model.resume = True
             return
         attack = registry.short_name("attack", type(self.model.attack)).rpartition(".")[2]
@@ -248,19 +233,15 @@ class RFDLightCLI(LightningCLI):
             print(f"rfdlight: {shown(self._notice)}")  # noqa: T201
         if subcommand in COMMANDS:
             function, arguments = COMMANDS[subcommand], dict(self.config_init)
+            injected = {"parsed": self._settings(), "make": make, "run": main}
             for name in INJECTED & inspect.signature(function).parameters.keys():
-                arguments[name] = self._injected(name)
+                arguments[name] = injected[name]
             self.status = function(**arguments) or 0
         elif subcommand == "fit" and is_first(os.environ):
             with run_directory.left_out_unless(self.run, lambda: self.timer.start_time("train") is not None):
                 super()._run_subcommand(subcommand)
         else:
             super()._run_subcommand(subcommand)
-
-    def _injected(self, name: str) -> Any:
-        if name == "parsed":
-            return self._settings()
-        return {"make": make, "run": main}[name]
 
     def before_test(self) -> None:
         """Check data and weights before several processes start and each reports the same error."""
@@ -272,7 +253,6 @@ class RFDLightCLI(LightningCLI):
         """Check data and weights before the run directory is made."""
         self.datamodule.setup("fit")
         self.model.build(self.datamodule)
-        warn_of_slow_precision(self.trainer)
         if is_first(os.environ):
             self.save_config()
             parameters = sum(parameter.numel() for parameter in self.model.victim.parameters())
@@ -302,12 +282,36 @@ class RFDLightCLI(LightningCLI):
         """Make the run directory and write the resolved configuration, which repeats the run."""
         run_directory.create(self.run)
         parser = self._parser(self.subcommand)
-        with replacing(self.run / resumption.CONFIG) as partial:
+        with replacing(self.run / command_line.CONFIG) as partial:
             parser.save(self.config[self.subcommand].clone(), str(partial), skip_validation=True, overwrite=True)
 
 
 def _first_line(thing: Any) -> str:
     return (thing.__doc__ or "").partition("\n")[0]
+
+
+def _processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the Trainer settings of an evaluation: by default the processes of torchrun or srun, or one.
+
+    The success criterion counts in float64, and every process has to run the command line.
+    """
+    single = config.precision in (None, 32, "32", "32-true")
+    expect(single, "--trainer.precision", "32-true", config.precision, "the attack's own is --model.precision")
+    on_mps = config.accelerator == "mps"
+    expect(not on_mps, "--trainer.accelerator", "cpu or a device with float64", "mps")
+    expect(config.strategy in ("auto", "ddp"), "--trainer.strategy", "ddp", config.strategy)
+    settings: dict[str, Any] = {}
+    if config.accelerator == "auto" and torch.backends.mps.is_available():
+        settings["accelerator"] = "cpu"
+    if under_slurm(environ):
+        # Lightning's checkpoints hold no part of an evaluation; --resume continues a preempted job.
+        settings["plugins"] = [SLURMEnvironment(auto_requeue=False)]
+    if config.devices == "auto":
+        here, machines = started_processes(environ) or (1, config.num_nodes)
+        settings |= {"devices": here, "num_nodes": machines}
+        if here * machines > 1:
+            settings["strategy"] = "ddp"
+    return settings
 
 
 def main(args: list[str] | None = None) -> int:
@@ -325,7 +329,7 @@ def main(args: list[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         # A console script does not search the working folder, in which users keep their modules.
         sys.path.insert(0, os.getcwd())
-    be_quiet()
+    _be_quiet()
     try:
         _check_command(args)
         cli = RFDLightCLI(args)
@@ -346,12 +350,17 @@ def main(args: list[str] | None = None) -> int:
     return 1 if wrong else cli.status
 
 
+def _be_quiet() -> None:
+    """Hide advertisements of libraries, and warnings about settings that are intended."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for part in _INTENDED:
+        warnings.filterwarnings("ignore", f".*{part}.*")
+
+
 def _check_command(args: list[str]) -> None:
     if not args:
         raise UserError(f"expected a command: {', '.join(_KNOWN)}")
-    strange = next((arg for arg in args if not is_plain(arg)), None)
-    if strange is not None:
-        raise UserError(f"{NOT_PLAIN}, got '{strange}'")
     if not args[0].startswith("-") and args[0] not in _KNOWN:
         raise unknown_name("command", args[0], _KNOWN)
 
@@ -377,12 +386,5 @@ class _Made(RFDLightCLI):
 
 
 def make(args: list[str]) -> Any:
-    """Make the components that a command line of `rfdlight test` names, and run nothing.
-
-    Returns:
-        An object with the attributes `model`, `datamodule` and `trainer`; no folder is made.
-
-    Raises:
-        UserError: If the command line cannot be used.
-    """
+    """Make the components of a command line of `rfdlight test`: `model`, `datamodule` and `trainer`; run nothing."""
     return _Made(args)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import inspect
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Callable, Iterable
+from pkgutil import resolve_name
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import yaml
 from jsonargparse import Namespace, add_instantiator, get_loader, set_loader, set_parsing_settings
@@ -14,25 +17,43 @@ from jsonargparse._required import iter_required_keys
 from jsonargparse._typehints import typehint_from_action
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LightningArgumentParser
+from torch.optim import SGD
 
 from rfdlight._io import parse_yaml
-from rfdlight.cli.help import command_help, flags_of
-from rfdlight.cli.option_errors import UnknownOption, reason
 from rfdlight.cli.values import BASES, kind_of, parts, structure, with_names, with_numbers
 from rfdlight.core import registry, user_code
-from rfdlight.errors import SettingError, UserError
+from rfdlight.core.arguments import parameters
+from rfdlight.errors import SettingError, UserError, nearest, one_line
 
 MODE = "rfdlight"
 """The parser mode of every command line: YAML of bounded size."""
 
-_BITS = 63
-"""Bits of a whole number that a tensor or a random generator holds, without the sign."""
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 ClassType = TypeVar("ClassType")
 
 set_loader(MODE, lambda text: parse_yaml(text, get_loader("yaml")), exceptions=(yaml.YAMLError,))
 # An import runs the module before its class can be checked, and functions such as os.abort and shutil.rmtree do harm.
 set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names))
+
+
+class UnknownOption(SettingError):  # noqa: N818
+    """An option that the parser of a command or of a component does not have."""
+
+    def __init__(self, setting: str, known: Iterable[str]) -> None:
+        self.known = list(known)
+        group, _, name = setting.rpartition(".")
+        beside = [option for option in self.known if option.startswith(f"{group}.")]
+        pool = beside or self.known
+        last = {option.rpartition(".")[2] for option in pool}
+        similar = [name] if name in last else difflib.get_close_matches(name, last, n=2)
+        near = sorted(option for option in pool if option.rpartition(".")[2] in similar)
+        hint = f"did you mean {' or '.join(near)}?" if near else nearest(setting, beside)
+        super().__init__(setting, f"unknown option; {hint if near or beside else '--help lists the options'}")
+
+    def below(self, group: str) -> UnknownOption:
+        """Return the same error for an option of a component."""
+        return UnknownOption(f"{group}.{self.setting}", [f"{group}.{name}" for name in self.known])
 
 
 class Parser(LightningArgumentParser):
@@ -53,22 +74,23 @@ class Parser(LightningArgumentParser):
         Parser._latest = error
         raise error from ex
 
-    def make(self, components: Callable[[], Any]) -> Any:
-        """Make components.
-
-        Raises:
-            UserError: If a constructor refuses its arguments; its message names the setting.
-        """
+    def make(self, components: Callable[[], Any], setting: str = "") -> Any:
+        """Make components; a constructor that refuses its arguments is a UserError that names the setting."""
         Parser._latest = None
         try:
             return components()
         except (ValueError, TypeError) as error:
-            self._checked = ("", None, None)
+            self._checked = (setting, None, None)
             self.error(str(error), error)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        """Return the help; that of `fit` and `test` leaves out the many options of the trainer."""
-        return command_help(self) or super().format_help(formatter)
+        """Return the help without the many options of Lightning's Trainer, which `--trainer.help` lists."""
+        groups = self._action_groups
+        self._action_groups = [group for group in groups if not any(map(_is_of_trainer, group._group_actions))]
+        try:
+            return super().format_help(formatter)
+        finally:
+            self._action_groups = groups
 
     def validate(self, namespace: Namespace, *args: Any, skip_required: bool = False, **options: Any) -> None:
         """Check a configuration.
@@ -92,25 +114,7 @@ class Parser(LightningArgumentParser):
         dests = [action.dest for action in self._actions if not self._is_group(action)]
         for key in namespace.keys():  # noqa: SIM118  a namespace iterates over its branches
             if not any(f"{key}.".startswith(f"{dest}.") for dest in dests):
-                raise UnknownOption(key.replace(".init_args.", "."), flags_of(self._actions))
-
-    def _meant(self, error: Exception) -> UserError:
-        """Return the error to report for an exception of the library."""
-        if isinstance(error, argparse.ArgumentError) and error.argument_name:
-            return SettingError(error.argument_name, error.message)
-        setting, hint, value = self._checked
-        causes = list(_causes(error))
-        last = causes[-1]
-        if not isinstance(last, UserError) and Parser._latest is not None:
-            last = Parser._latest
-        if isinstance(last, UserError):
-            return last.below(setting) if isinstance(last, SettingError) else last
-        return SettingError(setting, user_code.fault_of(last) or reason(hint, value, last))
-
-    def _unrecognized(self, argument: str) -> UserError:
-        if not argument.startswith("-"):
-            return UserError(f"expected options, which begin with --, got '{argument}'")
-        return UnknownOption(argument.lstrip("-").partition("=")[0], flags_of(self._actions))
+                raise UnknownOption(key.replace(".init_args.", "."), _flags_of(self._actions))
 
     def _refuse_missing(self, namespace: Namespace) -> None:
         if self._subcommands_action is not None:
@@ -121,25 +125,39 @@ class Parser(LightningArgumentParser):
                 known = f"; known: {', '.join(registry.names(name))}" if name in registry.FLAGS else ""
                 self._refuse(name, f"expected a value, got none{known}")
 
+    def _meant(self, error: BaseException) -> UserError:
+        """Return the error to report for an exception of the library."""
+        if isinstance(error, argparse.ArgumentError) and error.argument_name:
+            return SettingError(error.argument_name, error.message)
+        setting, hint, value = self._checked
+        while error.__cause__ is not None and not isinstance(error, UserError):
+            error = error.__cause__
+        if not isinstance(error, UserError) and Parser._latest is not None:
+            error = Parser._latest
+        if isinstance(error, UserError):
+            return error.below(setting) if isinstance(error, SettingError) else error
+        return SettingError(setting, user_code.fault_of(error) or _reason(hint, value, error))
+
+    def _unrecognized(self, argument: str) -> UserError:
+        if not argument.startswith("-"):
+            return UserError(f"expected options, which begin with --, got '{argument}'")
+        return UnknownOption(argument.lstrip("-").partition("=")[0], _flags_of(self._actions))
+
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         value = super()._get_value(action, arg_string)
         _, hint = self._note(action.dest, action, structure(value))
-        return with_numbers(structure(value), hint) if "/" in arg_string and float in parts(hint) else value
+        return with_numbers(structure(value), hint) if "/" in arg_string else value
 
     def _check_value_key(self, action: argparse.Action, value: Any, key: str, *args: Any, **options: Any) -> Any:
         setting, hint = self._note(key, action, value)
         # The library accepts null for any type; a required parameter may be given later.
         if value is None and action.default is not None and hint and not {Any, type(None)} & set(parts(hint)):
-            self._refuse(setting, reason(hint, value, TypeError()))
+            self._refuse(setting, "expected a value, got null; leave it out for its default")
         if self._is_group(action) and not isinstance(value, dict | Namespace | str):
             self._refuse(setting, f"expected a mapping of settings, got {value!r:.40}")
         kind = kind_of(hint)
         written = with_numbers(value, hint) if kind is None else with_names(value, kind)
-        checked = super()._check_value_key(action, written, key, *args, **options)
-        for item in checked if isinstance(checked, list) else [checked]:
-            if isinstance(item, int) and not -(2**_BITS) <= item < 2**_BITS:
-                self._refuse(setting, f"expected a whole number from -2^{_BITS} to 2^{_BITS} - 1, got {item}")
-        return checked
+        return super()._check_value_key(action, written, key, *args, **options)
 
     @staticmethod
     def _refuse(setting: str, reason: str) -> NoReturn:
@@ -158,6 +176,54 @@ class Parser(LightningArgumentParser):
         return self._checked[:2]
 
 
+class TrainerHelp(argparse.Action):
+    """Print the help of the Trainer's options and exit."""
+
+    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, **options)
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        formatter = parser._get_formatter()
+        formatter.start_section("options of Lightning's Trainer")
+        formatter.add_arguments(filter(_is_of_trainer, parser._actions))
+        formatter.end_section()
+        print(formatter.format_help())  # noqa: T201  the output of the option
+        parser.exit()
+
+
+def _flags_of(actions: Iterable[argparse.Action]) -> list[str]:
+    """Return the options of a parser, without dashes, and the options of its components."""
+    flags = [flag[2:].rstrip("+") for action in actions for flag in action.option_strings if flag.startswith("--")]
+    own = [flag for flag in flags if not flag.endswith("help")]
+    of_components = {
+        f"{flag}.{name}"
+        for kind, flag in registry.FLAGS.items()
+        if flag in own
+        for path in registry.NAMES[kind].values()
+        for name in parameters(resolve_name(path))
+    }
+    optimizers = inspect.signature(SGD).parameters if "model.optimizer" in own else ()
+    return [*own, *sorted(of_components), *(f"model.optimizer.{name}" for name in optimizers)]
+
+
+def _is_of_trainer(action: argparse.Action) -> bool:
+    return action.dest.startswith("trainer")
+
+
+def _reason(hint: Any, value: Any, error: BaseException) -> str:
+    """Return why a value does not fit a type hint: the expected type and the given value."""
+    accepted = list(parts(hint))
+    choices = [str(choice) for part in accepted if get_origin(part) is Literal for choice in get_args(part)]
+    if choices:
+        return f"unknown value '{value}'; {nearest(str(value), choices)}"
+    kind = kind_of(hint)
+    if kind is not None and not isinstance(value, dict | list) and not user_code.is_import_path(str(value)):
+        known = ", ".join(registry.names(kind))
+        return f"expected --{registry.FLAGS[kind]} NAME for its options, got '{value}'; known: {known}"
+    expected = next((name for part, name in _TYPES.items() if part in accepted), None)
+    return one_line(error) if expected is None or kind is not None else f"expected {expected}, got {value!r}"
+
+
 def _instantiate(class_type: type[ClassType], *args: Any, **arguments: Any) -> ClassType:
     try:
         return class_type(*args, **arguments)
@@ -166,17 +232,5 @@ def _instantiate(class_type: type[ClassType], *args: Any, **arguments: Any) -> C
         raise
 
 
-def _register() -> None:
-    for base in (*BASES.values(), Callback):
-        add_instantiator(_instantiate, base)
-
-
-_register()
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception and its causes, down to the first error of this package."""
-    link: BaseException | None = error
-    while link is not None:
-        yield link
-        link = None if isinstance(link, UserError) else link.__cause__
+for _base in (*BASES.values(), Callback):
+    add_instantiator(_instantiate, _base)

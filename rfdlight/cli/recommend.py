@@ -15,23 +15,20 @@ from rfdlight.analysis import defense_file
 from rfdlight.analysis.calibration import Target
 from rfdlight.analysis.candidates import config_of
 from rfdlight.analysis.clean_cost import CleanCostMeter
-from rfdlight.analysis.layer_selection import chosen_places
-from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, agreement_line, best_of, choice_facts, choice_lines
+from rfdlight.analysis.insertion_points import chosen_points
+from rfdlight.analysis.recommendation import NO_NOISE, Confirmed, best_of, choice_facts, choice_lines
 from rfdlight.analysis.recommender import RecommendConfig, Recommender
 from rfdlight.attacks.base import Attack
-from rfdlight.cli.victim_lines import print_victim
+from rfdlight.cli.calibrate import print_victim
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import expect
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.evaluation.run import Run
 from rfdlight.reporting.tables import number
 from rfdlight.victims.resolve import resolve_victim
-
-_MOST_SIGMAS = 4
-"""Sigmas, at most, that the table lists one by one."""
 
 
 def recommend(
@@ -91,7 +88,7 @@ def recommend(
     file = defense_file.plan(output)
     loaded, card, description = resolve_victim(victim, checkpoint, data)
     attack = settle_eps(attack, data)
-    points = chosen_places(loaded, layers, at)
+    points = chosen_points(loaded, layers, at)
     fresh, rest = split_held_out(data, num_images, seed)
     config = RecommendConfig(target, step or _radius(attack, data), confirm, attack, budget, data.num_classes)
     console = plain_console()
@@ -100,12 +97,10 @@ def recommend(
     recommender = Recommender(meter, points, fresh, config, console)
     undefended, confirmed = recommender.confirm(recommender.select())
     best = best_of(confirmed)
-    calibration = {
-        "defense": best.noise.description(loaded),
-        **defense_file.conditions(victim, card, checkpoint, data.name, meter, target),
-        **defense_file.cost_facts(best.calibration.cost),
-    }
-    reasons = {**recommender.facts(), **choice_facts(confirmed, undefended)}
+    calibration = {"defense": best.noise.description(loaded)}
+    calibration |= defense_file.conditions(victim, card, checkpoint, data.name, meter, target)
+    calibration |= defense_file.cost_facts(best.calibration.cost)
+    reasons = recommender.facts() | choice_facts(confirmed, undefended)
     defense_file.write(file, config_of(best.noise), calibration=calibration, recommendation=reasons)
     _render(console, recommender, undefended, confirmed)
     recommender.say(f"{file}: {best.noise.description(loaded)}")
@@ -146,9 +141,7 @@ def _render(console: Console, recommender: Recommender, undefended: Run, confirm
     table.add_row(NO_NOISE, "", "", *_attack_cells(undefended))
     for one in sorted(confirmed, key=lambda one: -one.candidate.predicted):
         sigmas, cost = one.candidate.sigmas, one.calibration.cost
-        listed = "/".join(f"{sigma:.3g}" for sigma in sigmas)
-        if len(sigmas) > _MOST_SIGMAS:
-            listed = f"{min(sigmas):.3g} to {max(sigmas):.3g}"
+        listed = f"{min(sigmas):.3g}" if len(set(sigmas)) == 1 else f"{min(sigmas):.3g} to {max(sigmas):.3g}"
         drop = _with_interval(cost.drop, *cost.over_draws, digits=2)
         name = Text(f"{one.candidate}\nsigma {listed}")
         table.add_row(name, drop, f"{100 * one.candidate.predicted:.1f}", *_attack_cells(one.outcome))
@@ -156,11 +149,11 @@ def _render(console: Console, recommender: Recommender, undefended: Run, confirm
     legend = (
         f"drop: measured, clean accuracy in points on {len(recommender.meter.undefended)} images, 95 % over draws; "
         f"misled: predicted by theorem 1, share of steps of {recommender.config.step:.3g} at which the noise misleads; "
-        f"robust: measured robust accuracy, undecided as robust, {len(recommender.images)} images, 95 %; single: "
+        f"robust: measured robust accuracy, undecided by the sign of the margin, {len(recommender.images)} images, 95 %; single: "
         "expected single-query robust accuracy; criterion: its rows per row of the attack"
     )
     recommender.say(legend, style="dim")
-    for line in (agreement_line(confirmed), *choice_lines(confirmed, undefended)):
+    for line in choice_lines(confirmed, undefended):
         recommender.say(line)
 
 

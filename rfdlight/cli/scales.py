@@ -12,17 +12,10 @@ from rfdlight.data.base import ImageData
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect
+from rfdlight.victims import scales as stored
 from rfdlight.victims.card import load_victim
 from rfdlight.victims.import_path import TIMM, is_import_path
 from rfdlight.victims.resolve import card_path, check_data, other_data_warning
-from rfdlight.victims.scales import (
-    NUM_IMAGES,
-    calibration_images,
-    measure_scales,
-    read_scales,
-    save_scales,
-    scales_path,
-)
 
 
 def scales(
@@ -30,7 +23,7 @@ def scales(
     data: ImageData,
     layers: str | list[str] | None = None,
     at: Literal["output", "input"] | None = None,
-    num_images: int = NUM_IMAGES,
+    num_images: int = stored.NUM_IMAGES,
 ) -> None:
     """Measure the standard deviations of a victim's clean features and store them beside its card.
 
@@ -47,12 +40,9 @@ def scales(
     Raises:
         UserError: If the victim cannot be loaded, has no such layers, or does not fit the data.
     """
-    if victim.startswith(TIMM) or is_import_path(victim):
-        raise UserError(
-            f"victim: expected a shipped name or a victim card, beside which the scales are stored, got '{victim}'; in "
-            "Python, rfdlight.victims.scales.measure_scales measures them, and rfdlight.victims.Victim takes them as "
-            "feature_scales"
-        )
+    has_card = not victim.startswith(TIMM) and not is_import_path(victim)
+    hint = "in Python, rfdlight.victims.Victim takes feature_scales"
+    expect(has_card, "victim", "a shipped name or a victim card, beside which the scales are stored", victim, hint)
     path = card_path(victim)
     loaded, card = load_victim(path, scales=False)
     check_data(victim, card, data)
@@ -60,19 +50,19 @@ def scales(
     expect(bool(given), "--layers", "layers", "none", f"{card.network} has no default insertion points")
     if card.preparation is not None:
         data.prepare(card.preparation)
-    images = calibration_images(data, num_images)
+    images = stored.calibration_images(data, num_images)
     fits = data.image_shape == card.image_shape
     expect(fits, "--data", f"images of the shape {card.image_shape}, as the victim", f"{data.name}, {data.image_shape}")
     console = plain_console()
     caution = other_data_warning(card, data)
     if caution:
         console.print(Text(f"warning: {caution}"), soft_wrap=True)
-    target = scales_path(path)
+    target = stored.scales_path(path)
     keys = {point.key for point in FeatureNoise(layers=layers, at=at).insertion_points(loaded)}
     with suppress(UserError):  # a missing or damaged file, or one of other weights, is replaced
-        keys |= set(read_scales(target, card.sha256))
-    measured, looked_at = measure_scales(loaded, images, sorted(keys))
-    save_scales(target, measured, card.sha256, data.name, looked_at)
+        keys |= set(stored.read_scales(target, card.sha256))
+    measured, looked_at = stored.measure_scales(loaded, images, sorted(keys))
+    stored.save_scales(target, measured, card.sha256, data.name, looked_at)
     for key in sorted(keys):
         scale = measured[key]
         low, high = float(scale.min()), float(scale.max())

@@ -2,58 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from rfdlight import _io
-from rfdlight._io import plain_console, write_file
-from rfdlight.analysis.acting import check_acts
+from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
 from rfdlight.cli.report import report
-from rfdlight.cli.sweep_cells import (
-    INTERRUPTED,
-    Attempt,
-    Facts,
-    Run,
-    Size,
-    as_yaml,
-    attempt,
-    config_file,
-    facts_of,
-    headline,
-    naming,
-    size_of,
-)
+from rfdlight.cli.sweep_cells import INTERRUPTED, Checked, Make, Run, Size, check_cells, headline, run_cell, size_of
 from rfdlight.cli.sweep_config import Cell, merged, read_cells
-from rfdlight.cli.sweep_estimate import Clock, plan, speeds_of
-from rfdlight.defenses.base import Defense
-from rfdlight.engine.passes import rows_per_pass
-from rfdlight.errors import ResumeError, UserError
-from rfdlight.evaluation import fingerprint
-from rfdlight.evaluation.attack_checks import settle_eps
+from rfdlight.data.given import GivenImages
+from rfdlight.errors import UserError
+from rfdlight.evaluation.evaluate import evaluate
+from rfdlight.evaluation.interface import duration
 from rfdlight.records import run_directory
-from rfdlight.victims.resolve import resolve_victim
 
-ESTIMATE = (
-    "An attack that succeeds ends early, so a strong attack takes a fraction of these times; the success criterion's "
-    "votes on a random victim, and other work on this machine, take more."
-)
-OUTPUT = "output.txt"
-"""File in the folder of a cell with the output of `rfdlight test`."""
-
-Make = Callable[[list[str]], Any]
-"""Makes the components of a command line: its model, datamodule and trainer."""
+_PROBE = Size(images=64, budget=8)
+"""Size of the short evaluation that measures the speed of a victim."""
 
 
 def sweep(
@@ -77,8 +50,7 @@ def sweep(
         run: Runs a command line and returns its exit status.
         output: Folder of the cells and of the report (default: below runs/, named after the experiment). Experiments
             that share cells of the same name and settings may share a folder.
-        num_images: Number of images per cell, for a quick look at a long experiment; the forward passes are reduced to
-            at most half of them.
+        num_images: Number of images per cell, for a quick look at a long experiment.
         dry_run: List the cells and the estimated time of the missing cells if no attack succeeds, and run none.
 
     Returns:
@@ -100,14 +72,13 @@ def sweep(
     missing = [cell for cell in cells if done[cell.name] is None]
     console = plain_console()
     with tempfile.TemporaryDirectory() as scratch:
-        facts = _checked(missing, Path(scratch), make)
-        if dry_run:
-            sizes = {name: size or facts[name].size for name, size in done.items()}
-            console.print(plan(sizes, facts, speeds_of(missing, facts, Path(scratch), run)))
-            console.print(Text(ESTIMATE, style="dim"), soft_wrap=True)
-            return 0
+        checked = check_cells(missing, Path(scratch), make)
+    if dry_run:
+        console.print(_plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))
+        console.print(Text("An attack that succeeds ends early, and takes a fraction of its time.", style="dim"))
+        return 0
     run_directory.create(folder)
-    failed = _run_missing(folder, missing, facts, run, console)
+    failed = _run_missing(folder, missing, checked, run, console)
     if failed is None:
         console.print("stopped; the same command goes on from here")
         return 1
@@ -120,30 +91,21 @@ def sweep(
 
 
 def _resized(cell: Cell, num_images: int | None) -> Cell:
-    """Return the cell with another number of images, in forward passes that so many images fill."""
+    """Return the cell with another number of images, which then decides the size of forward passes too."""
     if num_images is None:
         return cell
     fewer = merged({"data": cell.config.get("data", {})}, {"data": {"init_args": {"num_images": num_images}}})
-    model = cell.config.get("model") or {}
-    if not isinstance(model, dict):
-        return cell  # the parser reports it
-    batch_size, eot = model.get("batch_size"), model.get("eot", 1)
-    if isinstance(batch_size, int) and isinstance(eot, int):  # otherwise the number of images decides
-        rows = max(min(batch_size, rows_per_pass(max(1, num_images), max(1, eot))), eot)
-        fewer["model"] = {**model, "batch_size": rows}
+    if isinstance(cell.config.get("model"), dict):
+        fewer["model"] = {key: value for key, value in cell.config["model"].items() if key != "batch_size"}
     return replace(cell, config={**cell.config, **fewer})
 
 
 def _size_if_complete(folder: Path, cell: Cell) -> Size | None:
-    """Return the size of a complete cell, None if the cell has to be run.
-
-    Raises:
-        UserError: If the folder of the cell was made with other settings.
-    """
-    config = config_file(folder, cell)
+    """Return the size of a complete cell, None if the cell has to be run; refuse a folder of other settings."""
+    config = cell.file(folder)
     if not (folder / cell.name).exists():
         return None
-    if not config.is_file() or config.read_bytes() != as_yaml(cell).encode():
+    if not config.is_file() or config.read_bytes() != cell.as_yaml().encode():
         raise UserError(
             f"{folder / cell.name} was not made from this experiment's settings; give --output another folder, or "
             f"remove that one and {config.name}"
@@ -151,54 +113,65 @@ def _size_if_complete(folder: Path, cell: Cell) -> Size | None:
     return size_of(folder / cell.name)
 
 
-def _checked(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Facts]:
-    """Make the components of all cells and load their victims, so that errors are found before the first cell runs.
+def _plan(sizes: dict[str, Size], checked: dict[str, Checked]) -> Table:
+    """Return a table of all cells: images, queries, and the time of the missing cells if no attack succeeds."""
+    rates: dict[int, float] = {}
+    minutes: dict[str, float] = {}
+    for name, cell in checked.items():
+        if id(cell.victim) not in rates:
+            rates[id(cell.victim)] = _rows_per_second(cell)
+        minutes[name] = cell.size.images * cell.size.budget / rates[id(cell.victim)] / 60
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("cell", f"{len(checked)} of {len(sizes)} to run", overflow="fold")
+    for column, footer in (("images", ""), ("queries", ""), ("if all robust", f"{sum(minutes.values()):,.1f} min")):
+        table.add_column(column, footer, justify="right")
+    for name, size in sizes.items():
+        cost = f"{minutes[name]:,.1f} min" if name in minutes else "done"
+        table.add_row(name, f"{size.images:,}", f"{size.budget:,}", cost)
+    return table
 
-    Cells of the same victim are checked one after another, so that each victim is loaded once.
-    """
-    groups: dict[str, list[Cell]] = {}
-    for cell in cells:
-        model = cell.config.get("model")
-        own = {key: model.get(key) for key in ("victim", "checkpoint")} if isinstance(model, dict) else None
-        groups.setdefault(json.dumps([cell.config.get("data"), own], default=str), []).append(cell)
-    facts = {}
-    for group in groups.values():
-        loaded, count = None, 0
-        for cell in group:
-            with naming(cell):
-                config_file(scratch, cell).write_text(as_yaml(cell))
-                made = make(["test", "-c", str(config_file(scratch, cell))])
-                if loaded is None:
-                    made.datamodule.setup("test")
-                    model, count = made.model, made.datamodule.num_images
-                    victim = resolve_victim(
-                        model.victim_spec, model.checkpoint, made.datamodule, model.config.batch_size
-                    )[0]
-                    loaded = victim, made.datamodule.images("test")
-                made.model.attack = settle_eps(made.model.attack, made.datamodule)
-                for defense in made.trainer.callbacks if made.model.defended else ():
-                    if isinstance(defense, Defense):
-                        check_acts(defense, *loaded)
-                facts[cell.name] = facts_of(made, count)
-    return facts
+
+def _rows_per_second(cell: Checked) -> float:
+    """Measure the speed of a victim without its defense, in a short evaluation."""
+    images = cell.images.take(list(range(min(_PROBE.images, len(cell.images)))))
+    data = GivenImages(images, cell.num_classes)
+    run = evaluate(
+        cell.victim,
+        data,
+        "random_noise",
+        eps=0.1,
+        budget=_PROBE.budget,
+        sanity_checks=False,
+        device=cell.device,
+        progress=False,
+    )
+    return run.facts.totals.total / run.facts.wall_seconds
 
 
 def _run_missing(
-    folder: Path, missing: list[Cell], facts: dict[str, Facts], run: Run, console: Console
+    folder: Path, missing: list[Cell], checked: dict[str, Checked], run: Run, console: Console
 ) -> list[str] | None:
     """Run cells and print a line for each; return the names of the cells that failed, None if the sweep was stopped."""
-    failed, clock = [], Clock(missing, facts)
+    failed: list[str] = []
+    begun = last = time.monotonic()
+    queries = [checked[cell.name].size.images * checked[cell.name].size.budget for cell in missing]
     for number, cell in enumerate(missing, 1):
         place = folder / cell.name
         summary = _modified(place / "summary.json")
-        done = _run(folder, cell, _run_apart if facts[cell.name].apart else run, console)
+        done = run_cell(folder, cell, None if checked[cell.name].apart else run, console)
         complete = size_of(place) is not None
         # A run that is stopped writes the summary of its first images; one that crashes writes none.
         if not complete and (done.status == INTERRUPTED or _modified(place / "summary.json") != summary):
             return None
         result = headline(place) if complete else "no result"
-        line = f"cell {number} of {len(missing)}, {cell.name}: {result}; {clock.passed(cell)}"
+        now = time.monotonic()
+        line = f"cell {number} of {len(missing)}, {cell.name}: {result}; {duration(now - last)}, all "
+        line += duration(now - begun)
+        if number < len(missing):
+            left = (now - begun) * sum(queries[number:]) / max(1, sum(queries[:number]))
+            line += f", about {duration(left)} left"
         console.print(Text(line), soft_wrap=True)
+        last = now
         if done.reason:
             console.print(Text(f"{cell.name} failed: {done.reason}", style="red"), soft_wrap=True)
             failed.append(cell.name)
@@ -207,28 +180,3 @@ def _run_missing(
 
 def _modified(path: Path) -> int | None:
     return path.stat().st_mtime_ns if path.exists() else None
-
-
-def _run(folder: Path, cell: Cell, run: Run, console: Console) -> Attempt:
-    """Run or resume a cell, and write its output into its folder."""
-    place, done = folder / cell.name, None
-    if (place / fingerprint.FILE).is_file():
-        done = attempt(["test", "--resume", str(place)], run)
-        if done.status == ResumeError.exit_status:
-            console.print(Text(f"{done.reason}; it begins anew", style="yellow"), soft_wrap=True)
-            done = None
-    if done is None:
-        shutil.rmtree(place, ignore_errors=True)
-        config_file(folder, cell).write_text(as_yaml(cell))
-        done = attempt(["test", "-c", str(config_file(folder, cell)), "--run", str(place)], run)
-    if place.is_dir():
-        write_file(place / OUTPUT, done.output)
-    return done
-
-
-def _run_apart(line: list[str]) -> int:
-    """Run a command line in a new process, from which Lightning starts the others by the same command line."""
-    process = subprocess.run([sys.executable, "-m", "rfdlight", *line], capture_output=True, text=True)
-    sys.stdout.write(process.stdout)
-    sys.stderr.write(process.stderr)
-    return process.returncode

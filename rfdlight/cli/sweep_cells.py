@@ -1,34 +1,47 @@
-"""The cells of a sweep: the files of a cell, its facts, and a run of its command line."""
+"""The cells of a sweep: the files of a cell, its check before it runs, and a run of its command line."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import yaml
+import torch
+from rich.console import Console
+from rich.text import Text
+from torch import nn
 
-from rfdlight._io import parse_json, read_text
+from rfdlight._io import parse_json, read_text, write_file
+from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.cli.sweep_config import Cell
-from rfdlight.core.norms import Norm
-from rfdlight.engine.criteria import criterion_named
-from rfdlight.engine.passes import MOST_ROWS
-from rfdlight.errors import UserError, one_line
+from rfdlight.data.sources import ImageSource
+from rfdlight.defenses.base import Defense
+from rfdlight.errors import ResumeError, UserError, one_line
+from rfdlight.evaluation import fingerprint
+from rfdlight.evaluation.config import settle_eps
 from rfdlight.records.runs import load_run
 from rfdlight.reporting.tables import interval, percent
+from rfdlight.victims.resolve import resolve_victim
 
+OUTPUT = "output.txt"
+"""File in the folder of a cell with the output of `rfdlight test`."""
 INTERRUPTED = 130
 """Exit status of a run that was interrupted before its attack began."""
 
 Run = Callable[[list[str]], int]
 """Runs a command line and returns its exit status."""
+Make = Callable[[list[str]], Any]
+"""Makes the components of a command line: its model, datamodule and trainer."""
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """The number of images that a cell attacks, and of queries per image."""
 
     images: int
@@ -36,53 +49,23 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Facts:
-    """The facts of a cell that are known before it is run.
-
-    Attributes:
-        size: Size of its run.
-        resizable: Whether the number of images is an argument of its data.
-        draws: Evaluations per image before and after the attack, if the victim is random.
-        fill: Rows of a forward pass per row that is used, while no image has ended; at least 1.
-        eps: Radius of the attack; None if it has none.
-        norm: Norm of the attack.
-        apart: Whether the cell is run by several processes.
-        checked: Images that its sanity checks attack, over all of these.
-    """
+class Checked:
+    """A cell whose components were made; `apart` is whether several processes run it."""
 
     size: Size
-    resizable: bool
-    draws: int
-    fill: float
-    eps: float | None
-    norm: Norm
+    victim: nn.Module
+    images: ImageSource
+    num_classes: int
+    device: torch.device
     apart: bool
-    checked: int
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """The end of one run of a command line.
-
-    Attributes:
-        status: Exit status.
-        reason: Why the run failed, in one line; empty if it did not.
-        output: The standard output.
-    """
+class Attempt(NamedTuple):
+    """The end of one run of a command line: exit status, reason of a failure or "", and standard output."""
 
     status: int
     reason: str
     output: str
-
-
-def config_file(folder: Path, cell: Cell) -> Path:
-    """Return the path of a cell's configuration, beside the folder of its run."""
-    return folder / f"{cell.name}.yaml"
-
-
-def as_yaml(cell: Cell) -> str:
-    """Return the content of a cell's configuration file."""
-    return yaml.safe_dump(cell.config, sort_keys=False)
 
 
 def size_of(place: Path) -> Size | None:
@@ -101,8 +84,33 @@ def headline(place: Path) -> str:
     return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
 
 
+def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Checked]:
+    """Make the components of cells and load their victims, each once, so that errors are found before the first run."""
+    checked = {}
+    loaded: dict[str, tuple[nn.Module, ImageSource, int]] = {}
+    for cell in cells:
+        with _naming(cell):
+            cell.file(scratch).write_text(cell.as_yaml())
+            made = make(["test", "-c", str(cell.file(scratch))])
+            model, data = made.model, made.datamodule
+            key = json.dumps([cell.config.get("data"), model.victim_spec, model.checkpoint], default=str)
+            if key not in loaded:
+                data.setup("test")
+                victim, _, _ = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
+                loaded[key] = victim, data.images("test"), data.num_images
+            victim, images, count = loaded[key]
+            settle_eps(model.attack, data)
+            for defense in made.trainer.callbacks if model.defended else ():
+                if isinstance(defense, Defense):
+                    check_acts(defense, victim, images)
+            size, trainer = Size(count, model.config.budget), made.trainer
+            device, apart = trainer.strategy.root_device, trainer.world_size > 1
+            checked[cell.name] = Checked(size, victim, images, data.num_classes, device, apart)
+    return checked
+
+
 @contextlib.contextmanager
-def naming(cell: Cell) -> Iterator[None]:
+def _naming(cell: Cell) -> Iterator[None]:
     """Put the name of a cell in front of an error; a user's own class may raise any exception."""
     try:
         yield
@@ -111,29 +119,25 @@ def naming(cell: Cell) -> Iterator[None]:
         raise UserError(f"cell {cell.name}: {reason}") from error
 
 
-def facts_of(made: Any, images: int) -> Facts:
-    """Return the facts of a cell.
-
-    Args:
-        made: The command line of the cell with its components made.
-        images: Number of images that the cell attacks.
-    """
-    model, config = made.model, made.model.config
-    rows = config.rows_for(images, made.trainer.world_size)
-    arguments = made.config[made.subcommand].data.get("init_args") or {}  # a user's own class may have others
-    return Facts(
-        size=Size(images, config.budget),
-        resizable="num_images" in arguments,
-        draws=2 * 40,
-        fill=max(1.0, rows / (config.eot * min(images, config.pool_size_for(rows)))),
-        eps=model.attack.eps,
-        norm=model.attack.norm,
-        apart=made.trainer.world_size > 1,
-        checked=2 * min(images, max(rows, min(2 * rows, MOST_ROWS))) if config.sanity_checks else 0,
-    )
+def run_cell(folder: Path, cell: Cell, run: Run | None, console: Console) -> Attempt:
+    """Run or resume a cell, in a new process without `run`, and write its output into its folder."""
+    run = run or _run_apart
+    place, done = folder / cell.name, None
+    if (place / fingerprint.FILE).is_file():
+        done = _attempt(["test", "--resume", str(place)], run)
+        if done.status == ResumeError.exit_status:
+            console.print(Text(f"{done.reason}; it begins anew", style="yellow"), soft_wrap=True)
+            done = None
+    if done is None:
+        shutil.rmtree(place, ignore_errors=True)
+        cell.file(folder).write_text(cell.as_yaml())
+        done = _attempt(["test", "-c", str(cell.file(folder)), "--run", str(place)], run)
+    if place.is_dir():
+        write_file(place / OUTPUT, done.output)
+    return done
 
 
-def attempt(line: list[str], run: Run) -> Attempt:
+def _attempt(line: list[str], run: Run) -> Attempt:
     """Run a command line without printing its output."""
     output, errors = io.StringIO(), io.StringIO()
     try:
@@ -146,3 +150,11 @@ def attempt(line: list[str], run: Run) -> Attempt:
     lines = [line for line in errors.getvalue().splitlines() if line.strip()]
     last = one_line(lines[-1]).removeprefix("rfdlight: ") if lines else f"it ended with exit status {status}"
     return Attempt(status, last if status else "", output.getvalue())
+
+
+def _run_apart(line: list[str]) -> int:
+    """Run a command line in a new process, from which Lightning starts the others by the same command line."""
+    process = subprocess.run([sys.executable, "-m", "rfdlight", *line], capture_output=True, text=True)
+    sys.stdout.write(process.stdout)
+    sys.stderr.write(process.stderr)
+    return process.returncode

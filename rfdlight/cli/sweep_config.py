@@ -9,26 +9,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import yaml
+
 from rfdlight import _io
 from rfdlight.errors import UserError, unknown_name
 
-PARTS = ("common", "axes", "leave_out")
+Settings = dict[str, Any]
 _LABEL = re.compile(r"\w[\w.-]*")
 _COMPONENTS = ("attack", "data", "defense")
 """Settings that may be given by a name or a file in one place, and by arguments in another."""
 
 
+class _Experiment(msgspec.Struct, forbid_unknown_fields=True):
+    axes: dict[str, dict[str, Settings | None]]
+    common: Settings | None = None
+    leave_out: list[dict[str, str | list[str]]] | None = None
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One evaluation of a grid.
-
-    Attributes:
-        name: The labels of the cell, joined; the name of its folder.
-        config: A configuration of `rfdlight test`.
-    """
+    """One evaluation of a grid: the joined labels, which name its folder, and a configuration of `rfdlight test`."""
 
     name: str
-    config: dict[str, Any]
+    config: Settings
+
+    def file(self, folder: Path) -> Path:
+        """Return the path of the configuration, beside the folder of the run."""
+        return folder / f"{self.name}.yaml"
+
+    def as_yaml(self) -> str:
+        """Return the content of the configuration file."""
+        return yaml.safe_dump(self.config, sort_keys=False)
 
 
 def read_cells(path: Path) -> list[Cell]:
@@ -42,83 +54,55 @@ def read_cells(path: Path) -> list[Cell]:
     `{victim}` in any text is replaced by the cell's label on the axis `victim`. A text below `attack`, `data` or
     `defense` that ends in `.yaml` names a file, beside the experiment or shipped, and is replaced by its content.
     Each of these may be given by a name or a file in one place, and by arguments in another.
-
-    Args:
-        path: Path of the experiment.
-
-    Raises:
-        UserError: If the file cannot be read or has another form, two cells have the same name, or there is no cell.
     """
-    content = _io.read_config(path)
-    for part in content:
-        if part not in PARTS:
-            raise unknown_name(f"part of the experiment {path}", str(part), PARTS)
-    common = _settings(content.get("common"), "common")
-    axes = _axes(content.get("axes"))
-    rules = _rules(content.get("leave_out"), axes)
+    experiment = _read(path)
     cells = []
-    for labels in itertools.product(*axes.values()):
-        place = dict(zip(axes, labels, strict=True))
-        if any(all(place[axis] in left_out for axis, left_out in rule.items()) for rule in rules):
+    for labels in itertools.product(*experiment.axes.values()):
+        place = dict(zip(experiment.axes, labels, strict=True))
+        if any(_matches(place, rule) for rule in experiment.leave_out or []):
             continue
-        config = common
+        config = experiment.common or {}
         for axis, label in place.items():
-            config = merged(config, axes[axis][label])
+            config = merged(config, experiment.axes[axis][label] or {})
         config = _filled(config, place)
         for kind in config.keys() & set(_COMPONENTS):
             config[kind] = _with_file(config[kind], path.parent)
         cells.append(Cell("-".join(labels), config))
     if not cells:
-        raise UserError("leave_out leaves no cell")
+        raise UserError(f"{path}: expected a cell, got none; axes need labels, and leave_out must leave a cell")
     name, count = Counter(cell.name for cell in cells).most_common(1)[0]
     if count > 1:
         raise UserError(f"two cells have the name {name}; change a label so that the joined labels differ")
     return cells
 
 
-def _settings(value: Any, name: str) -> dict[str, Any]:
-    if not isinstance(value, dict | None):
-        raise UserError(f"{name} must be a configuration of rfdlight test, a mapping, got {value!r:.40}")
-    return value or {}
-
-
-def _axes(value: Any) -> dict[str, dict[str, dict[str, Any]]]:
-    if not isinstance(value, dict) or not value:
-        raise UserError(f"axes must be a mapping of at least one axis to its labels, got {value!r:.40}")
-    axes = {}
-    for axis, labels in value.items():
-        if not isinstance(labels, dict) or not labels:
-            raise UserError(f"axes.{axis} must be a mapping of at least one label to its settings, got {labels!r:.40}")
+def _read(path: Path) -> _Experiment:
+    try:
+        experiment = msgspec.convert(_io.read_config(path), _Experiment)
+    except msgspec.ValidationError as error:
+        raise UserError(f"the experiment {path}: {error}") from error
+    for axis, labels in experiment.axes.items():
         for label in labels:
-            if not isinstance(label, str) or not _LABEL.fullmatch(label):
+            if not _LABEL.fullmatch(label):
                 raise UserError(f"a label of axes.{axis} must be letters, digits, '_', '.' and '-', got {label!r}")
-        axes[str(axis)] = {label: _settings(part, f"axes.{axis}.{label}") for label, part in labels.items()}
-    return axes
+    for axis, left_out in itertools.chain.from_iterable(rule.items() for rule in experiment.leave_out or []):
+        if axis not in experiment.axes:
+            raise unknown_name("axis in leave_out", axis, experiment.axes)
+        for label in {*_listed(left_out)} - experiment.axes[axis].keys():
+            raise unknown_name(f"label of axes.{axis} in leave_out", label, experiment.axes[axis])
+    return experiment
 
 
-def _rules(value: Any, axes: dict[str, dict[str, Any]]) -> list[dict[str, list[str]]]:
-    """Return the rules of `leave_out`: labels by axis."""
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(rule, dict) and rule for rule in value):
-        raise UserError(f"leave_out must be a list of mappings from axes to labels, got {value!r:.40}")
-    rules = [
-        {axis: labels if isinstance(labels, list) else [labels] for axis, labels in rule.items()} for rule in value
-    ]
-    for axis, labels in itertools.chain.from_iterable(rule.items() for rule in rules):
-        if axis not in axes:
-            raise unknown_name("axis in leave_out", str(axis), axes)
-        for label in labels:
-            if not isinstance(label, str) or label not in axes[axis]:
-                raise unknown_name(f"label of axes.{axis} in leave_out", str(label), axes[axis])
-    return rules
+def _matches(place: dict[str, str], rule: dict[str, str | list[str]]) -> bool:
+    return all(place[axis] in _listed(labels) for axis, labels in rule.items())
+
+
+def _listed(labels: str | list[str]) -> list[str]:
+    return [labels] if isinstance(labels, str) else labels
 
 
 def merged(first: Any, second: Any) -> Any:
     """Return the second value merged over the first: mappings key by key, unless they name different classes.
-
-    Raises:
-        UserError: If arguments are given for a list of several components.
 
     Example:
         >>> merged({"model": {"budget": 1, "eot": 2}}, {"model": {"budget": 3}})

@@ -75,12 +75,7 @@ def with_numbers(value: Any, hint: Any) -> Any:
 def with_names(value: Any, kind: str) -> Any:
     """Replace short names of components by import paths, and a file that describes a component by its content.
 
-    Args:
-        value: A name, a path, a mapping with `class_path`, or a list of these; other values are returned unchanged.
-        kind: Kind of the component.
-
-    Raises:
-        UserError: If a name is unknown, or a file or a user's module cannot be read.
+    A value is a name, a path, a mapping with `class_path`, or a list of these; other values are returned unchanged.
 
     Example:
         >>> with_names(["input_noise"], "defense")

@@ -1,4 +1,4 @@
-"""Activations at insertion points: forward hooks, calls per image, owners of rows, and effects on the output."""
+"""Activations at insertion points: forward hooks, and errors of layers that cannot be hooked."""
 
 from __future__ import annotations
 
@@ -37,15 +37,16 @@ class InsertionPoint:
 Receive = Callable[[int, Any], Tensor | None]
 """Called with the index of an insertion point and its activation; returns a replacement, or None."""
 
-_ROUNDING = 1e-3
-"""Share of the largest difference between two passes below which a difference is rounding."""
 
-_SIZES = (1.0, 10.0, 100.0)
-"""Standard deviations of the perturbations that test for an effect, in units of the largest activation."""
-
-
-def check_hookable(model: nn.Module) -> None:
-    """Refuse models that run without their hooks."""
+def check_hookable(model: nn.Module, points: Sequence[InsertionPoint]) -> None:
+    """Refuse models and insertion points that run without their hooks."""
+    for point in points:
+        # A traced module runs its own hooks, but none inside.
+        module = point.module
+        if isinstance(module, torch.jit.ScriptModule) and not isinstance(module, torch.jit.TopLevelTracedModule):
+            raise UserError(
+                f"the layer {point.name} is TorchScript, which runs no hooks; use the network before tracing"
+            )
     for module in model.modules():
         if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
             raise UserError("a compiled model ignores hooks; attach the defense first, then compile")
@@ -53,80 +54,22 @@ def check_hookable(model: nn.Module) -> None:
             raise UserError("nn.DataParallel runs copies of the model without the defense; use the module inside of it")
 
 
-def check_points(model: nn.Module, points: Sequence[InsertionPoint]) -> None:
-    """Refuse insertion points at which no hook runs."""
-    scripted: set[int] = set()
-    for module in model.modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            scripted |= {id(inner) for inner in module.modules() if inner is not module}
-    for point in (InsertionPoint("", model, "output"), *points):
-        if id(point.module) in scripted or not _takes_hooks(point.module):
-            subject = f"the layer {point.name} is part" if point.name else "the model consists"
-            raise UserError(
-                f"{subject} of a TorchScript module, which runs no hooks inside; use the Python network that was "
-                "traced or scripted, or put the TorchScript module into an nn.Module and choose its input or output"
-            )
-
-
-def _takes_hooks(module: nn.Module) -> bool:
-    if not isinstance(module, torch.jit.ScriptModule):
-        return True
-    try:
-        module.register_forward_hook(lambda *_: None).remove()
-    except RuntimeError:  # of a scripted or loaded module; a traced one takes hooks
-        return False
-    return True
-
-
-def never_called(name: str, module: nn.Module) -> DefenseError:
+def never_called(point: InsertionPoint) -> DefenseError:
     """Build the error for a module that the forward pass does not call."""
-    inside = [f"{name}.{child}" for child, _ in module.named_children()]
+    inside = [f"{point.name}.{child}" for child, _ in point.module.named_children()]
     hint = f"choose layers inside of it, such as {', '.join(inside[:3])}" if inside else "choose another layer"
     return DefenseError(
-        f"the forward pass never calls the layer {name}, so nothing acts there: it is unused, or run by a fused kernel "
-        f"or through .forward(), without hooks; {hint}"
+        f"the forward pass never calls the layer {point.name}, so nothing acts there: it is unused, or run by a fused "
+        f"kernel or through .forward(), without hooks; {hint}"
     )
 
 
-def called_again(name: str, quantity: str) -> DefenseError:
+def called_again(point: InsertionPoint, quantity: str) -> DefenseError:
     """Build the error for a module that one forward pass calls several times, where only one call has a meaning."""
     return DefenseError(
-        f"the forward pass calls the layer {name} more than once, so it has no single {quantity}; choose a layer that "
-        "is called once"
+        f"the forward pass calls the layer {point.name} more than once, so it has no single {quantity}; choose a layer "
+        "that is called once"
     )
-
-
-def batch_size(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-    """Return the number of images in a call of a model: the rows of its first tensor, or None without one."""
-    tensors = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim > 0)
-    return next((len(tensor) for tensor in tensors), None)
-
-
-class CallCount:
-    """Counts the calls of some modules in one forward pass.
-
-    Args:
-        points: How many modules.
-        images: Rows of the model's input, or None if unknown.
-    """
-
-    def __init__(self, points: int, images: int | None) -> None:
-        self.images = images
-        self._shapes: list[list[tuple[int, ...]]] = [[] for _ in range(points)]
-
-    def add(self, point: int, activation: Any) -> None:
-        """Count a call."""
-        self._shapes[point].append(tuple(activation.shape[:2]) if isinstance(activation, Tensor) else ())
-
-    def per_image(self, point: int) -> int:
-        """Return how many calls each image goes through; the parts of a batch that is split are one call."""
-        images, shapes = self.images, self._shapes[point]
-        if images is None:
-            return len(shapes)
-        # The images of a sequence-first activation are its second dimension.
-        parts = [shape[0] for shape in shapes if shape and shape[0] < images and shape[1:] != (images,)]
-        rows = images if len(parts) == images else sum(parts)
-        return len(shapes) - len(parts) + (rows // images if rows % images == 0 else len(parts))
 
 
 @contextmanager
@@ -154,156 +97,3 @@ def received(points: Sequence[InsertionPoint], receive: Receive) -> Iterator[Non
     finally:
         for handle in handles:
             handle.remove()
-
-
-@torch.no_grad()
-def check_hooked(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> None:
-    """Refuse modules that a forward pass also runs through `.forward()`, which skips their hooks.
-
-    Args:
-        model: In eval mode; its own hooks do not run.
-        x: (N, ...), its input.
-        points: Modules of TorchScript and `model` itself are not checked.
-    """
-    checked = [
-        point for point in points if point.module is not model and not isinstance(point.module, torch.jit.ScriptModule)
-    ]
-    hooked, run = [0] * len(checked), [0] * len(checked)
-
-    def count(number: int, activation: Any) -> None:
-        hooked[number] += 1
-
-    def counting(number: int, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            run[number] += 1
-            return forward(*args, **kwargs)
-
-        return counted
-
-    own = [vars(point.module).get("forward") for point in checked]
-    try:
-        for number, point in enumerate(checked):
-            vars(point.module)["forward"] = counting(number, point.module.forward)
-        with received(checked, count):
-            _answer(model, x)
-    finally:
-        for point, forward in reversed(list(zip(checked, own, strict=True))):
-            vars(point.module).pop("forward", None)
-            if forward is not None:
-                vars(point.module)["forward"] = forward
-    for number, point in enumerate(checked):
-        if 0 < hooked[number] < run[number]:
-            raise DefenseError(
-                f"{run[number] - hooked[number]} of {run[number]} calls of the layer {point.name} in a forward pass go "
-                "through .forward(), without hooks, so noise acts in the others alone; choose another layer"
-            )
-
-
-@torch.no_grad()
-def row_owners(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[dict[int, Tensor]]:
-    """Find the image that each row of an activation depends on, by two forward passes that differ in half the images.
-
-    Args:
-        model: In eval mode; its own hooks do not run.
-        x: (N, ...), its input.
-        points: Of modules other than `model`.
-
-    Returns:
-        For each point, by the number of rows of its calls, the position of each row's image, (rows,) int64. The rows of
-        an image follow each other, as for windows, or the images do, as for crops; other activations are left out.
-    """
-    images = len(x)
-    changed = torch.zeros(images, dtype=torch.bool, device=x.device)
-    changed[torch.randperm(images, generator=torch.Generator().manual_seed(0))[: (images + 1) // 2].to(x.device)] = True
-    other = torch.where(changed.view(-1, *[1] * (x.ndim - 1)), torch.where(x < 0.5, x + 0.5, x - 0.5), x)
-    passes = [_activations(model, batch, points) for batch in (x, other)]
-    owners: list[dict[int, Tensor]] = []
-    for first, second in zip(*passes, strict=True):
-        found: dict[int, list[Tensor | None]] = {}
-        for one, two in zip(first, second, strict=False):
-            found.setdefault(len(one) if one.ndim else 0, []).append(_owners(one, two, changed))
-        agreed = {}
-        for rows, (owner, *others) in found.items():
-            if owner is not None and all(each is not None and torch.equal(each, owner) for each in others):
-                agreed[rows] = owner
-        owners.append(agreed)
-    return owners
-
-
-def _owners(one: Tensor, two: Tensor, changed: Tensor) -> Tensor | None:
-    """Return the order of the rows in which only those of the changed images differ, if there is just one."""
-    images, rows = len(changed), len(one) if one.ndim else 0
-    if one.shape != two.shape or rows == 0 or rows % images:
-        return None
-    number = torch.arange(rows, device=changed.device)
-    difference = (one.double() - two.double()).abs().reshape(rows, -1).amax(1)
-    moved = (difference > _ROUNDING * difference.max()).to(changed.device)
-    orders = [number // (rows // images), number % images]
-    fitting = [order for order in orders if not bool((moved & ~changed[order]).any())]
-    if not bool(moved.any()) or not fitting:
-        return None
-    return fitting[0] if len(fitting) == 1 or torch.equal(*orders) else None
-
-
-def _activations(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[list[Tensor]]:
-    """Return the activations of all calls at each point, in one forward pass."""
-    found: list[list[Tensor]] = [[] for _ in points]
-
-    def keep(number: int, activation: Any) -> None:
-        if isinstance(activation, Tensor):
-            found[number].append(activation.detach().clone())  # a later layer may write into it
-
-    with received(points, keep):
-        _answer(model, x)
-    return found
-
-
-@torch.no_grad()
-def without_effect(model: nn.Module, x: Tensor, points: Sequence[InsertionPoint]) -> list[int]:
-    """Find the points at which no perturbation changes the model's output, by two to four forward passes each.
-
-    Args:
-        model: In eval mode; its own hooks do not run.
-        x: (N, ...), its input.
-        points: Points that no call reaches, or whose perturbation makes the model fail, count as having an effect.
-    """
-    return [number for number, point in enumerate(points) if point.module is not model and not _acts(model, x, point)]
-
-
-def _acts(model: nn.Module, x: Tensor, point: InsertionPoint) -> bool:
-    """Return whether a perturbation changes the output, or cannot be made."""
-    # Size 0 copies the activation, as noise does: a layer that works in place then no longer changes its input.
-    reference = _perturbed(model, x, point, 0.0)
-    if not isinstance(reference, Tensor):
-        return True
-    for size in _SIZES:
-        try:
-            answer = _perturbed(model, x, point, size)
-        except Exception:  # a model may raise anything where its activations are out of range
-            return True
-        if not torch.equal(answer, reference):
-            return True
-    return False
-
-
-def _perturbed(model: nn.Module, x: Tensor, point: InsertionPoint, size: float) -> Any:
-    """Return the output with perturbed activations at a point, or None where there are none of real numbers."""
-    perturbed = False
-
-    def perturb(number: int, activation: Any) -> Tensor | None:
-        nonlocal perturbed
-        if not isinstance(activation, Tensor) or not activation.is_floating_point():
-            return None
-        perturbed = True
-        return activation + size * (1 + activation.abs().max()) * torch.randn_like(activation)
-
-    with received([point], perturb):
-        answer = _answer(model, x)
-    return answer if perturbed else None
-
-
-def _answer(model: nn.Module, x: Tensor) -> Any:
-    """Return the output of the model with random numbers of a fixed seed, without its own hooks."""
-    with torch.random.fork_rng([x.device] if x.device.type == "cuda" else []):
-        torch.manual_seed(0)
-        return model.forward(x)

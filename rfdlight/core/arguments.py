@@ -6,8 +6,7 @@ import functools
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Collection, Mapping
 from enum import Enum
 from pathlib import PurePath
 from typing import Any
@@ -21,10 +20,7 @@ _DEEPEST = 4
 
 
 class Configurable:
-    """Base class that records the arguments with which an object is constructed.
-
-    They are recorded before `__init__` runs, so that a subclass needs no code of its own.
-    """
+    """Base class that records the arguments with which an object is constructed, before `__init__` runs."""
 
     _arguments: dict[str, Any]
 
@@ -40,25 +36,19 @@ class Configurable:
         self._arguments = {**self._arguments, **arguments}
 
 
-def constructors(cls: type) -> list[Callable[..., Any]]:
-    """Return the `__init__` of a class, and those of base classes to which it passes keywords on."""
-    found: list[Callable[..., Any]] = []
-    for init in (vars(base).get("__init__") for base in cls.__mro__):
-        if inspect.isfunction(init):
-            found.append(init)
-            kinds = {parameter.kind for parameter in inspect.signature(init).parameters.values()}
-            if inspect.Parameter.VAR_KEYWORD not in kinds:
-                break
-    return found
-
-
 def parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor, with those of base classes that it passes on as keywords."""
+    """Return the parameters of a constructor, with those of base classes to which it passes keywords on."""
     found: dict[str, inspect.Parameter] = {}
-    for init in constructors(cls):
-        for parameter in list(inspect.signature(init).parameters.values())[1:]:
-            if parameter.kind is not parameter.VAR_KEYWORD:
+    for init in (vars(base).get("__init__") for base in cls.__mro__):
+        if not inspect.isfunction(init):
+            continue
+        own = list(inspect.signature(init).parameters.values())[1:]
+        passed_on = [parameter for parameter in own if parameter.kind is parameter.VAR_KEYWORD]
+        for parameter in own:
+            if parameter not in passed_on:
                 found.setdefault(parameter.name, parameter)
+        if not passed_on:
+            break
     return found
 
 
@@ -88,8 +78,8 @@ def text_of(value: Any, depth: int = 0) -> str:
     """Return a value as text that differs between different values and holds no address in memory.
 
     Example:
-        >>> text_of(0.1), text_of(1e-3 / 3), text_of([1, "a b"]), text_of(len)
-        ('0.1', '0.0003333333333333333', "[1, 'a b']", 'builtins.len')
+        >>> text_of(0.1), text_of([1, "a b"]), text_of(len)
+        ('0.1', "[1, 'a b']", 'builtins.len')
     """
     if isinstance(value, float) and not isinstance(value, Enum):
         short = f"{value:g}"
@@ -100,48 +90,31 @@ def text_of(value: Any, depth: int = 0) -> str:
         return str(value)
     if isinstance(value, Tensor):
         return _tensor_text(value)
-    if depth == _DEEPEST:
-        return class_name(type(value))
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{text_of(k, depth + 1)}: {text_of(v, depth + 1)}' for k, v in value.items())}}}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(text_of(item, depth + 1) for item in value)}]"
     if isinstance(value, (set, frozenset)):
         return f"{{{', '.join(sorted(text_of(item, depth + 1) for item in value))}}}"
+    if isinstance(value, type) or inspect.isroutine(value):
+        return _path(value)
     return _object_text(value, depth)
 
 
 def _object_text(value: Any, depth: int) -> str:
-    """Return a function or a class as its import path, any other object as its class and arguments."""
+    """Return an object as its class with its arguments, or with its attributes where these are not recorded."""
+    positional: list[Any] = []
     if isinstance(value, functools.partial):
-        inside = [text_of(value.func, depth + 1), *(text_of(item, depth + 1) for item in value.args)]
-        inside += [f"{name}={text_of(item, depth + 1)}" for name, item in value.keywords.items()]
-        return f"partial({', '.join(inside)})"
-    if inspect.ismethod(value) and not isinstance(value.__self__, type):
-        return f"{text_of(value.__self__, depth + 1)}.{value.__name__}"
-    if isinstance(value, type) or inspect.isroutine(value):
-        return _path(value)
-    inside = [f"{name}={text_of(item, depth + 1)}" for name, item in _attributes(value)]
-    return f"{class_name(type(value))}({', '.join(inside)})" if inside else class_name(type(value))
-
-
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the arguments of an object of any class, from its attributes of the same names.
-
-    Where the object keeps an argument under no such name, all its attributes are the arguments.
-    """
-    if isinstance(value, Configurable):
-        yield from ((name, argument(value, name)) for name in parameters(type(value)))
-        return
-    if is_dataclass(value):
-        yield from ((field.name, getattr(value, field.name)) for field in fields(value) if field.init)
-        return
-    names = [name for name, one in parameters(type(value)).items() if one.kind is not one.VAR_POSITIONAL]
-    held = [next((held for held in (name, f"_{name}") if hasattr(value, held)), None) for name in names]
-    if None not in held:
-        yield from ((name, getattr(value, str(attribute))) for name, attribute in zip(names, held, strict=True))
+        positional, named = [value.func, *value.args], value.keywords
+    elif isinstance(value, Configurable):
+        named = {name: argument(value, name) for name in parameters(type(value))}
     else:
-        yield from sorted(getattr(value, "__dict__", {}).items())
+        named = dict(getattr(value, "__dict__", {}))
+    if depth >= _DEEPEST:
+        positional, named = [], {}
+    inside = [text_of(item, depth + 1) for item in positional]
+    inside += [f"{name}={text_of(item, depth + 1)}" for name, item in named.items()]
+    return f"{class_name(type(value))}({', '.join(inside)})" if inside else class_name(type(value))
 
 
 def _bound(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rfdlight.errors import UserError
@@ -16,11 +15,7 @@ Key = str | int
 
 
 def check_logits(output: Any, rows: int) -> Tensor:
-    """Return an output that is (rows, classes) floating point as it is.
-
-    Raises:
-        UserError: If it is anything else.
-    """
+    """Return an output that is (rows, classes) floating point; raise a UserError if it is anything else."""
     if isinstance(output, Tensor) and output.ndim == 2 and len(output) == rows and output.is_floating_point():
         return output
     raise UserError(
@@ -29,33 +24,21 @@ def check_logits(output: Any, rows: int) -> Tensor:
 
 
 def as_logits(output: Any, rows: int, classes: int) -> Tensor | None:
-    """Return a tensor as logits, (rows, classes) floating point and dense; None if it holds no such logits.
+    """Return a tensor as logits, (rows, classes) floating point; None if it holds no such logits.
 
     Dimensions of size 1 may be missing or left over, as where a network squeezes its output for one image.
-
-    Example:
-        >>> as_logits(torch.zeros(3), rows=1, classes=3).shape
-        torch.Size([1, 3])
     """
-    if not isinstance(output, Tensor) or output.is_meta:
+    if not isinstance(output, Tensor) or output.is_meta or not output.is_floating_point():
         return None
     if [size for size in output.shape if size != 1] != [size for size in (rows, classes) if size != 1]:
         return None
-    if output.is_quantized:
-        output = output.dequantize()
-    elif output.layout is not torch.strided:
-        output = output.to_dense()
-    return output.reshape(rows, classes) if output.is_floating_point() else None
+    return output.reshape(rows, classes)
 
 
 def logits_key(output: Any, rows: int, classes: int) -> Key | None:
     """Return the key of the logits in a tuple, a mapping or an object; None if there are none.
 
     Of several candidates it is "logits", else the first: auxiliary logits come after.
-
-    Example:
-        >>> logits_key({"loss": torch.zeros(()), "logits": torch.zeros(2, 3)}, rows=2, classes=3)
-        'logits'
     """
     found = [key for key, value in parts_of(output).items() if as_logits(value, rows, classes) is not None]
     return "logits" if "logits" in found else next(iter(found), None)
@@ -67,12 +50,7 @@ def part(output: Any, key: Key | None) -> Any:
 
 
 def form_of(output: Any) -> str:
-    """Return the types and shapes of an output, in words.
-
-    Example:
-        >>> form_of((torch.zeros(2, 3), None))
-        'a tuple of float32 of shape (2, 3), NoneType'
-    """
+    """Return the types and shapes of an output, such as "a tuple of float32 of shape (2, 3), NoneType"."""
     if isinstance(output, Tensor):
         return f"{str(output.dtype).removeprefix('torch.')} of shape {tuple(output.shape)}"
     parts = [

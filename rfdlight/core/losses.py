@@ -11,14 +11,7 @@ Loss = Literal["margin", "cross_entropy"]
 
 
 def margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Return the logit of the label less the largest other one; it is negative where the answer is wrong.
-
-    Args:
-        logits: (rows, classes).
-        y: (rows,) int64.
-
-    Returns:
-        (rows,) in the dtype of `logits`.
+    """Return the logit of the label less the largest other one, (rows,); it is negative where the answer is wrong.
 
     Example:
         >>> margin(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]))
@@ -30,17 +23,10 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def attacker_loss(logits: Tensor, y: Tensor, target: Tensor, which: Loss = "margin") -> Tensor:
-    """Return what an attacker lowers: the more negative, the nearer to its goal.
+    """Return the loss that an attacker lowers, (rows,), from logits (rows, classes) and labels (rows,).
 
-    Args:
-        logits: (rows, classes).
-        y: (rows,) int64, the labels.
-        target: (rows,) int64, the class to be reached, or -1 where any class but the label will do.
-        which: "margin": the label's margin, or the target's with its sign changed, negative exactly at the
-            goal. "cross_entropy": the log-probability of the label, or that of the target with its sign changed.
-
-    Returns:
-        (rows,) in the dtype of `logits`.
+    Where the target is -1: the label's margin, or its log-probability for "cross_entropy". Else the target's, with the
+    sign changed. The margin is negative exactly where the attacker has reached its goal.
 
     Example:
         >>> attacker_loss(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]), torch.tensor([2]))

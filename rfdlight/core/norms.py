@@ -13,14 +13,7 @@ Norm = Literal["linf", "l2"]
 
 
 def norm(delta: Tensor, which: Norm) -> Tensor:
-    """Return the norm of each row.
-
-    Args:
-        delta: (rows, ...).
-        which: "linf" or "l2".
-
-    Returns:
-        (rows,).
+    """Return the norm of each row, (rows,).
 
     Example:
         >>> norm(torch.tensor([[3.0, -4.0]]), "linf"), norm(torch.tensor([[3.0, -4.0]]), "l2")

@@ -1,4 +1,4 @@
-"""How many queries each row of the running forward pass has been billed: what noise schedules see."""
+"""Clock of the running forward pass: the billed queries of each row, for noise schedules."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Registry of components: short names of attacks, defenses, data, victims and success criteria.
-
-The components of rfdlight stand in a literal table. Other packages register theirs by entry points.
-"""
+"""Registry of components: a table of those of rfdlight, and entry points of other packages."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Any
 
 from rfdlight._io import shipped_names
 from rfdlight.core.user_code import guarded
-from rfdlight.errors import UserError, one_line, unknown_name
+from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
     "attack": {
@@ -50,9 +47,9 @@ NAMES: dict[str, dict[str, str]] = {
         "single": "rfdlight.engine.criteria.single.SingleCriterion",
     },
     "adversary": {
-        "fgsm": "rfdlight.training.fgsm.FGSMAdversary",
-        "pgd": "rfdlight.training.pgd.PGDAdversary",
-        "trades": "rfdlight.training.trades.TRADESAdversary",
+        "fgsm": "rfdlight.training.adversary.FGSMAdversary",
+        "pgd": "rfdlight.training.adversary.PGDAdversary",
+        "trades": "rfdlight.training.adversary.TRADESAdversary",
     },
 }
 """Import paths of the components of rfdlight, by kind and short name."""
@@ -71,28 +68,14 @@ FLAGS = {"attack": "attack", "data": "data", "defense": "defense", "adversary": 
 
 
 def names(kind: str) -> list[str]:
-    """Return the short names of a kind, those of other packages included; imports none of the components.
-
-    Example:
-        >>> names("adversary")
-        ['fgsm', 'pgd', 'trades']
-    """
+    """Return the short names of a kind, those of other packages included; imports none of the components."""
     return sorted({*NAMES.get(kind, ()), *(point.name for point in _entry_points(kind))})
 
 
 def resolve(kind: str, name: str) -> str:
     """Return the import path of a component by its short name; import and file paths are returned as they are.
 
-    A component of rfdlight wins over one of another package with the same name. A component of another package is
-    imported.
-
-    Raises:
-        UserError: If `name` is neither a known short name nor a path, or another package's component cannot be
-            imported.
-
-    Example:
-        >>> resolve("attack", "rays")
-        'rfdlight.attacks.rays.RayS'
+    A component of rfdlight wins over one of another package with the same name, which is imported.
     """
     if "." in name or "/" in name:
         return name
@@ -100,15 +83,15 @@ def resolve(kind: str, name: str) -> str:
         return NAMES[kind][name]
     for point in _entry_points(kind):
         if point.name == name:
-            return _loaded(kind, point)
+            package = f"the package {point.dist.name}" if point.dist else "a package"
+            with guarded(f"{kind} '{name}': cannot import {point.value}, registered by {package}"):
+                point.load()
+            return _path(point)
     raise unknown_name(kind, name, names(kind))
 
 
 def component(kind: str, name: str) -> Any:
-    """Import and return a component by its short name or import path.
-
-    Raises:
-        UserError: If there is no such component, or it cannot be imported.
+    """Import and return a component by its short name or import path; raise a UserError if there is none.
 
     Example:
         >>> component("attack", "rays").__name__
@@ -158,16 +141,3 @@ def _entry_points(kind: str) -> metadata.EntryPoints | tuple[()]:
 
 def _path(point: metadata.EntryPoint) -> str:
     return point.value.partition("[")[0].replace(" ", "").replace(":", ".")
-
-
-def _loaded(kind: str, point: metadata.EntryPoint) -> str:
-    """Import an entry point and return its import path."""
-    try:
-        point.load()
-    except Exception as error:  # another package's code may raise anything
-        package = f"the package {point.dist.name}" if point.dist else "a package"
-        raise UserError(
-            f"{kind} '{point.name}': cannot import {point.value}, registered by {package}: "
-            f"{one_line(f'{type(error).__name__}: {error}')}"
-        ) from error
-    return _path(point)

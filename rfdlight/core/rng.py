@@ -1,11 +1,9 @@
-"""Keyed random numbers: what a row draws depends on its key alone, never on its neighbours.
+"""Keyed random numbers: hashes of (seed of the image, stream for the purpose, number of the draw).
 
-A draw is a hash of (seed, stream, number): the seed is the image's, the stream names the purpose
-and the number is the attack's own count of proposals. So an image's attack is the same in any pool,
-order, batch or process.
+So an image's attack is the same in any pool, order, batch or process.
 
-Source: the finaliser of Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators,
-OOPSLA 2014, in int64 arithmetic, which wraps as the paper's unsigned arithmetic does.
+Source: the finaliser of Steele, Lea and Flood, Fast Splittable Pseudorandom Number Generators, OOPSLA 2014, in int64
+arithmetic, which wraps as the paper's unsigned arithmetic does.
 """
 
 from __future__ import annotations
@@ -44,30 +42,14 @@ def _mix(z: Tensor) -> Tensor:
 
 
 def words(seed: Tensor, stream: int, number: Tensor, count: int) -> Tensor:
-    """Return `count` random 64-bit words per row.
-
-    Args:
-        seed: (rows,) int64.
-        stream: What the words are for.
-        number: (rows,) int64, which draw of that stream.
-        count: Words per row.
-
-    Returns:
-        (rows, count) int64.
-    """
+    """Return random 64-bit words, (rows, count) int64, of the seeds and numbers (rows,) int64."""
     key = _mix(_mix(seed + _wrap(_GAMMA * (stream + 1))) + _GAMMA * (number + 1))
     offsets = torch.arange(1, count + 1, device=seed.device) * _GAMMA
     return _mix(key[:, None] + offsets)
 
 
 def uniform(seed: Tensor, stream: int, number: Tensor, count: int) -> Tensor:
-    """Return float64 draws from [0, 1), (rows, count), with 53 random bits each.
-
-    Example:
-        >>> key = torch.tensor([7])
-        >>> bool((uniform(key, 0, key, 3) == uniform(key, 0, key, 3)).all())
-        True
-    """
+    """Return float64 draws from [0, 1), (rows, count), with 53 random bits each."""
     return _shift(words(seed, stream, number, count), 11).double() * 2.0**-53
 
 
@@ -82,8 +64,7 @@ def signs(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> 
 def normal(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return float32 standard normal draws, (rows, *shape), each within 6.7 of zero.
 
-    Source: Box and Muller, A Note on the Generation of Random Normal Deviates, 1958; one 64-bit word gives
-    the radius and the angle of two draws.
+    Source: Box and Muller, A Note on the Generation of Random Normal Deviates, 1958.
     """
     count = math.prod(shape)
     halves = words(seed, stream, number, -(-count // 2)).view(torch.int32).view(len(seed), -1, 2)

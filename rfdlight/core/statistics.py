@@ -15,22 +15,13 @@ Z = float(norm.ppf(0.975))
 
 
 def wilson(successes: float, total: int) -> tuple[float, float]:
-    """Return Wilson's score interval of a proportion.
+    """Return Wilson's score interval of a proportion; that of no observation is (0, 1).
 
-    `successes` may be fractional. The variance of values in [0, 1] is at most that of a proportion with the same mean,
-    so the interval of their mean is then conservative.
+    `successes` may be fractional, unlike in scipy: the variance of values in [0, 1] is at most that of a proportion
+    with the same mean, so the interval of their mean is conservative.
 
     Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, Journal of the American
-    Statistical Association 22, 1927. scipy's `binomtest` accepts whole counts only.
-
-    Args:
-        successes: Between 0 and `total`.
-        total: At least 0; the interval of no observation is (0, 1).
-
-    Example:
-        >>> low, high = wilson(9125, 10000)
-        >>> print(f"{low:.4f} {high:.4f}")
-        0.9068 0.9179
+    Statistical Association 22, 1927.
     """
     if total == 0:
         return 0.0, 1.0
@@ -41,32 +32,14 @@ def wilson(successes: float, total: int) -> tuple[float, float]:
 
 
 def wald(total: float, squares: float, count: int) -> tuple[float, float]:
-    """Return Wald's interval of the mean of values in [-1, 1], clipped to that range.
-
-    Args:
-        total: Sum of the values, pseudo-observations included.
-        squares: Sum of the squared values.
-        count: Number of values, at least 1.
-
-    Example:
-        >>> wald(0.0, 2.0, 2)[1] == 1.0, round(wald(0.0, 4.0, 100)[1], 4)
-        (True, 0.0392)
-    """
+    """Return Wald's interval of the mean of `count` values in [-1, 1] from their sum and sum of squares, clipped."""
     centre = total / count
     half = Z * math.sqrt(squares - count * centre**2) / count
     return max(-1.0, centre - half), min(1.0, centre + half)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return Student's interval of a mean; its width is 0 if all values are equal.
-
-    Args:
-        values: At least 2.
-
-    Example:
-        >>> mean_interval(np.array([1.0, 1.0]))
-        (1.0, 1.0)
-    """
+    """Return Student's interval of the mean of at least 2 values; its width is 0 if all values are equal."""
     if np.ptp(values) <= 1e-12 * np.abs(values).max():  # scipy warns of equal values
         return float(values[0]), float(values[0])
     low, high = ttest_1samp(values, 0).confidence_interval(0.95)
@@ -74,20 +47,10 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p value of McNemar's exact test for two paired proportions.
+    """Return the two-sided p value of McNemar's exact test, from the discordant pairs with a success of one side.
 
     Source: McNemar, Note on the sampling error of the difference between correlated proportions or percentages,
     Psychometrika 12, 1947; exact, by the binomial distribution.
-
-    Args:
-        only_first: Discordant pairs with a success of the first side.
-        only_second: Discordant pairs with a success of the second side.
-
-    Example:
-        >>> mcnemar(0, 5)
-        0.0625
-        >>> mcnemar(0, 0)
-        1.0
     """
     discordant = only_first + only_second
     return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
@@ -96,21 +59,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
 def paired_interval(only_first: int, only_second: int, pairs: int) -> tuple[float, float]:
     """Return the interval of Agresti and Min for a difference of paired proportions, second minus first.
 
-    It is Wald's interval after half an observation is added to each of the four cells of the table. Its coverage is
-    near 95 % for few pairs too, and its width is positive without any discordant pair.
+    It is Wald's interval after half an observation is added to each of the four cells of the table.
 
     Source: Agresti and Min, Simple improved confidence intervals for comparing matched proportions, Statistics in
     Medicine 24, 2005.
-
-    Args:
-        only_first: Discordant pairs with a success of the first side.
-        only_second: Discordant pairs with a success of the second side.
-        pairs: All pairs, at least 1.
-
-    Example:
-        >>> low, high = paired_interval(86, 150, 1600)
-        >>> print(f"{low:.3f} {high:.3f}")
-        0.021 0.059
     """
     return wald(only_second - only_first, only_first + only_second + 1, pairs + 2)
 
@@ -119,10 +71,6 @@ def holm(ps: Sequence[float]) -> list[float]:
     """Return Holm's adjusted p values, which control the family-wise error rate.
 
     Source: Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
-
-    Example:
-        >>> [round(p, 2) for p in holm([0.01, 0.04, 0.03, 0.005])]
-        [0.03, 0.06, 0.06, 0.02]
     """
     order = sorted(range(len(ps)), key=ps.__getitem__)
     adjusted, largest = [0.0] * len(ps), 0.0
@@ -134,14 +82,7 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class PairedCounts:
-    """Counts of a success of two sides on the same images, with the tests of their difference.
-
-    Attributes:
-        both: Images with a success of both sides.
-        only_first: Images with a success of the first side alone.
-        only_second: Images with a success of the second side alone.
-        neither: Images without a success.
-    """
+    """Numbers of images with a success of both sides, of one or of neither, and the tests of their difference."""
 
     both: int
     only_first: int
@@ -170,12 +111,7 @@ class PairedCounts:
 
 
 def count_pairs(first: Iterable[bool], second: Iterable[bool]) -> dict[str, int]:
-    """Return the fields of `PairedCounts` for the successes of two sides, in one order of the images.
-
-    Example:
-        >>> count_pairs([True, True, False], [True, False, False])
-        {'both': 1, 'only_first': 1, 'only_second': 0, 'neither': 1}
-    """
+    """Return the fields of `PairedCounts` for the successes of two sides, in one order of the images."""
     counts = Counter(zip(first, second, strict=True))
     names = {"both": (True, True), "only_first": (True, False), "only_second": (False, True), "neither": (False, False)}
     return {name: counts[pair] for name, pair in names.items()}

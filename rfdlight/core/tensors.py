@@ -9,13 +9,7 @@ Columns = dict[str, Tensor]
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape (rows,) so that it broadcasts over the other dimensions of `like`.
-
-    Example:
-        >>> import torch
-        >>> per_row(torch.zeros(2), torch.zeros(2, 3, 4, 4)).shape
-        torch.Size([2, 1, 1, 1])
-    """
+    """Reshape (rows,) so that it broadcasts over the other dimensions of `like`."""
     return values.view(-1, *(1,) * (like.ndim - 1))
 
 
@@ -25,10 +19,7 @@ def take(columns: Columns, rows: slice | Tensor) -> Columns:
 
 
 def put(columns: Columns, rows: slice | Tensor, values: Columns) -> None:
-    """Write `values` into the rows of the columns that they name; columns of other names are left out.
-
-    A value that already is the view into its column costs nothing.
-    """
+    """Write `values` into the rows of the columns that they name; a view into its own column costs nothing."""
     for name, column in columns.items():
         value = values.get(name)
         if value is None:

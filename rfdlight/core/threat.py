@@ -1,4 +1,4 @@
-"""What the attacker may do to an image."""
+"""Threat model: the ball around an image that an attacker may search."""
 
 from __future__ import annotations
 
@@ -18,16 +18,9 @@ _SLACK = {"linf": 1e-6, "l2": 1e-4}
 
 
 def check_eps(eps: float, norm: norms.Norm, option: str, shape: Sequence[int] | None = None) -> None:
-    """Refuse a radius that is not positive, or whose ball holds every image and so is no constraint.
+    """Raise a UserError that names `option` for a radius that is not positive, or whose ball holds every image.
 
-    Args:
-        eps: Radius in pixel units.
-        norm: "linf" or "l2".
-        option: Named by the error.
-        shape: Of an image, (C, H, W), which bounds an l2 radius by the diagonal of [0, 1]^(C*H*W).
-
-    Raises:
-        UserError: Names `option`; for a radius on the scale of 255, shows how to write it.
+    The shape of an image, (C, H, W), bounds an l2 radius by the diagonal of [0, 1]^(C*H*W).
     """
     if not (eps > 0 and math.isfinite(eps)):
         raise UserError(f"{option} must be a positive number of pixel units, got {eps}")
@@ -51,9 +44,6 @@ class ThreatModel:
     Args:
         norm: "linf" or "l2".
         eps: Radius in pixel units, > 0, in linf < 1.
-
-    Raises:
-        UserError: As `check_eps`.
     """
 
     norm: norms.Norm
@@ -67,7 +57,7 @@ class ThreatModel:
         return norms.norm(point - x, self.norm)
 
     def contains(self, x: Tensor, point: Tensor) -> Tensor:
-        """Say which points lie in the ball, up to rounding, (rows,) bool."""
+        """Return which points lie in the ball, up to rounding, (rows,) bool."""
         return self.distance(x, point) <= reach(self.norm, self.eps)
 
     def admit(self, x: Tensor, point: Tensor) -> Tensor:

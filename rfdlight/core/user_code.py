@@ -7,17 +7,13 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TextIO, cast
 
 from rfdlight.errors import UserError, one_line
 
-_FILES = {
-    *(".yaml", ".yml", ".json", ".py", ".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".pt2", ".ptl"),
-    *(".torchscript", ".onnx", ".h5", ".keras", ".tflite", ".pb"),
-}
+_FILES = {".yaml", ".yml", ".json", ".py", ".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar", ".pt2", ".onnx"}
 """Suffixes, in lower case, of names that are files, although they read like import paths."""
 
 _INSTALLED = {"site-packages", "dist-packages"}
@@ -34,15 +30,7 @@ def is_import_path(text: str) -> bool:
 
 
 def import_module(name: str, needed_for: str) -> ModuleType:
-    """Import a module.
-
-    Args:
-        name: Of the module.
-        needed_for: Begins the error, for example "the victim 'my_module.net'".
-
-    Raises:
-        UserError: If the import raises, or ends the program; names the file and the line.
-    """
+    """Import a module for "the victim 'my_module.net'"; raises a UserError if the import raises or ends the program."""
     with guarded(f"cannot import {needed_for}"):
         return importlib.import_module(name)
 
@@ -51,9 +39,6 @@ def check_component(kind: str, path: str) -> None:
     """Import the module of a user's own component, so that its faults are reported with their file and line.
 
     A module that does not exist, or that belongs to Python, is left to the parser.
-
-    Raises:
-        UserError: As `import_module`.
     """
     module = path.rpartition(".")[0]
     root = module.partition(".")[0]
@@ -70,61 +55,27 @@ def check_component(kind: str, path: str) -> None:
 
 @contextmanager
 def guarded(failing: str) -> Iterator[None]:
-    """Convert exceptions of a user's code to errors of one line.
+    """Convert every exception of a user's code but Ctrl-C, and its end of the program, to a UserError.
 
     Args:
-        failing: Start of the line, for example "cannot import the victim 'my_module.net'".
-
-    Raises:
-        UserError: For every exception, and where the code ends the program; Ctrl-C passes.
+        failing: Start of its line, for example "cannot import the victim 'my_module.net'".
     """
-    stream = _HeldUsage(sys.stderr)
     try:
-        with redirect_stderr(cast(TextIO, stream)):
-            yield
+        yield
     except UserError:
         raise
     except SystemExit as error:
-        usage, stream.held = stream.held, ""
-        reason = usage.strip().rpartition("\n")[2] or f"SystemExit: {error.code}"
         raise UserError(
-            f"{failing}: its code ends the program{_place(error)}: {one_line(reason)}; put code that reads the command "
-            "line or exits below if __name__ == '__main__'"
+            f"{failing}: {described(error)}; put code that reads the command line or exits below "
+            "if __name__ == '__main__'"
         ) from error
     except Exception as error:
         raise UserError(f"{failing}: {described(error)}") from error
-    finally:
-        stream.release()
-
-
-class _HeldUsage:
-    """Standard error, which holds back the usage that argparse prints before it ends the program."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.held = ""
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        if self.held or text.startswith("usage:"):
-            self.held += text
-            return len(text)
-        return self._stream.write(text)
-
-    def release(self) -> None:
-        if self.held:
-            self._stream.write(self.held)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
 
 
 def fault_of(error: BaseException) -> str | None:
     """Return one line about an exception that a user's code raised, None if no user's code is in its traceback."""
-    if _user_frame(error) is None:
-        return None
-    if isinstance(error, SystemExit):
-        return f"the program was ended{_place(error)}: SystemExit: {one_line(error.code)}"
-    return described(error)
+    return described(error) if _user_frame(error) else None
 
 
 def described(error: BaseException) -> str:
@@ -132,16 +83,12 @@ def described(error: BaseException) -> str:
     message = one_line(error.msg if isinstance(error, SyntaxError) else error)
     if not isinstance(error, ImportError):  # its messages name the type
         message = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return f"{message}{_place(error)}"
-
-
-def _place(error: BaseException) -> str:
     frame = _user_frame(error)
     if frame is None:
-        return ""
+        return message
     path, line, function = frame
     inside = f" in {function}" if function not in ("", "<module>") else ""
-    return f" ({_relative(path)}, line {line}{inside})"
+    return f"{message} ({_relative(path)}, line {line}{inside})"
 
 
 def _user_frame(error: BaseException) -> tuple[str, int | None, str] | None:

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningDataModule
-from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from rfdlight._io import is_first, plain_console
 from rfdlight.core.arguments import Configurable, changed_arguments
 from rfdlight.core.user_code import described
-from rfdlight.data.conversion import check_normalisation
+from rfdlight.data.conversion import as_source, check_normalisation
 from rfdlight.data.loaders import Batch, Deal, dealt_loader, loader, training_loader
-from rfdlight.data.loading import as_source
 from rfdlight.data.preparation import Preparation, Size
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import AttackedSubset, attacked_subset, select
-from rfdlight.data.unreadable import UnreadableImageError
-from rfdlight.errors import UserError, shown
+from rfdlight.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 
@@ -31,8 +26,7 @@ class ImageData(Configurable, LightningDataModule):
     """Base class of the data modules: a subclass sets the constants below and defines `load`.
 
     Every loader yields (pixels in [0, 1], labels, image ids). Pixels are not normalised: that is the victim's first
-    layer, so eps is in pixel units. The result of `load` is checked and converted once; each conversion is printed in
-    one line.
+    layer, so eps is in pixel units. The result of `load` is checked and converted once.
 
     Args:
         num_images: How many test images are attacked; by default `default_num_images`, or all of a smaller test split.
@@ -78,11 +72,8 @@ class ImageData(Configurable, LightningDataModule):
         validation: int = 0,
     ) -> None:
         super().__init__()
-        for option, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_images", num_images, 1),
-            ("validation", validation, 0),
-        ):
+        checked = ("batch_size", batch_size, 1), ("num_images", num_images, 1), ("validation", validation, 0)
+        for option, value, least in checked:
             if value is not None and value < least:
                 raise UserError(f"data.{option} must be at least {least}, got {value}")
         if size is not None:
@@ -95,7 +86,6 @@ class ImageData(Configurable, LightningDataModule):
         self.validation = validation
         self._victim_preparation: Preparation | None = None
         self._splits: dict[str, ImageSource] = {}
-        self._remarks: list[str] = []
         self._subset: AttackedSubset | None = None
         self._finished: frozenset[str] = frozenset()
         self._deal: Deal | None = None
@@ -115,26 +105,15 @@ class ImageData(Configurable, LightningDataModule):
         raise UserError(f"{type(self).__name__} must define load(split), which returns pixels, labels and ids")
 
     def augment(self, pixels: Tensor) -> Tensor:
-        """Change a training batch and return the same dtype, uint8 or floats in [0, 1]; by default nothing changes."""
+        """Change a training batch, which keeps its dtype, uint8 or floats in [0, 1]; by default nothing changes."""
         return pixels
-
-    def note(self, remark: str) -> None:
-        """Print a remark about the split that is being loaded, in one line, after its checks."""
-        self._remarks.append(remark)
 
     def describe(self) -> str:
         """Return the name, and the arguments of the constructor that are not at their defaults."""
         return ", ".join([self.name, *changed_arguments(self, leave_out=self.unrelated)])
 
-    # Splits
-
     def images(self, split: Split) -> ImageSource:
-        """Return a whole split, which the first call loads; "train" excludes the validation images.
-
-        Raises:
-            UserError: If a label lies outside the classes, two images have the same id, or there are fewer training
-                images than held out.
-        """
+        """Return a whole split, which the first call loads and checks; "train" excludes the validation images."""
         if split == "test":
             return self._loaded("test").prepared(self.preparation)
         train = self._loaded("train").prepared(self.preparation)
@@ -149,12 +128,7 @@ class ImageData(Configurable, LightningDataModule):
 
     def _loaded(self, split: Literal["train", "test"]) -> ImageSource:
         if split not in self._splits:
-            self._remarks = []
-            images = self._converted(split)
-            for remark in self._remarks if is_first(os.environ) else ():
-                line = shown(f"rfdlight: {self.name}, {split} split: {remark}")
-                plain_console(stderr=True).print(Text(line), soft_wrap=True)
-            self._splits[split] = images
+            self._splits[split] = self._converted(split)
         return self._splits[split]
 
     def _converted(self, split: Literal["train", "test"]) -> ImageSource:
@@ -169,11 +143,9 @@ class ImageData(Configurable, LightningDataModule):
             if missing:
                 raise UserError(f"expected {type(self).__name__} to define {', '.join(missing)}")
             check_normalisation(self.mean, self.std)
-            return as_source(loaded, f"{self.name}/{split}", self.num_classes, len(self.mean), self._remarks)
+            return as_source(loaded, f"{self.name}/{split}", self.num_classes, len(self.mean))
         except UserError as error:
             raise UserError(f"{self.name}, {split} split: {error}") from error
-
-    # Size
 
     def prepare(self, preparation: Preparation) -> None:
         """Resize images as the victim needs; a size that the user gave has priority."""
@@ -195,21 +167,13 @@ class ImageData(Configurable, LightningDataModule):
         return channels, height, width
 
     def example(self) -> Tensor:
-        """Return the first test image that can be read, (1, C, H, W).
-
-        Raises:
-            UnreadableImageError: If no image can be read, or one cannot and the policy is "refuse".
-        """
-        test, position = self.images("test"), 0
-        while True:
-            try:
+        """Return the first test image that can be read, (1, C, H, W)."""
+        test = self.images("test")
+        for position in range(len(test)):
+            error = test.error_at(position)
+            if error is None or error.refused:
                 return test.read([position])
-            except UnreadableImageError as error:
-                position += 1
-                if error.refused or position == len(test):
-                    raise
-
-    # The attacked images
+        return test.read([0])
 
     @property
     def num_images(self) -> int:
@@ -237,39 +201,26 @@ class ImageData(Configurable, LightningDataModule):
         return self.images("test").take(self._attacked().positions)
 
     def held_out(self) -> ImageSource:
-        """Return the test images that are not attacked, for calibration.
-
-        Images that are known to be unreadable are not among them. The others were not read, so that some may be
-        unreadable; the loaders leave these out.
-        """
+        """Return the test images that are not attacked, without those that are known to be unreadable."""
         subset, test = self._attacked(), self.images("test")
         taken = {*subset.positions}
         known = subset.quarantined.keys() | subset.skipped.keys()
         return test.take([i for i, name in enumerate(test.ids) if i not in taken and name not in known])
 
-    # Loaders
-
     def share(self, finished: Collection[str], deal: Deal) -> None:
         """Restrict `test_dataloader` to the images that one process of a run attacks.
 
-        Args:
-            finished: Ids of images that an earlier attempt at the run has finished.
-            deal: Yields chunks of the others; each is taken when the next batch is needed.
+        `finished` are ids that an earlier attempt at the run has finished; `deal` yields chunks of the others, each
+        when the next batch is needed.
         """
         self._finished = frozenset(finished)
         self._deal = deal
 
     def setup(self, stage: str) -> None:
-        """Load the data of a stage, so that bad data is found before a run starts.
-
-        Raises:
-            UserError: If the data cannot be loaded, or no training batch can be filled.
-        """
+        """Load the data of a stage, so that bad data and too few training images are found before a run starts."""
         if stage == "fit" and len(self.images("train")) < self.batch_size:
-            raise UserError(
-                f"data.batch_size must be at most the {len(self.images('train'))} training images, "
-                f"got {self.batch_size}"
-            )
+            most = len(self.images("train"))
+            raise UserError(f"data.batch_size must be at most the {most} training images, got {self.batch_size}")
         self.images("test")
         if stage == "test":
             self._attacked()

@@ -12,10 +12,10 @@ from torch import Tensor
 from torchvision import datasets
 
 from rfdlight._io import expanded
-from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData
-from rfdlight.data.sources import Images
-from rfdlight.data.tree import list_tree, read_tree
+from rfdlight.data.files import list_images
+from rfdlight.data.preparation import random_crop_flip
+from rfdlight.data.sources import ImageFiles, Images, ImageSource
 from rfdlight.errors import UserError, one_line
 
 _ARCHIVE = "cifar-10-batches-py"
@@ -25,8 +25,8 @@ class CIFAR10(ImageData):
     """CIFAR-10: 50,000 training and 10,000 test images of 3 x 32 x 32 in 10 classes.
 
     The data root holds either the official archive's folder `cifar-10-batches-py`, or the folders
-    `train/<class>/*.png` and `test/<class>/*.png`, directly or below a folder `cifar10`. Both
-    forms give the same images with the same ids: the archive stores its images' file names.
+    `train/<class>/*.png` and `test/<class>/*.png`, directly or below a folder `cifar10`. Both give the same images and
+    ids: the archive stores its images' file names.
 
     Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 
@@ -57,28 +57,16 @@ class CIFAR10(ImageData):
         """Crop at random from a padded image and mirror half of the images."""
         return random_crop_flip(pixels)
 
-    def load(self, split: Literal["train", "test"]) -> Images:
-        """Find the data under the root and read a split of it."""
-        base = self._base(split, fetch=self.download)
+    def load(self, split: Literal["train", "test"]) -> ImageSource:
+        """Find the data under the root and read a split of it; test images in files are decoded when they are read."""
+        base = self._base(split)
         if (base / _ARCHIVE).is_dir():
             return self._read_archive(base, split)
-        listing = list_tree(base / split, self.classes)
-        for remark in listing.remarks:
-            self.note(remark)
-        return read_tree(listing, f"cifar10/{split}", (32, 32), self.classes)
+        paths, labels = list_images(base / split, self.classes)
+        files = ImageFiles(paths, torch.tensor(labels), [f"cifar10/{split}/{path.name}" for path in paths])
+        return files if split == "test" else Images(files.read(list(range(len(files)))), files.labels, files.ids)
 
-    def count(self, split: Literal["train", "test"]) -> int:
-        """Return how many images a split has, without decoding, fetching or caching.
-
-        Raises:
-            UserError: If there are none, or the archive is damaged.
-        """
-        base = self._base(split, fetch=False)
-        if (base / _ARCHIVE).is_dir():
-            return len(self._archive(base, split))
-        return len(list_tree(base / split, self.classes).paths)
-
-    def _base(self, split: str, fetch: bool) -> Path:
+    def _base(self, split: str) -> Path:
         """Return the folder that holds the archive or the class folders."""
         named = self.root or os.environ.get("RFDLIGHT_DATA")
         if not named:
@@ -90,30 +78,24 @@ class CIFAR10(ImageData):
         for base in (root, root / "cifar10"):
             if (base / _ARCHIVE).is_dir() or (base / split).is_dir():
                 return base
-        if fetch:
-            self._fetch(root)
-            return self._base(split, fetch=False)
-        raise UserError(
-            f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
-            "--data.download true fetches the official archive"
-        )
-
-    def _fetch(self, root: Path) -> None:
+        if not self.download:
+            raise UserError(
+                f"no CIFAR-10 under {root}: expected {_ARCHIVE}/ or {split}/<class>/*.png; "
+                "--data.download true fetches the official archive"
+            )
         try:
             datasets.CIFAR10(str(root), download=True)
         except (OSError, RuntimeError) as error:
             raise UserError(f"cannot fetch the CIFAR-10 archive into {root}: {one_line(error)}") from error
+        return root
 
-    def _archive(self, base: Path, split: str) -> datasets.CIFAR10:
+    def _read_archive(self, base: Path, split: str) -> Images:
         try:
-            return datasets.CIFAR10(str(base), train=split == "train", download=False)
+            official = datasets.CIFAR10(str(base), train=split == "train", download=False)
         except RuntimeError as error:
             raise UserError(
                 f"the archive under {base / _ARCHIVE} is incomplete or damaged; remove it and use --data.download true"
             ) from error
-
-    def _read_archive(self, base: Path, split: str) -> Images:
-        official = self._archive(base, split)
         # Its checksums were compared, so unpickling is safe. The archive is read again because torchvision drops the
         # file names.
         names: list[str] = []

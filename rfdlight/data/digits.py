@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData
+from rfdlight.data.preparation import random_crop_flip
 from rfdlight.data.sources import Images
 
 

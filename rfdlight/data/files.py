@@ -1,20 +1,100 @@
-"""Base class of the data modules that decode image files batch by batch."""
+"""Class folders of image files: their listing, and the base class of the data modules that decode them in batches."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2.functional import InterpolationMode
 
+from rfdlight import _io
 from rfdlight.data.base import ImageData
-from rfdlight.data.listing import ClassOrder, list_images, order_remarks
-from rfdlight.data.sources import ImageFiles
-from rfdlight.data.unreadable import Unreadable
-from rfdlight.errors import UserError
+from rfdlight.data.sources import ImageFiles, Unreadable
+from rfdlight.errors import UserError, shown, unknown_name
+
+ClassOrder = Literal["text", "natural"]
+"""Order of class folders: as text (1, 10, 2), as in torchvision, or by number (1, 2, 10), as in timm."""
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+"""Suffixes of image files, in lower case; upper case counts as well."""
+
+_CLUTTER = {"__MACOSX", "__pycache__", "@eaDir", "@Recycle", "#recycle", "$RECYCLE.BIN", "lost+found"}
+"""Folders that archive programs and storage systems leave behind, besides hidden ones."""
+
+
+def class_folders(folder: Path, order: ClassOrder = "text") -> list[str]:
+    """Return the names of the class folders below `folder`, in the order of their labels.
+
+    Class folders and files may be links, also to places outside of the data root.
+    """
+    if not folder.is_dir():
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, there is no such folder")
+    _, names, _ = next(_walk(folder))
+    if not names:
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no class folders in {folder}")
+    _check_names(folder, names)
+    return sorted(names, key=_natural_key) if order == "natural" else names
+
+
+def list_images(folder: Path, classes: Sequence[str]) -> tuple[list[Path], list[int]]:
+    """Return the image files of all classes, in order of class and of path, and the index of each file's class.
+
+    Images in folders within a class folder count for the class; a class may have no folder.
+    """
+    found = set(class_folders(folder))
+    for name in sorted(found.difference(classes)):
+        raise unknown_name(f"class folder in {folder}:", name, classes)
+    paths: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        of_class = sorted(_images_below(folder / name)) if name in found else []
+        paths += of_class
+        labels += [label] * len(of_class)
+    if not paths:
+        raise UserError(f"expected images as {folder}/<class>/<name>.jpg, found no {', '.join(sorted(_SUFFIXES))}")
+    return paths, labels
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for parent, _, files in _walk(folder):
+        images = [file for file in files if Path(file).suffix.lower() in _SUFFIXES and not file.startswith(".")]
+        _check_names(parent, images)
+        yield from (parent / image for image in images)
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Walk as `os.walk`, sorted, without hidden folders and clutter, and below the top without linked folders."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot list the folder {error.filename}: {error.strerror}") from error
+
+    for parent, folders, files in os.walk(folder, onerror=fail):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _CLUTTER)
+        yield Path(parent), folders, files
+
+
+def _check_names(folder: Path, names: list[str]) -> None:
+    """Refuse names that are not UTF-8: ids are made of names, and seeds and records of ids."""
+    for name in names:
+        if not _io.is_plain(name):
+            raise UserError(f"expected names in UTF-8, got {shown(folder / name)}: rename it")
+
+
+def _natural_key(name: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts numbers within names by value and ignores case, as timm does.
+
+    Example:
+        >>> sorted(["10", "9", "b", "A"], key=_natural_key)
+        ['9', '10', 'A', 'b']
+    """
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 class FileData(ImageData):
@@ -62,18 +142,8 @@ class FileData(ImageData):
         return cropped.flip(-1) if torch.rand(()) < 0.5 else cropped
 
     def listed(self, folder: Path, classes: list[str], prefix: str, nested: bool, channels: int = 3) -> ImageFiles:
-        """List the files of a split, and note the order of the classes and the files that are left out.
-
-        Args:
-            folder: Has one folder per class.
-            classes: Names of the class folders, in the order of their labels.
-            prefix: Start of the ids.
-            nested: Whether the ids hold the path below `folder`, or only the file name.
-            channels: 3 for RGB, 1 for grey.
-        """
-        listing = list_images(folder, classes)
-        for remark in [*order_remarks(classes, self.class_order), *listing.remarks]:
-            self.note(remark)
-        names = listing.names() if nested else [path.name for path in listing.paths]
+        """List the files of a split; ids are `prefix` and the path below `folder` if `nested`, else the file name."""
+        paths, labels = list_images(folder, classes)
+        names = [path.relative_to(folder).as_posix() if nested else path.name for path in paths]
         ids = [f"{prefix}/{name}" for name in names]
-        return ImageFiles(listing.paths, torch.tensor(listing.labels), ids, self.unreadable, channels=channels)
+        return ImageFiles(paths, torch.tensor(labels), ids, self.unreadable, channels=channels)

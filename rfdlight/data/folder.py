@@ -8,10 +8,9 @@ from typing import Any, Literal
 from rfdlight._io import expanded
 from rfdlight.core.arguments import text_of
 from rfdlight.data.conversion import check_normalisation
-from rfdlight.data.files import FileData
-from rfdlight.data.listing import class_folders, subfolders
+from rfdlight.data.files import FileData, class_folders
 from rfdlight.data.sources import ImageFiles
-from rfdlight.errors import UserError, shown
+from rfdlight.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -28,8 +27,7 @@ class ImageFolder(FileData):
 
     The classes are the folders of `train` in the order of `class_order`, or those of the test split where there is no
     `train`, which only `fit` needs. A root without these splits, `<class>/*`, is a test split. Images in folders within
-    a class folder count for the class. PNG, JPEG, WebP and BMP files are read, batch by batch; other files are counted
-    in a message.
+    a class folder count for the class. PNG, JPEG, WebP and BMP files are read, batch by batch.
 
     Args:
         root: The folder.
@@ -44,7 +42,6 @@ class ImageFolder(FileData):
 
     name = "folder"
     classes: list[str]
-    default_victim = None
     reference_eps = 0.05
 
     def __init__(
@@ -62,11 +59,8 @@ class ImageFolder(FileData):
         self.channels = channels
         self.mean = tuple(mean or (IMAGENET_MEAN if channels == 3 else _GREY_MEAN))
         self.std = tuple(std or (IMAGENET_STD if channels == 3 else _GREY_STD))
-        for option, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                raise UserError(
-                    f"data.{option} must have {channels} values, one per channel (data.channels), got {len(values)}"
-                )
+        if not len(self.mean) == len(self.std) == channels:
+            raise UserError(f"data.mean, data.std: expected {channels} values each, one per channel (data.channels)")
         check_normalisation(self.mean, self.std)
         folder = self._folder("train" if (self.root / "train").is_dir() else "test")
         self.classes = class_folders(folder, self.class_order)
@@ -81,10 +75,7 @@ class ImageFolder(FileData):
     def load(self, split: Literal["train", "test"]) -> ImageFiles:
         """List the files of a split; an image's id is `folder/<split>/<class>/<file name>`."""
         folder = self._folder(split)
-        images = self.listed(folder, self.classes, f"folder/{split}", nested=True, channels=self.channels)
-        if folder == self.root:
-            self.note(f"{folder} has no splits, its folders are the classes")
-        return images
+        return self.listed(folder, self.classes, f"folder/{split}", nested=True, channels=self.channels)
 
     def _folder(self, split: str) -> Path:
         """Return the folder of a split; the root itself is the test split where it has class folders and no splits."""
@@ -95,17 +86,10 @@ class ImageFolder(FileData):
                 return self.root / name
         if (self.root / "train").is_dir() or not self.root.is_dir():
             return self.root / "test"
-        found = subfolders(self.root)
-        splits = [name for name in found if name.lower() in _SPLITS]
-        inner = [
-            name for name in found if {"train", "test", "val"} & {each.lower() for each in subfolders(self.root / name)}
-        ]
-        if not splits and not inner:
-            return self.root
+        splits = [name for name in class_folders(self.root) if name.lower() in _SPLITS]
         if splits:
-            hint = f"found {', '.join(splits)}: rename or link the test images' folder to test, the others to train"
-        else:
-            hint = f"found splits in {shown(self.root / inner[0])}: give it as --data.root"
-        raise UserError(
-            f"expected images as {self.root}/test/<class>/<name>.jpg or {self.root}/<class>/<name>.jpg; {hint}"
-        )
+            raise UserError(
+                f"expected images as {self.root}/test/<class>/<name>.jpg or {self.root}/<class>/<name>.jpg, found "
+                f"{', '.join(splits)}; rename the test images' folder to test, the others to train"
+            )
+        return self.root

@@ -6,9 +6,8 @@ import os
 from typing import Any, Literal
 
 from rfdlight._io import expanded
-from rfdlight.data.files import FileData
+from rfdlight.data.files import FileData, class_folders
 from rfdlight.data.folder import IMAGENET_MEAN, IMAGENET_STD
-from rfdlight.data.listing import class_folders
 from rfdlight.data.sources import ImageFiles
 from rfdlight.errors import UserError
 

@@ -59,8 +59,5 @@ def training_loader(images: ImageSource, batch_size: int, augment: Transform, wo
 
 
 def dealt_loader(images: ImageSource, deal: Deal) -> DataLoader[Batch]:
-    """Return a loader of the chunks of one process.
-
-    It has no workers: a chunk that is read ahead is one that no other process can take.
-    """
+    """Return a loader of the chunks of one process, without workers: no other process can take a chunk read ahead."""
     return DataLoader(_Batches(images), sampler=_DealtSampler(deal, len(images)), batch_size=None)

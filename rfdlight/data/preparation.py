@@ -1,10 +1,11 @@
-"""Resizing of images to the size that a network needs."""
+"""Resizing of images to the size that a network needs, and augmentation of training batches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import InterpolationMode, center_crop, resize
 
@@ -20,15 +21,9 @@ Size = int | tuple[int, int]
 class Preparation:
     """Resizes an image until its shorter side, or both, are size / crop, then crops the centre.
 
-    Attributes:
-        size: Height and width of the result, in pixels, >= 1; one number is both.
-        interpolation: With antialiasing.
-        crop: Share of the shorter side that is kept, in (0, 1].
-        crop_mode: Whether the image keeps its proportions, "center", or is first resized to those of the result,
-            "squash"; timm's names.
-
-    Raises:
-        UserError: If a number is out of range, or a word unknown.
+    The size is that of the result, in pixels; resizing is with antialiasing; `crop` is the share of the shorter side
+    that is kept, in (0, 1]. With the crop mode "center" the image keeps its proportions, with "squash" it is first
+    resized to those of the result.
 
     Example:
         >>> import torch
@@ -42,16 +37,11 @@ class Preparation:
     crop_mode: CropMode = "center"
 
     def __post_init__(self) -> None:
-        if isinstance(self.size, list):  # as JSON has it
-            object.__setattr__(self, "size", tuple(self.size))
-        sides = self.size if isinstance(self.size, tuple) else (self.size, self.size)
-        if [type(side) for side in sides] != [int, int] or type(self.crop) not in (int, float):
-            raise UserError(f"a preparation needs a whole size and a crop, got {self.size!r} and {self.crop!r}")
         if self.interpolation not in get_args(Interpolation):
             raise unknown_name("interpolation of a preparation", str(self.interpolation), get_args(Interpolation))
         if self.crop_mode not in get_args(CropMode):
             raise unknown_name("crop_mode of a preparation", str(self.crop_mode), get_args(CropMode))
-        if min(sides) < 1:
+        if min(self.height_width) < 1:
             raise UserError(f"data.size must be at least 1, got {self.size}")
         if not 0 < self.crop <= 1:
             raise UserError(f"the crop of a preparation must lie in (0, 1], got {self.crop}")
@@ -59,7 +49,8 @@ class Preparation:
     @property
     def height_width(self) -> tuple[int, int]:
         """Height and width of the result, in pixels."""
-        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
+        height, width = (self.size, self.size) if isinstance(self.size, int) else self.size
+        return height, width
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Resize (..., C, H, W) to (..., C, height, width), of the same dtype; pixels of that size are not changed.
@@ -83,3 +74,20 @@ def _covering(height: int, width: int, least_height: int, least_width: int) -> l
     if width * least_height >= height * least_width:
         return [least_height, max(least_width, int(least_height * width / height))]
     return [max(least_height, int(least_width * height / width)), least_width]
+
+
+def random_crop_flip(pixels: Tensor, padding: int = 4, mirror: bool = True) -> Tensor:
+    """Shift each image, (rows, C, H, W) uint8, by up to `padding` pixels over a black border, and mirror half of them.
+
+    Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
+    """
+    rows, channels, height, width = pixels.shape
+    padded = torch.nn.functional.pad(pixels, (padding,) * 4)
+    top, left = torch.randint(2 * padding + 1, (2, rows, 1))
+    down = top + torch.arange(height)  # (rows, H)
+    across = left + torch.arange(width)  # (rows, W)
+    if mirror:
+        across = torch.where(torch.rand(rows, 1) < 0.5, across, across.flip(1))
+    row = torch.arange(rows)[:, None, None, None]
+    channel = torch.arange(channels)[:, None, None]
+    return padded[row, channel, down[:, None, :, None], across[:, None, None, :]]

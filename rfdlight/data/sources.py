@@ -6,18 +6,41 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar, Literal, Self
 
 import torch
+from rich.text import Text
 from torch import Tensor
 
+from rfdlight._io import plain_console
 from rfdlight.data.decoding import decode, read_bytes
 from rfdlight.data.preparation import Preparation
-from rfdlight.data.unreadable import Unreadable, UnreadableImageError
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, shown
 
 Transform = Callable[[Tensor], Tensor]
 """Maps pixels (rows, C, H, W), uint8 or floats in [0, 1], to pixels of the same dtype."""
+
+Unreadable = Literal["quarantine", "skip", "refuse"]
+"""Policy for an unreadable file: count it as a failed image, replace it by another image, or end the run."""
+
+
+class UnreadableImageError(UserError):
+    """The image at a position of a split cannot be read; `refused` says whether the policy ends the run."""
+
+    _printed: ClassVar[set[str]] = set()
+
+    def __init__(self, position: int, policy: Unreadable, reason: str) -> None:
+        super().__init__(reason)
+        self.position = position
+        self.refused = policy == "refuse"
+
+    def leave_out(self) -> None:
+        """Print once per process that the image is left out, or raise this error if the policy is "refuse"."""
+        if self.refused:
+            raise self
+        if str(self) not in self._printed:
+            self._printed.add(str(self))
+            plain_console(stderr=True).print(Text(shown(f"rfdlight: {self}; left out")), soft_wrap=True)
 
 
 class ImageSource(ABC):
@@ -27,7 +50,7 @@ class ImageSource(ABC):
         labels: (N,) int64.
         ids: N unique names, `<dataset>/<split>/<file name>`.
         preparation: Resizes images when they are read.
-        unreadable: What happens to an image that cannot be read.
+        unreadable: Policy for images that cannot be read.
     """
 
     labels: Tensor
@@ -38,15 +61,13 @@ class ImageSource(ABC):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def take(self, positions: list[int]) -> Self:
-        """Return the images at `positions`, in that order."""
-        ids = [self.ids[position] for position in positions]
-        columns = self._columns_at(positions)
-        return replace(self, labels=self.labels[positions], ids=ids, **columns)  # type: ignore[type-var]
-
     def prepared(self, preparation: Preparation | None) -> Self:
         """Return the same images, resized by `preparation` when they are read."""
         return replace(self, preparation=preparation)  # type: ignore[type-var]
+
+    @abstractmethod
+    def take(self, positions: list[int]) -> Self:
+        """Return the images at `positions`, in that order."""
 
     @abstractmethod
     def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
@@ -56,25 +77,20 @@ class ImageSource(ABC):
         """Return why an image cannot be read, or None if it can."""
         return None
 
-    @abstractmethod
-    def _columns_at(self, positions: list[int]) -> dict[str, Any]:
-        """Return the other fields of the images at `positions`."""
-
 
 @dataclass(frozen=True)
 class Images(ImageSource):
-    """A split in memory.
-
-    Attributes:
-        pixels: (N, C, H, W), uint8 from 0 to 255 or float32 in [0, 1]. `ImageData.load` may return other forms, see
-            `rfdlight.data.conversion`.
-        labels, ids, preparation: See `ImageSource`.
-    """
+    """A split in memory, see `ImageSource`."""
 
     pixels: Tensor
+    """(N, C, H, W), uint8 from 0 to 255 or float32 in [0, 1]."""
     labels: Tensor
     ids: list[str]
     preparation: Preparation | None = None
+
+    def take(self, positions: list[int]) -> Self:
+        ids = [self.ids[position] for position in positions]
+        return replace(self, pixels=self.pixels[positions], labels=self.labels[positions], ids=ids)
 
     def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
         """Return pixels of the stored dtype; `augment` comes before the preparation."""
@@ -83,19 +99,10 @@ class Images(ImageSource):
             pixels = augment(pixels)
         return pixels if self.preparation is None else self.preparation(pixels)
 
-    def _columns_at(self, positions: list[int]) -> dict[str, Any]:
-        return {"pixels": self.pixels[positions]}
-
 
 @dataclass(frozen=True)
 class ImageFiles(ImageSource):
-    """A split in files, of which none is kept in memory.
-
-    Attributes:
-        paths: N files.
-        labels, ids, unreadable, preparation: See `ImageSource`.
-        channels: 3 for RGB, 1 for grey.
-    """
+    """A split in N files, of which none is kept in memory, see `ImageSource`; read as RGB, or grey of 1 channel."""
 
     paths: list[Path]
     labels: Tensor
@@ -104,13 +111,13 @@ class ImageFiles(ImageSource):
     preparation: Preparation | None = None
     channels: int = 3
 
-    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
-        """Return pixels (rows, channels, H, W) uint8; `augment` replaces the preparation.
+    def take(self, positions: list[int]) -> Self:
+        paths = [self.paths[position] for position in positions]
+        ids = [self.ids[position] for position in positions]
+        return replace(self, paths=paths, labels=self.labels[positions], ids=ids)
 
-        Raises:
-            UnreadableImageError: At the first file that cannot be read.
-            UserError: If the images have several sizes and there is no preparation.
-        """
+    def read(self, positions: list[int], augment: Transform | None = None) -> Tensor:
+        """Return pixels (rows, channels, H, W) uint8; `augment` replaces the preparation."""
         change = augment or self.preparation
         images = [change(self._decode(position)) if change else self._decode(position) for position in positions]
         sizes = {tuple(image.shape[1:]) for image in images}
@@ -132,17 +139,13 @@ class ImageFiles(ImageSource):
         except UserError as error:
             raise UnreadableImageError(position, self.unreadable, str(error)) from error
 
-    def _columns_at(self, positions: list[int]) -> dict[str, Any]:
-        return {"paths": [self.paths[position] for position in positions]}
-
 
 def read_readable(
     images: ImageSource, positions: list[int], augment: Transform | None = None
 ) -> tuple[Tensor, list[int]]:
     """Return the pixels and the positions of the images that can be read; the others are left out with a message.
 
-    Raises:
-        UnreadableImageError: If no image can be read, or the policy is "refuse".
+    If no image can be read, or the policy is "refuse", the UnreadableImageError is raised.
     """
     while True:
         try:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from rfdlight.data.sources import ImageSource
-from rfdlight.data.unreadable import UnreadableImageError
+from rfdlight.data.sources import ImageSource, UnreadableImageError
 from rfdlight.errors import UserError, unknown_name
 
 SELECTIONS = ("balanced", "first", "random")
@@ -23,26 +22,11 @@ def select(
     seed: int,
     usable: Callable[[int], bool] = lambda position: True,
 ) -> list[int]:
-    """Choose images reproducibly, independently of the order in which they are stored.
+    """Return the positions of `count` chosen images, ordered by id, whatever order the images are stored in.
 
-    Images are sorted by id first, so two copies of a data set in different orders give the same subset. With the same
-    selection and seed, a smaller subset is part of every larger one. An image that is not usable changes only its own
-    place, which the next image of the drawn order takes.
-
-    Args:
-        ids: One unique id per image.
-        labels: One class index per image.
-        count: How many to choose, at least 1.
-        selection: "balanced" draws equally many of each class (the smallest class indices take the remainder), "first"
-            takes the first in order of id, "random" draws from all.
-        seed: Of the draws.
-        usable: Whether the image at a position may be chosen; called for no more positions than needed.
-
-    Returns:
-        Positions into `ids`, ordered by id.
-
-    Raises:
-        UserError: If `selection` is unknown or there are too few usable images.
+    "balanced" draws equally many of each class (the smallest class indices take the remainder), "first" takes the first
+    in order of id, "random" draws from all. With the same selection and seed, a smaller subset is part of every larger
+    one. An image that is not `usable` changes only its own place, which the next image of the drawn order takes.
 
     Example:
         >>> select(["c", "a", "b", "d"], [0, 0, 1, 1], 2, "first", seed=0)
@@ -50,36 +34,23 @@ def select(
     """
     if selection not in SELECTIONS:
         raise unknown_name("selection", selection, SELECTIONS)
-    order = sorted(range(len(ids)), key=ids.__getitem__)
+    if not 1 <= count <= len(ids):
+        raise UserError(f"data.num_images must be from 1 to {len(ids)} for this data, got {count}")
+    groups = defaultdict(list)
+    for position in sorted(range(len(ids)), key=ids.__getitem__):
+        groups[labels[position] if selection == "balanced" else 0].append(position)
     draw = random.Random(seed)
-
-    def first(count: int, drawn: Iterable[int]) -> list[int]:
-        return list(islice(filter(usable, drawn), count))
-
-    if not 1 <= count <= len(order):
-        raise UserError(f"data.num_images must be from 1 to {len(order)} for this data, got {count}")
-    if selection != "balanced":
-        if selection == "random":
-            draw.shuffle(order)
-        chosen = first(count, order)
-        if len(chosen) < count:
-            raise UserError(f"data.num_images must be at most the {len(chosen)} images that can be used, got {count}")
-        return sorted(chosen, key=ids.__getitem__)
-
-    by_class = defaultdict(list)
-    for position in order:
-        by_class[labels[position]].append(position)
-    share, left_over = divmod(count, len(by_class))
+    share, left_over = divmod(count, len(groups))
     chosen = []
-    for rank, label in enumerate(sorted(by_class)):
+    for rank, group in enumerate(sorted(groups)):
         wanted = share + (rank < left_over)
-        draw.shuffle(by_class[label])
-        of_class = first(wanted, by_class[label])
-        if len(of_class) < wanted:
-            raise UserError(
-                f"a balanced subset of {count} needs {wanted} images of class {label}, the data has {len(of_class)}"
-            )
-        chosen += of_class
+        if selection != "first":
+            draw.shuffle(groups[group])
+        found = list(islice(filter(usable, groups[group]), wanted))
+        if len(found) < wanted:
+            of_class = f" of class {group}" if selection == "balanced" else ""
+            raise UserError(f"data.num_images {count} needs {wanted} images{of_class}, the data has {len(found)}")
+        chosen += found
     return sorted(chosen, key=ids.__getitem__)
 
 
@@ -92,32 +63,20 @@ def spread(positions: list[int], count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class AttackedSubset:
-    """The attacked images of a test split.
-
-    Attributes:
-        positions: Of the images that can be read, ordered by id.
-        quarantined: Why each of the other chosen images cannot be read, by id.
-        skipped: The same for images that others replace.
-    """
+    """The attacked images of a test split; the reasons why images cannot be read are by id."""
 
     positions: list[int]
+    """Of the images that can be read, ordered by id."""
     quarantined: dict[str, str] = field(default_factory=dict)
+    """Chosen images that cannot be read."""
     skipped: dict[str, str] = field(default_factory=dict)
+    """Images that cannot be read and that others replace."""
 
 
 def attacked_subset(test: ImageSource, count: int | None, most: int, selection: str, seed: int) -> AttackedSubset:
     """Choose the attacked images, and apply the policy for files that cannot be read.
 
-    Args:
-        test: The test split.
-        count: How many; None for all of a split of at most `most` images, and for `most` of a larger one.
-        most: See `count`.
-        selection: See `select`.
-        seed: See `select`.
-
-    Raises:
-        UserError: As `select`, or if no image can be read.
-        UnreadableImageError: If an image cannot be read and the policy is "refuse".
+    Without a `count`, all images of a split of at most `most` are chosen, and `most` of a larger one.
     """
     errors: dict[int, UnreadableImageError] = {}
     skip = test.unreadable == "skip"

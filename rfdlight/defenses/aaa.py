@@ -17,19 +17,16 @@ from rfdlight.errors import DefenseError, UserError, unknown_name
 class AAA(Defense):
     """Changes the logits after the model so that the margin falls where it would rise, and keeps the confidence.
 
-    The margin is the largest logit less the second largest. The axis of margins is cut into intervals of
-    length `period`, and the target margin runs through each of them backwards: an attacker who follows
-    the scores inside an interval goes the wrong way. Adam moves the logits of each row to their target
-    margin, while the probability of the first class is kept near its calibrated value. The label is
-    meant to stay, but nothing forces it to. The defense is deterministic, so one evaluation is enough.
+    The margin is the largest logit less the second largest. The axis of margins is cut into intervals of length
+    `period`, and the target margin runs through each of them backwards: an attacker who follows the scores inside an
+    interval goes the wrong way. Adam moves the logits of each row to their target margin, while the probability of the
+    first class is kept near its calibrated value. The label may change. The defense is deterministic.
 
-    Source: Chen, Huang, Tao, Wu, Huang, Adversarial Attack on Attackers: Post-Process to Mitigate
-    Black-Box Score-Based Query Attacks, NeurIPS 2022. Deviations: (1) the loss is the sum over the rows,
-    not their mean, so that an answer never depends on its neighbours: with the mean, the constant in
-    Adam's denominator weighs the more the larger the batch is. (2) The interval of a margin is found by
-    rounding down, not to the nearest, which differs at whole multiples of `period` alone; there, rounding
-    half to even gives margin 0 a negative target. (3) Pixels are not rounded to 8 bits. (4) For white-box
-    attacks, gradients pass to the logits as if these were unchanged.
+    Source: Chen, Huang, Tao, Wu, Huang, Adversarial Attack on Attackers: Post-Process to Mitigate Black-Box Score-Based
+    Query Attacks, NeurIPS 2022. Deviations: (1) the loss is the sum over the rows, not their mean, so that a row does
+    not depend on the others through the constant in Adam's denominator. (2) The interval of a margin is found by
+    rounding down, not to the nearest, which differs at multiples of `period` alone: rounding half to even gives margin
+    0 a negative target. (3) Pixels are not rounded to 8 bits. (4) White-box attacks get the gradient of the identity.
 
     Args:
         kind: The target within an interval: a straight line, or the margin less a sine.
@@ -41,14 +38,7 @@ class AAA(Defense):
         temperature: Divides the logits before the softmax of the calibrated confidence, > 0.
 
     Raises:
-        UserError: If an option lies outside of its range, or the model's output is not (rows, classes) with at
-            least two classes.
-
-    Example:
-        >>> with AAA().on(nn.Flatten()) as model:  # the margin 4 lies 1 above the centre of (0, 6)
-        ...     first, second = model(torch.tensor([[5.0, 1.0, 0.0]]))[0, :2]
-        >>> bool((first - second - 2).abs() < 0.1)
-        True
+        UserError: If an option lies outside of its range, or the logits have fewer than two classes.
     """
 
     def __init__(
@@ -80,7 +70,6 @@ class AAA(Defense):
 
     @property
     def is_random(self) -> bool:
-        """Always false."""
         return False
 
     def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
@@ -96,7 +85,7 @@ class AAA(Defense):
         )
 
     def transform(self, x: Tensor, point: int) -> Tensor:
-        """Return the changed logits, of the dtype of `x`; the arithmetic is float32, or float64 for float64."""
+        """Return the changed logits, computed in float32 or higher, of the dtype of `x`."""
         if x.ndim != 2 or x.shape[1] < 2:
             raise DefenseError(f"aaa needs logits (rows, classes) of at least two classes, got shape {tuple(x.shape)}")
         # Adam writes in place, which a tensor made under inference_mode would later refuse.

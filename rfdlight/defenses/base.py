@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,21 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from rfdlight.core.activations import (
-    CallCount,
-    InsertionPoint,
-    batch_size,
-    check_hookable,
-    check_hooked,
-    check_points,
-    never_called,
-    without_effect,
-)
-from rfdlight.core.arguments import Configurable, argument, changed_arguments, parameters, text_of
+from rfdlight.core.activations import InsertionPoint, check_hookable, never_called
+from rfdlight.core.arguments import Configurable, changed_arguments
 from rfdlight.errors import DefenseError, UserError
-
-CHECKED_ON = 4
-"""Images on which `Defense.check_effect` is called before a run."""
 
 _defended: ContextVar[bool] = ContextVar("defended", default=True)
 
@@ -57,7 +44,7 @@ def undefended() -> Iterator[None]:
 def attached_defenses(model: nn.Module) -> list[Defense]:
     """Return the defenses that are attached to a model, in the order of their attachment."""
     owners = [getattr(getattr(hook, "func", hook), "__self__", None) for hook in model._forward_hooks.values()]
-    return [owner for owner in owners if isinstance(owner, Defense)]
+    return list(dict.fromkeys(owner for owner in owners if isinstance(owner, Defense)))
 
 
 class Defense(Configurable, Callback, ABC):
@@ -67,29 +54,24 @@ class Defense(Configurable, Callback, ABC):
     As a callback of a Trainer, it defends the LightningModule's `victim` (or the module itself where it has none)
     during `test` and `fit`.
 
-    Several defenses may be attached to one model. At the same insertion point they act in the order in which they were
-    attached, each on the result of the one before it; `undefended` disables all of them.
-
-    The first defended forward pass counts the calls of each insertion point, and raises a DefenseError if one is never
-    called.
+    Several defenses may be attached to one model. At the same insertion point they act in the order of their
+    attachment, each on the result of the one before it.
 
     Subclasses define `insertion_points`, `transform` and `describe`.
+
+    Raises:
+        DefenseError: In the first defended forward pass, if it never calls one of the insertion points.
     """
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._points: list[InsertionPoint] = []
-        self._count: CallCount | None = None
-        self._calls: dict[str, int] = {}
-        self._fitting = False
+        self._counts: list[int] = []
+        self._calls: list[int] = []
 
     @abstractmethod
     def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
-        """Return where this defense acts on `model`, at least one insertion point.
-
-        Raises:
-            UserError: If there is none.
-        """
+        """Return where this defense acts on `model`, or raise a UserError if there is no insertion point."""
 
     @abstractmethod
     def transform(self, x: Tensor, point: int) -> Tensor:
@@ -110,33 +92,16 @@ class Defense(Configurable, Callback, ABC):
         """Return one line on the defense of `model`; a subclass may leave out its own arguments."""
 
     def description(self, model: nn.Module) -> str:
-        """Return `describe`, the other arguments that are not at their defaults, and calls per image above one.
+        """Return `describe`, for a user's class the arguments that are not at their defaults, and calls above one.
 
         Defenses with different arguments have different descriptions. The calls are those of the first forward pass.
         """
-        text = self.describe(model)
-        calls = {point.name: self._calls.get(point.name, 1) for point in self.insertion_points(model)}
-        return ", ".join(
-            [
-                text,
-                *changed_arguments(self, leave_out=self._described(text, model)),
-                *(f"{count} calls per image at {name}" for name, count in calls.items() if count > 1),
-            ]
-        )
-
-    def _described(self, text: str, model: nn.Module) -> list[str]:
-        """Return the arguments that are in `text`: those of the nearest class of rfdlight, if its `describe` is."""
-        shipped: type[Defense] = next(base for base in type(self).__mro__ if base.__module__.startswith("rfdlight."))
-        if inspect.isabstract(shipped) or shipped.describe(self, model) not in text:
-            return []
-        names = parameters(type(self)).keys() & parameters(shipped).keys()
-        # A subclass may use an argument of the same name for another purpose.
-        return [
-            name
-            for name in names
-            if type(self) is shipped
-            or text_of(vars(self).get(name)) in (text_of(argument(self, name)), text_of([argument(self, name)]))
-        ]
+        shipped = type(self).__module__.startswith("rfdlight.")
+        parts = [self.describe(model), *([] if shipped else changed_arguments(self))]
+        for point, calls in zip(self._points, self._calls, strict=False):
+            if calls > 1:
+                parts.append(f"{calls} calls per image at {point.name}")
+        return ", ".join(parts)
 
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[nn.Module]:
@@ -151,73 +116,38 @@ class Defense(Configurable, Callback, ABC):
         """Register the hooks.
 
         Raises:
-            UserError: If the defense is attached already, or hooks do not run, as in a compiled model or inside of a
-                TorchScript module.
+            UserError: If the defense is attached already, or the model is compiled and ignores hooks.
         """
         if self._handles:
             raise UserError(f"this {type(self).__name__} already defends a model; detach it first")
-        check_hookable(model)
-        points = self.insertion_points(model)
-        check_points(model, points)
-        self._points, self._calls, self._count = points, {}, None
-        begin = model.register_forward_pre_hook(self._begin, with_kwargs=True)
-        self._handles.append(begin)
-        for number, point in enumerate(points):
+        self._points = self.insertion_points(model)
+        check_hookable(model, self._points)
+        self._counts, self._calls = [0] * len(self._points), []
+        self._handles.append(model.register_forward_pre_hook(self._begin))
+        for number, point in enumerate(self._points):
             if point.side == "input":
                 handle = point.module.register_forward_pre_hook(partial(self._before, number))
             else:
                 handle = point.module.register_forward_hook(partial(self._after, number))
             self._handles.append(handle)
-        end = model.register_forward_hook(partial(self._end, begin))
-        self._handles.append(end)
+        self._handles.append(model.register_forward_hook(self._end))
 
     def detach(self) -> None:
         """Remove the hooks, if there are any."""
         while self._handles:
             self._handles.pop().remove()
-        self._count = None
 
-    def check_effect(self, model: nn.Module, x: Tensor) -> None:
-        """Refuse insertion points that have no effect on the output of `model`, by a few forward passes.
+    def _begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self._counts = [0] * len(self._points)
 
-        Args:
-            model: The defended model, in eval mode. Its own hooks do not run.
-            x: (N, ...), its input; a model that fails on it is not checked.
-
-        Raises:
-            DefenseError: If no perturbation at a point changes the output, as where it is multiplied by 0, or if some
-                calls of its module run no hooks.
-        """
-        with undefended():
-            try:
-                check_hooked(model, x, self._points)
-                idle = without_effect(model, x, self._points)
-            except DefenseError:
-                raise
-            except Exception:  # a user's own code may raise anything
-                return
-        if idle:
-            raise DefenseError(
-                f"no change at the layer {self._points[idle[0]].name} changes an answer: the layers that follow ignore "
-                "its activation; choose another layer"
-            )
-
-    def _begin(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        # A validation pass of a training does not call layers that only act in training.
-        if _defended.get() and (model.training or not self._fitting):
-            self._count = CallCount(len(self._points), batch_size(args, kwargs))
-
-    def _end(self, begin: RemovableHandle, model: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        count, self._count = self._count, None
-        if count is None:
+    def _end(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        """Check the calls of the first defended forward pass."""
+        if self._calls or not _defended.get():
             return
-        calls = {}
-        for number, point in enumerate(self._points):
-            calls[point.name] = count.per_image(number)
-            if calls[point.name] == 0:
-                raise never_called(point.name, point.module)
-        self._calls = calls
-        begin.remove()  # later passes are not counted
+        for point, count in zip(self._points, self._counts, strict=True):
+            if count == 0:
+                raise never_called(point)
+        self._calls = list(self._counts)
 
     def _before(self, point: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not _defended.get():
@@ -233,23 +163,19 @@ class Defense(Configurable, Callback, ABC):
         if not isinstance(x, Tensor):
             got = type(x).__name__
             raise self._refused(point, f"must be a tensor, got a {got}; choose a layer inside of it or after it")
-        if self._count is not None:
-            self._count.add(point, x)
+        self._counts[point] += 1
         return self.transform(x, point)
 
     def _refused(self, point: int, why: str) -> DefenseError:
-        """Build the error for an insertion point whose activation cannot be changed."""
         at = self._points[point]
         return DefenseError(f"the {at.side} at {at.name} ({type(at.module).__name__}) {why}")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Train with the noise, as Gaussian-augmented fine-tuning does."""
-        self._fitting = True
+        """Train with the defense, as Gaussian-augmented fine-tuning does."""
         self.attach(getattr(pl_module, "victim", pl_module))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Defend during `test`."""
-        self._fitting = False
         self.attach(getattr(pl_module, "victim", pl_module))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -16,23 +16,15 @@ from rfdlight.defenses.insertion_points import default_points
 from rfdlight.defenses.noise import Noise, Schedule, drawn_like
 from rfdlight.errors import UserError, unknown_name
 
-_CHOICES = {
-    "distribution": ("gaussian", "laplace", "uniform"),
-    "at": (None, "output", "input"),
-    "scale": ("fixed", "feature"),
-}
-
 
 class FeatureNoise(Noise):
     """Adds noise to the outputs or inputs of hidden layers.
 
-    Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense
-    Against Query-Based Adversarial Attacks, ICLR 2024, algorithm 1. `sigma` is a standard deviation;
-    the paper's nu is a variance.
-
-    Deviations. Every distribution has the standard deviation sigma; the paper's code takes sigma as the
-    scale of its Laplace noise, whose standard deviation is then sqrt(2) sigma. The stored scales of
-    `scale="feature"` are measured by `rfdlight scales`; the corresponding file of the paper's code was not published.
+    Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense Against
+    Query-Based Adversarial Attacks, ICLR 2024, algorithm 1; its nu is a variance. Deviations: every distribution has
+    the standard deviation sigma; the paper's code takes sigma as the scale of its Laplace noise, whose standard
+    deviation is then sqrt(2) sigma. The scales of `scale="feature"` are measured by `rfdlight scales`; the paper's are
+    not published.
 
     Args:
         sigma: Standard deviation, >= 0: one number, or one per layer in the network's order. In the
@@ -48,15 +40,7 @@ class FeatureNoise(Noise):
         schedule: See Noise.
 
     Raises:
-        UserError: If a pattern matches nothing, `layers` is not given and the network has no default, or
-            a scale is needed that the model lacks.
-
-    Example:
-        >>> import torch
-        >>> network = nn.Sequential(nn.Linear(2, 2))
-        >>> with FeatureNoise(sigma=0.1, layers="0").on(network):
-        ...     bool((network(torch.ones(1, 2)) == network(torch.ones(1, 2))).all())
-        False
+        UserError: If no layer matches, or the network lacks a default or a scale that is needed.
     """
 
     def __init__(
@@ -69,9 +53,13 @@ class FeatureNoise(Noise):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__(sigma, schedule)
-        for name, value in (("distribution", distribution), ("at", at), ("scale", scale)):
-            if value not in _CHOICES[name]:
-                raise unknown_name(f"defense.{name}", str(value), filter(None, _CHOICES[name]))
+        for name, value, known in (
+            ("distribution", distribution, ["gaussian", "laplace", "uniform"]),
+            ("at", at or "output", ["output", "input"]),
+            ("scale", scale, ["fixed", "feature"]),
+        ):
+            if value not in known:
+                raise unknown_name(f"defense.{name}", value, known)
         self.layers = [layers] if isinstance(layers, str) else layers
         self.distribution = distribution
         self.at = at
@@ -85,19 +73,17 @@ class FeatureNoise(Noise):
         return [replace(point, side=self.at or point.side) for point in found]
 
     def attach(self, model: nn.Module) -> None:
-        """Register the hooks, if there is a sigma, and a scale where it is needed, for each insertion point."""
+        """Register the hooks, if each insertion point has a sigma and the scales that it needs."""
         scales = _stored(model, self.insertion_points(model)) if self.scale == "feature" else []
         super().attach(model)
         self._scales = scales
 
     def transform(self, x: Tensor, point: int) -> Tensor:
-        """Add the noise; sigma 0 leaves the activation as it is."""
+        """Add the noise, in units of the features' scales if these are chosen."""
         if self.scale == "fixed" or self._sigmas[point] == 0:
             return super().transform(x, point)
-        scale = self._scales[point]
-        if scale.device != x.device:
-            scale = self._scales[point] = scale.to(x.device)
-        scale = scale.to(x.dtype)
+        self._scales[point] = self._scales[point].to(x.device)
+        scale = self._scales[point].to(x.dtype)
         noise = super().transform(torch.zeros_like(x), point)
         return torch.addcmul(x, noise, scale.view(-1, 1, 1) if x.ndim == 4 else scale)
 
@@ -123,27 +109,24 @@ class FeatureNoise(Noise):
 
 def _default(network: nn.Module) -> list[InsertionPoint]:
     found = default_points(network)
-    if found:
-        return found
-    top = ", ".join(name for name, _ in network.named_children())
-    raise UserError(
-        f"defense.layers must be given for a {type(network).__name__}, which has no default; its top layers are {top}"
-    )
+    if not found:
+        top = ", ".join(name for name, _ in network.named_children())
+        kind = type(network).__name__
+        raise UserError(f"defense.layers must be given for a {kind}, which has no default; its top layers are {top}")
+    return found
 
 
 def _matching(network: nn.Module, patterns: list[str]) -> list[InsertionPoint]:
-    # A module that is used twice has two names, and either may be given.
-    named = {name: module for name, module in network.named_modules(remove_duplicate=False) if name}
+    if not patterns:
+        raise UserError("defense.layers must name at least one layer")
+    named = {name: module for name, module in network.named_modules() if name}
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in named):
             near = difflib.get_close_matches(pattern, named, n=8, cutoff=0.3) or list(named)[:8]
             several = f"; several layers are a list: [{pattern}]" if "," in pattern else ""
             raise UserError(f"no layer matches '{pattern}'{several}; the network has {', '.join(near)}, ...")
-    if not patterns:
-        raise UserError("defense.layers must name at least one layer")
     matched = [name for name in named if any(_matches(name, pattern) for pattern in patterns)]
-    once = {id(named[name]): name for name in reversed(matched)}
-    return [InsertionPoint(name, named[name], "output") for name in matched if once[id(named[name])] == name]
+    return [InsertionPoint(name, named[name], "output") for name in matched]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -152,7 +135,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def _stored(model: nn.Module, points: list[InsertionPoint]) -> list[Tensor]:
-    """Return the standard deviations of features that are stored with the model, (features,) for each point."""
+    """Return the stored standard deviations of the features at each point, (features,)."""
     stored: dict[str, Tensor] = getattr(model, "feature_scales", {})
     missing = [point for point in points if point.key not in stored]
     if missing:

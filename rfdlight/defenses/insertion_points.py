@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 from torch import nn
@@ -16,43 +15,36 @@ _TRANSFORMER = {"patch_embed", "patch_drop", "norm_pre", "blocks", "norm"}
 def default_points(network: nn.Module) -> list[InsertionPoint]:
     """Return the insertion points of the paper's code, in the network's order, or none for other networks.
 
-    Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense
-    Against Query-Based Adversarial Attacks, ICLR 2024, as their published code places the noise.
+    `network` is the part of a victim after the normalisation. It is recognised by its child modules, in this order:
 
-    A network is recognised by its child modules, in this order:
-
-    - An attribute `insertion_points`, a sequence of module paths: after each of them. The `resnet8`
-      and `resnet20` of rfdlight have it: after `layer3`, their last stage.
-    - `maxpool` and `layer1` to `layer4`, in this order: the ResNets of timm and torchvision and the
-      relatives that timm builds as one (ResNeXt, SE-ResNet and others). After `maxpool`, `layer1`,
-      `layer2` and `layer3`; nothing after `layer4`.
-    - `features`, a Sequential of 3 x 3 convolutions of stride 1, max-pools, and normalisations or
-      activations that hold no further modules: the VGGs of timm and torchvision, with and without
-      batch normalisation. Before each of these convolutions; the first point is the normalised image.
+    - An attribute `insertion_points`, a sequence of module paths: after each of them. The `resnet8` and `resnet20` of
+      rfdlight have it: after `layer3`, their last stage.
+    - `maxpool` and `layer1` to `layer4`, in this order: the ResNets of timm and torchvision and their relatives
+      (ResNeXt, SE-ResNet and others). After `maxpool`, `layer1`, `layer2` and `layer3`; nothing after `layer4`.
+    - `features`, a Sequential of 3 x 3 convolutions of stride 1, max-pools, and normalisations or activations without
+      child modules: the VGGs of timm and torchvision. Before each convolution; the first point is the normalised image.
     - `patch_embed`, `patch_drop`, `norm_pre`, `blocks` and `norm`: timm's VisionTransformer and
-      VisionTransformerDistilled, which most of the names `vit_*` and `deit_*` build (those with relative
-      or rotary positions are of other classes). Before each of `blocks`.
+      VisionTransformerDistilled, which most of the names `vit_*` and `deit_*` build. Before each of `blocks`.
 
-    Args:
-        network: The part of a victim after the normalisation.
+    Source: Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of Randomized Feature Defense Against
+    Query-Based Adversarial Attacks, ICLR 2024, as their published code places the noise.
     """
-
-    def points(names: Iterable[str], side: Literal["input", "output"]) -> list[InsertionPoint]:
-        return [InsertionPoint(name, network.get_submodule(name), side) for name in names]
-
     children = dict(network.named_children())
+    features = children.get("features")
+    side: Literal["input", "output"] = "output"
+    names: list[str] = []
     own = getattr(network, "insertion_points", None)
     if own is not None:
-        return points(own, "output")
-    if tuple(name for name in children if name in _RESNET) == _RESNET:
-        return points(_RESNET[:-1], "output")
-    features = children.get("features")
-    if isinstance(features, nn.Sequential) and _is_vgg(features):
-        layers = features.named_children()
-        return points((f"features.{name}" for name, layer in layers if isinstance(layer, nn.Conv2d)), "input")
-    if children.keys() >= _TRANSFORMER:
-        return points((f"blocks.{name}" for name, _ in children["blocks"].named_children()), "input")
-    return []
+        names = list(own)
+    elif tuple(name for name in children if name in _RESNET) == _RESNET:
+        names = list(_RESNET[:-1])
+    elif isinstance(features, nn.Sequential) and _is_vgg(features):
+        side = "input"
+        names = [f"features.{name}" for name, layer in features.named_children() if isinstance(layer, nn.Conv2d)]
+    elif children.keys() >= _TRANSFORMER:
+        side = "input"
+        names = [f"blocks.{name}" for name, _ in children["blocks"].named_children()]
+    return [InsertionPoint(name, network.get_submodule(name), side) for name in names]
 
 
 def _is_vgg(features: nn.Sequential) -> bool:

@@ -14,19 +14,12 @@ class LogitNoise(Noise):
     The mean logits are the undefended ones, so by the mean logits it removes no adversarial example; it only misleads
     the search.
 
-    Source: a baseline in the code published with Nguyen, Lao, Pham, Wong, Doan, Understanding the
-    Robustness of Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024; the
-    paper's tables leave it out.
+    Source: a baseline in the code (not the tables) of Nguyen, Lao, Pham, Wong, Doan, Understanding the Robustness of
+    Randomized Feature Defense Against Query-Based Adversarial Attacks, ICLR 2024.
 
     Args:
         sigma: Standard deviation in the units of the logits, >= 0.
         schedule: See Noise.
-
-    Example:
-        >>> import torch
-        >>> with LogitNoise(sigma=0.0).on(nn.Flatten()) as model:
-        ...     model(torch.ones(1, 1, 1, 2))
-        tensor([[1., 1.]])
     """
 
     def __init__(self, sigma: float = 1.0, schedule: Schedule | None = None) -> None:

@@ -10,30 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.core import query_counts
-from rfdlight.core.activations import batch_size, row_owners
 from rfdlight.core.arguments import class_name, text_of
 from rfdlight.core.tensors import per_row
-from rfdlight.defenses.base import Defense, undefended
+from rfdlight.defenses.base import Defense
 from rfdlight.errors import DefenseError, UserError
 
 Schedule = Callable[[Tensor], Any]
 """Maps the clock, (rows,) int64, to the factor of sigma, a tensor (rows,), >= 0.
 
-The result is not annotated as a tensor: the command line would then expect a subclass of Tensor.
-"""
+The clock is the number of queries that the row's image has been billed so far. The success criterion's evaluations have
+the clock of their candidate; outside of an attack it is 0.
+"""  # The result is no Tensor for mypy: the command line would then expect a subclass of Tensor.
 
 
 class Noise(Defense):
     """Adds sigma times noise at each insertion point, fresh at every call and independent between rows.
 
-    Two methods are made to be overridden: `noise` for another distribution and `scale_at` for a
-    schedule over the queries of an attack. A schedule that is a plain function is given as `schedule`.
+    A subclass may override `noise` for another distribution.
 
     Args:
         sigma: Standard deviation of the noise, in the units of the activation, >= 0: one number, or
             one per insertion point.
-        schedule: From the clock to the factor of sigma, as `scale_at`: a function or any other callable.
-            On the command line, the import path of a function, or of a class whose objects can be called.
+        schedule: From the clock to the factor of sigma: a function or any other callable. On the command line, the
+            import path of a function, or of a class whose objects can be called.
 
     Raises:
         UserError: If a sigma is negative or not finite.
@@ -46,24 +45,10 @@ class Noise(Defense):
                 raise UserError(f"defense.sigma must be at least 0, got {value}")
         self.sigma = sigma
         self.schedule = schedule
-        self._owners: dict[tuple[int, int], dict[int, Tensor]] = {}
 
     def noise(self, x: Tensor) -> Tensor:
         """Return noise of the shape of `x`, of mean 0 and standard deviation 1; normal by default."""
         return drawn_like(x, torch.randn, torch.randn_like, x.dtype)
-
-    def scale_at(self, clock: Tensor) -> Tensor:
-        """Return the factor of sigma for each row; by default that of `schedule`, and 1 without one.
-
-        Args:
-            clock: (rows,) int64, the queries that the row's image has been billed so far. The success criterion's
-                draws have the clock of their candidate; outside of an attack it is 0. Rows that are parts of
-                images, such as windows or crops, have the clock of their image.
-
-        Returns:
-            (rows,), >= 0.
-        """
-        return torch.ones_like(clock, dtype=torch.float32) if self.schedule is None else self.schedule(clock)
 
     @property
     def is_random(self) -> bool:
@@ -71,11 +56,7 @@ class Noise(Defense):
         return any(value > 0 for value in (self.sigma if isinstance(self.sigma, list) else [self.sigma]))
 
     def sigmas(self, count: int) -> list[float]:
-        """Return one sigma per insertion point.
-
-        Raises:
-            UserError: If a list of another length was given.
-        """
+        """Return one sigma per insertion point; raise a UserError if a list of another length was given."""
         if not isinstance(self.sigma, list):
             return [self.sigma] * count
         if len(self.sigma) != count:
@@ -84,17 +65,9 @@ class Noise(Defense):
 
     def attach(self, model: nn.Module) -> None:
         """Register the hooks, if there is a sigma for each insertion point."""
+        sigmas = self.sigmas(len(self.insertion_points(model)))
         super().attach(model)
-        try:
-            self._sigmas = self.sigmas(len(self._points))
-        except UserError:
-            self.detach()
-            raise
-        self._owners = {}
-        if self._scheduled:
-            # In front of the noise at the model's own input.
-            find = model.register_forward_pre_hook(self._find_owners, prepend=True, with_kwargs=True)
-            self._handles.append(find)
+        self._sigmas = sigmas
 
     def transform(self, x: Tensor, point: int) -> Tensor:
         """Add the noise; sigma 0 leaves the activation as it is."""
@@ -104,52 +77,24 @@ class Noise(Defense):
         if not x.is_floating_point():
             raise self._refused(point, f"must have floating-point numbers for noise, got {x.dtype}")
         noise = self.noise(x)
-        if self._scheduled:
-            noise = noise * per_row(self._scale(x, point).to(x.dtype), x)
+        if self.schedule is not None:
+            noise = noise * per_row(self._factors(self.schedule, x, point).to(x.dtype), x)
         return torch.add(x, noise, alpha=sigma)
 
-    @property
-    def _scheduled(self) -> bool:
-        return self.schedule is not None or type(self).scale_at is not Noise.scale_at
-
-    def _scale(self, x: Tensor, point: int) -> Tensor:
+    def _factors(self, schedule: Schedule, x: Tensor, point: int) -> Tensor:
         """Return the factor of sigma for each row of `x`, (rows,)."""
-        scale = self.scale_at(self._clock(x, point))
-        if not isinstance(scale, Tensor) or scale.shape != (len(x),):
-            got = f"shape {tuple(scale.shape)}" if isinstance(scale, Tensor) else f"a {type(scale).__name__}"
+        clock = query_counts.current()
+        if clock is None:
+            clock = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        # With as many tokens as images, an activation (tokens, images, features) looks like (images, tokens, features).
+        if len(x) != len(clock) or (x.ndim == 3 and x.shape[1] == len(clock)):
+            rows = f"got shape {tuple(x.shape)} for {len(clock)} images; choose another layer"
+            raise self._refused(point, f"must have one row per image for a schedule, {rows}")
+        factors = schedule(clock)
+        if not isinstance(factors, Tensor) or factors.shape != (len(x),):
+            got = f"shape {tuple(factors.shape)}" if isinstance(factors, Tensor) else f"a {type(factors).__name__}"
             raise DefenseError(f"a schedule must return one factor per row, a tensor of shape ({len(x)},), got {got}")
-        return scale
-
-    def _clock(self, x: Tensor, point: int) -> Tensor:
-        """Return the clock of the image that each row of `x` belongs to, (rows,) int64; 0 outside of an attack."""
-        of_images = query_counts.current()
-        if of_images is None:
-            return torch.zeros(len(x), dtype=torch.int64, device=x.device)
-        owners = self._owners.get((point, len(of_images)), {})
-        if len(x) not in owners:
-            raise self._refused(
-                point,
-                f"must have rows that each belong to one image for a schedule, {len(of_images)} or a multiple in the "
-                f"order of the images, got shape {tuple(x.shape)}; leave out defense.schedule or choose another layer",
-            )
-        return of_images[owners[len(x)]]
-
-    def _find_owners(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Find the image of each row at each point, before the first pass with so many images that has a clock."""
-        of_images = query_counts.current()
-        if of_images is None or (0, len(of_images)) in self._owners:
-            return
-        images = len(of_images)
-        found: list[dict[int, Tensor]] = [{} for _ in self._points]
-        if args and isinstance(args[0], Tensor) and batch_size(args, kwargs) == images:
-            own = torch.arange(images, device=of_images.device)
-            found = [{images: own} for _ in self._points]
-            inside = [number for number, point in enumerate(self._points) if point.module is not model]
-            with undefended():
-                owners = row_owners(model, args[0], [self._points[number] for number in inside]) if inside else []
-            for number, owner in zip(inside, owners, strict=True):
-                found[number] = owner
-        self._owners |= {(number, images): owner for number, owner in enumerate(found)}
+        return factors
 
     def describe(self, model: nn.Module) -> str:
         """Return the sigmas, the insertion points and the schedule."""
@@ -165,14 +110,7 @@ class Noise(Defense):
 
 
 def drawn_like(x: Tensor, draw: Callable[..., Tensor], draw_like: Callable[..., Tensor], dtype: torch.dtype) -> Tensor:
-    """Return random numbers of the shape and the memory format of `x`.
-
-    Args:
-        x: An activation.
-        draw: `torch.rand` or `torch.randn`.
-        draw_like: `torch.rand_like` or `torch.randn_like`.
-        dtype: Of the result.
-    """
+    """Return random numbers of a dtype, of the shape and memory format of `x`; `draw` is `torch.rand` or `randn`."""
     if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
         # torch fills such a tensor number by number; in the order of its memory it is several times faster.
         rows, channels, height, width = x.shape

@@ -1,4 +1,4 @@
-"""Configuration of an engine, and the observer of its run."""
+"""Configuration of an engine, its default number of rows per pass, and the observer of its run."""
 
 from __future__ import annotations
 
@@ -10,36 +10,46 @@ from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 from rfdlight.records.records import Record
 
+MOST_ROWS = 64
+"""Largest default number of rows of a forward pass; more rows hardly pay on a CPU."""
+
+LARGEST = 65_536
+"""Largest number of rows that a user may choose."""
+
+
+def rows_per_pass(images: int, eot: int = 1, processes: int = 1) -> int:
+    """Return the number of rows of a forward pass: whole queries of `eot` evaluations, few of them padded.
+
+    Half as many queries as images, so that passes stay full until half of the images of the run are finished.
+
+    Example:
+        >>> rows_per_pass(1000), rows_per_pass(30), rows_per_pass(30, eot=10), rows_per_pass(30, processes=2)
+        (64, 15, 60, 8)
+    """
+    queries = -(-images // (2 * processes))
+    return eot * max(1, min(queries, MOST_ROWS // eot))
+
 
 @dataclass(frozen=True)
 class EngineConfig:
     """Configuration of an engine.
 
-    Args:
-        classes: Number of classes of the victim.
-        budget: Billed queries per image, >= 0.
-        pool_size: Images in the pool; with fewer than twice the oracle's batch size, forward passes may be padded.
-        deterministic: Whether the victim answers equal images equally. One evaluation then decides, and is repeated at
-            every success and every final point: the first different answer raises `RandomVictim`.
-        seed: Seed of the attacks.
-        query_counting: "exact" bills what the attacker uses and never exceeds the budget; "paper" bills, wastes and
-            exceeds as the paper's code does, attack by attack, and records at most the budget.
-        eot: Evaluations per query, at most the oracle's batch size, all billed. A score-based attack gets their mean
-            logits, a decision-based attack the most frequent label.
-        lockstep: Start as many images together as the pool holds, and evaluate candidates before further queries.
-            Images then end together too, so that few passes are padded at the end, but results come later.
-        starting_points: Images (images, C, H, W) and their classes (images,), for an attack that needs a start.
+    With `deterministic`, one evaluation decides, and is repeated at every success and every final point: the first
+    different answer raises `RandomVictim`. "exact" query counting bills what the attacker uses and never exceeds the
+    budget; "paper" bills, wastes and exceeds as the paper's code does, and records at most the budget. In lockstep
+    as many images start together as the pool holds, and candidates are evaluated before further queries: images then
+    end together, so that few passes are padded at the end, but results come later.
     """
 
-    classes: int
-    budget: int
-    pool_size: int
-    deterministic: bool
+    classes: int  # of the victim
+    budget: int  # billed queries per image
+    pool_size: int  # with fewer than twice the oracle's batch size, forward passes may be padded
+    deterministic: bool  # whether the victim answers equal images equally
     seed: int = 0
     query_counting: QueryCounting = "exact"
-    eot: int = 1
+    eot: int = 1  # evaluations per query, all billed; the attack gets their mean logits or most frequent label
     lockstep: bool = False
-    starting_points: tuple[Tensor, Tensor] | None = None
+    starting_points: tuple[Tensor, Tensor] | None = None  # images (images, C, H, W) and their classes (images,)
 
 
 class RunObserver:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, per_row
-from rfdlight.engine.criteria.base import Queries, SuccessCriterion
+from rfdlight.engine.criteria.base import Queries, SuccessCriterion, majority
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.evaluations import MeanMarginTest
 from rfdlight.engine.failures import RandomVictim
@@ -22,7 +22,10 @@ from rfdlight.engine.state import Phase
 
 @dataclass(frozen=True)
 class CriterionStep:
-    """Evaluates clean images, candidates and final points for the success criterion."""
+    """Evaluates clean images, candidates and final points for the success criterion.
+
+    For a deterministic victim, one evaluation replaces the evaluations that the criterion wants.
+    """
 
     oracle: Oracle
     isolation: ErrorIsolation
@@ -31,6 +34,16 @@ class CriterionStep:
     pool: Pool
     criterion: SuccessCriterion
     deterministic: bool  # whether the victim answers equal images equally, which is then checked
+
+    @property
+    def clean_test(self) -> MeanMarginTest:
+        """The test of clean images."""
+        return MeanMarginTest(1) if self.deterministic else self.criterion.clean_test
+
+    @property
+    def final_test(self) -> MeanMarginTest:
+        """The test of final points."""
+        return MeanMarginTest(1) if self.deterministic else self.criterion.final_test
 
     def consider(self, queries: Queries) -> None:
         """Send candidates to their evaluations, and images without budget to their final evaluations."""
@@ -45,7 +58,7 @@ class CriterionStep:
         points, rows = self.pool.images.points, queries.rows
         chosen, exact = self.criterion.points(queries), not self.counting.leaves_pixel_range
         # A deterministic victim would answer the criterion, at the same point in the same precision, as it did here.
-        certain = self.deterministic and self.oracle.precision == "float32" and exact
+        certain = self.deterministic and self.oracle.config.precision == "float32" and exact
         if certain:
             points.logits[rows] = queries.logits
         if chosen is None:
@@ -92,17 +105,16 @@ class CriterionStep:
         admitted = self.attack.threat.admit(self.pool.images.shared["x"][rows], held)
         points.point[rows] = admitted
         points.known[rows] &= (admitted == held).flatten(1).all(1)
-        self._request(rows, Phase.FINAL, self.criterion.final_test.first)
+        self._request(rows, Phase.FINAL, self.final_test.first)
 
     def _request(self, rows: Tensor, phase: Phase, evaluations: int) -> None:
         self.pool.images.points.phase[rows] = phase
-        self.pool.images.evaluations.restart(rows, evaluations)
+        self.pool.images.evaluations.restart(rows, min(1, evaluations) if self.deterministic else evaluations)
 
     def evaluate(self) -> tuple[list[int], dict[int, str]]:
         """Make one forward pass of fresh evaluations; raises RandomVictim if a deterministic victim is random.
 
-        Returns:
-            The rows of the images that are finished, and the reason for each row on which the victim failed.
+        Returns the rows of the images that are finished, and the reason for each row on which the victim failed.
         """
         images, occupied = self.pool.images, self.pool.occupied
         wanted = images.evaluations.wanted[occupied]
@@ -145,23 +157,21 @@ class CriterionStep:
     def _advance(self, rows: Tensor) -> list[int]:
         """Move images on whose evaluations are complete; return the finished rows, the last one first."""
         phases = self.pool.images.points.phase[rows]
-        clean = self._decided(rows[phases == Phase.CLEAN], self.criterion.clean_test)
-        final = self._decided(rows[phases == Phase.FINAL], self.criterion.final_test)
+        clean = self._decided(rows[phases == Phase.CLEAN], self.clean_test)
+        finished = [self._decided(rows[phases == Phase.FINAL], self.final_test)]
         if len(clean):
-            final = torch.cat([final, self._start_attacks(clean)])
+            finished.append(self._start_attacks(clean))
         candidates = rows[phases == Phase.CANDIDATE]
         if len(candidates):
-            final = torch.cat([final, self._conclude(candidates)])
-        return final.sort(descending=True).values.tolist()
+            finished.append(self._conclude(candidates))
+        return torch.cat(finished).sort(descending=True).values.tolist()
 
     def _decided(self, rows: Tensor, test: MeanMarginTest) -> Tensor:
         """Return the images whose test has ended, and request more evaluations of the others."""
-        if not len(rows):
-            return rows
-        images = self.pool.images
-        undecided = rows[test.decide(images.evaluations, rows) == 0]
-        images.evaluations.wanted[undecided] = test.request(images.evaluations, undecided)
-        return rows[images.evaluations.wanted[rows] == 0]
+        evaluations = self.pool.images.evaluations
+        undecided = rows[test.decide(evaluations, rows) == 0]
+        evaluations.wanted[undecided] = test.request(evaluations, undecided)
+        return rows[evaluations.wanted[rows] == 0]
 
     def _start_attacks(self, rows: Tensor) -> Tensor:
         """Start the attack on images that are not found to be misclassified; return the others, which are finished."""
@@ -170,7 +180,7 @@ class CriterionStep:
         images.clean.clean_wrong[rows] = evaluations.adversarial[rows]
         images.clean.clean_margin[rows] = evaluations.mean_margin(rows)
         images.clean.clean_prediction[rows] = evaluations.mean_label(rows)
-        decided = self.criterion.clean_test.decide(evaluations, rows)
+        decided = self.clean_test.decide(evaluations, rows)
         images.clean.clean_verdict[rows] = decided
         wrong = decided > 0
         right = rows[~wrong]
@@ -179,18 +189,22 @@ class CriterionStep:
         evaluations.targeted[right] = target >= 0
         evaluations.reference[right] = torch.where(target >= 0, target, evaluations.reference[right])
         self._end_exhausted(right)
+        if self.deterministic:  # another evaluation checks that it is
+            self._finish(rows[wrong])
+            return rows[:0]
         return rows[wrong]
 
     def _conclude(self, rows: Tensor) -> Tensor:
         """Continue, reject or accept candidates; return the images whose candidate got its final verdict."""
-        conclusion = self.criterion.conclude(self.pool.images, rows)
+        conclude = majority if self.deterministic else self.criterion.conclude
+        conclusion = conclude(self.pool.images, rows)
         self.pool.images.evaluations.wanted[rows] = conclusion.more
         final = conclusion.more <= 0
         success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
         self.pool.images.points.phase[rejected] = Phase.ATTACK
         self._end_exhausted(rejected)
-        if not self.criterion.reaches_verdict:
+        if self.deterministic or not self.criterion.reaches_verdict:
             self._succeed(success)
             return success[:0]
         self.pool.images.candidates.success_query[success] = self.pool.images.points.billed[success]

@@ -15,7 +15,6 @@ from rfdlight.attacks.paper import with_published_steps
 from rfdlight.core import rng
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria.base import SuccessCriterion
-from rfdlight.engine.criteria.deterministic import OneEvaluation
 from rfdlight.engine.criterion_step import CriterionStep
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.evaluations import EvaluationState
@@ -24,33 +23,18 @@ from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool, columns_of
 from rfdlight.engine.query_counting import COUNTINGS
 from rfdlight.engine.query_step import QueryStep
-from rfdlight.engine.record import describe
 from rfdlight.engine.scheduler import Scheduler
-from rfdlight.engine.state import CandidateState, CleanState, ImageState, Phase, PointState
+from rfdlight.engine.state import CandidateState, CleanState, ImageState, Phase, PointState, describe
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 
 
-def _configured(attack: Attack, config: EngineConfig) -> Attack:
-    """Return a copy of the attack with the settings of the engine that it depends on."""
-    steps = with_published_steps(attack) if config.query_counting == "paper" else attack
-    return steps.configured(eot=config.eot)
-
-
 class Engine:
-    """Runs an attack on a victim: full forward passes, exact budgets, one record per image.
+    """Runs an attack on a victim: full forward passes, exact budgets, one record per image for the observer.
 
     An image passes through the phases of `rfdlight.engine.state.Phase`. Images in all phases share the pool. Every
-    forward pass is either one of queries or one of fresh evaluations for the success criterion, whichever is full.
-
-    An image on which the victim fails is removed and has no record, see `rfdlight.engine.error_isolation`.
-
-    Args:
-        oracle: Owns the victim.
-        attack: The attack; the engine enforces its `threat`.
-        criterion: Decides which images are adversarial.
-        config: Budget, pool size and other settings.
-        observer: Receives the results.
+    forward pass is either one of queries or one of fresh evaluations for the success criterion, whichever is full. An
+    image on which the victim fails is removed and has no record, see `rfdlight.engine.error_isolation`.
     """
 
     def __init__(
@@ -62,7 +46,8 @@ class Engine:
         observer: RunObserver | None = None,
     ) -> None:
         self.oracle = oracle
-        self.attack = _configured(attack, config)
+        steps = with_published_steps(attack) if config.query_counting == "paper" else attack
+        self.attack = steps.configured(eot=config.eot)
         self.criterion = criterion
         self.config = config
         self.observer = observer or RunObserver()
@@ -70,16 +55,12 @@ class Engine:
         self._pool = Pool(config.pool_size)
         self._scheduler = Scheduler(config.lockstep)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
-        self._isolation = ErrorIsolation(oracle, self.ledger)
+        isolation = ErrorIsolation(oracle, self.ledger)
         counting = COUNTINGS[config.query_counting]
         self._counting = counting(self.attack, self._pool, self.ledger, config.budget, config.eot)
-        self._query_step = QueryStep(oracle, self._isolation, self.attack, self._counting, self._pool, config.eot)
-        self._criterion_step = self._new_criterion_step()
-
-    def _new_criterion_step(self) -> CriterionStep:
-        criterion = OneEvaluation(self.criterion) if self.deterministic else self.criterion
-        return CriterionStep(
-            self.oracle, self._isolation, self.attack, self._counting, self._pool, criterion, self.deterministic
+        self._query_step = QueryStep(oracle, isolation, self.attack, self._counting, self._pool, config.eot)
+        self._criterion_step = CriterionStep(
+            oracle, isolation, self.attack, self._counting, self._pool, criterion, config.deterministic
         )
 
     @property
@@ -100,12 +81,8 @@ class Engine:
     def run(self, low_watermark: int = 0) -> None:
         """Make forward passes until no image is left or the engine needs more images.
 
-        Args:
-            low_watermark: Return as soon as the pool holds fewer images than this and they cannot fill a forward pass;
-                in lockstep, even if they can.
-
-        Raises:
-            RandomVictim: If a victim that was expected to be deterministic is random; see `begin_again`.
+        It needs more as soon as the pool holds fewer than `low_watermark` and they cannot fill a forward pass; in
+        lockstep, even if they can. Raises RandomVictim if a victim that was expected to be deterministic is random.
         """
         low_watermark = min(low_watermark, self.pool_size)
         while (len(self._pool) or self._queue) and not self.observer.stop():
@@ -134,19 +111,14 @@ class Engine:
         self.config = replace(self.config, deterministic=False)
         self.ledger.discard()
         self._queue.clear()
-        self._pool.clear()
+        self._pool.ids.clear()
         self._scheduler.restart()
-        self._criterion_step = self._new_criterion_step()
+        self._criterion_step = replace(self._criterion_step, deterministic=False)
 
     def bound_memory(self, gigabytes: float, x: Tensor) -> None:
-        """Lower the pool size to what fits into memory, before the first images are submitted.
+        """Lower the pool size to images like `x`, (1, C, H, W), that fit into memory, before the first is submitted.
 
-        Args:
-            gigabytes: Memory for the pool, in 10^9 bytes.
-            x: An image, (1, C, H, W).
-
-        Raises:
-            UserError: If not even one batch fits, or as many images as the pool size.
+        Raises a UserError if not even one batch fits.
         """
         size, batch = self.bytes_per_image(x), min(self.oracle.batch_size, self.pool_size)
         pool_size = round(gigabytes * 1e9) // size
@@ -156,7 +128,7 @@ class Engine:
                 f"model.memory must be at least {needed:g} GB for {batch} images in the pool, got "
                 f"{gigabytes:g}; lower model.batch_size or raise it"
             )
-        self._pool.shrink(pool_size)
+        self._pool.pool_size = min(self.pool_size, pool_size)
 
     @property
     def in_progress(self) -> tuple[int, int]:
@@ -182,7 +154,7 @@ class Engine:
 
     def _new_images(self, x: Tensor, y: Tensor, ids: Sequence[str]) -> ImageState:
         """Return the state of new images, which wait for their clean evaluations."""
-        config, criterion = self.config, self._criterion_step.criterion
+        config = self.config
         keys = [rng.image_seed(config.seed, image_id) for image_id in ids]
         seed = torch.tensor(keys, dtype=torch.int64, device=x.device)
         own = self.attack.init(x, y, seed)
@@ -192,14 +164,15 @@ class Engine:
         if taken:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")
         zero, none = torch.zeros_like(y), torch.full_like(y, -1)
+        wanted = self._criterion_step.clean_test.first
         known, logits = torch.zeros_like(y, dtype=torch.bool), torch.zeros(len(y), config.classes, device=x.device)
         return ImageState(
             shared=shared,
             attack=own,
-            criterion=criterion.open(y),
+            criterion=self.criterion.open(y),
             counts=QueryCounts(zero, zero, zero, zero),
             points=PointState(torch.full_like(y, Phase.CLEAN), x, zero, zero, known, logits),
-            evaluations=EvaluationState.open(y, config.classes, criterion.clean_test.first),
+            evaluations=EvaluationState.open(y, config.classes, wanted),
             candidates=CandidateState(zero, zero, zero, none, none),
             clean=CleanState(zero, zero, zero.double(), none, zero),
         )
@@ -217,7 +190,7 @@ class Engine:
             image_id, images = self._pool.ids[row], self._pool.images
             billed = int(self._counting.billed(torch.tensor([row], device=images.points.phase.device)))
             self.observer.on_point(image_id, images.shared["x"][row], images.points.point[row])
-            self.observer.on_record(describe(image_id, images, row, billed, self._criterion_step.criterion.final_test))
+            self.observer.on_record(describe(image_id, images, row, billed, self._criterion_step.final_test))
             self._pool.release(row)
         self._remove(failed, ids)
 

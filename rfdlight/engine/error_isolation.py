@@ -35,17 +35,11 @@ class ErrorIsolation:
     When a pass raises, all of its images are suspects; when its answer has NaN or infinity, the images of these rows. A
     single suspect fails. Several suspects are evaluated again in halves, and so is the rest of the pass, all in passes
     of the same shape. An image is charged only for its last answer; its other answered rows, and all answered rows of
-    an image that failed, are padding. Passes in which the victim raises are not counted: a hook on it does not run.
-
-    On out-of-memory the batch is split and retried.
+    an image that failed, are padding. On out-of-memory the batch is split and retried.
 
     When every image of a pass fails, the victim itself may be broken. It is evaluated again at the first point that it
     ever answered for the same purpose, and the run ends if it fails there too. If it has answered none so far, the run
     ends with the second image.
-
-    Args:
-        oracle: Owns the victim.
-        ledger: Is charged for the padding.
     """
 
     def __init__(self, oracle: Oracle, ledger: Ledger) -> None:
@@ -55,16 +49,11 @@ class ErrorIsolation:
         self._failures: Counter[Purpose] = Counter()
 
     def evaluate(self, purpose: Purpose, batch: Columns, forward: Forward) -> Answered:
-        """Evaluate a batch; raises a UserError if the victim is broken or memory is too small for the smallest pass.
+        """Evaluate a batch by `forward`; raise a UserError if the victim is broken or memory is too small.
 
-        Args:
-            purpose: Purpose of the evaluation.
-            batch: Input of `forward`, with "image": (rows,) int64, the image of each row; from one row to the oracle's
-                batch size.
-            forward: Evaluates a part of the batch.
+        The column "image", (rows,) int64, names the image of each row; there are at most the oracle's batch size.
         """
-        before = self._oracle.spare
-        image = batch["image"]
+        before, image = self._oracle.spare, batch["image"]
         pending = [torch.arange(len(image), device=image.device)]
         answers: list[tuple[Tensor, tuple[Tensor, ...]]] = []
         failed: dict[int, str] = {}
@@ -74,17 +63,17 @@ class ErrorIsolation:
             if len(rows) > self._oracle.batch_size:
                 pending += rows.split(self._oracle.batch_size)
                 continue
-            part = batch if len(rows) == len(image) else take(batch, rows)
             # Neither error is kept: its frames hold the tensors of the pass that failed.
             try:
-                answers.append((rows, forward(part)))
+                answers.append((rows, forward(batch if len(rows) == len(image) else take(batch, rows))))
             except OutOfMemory:
                 pending.append(rows)
             except VictimError as error:
                 message = str(error)
-                blamed, suspects = _blame(rows, image[rows], error)
-                failed |= dict.fromkeys(blamed, error.reason)
-                pending += suspects
+                suspects = (image[rows] if error.rows is None else image[rows][error.rows]).unique()
+                if len(suspects) == 1:
+                    failed[int(suspects)] = error.reason
+                pending += _retried(rows, image[rows], suspects)
         answered = _joined(answers, image, failed)
         lost = sum(len(rows) for rows, _ in answers) - len(answered.rows)
         self._failures[purpose] += len(failed)
@@ -108,15 +97,14 @@ class ErrorIsolation:
                 return 1
 
 
-def _blame(rows: Tensor, images: Tensor, error: VictimError) -> tuple[list[int], list[Tensor]]:
-    """Return the image that a pass failed on, if it is the only suspect, and the rows to evaluate again."""
-    suspects = (images if error.rows is None else images[error.rows]).unique()
+def _retried(rows: Tensor, images: Tensor, suspects: Tensor) -> list[Tensor]:
+    """Return the rows to evaluate again: those of other images, and those of each half of several suspects."""
     others = rows[~torch.isin(images, suspects)]
-    again = [others] if len(others) else []
-    if len(suspects) == 1:
-        return suspects.tolist(), again
-    half = len(suspects) // 2
-    return [], again + [rows[torch.isin(images, part)] for part in (suspects[half:], suspects[:half])]
+    retried = [others] if len(others) else []
+    if len(suspects) > 1:
+        half = len(suspects) // 2
+        retried += [rows[torch.isin(images, part)] for part in (suspects[half:], suspects[:half])]
+    return retried
 
 
 def _joined(answers: list[tuple[Tensor, tuple[Tensor, ...]]], image: Tensor, failed: dict[int, str]) -> Answered:

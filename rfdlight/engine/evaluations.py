@@ -16,7 +16,7 @@ from rfdlight.records.records import HEAVY_TAIL
 Verdict = Literal["robust", "adversarial", "undecided"]
 
 ADVERSARIAL_LEVEL = 0.025
-"""Largest probability of a wrong verdict "adversarial" at a point; the candidates of an image have the same together."""
+"""Largest probability of a wrong verdict "adversarial" at a final point, and at all candidates of an image together."""
 
 ROBUST_LEVEL = 0.05
 """Largest probability of a wrong verdict "robust"."""
@@ -237,7 +237,8 @@ def majority_verdict(adversarial: int, count: int) -> Verdict:
     """Return whether more than half of the answers at a point are adversarial, by a test that is valid at any time.
 
     The wealth of the test is the likelihood ratio of a uniform mixture of the shares on one side of a half, and of a
-    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). Its levels are those of the mean margin.
+    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). Its levels are those of the
+    mean margin.
 
     Example:
         >>> majority_verdict(30, 40), majority_verdict(10, 40), majority_verdict(22, 40)

@@ -11,10 +11,8 @@ from rfdlight.errors import UserError, one_line
 class VictimError(UserError):
     """The victim raised, or answered NaN or infinity.
 
-    Args:
-        message: Shown if the run ends.
-        reason: Shown for a single image, in one line.
-        rows: (rows,) bool, the rows of the pass that failed; None if they are not known.
+    The message is shown if the run ends, the reason for a single image. `rows`, (rows,) bool, are those of the pass
+    that failed, if they are known.
     """
 
     def __init__(self, message: str, reason: str, rows: Tensor | None = None) -> None:
@@ -54,10 +52,7 @@ def raised(error: Exception) -> VictimError:
 def check_finite(values: Tensor, what: str, advice: str) -> None:
     """Raise a VictimError with the rows of values (rows, ...) that are NaN or infinite, if there are any.
 
-    Args:
-        values: (rows, ...).
-        what: Reason for an image.
-        advice: Added to the reason if the run ends.
+    `what` is the reason for an image; `advice` is added if the run ends.
     """
     finite = torch.isfinite(values)
     if not finite.all():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
 Kind = Literal["attack", "gradient", "success_check", "criterion"]
-KINDS: tuple[Kind, ...] = ("attack", "gradient", "success_check", "criterion")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass
@@ -34,8 +34,8 @@ class QueryCounts:
 class Ledger:
     """Counts every row of every forward pass once, per image and in total.
 
-    "padding" counts the rows that belong to no image: rows that fill up a forward pass, the passes that probe the
-    victim before a run, and all rows of attacks that were restarted.
+    "padding" counts the rows that belong to no image: rows that fill up a pass, probes of the victim before a run, and
+    all rows of attacks that were restarted.
     """
 
     def __init__(self) -> None:

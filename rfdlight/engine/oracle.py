@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -26,68 +27,61 @@ def check_pixels(points: Tensor) -> None:
         raise UserError(f"expected pixels in [0, 1], got values from {low:.4g} to {high:.4g}")
 
 
+@dataclass(frozen=True)
+class OracleConfig:
+    """Configuration of an oracle."""
+
+    seed: int = 0  # of the victim's noise
+    rank: int = 0  # of this process
+    attempt: int = 0  # how often the run was resumed
+    precision: Precision = "float32"  # of the attack's forward passes; the criterion's are always float32
+    channels_last: bool = True  # memory of the passes; contiguous if the victim fails in channels-last memory alone
+    any_pixels: bool = False  # whether points may leave [0, 1], as in the paper's code
+    least: int = 1  # smallest number of rows per forward pass when memory runs out
+
+
+def _noise_seed(config: OracleConfig, label: str) -> int:
+    """Return the seed of a noise stream; the labels fix published numbers."""
+    key = f"{config.seed}:{label}:{config.rank}:{config.attempt}"
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
+
+
 class Oracle:
     """Owns the victim and evaluates points, always in forward passes of one shape.
 
     The attack's and the criterion's passes draw the victim's noise from two streams of torch's global generators, each
     seeded by (seed, purpose, rank, attempt) and restored between passes. So the criterion's evaluations never change
-    the attack's answers.
-
-    If memory runs out in a forward pass, it raises `OutOfMemory`, and the following passes have half the rows.
+    the attack's answers. If memory runs out in a forward pass, it raises `OutOfMemory`, and the following passes have
+    half the rows.
 
     Args:
         victim: Maps pixels to logits; the oracle puts it into eval mode.
         batch_size: Rows per forward pass; shorter batches are padded with their first row.
-        seed: Seed of the victim's noise.
-        precision: Precision of the attack's forward passes; the criterion's are always float32.
-        channels_last: Run the victim in channels-last memory.
-        any_pixels: Whether points may leave [0, 1], as in the paper's code.
-        rank: Rank of this process.
-        attempt: Number of times the run was resumed.
-        least: Smallest number of rows per forward pass when memory runs out.
-        on_smaller: Called with the new number of rows per forward pass.
-        on_contiguous: Called when the victim fails only in channels-last memory and leaves it.
-
-    Attributes:
-        forwarded: Rows counted so far by a hook on the victim.
-        spare: How many of these rows padded a pass, or belonged to a pass that failed.
+        config: Noise, precision and memory.
+        message: Called with a line where passes become smaller or leave channels-last memory.
     """
 
     def __init__(
         self,
         victim: nn.Module,
         batch_size: int,
-        *,
-        seed: int = 0,
-        precision: Precision = "float32",
-        channels_last: bool = True,
-        any_pixels: bool = False,
-        rank: int = 0,
-        attempt: int = 0,
-        least: int = 1,
-        on_smaller: Callable[[int], None] = lambda rows: None,
-        on_contiguous: Callable[[], None] = lambda: None,
+        config: OracleConfig = OracleConfig(),
+        message: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.batch_size = batch_size
-        self.precision = precision
-        self.any_pixels = any_pixels
-        self.forwarded = 0
-        self.spare = 0
-        self._least = least
-        self._on_smaller = on_smaller
-        self._on_contiguous = on_contiguous
+        self.config = config
+        self.forwarded = 0  # rows counted by a hook on the victim
+        self.spare = 0  # those that padded a pass, or belonged to a pass that failed
+        self._message = message
         victim.eval()
         self._victim = victim
         self._answered = False
-        self._set_format(torch.channels_last if channels_last else torch.contiguous_format)
+        self._set_format(torch.channels_last if config.channels_last else torch.contiguous_format)
         self._hook = victim.register_forward_hook(self._count)
         self._batch: Tensor | None = None
         self._advances = True
         self._streams: dict[str, list[Tensor]] = {}
-        self._seeds = {
-            purpose: int.from_bytes(hashlib.sha256(f"{seed}:{label}:{rank}:{attempt}".encode()).digest()[:7])
-            for purpose, label in (("attack", "attack"), ("criterion", "judge"))  # the label fixes published numbers
-        }
+        self._seeds = {"attack": _noise_seed(config, "attack"), "criterion": _noise_seed(config, "judge")}
 
     def _set_format(self, memory_format: torch.memory_format) -> None:
         """Set the memory format of the passes and of the weights."""
@@ -107,30 +101,20 @@ class Oracle:
     def scores(self, points: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
         """Return the logits of points, (rows, classes) float32.
 
+        Raises a VictimError if the victim raises or answers NaN or infinity, a DefenseError, or OutOfMemory.
+
         Args:
             points: (rows, C, H, W) in [0, 1] unless `any_pixels`, at most `batch_size` rows.
             clock: (rows,) int64, queries billed before each.
             purpose: Decides the noise stream and the precision.
-
-        Raises:
-            UserError: If points lie outside [0, 1].
-            VictimError: If the victim raises, or answers NaN or infinity.
-            DefenseError: If a defense cannot act on the victim.
-            OutOfMemory: If memory runs out.
         """
         with self._pass(points, purpose):
             return self._forward(self._fill(points), clock, purpose)
 
     def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the logits of points and the gradients of an objective like `points`, for white-box attacks.
+        """Return the logits of points and the gradients of an objective like `points`; raises as `scores` does.
 
-        Raises as `scores` does, and a UserError if the gradient does not reach the points, a VictimError if it is not
-        finite.
-
-        Args:
-            points: As in `scores`.
-            clock: As in `scores`.
-            objective: Maps logits (rows, classes) to one value per row, (rows,).
+        `objective` maps logits (rows, classes) to one value per row, (rows,).
         """
         gradient = None
         with torch.enable_grad(), self._pass(points, "attack"):
@@ -170,27 +154,32 @@ class Oracle:
 
         torch raises a RuntimeError where a network flattens a channels-last tensor by `view`.
         """
-        kept = batch if self._answered else batch.clone()  # the victim may change its input in place
+        if self._answered or self._format is torch.contiguous_format:
+            return self._victim(batch)
+        kept = batch.clone()  # the victim may change its input in place
         try:
             output = self._victim(batch)
         except RuntimeError as error:
-            if self._answered or self._format is torch.contiguous_format or is_out_of_memory(error):
+            if is_out_of_memory(error):
                 raise
             self._set_format(torch.contiguous_format)
             try:
                 output = self._victim(kept.contiguous())
             except Exception:
                 self._set_format(torch.channels_last)
-                raise error from None
+                raise
             self._batch = None
-            self._on_contiguous()
+            self._message(
+                "the victim fails in channels-last memory; it runs in contiguous memory, as with --model.channels_last "
+                "false"
+            )
         self._answered = True
         return output
 
     @contextmanager
     def _pass(self, points: Tensor, purpose: Purpose) -> Iterator[None]:
         """Check the points, set the noise stream, count the spare rows of one pass and translate its errors."""
-        if not self.any_pixels:
+        if not self.config.any_pixels:
             check_pixels(points)
         before = self.forwarded
         try:
@@ -209,12 +198,13 @@ class Oracle:
 
     def _shrink(self) -> None:
         """Halve the rows of the following forward passes, or raise a UserError if that is not possible."""
-        if self.batch_size <= self._least:
-            remedy = "lower model.eot" if self._least > 1 else "lower data.size, or take a smaller victim"
+        least = self.config.least
+        if self.batch_size <= least:
+            remedy = "lower model.eot" if least > 1 else "lower data.size, or take a smaller victim"
             raise UserError(f"memory ran out in a forward pass of {self.batch_size} rows; {remedy}")
-        self.batch_size = max(self.batch_size // 2, self._least)
+        self.batch_size = max(self.batch_size // 2, least)
         self._batch = None
-        self._on_smaller(self.batch_size)
+        self._message(f"memory ran out: forward passes of {self.batch_size} images from here on")
 
     @contextmanager
     def same_noise(self) -> Iterator[None]:
@@ -246,7 +236,7 @@ class Oracle:
     @contextmanager
     def _arithmetic(self, purpose: Purpose, device: torch.device) -> Iterator[None]:
         """Set the chosen precision for the attack, float32 for the criterion."""
-        precision = self.precision if purpose == "attack" else "float32"
+        precision = self.config.precision if purpose == "attack" else "float32"
         with ExitStack() as stack:
             # Also disables autocast and TF32 that the caller, such as a trainer, has enabled.
             stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"))

@@ -26,32 +26,14 @@ def _zeros(group: Any, rows: int) -> Any:
 
 
 class Pool:
-    """Holds the state of up to `pool_size` images; occupied rows come first, without gaps.
+    """Holds the state of up to `pool_size` images; occupied rows come first, without gaps."""
 
-    Args:
-        pool_size: Number of images at a time.
-
-    Attributes:
-        ids: The id of each occupied row.
-        images: The state of all rows; unset until the first images are admitted.
-    """
-
-    images: ImageState
+    images: ImageState  # of all rows; unset until the first images are admitted
 
     def __init__(self, pool_size: int) -> None:
         self.pool_size = pool_size
-        self.ids: list[str] = []
+        self.ids: list[str] = []  # of the occupied rows
         self._columns: Columns = {}
-
-    def shrink(self, pool_size: int) -> None:
-        """Lower the pool size, before the first images are admitted."""
-        if self._columns:
-            raise ValueError("the pool already holds images")
-        self.pool_size = min(self.pool_size, pool_size)
-
-    def clear(self) -> None:
-        """Remove all images."""
-        self.ids = []
 
     def __len__(self) -> int:
         return len(self.ids)

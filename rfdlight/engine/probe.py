@@ -24,18 +24,11 @@ _TOLERATED = 0.1  # largest tolerated effect of the other images of a batch
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a victim answers equal images in several forward passes.
+    """How a victim answers equal images in several forward passes."""
 
-    Attributes:
-        random: Whether any two answers to the same image differed.
-        batch_effect: Largest change of a logit when the other images of the batch changed, relative to the range of
-            the image's logits; 0 if it is within rounding.
-        probabilities: Whether the answers look like probabilities instead of logits.
-    """
-
-    random: bool
-    batch_effect: float = 0.0
-    probabilities: bool = False
+    random: bool  # whether any two answers to the same image differed
+    batch_effect: float = 0.0  # largest change of a logit beside other images, in ranges of logits; 0 if it is rounding
+    probabilities: bool = False  # whether the answers look like probabilities instead of logits
 
 
 def changed(before: Tensor, after: Tensor) -> Tensor:
@@ -50,20 +43,10 @@ def near_boundary(logits: Tensor) -> Tensor:
 
 
 def probe(oracle: Oracle, points: Tensor) -> Behaviour:
-    """Evaluate the same images several times, in equal batches and beside other images.
+    """Evaluate the same images (rows, C, H, W) several times, in equal batches and beside other images.
 
-    A change beside other images has to be confirmed. For a random victim, noise from torch's global generators is first
-    replayed, so that it does not hide the change, and then fresh evaluations of both batches have to differ in the
-    mean: a victim that draws noise for some rows only gets other noise beside other images.
-
-    Args:
-        oracle: Owns the victim; the forward passes are the criterion's.
-        points: Images (rows, C, H, W) in [0, 1], at least one; at most one forward pass of them is used.
-
-    Raises:
-        UserError: If the answers to an image depend on the other images of its batch by more than a tenth of the range
-            of its logits.
-        VictimError: If the victim fails on each of the images alone.
+    Raises a UserError if the answers to an image depend on the other images of its batch by more than a tenth of the
+    range of its logits, and a VictimError if the victim fails on each of the images alone.
     """
     trials = [points, *points.split(1)] if len(points) > 1 else [points]
     while True:
@@ -83,12 +66,9 @@ def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
     probabilities = bool((first >= 0).all() and ((first.sum(1) - 1).abs() < _SUM_ERROR).all())
     if oracle.batch_size == 1:
         return Behaviour(random, probabilities=probabilities)
-    kept = points[: (len(points) + 1) // 2]
-    others = (1 - kept)[: oracle.batch_size - len(kept)]
+    measure = _random_effect if random else _steady_effect
     try:
-        effect = (
-            _random_effect(oracle, points, kept, others) if random else _steady_effect(oracle, points, others, first)
-        )
+        effect = measure(oracle, points, first)
     except VictimError:  # on the made-up images: nothing is known about the batch
         effect = 0.0
     if effect is None:
@@ -107,12 +87,18 @@ def _answers(oracle: Oracle, points: Tensor) -> Tensor:
     return oracle.scores(points, clock, "criterion")
 
 
-def _steady_effect(oracle: Oracle, points: Tensor, others: Tensor, before: Tensor) -> float | None:
+def _halves(oracle: Oracle, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the first half of the images, and other images that may stand beside it in a batch."""
+    kept = points[: (len(points) + 1) // 2]
+    return kept, (1 - kept)[: oracle.batch_size - len(kept)]
+
+
+def _steady_effect(oracle: Oracle, points: Tensor, before: Tensor) -> float | None:
     """Return the largest relative change of a logit beside other images, 0 if it is rounding, None if it is noise.
 
     The images also move to other places in the batch, where noise that restarts from one seed in every pass differs.
     """
-    kept = points[: (len(points) + 1) // 2]
+    kept, others = _halves(oracle, points)
     batch = torch.cat([others, kept])
     after = _answers(oracle, batch)
     effect = float(_effect(before[: len(kept)], after[len(others) :]).max())
@@ -126,8 +112,13 @@ def _steady_effect(oracle: Oracle, points: Tensor, others: Tensor, before: Tenso
     return effect if steady else None
 
 
-def _random_effect(oracle: Oracle, points: Tensor, kept: Tensor, others: Tensor) -> float:
-    """Return the same for a random victim, 0 if it is rounding or noise."""
+def _random_effect(oracle: Oracle, points: Tensor, _: Tensor) -> float:
+    """Return the same for a random victim, 0 if it is rounding or noise.
+
+    Noise from torch's global generators is replayed, so that it does not hide a change. Then fresh evaluations of both
+    batches have to differ in the mean: a victim with noise for some rows only gets other noise beside other images.
+    """
+    kept, others = _halves(oracle, points)
     batch = torch.cat([kept, others])
     with oracle.same_noise():
         before, after = _answers(oracle, points)[: len(kept)], _answers(oracle, batch)[: len(kept)]

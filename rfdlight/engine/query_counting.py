@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
-from rfdlight.attacks.paper import paper_behaviour
-from rfdlight.attacks.paper.base import PaperBehaviour
+from rfdlight.attacks.paper import PaperBehaviour, paper_behaviour
 from rfdlight.core.tensors import Columns
 from rfdlight.engine.ledger import Kind, Ledger
 from rfdlight.engine.pool import Pool

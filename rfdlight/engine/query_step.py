@@ -29,13 +29,9 @@ class QueryStep:
     eot: int  # evaluations per query
 
     def run(self, rows: slice | Tensor) -> tuple[Queries | None, dict[int, str]]:
-        """Make one query for each of some images.
+        """Make one query for the image in each of some rows of the pool, at least one.
 
-        Args:
-            rows: Rows of the images in the pool, at least one.
-
-        Returns:
-            The answered queries, None if there are none, and the reason for each row on which the victim failed.
+        Returns the answered queries, None if there are none, and the reason for each row on which the victim failed.
         """
         attack, eot = self.attack, self.eot
         state = self.pool.attack_state(rows)
@@ -88,12 +84,9 @@ class QueryStep:
 
 
 def most_frequent(labels: Tensor, y: Tensor, classes: int) -> Tensor:
-    """Return the most frequent label of each query; a tie goes to the image's own label, else to the first class.
+    """Return the most frequent of the labels (queries, evaluations) of each query, (queries,).
 
-    Args:
-        labels: (queries, evaluations) int64.
-        y: (queries,) int64, the labels of the images.
-        classes: Number of classes.
+    A tie goes to the image's own label, `y`, else to the first class.
     """
     votes = 2 * one_hot(labels, classes).sum(1)
     return (votes + one_hot(y, classes)).argmax(1)

@@ -14,9 +14,8 @@ _PATIENCE = 16
 class Scheduler:
     """Keeps forward passes full, and gives every image its share of the queries.
 
-    Args:
-        lockstep: Prefer evaluations of the success criterion over queries where both fill a pass, and images with few
-            queries over others, so that all images end together.
+    In lockstep it prefers evaluations of the success criterion over queries where both fill a pass, and images with few
+    queries over others, so that all images end together.
     """
 
     def __init__(self, lockstep: bool) -> None:
@@ -31,11 +30,8 @@ class Scheduler:
     def evaluates_next(self, ready: int, wanted: int, queries: int, evaluations: int) -> bool:
         """Return whether the next pass evaluates for the success criterion, rather than makes queries; count the pass.
 
-        Args:
-            ready: Images that wait for a query.
-            wanted: Evaluations that the criterion waits for; one of the two is at least 1.
-            queries: Number of queries that fill a pass.
-            evaluations: Number of evaluations that fill a pass.
+        `ready` images wait for a query and the criterion for `wanted` evaluations; `queries` or `evaluations` fill a
+        pass.
         """
         if (ready >= queries) != (wanted >= evaluations):
             evaluates = wanted >= evaluations
@@ -49,15 +45,9 @@ class Scheduler:
         return evaluates
 
     def next_rows(self, ready: Tensor, most: int, counts: QueryCounts) -> slice | Tensor:
-        """Return the rows of the next queries: in lockstep those with the fewest so far, else in turn.
+        """Return at most `most` of the ready rows: in lockstep those with the fewest queries so far, else in turn.
 
-        Args:
-            ready: Row numbers in rising order, at least one.
-            most: Largest number of rows to return.
-            counts: Query counts of all rows of the pool.
-
-        Returns:
-            A slice if the rows are neighbours, which avoids copies; else row numbers.
+        Neighbouring rows are a slice, which avoids copies; others are row numbers.
         """
         if len(ready) > most and self.lockstep:
             ready = ready[counts.evaluated[ready].argsort(stable=True)[:most]].sort().values

@@ -18,12 +18,7 @@ def draw_targets(
 ) -> Columns:
     """Draw each image's target, -1 in an untargeted attack, and its starting point if the attack needs one.
 
-    Args:
-        attack: The attack.
-        y: (rows,) int64, labels; no target is the label.
-        seed: (rows,) int64, seed of each image.
-        classes: Number of classes of the victim.
-        starting_points: Images (images, C, H, W) and their classes (images,).
+    `y` and `seed` are (rows,) int64; starting points are images (images, C, H, W) and their classes (images,).
     """
     if not attack.targeted:
         return {"target": torch.full_like(y, -1)}

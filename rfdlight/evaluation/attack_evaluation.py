@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import nn
@@ -16,13 +17,9 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import Batch
 from rfdlight.defenses.base import Defense, undefended
 from rfdlight.engine.criteria import criterion_named
-from rfdlight.engine.oracle import Precision
-from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, shown
-from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.conclusion import conclude
-from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.config import EvaluationConfig, Subject, settle_eps
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.interface import console_interface
 from rfdlight.evaluation.processes import Processes, ReportedByLeader
@@ -52,28 +49,8 @@ class AttackEvaluation(LightningModule):
             data set.
         checkpoint: A file of weights for a victim without a card.
         attack: The attack.
-        budget: Billed queries per image, >= 0.
-        criterion: Success criterion: "sequential" (Definition 1 of the paper with a bounded error), "paper", "single",
-            "never", a name that another package registers, or an import path.
-        query_counting: "exact" bills every evaluation that the attacker uses and never exceeds the budget; "paper"
-            bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
-        eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
-            attacks, the most frequent label for decision-based ones; all are billed.
         defended: False disables all defenses.
-        final_evaluations: Most fresh evaluations at a final point or a clean image, >= 40; the first 40 decide most images.
-        batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
-            half of the images of each process, so that few rows are padding.
-        pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
-            pool holds all images, one process attacks them in lockstep: fewer rows are padding at the end, but more
-            images are attacked anew after a kill.
-        memory: Upper bound on the memory of the pool in GB (10^9 bytes); it may reduce `pool_size`. The victim's
-            forward passes need memory of their own.
-        precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
-            small changes of the scores from a score-based attack, which weakens it.
-        channels_last: Run the victim in channels-last memory format, usually faster.
-        keep_images: Images whose clean and final pixels are stored, >= 0.
-        sanity_checks: Run small attacks with a known outcome at the end, see `rfdlight.evaluation.sanity_checks`.
-        seed: Seed of the attack's and of the victim's random numbers.
+        **settings: See `rfdlight.evaluation.config.EvaluationConfig`.
 
     Raises:
         UserError: If a number is out of range, no attack is given, or the criterion is not defined for the attack.
@@ -86,40 +63,14 @@ class AttackEvaluation(LightningModule):
         victim: str | None = None,
         checkpoint: str | None = None,
         attack: Attack | None = None,
-        budget: int = 1000,
-        criterion: str = "sequential",
-        query_counting: QueryCounting = "exact",
-        eot: int = 1,
         defended: bool = True,
-        final_evaluations: int = 2000,
-        batch_size: int | None = None,
-        pool_size: int | None = None,
-        memory: float = 4.0,
-        precision: Precision = "float32",
-        channels_last: bool = True,
-        keep_images: int = 16,
-        sanity_checks: bool = True,
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
         super().__init__()
         if attack is None:
             raise UserError("an attack is needed: --attack NAME")
-        self.config = EvaluationConfig(
-            budget=budget,
-            criterion=criterion,
-            query_counting=query_counting,
-            eot=eot,
-            final_evaluations=final_evaluations,
-            batch_size=batch_size,
-            pool_size=pool_size,
-            memory=memory,
-            precision=precision,
-            channels_last=channels_last,
-            keep_images=keep_images,
-            sanity_checks=sanity_checks,
-            seed=seed,
-        )
-        criterion_named(criterion).check(attack)
+        self.config = EvaluationConfig(**settings)
+        criterion_named(self.config.criterion).check(attack)
         self.victim_spec = victim
         self.checkpoint = checkpoint
         self.attack = attack
@@ -217,3 +168,20 @@ class AttackEvaluation(LightningModule):
         self.console.print(run_table(run.summary))
         self.console.print(audit_text(run.diagnostics), soft_wrap=True)
         self.console.print(f"records, summary and picture: {shown(str(run.folder))}", soft_wrap=True)
+
+
+def exit_reason(model: AttackEvaluation) -> str | None:
+    """Return why an evaluation is incomplete or untrustworthy; None if it is neither or another process reports it."""
+    if model.processes.lost:
+        return "process 0 of the run is gone; the records so far are kept"
+    if not model.processes.leads:
+        return None
+    run = model.run
+    if run is None or not run.facts.complete:
+        return "stopped before all images were done; the records so far are kept"
+    if run.facts.failed:
+        planned = run.facts.num_images
+        return f"{len(run.facts.failed)} of {planned} images failed and are in no number; summary.json says why"
+    if not run.is_consistent:
+        return "the run contradicts itself, see its audit; none of its numbers can be trusted"
+    return None

@@ -17,11 +17,8 @@ from rfdlight.reporting.grid import standing
 class Comparison(PairedCounts):
     """Robust accuracy of two runs on their common images.
 
-    Attributes:
-        first: Label of the first run.
-        second: Label of the second run.
-        queries: Billed queries at which both are compared.
-        p_holm: p value with Holm's adjustment over all comparisons of the call.
+    `first` and `second` are the labels of the runs, both are compared at `queries` billed queries, and `p_holm` is the
+    p value with Holm's adjustment over all comparisons of the call.
     """
 
     first: str
@@ -47,13 +44,7 @@ def compare(first: Run, second: Run, third: Run, /, *more: Run) -> list[Comparis
 def compare(first: Run, second: Run, /, *more: Run) -> Comparison | list[Comparison]:
     """Compare runs pairwise on their common images, at the smaller budget of each pair.
 
-    Args:
-        first: A run.
-        second: Another run on the same images.
-        *more: Further runs; then all pairs are compared, and `p_holm` is adjusted for their number.
-
-    Returns:
-        The comparison of two runs, or the list of those of all pairs.
+    Of more than two runs all pairs are compared, as a list, and `p_holm` is adjusted for their number.
 
     Raises:
         UserError: If two runs have no common image.

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rfdlight import _io
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.sanity_checks import SanityChecks
-from rfdlight.records import runs
-from rfdlight.records.facts import RunFacts, SanityCheckResults
-from rfdlight.reporting import figures, plots
+from rfdlight.records.facts import CardAccuracy, RunFacts, SanityCheckResults
+from rfdlight.reporting import plots
 from rfdlight.reporting.tables import run_title
 
 
 def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     """Check a finished or stopped evaluation, summarize it, and write `summary.json` and `curves.png` to its folder.
 
-    Args:
-        evaluation: The evaluation, in process 0.
-        order: Image ids in the order in which the run gives its images; by default that of the ids.
+    It runs in process 0. `order` has the image ids in the order of the given data, by default that of the ids.
     """
     past, folder = evaluation.writer.past, evaluation.writer.folder
     data = evaluation.subject.data
@@ -25,12 +24,12 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     foreign = sum(record.id not in planned for record in past.records)
     complete = len(past.records) - foreign + len(past.facts["failed"]) == len(planned)
     facts = _facts(evaluation, complete, foreign)
-    run = Run.from_base(runs.Run.of(past.records, facts, folder), getattr(evaluation.writer, "points", {}), order)
+    run = replace(Run.of(past.records, facts, folder), in_memory=evaluation.writer.points, order=order)
     if folder is not None:
         _io.write_file(folder / "summary.json", run.summary_json())
         if run.records:
             curve = plots.draw_curves([(folder.name, past.records, facts.budget)], title=run_title(facts))
-            figures.save(curve, folder / "curves.png", ["png"])
+            plots.save(curve, folder / "curves.png", ["png"])
     return run
 
 
@@ -38,19 +37,20 @@ def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
     """Return the facts of the run as a whole, over all attempts."""
     subject, folder = evaluation.subject, evaluation.writer.folder
     settings = subject.settings(evaluation.config, evaluation.rows)
-    described = (
-        subject.attack_name if settings["defense"] == "none" else f"{subject.attack_name}, {settings['defense']}"
-    )
+    defense = "" if settings["defense"] == "none" else f", {settings['defense']}"
+    card, data = subject.card, subject.data
+    known = CardAccuracy(correct=card.clean_correct, total=card.clean_total) if card else None
+    classes = list(map(str, data.classes or ()))
     return RunFacts(
-        name=folder.name if folder else described,
+        name=folder.name if folder else f"{subject.attack_name}{defense}",
         **settings,
         **evaluation.writer.past.facts,
         deterministic=evaluation.engine.deterministic,
         complete=complete,
-        card=subject.clean_accuracy(),
-        classes=subject.class_names(),
-        card_data=subject.card.data if subject.card else None,
-        num_classes=subject.data.num_classes,
+        card=known if card and card.data == data.name else None,
+        classes=classes if len(classes) == data.num_classes else None,
+        card_data=card.data if card else None,
+        num_classes=data.num_classes,
         clean_accuracy_warning=evaluation.clean_warning,
         random=evaluation.random,
         processes=evaluation.processes.size,

@@ -1,14 +1,25 @@
-"""Settings of an evaluation that depend neither on the victim nor on the attack."""
+"""What is evaluated, and how: victim, defenses, data, attack and settings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
+from torch import nn
+
+from rfdlight.attacks.base import Attack
+from rfdlight.core.registry import short_name
+from rfdlight.core.threat import check_eps
+from rfdlight.data.base import ImageData
+from rfdlight.defenses.base import Defense
+from rfdlight.engine.config import LARGEST, rows_per_pass
 from rfdlight.engine.oracle import Precision
-from rfdlight.engine.passes import LARGEST, rows_per_pass
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
+from rfdlight.victims.card import VictimCard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,19 +28,26 @@ class EvaluationConfig:
 
     Attributes:
         budget: Billed queries per image, >= 0.
-        criterion: Success criterion, the rule that decides during the attack whether an image is adversarial.
+        criterion: Success criterion: "sequential" (Definition 1 of the paper with a bounded error), "paper", "single",
+            "never", a name that another package registers, or an import path.
         query_counting: "exact" bills every evaluation that the attacker uses and never exceeds the budget; "paper"
             bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
-        eot: Evaluations averaged in each query (expectation over transformation), >= 1; all are billed.
-        final_evaluations: Most fresh evaluations at a final point or a clean image, >= 40; the first 40 decide most images.
+        eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
+            attacks, the most frequent label for decision-based ones; all are billed.
+        final_evaluations: Most fresh evaluations of a clean image or a final point, >= 40; behind a random defense
+            they go on until the verdict is certain, which takes 20 to 60 for most images.
         batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
             half of the images of each process, so that few rows are padding.
-        pool_size: Images under attack at a time, >= 1; by default twice the batch size.
-        memory: Upper bound on the memory of the pool in GB (10^9 bytes); it may reduce `pool_size`.
-        precision: Arithmetic of the attack's forward passes; the success criterion always uses float32.
+        pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
+            pool holds all images, one process attacks them in lockstep: fewer rows are padding at the end, but more
+            images are attacked anew after a kill.
+        memory: Upper bound on the memory of the pool in GB (10^9 bytes); it may reduce `pool_size`. The victim's
+            forward passes need memory of their own.
+        precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
+            small changes of the scores from a score-based attack, which weakens it.
         channels_last: Run the victim in channels-last memory format, usually faster.
-        keep_images: Images whose clean and final pixels are stored, >= 0; None stores all.
-        sanity_checks: Run small attacks with a known outcome at the end of the evaluation.
+        keep_images: Images whose clean and final pixels are stored, >= 0; null stores all.
+        sanity_checks: Run small attacks with a known outcome at the end, see `rfdlight.evaluation.sanity_checks`.
         seed: Seed of the attack's and of the victim's random numbers.
 
     Raises:
@@ -71,3 +89,74 @@ class EvaluationConfig:
     def pool_size_for(self, rows: int) -> int:
         """Return the number of images under attack at a time for a number of rows per forward pass."""
         return 2 * rows if self.pool_size is None else self.pool_size
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The victim with its defenses attached and in eval mode, the data, and the attack with its radius."""
+
+    victim: nn.Module
+    text: str  # the victim in one line
+    data: ImageData
+    attack: Attack
+    defenses: Sequence[Defense] = ()
+    defended: nn.Module | None = None  # the module on which the defenses are attached; by default `victim`
+    card: VictimCard | None = None
+    maker: ModuleType | None = None  # the user's module that made the victim
+
+    @property
+    def network(self) -> nn.Module:
+        """The module on which the defenses are attached."""
+        return self.victim if self.defended is None else self.defended
+
+    @property
+    def code(self) -> list[object]:
+        """The objects whose source code decides the numbers of the evaluation, besides the victim."""
+        schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
+        parts = (self.attack, self.data, *self.defenses, *schedules, self.maker)
+        return [part for part in parts if part is not None]
+
+    @property
+    def attack_name(self) -> str:
+        """The short name of the attack, or its import path."""
+        return short_name("attack", type(self.attack))
+
+    def settings(self, config: EvaluationConfig, rows: int) -> dict[str, Any]:
+        """Return the settings that decide the numbers, with a number of rows per forward pass."""
+        data, attack = self.data, self.attack
+        return {
+            "data": data.describe(),
+            "num_images": data.num_images,
+            "selection": data.selection,
+            "victim": self.text,
+            "defense": "; ".join(defense.description(self.network) for defense in self.defenses) or "none",
+            "attack": self.attack_name,
+            "options": attack.options(),
+            "norm": attack.threat.norm,
+            "eps": attack.threat.eps,
+            "budget": config.budget,
+            "criterion": config.criterion,
+            "query_counting": config.query_counting,
+            "eot": config.eot,
+            "targeted": attack.targeted,
+            "precision": config.precision,
+            "batch_size": rows,
+            "seed": config.seed,
+        }
+
+
+def settle_eps(attack: Attack, data: ImageData) -> Attack:
+    """Return the attack, in linf without a radius with the reference radius of the data; an l2 radius is checked."""
+    if attack.eps is not None:
+        if attack.norm == "l2":
+            check_eps(attack.eps, attack.norm, "attack.eps", data.image_shape)
+        return attack
+    if data.reference_eps is None:
+        raise UserError(f"attack.eps must be given: the data {data.name} has no reference radius")
+    if attack.norm != "linf":
+        raise UserError(
+            f"attack.eps must be given for {attack.norm}: the data's reference radius, {data.reference_eps:g}, "
+            "is one of linf"
+        )
+    check_eps(data.reference_eps, "linf", f"the reference_eps of the data {data.name}")
+    return attack.configured(eps=data.reference_eps)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor, nn
@@ -17,20 +19,16 @@ from rfdlight.core.norms import Norm
 from rfdlight.core.registry import component
 from rfdlight.data.base import ImageData
 from rfdlight.data.conversion import unit_range
-from rfdlight.data.given import GivenImages
-from rfdlight.data.tensors import images_from
+from rfdlight.data.given import GivenImages, images_from
 from rfdlight.defenses.base import Defense, attached_defenses
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
-from rfdlight.evaluation.attack_checks import settle_eps
 from rfdlight.evaluation.conclusion import conclude
-from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.config import EvaluationConfig, Subject, settle_eps
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.interface import log_interface
-from rfdlight.evaluation.model_state import unchanged
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
@@ -135,16 +133,15 @@ def evaluate(
     criterion_named(criterion).check(chosen)
     network, card, text = _network(model, data)
     place = device_of(network) if device is None else torch.device(device)
-    defenses = [defense] if isinstance(defense, Defense) else list(defense)
-    with ExitStack() as stack:
-        stack.enter_context(unchanged(network, place))
+    with _unchanged(network, place), ExitStack() as stack:
         module, order, home = _data(data, network, place)
         chosen = settle_eps(chosen, module)
         victim = Answering(network, type(network).__name__, module.num_classes, module.image_shape, batch_size)
-        present = attached_defenses(network)
-        for one in defenses:
-            stack.enter_context(one.on(network))
-        subject = Subject(victim, text, module, chosen, [*present, *defenses], defended=network, card=card)
+        defenses = attached_defenses(network)
+        for given in [defense] if isinstance(defense, Defense) else defense:
+            stack.enter_context(given.on(network))
+            defenses = [*defenses, given]
+        subject = Subject(victim, text, module, chosen, defenses, defended=network, card=card)
         writer, processes = None, Processes()
         if out is not None:
             writer = RunWriter(Path(out), resume, processes)
@@ -158,8 +155,7 @@ def evaluate(
             on_ready=lambda: _write_config(Path(str(out)), subject, config),
         )
         evaluation.run(place)
-        run = conclude(evaluation, order)
-    return run.on(home)
+        return conclude(evaluation, order).on(home)
 
 
 def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
@@ -202,3 +198,36 @@ def _write_config(folder: Path, subject: Subject, config: EvaluationConfig) -> N
     """Write the settings of an evaluation by Python code, for people and for reports."""
     settings = {"evaluate": subject.settings(config, config.batch_size or 0)}
     _io.write_file(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+
+
+@contextmanager
+def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Put a model into eval mode on a device inside a with block, and restore it and all random states afterwards.
+
+    Restored are training flags, parameters and buffers (device, memory format, `requires_grad`), and the hooks of the
+    model itself.
+    """
+    home = device_of(model)
+    modes = {module: module.training for module in model.modules()}
+    data = {parameter: (parameter.data, parameter.requires_grad) for parameter in model.parameters()}
+    hooks = [dict(model._forward_hooks), dict(model._forward_pre_hooks)]
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            model.eval()
+            if device != home:
+                model.to(device)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        if device != home:
+            model.to(home)
+        for parameter, (values, needed) in data.items():
+            parameter.data = values
+            parameter.requires_grad_(needed)
+        for module, mode in modes.items():
+            module.training = mode
+        for present, before in zip((model._forward_hooks, model._forward_pre_hooks), hooks, strict=True):
+            for key in [key for key in present if key not in before]:
+                del present[key]

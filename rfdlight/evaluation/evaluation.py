@@ -12,30 +12,24 @@ import torch
 from msgspec.structs import astuple, replace
 from torch import Tensor
 
-from rfdlight.data.conversion import check_batch, unit_range
+from rfdlight.data.conversion import unit_range
 from rfdlight.data.loaders import Batch, loader
 from rfdlight.data.sources import ImageSource
-from rfdlight.defenses.base import CHECKED_ON
-from rfdlight.engine.config import EngineConfig, RunObserver
+from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
-from rfdlight.engine.oracle import Oracle, check_pixels
-from rfdlight.engine.passes import LARGEST
+from rfdlight.engine.oracle import Oracle, OracleConfig, check_pixels
 from rfdlight.engine.probe import Behaviour, probe
 from rfdlight.errors import UserError
-from rfdlight.evaluation.banner import run_banner
-from rfdlight.evaluation.clean_check import clean_accuracy_warning
-from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.clean_answers import clean_accuracy_warning, find_starting_points
+from rfdlight.evaluation.config import EvaluationConfig, Subject
 from rfdlight.evaluation.fingerprint import fingerprint
-from rfdlight.evaluation.interface import SILENT, Interface
-from rfdlight.evaluation.memory_writer import MemoryWriter
+from rfdlight.evaluation.interface import SILENT, Interface, Tally, run_banner
 from rfdlight.evaluation.processes import Processes
-from rfdlight.evaluation.progress import Tally
-from rfdlight.evaluation.run_writer import RunWriter
-from rfdlight.evaluation.starting_points import find_starting_points
-from rfdlight.records.facts import Randomness
+from rfdlight.evaluation.run_writer import MemoryWriter, RunWriter
+from rfdlight.records.facts import InProgress, Randomness, Rows
+from rfdlight.records.journal import End
 from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
 from rfdlight.victims.digest import weights_digest
@@ -48,19 +42,10 @@ _PROBABILITIES = (
 
 
 class Evaluation(RunObserver):
-    """Attacks the images of one process, and writes down the results.
+    """Attacks the images of one process, and writes down the results, by default in memory.
 
-    Args:
-        subject: Victim, defenses, data and attack.
-        config: Settings.
-        writer: Receives the records; by default they stay in memory.
-        processes: Processes that share the images.
-        interface: Receives messages and shows the progress.
-        deterministic: Whether the victim answers the same every time; by default measured on the first images.
-        starting_points: Images (rows, C, H, W) and classes (rows,) for an attack that needs starting points; by
-            default test images that the victim classifies correctly.
-        on_ready: Called in process 0 when the run directory is taken and nothing was written.
-        stopped: Read before every forward pass; True ends the evaluation with the finished images.
+    `deterministic` None measures on the first images whether the victim is random. `on_ready` is called in process 0
+    when the run directory is taken and nothing was written. `stopped` is read before every forward pass.
     """
 
     def __init__(
@@ -68,7 +53,7 @@ class Evaluation(RunObserver):
         subject: Subject,
         config: EvaluationConfig,
         *,
-        writer: RunWriter | MemoryWriter | None = None,
+        writer: MemoryWriter | None = None,
         processes: Processes | None = None,
         interface: Interface = SILENT,
         deterministic: bool | None = None,
@@ -78,12 +63,10 @@ class Evaluation(RunObserver):
     ) -> None:
         self.subject = subject
         self.config = config
-        self.device: torch.device
         self.processes = Processes() if processes is None else processes
         self.writer = MemoryWriter() if writer is None else writer
         self.clean_warning: str | None = None
         self.random = Randomness(declared=False, measured=False)
-        self.engine: Engine
         self._interface = interface
         self._deterministic = deterministic
         self._starting_points = starting_points
@@ -107,12 +90,8 @@ class Evaluation(RunObserver):
         batches = self._batches()
         first = next(batches, None)
         with ExitStack() as stack:
-            if first is None:  # nothing is left for this process
-                x = unit_range(data.attacked().read([0])).to(self.device)
-            else:
-                x = first[0]
-                for defense in self.subject.defenses:
-                    defense.check_effect(self.subject.network, x[:CHECKED_ON])
+            # Where nothing is left for this process, it starts with the first image of all.
+            x = unit_range(data.attacked().read([0])).to(self.device) if first is None else first[0]
             self._start(x, stack)
             for x, y, ids in chain([] if first is None else [first], batches):
                 self._taken += ids
@@ -130,8 +109,7 @@ class Evaluation(RunObserver):
         return rows
 
     def _batches(self) -> Iterator[Batch]:
-        for batch in self.subject.data.test_dataloader():
-            x, y, ids = check_batch(batch)
+        for x, y, ids in self.subject.data.test_dataloader():
             check_pixels(x)
             yield x.to(self.device), y.to(self.device), ids
 
@@ -152,7 +130,7 @@ class Evaluation(RunObserver):
             f"{self._done} finished images are attacked anew"
         )
         self.processes.publish("random", found.image_id)
-        self.writer.random()
+        self.writer.append(random=True)
         self.engine.begin_again()
         self._done = self._robust = self._settled = 0
         attacked = self.subject.data.attacked()
@@ -174,22 +152,16 @@ class Evaluation(RunObserver):
     def _start(self, x: Tensor, stack: ExitStack) -> None:
         """Probe the victim, warn, open the run and show the banner, in this order."""
         config, interface = self.config, self._interface
-        self._oracle = Oracle(
-            self.subject.victim,
-            self.rows,
+        oracle = OracleConfig(
             seed=config.seed,
+            rank=self.processes.rank,
+            attempt=self.writer.attempt,
             precision=config.precision,
             channels_last=config.channels_last,
             any_pixels=config.query_counting == "paper",
-            rank=self.processes.rank,
-            attempt=self.writer.attempt,
             least=config.eot,
-            on_smaller=lambda rows: interface.message(f"memory ran out: forward passes of {rows} images from here on"),
-            on_contiguous=lambda: interface.message(
-                "the victim fails in channels-last memory; it runs in contiguous memory, as with --model.channels_last "
-                "false"
-            ),
         )
+        self._oracle = Oracle(self.subject.victim, self.rows, oracle, interface.message)
         stack.callback(self._oracle.close)
         behaviour = self._behaviour(x)
         warnings = self._warnings(behaviour) if behaviour else []
@@ -201,9 +173,9 @@ class Evaluation(RunObserver):
         attacked = self.subject.data.attacked()
         if isinstance(self.writer, RunWriter):
             keep = len(attacked) if config.keep_images is None else config.keep_images
-            self.writer.begin(self._fingerprint(attacked), self._on_ready, (attacked.ids, keep))
+            self.writer.begin(self._fingerprint(attacked), self._on_ready, attacked.ids, keep)
         if not self.engine.deterministic:
-            self.writer.random()
+            self.writer.append(random=True)
         for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
             self.on_failure(image_id, reason)
         settings = self.subject.settings(config, self.rows)
@@ -273,10 +245,17 @@ class Evaluation(RunObserver):
 
     def _end(self) -> None:
         oracle, engine = self._oracle, self.engine
-        self.writer.end(engine.ledger.total, oracle.forwarded, oracle.batch_size, engine.in_progress, self.stop)
+        begun, robust = engine.in_progress
+        last = End(
+            totals=Rows(**engine.ledger.total),
+            forwarded=oracle.forwarded,
+            batch_size=oracle.batch_size,
+            in_progress=InProgress(begun=begun, robust=robust),
+        )
+        self.writer.end(last, self.stop)
 
     def on_record(self, record: Record) -> None:
-        self.writer.record(record)
+        self.writer.append(record=record)
         self._done += 1
         self._robust += is_robust_at(record, self.config.budget)
         self._settled += record.queries
@@ -285,19 +264,18 @@ class Evaluation(RunObserver):
         self.writer.point(image_id, x, point)
 
     def on_failure(self, image_id: str, reason: str) -> None:
-        self.writer.failure(image_id, reason)
+        self.writer.append(failed=(image_id, reason))
         self._done += 1
 
     def stop(self) -> bool:
         self.processes.poll(self._tally)
         if self._display is not None and self._display.due:
-            self._display.update(self.processes.total(self._tally()))
+            self._display.update(Tally(*self.processes.total(self._tally())))
         if self.processes.random and self.engine.deterministic:
             raise RandomVictim("an image of another process")
         return self.processes.stopping or self._stopped()
 
-    def _tally(self) -> tuple[int, ...]:
-        """Return the counts of this process in the order of `Tally`."""
+    def _tally(self) -> Tally:
         total = self.engine.ledger.total
         queries = total["attack"] + total["gradient"] + total["success_check"]
-        return Tally(self._done, self._robust, *self.engine.in_progress, queries, self._settled).counts
+        return Tally(self._done, self._robust, *self.engine.in_progress, queries, self._settled)

@@ -23,7 +23,6 @@ from rfdlight.victims.digest import weights_digest
 FILE = "fingerprint.json"
 """In a run directory: the fingerprint of the run; a folder without it holds no run that has begun."""
 
-_FILE_OF_SCHEMA_1 = "identity.json"
 _LIBRARIES = ("rfdlight", "torch", "timm")
 _CHUNK = 64
 """Images read at a time."""
@@ -34,14 +33,8 @@ def fingerprint(
 ) -> dict[str, Any]:
     """Return everything that decides the numbers of a run, as JSON values.
 
-    Args:
-        victim: Its weights and the code of its modules count.
-        images: The images to attack; ids, labels and pixels count.
-        parts: Attack, defenses, schedules, data, and modules of the user; their code counts.
-        facts: The settings of the run, as JSON values.
-
-    Returns:
-        The facts, the versions of libraries, and digests of weights, images and source code.
+    These are the facts, the versions of libraries, and digests of weights, images and source code. The code of `parts`
+    (attack, defenses, schedules, data, modules of the user) counts, and that of the victim's modules.
     """
     modules = {type(part).__module__ for part in [*victim.modules(), *parts]}
     modules |= {part.__module__ for part in parts if inspect.isfunction(part)}
@@ -58,31 +51,16 @@ def fingerprint(
 
 
 def check_same(run: Path, now: dict[str, Any]) -> None:
-    """Compare the fingerprint of a run with a new one.
-
-    Raises:
-        ResumeError: They differ; the message names the differences.
-    """
+    """Compare the fingerprint of a run with a new one; a ResumeError names the differences."""
     before = read(run)
     now = json.loads(json.dumps(now))  # as the file has it: lists for tuples
     different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     if different:
-        raise mixed(run, "; ".join(_difference(name, now.get(name), before.get(name)) for name in different))
-
-
-def refuse_schema_1(run: Path) -> None:
-    """Raise a ResumeError for a run directory of the first schema version."""
-    if (run / _FILE_OF_SCHEMA_1).is_file():
-        raise cannot_go_on(run, f"expected a run of schema version {SCHEMA}, got version 1; run it again")
+        raise mixed(run, "; ".join(f"{name} is {now.get(name)}, was {before.get(name)}" for name in different))
 
 
 def read(run: Path) -> dict[str, Any]:
-    """Return the fingerprint in a run directory.
-
-    Raises:
-        ResumeError: The directory has no fingerprint, or one that is damaged or of another schema version.
-    """
-    refuse_schema_1(run)
+    """Return the fingerprint in a run directory."""
     if not (run / FILE).exists():
         raise cannot_go_on(run, f"it has no {FILE}, so no run was begun there")
     try:
@@ -102,11 +80,7 @@ def mixed(run: Path, differences: str) -> ResumeError:
 
 
 def write(run: Path, found: dict[str, Any]) -> None:
-    """Write the fingerprint of a run into its directory.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
+    """Write the fingerprint of a run into its directory."""
     _io.write_file(run / FILE, json.dumps(found, indent=2) + "\n")
 
 
@@ -134,12 +108,3 @@ def _user_sources(modules: Iterable[str]) -> list[tuple[str, Path]]:
         if path and path.suffix == ".py" and name.partition(".")[0] != "rfdlight" and "site-packages" not in path.parts:
             found.append((name, path))
     return found
-
-
-def _difference(name: str, now: Any, before: Any) -> str:
-    """Return two values in words, long ones from shortly before their first difference."""
-    texts = [value if isinstance(value, str) else json.dumps(value) for value in (now, before)]
-    same = next((i for i, pair in enumerate(zip(*texts, strict=False)) if len(set(pair)) > 1), 0)
-    start = max(0, same - 8)
-    short = [text if len(text) <= 40 else f"{'...' if start else ''}{text[start : start + 20]}..." for text in texts]
-    return f"{name} is {short[0]}, was {short[1]}"

@@ -36,23 +36,14 @@ class Processes:
 
     There is no collective operation: no process waits for a forward pass of another one, and nothing times out.
     Process 0 holds the store and leaves last; a process that loses the store stops and keeps its results.
-
-    Args:
-        rank: Rank of this process.
-        size: Number of processes; a single one needs no process group.
-
-    Attributes:
-        stopping: Whether the run is being stopped.
-        lost: Whether the store is gone, and process 0 with it.
-        random: Whether another process has found the victim random.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank = rank
         self.size = size
         self.stopping = False
-        self.lost = False
-        self.random = False
+        self.lost = False  # the store is gone, and process 0 with it
+        self.random = False  # another process has found the victim random
         self._store = dist.PrefixStore(
             f"rfdlight-{next(_runs) if size > 1 else 'alone'}", _get_default_store() if size > 1 else dist.HashStore()
         )
@@ -69,36 +60,23 @@ class Processes:
         self._store.set(name, json.dumps(value))
 
     def wait_for(self, name: str) -> Any:
-        """Wait for the value that process 0 publishes under a name.
-
-        Raises:
-            ToldElsewhere: If the run ends first, or process 0 is gone.
-        """
+        """Wait for the value that process 0 publishes under a name."""
         self._wait(lambda: self._has(name))
         return json.loads(self._store.get(name))
 
     def barrier(self) -> None:
-        """Wait until every process has reached this call.
-
-        Raises:
-            UserError: In process 0, if one of them failed on its way.
-            ToldElsewhere: In the others.
-        """
+        """Wait until every process has reached this call, or one of them has failed."""
         self.publish(f"ready/{self.rank}", True)
         if self.leads:
-            self._wait(lambda: all(self._has(f"ready/{rank}") for rank in range(self.size)))
+            self._wait(lambda: self._all_have("ready"))
             self.publish("agreed", True)
         else:
             self.wait_for("agreed")
 
     def chunks(self, total: int, most: int) -> Iterator[range]:
-        """Yield ranges of 0 to `total` that no other process gets, each taken when it is needed.
+        """Yield ranges of 0 to `total` that no other process gets, of at most `most` numbers, until the run is stopped.
 
-        The ranges get smaller towards the end, so that free processes take the last ones. A stopped run takes no more.
-
-        Args:
-            total: Number of images; equal in all processes.
-            most: Largest length of a range.
+        Each is taken when it is needed, and they get smaller, so that free processes take the last ones.
         """
         while not self.stopping:
             fair = self.left(total) // (2 * self.size) if self.size > 1 else most
@@ -118,14 +96,7 @@ class Processes:
         self._looked = 0.0
 
     def poll(self, counts: Callable[[], Sequence[int]]) -> None:
-        """Exchange counts and failures with the other processes, at most once a second.
-
-        Args:
-            counts: Returns the counts of this process, which `total` adds up.
-
-        Raises:
-            UserError: In process 0, if another one failed.
-        """
+        """Exchange failures and the counts of this process with the other processes, at most once a second."""
         now = time.monotonic()
         if now - self._looked >= _BEAT:
             self._looked = now
@@ -145,26 +116,15 @@ class Processes:
             self.publish("end" if self.leads else "failed", f"process {self.rank}: {reason}")
 
     def finish_together(self, waiting: Callable[[], Any]) -> None:
-        """Wait until every process has attacked its images, or the run is stopped.
-
-        Args:
-            waiting: Called repeatedly; its exceptions end the waiting.
-        """
+        """Wait until every process has attacked its images, or the run is stopped; `waiting` is called repeatedly."""
         with self._losing():
             self.publish(f"attacked/{self.rank}", True)
-            while not (self.stopping or all(self._has(f"attacked/{rank}") for rank in range(self.size))):
+            while not (self.stopping or self._all_have("attacked")):
                 waiting()
                 time.sleep(_PAUSE)
 
     def leave(self, waiting: Callable[[], Any] = lambda: None) -> None:
-        """Leave the run; process 0 waits for all others, at most a minute if the run is stopped.
-
-        Args:
-            waiting: Called repeatedly.
-
-        Raises:
-            UserError: In process 0, if another one failed.
-        """
+        """Leave the run; process 0 waits for all others, at most a minute if the run is stopped."""
         if not self.leads:
             with self._losing():
                 self.publish(f"left/{self.rank}", True)
@@ -225,6 +185,9 @@ class Processes:
         """Raise if another process failed."""
         if self._has("failed"):
             raise UserError(json.loads(self._store.get("failed")))
+
+    def _all_have(self, name: str) -> bool:
+        return all(self._has(f"{name}/{rank}") for rank in range(self.size))
 
     def _has(self, name: str) -> bool:
         return bool(self._store.check([name]))

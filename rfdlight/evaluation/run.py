@@ -1,10 +1,10 @@
-"""Result of an evaluation, with its tables, its plot and its adversarial images."""
+"""Result of an evaluation, with its tables, its plot, its adversarial images and its report."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,7 +15,9 @@ from torch import Tensor
 from rfdlight._io import plain_console
 from rfdlight.errors import UserError
 from rfdlight.records import images, runs
-from rfdlight.reporting import figures, plots
+from rfdlight.reporting import plots
+from rfdlight.reporting.report import Report
+from rfdlight.reporting.report_files import write_report
 from rfdlight.reporting.tables import run_html, run_table
 
 _WIDTH = 80
@@ -28,21 +30,12 @@ class Run(runs.Run):
 
     `clean, robust = run` gives the two accuracies; `print(run)` shows the table of the command line.
 
-    Attributes:
-        in_memory: Final point of each image by its id, (C, H, W) in [0, 1]; empty if a run directory holds them.
-        order: Image ids in the order of the given data; `queries`, `success` and `adversarial` follow it.
-        device: Device of `adversarial`.
+    `queries`, `success` and `adversarial` are in the order of `ids`: that of the given data, or that of the image ids.
     """
 
-    in_memory: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    in_memory: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)  # (C, H, W), by image id
     order: tuple[str, ...] = field(default=(), repr=False, compare=False)
     device: torch.device = field(default=torch.device("cpu"), repr=False, compare=False)
-
-    @classmethod
-    def from_base(cls, run: runs.Run, in_memory: Mapping[str, Tensor], order: tuple[str, ...] = ()) -> Run:
-        """Return a run of records with its final points, unless its directory holds them."""
-        base = {each.name: getattr(run, each.name) for each in fields(runs.Run)}
-        return cls(**base, in_memory=in_memory, order=order)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -52,7 +45,10 @@ class Run(runs.Run):
     @cached_property
     def points(self) -> Mapping[str, Tensor]:
         """Final point of each image by its id, (C, H, W): those of all attempts, from the run directory if any."""
-        return self.in_memory or _kept(self.folder)
+        if self.in_memory or self.folder is None or not (self.folder / images.FILE).exists():
+            return self.in_memory
+        _, final, ids = images.read_images(self.folder / images.FILE)
+        return dict(zip(ids, torch.from_numpy(final), strict=True))
 
     @property
     def adversarial(self) -> Tensor:
@@ -80,7 +76,7 @@ class Run(runs.Run):
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw robust accuracy against queries, with its 95 % interval, into given or new matplotlib axes."""
-        target = figures.begin(6.0, 3.7).add_subplot() if axes is None else axes
+        target = plots.begin(6.0, 3.7).add_subplot() if axes is None else axes
         plots.draw_on(target, [(self.label, self.records, self.facts.budget)])
         return target
 
@@ -95,18 +91,21 @@ class Run(runs.Run):
         return run_html(self.summary)
 
 
-def _kept(folder: Path | None) -> dict[str, Tensor]:
-    """Return the final points that a run directory holds."""
-    if folder is None or not (folder / images.FILE).exists():
-        return {}
-    _, final, ids = images.read_images(folder / images.FILE)
-    return dict(zip(ids, torch.from_numpy(final), strict=True))
-
-
 def load_run(folder: str | Path) -> Run:
     """Read a run directory of `rfdlight test` or of `rfdlight.evaluate`.
 
     Raises:
         UserError: If the folder holds no finished run, or a run of another schema version.
     """
-    return Run.from_base(runs.load_run(folder), {})
+    return Run.load(folder)
+
+
+def report(runs: Sequence[Run | str | Path], folder: str | Path) -> Report:
+    """Write a report on runs or run directories into a folder, which is made if it is missing.
+
+    The files are tables of defenses by attacks as Markdown, CSV, HTML and LaTeX, and the curves.
+
+    Raises:
+        UserError: If there is no run, a directory holds none, or a file cannot be written.
+    """
+    return write_report([run if isinstance(run, Run) else load_run(run) for run in runs], Path(folder))

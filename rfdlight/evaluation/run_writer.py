@@ -1,7 +1,8 @@
-"""Writes a run directory: one journal per process and attempt, and the records and images of all at the end."""
+"""Writers of the results of an evaluation, in memory or in a run directory."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,40 +14,51 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.processes import Processes
 from rfdlight.records import images, journal
-from rfdlight.records.facts import InProgress, Rows
-from rfdlight.records.records import Record
+from rfdlight.records.journal import End, Entry
 
 
-class RunWriter:
+class MemoryWriter:
+    """Keeps the results of an evaluation in one process and one attempt."""
+
+    folder: Path | None = None
+    attempt = 0
+
+    def __init__(self) -> None:
+        self.past = journal.NOTHING  # before this attempt, and after `end` with it; in process 0 alone
+        self.finished: list[str] = []  # ids of the images that earlier attempts have finished
+        self.found_random = False  # by an earlier attempt
+        self.begun: dict[str, Any] = {}  # the fingerprint of a resumed run, in process 0 alone
+        self.points: dict[str, Tensor] = {}
+        self._entries = [Entry(time=time.time())]
+
+    def append(self, **content: Any) -> None:
+        """Add an entry with these fields of `Entry`."""
+        self._entries.append(Entry(time=time.time(), **content))
+
+    def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
+        """Keep the final point of an image, (C, H, W)."""
+        self.points[image_id] = final.clone()
+
+    def end(self, last: End, waiting: Callable[[], Any]) -> None:
+        """Conclude the evaluation."""
+        self.append(end=last)
+        self.past = journal.combine({(0, 0): self._entries})
+
+
+class RunWriter(MemoryWriter):
     """Writes the results of a run, over all of its processes and attempts.
 
-    Process 0 locks the directory, sends its path and the finished images of earlier attempts to the other processes,
-    and at the end writes the records of all processes. Each process writes files of its own.
-
-    Args:
-        planned: The run directory, as process 0 knows it.
-        resume: Whether the directory holds a run to resume, which is locked at once; else `begin` locks it.
-        processes: The processes of the run.
-
-    Attributes:
-        folder: The run directory.
-        past: The results of all attempts: before this one, and after `end` with it. In process 0 alone.
-        attempt: Number of this attempt, from 0.
-        finished: Ids of the images that earlier attempts have finished.
-        found_random: Whether an earlier attempt has found the victim random.
-        begun: The fingerprint that earlier attempts have written, empty for a new run. In process 0 alone.
-
-    Raises:
-        UserError: Another process holds the directory, or it has no run to resume.
+    Process 0 locks the directory, at once for a resumed run and else in `begin`, sends its path and the finished images
+    to the other processes, and at the end writes the records of all. Each process writes files of its own.
     """
 
+    folder: Path
+
     def __init__(self, planned: Path, resume: bool, processes: Processes) -> None:
-        self.past = journal.Past([], False, {"attempts": 0})
-        self.begun: dict[str, Any] = {}
+        super().__init__()
         self._resume = resume
         self._processes = processes
         self._lock: FileLock | None = None
-        self._journal: journal.Journal | None = None
         if processes.leads:
             if resume:
                 self.begun = fingerprint.read(planned)  # before the lock makes a folder
@@ -57,32 +69,20 @@ class RunWriter:
         folder, self.attempt, self.finished, self.found_random = processes.wait_for("run")
         self.folder = planned if processes.leads else Path(folder)
 
-    def begin(
-        self,
-        now: dict[str, Any],
-        on_ready: Callable[[], None] = lambda: None,
-        kept: tuple[list[str], int] = ([], 0),
-    ) -> None:
+    def begin(self, now: dict[str, Any], on_ready: Callable[[], None], ids: list[str], keep: int) -> None:
         """Lock the directory of a new run, and open this process's journal; nothing is written before.
 
-        Args:
-            now: The fingerprint of this run, see `rfdlight.evaluation.fingerprint`.
-            on_ready: Called in process 0 when the directory is locked and before the run counts as begun.
-            kept: Ids of the images that are attacked, and the number of images whose pixels are kept.
-
-        Raises:
-            UserError: The directory holds another run, another process holds it, it cannot be written, or a process
-                has another fingerprint than process 0.
+        `now` is the fingerprint of this run, `ids` are those of its images, and of `keep` of them the pixels are kept.
+        `on_ready` is called in process 0 when the directory is locked, before the run counts as begun.
         """
         if self._processes.leads:
-            self._take(now, on_ready, kept[0])
+            self._take(now, on_ready, ids)
             self._processes.publish("begun", True)
         else:
             self._processes.wait_for("begun")
             fingerprint.check_same(self.folder, now)
-        mine = self.attempt, self._processes.rank
-        self._images = images.KeptImages(*kept, images.part(self.folder, *mine))
-        self._journal = journal.Journal(self.folder, *mine)
+        self._kept = images.chosen(ids, keep)
+        self._journal = journal.Journal(self.folder, self.attempt, self._processes.rank)
 
     def _take(self, now: dict[str, Any], on_ready: Callable[[], None], ids: list[str]) -> None:
         if self._resume:
@@ -98,63 +98,34 @@ class RunWriter:
         on_ready()
         fingerprint.write(self.folder, now)
 
-    def record(self, record: Record) -> None:
-        """Write the record of a finished image."""
-        self._append(record=record)
-
-    def failure(self, image_id: str, reason: str) -> None:
-        """Write that the victim failed on an image."""
-        self._append(failed=(image_id, reason))
-
-    def random(self) -> None:
-        """Write that the victim is random, which makes all records of single evaluations void."""
-        self._append(random=True)
+    def append(self, **content: Any) -> None:
+        """Write an entry with these fields of `Entry`."""
+        self._journal.append(Entry(time=time.time(), **content))
 
     def point(self, image_id: str, clean: Tensor, final: Tensor) -> None:
-        """Keep the pixels of an image, (C, H, W) both, if it is one of the kept images."""
-        self._images(image_id, clean, final)
+        """Write the pixels of an image, (C, H, W) both, if it is one of the kept images."""
+        if image_id in self._kept:
+            path = self.folder / journal.FOLDER / f"image-{self._kept[image_id]}.safetensors"
+            images.save(path, {image_id: (clean, final)})
 
-    def end(
-        self,
-        totals: dict[str, int],
-        forwarded: int,
-        batch_size: int,
-        in_progress: tuple[int, int],
-        waiting: Callable[[], Any] = lambda: None,
-    ) -> None:
-        """Close this process's journal; process 0 waits for the others, and writes the records of all.
-
-        Args:
-            totals: Rows that the victim saw, by the query ledger.
-            forwarded: Rows that a hook on the victim counted.
-            batch_size: Rows of the last forward pass.
-            in_progress: Images that are begun and not finished, and how many of them are robust so far.
-            waiting: Called repeatedly while process 0 waits.
-        """
-        under_way = InProgress(begun=in_progress[0], robust=in_progress[1])
-        last = journal.End(totals=Rows(**totals), forwarded=forwarded, batch_size=batch_size, in_progress=under_way)
+    def end(self, last: End, waiting: Callable[[], Any]) -> None:
+        """Close this process's journal; process 0 waits for the others, and writes the records of all."""
         try:
-            self._append(end=last).close()
+            self.append(end=last)
         except UserError as error:
             self._processes.report_failure(error)
             raise
         finally:
-            self._journal = None
+            self._journal.close()
             try:
                 self._processes.leave(waiting)
             finally:
                 if self._processes.leads:
                     self.past = journal.read_past(self.folder)
                     journal.write_records(self.folder, self.past.records)
-                    images.gather(self.folder)
+                    images.gather(self.folder, sorted((self.folder / journal.FOLDER).glob("image-*.safetensors")))
 
     def close(self) -> None:
         """Unlock the directory."""
         if self._lock is not None:
             self._lock.release()
-
-    def _append(self, **content: Any) -> journal.Journal:
-        if self._journal is None:
-            raise ValueError("begin the run first")
-        self._journal.append(**content)
-        return self._journal

@@ -1,4 +1,4 @@
-"""Small attacks after a run whose outcome is known beforehand, so that a wrong one says that the run is wrong."""
+"""Sanity checks of a run: small attacks after it, whose outcome is known beforehand."""
 
 from __future__ import annotations
 
@@ -13,65 +13,47 @@ from torch import Tensor
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core import rng
+from rfdlight.core.statistics import count_pairs
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import spread
+from rfdlight.engine.config import MOST_ROWS, rows_per_pass
 from rfdlight.engine.engine import Engine
-from rfdlight.engine.oracle import Oracle
-from rfdlight.engine.passes import MOST_ROWS, rows_per_pass
+from rfdlight.engine.oracle import Oracle, OracleConfig
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
-from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.config import EvaluationConfig, Subject
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.facts import FirstStep, NoBall, NoiseComparison, SanityCheckResults
 from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
 
 QUERIES = 50
-"""Per image and control, at most: random noise breaks most of what it breaks with fewer."""
+"""Per image and check, at most: random noise succeeds with fewer, where it does."""
 
 _NO_SIZE = 1e-8
 """Radius of a ball that holds no other point: less than the distance of neighbouring float32 numbers near 1."""
 
 _ROUNDING = 1e-3
-"""How much of itself, or in logits, a margin may change where only the shape of a forward pass has."""
+"""Change of a margin by another shape of a forward pass, relative or in logits."""
 
-_DRAWS = 8
+_ANSWERS = 8
 """Answers to each of the attack's first two queries."""
-
-
-class _SkippedError(UserError):
-    """A sanity check cannot be made."""
 
 
 @dataclass(frozen=True)
 class SanityChecks:
-    """The control attacks on one run.
-
-    Args:
-        subject: Of the run; its victim has its defenses attached.
-        engine: Of the run, when it has ended; a control has as many images as two of its forward passes, but not more
-            than 64 and not fewer than one of them.
-        device: Where the images go.
-        config: Of the run.
-        stop: Looked at before every tick.
-    """
+    """Sanity checks of an ended run, on as many images as two forward passes hold, but at most 64 or one pass."""
 
     subject: Subject
-    engine: Engine
+    engine: Engine  # that has ended
     device: torch.device
     config: EvaluationConfig
     stop: Callable[[], bool]
 
     def run(self, images: ImageSource, records: Sequence[Record]) -> SanityCheckResults:
-        """Attack some images in a ball of no size, and by random noise, and look at the attack's first step.
-
-        Args:
-            images: Of the run.
-            records: Of the run, at least one.
-        """
+        """Make the checks on some images of the run; a check that raises a UserError is skipped."""
         known = {record.id: record for record in records}
         rows = self.engine.oracle.batch_size
         chosen = spread([i for i, name in enumerate(images.ids) if name in known], max(rows, min(2 * rows, MOST_ROWS)))
@@ -87,7 +69,7 @@ class SanityChecks:
                 if not self.stop():
                     made[name] = check()
                 if self.stop():
-                    raise _SkippedError("the run was stopped")
+                    raise UserError("the run was stopped")
             except UserError as error:
                 skipped[name] = str(error)
                 made.pop(name, None)
@@ -130,45 +112,47 @@ class SanityChecks:
 
     def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> NoiseComparison:
         if isinstance(self.subject.attack, RandomNoise):
-            raise _SkippedError("the attack is random noise itself")
+            raise UserError("the attack is random noise itself")
         if self.subject.attack.norm not in RandomNoise.norms:
-            raise _SkippedError(f"random noise is not defined for {self.subject.attack.norm}")
+            raise UserError(f"random noise is not defined for {self.subject.attack.norm}")
         noise = RandomNoise(self.subject.attack.eps, self.subject.attack.norm, self.subject.attack.targeted)
-        stood = {record.id: record.is_robust for record in self._attack(sample, noise).writer.past.records}
-        pairs = [(is_robust_at(known[name], self.engine.config.budget), stands) for name, stands in stood.items()]
+        records = self._attack(sample, noise).writer.past.records
+        robust = [is_robust_at(known[record.id], self.engine.config.budget) for record in records]
+        pairs = count_pairs(robust, [record.is_robust for record in records])
         return NoiseComparison(
-            images=len(pairs),
+            images=len(records),
             queries=self._queries,
-            attack_only=sum(stands and not attacked for attacked, stands in pairs),
-            noise_only=sum(attacked and not stands for attacked, stands in pairs),
+            attack_only=pairs["only_second"],
+            noise_only=pairs["only_first"],
         )
 
     def _step(self, sample: ImageSource) -> FirstStep:
-        """Compare how far the loss differs between the attack's first two queries with what noise does to it.
+        """Compare the difference in the loss between the attack's first two queries with the noise of that difference.
 
         Both are root mean squares over the images: of the difference of two mean losses, and of the standard deviation
         of the difference of two single ones. Products of independent differences keep the noise out of the former.
         """
         if self.subject.attack.access != "score":
-            raise _SkippedError(f"the attack reads {self.subject.attack.access}, not scores")
+            raise UserError(f"the attack reads {self.subject.attack.access}, not scores")
         if self.engine.config.budget < 2:
-            raise _SkippedError("the attack has no second query")
+            raise UserError("the attack has no second query")
         attack = self.subject.attack
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.config.seed
-        oracle = Oracle(self.subject.victim, rows, seed=seed, channels_last=self.config.channels_last, attempt=-1)
+        config = OracleConfig(seed=seed, attempt=-1, channels_last=self.config.channels_last)
+        oracle = Oracle(self.subject.victim, rows, config)
         try:
             losses = self._first_losses(oracle, attack, x, sample)
         finally:
             oracle.close()
-        difference = losses[0] - losses[1]  # (draws, images)
+        difference = losses[0] - losses[1]  # (answers, images)
         noise = difference.var(0).mean().sqrt()
-        products = (difference.sum(0).square() - difference.square().sum(0)) / (_DRAWS * (_DRAWS - 1))
+        products = (difference.sum(0).square() - difference.square().sum(0)) / (_ANSWERS * (_ANSWERS - 1))
         signal = math.sqrt(max(0.0, float(products.mean())))
         return FirstStep(images=len(x), signal=signal, noise=float(noise))
 
     def _first_losses(self, oracle: Oracle, attack: Attack, x: Tensor, sample: ImageSource) -> list[Tensor]:
-        """Return the losses at each image's first two queries, (draws, images) float64 both."""
+        """Return the losses at each image's first two queries, (answers, images) float64 both."""
         y = sample.labels.to(self.device)
         keys = [rng.image_seed(self.engine.config.seed, image_id) for image_id in sample.ids]
         seed = torch.tensor(keys, dtype=torch.int64, device=self.device)
@@ -179,9 +163,9 @@ class SanityChecks:
         losses: list[Tensor] = []
         while len(losses) < 2:
             points = attack.ask(state)
-            watches = bool(attack.is_success_check(state).any())
-            answers = [_scores(oracle, points, clock) for _ in range(_DRAWS)]
-            if not watches:
+            checks_success = bool(attack.is_success_check(state).any())
+            answers = [_scores(oracle, points, clock) for _ in range(_ANSWERS)]
+            if not checks_success:
                 losses.append(torch.stack([attack.objective(state, logits).double() for logits in answers]))
             attack.tell(state, points, answers[0])
         return losses
@@ -194,5 +178,5 @@ def _scores(oracle: Oracle, points: Tensor, clock: Tensor) -> Tensor:
 
 
 def _differs(now: Record, before: Record) -> bool:
-    """Say whether the margin at a clean image has changed by more than rounding."""
+    """Return whether the margin at a clean image has changed by more than rounding."""
     return not math.isclose(now.clean_margin, before.clean_margin, rel_tol=_ROUNDING, abs_tol=_ROUNDING)

@@ -9,19 +9,12 @@ from typing import Literal
 from rfdlight.errors import UserError, one_line
 
 State = Literal["ok", "warn", "fail", "skip"]
+"""`fail`: wrong numbers, or runs that will break; `warn`: numbers that may mislead; `skip`: no check was possible."""
 
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """The outcome of one check.
-
-    Attributes:
-        check: Name of the check.
-        state: "fail" for wrong numbers or runs that will break, "warn" for numbers that may mislead, "skip" for a check
-            that could not be made.
-        found: What the check found, in one line.
-        remedy: What to do, empty for nothing.
-    """
+    """The outcome of one check: what it found, and what to do about it, in one line each."""
 
     check: str
     state: State

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Literal
 
-import msgspec
 from msgspec import Meta
+from msgspec.structs import asdict
 
-from rfdlight.records.schema import Count, Fields, PositiveCount, Size, check_part, descriptions
+from rfdlight.records.schema import Count, Fields, PositiveCount, Size, check_part
 
 
 class Rows(Fields, frozen=True, kw_only=True):
@@ -31,8 +31,7 @@ class Rows(Fields, frozen=True, kw_only=True):
         return self.attacker + self.criterion + self.padding
 
     def __add__(self, other: Rows) -> Rows:
-        """Return the sums by purpose."""
-        return Rows(**(Counter(msgspec.structs.asdict(self)) + Counter(msgspec.structs.asdict(other))))
+        return Rows(**(Counter(asdict(self)) + Counter(asdict(other))))
 
 
 ROWS = Rows.__struct_fields__
@@ -40,13 +39,12 @@ ROWS = Rows.__struct_fields__
 
 
 class InProgress(Fields, frozen=True, kw_only=True):
-    """Images of a stopped run that are begun and not finished."""
+    """Images of a stopped run that are begun and not finished, and how many of them are robust so far."""
 
     begun: Count = 0
     robust: Count = 0
 
     def __post_init__(self) -> None:
-        """Check that the robust images are begun."""
         check_part("robust", self.robust, "images begun", self.begun)
 
 
@@ -57,34 +55,26 @@ class CardAccuracy(Fields, frozen=True, kw_only=True):
     total: PositiveCount
 
     def __post_init__(self) -> None:
-        """Check that no more answers are correct than there are."""
         check_part("correct", self.correct, "images", self.total)
 
 
 class Randomness(Fields, frozen=True, kw_only=True):
-    """What shows whether the victim is random.
+    """Evidence that the victim is random."""
 
-    Attributes:
-        declared: Whether a defense is declared random.
-        measured: Whether answers to the first images differed.
-        batch_effect: Change of an image's logits beside other images, as a share of their range.
-        revealed: Id of the image whose later answer differed, or None.
-    """
-
-    declared: bool
-    measured: bool
-    batch_effect: float | None = None
-    revealed: str | None = None
+    declared: bool  # by a defense
+    measured: bool  # answers to the first images differed
+    batch_effect: float | None = None  # change of an image's logits beside other images, as a share of their range
+    revealed: str | None = None  # id of the image whose later answer differed
 
 
 class NoBall(Fields, frozen=True, kw_only=True):
-    """Outcome of the attack with eps 0: `changed` are ids of images with another clean margin than in the run."""
+    """Outcome of the attack with eps 0."""
 
     images: Count
     queries: Count
     right: Count
     adversarial: Count
-    changed: list[str]
+    changed: list[str]  # ids of images with another clean margin than in the run
     deterministic: bool = True
 
 
@@ -115,62 +105,19 @@ class SanityCheckResults(Fields, frozen=True, kw_only=True):
 
 
 class RunFacts(Fields, frozen=True, kw_only=True):
-    """The facts of a run that its records do not hold.
-
-    Attributes:
-        name: name of the run directory
-        attack: short name of the attack
-        options: attack options that are not at their defaults
-        norm: linf or l2
-        eps: radius of the ball, in pixel units
-        budget: billed queries per image
-        criterion: success criterion
-        query_counting: exact or paper
-        eot: evaluations averaged in each query
-        targeted: whether the attack has to reach a class that is drawn per image
-        precision: precision of the attack's forward passes; the success criterion uses float32
-        victim: the victim in words, with its weights and clean accuracy
-        data: data set, with its arguments that are not at their defaults
-        num_images: images to attack
-        selection: selection of the images
-        classes: names of the classes, or null
-        num_classes: classes of the victim
-        defense: the defense in words, with its arguments and its calls per image where there are several, or none
-        seed: seed of the attack and of the victim's noise
-        batch_size: images per forward pass
-        batch_size_used: images per forward pass at the end; smaller than batch_size where memory ran out
-        totals: rows of the victim's forward passes: attack, gradient, success_check, criterion and padding
-        forwarded: rows that a hook on the victim counted; null after a kill
-        wall_seconds: duration of the attack, in seconds
-        deterministic: whether the victim gives the same answer every time
-        complete: whether every image is finished or failed
-        failed: images on which the victim failed, by id, with the reason; no record
-        in_progress: images that a stopped run has begun and not finished, and how many of them are robust so far
-        processes: processes that shared the images
-        attempts: attempts at the run: the first, and one per resume
-        killed_attempts: attempts with a process that was killed; totals lack the rows for its unfinished images
-        damaged_lines: damaged lines of the journal, left out
-        foreign: records of images that are not images of the run
-        card: correct answers and images on the victim's card, undefended, whole test set; or null
-        card_data: data set of the victim's card, or null
-        clean_accuracy_warning: warning about the answers to clean images before the attack, or null
-        random: declared: whether a defense is declared random; measured: whether answers to the first images differed;
-            batch_effect: change of an image's logits beside other images; revealed: image whose later answer differed,
-            or null
-        sanity_checks: outcomes of the sanity checks, see rfdlight.evaluation.sanity_checks
-    """
+    """The facts of a run that its records do not hold; docs/records.md explains the fields."""
 
     name: str
     attack: str
-    options: str
+    options: str  # options of the attack that are not at their defaults
     norm: Literal["linf", "l2"]
-    eps: Annotated[float, Meta(gt=0)]
-    budget: Count
+    eps: Annotated[float, Meta(gt=0)]  # in pixel units
+    budget: Count  # billed queries per image
     criterion: str
     query_counting: Literal["exact", "paper"]
-    eot: PositiveCount
+    eot: PositiveCount  # evaluations averaged in each query
     targeted: bool
-    precision: str
+    precision: str  # of the attack's forward passes
     victim: str
     data: str
     num_images: Count
@@ -180,19 +127,19 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     defense: str
     seed: int
     batch_size: Count | None = None
-    batch_size_used: Count | None = None
+    batch_size_used: Count | None = None  # at the end; smaller where memory ran out
     totals: Rows
-    forwarded: Count | None = None
+    forwarded: Count | None = None  # rows that a hook on the victim counted; None after a kill
     wall_seconds: Size
     deterministic: bool
-    complete: bool
-    failed: dict[str, str] = {}
+    complete: bool  # every image is finished or failed
+    failed: dict[str, str] = {}  # reasons by image id
     in_progress: InProgress = InProgress()
     processes: PositiveCount = 1
     attempts: Count = 1
-    killed_attempts: Count = 0
-    damaged_lines: Count = 0
-    foreign: Count = 0
+    killed_attempts: Count = 0  # totals lack the rows for their unfinished images
+    damaged_lines: Count = 0  # of the journals
+    foreign: Count = 0  # records of images that are not images of the run
     card: CardAccuracy | None = None
     card_data: str | None = None
     clean_accuracy_warning: str | None = None
@@ -203,7 +150,3 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     def shrunk_to(self) -> int | None:
         """Images per forward pass at the end of a run in which memory ran out, None for another run."""
         return None if self.batch_size_used == self.batch_size else self.batch_size_used
-
-
-RUN_FIELDS = descriptions(RunFacts)
-"""The facts of a run and their meaning."""

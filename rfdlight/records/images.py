@@ -1,9 +1,8 @@
-"""Pixels of some attacked images, clean and adversarial, for a gallery."""
+"""Pixels of some attacked images, clean and adversarial."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from rfdlight._io import check_regular, replacing
 from rfdlight.errors import UserError, one_line
-from rfdlight.records.journal import FOLDER
 from rfdlight.records.schema import decode
 
 FILE = "images.safetensors"
@@ -22,84 +20,42 @@ FILE = "images.safetensors"
 `ids`, the JSON list of their image ids."""
 
 
-_PER_FILE = 16
-"""Images in a file of one process."""
-
-
-class KeptImages:
-    """Keeps the clean pixels and the final points of some images of a run in files of a few images.
-
-    Each image rewrites its file alone, so that a kill loses none and the cost per image does not grow.
-
-    Args:
-        ids: Ids of all images of the run, in order.
-        most: Number of images to keep, spread evenly over `ids`.
-        path: The first file, written with its first image; those that follow have a number in their names.
+def chosen(ids: list[str], most: int) -> dict[str, int]:
+    """Return at most so many ids, spread evenly over all, with their positions.
 
     Example:
-        >>> KeptImages(["a", "b", "c", "d", "e"], most=2, path=Path("part.safetensors")).chosen
-        ['a', 'c']
+        >>> chosen(["a", "b", "c", "d", "e"], most=2)
+        {'a': 0, 'c': 2}
     """
-
-    def __init__(self, ids: list[str], most: int, path: Path) -> None:
-        count = min(most, len(ids))
-        self.chosen = [ids[i * len(ids) // count] for i in range(count)]
-        self._path = path
-        self._groups = {name: position // _PER_FILE for position, name in enumerate(self.chosen)}
-        self._pixels: dict[int, dict[str, tuple[Tensor, Tensor]]] = defaultdict(dict)
-
-    def __call__(self, image_id: str, clean: Tensor, final: Tensor) -> None:
-        """Keep an image, (C, H, W) both, if it is one of the chosen images."""
-        group = self._groups.get(image_id)
-        if group is None:
-            return
-        self._pixels[group][image_id] = clean.cpu().clone(), final.cpu().clone()
-        _save(self._pixels[group], self._path.with_stem(f"{self._path.stem}-{group}") if group else self._path)
+    count = min(most, len(ids))
+    positions = [i * len(ids) // count for i in range(count)]
+    return {ids[position]: position for position in positions}
 
 
-def part(run: Path, attempt: int, rank: int) -> Path:
-    """Return the file for the images of one process of one attempt."""
-    return run / FOLDER / f"images-{attempt}-{rank}.safetensors"
+def save(path: Path, pixels: dict[str, tuple[Tensor, Tensor]]) -> None:
+    """Write the clean pixels and the final points of images, (C, H, W) both, by id."""
+    clean, final = (torch.stack(images) for images in zip(*pixels.values(), strict=True))
+    with replacing(path) as partial:
+        save_file({"clean": clean.cpu(), "adversarial": final.cpu()}, partial, {"ids": json.dumps(list(pixels))})
 
 
-def gather(run: Path) -> None:
-    """Move the images of the processes of all attempts into the run's `FILE`, in order of id.
-
-    Raises:
-        UserError: The file cannot be written.
-    """
-    parts = sorted((run / FOLDER).glob("images-*.safetensors"))
+def gather(run: Path, parts: list[Path]) -> None:
+    """Move the images of several files into the run's `FILE`, in order of id; a damaged file counts as empty."""
     pixels: dict[str, tuple[Tensor, Tensor]] = {}
-    for path in [*parts, run / FILE]:
-        pixels |= _stored(path)
+    for path in [run / FILE, *parts]:
+        try:
+            clean, final, ids = read_images(path)
+            pixels |= dict(zip(ids, zip(torch.from_numpy(clean), torch.from_numpy(final), strict=True), strict=True))
+        except (UserError, ValueError, TypeError):  # no result depends on these pixels
+            continue
     if parts and pixels:
-        _save(dict(sorted(pixels.items())), run / FILE)
+        save(run / FILE, dict(sorted(pixels.items())))
     for path in parts:
         path.unlink()
 
 
-def _save(pixels: dict[str, tuple[Tensor, Tensor]], path: Path) -> None:
-    clean, final = (torch.stack(images) for images in zip(*pixels.values(), strict=True))
-    with replacing(path) as partial:
-        save_file({"clean": clean, "adversarial": final}, partial, {"ids": json.dumps(list(pixels))})
-
-
-def _stored(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the images of a file, none of a file that cannot be read: no result depends on them."""
-    try:
-        clean, adversarial, ids = read_images(path)
-        pairs = zip(torch.from_numpy(clean), torch.from_numpy(adversarial), strict=True)
-        return dict(zip(ids, pairs, strict=True))
-    except (UserError, ValueError, TypeError):
-        return {}
-
-
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Read a `FILE` and return its clean images, final points and ids, whose sizes are not checked.
-
-    Raises:
-        UserError: The file cannot be read, or lacks one of these.
-    """
+    """Read a `FILE` and return its clean images, final points and ids, whose sizes are not checked."""
     try:
         check_regular(path)
         with safe_open(path, "numpy") as file:

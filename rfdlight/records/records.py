@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
-from rfdlight.records.schema import Count, Fields, PositiveCount, check_part, descriptions, unseal
+from rfdlight.records.schema import Count, Fields, PositiveCount, check_part, unseal
 
 Verdict = Literal["robust", "adversarial", "undecided", "misclassified"]
 CleanVerdict = Literal["right", "wrong", "undecided"]
@@ -21,76 +21,43 @@ HEAVY_TAIL = 0.25
 
 
 class Record(Fields, frozen=True, kw_only=True):
-    """The result of the attack on one image.
+    """The result of the attack on one image; docs/records.md explains the fields.
 
-    Attributes:
-        id: image id, <dataset>/<split>/<file name>
-        label: class index
-        target: target class of a targeted attack, or null
-        attack: evaluations that chose the attack's next query
-        gradient: evaluations with their gradient, of a white-box attack
-        success_check: evaluations that only checked whether the attack has succeeded
-        criterion: evaluations of the success criterion, never billed
-        billed: queries billed, at most the budget
-        candidates: queries in the ball whose answer was adversarial: a wrong label, or the target
-        voted_candidates: candidates that got fresh evaluations
-        tested_candidates: candidates that passed the screen of the success criterion and got its test
-        success_query: query at which the success criterion called the image adversarial, or null
-        first_9_vote_success: first query whose candidate a majority of 9 votes called adversarial, or null
-        clean_evaluations: evaluations of the clean image before the attack
-        clean_wrong: clean evaluations with a wrong label
-        clean_margin: margin of the mean logits of the clean image
-        clean_prediction: class with the largest mean logit of the clean image; null in runs converted from schema 1
-        clean_verdict: right, wrong or undecided, by the mean logits of the clean evaluations; an image that is wrong is
-            not attacked
-        final_evaluations: fresh evaluations of the final point
-        final_adversarial: final evaluations whose answer was adversarial
-        final_margin: attack loss at the mean logits of the final point: the label's margin, or minus the target's
-        final_prediction: class with the largest mean logit of the final point; null in runs converted from schema 1
-        final_tail_share: share of the squared deviations of the margin that one final evaluation carries, on the other
-            side of zero than the mean; from 0.25 on the mean is undecided, since rarer margins may outweigh it
-        verdict: robust, adversarial or undecided, by the mean logits of the final evaluations; misclassified if
-            clean_verdict is wrong
-        majority_verdict: robust, adversarial or undecided, by whether most single answers at the final point are
-            adversarial
-        linf: largest pixel change at the final point, in pixel units
-        l2: Euclidean length of the change at the final point, in pixel units
-        low: smallest pixel of the final point; null in runs converted from schema 1
-        high: largest pixel of the final point; null in runs converted from schema 1
+    `attack`, `gradient`, `success_check` and `criterion` count evaluations, `billed` counts queries. Margins are in
+    logits, `linf`, `l2`, `low` and `high` in pixel units.
     """
 
-    id: str
+    id: str  # <dataset>/<split>/<file name>
     label: Count
-    target: Count | None
-    attack: Count
-    gradient: Count
-    success_check: Count
-    criterion: Count
-    billed: Count
-    candidates: Count
-    voted_candidates: Count
-    tested_candidates: Count
-    success_query: Count | None
-    first_9_vote_success: Count | None
-    clean_evaluations: PositiveCount
-    clean_wrong: Count
-    clean_margin: float
-    clean_prediction: Count | None
-    clean_verdict: CleanVerdict
-    final_evaluations: PositiveCount
-    final_adversarial: Count
-    final_margin: float
+    target: Count | None  # class that a targeted attack must reach
+    attack: Count  # evaluations that chose the attack's next query
+    gradient: Count  # evaluations with their gradient
+    success_check: Count  # evaluations that only checked whether the attack has succeeded
+    criterion: Count  # evaluations of the success criterion, never billed
+    billed: Count  # queries, at most the budget
+    candidates: Count  # queries in the ball whose answer was adversarial
+    voted_candidates: Count  # candidates that got fresh evaluations
+    tested_candidates: Count  # candidates that passed the screen of the success criterion
+    success_query: Count | None  # query at which the success criterion called the image adversarial
+    first_9_vote_success: Count | None  # first query whose candidate a majority of 9 votes called adversarial
+    clean_evaluations: PositiveCount  # of the clean image before the attack
+    clean_wrong: Count  # clean evaluations with a wrong label
+    clean_margin: float  # of the mean logits
+    clean_prediction: Count | None  # class with the largest mean logit; None in runs converted from schema 1
+    clean_verdict: CleanVerdict  # by the mean logits
+    final_evaluations: PositiveCount  # fresh evaluations of the final point
+    final_adversarial: Count  # final evaluations whose answer was adversarial
+    final_margin: float  # of the mean logits: the label's margin, or minus the target's
     final_prediction: Count | None
-    final_tail_share: Annotated[float, Meta(ge=0, le=1)]
-    verdict: Verdict
-    majority_verdict: MajorityVerdict
-    linf: float
+    final_tail_share: Annotated[float, Meta(ge=0, le=1)]  # squared deviation that one contrary evaluation carries
+    verdict: Verdict  # by the mean logits; an image that is misclassified before is not attacked
+    majority_verdict: MajorityVerdict  # by most single answers
+    linf: float  # change at the final point
     l2: float
-    low: float | None
-    high: float | None
+    low: float | None  # smallest pixel of the final point
+    high: float | None  # largest pixel of the final point
 
     def __post_init__(self) -> None:
-        """Check the counts of parts against the counts of their wholes."""
         check_part("clean_wrong", self.clean_wrong, "clean evaluations", self.clean_evaluations)
         check_part("final_adversarial", self.final_adversarial, "final evaluations", self.final_evaluations)
 
@@ -121,16 +88,8 @@ class Record(Fields, frozen=True, kw_only=True):
         return self.clean_evaluations == 1
 
 
-FIELDS = descriptions(Record)
-"""The fields of a record and their meaning."""
-
-
 def read_records(path: Path) -> list[Record]:
-    """Read a file of records, ordered by id.
-
-    Raises:
-        UserError: The file cannot be read, or a line is damaged or no record.
-    """
+    """Read a file of records, ordered by id; a damaged line is a UserError with its number."""
     try:
         lines = read_bytes(path).splitlines()
     except OSError as error:

@@ -15,15 +15,7 @@ from rfdlight.records import journal
 
 
 def plan(path: str | None, label: str) -> Path:
-    """Choose the run directory of a new run, without making it.
-
-    Args:
-        path: The path that the user gave; by default `runs/<time>-<label>`, with a number behind it where it exists.
-        label: Name of the run.
-
-    Raises:
-        UserError: The path exists and holds something else; names no option, since commands have different options.
-    """
+    """Choose the run directory of a new run, by default `runs/<time>-<label>`; it is not made yet."""
     if path is None:
         first = Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}-{label}"
         numbered = (first.with_name(f"{first.name}-{number}") for number in itertools.count(2))
@@ -37,22 +29,13 @@ def plan(path: str | None, label: str) -> Path:
 
 
 def _has_not_begun(folder: Path) -> bool:
-    """Return whether a folder holds only the files of a run that was killed before it began.
-
-    Such a run cannot be resumed, and must not block another one.
-    """
+    """Return whether a folder holds only the files of a run that was killed before it began."""
     kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(PARTIAL)}
     return journal.FOLDER in kept <= {journal.FOLDER, f"{journal.FOLDER}/lock", "config.yaml"}
 
 
 def refuse_links(run: Path) -> None:
-    """Refuse a run directory that contains a link: a report would show, or a run overwrite, a file elsewhere.
-
-    The directory itself may be a link.
-
-    Raises:
-        UserError: The directory contains a link, or cannot be read.
-    """
+    """Refuse a run directory that contains a link: a report would show, or a run overwrite, a file elsewhere."""
     try:
         link = next((path for path in (*run.glob("*"), *run.glob("journal/*")) if path.is_symlink()), None)
     except OSError as error:
@@ -63,12 +46,7 @@ def refuse_links(run: Path) -> None:
 
 @contextmanager
 def left_out_unless(planned: Path, begun: Callable[[], bool]) -> Iterator[None]:
-    """Remove the files of a run that is refused before it begins.
-
-    Args:
-        planned: The run directory, as `plan` returned it.
-        begun: Returns whether the run has begun, so that its directory stays.
-    """
+    """Remove the files of a run that fails before `begun` returns True."""
     missing = [folder for folder in (planned, *planned.parents) if not folder.exists()]
     before = set(planned.iterdir()) if planned.is_dir() else set()
     try:
@@ -83,11 +61,7 @@ def left_out_unless(planned: Path, begun: Callable[[], bool]) -> Iterator[None]:
 
 
 def create(planned: Path) -> Path:
-    """Make the run directory.
-
-    Raises:
-        UserError: The directory cannot be made.
-    """
+    """Make the run directory."""
     try:
         planned.mkdir(parents=True, exist_ok=True)
     except OSError as error:

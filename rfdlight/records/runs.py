@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 import torch
@@ -35,15 +33,9 @@ FILES = ("config.yaml", "records.jsonl", "summary.json")
 
 @dataclass(frozen=True)
 class Run:
-    """The result of an evaluation: one record per image, and the facts of the run.
+    """The result of an evaluation: one record per image, in order of image id, and the facts of the run.
 
-    Iterating gives the clean and the robust accuracy: `clean, robust = run`.
-
-    Attributes:
-        records: One per finished image, in order of image id.
-        facts: The facts of the run that its records do not hold.
-        label: Name of the run in reports.
-        folder: The run directory, None for a run in memory.
+    `label` is the name of the run in reports, `folder` its directory, None for a run in memory.
     """
 
     records: tuple[Record, ...]
@@ -52,9 +44,30 @@ class Run:
     folder: Path | None = None
 
     @classmethod
-    def of(cls, records: Iterable[Record], facts: RunFacts, folder: Path | None = None) -> Run:
+    def of(cls, records: Iterable[Record], facts: RunFacts, folder: Path | None = None) -> Self:
         """Return a run of records in any order, labelled by its name."""
         return cls(tuple(in_order(records)), facts, shown(facts.name), folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, label: str | None = None) -> Self:
+        """Read a finished run directory; its label is by default the name of the folder."""
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise UserError(f"expected a run directory, got {folder}, which is no folder")
+        missing = [name for name in FILES if not (folder / name).is_file()]
+        if missing:
+            raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
+        refuse_links(folder)
+        facts = read_versioned(folder / "summary.json", _SummaryFile).run
+        # Texts of a stranger's file may hold control characters.
+        facts = msgspec.structs.replace(facts, **{k: shown(v) for k, v in asdict(facts).items() if isinstance(v, str)})
+        path = folder / "records.jsonl"
+        run = cls(tuple(read_records(path)), facts, shown(folder.resolve().name if label is None else label), folder)
+        if len(run.by_id) < len(run.records):
+            raise UserError(f"{path} holds an image twice")
+        if len(run.records) > facts.num_images:
+            raise UserError(f"{path} holds {len(run.records):,} images, of a run of {facts.num_images:,}")
+        return run
 
     @cached_property
     def summary(self) -> Summary:
@@ -94,18 +107,16 @@ class Run:
     @property
     def queries(self) -> Tensor:
         """Queries billed per image, (N,) int64, in order of `ids`; 0 for an image without a record."""
-        found = map(self.by_id.get, self.ids)
-        return torch.tensor([record.billed if record else 0 for record in found], dtype=torch.int64)
+        billed = {record.id: record.billed for record in self.records}
+        return torch.tensor([billed.get(name, 0) for name in self.ids], dtype=torch.int64)
 
     @property
     def success(self) -> Tensor:
         """Whether the attack succeeded on each image, (N,) bool, in order of `ids`; not on one without a record."""
-        found = map(self.by_id.get, self.ids)
-        adversarial = [record is not None and record.verdict == "adversarial" for record in found]
-        return torch.tensor(adversarial, dtype=torch.bool)
+        adversarial = {record.id for record in self.records if record.verdict == "adversarial"}
+        return torch.tensor([name in adversarial for name in self.ids], dtype=torch.bool)
 
     def __iter__(self) -> Iterator[Estimate]:
-        """Return the clean and the robust accuracy."""
         return iter((self.clean_accuracy, self.robust_accuracy))
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -115,7 +126,7 @@ class Run:
         rows = [[math.nan if v is None else v for v in astuple(record)] for record in self.records]
         return pd.DataFrame(rows, columns=list(Record.__struct_fields__))
 
-    def as_declared(self) -> Run:
+    def as_declared(self) -> Self:
         """Return the run with the verdicts of the success criterion during the attack, without the final evaluation."""
         return replace(
             self,
@@ -146,68 +157,35 @@ def _as_declared(record: Record) -> Record:
     return msgspec.structs.replace(record, verdict="robust" if record.success_query is None else "adversarial")
 
 
-def load_run(folder: str | Path, label: str | None = None) -> Run:
-    """Read a run directory.
-
-    Args:
-        folder: The run directory.
-        label: Name of the run in reports; by default the name of the folder.
-
-    Raises:
-        UserError: The folder holds no finished run, or a run of another schema version.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(f"expected a run directory, got {folder}, which is no folder{_nearest(folder)}")
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
-    refuse_links(folder)
-    facts = read_versioned(folder / "summary.json", _SummaryFile).run
-    # Texts of a stranger's file may hold control characters.
-    facts = msgspec.structs.replace(facts, **{k: shown(v) for k, v in asdict(facts).items() if isinstance(v, str)})
-    path = folder / "records.jsonl"
-    records = read_records(path)
-    twice = next((one.id for one, other in itertools.pairwise(records) if one.id == other.id), None)
-    if twice is not None:
-        raise UserError(f"{path} holds the image {twice} twice")
-    if len(records) > facts.num_images:
-        raise UserError(f"{path} holds {len(records):,} images, of a run of {facts.num_images:,}")
-    return Run(tuple(records), facts, shown(folder.resolve().name if label is None else label), folder)
-
-
 class _SummaryFile(msgspec.Struct):
     """The part of `summary.json` that is read: all other numbers are computed again."""
 
     run: RunFacts
 
 
+def load_run(folder: str | Path, label: str | None = None) -> Run:
+    """Read a finished run directory; its label is by default the name of the folder."""
+    return Run.load(folder, label)
+
+
 def load_runs(paths: Iterable[str | Path]) -> list[Run]:
-    """Read run directories, labelled by their names, or by their paths where two names are equal.
+    """Read run directories, and all finished runs in other folders, at any depth.
 
-    Args:
-        paths: Run directories, and folders with finished runs at any depth.
-
-    Raises:
-        UserError: A folder holds no finished run, or a run is given twice.
+    The runs are labelled by the names of their folders, or by the paths where two names are equal.
     """
     folders = [folder for path in paths for folder in _runs_in(Path(path))]
     if not folders:
         raise UserError("expected at least one run directory, got none")
-    seen: set[Path] = set()
-    for folder in folders:
-        if folder.resolve() in seen:
-            raise UserError(f"the run {folder} is given twice")
-        seen.add(folder.resolve())
-    unique = len({folder.resolve().name for folder in folders}) == len(folders)
+    places = [folder.resolve() for folder in folders]
+    twice = next((folder for i, folder in enumerate(folders) if places[i] in places[:i]), None)
+    if twice is not None:
+        raise UserError(f"the run {twice} is given twice")
+    unique = len({place.name for place in places}) == len(places)
     return [load_run(folder, None if unique else str(folder)) for folder in folders]
 
 
 def _runs_in(folder: Path) -> list[Path]:
-    """Return the finished runs in a folder, in order of their paths; the folder itself if it holds no finished run.
-
-    Runs without a summary, which are unfinished or were killed, are left out.
-    """
+    """Return the finished runs in a folder, in order of their paths; the folder itself if it holds no finished run."""
     if any((folder / name).exists() for name in FILES):
         return [folder]
     try:
@@ -215,9 +193,3 @@ def _runs_in(folder: Path) -> list[Path]:
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
     return [run for run in found if all((run / name).is_file() for name in FILES)] or [folder]
-
-
-def _nearest(folder: Path) -> str:
-    siblings = [path.parent.name for path in folder.parent.glob("*/records.jsonl")]
-    near = difflib.get_close_matches(folder.name, siblings, n=1)
-    return f"; did you mean {folder.parent / near[0]}?" if near else ""

@@ -1,4 +1,4 @@
-"""The schema of a run's files: kinds of numbers, strict decoding, documented fields, and sealed JSON lines."""
+"""Schema of the files of a run: kinds of numbers, strict decoding, and sealed lines of JSON."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
-from docstring_parser import parse
 from msgspec import Meta, Struct
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
 
 SCHEMA = 2
-"""Version of the files of a run. Runs without a version have version 1."""
+"""Version of the files of a run. Files without a version have version 1."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 """A whole number that float64 holds exactly."""
@@ -38,16 +37,8 @@ def check_part(part: str, count: int, whole: str, total: int) -> None:
         raise ValueError(f"{part}: expected at most {total}, the {whole}, got {count}")
 
 
-def descriptions(kind: type[Struct]) -> dict[str, str]:
-    """Return the meaning of each field of an object, from its docstring."""
-    return {field.arg_name: " ".join((field.description or "").split()) for field in parse(kind.__doc__ or "").params}
-
-
 def decode(data: bytes, kind: type[T]) -> T:
-    """Decode JSON and check its type.
-
-    Raises:
-        ValueError: The JSON has another type; one line that names the field.
+    """Decode JSON and check its type; a `ValueError` of one line names a wrong field.
 
     Example:
         >>> decode(b'{"a": "x"}', dict[str, int])
@@ -69,11 +60,7 @@ def seal(item: Struct) -> bytes:
 
 
 def unseal(line: bytes, kind: type[T]) -> T:
-    """Return the object of a sealed line.
-
-    Raises:
-        ValueError: The line was changed after `seal`, has no seal, or has another type.
-    """
+    """Return the object of a sealed line; a `ValueError` reports a changed line, or one of another type."""
     body, seal_, checksum = line.rpartition(_SEAL)
     if not seal_ or checksum != b'%08x"}' % zlib.crc32(body):
         raise ValueError("damaged: its checksum does not match")
@@ -85,11 +72,7 @@ class _Version(Struct):
 
 
 def read_versioned(path: Path, kind: type[T]) -> T:
-    """Read a JSON file of a run that holds a schema version.
-
-    Raises:
-        UserError: The file cannot be read, has another schema version, or another type.
-    """
+    """Read a JSON file of a run of this schema version."""
     try:
         content = read_bytes(path)
         version = decode(content, _Version).schema

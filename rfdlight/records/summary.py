@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -13,18 +14,12 @@ from msgspec.structs import asdict
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
 from rfdlight.records.records import HEAVY_TAIL, Record
-from rfdlight.records.schema import Fields, descriptions
+from rfdlight.records.schema import Fields
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A share with its 95 % Wilson interval.
-
-    Attributes:
-        value: The share, NaN of no images.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        total: Number of images.
+    """A share with its 95 % Wilson interval, over a number of images; `value` is NaN of no images.
 
     Example:
         >>> robust = Estimate.of(9, 10)
@@ -44,7 +39,6 @@ class Estimate:
         return cls(value=successes / total if total else math.nan, low=low, high=high, total=total, **more)
 
     def __float__(self) -> float:
-        """Return the share."""
         return self.value
 
 
@@ -52,11 +46,11 @@ class SingleQuery(Fields, frozen=True, kw_only=True):
     """Expected accuracy of one answer."""
 
     clean: Estimate
-    robust: Estimate | None
+    robust: Estimate | None  # None of a targeted run, whose final evaluation counts answers of the target
 
 
 class MeanLogits(Fields, frozen=True, kw_only=True):
-    """Accuracy of the mean logits."""
+    """Accuracy of the mean logits; an undecided image counts by the sign of its mean margin, and in the bounds."""
 
     clean: Estimate
     clean_lower: Estimate
@@ -67,7 +61,7 @@ class MeanLogits(Fields, frozen=True, kw_only=True):
 
 
 class MajorityVote(Fields, frozen=True, kw_only=True):
-    """Accuracy of the most frequent single answer."""
+    """Accuracy of the most frequent single answer; images that are not attacked count as not robust."""
 
     clean: Estimate
     robust: Estimate
@@ -83,56 +77,24 @@ class CurvePoint(Estimate):
 
 
 class Summary(Fields, frozen=True, kw_only=True):
-    """Every number of an evaluation.
-
-    Attributes:
-        run: the facts of the run, see RUN_FIELDS
-        counts: numbers of images: images (all with a record), initially_wrong, adversarial (of the initially right),
-            undecided (at the clean image or the final point), heavy_tailed (undecided because few evaluations carry the
-            variance), unconfirmed (adversarial by the success criterion, not by the final evaluation) and late
-            (adversarial by the final evaluation alone)
-        single_query: clean and robust: expected accuracy of one answer, over all images; robust is null in a targeted
-            run, whose final evaluation counts answers of the target
-        mean_logits: clean and robust: accuracy of the mean logits, over all images; an undecided image counts by the
-            sign of its mean margin, as wrong in clean_lower and robust_lower, and as right in clean_upper and
-            robust_upper
-        majority_vote: the same for the most frequent single answer; an image that is initially wrong by its mean
-            logits is not attacked, and counts as not robust
-        so_far: robust accuracy of the mean logits over all images that a stopped run has begun, unfinished images as
-            robust if they are so far; null for a complete run. Finished images alone are a biased sample: adversarial
-            images finish first
-        attack_success: attack success rate: adversarial share of the initially right images
-        declared: robust accuracy by the success criterion during the attack, which the final evaluation may contradict;
-            under the paper's criterion and query counting, what its code would report
-        first_9_vote_success: robust accuracy if the first candidate that a majority of 9 votes called wrong succeeded;
-            null if the criterion took no votes
-        curve: robust accuracy (mean_logits.robust) after 1, 2, 5, 10, ... queries and at the budget
-        adversarial_images: median_queries and mean_queries billed at the success; median and largest linf and l2 of the
-            changes, in pixel units; null without an adversarial image
-        ledger: billed queries; attack, gradient, success_check, criterion and padding rows, their sum rows,
-            criterion_ratio = criterion / (attack + gradient + success_check) and padding_share = padding / rows
-    """
+    """Every number of an evaluation; docs/records.md explains the fields."""
 
     run: RunFacts
     counts: dict[str, int]
     single_query: SingleQuery
     mean_logits: MeanLogits
     majority_vote: MajorityVote
-    so_far: Estimate | None
+    so_far: Estimate | None  # over all images that a stopped run has begun: adversarial images finish first
     attack_success: Estimate
-    declared: Estimate
-    first_9_vote_success: Estimate | None
+    declared: Estimate  # robust accuracy by the success criterion during the attack
+    first_9_vote_success: Estimate | None  # robust accuracy if this were a success; None without votes
     curve: list[CurvePoint]
     adversarial_images: dict[str, float | None]
     ledger: dict[str, Any]
 
 
-FIELDS = descriptions(Summary)
-"""The fields of a summary and their meaning."""
-
-
 Undecided = Literal["sign", "adversarial", "robust"]
-"""How an undecided image counts: by the sign of its mean margin, as adversarial (and wrong), or as robust (and right)."""
+"""How an undecided image counts: by the sign of its mean margin, as wrong or adversarial, or as right and robust."""
 
 
 def success_query_of(record: Record, undecided: Undecided = "sign") -> int | None:
@@ -174,10 +136,7 @@ def budgets(budget: int) -> list[int]:
 
 
 def was_screened(records: Sequence[Record]) -> bool:
-    """Return whether the success criterion took votes, so that `first_9_vote_success` means something.
-
-    The rules "never" and, with a random victim, "single" take no votes.
-    """
+    """Return whether the success criterion took votes: "never" and, with a random victim, "single" take none."""
     believed = any(r.success_query is not None and r.first_9_vote_success is None for r in records)
     ignored = any(r.candidates for r in records) and not any(
         r.voted_candidates or r.first_9_vote_success is not None for r in records
@@ -188,18 +147,12 @@ def was_screened(records: Sequence[Record]) -> bool:
 def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     """Compute every number of an evaluation.
 
-    Two pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the expected accuracy
-    of one answer of the victim: the mean over the images of the share of right labels, at the clean images and at the
-    final points. `mean_logits` classifies by the largest mean logit, as Definition 1 of Nguyen et al. (ICLR 2024)
-    does. An image that is initially wrong by its mean logits is not attacked: it counts as not robust in
-    `mean_logits`, and in `single_query.robust` with the fresh evaluations of its clean image, which is its final point.
-
-    The Wilson intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a
-    share with the same mean.
-
-    Args:
-        records: One per finished image.
-        run: The facts of the run.
+    Three pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the mean share of
+    right answers. `majority_vote` classifies by the most frequent answer, and `mean_logits` by the largest mean logit,
+    as Definition 1 of Nguyen et al. (ICLR 2024) does. An image that is initially wrong by its mean logits is not robust
+    in these two, and counts in `single_query.robust` with the evaluations of its clean image, which is its final point.
+    The intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a share with
+    the same mean.
     """
     total = len(records)
     right = [record for record in records if record.clean_correct]
@@ -239,49 +192,42 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
 
 
 def _mean_logits(records: Sequence[Record]) -> MeanLogits:
-    def clean(*verdicts: str) -> Estimate:
-        return Estimate.of(sum(record.clean_verdict in verdicts for record in records), len(records))
+    def share(holds: Callable[[Record], bool]) -> Estimate:
+        return Estimate.of(sum(map(holds, records)), len(records))
 
     return MeanLogits(
-        clean=Estimate.of(sum(record.clean_correct for record in records), len(records)),
-        clean_lower=clean("right"),
-        clean_upper=clean("right", "undecided"),
-        robust=Estimate.of(sum(record.is_robust for record in records), len(records)),
-        robust_lower=Estimate.of(
-            sum(r.verdict == "robust" and r.clean_verdict == "right" for r in records), len(records)
-        ),
-        robust_upper=Estimate.of(sum(r.verdict in ("robust", "undecided") for r in records), len(records)),
+        clean=share(lambda record: record.clean_correct),
+        clean_lower=share(lambda record: record.clean_verdict == "right"),
+        clean_upper=share(lambda record: record.clean_verdict != "wrong"),
+        robust=share(lambda record: record.is_robust),
+        robust_lower=share(lambda record: record.clean_verdict == "right" and record.verdict == "robust"),
+        robust_upper=share(lambda record: record.verdict in ("robust", "undecided")),
     )
 
 
 def _majority_vote(records: Sequence[Record]) -> MajorityVote:
     attacked = [record for record in records if record.verdict != "misclassified"]
-
-    def robust(*verdicts: str) -> Estimate:
-        return Estimate.of(sum(record.majority_verdict in verdicts for record in attacked), len(records))
-
+    right = sum(2 * record.clean_wrong < record.clean_evaluations for record in records)
+    robust = sum(2 * record.final_adversarial < record.final_evaluations for record in attacked)
+    verdicts = Counter(record.majority_verdict for record in attacked)
     return MajorityVote(
-        clean=Estimate.of(sum(2 * r.clean_wrong < r.clean_evaluations for r in records), len(records)),
-        robust=Estimate.of(sum(2 * r.final_adversarial < r.final_evaluations for r in attacked), len(records)),
-        robust_lower=robust("robust"),
-        robust_upper=robust("robust", "undecided"),
+        clean=Estimate.of(right, len(records)),
+        robust=Estimate.of(robust, len(records)),
+        robust_lower=Estimate.of(verdicts["robust"], len(records)),
+        robust_upper=Estimate.of(verdicts["robust"] + verdicts["undecided"], len(records)),
     )
 
 
 def _adversarial_images(adversarial: list[Record]) -> dict[str, float | None]:
     queries = [end for end in map(success_query_of, adversarial) if end is not None]
     linf, l2 = [record.linf for record in adversarial], [record.l2 for record in adversarial]
-
-    def of(statistic: Callable[[Any], float], values: Sequence[float]) -> float | None:
-        return statistic(values) if values else None
-
     return {
-        "median_queries": of(statistics.median, queries),
-        "mean_queries": of(statistics.fmean, queries),
-        "median_linf": of(statistics.median, linf),
-        "max_linf": of(max, linf),
-        "median_l2": of(statistics.median, l2),
-        "max_l2": of(max, l2),
+        "median_queries": statistics.median(queries) if queries else None,
+        "mean_queries": statistics.fmean(queries) if queries else None,
+        "median_linf": statistics.median(linf) if linf else None,
+        "max_linf": max(linf, default=None),
+        "median_l2": statistics.median(l2) if l2 else None,
+        "max_l2": max(l2, default=None),
     }
 
 

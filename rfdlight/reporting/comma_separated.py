@@ -7,57 +7,40 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from rfdlight.records.facts import ROWS, RUN_FIELDS
+from msgspec.structs import asdict
+
+from rfdlight.records.facts import ROWS
 from rfdlight.records.summary import Estimate, robust_at
-from rfdlight.reporting.details import common_budget
 from rfdlight.reporting.grid import Cell, Row
+from rfdlight.reporting.paired import Comparison
 from rfdlight.reporting.report import Report
-from rfdlight.reporting.tables import accuracies, is_known
+from rfdlight.reporting.tables import accuracies, common_budget, is_known
 
-WORST_CASE = "worst case"
-"""The `attack` of a line that is a worst case; its `run` names the runs, with "+" between."""
-
-PAIRED_FIELDS = (
+_PAIRED = (
     "victim", "data", "defense_a", "attack_a", "budget_a", "defense_b", "attack_b", "budget_b", "images", "both",
     "only_a", "only_b", "neither", "difference", "difference_low", "difference_high", "p", "p_holm",
 )  # fmt: skip
-"""The columns of the comparisons."""
 
-_NO_COLUMN = (
-    "name", "totals", "failed", "in_progress", "selection", "classes", "num_classes", "batch_size", "batch_size_used",
-    "card", "card_data", "clean_accuracy_warning", "random", "sanity_checks", "processes", "foreign", "forwarded",
-    "attempts", "killed_attempts", "damaged_lines",
-)  # fmt: skip
-"""Facts of a run that are not written, or are written in other columns."""
+_STRUCTURED = {"totals", "failed", "in_progress", "classes", "card", "random", "sanity_checks"}
+"""Facts of a run that are no single value."""
 
 
 def grid_csv(report: Report) -> str:
-    """Return one line for each cell of the grid: all numbers of its run, and the robust accuracy at its budget.
+    """Return one line per cell of a single run, then one line per worst case, with fewer columns filled.
 
-    The worst cases follow, with fewer columns filled.
+    The `run` of a worst case names its runs, with "+" between.
     """
     common = common_budget(report.runs)
     order = {run.label: i for i, run in enumerate(report.runs)}
-    single = [(row, cell) for row, column, cell in report.grid.filled if not column.worst]
-    lines = [_run_line(row, cell, common) for row, cell in single]
+    lines = [_run_line(row, cell, common) for row, column, cell in report.grid.filled if not column.worst]
     lines.sort(key=lambda line: (order[line["run"]], line["at_budget"]))
     worst = [_worst_line(row, cell) for row, column, cell in report.grid.filled if column.worst]
     return _csv(list(lines[0]), [*lines, *worst])
 
 
 def paired_csv(report: Report) -> str:
-    """Return one line for each comparison; the difference and its interval are shares, B minus A."""
-    lines = []
-    for pair in report.comparisons:
-        method = pair.first.row.method
-        sides = [
-            value for side in (pair.first, pair.second) for value in (side.row.method.defense, side.attack, side.budget)
-        ]
-        counts = (pair.images, pair.both, pair.only_first, pair.only_second, pair.neither)
-        tested_candidates = (pair.difference, *pair.interval, pair.p, pair.p_holm)
-        values = (method.victim, method.data, *sides, *counts, *tested_candidates)
-        lines.append(dict(zip(PAIRED_FIELDS, values, strict=True)))
-    return _csv(PAIRED_FIELDS, lines)
+    """Return one line per comparison; the difference and its interval are shares, B minus A."""
+    return _csv(_PAIRED, [dict(zip(_PAIRED, _pair(pair), strict=True)) for pair in report.comparisons])
 
 
 def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
@@ -66,7 +49,7 @@ def _run_line(row: Row, cell: Cell, common: int) -> dict[str, Any]:
     rows = {f"{kind}_rows": ledger.pop(kind) for kind in ROWS}
     return {
         "run": run.label,
-        **{name: getattr(run.facts, name) for name in RUN_FIELDS if name not in _NO_COLUMN},
+        **{name: value for name, value in asdict(run.facts).items() if name not in _STRUCTURED},
         "failed": len(run.facts.failed),
         **_at_budget(row, cell),
         **run.summary.counts,
@@ -82,21 +65,17 @@ def _worst_line(row: Row, cell: Cell) -> dict[str, Any]:
     runs = list(cell.runs.values())
     return {
         "run": " + ".join(run.label for run in runs),
-        "attack": WORST_CASE,
+        "attack": "worst case",
         **{name: getattr(runs[0].facts, name) for name in ("norm", "eps", "query_counting")},
-        "victim": row.method.victim,
-        "defense": row.method.defense,
-        "data": row.method.data,
+        **vars(row.method),
         "images": cell.robust.total,
         **_at_budget(row, cell),
     }
 
 
 def _at_budget(row: Row, cell: Cell) -> dict[str, Any]:
-    return {
-        "at_budget": cell.budget,
-        **_bounds(robust_at_budget=cell.robust, robust_lower_at_budget=cell.lower, method_clean=row.clean),
-    }
+    shares = _bounds(robust_at_budget=cell.robust, robust_lower_at_budget=cell.lower, method_clean=row.clean)
+    return {"at_budget": cell.budget, **shares}
 
 
 def _bounds(**shares: Estimate | None) -> dict[str, float | None]:
@@ -106,6 +85,14 @@ def _bounds(**shares: Estimate | None) -> dict[str, float | None]:
         value, low, high = (share.value, share.low, share.high) if is_known(share) else (None, None, None)
         line |= {name: value, f"{name}_low": low, f"{name}_high": high}
     return line
+
+
+def _pair(pair: Comparison) -> list[Any]:
+    method = pair.first.row.method
+    sides = [(side.row.method.defense, side.attack, side.budget) for side in (pair.first, pair.second)]
+    counts = (pair.images, pair.both, pair.only_first, pair.only_second, pair.neither)
+    tests = (pair.difference, *pair.interval, pair.p, pair.p_holm)
+    return [method.victim, method.data, *sides[0], *sides[1], *counts, *tests]
 
 
 def _csv(fields: Sequence[str], lines: list[dict[str, Any]]) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import textwrap
 
 import rfdlight
 from rfdlight.errors import one_line
+from rfdlight.records.runs import Run
 from rfdlight.records.summary import Estimate
 from rfdlight.reporting import report as texts
 from rfdlight.reporting import tables
@@ -14,20 +14,10 @@ from rfdlight.reporting.gallery import MOST, Example
 from rfdlight.reporting.report import Report
 from rfdlight.reporting.templates import Source, escape_latex, render_html, render_latex
 
-_HEAD_WIDTH = 12
-"""Characters of a label in one line of a LaTeX table, for each column below it."""
 
-
-def html_page(report: Report, curves: bytes, galleries: list[list[Example]]) -> str:
-    """Return a report as one HTML page without external files.
-
-    Args:
-        report: The content.
-        curves: The picture of the robust accuracies, a PNG file.
-        galleries: The images of each run; a run without any has no gallery.
-    """
-    shown = [(run, images) for run, images in zip(report.runs, galleries, strict=True) if images]
-    values = {"curves": curves, "galleries": shown, "most": MOST, "version": rfdlight.__version__}
+def html_page(report: Report, curves: bytes, galleries: list[tuple[Run, list[Example]]]) -> str:
+    """Return a report as one HTML page without external files, with the curves, a PNG file, and the images of runs."""
+    values = {"curves": curves, "galleries": galleries, "most": MOST, "version": rfdlight.__version__}
     return render_html("report.html.j2", report=report, texts=texts, tables=tables, **values)
 
 
@@ -61,15 +51,13 @@ def _escape_markdown(text: str) -> str:
 
 
 def latex(report: Report) -> str:
-    r"""Return a report's grid and comparisons as LaTeX tables, for `\input` in a paper.
+    r"""Return the grid and the comparisons as LaTeX tables for `\input`, which need the packages booktabs and array.
 
-    The tables need the packages booktabs and array. All caveats are comments above the tables. The gravest ones also
-    stand in the captions, so that no table is printed without them.
+    All caveats are comments above the tables; the gravest ones also stand in the captions.
     """
     spans, first = [], 3
     for label, width in report.spans:
-        lines = textwrap.wrap(label, _HEAD_WIDTH * width, break_long_words=False)
-        spans.append((Source(r"\\".join(map(escape_latex, lines))), width, f"{first}-{first + width - 1}"))
+        spans.append((label, width, f"{first}-{first + width - 1}"))
         first += width
     return render_latex("report.tex.j2", report=report, texts=texts, spans=spans, cell=_latex_cell)
 

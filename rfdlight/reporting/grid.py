@@ -9,8 +9,8 @@ from string import ascii_uppercase
 
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Estimate, is_robust_at
-from rfdlight.reporting.settings import Method, Setting, is_white_box, method_of, settings_of
+from rfdlight.records.summary import Estimate, Undecided, is_robust_at
+from rfdlight.reporting.settings import Method, Setting, method_of, settings_of
 from rfdlight.reporting.tables import defense_name, short_victim
 
 
@@ -18,11 +18,8 @@ from rfdlight.reporting.tables import defense_name, short_victim
 class Column:
     """An attack with its settings at a number of queries, or the worst case over several attacks.
 
-    Attributes:
-        label: Of the attack and its settings, or of the worst case.
-        budget: Number of queries; None if each run is read at its own budget, and the budgets differ.
-        runs: For each method, its runs by the label of their attack and settings: one, or those of the worst case.
-        worst: Whether the column is a worst case.
+    `runs` holds the runs of each method by the label of their attack and settings: one, or those of the worst case.
+    `budget` is None if each run is read at its own budget, and the budgets differ.
     """
 
     label: str
@@ -43,13 +40,9 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """The robust accuracy of one run, or of several in the worst case, after a number of queries.
+    """The share of the images of all `runs` that are robust in every run after a number of queries.
 
-    Attributes:
-        runs: By the label of their attack and settings.
-        budget: Number of queries; None if each run is read at its own budget, and the budgets differ.
-        robust: The share of the images of all runs that are robust in every run.
-        lower: The same with undecided images counted as adversarial.
+    `lower` counts undecided images as adversarial. `runs` and `budget` are as in `Column`.
     """
 
     runs: dict[str, Run]
@@ -82,11 +75,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Grid:
-    """The table, and the caveats of its columns; columns of worst cases come last."""
+    """The table; columns of worst cases come last."""
 
     columns: list[Column]
     rows: list[Row]
-    caveats: list[str]
 
     @property
     def filled(self) -> Iterator[tuple[Row, Column, Cell]]:
@@ -99,28 +91,18 @@ class Grid:
 
 
 def build_grid(runs: Sequence[Run], budgets: list[int] | None = None) -> Grid:
-    """Compute the table of robust accuracies of runs.
+    """Compute the table of robust accuracies (Definition 1) at some budgets, by default each attack's own budget.
 
-    A row is a method. The rows of a victim are together, in the order in which the runs were given. A column is an
-    attack with its settings at a number of queries. A cell is the robust accuracy (Definition 1).
-
-    The worst case of a method counts an image as robust if it is robust in every run of the method with one norm, eps
-    and query counting. White-box attacks are excluded, since they have another threat model. The attack
-    `random_noise` is included, since every black-box attacker can query random points as well.
-
-    Args:
-        runs: Of any methods and attacks.
-        budgets: Numbers of queries; by default each attack's own budget.
-
-    Raises:
-        UserError: If a budget is larger than that of a run.
+    The rows of a victim are together, in the order in which the runs were given. The worst case of a method counts an
+    image as robust if it is robust in every run of the method with one norm, eps and query counting; white-box attacks
+    are excluded, since they have another threat model.
     """
     least = min(runs, key=lambda run: run.facts.budget)
     if budgets and max(budgets) > least.facts.budget:
         raise UserError(
             f"budgets: expected at most {least.facts.budget:,}, the budget of {least.label}, got {max(budgets):,}"
         )
-    settings, caveats = settings_of(runs)
+    settings = settings_of(runs)
     columns = [
         Column(label, budget, {method: {label: run} for method, run in of_setting.items()})
         for label, of_setting in settings
@@ -133,18 +115,17 @@ def build_grid(runs: Sequence[Run], budgets: list[int] | None = None) -> Grid:
     rows = []
     for i, method in enumerate(sorted(victims, key=lambda method: order.index(victims[method]))):
         letter = ascii_uppercase[i % 26] + (str(i // 26) if i >= 26 else "")
-        names = (victims[method], defense_name(method.defense), letter)
         clean = pooled_clean([run for run in runs if method_of(run) == method])
-        rows.append(Row(method, *names, clean, [_cell(column, method) for column in columns]))
-    return Grid(columns, rows, caveats)
+        cells = [_cell(column, method) for column in columns]
+        rows.append(Row(method, victims[method], defense_name(method.defense), letter, clean, cells))
+    return Grid(columns, rows)
 
 
 def pooled_clean(runs: Sequence[Run]) -> Estimate:
     """Return the clean accuracy (Definition 1) over every image of the runs of one method.
 
-    An image counts once, with the share of the runs that classify it correctly: against a random victim, each run
-    draws its clean evaluations anew. The interval is for the number of images, and conservative, as Wilson's is for
-    means of shares.
+    An image counts once, with the share of the runs that classify it correctly. The interval is for the number of
+    images, and conservative, as Wilson's is for means of shares.
     """
     found: dict[str, list[bool]] = {}
     for run in runs:
@@ -153,7 +134,7 @@ def pooled_clean(runs: Sequence[Run]) -> Estimate:
     return Estimate.of(math.fsum(sum(right) / len(right) for right in found.values()), len(found))
 
 
-def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: bool = False) -> list[bool]:
+def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: Undecided = "sign") -> list[bool]:
     """Return whether each image is robust in every run, after a number of queries or at each run's own budget."""
     limits = [(run.by_id, run.facts.budget if budget is None else budget) for run in runs]
     return [all(is_robust_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
@@ -171,22 +152,20 @@ def _victim_names(runs: Sequence[Run]) -> dict[Method, str]:
 
 def _worst_columns(settings: list[Setting], budgets: Sequence[int | None]) -> list[Column]:
     """Return a worst case for each norm, eps and query counting in which a method has two runs on common images."""
-    models: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
+    threats: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
     for label, of_setting in settings:
         for method, run in of_setting.items():
-            if not is_white_box(run):
-                model = (run.facts.norm, run.facts.eps, run.facts.query_counting)
-                models.setdefault(model, {}).setdefault(method, {})[label] = run
-    several = {
-        model: {method: found for method, found in methods.items() if len(found) > 1 and _common(found)}
-        for model, methods in models.items()
-    }
-    several = {model: methods for model, methods in several.items() if methods}
+            if not run.summary.ledger["gradient"]:
+                shared = (run.facts.norm, run.facts.eps, run.facts.query_counting)
+                threats.setdefault(shared, {}).setdefault(method, {})[label] = run
+    several = {}
+    for threat, of_threat in threats.items():
+        methods = {method: found for method, found in of_threat.items() if len(found) > 1 and _common(found)}
+        if methods:
+            several[threat] = methods
     columns = []
     for (norm, eps, counting), methods in several.items():
-        label = "worst case"
-        label += f", {norm} eps {eps:g}" if len({model[:2] for model in several}) > 1 else ""
-        label += f", query counting {counting}" if len({model[2] for model in several}) > 1 else ""
+        label = f"worst case, {norm} eps {eps:g}, {counting} query counting" if len(several) > 1 else "worst case"
         columns += [Column(label, budget, methods, worst=True) for budget in budgets]
     return columns
 
@@ -198,8 +177,9 @@ def _cell(column: Column, method: Method) -> Cell | None:
         return None
     budget = own.pop() if column.budget is None and len(own) == 1 else column.budget
     common = _common(runs)
+    counts: tuple[Undecided, Undecided] = ("sign", "adversarial")
     robust, lower = (
-        Estimate.of(sum(standing(runs.values(), common, budget, undecided)), len(common)) for undecided in (False, True)
+        Estimate.of(sum(standing(runs.values(), common, budget, undecided)), len(common)) for undecided in counts
     )
     return Cell(runs, budget, robust, lower)
 

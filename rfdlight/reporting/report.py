@@ -8,28 +8,18 @@ from dataclasses import dataclass
 
 from rfdlight.records.runs import Run
 from rfdlight.reporting.caveats import caveats_of, warnings_of
-from rfdlight.reporting.details import side_by_side
 from rfdlight.reporting.grid import Grid, Row, build_grid
 from rfdlight.reporting.paired import Comparison, Side, Subject, compare
-from rfdlight.reporting.tables import ball
+from rfdlight.reporting.tables import ball, side_by_side
 
-READING_GRID = (
-    "Cell: robust accuracy (Definition 1) over all images; undecided images count as robust. "
-    "Clean: an image counts once, with the share of the method's runs that classify it correctly."
-)
-READING_WORST = (
-    "Worst case: an image counts as robust if it is robust in every run of the method with one norm, eps and query "
-    "counting; white-box attacks are excluded, random_noise is included."
-)
+READING_GRID = "Cell: robust accuracy (Definition 1), undecided images by the sign of their margin. Clean: mean over the method's runs."
+READING_WORST = "Worst case: robust in every black-box run of the method with one norm, eps and query counting."
 READING_PAIRS = (
-    "B - A: gain in robust accuracy, in points, from A to B on the images that both runs have, with the 95% interval "
-    "of Agresti and Min (2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here."
+    "B - A: gain in robust accuracy from A to B on common images, in points, with the 95% interval of Agresti and Min "
+    "(2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here."
 )
-READING_CURVES = (
-    "Solid: robust accuracy (Definition 1) with its 95% band; dashed: robust accuracy by the first 9-vote success. "
-    "A dot beside a curve marks its end, at the run's budget."
-)
-READING_SHORT = "Only: number of images that are robust with the first of a pair alone, and with the second alone."
+READING_SHORT = "Only: images robust with the first of a pair alone : images robust with the second alone."
+READING_CURVES = "Solid: robust accuracy (Definition 1), 95% band; dashed: by the first 9-vote success; dot: budget."
 
 PAIR_HEAD = ("A", "B", "both", "only A", "only B", "neither", "B - A", "95% interval", "p", "p Holm")
 SHORT_HEAD = ("pair", "only", "points", "95% interval", "p", "p Holm")
@@ -38,14 +28,13 @@ SHORT_HEAD = ("pair", "only", "points", "95% interval", "p", "p Holm")
 
 @dataclass(frozen=True)
 class Report:
-    """The parts of a report: its runs, the grid, the paired comparisons, the caveats, and the runs side by side."""
+    """The parts of a report; `warnings` are the gravest caveats, which every format prints beside the numbers."""
 
     runs: Sequence[Run]
     grid: Grid
     subject: Subject
     comparisons: list[Comparison]
     warnings: list[str]
-    """The gravest caveats, which stand beside the numbers wherever these are printed."""
     caveats: list[str]
     details: list[tuple[str, list[str]]]
 
@@ -77,15 +66,15 @@ class Report:
         """Return the defense of a row with its letter, which short comparisons use."""
         return f"{row.letter} {row.defense}" if self.comparisons else row.defense
 
+    def short(self, side: Side) -> str:
+        """Return the letter of a defense, or the name of an attack."""
+        return side.row.letter if self.subject == "defenses" else side.attack
+
     def pair_cells(self, pair: Comparison) -> list[str]:
         """Return the texts of a comparison in the columns of `PAIR_HEAD`."""
         counts = (pair.both, pair.only_first, pair.only_second, pair.neither)
         sides = [side.row.defense if self.subject == "defenses" else side.attack for side in (pair.first, pair.second)]
         return [*sides, *(f"{count:,}" for count in counts), *_difference(pair)]
-
-    def short(self, side: Side) -> str:
-        """Return the letter of a defense, or the name of an attack."""
-        return side.row.letter if self.subject == "defenses" else side.attack
 
     def short_cells(self, pair: Comparison) -> list[str]:
         """Return the texts of a comparison in the columns of `SHORT_HEAD`."""
@@ -94,16 +83,7 @@ class Report:
 
 
 def compile_report(runs: Sequence[Run], budgets: list[int] | None = None, subject: Subject = "defenses") -> Report:
-    """Compute the content of a report.
-
-    Args:
-        runs: At least one.
-        budgets: Numbers of queries at which the grid is read; by default each attack's own budget.
-        subject: Whether defenses or attacks are compared on the same images.
-
-    Raises:
-        UserError: If a budget is larger than that of a run.
-    """
+    """Compute a report of at least one run at some budgets, by default each attack's own budget."""
     grid = build_grid(runs, budgets)
     caveats = caveats_of(runs, grid)
     return Report(runs, grid, subject, compare(grid, subject), warnings_of(runs), caveats, side_by_side(runs))
@@ -114,12 +94,7 @@ def _difference(pair: Comparison) -> list[str]:
 
 
 def points(share: float) -> str:
-    """Return a difference of shares in percentage points, with its sign.
-
-    Example:
-        >>> points(0.125), points(-0.5), points(0.0)
-        ('+12.5', '-50.0', '0.0')
-    """
+    """Return a difference of shares in percentage points, with its sign unless it is 0.0."""
     return f"{100 * share:+.1f}" if round(1000 * share) else "0.0"
 
 
@@ -129,12 +104,7 @@ def points_interval(bounds: tuple[float, float]) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p value as text.
-
-    Example:
-        >>> p_text(0.00001), p_text(0.0312), p_text(0.00042), p_text(1.0)
-        ('<0.0001', '0.031', '0.0004', '1')
-    """
+    """Return a p value as text, such as 0.031, 0.0004 or <0.0001."""
     if p < 0.0001:
         return "<0.0001"
     return f"{p:.4f}" if p < 0.001 else f"{p:.2g}"

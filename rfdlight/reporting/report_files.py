@@ -11,11 +11,10 @@ from rfdlight._io import write_file
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run
 from rfdlight.reporting.comma_separated import grid_csv, paired_csv
-from rfdlight.reporting.figures import KINDS, encoded
 from rfdlight.reporting.formats import html_page, latex, markdown
 from rfdlight.reporting.gallery import examples
 from rfdlight.reporting.paired import Subject
-from rfdlight.reporting.plots import Curve, draw_curves, draw_panels
+from rfdlight.reporting.plots import KINDS, Curve, draw_curves, draw_panels, encoded
 from rfdlight.reporting.report import Report, compile_report
 from rfdlight.reporting.tables import run_title
 
@@ -29,26 +28,12 @@ _IN_ONE_PANEL = 4
 def write_report(
     runs: Sequence[Run], folder: str | Path, budgets: list[int] | None = None, compare: Subject = "defenses"
 ) -> Report:
-    """Write the files of a report on runs: `FILES`.
-
-    Args:
-        runs: At least one.
-        folder: Of the files; made if it does not exist.
-        budgets: Numbers of queries at which the table is read; by default each attack's own budget.
-        compare: Whether defenses or attacks are compared on the same images.
-
-    Returns:
-        The content of the report.
-
-    Raises:
-        UserError: If the folder is a run directory, a budget is out of range, a run has damaged files, or a file cannot
-            be written. Every file is rendered before the first one is written.
-    """
+    """Write the files of a report, `FILES`, after all of them are rendered; return its content."""
     folder = Path(folder)
     if (folder / "records.jsonl").exists():
         raise UserError(f"output: expected a folder for the report, got the run directory {folder}; choose another")
     report = compile_report(runs, budgets, compare)
-    galleries = [examples(run) for run in runs]
+    galleries = [(run, examples(run)) for run in runs]
     figure = _curves(report)
     curves = {f"curves.{kind}": encoded(figure, kind) for kind in KINDS}
     files: dict[str, str | bytes] = {

@@ -34,40 +34,27 @@ def method_of(run: Run) -> Method:
     return Method(run.facts.victim, run.facts.defense or "none", run.facts.data)
 
 
-def is_white_box(run: Run) -> bool:
-    """Return whether the attack used gradients of the victim."""
-    return run.summary.ledger["gradient"] > 0
-
-
-def settings_of(runs: Sequence[Run]) -> tuple[list[Setting], list[str]]:
-    """Group runs into columns.
+def settings_of(runs: Sequence[Run]) -> list[Setting]:
+    """Group runs into columns, in the order of their first runs.
 
     Runs that agree in all of `SETTINGS` share a column. A column that would hold two runs of one method is split by
     the `TIEBREAKS` in which these runs differ, and, if they differ in none, by the order in which the runs were given.
-
-    Returns:
-        The columns, in the order of their first runs, and a caveat for runs of one method that do not differ.
     """
-    shown = [name for name in SETTINGS[3:] if len({getattr(run.facts, name) for run in runs}) > 1]
+    shown = _differing(SETTINGS[3:], runs)
     settings: list[Setting] = []
-    caveats: list[str] = []
     for group in _grouped(runs, _facts(SETTINGS)):
         methods = _grouped(group, method_of)
-        apart = [
-            name for name in TIEBREAKS if any(len({getattr(run.facts, name) for run in same}) > 1 for same in methods)
-        ]
+        apart = [name for name in TIEBREAKS if any(_differing([name], same) for same in methods)]
         for alike in _grouped(group, _facts(apart)):
             label = _label(alike[0], [*shown, *apart])
-            by_method = _grouped(alike, method_of)
-            for i, repeat in enumerate(zip_longest(*by_method), 1):
+            for i, repeat in enumerate(zip_longest(*_grouped(alike, method_of)), 1):
                 once = {method_of(run): run for run in repeat if run is not None}
                 settings.append((label if i == 1 else f"{label}, run {i}", once))
-            caveats += [
-                f"{' and '.join(run.label for run in same)} differ in no recorded setting; each has its own column."
-                for same in by_method
-                if len(same) > 1
-            ]
-    return settings, caveats
+    return settings
+
+
+def _differing(names: Iterable[str], runs: Sequence[Run]) -> list[str]:
+    return [name for name in names if len({getattr(run.facts, name) for run in runs}) > 1]
 
 
 def _grouped(runs: Iterable[Run], key: Callable[[Run], Hashable]) -> list[list[Run]]:
@@ -83,17 +70,8 @@ def _facts(names: Iterable[str]) -> Callable[[Run], Hashable]:
 
 def _label(run: Run, shown: Sequence[str]) -> str:
     facts = run.facts
-    names = {
-        "norm": ball(facts),
-        "eps": ball(facts),
-        "criterion": f"criterion {facts.criterion}",
-        "query_counting": f"{facts.query_counting} query counting",
-        "budget": f"budget {facts.budget:,}",
-        "selection": str(facts.selection),
-        "num_images": f"{facts.num_images:,} images",
-        "precision": facts.precision,
-        "batch_size": f"batch size {facts.batch_size}",
-    }
     options = [] if facts.options == "defaults" else [facts.options]
-    differing = dict.fromkeys(names.get(name, f"{name} {getattr(facts, name)}") for name in shown)
-    return ", ".join([attack_name(facts), *options, *differing])
+    differing = [
+        ball(facts) if name in ("norm", "eps") else f"{name.replace('_', ' ')} {getattr(facts, name)}" for name in shown
+    ]
+    return ", ".join([attack_name(facts), *options, *dict.fromkeys(differing)])

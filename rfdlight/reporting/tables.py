@@ -1,4 +1,4 @@
-"""The table of one run for a terminal and for a notebook, and the text of shares and run facts."""
+"""Tables of runs for a terminal, a notebook and a report, and the texts of shares and run facts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,9 @@ from rich.text import Text
 
 from rfdlight.records.diagnostic import Diagnostic, State
 from rfdlight.records.facts import ROWS, RunFacts
-from rfdlight.records.summary import Estimate, Summary
+from rfdlight.records.runs import Run
+from rfdlight.records.summary import Estimate, Summary, robust_at
 from rfdlight.reporting.templates import render_html
-
-FACT_NAMES = {"criterion": "success criterion", "query_counting": "query counting", "eot": "evaluations per query"}
-"""How text names a fact of a run whose column has another name."""
 
 HEADLINE = "robust accuracy (Definition 1)"
 """The name of the main accuracy."""
@@ -31,20 +29,19 @@ COMPARE_ONE_KIND = (
 _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}
 _STATES: dict[State, str] = {"warn": "with a warning", "fail": "failed", "skip": "skipped"}
 _ROW_NAMES = {"success_check": "success check", "criterion": "success criterion"}
-
 _FAILURES_SHOWN = 3
-"""Failed images that are listed by id."""
-
 _MOST_BUDGETS = 8
 """Columns of the budgets' table that 80 characters have room for."""
-
 
 ACCURACIES = {
     "clean": "clean accuracy (Definition 1)",
     "robust": HEADLINE,
-    "robust_lower": "  lower bound (undecided counted as adversarial)",
+    "robust_lower": "  undecided images as adversarial",
+    "robust_upper": "  undecided images as robust",
     "declared": "  by the success criterion during the attack",
     "first_9_vote_success": "  by the first 9-vote success",
+    "majority_clean": "majority-vote clean accuracy",
+    "majority_robust": "majority-vote robust accuracy",
     "single_query_clean": "expected single-query clean accuracy",
     "single_query_robust": "expected single-query robust accuracy",
     "attack_success": "attack success rate",
@@ -55,6 +52,8 @@ ACCURACIES = {
 def accuracies(summary: Summary) -> dict[str, Estimate | None]:
     """Return each of `ACCURACIES` of a run's summary, None where undefined."""
     known = {
+        "majority_clean": summary.majority_vote.clean,
+        "majority_robust": summary.majority_vote.robust,
         "single_query_clean": summary.single_query.clean,
         "single_query_robust": summary.single_query.robust,
         **asdict(summary.mean_logits),
@@ -70,6 +69,10 @@ def results(summary: Summary) -> dict[str, str]:
     def per_image(*kinds: str) -> str:
         return number(sum(ledger[kind] for kind in kinds) / counts["images"] if counts["images"] else None)
 
+    def two(first: str, second: str, quantity: str) -> str:
+        one, other = adversarial[f"{first}_{quantity}"], adversarial[f"{second}_{quantity}"]
+        return "-" if one is None else f"{first} {number(one)}, {second} {number(other)}"
+
     rows = [f"{ledger[kind]:,} {_ROW_NAMES.get(kind, kind)}" for kind in ROWS if kind != "gradient" or ledger[kind]]
     return {
         "images": incomplete(summary) or f"{counts['images']:,}",
@@ -78,10 +81,10 @@ def results(summary: Summary) -> dict[str, str]:
         "adversarial images": f"{counts['adversarial']:,}",
         "  by the final evaluation only": f"{counts['late']:,}",
         "unconfirmed successes": f"{counts['unconfirmed']:,}",
-        "undecided images": f"{counts['undecided']:,}",
-        "queries to success": _two("median", adversarial["median_queries"], "mean", adversarial["mean_queries"]),
-        "linf (adversarial)": _two("median", adversarial["median_linf"], "max", adversarial["max_linf"]),
-        "l2 (adversarial)": _two("median", adversarial["median_l2"], "max", adversarial["max_l2"]),
+        "undecided images": f"{counts['undecided']:,}, {counts['heavy_tailed']:,} with a heavy tail",
+        "queries to success": two("median", "mean", "queries"),
+        "linf (adversarial)": two("median", "max", "linf"),
+        "l2 (adversarial)": two("median", "max", "l2"),
         "billed queries per image": per_image("billed"),
         "attack rows per image": per_image("attack", "gradient", "success_check"),
         "criterion rows per image": per_image("criterion"),
@@ -91,16 +94,8 @@ def results(summary: Summary) -> dict[str, str]:
     }
 
 
-def _two(first: str, one: float | None, second: str, two: float | None) -> str:
-    return "-" if one is None else f"{first} {number(one)}, {second} {number(two)}"
-
-
 def run_table(summary: Summary) -> Group:
-    """Return the table of one run, for a rich console.
-
-    Args:
-        summary: Of `rfdlight.records.summary.summarize`.
-    """
+    """Return the table of one run, for a rich console."""
     title, *settings = _title(summary)
     text = Text(f"\n{title}", style="bold")
     for warning in run_warnings(summary):
@@ -110,21 +105,18 @@ def run_table(summary: Summary) -> Group:
     numbers.add_column(no_wrap=True)
     for name, value in results(summary).items():
         numbers.add_row(Text(name), Text(value), style="bold" if name == HEADLINE else "")
-    head, *rows = _curve(summary)
+    head, robust, *bounds = _curve(summary)
     curve = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1))
     for i, queries in enumerate(head):
         curve.add_column(queries, justify="right" if i else "left")
-    for row in rows:
-        curve.add_row(*row, style="bold" if row is rows[0] else "")
+    curve.add_row(*robust, style="bold")
+    for row in bounds:
+        curve.add_row(*row)
     return Group(text, numbers, curve, Text("\n".join(_remarks(summary)), style="dim"))
 
 
 def run_html(summary: Summary) -> str:
-    """Return the table of one run as an HTML fragment, for a notebook.
-
-    Args:
-        summary: Of `rfdlight.records.summary.summarize`.
-    """
+    """Return the table of one run as an HTML fragment, for a notebook."""
     parts = {"title": _title(summary), "warnings": run_warnings(summary), "remarks": _remarks(summary)}
     return render_html("run.html.j2", results=results(summary), curve=_curve(summary), headline=HEADLINE, **parts)
 
@@ -141,17 +133,48 @@ def _title(summary: Summary) -> list[str]:
 
 def _curve(summary: Summary) -> list[list[str]]:
     points = summary.curve[-_MOST_BUDGETS:]
-    bounds = [
+    return [
+        ["after queries", *(f"{point.queries:,}" for point in points)],
+        ["robust", *map(percent, points)],
         ["95% from", *(f"{point.low:.1%}" if is_known(point) else "-" for point in points)],
         ["      to", *(f"{point.high:.1%}" if is_known(point) else "-" for point in points)],
     ]
-    head = ["after queries", *(f"{point.queries:,}" for point in points)]
-    return [head, ["robust", *map(percent, points)], *bounds]
 
 
 def _remarks(summary: Summary) -> list[str]:
     random = ["The victim is random: this run is reproducible in distribution only."]
     return [COMPARE_ONE_KIND, *([] if summary.run.deterministic else random)]
+
+
+def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Return every setting and number of runs as rows: a name, and a text per run."""
+    common = common_budget(runs)
+    columns = [_settings(run.facts) | results(run.summary) for run in runs]
+    if len({run.facts.budget for run in runs}) > 1:
+        for run, column in zip(runs, columns, strict=True):
+            column[f"robust accuracy at {common:,} queries"] = with_interval(robust_at(run.records, common))
+    return [(name, [column[name] for column in columns]) for name in columns[0]]
+
+
+def common_budget(runs: Sequence[Run]) -> int:
+    """Return the smallest budget of some runs."""
+    return min(run.facts.budget for run in runs)
+
+
+def _settings(run: RunFacts) -> dict[str, str]:
+    return {
+        "attack": attack_name(run),
+        "options": run.options,
+        "victim": run.victim,
+        "defense": run.defense or "none",
+        "data": run.data,
+        "ball": ball(run),
+        "queries per image": f"{run.budget:,}",
+        "success criterion": run.criterion,
+        "query counting": run.query_counting,
+        "evaluations per query": str(run.eot),
+        "precision": run.precision,
+    }
 
 
 def run_warnings(summary: Summary) -> list[str]:
@@ -171,7 +194,7 @@ def run_warnings(summary: Summary) -> list[str]:
 
 
 def checks_line(findings: Sequence[Diagnostic]) -> str:
-    """Return how many consistency checks of a run passed, and how many of the others warn, failed or were skipped."""
+    """Return how many consistency checks of a run passed, warn, failed or were skipped."""
     count = Counter(finding.state for finding in findings)
     parts = [f"{count['ok']} of {len(findings)} passed"]
     return ", ".join(parts + [f"{count[state]} {name}" for state, name in _STATES.items() if count[state]])
@@ -248,12 +271,7 @@ def defense_name(defense: str | None) -> str:
 
 
 def short_victim(victim: str) -> str:
-    """Return the name of a victim without its network, weights and accuracy.
-
-    Example:
-        >>> short_victim("resnet8-digits: resnet8 trained on digits")
-        'resnet8-digits'
-    """
+    """Return the name of a victim without its network, weights and accuracy."""
     return re.split(r": | with ", victim, maxsplit=1)[0]
 
 

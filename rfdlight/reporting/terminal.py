@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import textwrap
 from collections.abc import Sequence
 
 from rich import box
@@ -24,13 +23,7 @@ _LABEL, _RUN = 30, 22
 
 
 def terminal(report: Report, width: int, details: bool = False) -> list[RenderableType]:
-    """Return a report as parts that a rich console prints: grid, comparisons, runs side by side, caveats.
-
-    Args:
-        report: The content.
-        width: Columns of the terminal; a wider table is split.
-        details: Whether the runs are shown side by side.
-    """
+    """Return grid, comparisons, runs side by side if `details`, and caveats for a rich console of a width."""
     parts: list[RenderableType] = []
     widths = [1 + _width(column) for column in report.grid.columns]
     for part in _fitting(widths, width - _NAME - _NUMBER - 1):
@@ -59,16 +52,11 @@ def _width(column: Column) -> int:
 
 
 def _grid(report: Report, part: Sequence[int]) -> Table:
-    columns = [report.grid.columns[i] for i in part]
-    labels = [textwrap.wrap(column.label, _width(column)) for column in columns]
-    height = max(map(len, labels))
-    above = "\n" * (height - 1)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column(f"{above}robust accuracy\nafter queries", min_width=_NAME, overflow="fold")
-    table.add_column(f"{above}\nclean", justify="right", no_wrap=True, min_width=_NUMBER)
-    for column, label in zip(columns, labels, strict=True):
-        head = Text("\n".join([*[""] * (height - len(label)), *label, column.queries]))
-        table.add_column(head, justify="right", no_wrap=True, min_width=_width(column))
+    table.add_column("robust accuracy\nafter queries", min_width=_NAME, overflow="fold")
+    table.add_column("clean", justify="right", no_wrap=True, min_width=_NUMBER)
+    for column in (report.grid.columns[i] for i in part):
+        table.add_column(Text(f"{column.label}\n{column.queries}"), justify="right", width=_width(column))
     for victim, rows in itertools.groupby(report.grid.rows, lambda row: row.victim):
         table.add_row(Text(victim, style="bold"))
         for row in rows:

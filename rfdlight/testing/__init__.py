@@ -1,6 +1,6 @@
 """Checks that every attack and every defense has to pass, for attacks and defenses of third parties too.
 
-Each raises an AssertionError with one line that names what is wrong. They run on a small network in seconds.
+Each raises an AssertionError with one line on the broken promise. They run on a small network in seconds.
 
 Example:
     >>> from rfdlight.attacks import RandomNoise

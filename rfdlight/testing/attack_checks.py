@@ -17,7 +17,7 @@ from rfdlight.core.threat import reach
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
-from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.oracle import Oracle, OracleConfig
 from rfdlight.records.records import Record, in_order
 from rfdlight.testing.small_victims import CLASSES, CoinFlip, Constant, OneHot, images, small_network
 
@@ -39,95 +39,69 @@ def _require(condition: bool | Tensor, message: str) -> None:
 
 
 class Watched(Attack):
-    """Extension of an attack that checks its promises at each call of the engine."""
+    """Extension of an attack that checks its promises at each call of the engine.
+
+    `queried` has the points of each image by its key of random numbers, `column_form` the dtype and shape of a row of
+    each column.
+    """
 
     queried: dict[int, list[Tensor]]
-    """The points of each image, by its key of random numbers."""
-
     column_form: dict[str, tuple[torch.dtype, torch.Size]]
-    """Dtypes and trailing shapes of the columns."""
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         given = {"x": x.clone(), "y": y.clone(), "seed": seed.clone()}
         columns = super().init(x, y, seed)  # type: ignore[safe-super]
-        check_unchanged({"x": x, "y": y, "seed": seed}, given, "init")
-        check_column_names(columns)
-        check_column_rows(columns, len(x))
-        self.column_form = _form(columns, columns)
+        _check_unchanged({"x": x, "y": y, "seed": seed}, given, "init")
+        clashes = sorted(columns.keys() & set(ENGINE_COLUMNS))
+        _require(not clashes, f"init returned the engine's columns {', '.join(clashes)}: rename them")
+        for name, column in columns.items():
+            rows = column.ndim > 0 and len(column) == len(x)
+            _require(rows, f"column {name} has shape {tuple(column.shape)}, not {len(x)} rows")
+        places = [column.data_ptr() for column in columns.values() if column.numel()]
+        _require(len(set(places)) == len(places), "two columns of init share memory: clone one of them")
+        self.column_form = {name: (column.dtype, column.shape[1:]) for name, column in columns.items()}
         return columns
 
     def ask(self, state: Columns) -> Tensor:
-        before = _copy(state)
+        before, x = _copy(state), state["x"]
         points = super().ask(state)  # type: ignore[safe-super]
-        check_points(points, state["x"])
-        check_unchanged(state, before, "ask")
-        check_form(state, self.column_form, "ask")
+        found, expected = (tuple(points.shape), points.dtype), (tuple(x.shape), x.dtype)
+        _require(found == expected, f"ask returned shape and dtype {found}, expected {expected}")
+        low, high = float(points.min()), float(points.max())
+        _require(low >= 0 and high <= 1, f"ask returned pixels in [{low:g}, {high:g}], expected [0, 1]")
+        _check_unchanged(state, before, "ask")
+        self._check_form(state, "ask")
         return points
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         before = {**_copy(state), "points": points.clone(), "answer": answer.clone()}
         super().tell(state, points, answer)  # type: ignore[safe-super]
-        check_unchanged({**state, "points": points, "answer": answer}, before, "tell")
-        check_form(state, self.column_form, "tell")
-        check_submitted(self, state, self.best(state))
+        _check_unchanged({**state, "points": points, "answer": answer}, before, "tell")
+        self._check_form(state, "tell")
+        best = self.best(state)
+        _require(self.threat.contains(state["x"], best).all(), f"best left the {self.norm} ball of {self.eps:g}")
+        _require((best >= 0).all() and (best <= 1).all(), "best left the pixel range [0, 1]")
         for seed, point in zip(state["seed"].tolist(), points, strict=True):
             self.queried.setdefault(seed, []).append(point.clone())
 
-
-def _form(state: Columns, names: Any) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    return {name: (state[name].dtype, state[name].shape[1:]) for name in names}
+    def _check_form(self, state: Columns, call: str) -> None:
+        for name, expected in self.column_form.items():
+            found = (state[name].dtype, state[name].shape[1:])
+            _require(found == expected, f"{call} changed column {name}: expected {expected}, got {found}")
 
 
 def _copy(state: Columns) -> Columns:
     return {name: state[name].clone() for name in ENGINE_COLUMNS if name in state}
 
 
-def check_unchanged(now: Columns, before: Columns, call: str) -> None:
-    """Check that a call left its inputs and the engine's columns unchanged."""
+def _check_unchanged(now: Columns, before: Columns, call: str) -> None:
     for name, value in before.items():
         _require(torch.equal(now[name], value), f"{call} changed {name}: expected it unchanged")
 
 
-def check_column_names(columns: Columns) -> None:
-    """Check that no column of the attack has the name of an engine's column."""
-    clashes = sorted(columns.keys() & set(ENGINE_COLUMNS))
-    _require(not clashes, f"init returned the engine's columns {', '.join(clashes)}: rename them")
-
-
-def check_column_rows(columns: Columns, rows: int) -> None:
-    """Check that the first dimension of each column is the row, and that no two columns share memory."""
-    for name, column in columns.items():
-        _require(
-            column.ndim > 0 and len(column) == rows, f"column {name} has shape {tuple(column.shape)}, not {rows} rows"
-        )
-    places = [column.data_ptr() for column in columns.values() if column.numel()]
-    _require(len(set(places)) == len(places), "two columns of init share memory: clone one of them")
-
-
-def check_form(state: Columns, form: dict[str, tuple[torch.dtype, torch.Size]], call: str) -> None:
-    """Check that the columns keep their dtypes and shapes."""
-    for name, expected in form.items():
-        found = (state[name].dtype, state[name].shape[1:])
-        _require(found == expected, f"{call} changed column {name}: expected {expected}, got {found}")
-
-
-def check_points(points: Tensor, x: Tensor) -> None:
-    """Check that queries are images in [0, 1], one per row."""
-    found, expected = (tuple(points.shape), points.dtype), (tuple(x.shape), x.dtype)
-    _require(found == expected, f"ask returned shape and dtype {found}, expected {expected}")
-    low, high = float(points.min()), float(points.max())
-    _require(low >= 0 and high <= 1, f"ask returned pixels in [{low:g}, {high:g}], expected [0, 1]")
-
-
-def check_submitted(attack: Attack, state: Columns, best: Tensor) -> None:
-    """Check that the submitted points lie in the ball and in [0, 1]."""
-    _require(attack.threat.contains(state["x"], best).all(), f"best left the {attack.norm} ball of {attack.eps:g}")
-    _require((best >= 0).all() and (best <= 1).all(), "best left the pixel range [0, 1]")
-
-
 @dataclass(frozen=True)
 class Run:
-    """What a run left: records ordered by id, and points by image, which stay empty under paper query counting."""
+    """Records of a run ordered by id, and its points by image, empty under paper query counting."""
 
     records: Records
     queried: dict[int, list[Tensor]]
@@ -154,15 +128,7 @@ class _Recorder(RunObserver):
 
 @dataclass(frozen=True)
 class Subject:
-    """An attack, and the images and the network on which it is checked.
-
-    Args:
-        attack: With a radius.
-        budget: Queries per image.
-        network: The victim.
-        x: (rows, C, H, W).
-        y: (rows,) int64, the network's predictions.
-    """
+    """An attack with a radius, and the victim, images and predicted labels on which it is checked."""
 
     attack: Attack
     budget: int
@@ -171,7 +137,7 @@ class Subject:
     y: Tensor
 
     def run(self, victim: nn.Module | None = None, **changes: Any) -> Run:
-        """Attack the images with changed arguments of the engine, and of this call: `order`, `chunk`, `x`, `y`."""
+        """Attack the images with changed options of the engine, or changed `order`, `chunk`, `x`, `y`."""
         victim = self.network if victim is None else victim
         x, y = changes.pop("x", self.x), changes.pop("y", self.y)
         order = changes.pop("order", list(range(len(x))))
@@ -184,9 +150,12 @@ class Subject:
             if self.attack.targeted and self.attack.needs_starting_point:
                 candidates = images(64, tuple(x.shape[1:]), seed=77)
                 options["starting_points"] = candidates, victim(candidates).argmax(1)
-        oracle = Oracle(victim, 4, any_pixels=paper)
+        oracle = Oracle(victim, 4, OracleConfig(any_pixels=paper))
         queried: dict[int, list[Tensor]] = {}
-        attack = self.attack if paper else watched(self.attack, queried)
+        attack = self.attack
+        if not paper:
+            attack = attack.extended_by(Watched)  # type: ignore[type-abstract]
+            vars(attack)["queried"] = queried
         engine = Engine(oracle, attack, criterion, EngineConfig(classes=classes, **options), observer)
         try:
             for first in range(0, len(order), chunk):
@@ -199,13 +168,6 @@ class Subject:
         return Run(in_order(observer.records), queried, engine, oracle.forwarded)
 
 
-def watched(attack: Attack, queried: dict[int, list[Tensor]]) -> Attack:
-    """Return a copy of an attack that is checked at each call, and adds its points to `queried`."""
-    copied = attack.extended_by(Watched)  # type: ignore[type-abstract]
-    vars(copied)["queried"] = queried
-    return copied
-
-
 def check_ledger(run: Run) -> None:
     """Check that each query and each evaluation of the victim is counted."""
     total = run.engine.ledger.total
@@ -213,12 +175,6 @@ def check_ledger(run: Run) -> None:
     _require(queries == counted, f"{queries} queries were answered, {counted} were counted")
     ledger = sum(total.values())
     _require(run.forwarded == ledger, f"the victim got {run.forwarded} images, the query ledger has {ledger}")
-
-
-def check_attributes(run: Run, attack: Attack) -> None:
-    """Check that a run left the attack's attributes unchanged."""
-    unchanged = _attributes(run.engine.attack) == _attributes(attack)
-    _require(unchanged, "the attack changed its attributes: keep what lasts in columns")
 
 
 def _attributes(attack: Attack) -> dict[str, str]:
@@ -230,18 +186,13 @@ def _queries(record: Record) -> int:
     return sum(int(getattr(record, name)) for name in _QUERIES)
 
 
-def check_budget(records: Records, budget: int) -> None:
-    """Check that each query is billed, no budget is exceeded, and only successful images leave some of it."""
+def check_records(records: Records, attack: Attack, budget: int) -> None:
+    """Check bills and budgets, and that final points lie in the ball and successes are confirmed."""
     for record in records:
         spent, billed = _queries(record), record.billed
         _require(spent == billed <= budget, f"{record.id}: {spent} queries, {billed} billed, budget {budget}")
         complete = billed == budget or record.success_query is not None or spent == 0
         _require(complete, f"{record.id}: ended after {billed} of {budget} queries without success")
-
-
-def check_successes(records: Records, attack: Attack) -> None:
-    """Check that final points lie in the ball, and that a success of a deterministic victim is one again."""
-    for record in records:
         distance, most = getattr(record, attack.norm), reach(attack.norm, attack.threat.eps)
         _require(distance <= most, f"{record.id}: final point at {distance:g}, outside the ball of {most:g}")
         confirmed = record.success_query is None or record.verdict == "adversarial"
@@ -286,15 +237,10 @@ def check_repeated_evaluations(subject: Subject, run: Run) -> None:
             )
 
 
-def check_decisions_only(subject: Subject, run: Run) -> None:
-    """Check that a decision-based attack makes the same queries if scores hold the label alone."""
-    _require(run.same_queries(subject.run(OneHot(subject.network))), "a decision-based attack depends on scores")
-
-
 def check_random_victims(subject: Subject) -> None:
     """Check budgets and finite numbers under both query countings on a victim that predicts at random."""
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
-    criterion = criterion_named("paper", final_evaluations=5, clean_evaluations=5)
+    criterion = criterion_named("paper", final_evaluations=40)
     for counting in ("exact", "paper"):
         changes = {"budget": 25, "deterministic": False, "criterion": criterion, "query_counting": counting}
         for record in subject.run(CoinFlip(), x=x, y=y, **changes).records:
@@ -319,14 +265,14 @@ def check_attack(attack: Attack, *, budget: int = 60, num_images: int = 6) -> No
     with torch.no_grad():
         subject = Subject(attack, budget, network, x, network(x).argmax(1))
     run = subject.run()
-    check_attributes(run, attack)
+    unchanged = _attributes(run.engine.attack) == _attributes(attack)
+    _require(unchanged, "the attack changed its attributes: keep what lasts in columns")
     check_ledger(run)
-    check_budget(run.records, budget)
-    check_successes(run.records, attack)
+    check_records(run.records, attack, budget)
     check_batch_composition(subject, run)
     check_repeated_evaluations(subject, run)
     if attack.access == "decision":
-        check_decisions_only(subject, run)
+        _require(run.same_queries(subject.run(OneHot(network))), "a decision-based attack depends on scores")
     check_misclassified(subject)
     check_exact_budgets(subject)
     check_random_victims(subject)

@@ -18,13 +18,6 @@ def _hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-def check_logits(defended: Tensor, plain: Tensor) -> None:
-    """Check that defended logits are finite and have the shape and dtype of the undefended ones."""
-    found, expected = (tuple(defended.shape), defended.dtype), (tuple(plain.shape), plain.dtype)
-    _require(found == expected, f"defended logits have shape and dtype {found}, expected {expected}")
-    _require(defended.isfinite().all(), "defended logits hold NaN or infinity")
-
-
 def check_switched_off(model: nn.Module, x: Tensor, plain: Tensor) -> None:
     """Check that `undefended` gives the logits of the undefended model, and draws no random numbers."""
     state = torch.get_rng_state()
@@ -42,12 +35,6 @@ def check_randomness(defense: Defense, model: nn.Module, x: Tensor) -> None:
     _require(not torch.equal(first, second), "is_random is True, but two calls gave the same logits")
     same = model(x[:1].expand(8, *x.shape[1:]).contiguous())
     _require(not (same == same[:1]).all(), "equal images of a batch share their random numbers: draw them per row")
-
-
-def check_removed(model: nn.Module, x: Tensor, plain: Tensor, hooks: int) -> None:
-    """Check that the model is as it was once the defense is detached."""
-    _require(_hooks(model) == hooks, "hooks are left on the model after the defense was detached")
-    _require(torch.equal(model(x), plain), "logits changed for good: the model is not as it was before the defense")
 
 
 def check_defense(defense: Defense, network: nn.Module | None = None) -> None:
@@ -68,10 +55,14 @@ def check_defense(defense: Defense, network: nn.Module | None = None) -> None:
         plain, pixels = model(x), x.clone()
         with defense.on(model):
             _require(defense.describe(model).count("\n") == 0, "describe returned several lines, expected one")
-            check_logits(model(x), plain)
+            defended = model(x)
+            found, expected = (tuple(defended.shape), defended.dtype), (tuple(plain.shape), plain.dtype)
+            _require(found == expected, f"defended logits have shape and dtype {found}, expected {expected}")
+            _require(defended.isfinite().all(), "defended logits hold NaN or infinity")
             _require(torch.equal(x, pixels), "the defense changed the input images in place")
             check_switched_off(model, x, plain)
             check_randomness(defense, model, x)
-        check_removed(model, x, plain, hooks)
+        _require(_hooks(model) == hooks, "hooks are left on the model after the defense was detached")
+        _require(torch.equal(model(x), plain), "logits changed for good: the model is not as it was before the defense")
     for name, value in model.state_dict().items():
         _require(torch.equal(value, weights[name]), f"the defense changed the weights {name}")

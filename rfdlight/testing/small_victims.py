@@ -45,7 +45,7 @@ class CoinFlip(nn.Module):
 
 
 class OneHot(nn.Module):
-    """Answers 1 for the predicted class of another victim and 0 for the others: scores that hold labels alone."""
+    """Returns 1 for the predicted class of another victim and 0 for the others: scores that hold labels alone."""
 
     def __init__(self, victim: nn.Module) -> None:
         super().__init__()

@@ -1,8 +1,5 @@
 """Training of victims: the `Classifier` and the adversaries of adversarial training."""
 
-from rfdlight.training.adversary import Adversary
-from rfdlight.training.fgsm import FGSMAdversary
-from rfdlight.training.pgd import PGDAdversary
-from rfdlight.training.trades import TRADESAdversary
+from rfdlight.training.adversary import Adversary, FGSMAdversary, PGDAdversary, TRADESAdversary
 
 __all__ = ["Adversary", "FGSMAdversary", "PGDAdversary", "TRADESAdversary"]

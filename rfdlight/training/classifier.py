@@ -26,8 +26,7 @@ from rfdlight.core.threat import check_eps
 from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import Batch
 from rfdlight.errors import UserError, shown, unknown_name
-from rfdlight.training.adversary import Adversary, attacked
-from rfdlight.training.catastrophic_overfitting import CatastrophicOverfitting
+from rfdlight.training.adversary import Adversary, CatastrophicOverfitting, attacked
 from rfdlight.victims.networks import create_network, pretrained_settings, strange_option
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import start_from
@@ -36,10 +35,9 @@ from rfdlight.victims.weights import start_from
 class Classifier(LightningModule):
     """Trains a classifier of pixels in [0, 1], from scratch or from given weights, also adversarially.
 
-    The learning rate rises linearly for the first `warmup` of the steps and then falls linearly
-    to zero. The weights are those of the last step, or of the best epoch on images held out of the
-    training split (`--data.validation`) where a ModelCheckpoint callback monitors one; nothing is
-    selected on test images.
+    The learning rate rises linearly for the first `warmup` of the steps and then falls linearly to zero. The weights
+    are those of the last step, or of the best epoch on images held out of the training split (`--data.validation`) if a
+    ModelCheckpoint callback monitors one; nothing is selected on test images.
 
     Logged per epoch: `train_loss` and `train_accuracy`, with an adversary the accuracy at the attacked images; with
     held-out images `val_loss` and `val_accuracy`, with an adversary also `val_fgsm_accuracy` (one step from
@@ -97,17 +95,17 @@ class Classifier(LightningModule):
             raise UserError("model.mixup mixes labels, which model.adversary needs whole: give one of the two")
         if pretrained and checkpoint is not None:
             raise UserError("model.pretrained and model.checkpoint both name the first weights: give one of the two")
-        self.network_name = network
-        self.optimizer = optimizer
-        self.warmup = warmup
-        self.channels_last = channels_last
-        self.network_options = network_options or {}
-        strange = strange_option(self.network_options)
+        strange = strange_option(network_options or {})
         if strange is not None:
             raise UserError(
                 f"model.network_options may not have {strange}: expected numbers and text, and nothing that the data, "
                 "--model.pretrained or --model.checkpoint settles"
             )
+        self.network_name = network
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.channels_last = channels_last
+        self.network_options = network_options or {}
         self.pretrained = pretrained
         self.start_checkpoint = checkpoint
         self.layer_decay = layer_decay
@@ -118,21 +116,19 @@ class Classifier(LightningModule):
 
     @property
     def data(self) -> ImageData:
-        """The data module that the trainer was given."""
+        """The data module of the trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def configure_model(self) -> None:
-        """Build the network for the trainer's data, unless it was built before."""
+        """Build the network for the trainer's data."""
         self.build(self.data)
 
     def build(self, data: ImageData) -> None:
-        """Build the network for the classes of `data`, once.
-
-        The images are brought to the size that pretrained weights ask for, or any network if they have none.
+        """Build the network for the classes of `data`, once; images get the size of the weights or the network.
 
         Raises:
-            UserError: If the weights cannot be had or do not fit, timm refuses the options, or the adversary's ball
-                holds every image.
+            UserError: If the weights are missing or do not fit, timm refuses the options, or the adversary's ball holds
+                every image.
         """
         if hasattr(self, "victim"):
             return
@@ -153,9 +149,8 @@ class Classifier(LightningModule):
         except TypeError as error:
             raise UserError(f"model.network_options does not fit '{self.network_name}': {error}") from error
         if self.start_checkpoint is not None:
-            path = expanded(self.start_checkpoint)
-            _say(start_from(network, path, self.network_name))
-        # timm's are of RGB.
+            _print(start_from(network, expanded(self.start_checkpoint), self.network_name))
+        # timm's statistics are those of RGB.
         statistics = settings if settings is not None and len(settings.mean) == len(data.mean) else data
         self.victim = Victim(network, statistics.mean, statistics.std)
         names = ["train_accuracy", "val_accuracy", "val_fgsm_accuracy", "val_pgd_accuracy"]
@@ -179,7 +174,7 @@ class Classifier(LightningModule):
         self.log(name, self.accuracy[name], on_step=False, on_epoch=True, prog_bar=True, batch_size=len(y))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         x, y = self._images(batch)
         if self.adversary is not None:
             loss, logits = self.adversary.loss(self.victim, x, y, self._criterion)
@@ -196,7 +191,7 @@ class Classifier(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Loss and accuracy of a batch of held-out images, also under attack where the training is."""
+        """Log loss and accuracy of a batch of held-out images, in adversarial training also under attack."""
         x, y = self._images(batch)
         logits = self(x)
         self.log("val_loss", cross_entropy(logits, y), on_epoch=True, batch_size=len(y))
@@ -204,7 +199,7 @@ class Classifier(LightningModule):
         if self.adversary is None:
             return
         threat = self.adversary.threat
-        # Lightning validates in inference mode, whose tensors know no gradients.
+        # Lightning validates in inference mode, whose tensors have no gradients.
         with torch.inference_mode(False):
             x, y = x.clone(), y.clone()
             for name, attack in (
@@ -216,36 +211,27 @@ class Classifier(LightningModule):
                     self._log_accuracy(name, self(points), y)
 
     def on_validation_epoch_end(self) -> None:
-        """Say so if fast adversarial training has failed."""
+        """Report catastrophic overfitting."""
         if self.adversary is None or self.trainer.sanity_checking:
             return
         fgsm, pgd = (float(self.accuracy[f"val_{attack}_accuracy"].compute()) for attack in ("fgsm", "pgd"))
         failure = self.watch.update(fgsm, pgd)
         self.log("catastrophic_overfitting", float(self.watch.reported))
         if failure is not None:
-            _say(f"epoch {self.current_epoch}: {failure}")
+            _print(f"epoch {self.current_epoch}: {failure}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check that the training that goes on has the length that it was begun with.
-
-        Raises:
-            UserError: If it has another one, which its learning rate was not planned for.
-        """
+        """Raise a UserError for a resumed training of another length, for which its learning rate is not planned."""
         schedules = checkpoint.get("lr_schedulers") or [{}]
         planned, steps = schedules[0].get("total_steps"), self.trainer.estimated_stepping_batches
         if planned is not None and planned != steps:
             raise UserError(
-                f"ckpt_path must be of a training of {steps} steps, got one of {planned}, at whose end the learning "
-                "rate is 0: give its --trainer.max_epochs and --data.batch_size, or start from its weights with "
-                "--model.checkpoint"
+                f"ckpt_path must be of a training of {steps} steps, got one of {planned}; give its "
+                "--trainer.max_epochs and --data.batch_size, or start from its weights with --model.checkpoint"
             )
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, with one linear rise and fall of its learning rate.
-
-        Raises:
-            UserError: If the training has no end, or the network has no order of layers for `layer_decay`.
-        """
+        """Return the optimizer, with one linear rise and fall of its learning rate."""
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise UserError("the learning rate falls until the end; give --trainer.max_epochs or --trainer.max_steps")
@@ -269,7 +255,7 @@ class Classifier(LightningModule):
             raise UserError(
                 f"model.layer_decay needs a network whose layers timm has put in order, '{self.network_name}' is none"
             )
-        # The decay of 1 marks the groups that shall have the optimizer's own.
+        # The decay of 1 marks the groups with the optimizer's own decay.
         groups = param_groups_layer_decay(network, weight_decay=1.0, layer_decay=self.layer_decay)
         optimizer = self.optimizer(groups)
         for group in optimizer.param_groups:
@@ -278,5 +264,5 @@ class Classifier(LightningModule):
         return optimizer
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     plain_console(stderr=True).print(Text(shown(line)), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""From a trained classifier to a victim on disk."""
+"""Export of a trained classifier as a victim with its card."""
 
 from __future__ import annotations
 
@@ -25,24 +25,11 @@ from rfdlight.victims.victim import Victim
 def export_victim(
     module: Classifier, data: ImageData, folder: Path, command: str, seed: int, seconds: float
 ) -> VictimCard:
-    """Evaluate the trained network on the whole test set and write weights, card and scales.
-
-    Images that cannot be read are in no count.
-
-    A network that was trained adversarially is also attacked by PGD-10 on the test images that `rfdlight test`
-    attacks by default, in the ball that it was trained in.
+    """Evaluate a trained network on the test set; write `victim.json`, its weights and its scales into `folder`.
 
     The scales are those of the features at the network's default insertion points, if it has any.
-
-    Args:
-        module: After its training.
-        data: What it was trained on.
-        folder: Gets `victim.safetensors`, `victim.json` and `victim.scales.safetensors`.
-        command: The command line, for the card.
-        seed: The run's, for the card.
-        seconds: Of the training, for the card.
     """
-    # In the layout that a reader of the file gets, so that the card's count is theirs to the image.
+    # In the memory layout of a loaded victim, so that both classify the same images correctly.
     victim = module.victim.to("cpu").to(memory_format=torch.contiguous_format).eval()
     test = data.images("test")
     path = folder / "victim.json"
@@ -73,7 +60,10 @@ def export_victim(
 
 
 def pgd10(module: Classifier, data: ImageData, batch_size: int = 100) -> dict[str, Any]:
-    """Count the attacked test images that PGD-10 leaves right, as fields of the card; none without an adversary."""
+    """Return the card's fields on PGD-10, in the ball of the training; none without an adversary.
+
+    The images are the test images that `rfdlight test` attacks by default.
+    """
     if module.adversary is None:
         return {}
     threat, images = module.adversary.threat, data.attacked()
@@ -81,13 +71,13 @@ def pgd10(module: Classifier, data: ImageData, batch_size: int = 100) -> dict[st
     correct = 0
     for x, y, _ in loader(images, batch_size):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
-            torch.manual_seed(0)  # the card's count is then the reader's
+            torch.manual_seed(0)  # so that the count can be repeated
             correct += int((module.victim(attacked(module.victim, attack, x, y)).argmax(1) == y).sum())
     return {"pgd10_correct": correct, "pgd10_total": len(images), "pgd10_eps": threat.eps}
 
 
 def take_best_weights(trainer: Trainer, module: Classifier) -> None:
-    """Load the weights of the best epoch, where a ModelCheckpoint callback has monitored one."""
+    """Load the weights of the best epoch, if a ModelCheckpoint callback monitors one."""
     monitors = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint) and saver.monitor]
     best = next((saver.best_model_path for saver in monitors), "")
     if best:
@@ -97,10 +87,7 @@ def take_best_weights(trainer: Trainer, module: Classifier) -> None:
 
 @torch.no_grad()
 def count_correct(victim: Victim, images: ImageSource, batch_size: int = 250) -> tuple[int, int]:
-    """Count the images that `victim` classifies rightly, one draw each where it is random, and those it was asked.
-
-    The latter are fewer than `images` where some cannot be read.
-    """
+    """Count the images that `victim` classifies correctly, by one evaluation each, and all that can be read."""
     correct = answered = 0
     for x, y, _ in loader(images, batch_size):
         correct += int((victim(x).argmax(1) == y).sum())

@@ -32,27 +32,17 @@ class VictimCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Description of a stored victim: its network, its training and its accuracy.
 
     Attributes:
-        network: Name for `timm.create_model`.
-        num_classes: Outputs.
+        network, network_options: Name and further options for `timm.create_model`.
         image_shape: Channels, height, width.
-        mean: Per channel, in pixel units.
-        std: Per channel, in pixel units.
-        data: Data set of the training.
-        command: Command line of the training.
-        seed: Of the training.
-        parameters: How many.
-        clean_correct: Right answers on the whole test set, undefended, in float32.
-        clean_total: Size of that test set, without images that cannot be read.
-        clean_accuracy: Their ratio.
-        clean_interval: Its 95 % Wilson interval.
-        sha256: Of the weights file.
-        versions: Of the packages of the training.
-        network_options: Further options of timm.
         preparation: How images are resized to `image_shape`; None if they have that size.
-        train_seconds: Duration of the training, in seconds.
-        pgd10_correct: Right answers under 10 steps of PGD, after adversarial training.
-        pgd10_total: Of how many test images.
-        pgd10_eps: Radius of their ball in linf, in pixel units.
+        mean, std: Of each channel, in pixel units.
+        data, command, seed, train_seconds, versions: Of the training; `command` is its command line.
+        parameters: How many.
+        clean_correct, clean_total: Right answers on the test images that can be read, undefended, in float32.
+        clean_accuracy, clean_interval: Their ratio, and its 95 % Wilson interval.
+        sha256: Of the weights file.
+        pgd10_correct, pgd10_total, pgd10_eps: Right answers under 10 steps of PGD in a linf ball of that radius, in
+            pixel units, after adversarial training.
     """
 
     network: str
@@ -97,16 +87,7 @@ def weights_path(card_path: Path) -> Path:
 
 
 def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
-    """Write the weights and the card.
-
-    Args:
-        victim: Its network's weights are stored, contiguous, on the CPU.
-        card_path: A `.json`; the weights go beside it.
-        facts: Fields of the card that do not follow from the weights and the counts.
-
-    Raises:
-        UserError: If they cannot be written.
-    """
+    """Write the weights of the victim's network, and the card with further `facts`; the weights go beside the card."""
     weights = {key: value.detach().cpu().contiguous() for key, value in victim.network.state_dict().items()}
     with replacing(weights_path(card_path)) as partial:
         save_file(weights, partial)
@@ -125,11 +106,7 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
 
 
 def read_card(card_path: Path) -> VictimCard:
-    """Read a card.
-
-    Raises:
-        UserError: If it cannot be read, or a field is missing, unknown or out of range.
-    """
+    """Read a card; a field that is missing, unknown or out of range is a UserError."""
     try:
         return msgspec.json.decode(read_bytes(card_path), type=VictimCard)
     except OSError as error:
@@ -139,15 +116,9 @@ def read_card(card_path: Path) -> VictimCard:
 
 
 def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCard]:
-    """Build the network of a card, in eval mode, and load its weights, after comparing both with the card.
+    """Build the network of a card, in eval mode, and load its weights, and its scales of features if there are any.
 
-    Args:
-        card_path: A `.json`, with the weights beside it.
-        scales: Whether to read the scales of its features, if they are there.
-
-    Raises:
-        UserError: If the weights are missing, are not safetensors, have another hash than on the card, or do not fit
-            the card's network; if the scales are those of other weights.
+    Weights that are no safetensors, have another hash than on the card, or do not fit its network, are refused.
     """
     card = read_card(card_path)
     path = weights_path(card_path)
@@ -165,11 +136,7 @@ def load_victim(card_path: Path, scales: bool = True) -> tuple[Victim, VictimCar
 
 
 def build_network(card: VictimCard, card_path: Path) -> torch.nn.Module:
-    """Build the network that a card names, with random weights.
-
-    Raises:
-        UserError: If timm does not have it, or it does not take the card's options.
-    """
+    """Build the network that a card names, with random weights."""
     if not timm.is_model(card.network):
         raise UserError(f"the card {card_path} names the network '{card.network}', which timm does not have")
     options = {**card.network_options, "num_classes": card.num_classes, "in_chans": card.image_shape[0]}

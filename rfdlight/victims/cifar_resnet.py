@@ -8,7 +8,15 @@ from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn.functional import pad, relu
 
-from rfdlight.victims.registration import known_settings
+_OF_TIMM = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments that timm passes to every network besides the user's options."""
+
+
+def own_settings(pretrained: bool, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the user's options of a network, which has no pretrained weights at timm."""
+    if pretrained:
+        raise ValueError("timm has no weights for this network; rfdlight ships some as victims")
+    return {key: value for key, value in settings.items() if key not in _OF_TIMM}
 
 
 class _Block(nn.Module):
@@ -33,16 +41,12 @@ class _Block(nn.Module):
 class CifarResNet(nn.Module):
     """A residual network of depth 6n + 2 for images of 32 x 32.
 
-    Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016,
-    section 4.2.
+    Source: He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016, section 4.2.
 
     Args:
         depth: 6n + 2 for some n of at least 1; 20 has 0.27 M parameters.
         num_classes: Outputs.
         in_chans: Channels of the image.
-
-    Shape:
-        (rows, in_chans, H, W) to logits (rows, num_classes).
 
     Example:
         >>> import torch
@@ -79,17 +83,13 @@ class CifarResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def _build(depth: int, pretrained: bool, settings: dict[str, Any]) -> CifarResNet:
-    return CifarResNet(depth, **known_settings(pretrained, settings, ("num_classes", "in_chans")))
-
-
 @register_model
 def resnet8(pretrained: bool = False, **settings: Any) -> CifarResNet:
     """Residual network of depth 8 for 32 x 32 images, 0.08 M parameters."""
-    return _build(8, pretrained, settings)
+    return CifarResNet(8, **own_settings(pretrained, settings))
 
 
 @register_model
 def resnet20(pretrained: bool = False, **settings: Any) -> CifarResNet:
     """Residual network of depth 20 for 32 x 32 images, 0.27 M parameters."""
-    return _build(20, pretrained, settings)
+    return CifarResNet(20, **own_settings(pretrained, settings))

@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import register_model
 from torch import Tensor, nn
 
-from rfdlight.victims.registration import known_settings
+from rfdlight.victims.cifar_resnet import own_settings
 
 _STAGES = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))
 """Multiple of the width, and number of convolutions, of the five stages of VGG19."""
@@ -16,10 +16,10 @@ _STAGES = ((1, 2), (2, 2), (4, 4), (8, 4), (8, 4))
 class CifarVGG(nn.Module):
     """The sixteen convolutions of VGG19, with batch normalisation and one linear layer, for 32 x 32 images.
 
-    Source: Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition,
-    ICLR 2015, configuration E. Deviations, as is usual for small images: batch normalisation after every
-    convolution (Ioffe and Szegedy, 2015), one linear layer after a global average instead of three, and
-    `width` channels in the first stage instead of 64, all others in proportion.
+    Source: Simonyan, Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015,
+    configuration E. Deviations, as is usual for small images: batch normalisation after every convolution (Ioffe and
+    Szegedy, 2015), one linear layer after a global average instead of three, and `width` channels in the first stage
+    instead of 64, all others in proportion.
 
     Args:
         width: Channels of the first stage; 22 gives 2.37 M parameters.
@@ -60,4 +60,4 @@ class CifarVGG(nn.Module):
 @register_model
 def vgg19_bn_thin(pretrained: bool = False, **settings: Any) -> CifarVGG:
     """VGG19 with batch normalisation for 32 x 32 images, width 22, 2.37 M parameters."""
-    return CifarVGG(22, **known_settings(pretrained, settings, ("num_classes", "in_chans")))
+    return CifarVGG(22, **own_settings(pretrained, settings))

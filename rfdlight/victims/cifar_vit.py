@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
 
-from rfdlight.victims.registration import known_settings
+from rfdlight.victims.cifar_resnet import own_settings
 
 
 @register_model
@@ -17,7 +17,6 @@ def vit_thin_patch4_32(pretrained: bool = False, **settings: Any) -> VisionTrans
     Source: Dosovitskiy and others, An Image is Worth 16 x 16 Words, ICLR 2021. Deviation: the mean of
     the patches' tokens is classified, there is no class token.
     """
-    known = known_settings(pretrained, settings, ("num_classes", "in_chans", "patch_drop_rate", "drop_path_rate"))
     return VisionTransformer(
         img_size=32,
         patch_size=4,
@@ -26,5 +25,5 @@ def vit_thin_patch4_32(pretrained: bool = False, **settings: Any) -> VisionTrans
         num_heads=4,
         class_token=False,
         global_pool="avg",
-        **known,
+        **own_settings(pretrained, settings),
     )

@@ -45,11 +45,7 @@ def maker_module(spec: str | None) -> ModuleType | None:
 
 
 def import_victim(spec: str) -> nn.Module:
-    """Return the module that an import path names or makes, in eval mode.
-
-    Raises:
-        UserError: If there is none, it needs arguments, or its result cannot be attacked.
-    """
+    """Return the module that an import path names or makes, in eval mode."""
     place, attribute = _divided(spec)
     if isinstance(place, Path):
         module = _module_of_file(spec, place)
@@ -61,12 +57,9 @@ def import_victim(spec: str) -> nn.Module:
         raise unknown_name(f"name in the module {place}:", attribute, public)
     make = getattr(module, attribute)
     if isinstance(make, nn.Module):
-        try:
-            return as_module(copy.deepcopy(make), spec)  # several runs of a process may need it
-        except (RuntimeError, TypeError, NotImplementedError) as error:
-            raise UserError(
-                f"'{spec}' is a module that cannot be copied: {one_line(error)}; give a function that makes it"
-            ) from error
+        with user_code.guarded(f"cannot copy the victim '{spec}', give a function that makes it"):
+            make = copy.deepcopy(make)  # several runs of a process may need it
+        return as_module(make, spec)
     _check_maker(spec, make)
     with user_code.guarded(f"cannot make the victim '{spec}'"):
         victim = make()
@@ -119,18 +112,17 @@ def _check_own(spec: str, module_name: str | None) -> None:
 
 def _check_maker(spec: str, make: Any) -> None:
     """Refuse to call anything but a user's class of modules, or function without arguments."""
+    no_maker = UserError(f"'{spec}' must be a module, a class of modules or a function that makes a module")
     if not callable(make):
-        raise UserError(
-            f"'{spec}' must be a module, or a class or a function that makes a module, got a {type(make).__name__}"
-        )
+        raise no_maker
     inner = make
     while isinstance(inner, functools.partial):
         inner = inner.func
     named = inspect.isclass(inner) or inspect.isroutine(inner)
     _check_own(spec, (inner if named else type(inner)).__module__)
     if inspect.isbuiltin(inner) or (inspect.isclass(inner) and not issubclass(inner, nn.Module)):
-        raise UserError(f"'{spec}' must be a subclass of torch.nn.Module or a function that makes one")
+        raise no_maker
     try:
         inspect.signature(make).bind()
     except TypeError as error:
-        raise UserError(f"'{spec}' must need no arguments: {error}; wrap it in a function that gives them") from error
+        raise UserError(f"'{spec}' must need no arguments: {one_line(error)}; wrap it in a function") from error

@@ -44,11 +44,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    """Build a network that is registered with timm, with random weights or with timm's.
-
-    Raises:
-        UserError: If there is no such network, timm rejects the tag or the options, or weights cannot be fetched.
-    """
+    """Build a network that is registered with timm, with random weights or with timm's."""
     if not timm.is_model(name):
         raise unknown_name("network", name, timm.list_models())
     try:
@@ -64,11 +60,7 @@ def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mo
 
 
 def pretrained_settings(name: str) -> PretrainedSettings | None:
-    """Return the settings of timm's weights for a network, or None if there are none.
-
-    Raises:
-        UserError: If it crops images in a way that `Preparation` does not support.
-    """
+    """Return the settings of timm's weights for a network, or None if there are none."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.has_weights:
         return None

@@ -16,23 +16,13 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.victims.answers import answer_in_logits
-from rfdlight.victims.card import VictimCard, load_victim, read_card
-from rfdlight.victims.digest import attributes_digest, weights_digest
+from rfdlight.victims.card import VictimCard, read_card
+from rfdlight.victims.card import load_victim as load_stored
+from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.import_path import TIMM, import_victim, is_import_path
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import load_checkpoint
-
-_AS_CODE = "load it in a function of yours that returns a module, and give --model.victim my_file.py:my_function"
-_AS_WEIGHTS = (
-    "weights without a card go to --model.checkpoint, with --model.victim timm:NAME or an import path of the network"
-)
-_REMEDIES = {
-    **dict.fromkeys((".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar"), _AS_WEIGHTS),
-    **dict.fromkeys((".pt2", ".ptl", ".torchscript", ".onnx", ".h5", ".keras", ".tflite", ".pb"), _AS_CODE),
-    ".py": "name the function or the module in it: my_file.py:my_function",
-}
-"""How to use files that are no victims by themselves, by their suffix."""
 
 SHIPPED_DATA = ("cifar10", "digits", "imagenet")
 """Names of data sets whose images are always the same: a victim of one of them is not attacked on another."""
@@ -40,19 +30,31 @@ SHIPPED_DATA = ("cifar10", "digits", "imagenet")
 
 @dataclass(frozen=True)
 class LoadedVictim:
-    """A victim as it was loaded.
-
-    Attributes:
-        module: In eval mode; from pixels in [0, 1] to an output that holds logits.
-        description: One line on its weights.
-        card: Its card, if it has one.
-        preparation: How images are resized for it; None if any size will do.
-    """
+    """A victim in eval mode, from pixels in [0, 1] to an output that holds logits, and one line on its weights."""
 
     module: nn.Module
     description: str
     card: VictimCard | None = None
     preparation: Preparation | None = None
+    """How images are resized for it; None if any size will do."""
+
+
+def load_victim(name: str, checkpoint: str | None = None) -> nn.Module:
+    """Load a classifier of pixels in [0, 1] in eval mode.
+
+    Args:
+        name: A shipped name (see `rfdlight.list_victims`), the path of a victim card (.json), `timm:NAME`, or an import
+            path such as `my_module.my_net` or `my_file.py:my_net`.
+        checkpoint: File of weights, for `timm:NAME` and import paths.
+
+    Raises:
+        UserError: If there is no such victim, or its weights cannot be loaded.
+
+    Example:
+        >>> load_victim("resnet8-digits").training
+        False
+    """
+    return load(name, checkpoint).module.eval()
 
 
 def load(
@@ -63,21 +65,10 @@ def load(
     std: Sequence[float] | None = None,
     native_size: bool = True,
 ) -> LoadedVictim:
-    """Load the victim that `spec` names.
+    """Load the victim that `spec` names, see `load_victim`.
 
-    Args:
-        spec: One of: the name of a shipped victim; the path of a victim card, ending in `.json`; `timm:NAME`, a timm
-            network with the weights of `checkpoint`, or timm's own if these have as many classes; an import path
-            `my_module.my_net`, or `my_file.py:my_net`, of a module from pixels in [0, 1] to logits, or of a class or
-            function that makes one without arguments.
-        checkpoint: A file of weights, for the last two: see `rfdlight.victims.weight_files.read_checkpoint`.
-        classes: Outputs of a timm network; by default those of timm's weights.
-        mean: Of each channel, in pixel units, for a timm network; by default that of timm's weights.
-        std: The same.
-        native_size: Whether the images have one size; others are resized as timm does for the network.
-
-    Raises:
-        UserError: If there is no such victim, or its weights cannot be loaded.
+    Classes, mean and std are for a timm network, which gets those of timm's weights by default; without a
+    `native_size`, images are resized as timm does for the network.
     """
     if spec in names("victim"):
         spec = resolve("victim", spec)
@@ -93,7 +84,7 @@ def load(
         raise UserError(
             f"--model.checkpoint is for timm:NAME or an import path; the victim '{spec}' has weights of its own"
         )
-    victim, card = load_victim(card_path(spec))
+    victim, card = load_stored(card_path(spec))
     description = (
         f"{spec}: {card.network} trained on {card.data}, weights sha256 {card.sha256[:12]}, "
         f"clean accuracy {card.clean_accuracy:.2%} ({card.clean_correct} of {card.clean_total})"
@@ -104,19 +95,10 @@ def load(
 def resolve_victim(
     spec: str | None, checkpoint: str | None, data: ImageData, batch_size: int | None = None
 ) -> tuple[nn.Module, VictimCard | None, str]:
-    """Load the victim that `spec` names and check that it returns logits for the data's images.
+    """Load the victim that `spec` names, or the data's default, and check that it returns logits for the data's images.
 
-    Args:
-        spec: See `load`; None is the data's default victim.
-        checkpoint: See `load`.
-        data: The data under attack; its test split is read, at the size that the victim needs.
-        batch_size: Images per forward pass, for a victim with a fixed batch size; None where passes vary.
-
-    Returns:
-        The victim in eval mode, its card if it has one, and one line on its weights.
-
-    Raises:
-        UserError: If there is no such victim, its weights cannot be loaded, or it does not fit the data.
+    The test split of the data is read, at the size that the victim needs. Returned are the victim in eval mode, its
+    card if it has one, and one line on its weights.
     """
     spec = spec or data.default_victim
     if spec is None:
@@ -127,13 +109,11 @@ def resolve_victim(
         check_data(spec, card, data)
     if found.preparation is not None:
         data.prepare(found.preparation)
-    if card is not None:
-        for what, of_card, of_data in (
-            ("classes", card.num_classes, data.num_classes),
-            ("images of the shape", card.image_shape, data.image_shape),
-        ):
-            if of_card != of_data:
-                raise UserError(f"the victim '{spec}' is for {what} {of_card}, the data {data.name} has {of_data}")
+    if card is not None and (card.num_classes, card.image_shape) != (data.num_classes, data.image_shape):
+        raise UserError(
+            f"the victim '{spec}' is for {card.num_classes} classes, images {card.image_shape}, the data {data.name} "
+            f"has {data.num_classes} and {data.image_shape}"
+        )
     found.module.eval()
     where = answer_in_logits(found.module, spec, data.num_classes, data.image_shape, batch_size)
     return found.module, card, f"{found.description}; {where}" if where else found.description
@@ -150,11 +130,7 @@ def card_of(spec: str | None) -> VictimCard | None:
 
 
 def check_data(spec: str, card: VictimCard, data: ImageData) -> None:
-    """Refuse a victim that was trained on another of the shipped data sets.
-
-    Raises:
-        UserError: Names the data set of the card.
-    """
+    """Refuse a victim that was trained on another of the shipped data sets."""
     if card.data != data.name and card.data in SHIPPED_DATA and data.name in SHIPPED_DATA:
         raise UserError(
             f"the victim '{spec}' was trained on {card.data}, expected --data {card.data}, got {data.name}; for other "
@@ -172,16 +148,14 @@ def other_data_warning(card: VictimCard | None, data: ImageData) -> str | None:
 
 
 def card_path(spec: str) -> Path:
-    """Return the path of the card of a shipped name, or the given path.
-
-    Raises:
-        UserError: If there is no such name, or the path is not that of a card.
-    """
+    """Return the path of the card of a shipped name, or the given path of a card."""
     if spec.endswith(".json"):
         return expanded(spec)
-    remedy = _REMEDIES.get(Path(spec).suffix.lower(), _AS_WEIGHTS if "/" in spec else None)
-    if remedy is not None:
-        raise UserError(f"a victim is given by its card, a .json, got '{spec}'; {remedy}")
+    if {"/", "."} & set(spec):
+        raise UserError(
+            f"a victim is a shipped name, a card (.json), timm:NAME or an import path such as my_file.py:my_function, "
+            f"got '{spec}'; files of weights go to --model.checkpoint"
+        )
     return _io.find_shipped("checkpoints", spec, ".json")
 
 
@@ -217,8 +191,6 @@ def _from_timm(
 
 
 def _load_weights(network: nn.Module, checkpoint: str, name: str, spec: str) -> str:
-    """Load a file of weights, and return one line on them and on other tensors that decide the output."""
+    """Load a file of weights, and return one line on them."""
     digest, note = load_checkpoint(network, expanded(checkpoint), name)
-    own = attributes_digest(network)
-    own = f", tensors of its own {own[:12]}" if own else ""
-    return f"{spec} with {checkpoint}, weights sha256 {digest[:12]}{own}, clean accuracy unknown{note}"
+    return f"{spec} with {checkpoint}, weights sha256 {digest[:12]}, clean accuracy unknown{note}"

@@ -13,18 +13,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rfdlight._io import check_regular, replacing
-from rfdlight.core.activations import (
-    InsertionPoint,
-    called_again,
-    check_hooked,
-    check_points,
-    never_called,
-    received,
-)
+from rfdlight.core.activations import InsertionPoint, called_again, never_called, received
 from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
 from rfdlight.errors import UserError, one_line
+from rfdlight.victims.answers import device_of
 
 NUM_IMAGES = 512
 """Default number of training images."""
@@ -36,11 +30,7 @@ def scales_path(card_path: Path) -> Path:
 
 
 def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
-    """Choose training images at random, the same at every call, independently of the order of storage.
-
-    Raises:
-        UserError: If `count` is not positive or more than there are.
-    """
+    """Choose training images at random, the same at every call, independently of the order of storage."""
     train = data.images("train")
     if not 1 <= count <= len(train):
         raise UserError(f"num_images must be from 1 to {len(train)}, the training images of {data.name}, got {count}")
@@ -53,57 +43,36 @@ def calibration_images(data: ImageData, count: int = NUM_IMAGES) -> ImageSource:
 def measure_scales(
     victim: nn.Module, images: ImageSource, keys: Sequence[str], batch_size: int = 64
 ) -> tuple[dict[str, Tensor], int]:
-    """Measure the standard deviation of each feature over `images`, averaged over its positions.
+    """Measure the standard deviation of each feature over images, averaged over its positions.
 
-    Activations of four dimensions are (rows, channels, H, W) and have one scale per channel; those of
-    three are (rows, tokens, features) and those of two (rows, features), with one per feature. At each
-    position the standard deviation over the images is taken (divisor N), in one pass with sums in
-    float64; then comes the mean over the positions.
+    Activations of four dimensions are (rows, channels, H, W) and have one scale per channel; those of three are (rows,
+    tokens, features) and those of two (rows, features), with one per feature. At each position the standard deviation
+    over the images is taken (divisor N), in one pass with sums in float64; then comes the mean over the positions.
 
-    Args:
-        victim: Takes pixels in [0, 1]; without defenses. It is run in eval mode.
-        images: N images, of which those that cannot be read are left out.
-        keys: Insertion points, such as "layer3:output"; paths inside the victim's `network`, or inside itself where it
-            has none.
-        batch_size: Images per forward pass.
-
-    Returns:
-        (features,) float32 on the CPU by key, and the number of images.
-
-    Raises:
-        UserError: If a point is no activation of two to four dimensions, is not called or more than once in a forward
-            pass, or is in a TorchScript module.
+    The victim is run in eval mode, without defenses. Keys are insertion points, such as "layer3:output", with paths
+    inside the victim's `network`, or inside itself where it has none. Images that cannot be read are left out.
+    Returned are (features,) float32 on the CPU by key, and the number of images.
     """
-    network = getattr(victim, "network", victim)
-    points = []
-    for key in keys:
-        path, _, side = key.rpartition(":")
-        points.append(InsertionPoint(path, network.get_submodule(path), "input" if side == "input" else "output"))
-    check_points(victim, points)
-    sums: dict[str, tuple[int, Tensor, Tensor]] = {}
+    points = _insertion_points(victim, keys)
+    moments: dict[str, tuple[int, Tensor, Tensor]] = {}
     called: set[str] = set()
     rows = 0
 
     def receive(number: int, x: Any) -> None:
         key = points[number].key
         if key in called:
-            raise called_again(points[number].name, "scale per feature")
+            raise called_again(points[number], "scale per feature")
         called.add(key)
-        if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4):
-            got = f"{x.ndim} dimensions" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise UserError(f"the activation {key} must be a tensor of 2 to 4 dimensions to have scales, got {got}")
-        if len(x) % rows:
-            raise UserError(f"the activation {key} must have a row per image, got {len(x)} rows of {rows} images")
+        if not isinstance(x, Tensor) or x.ndim not in (2, 3, 4) or len(x) % rows:
+            got = tuple(x.shape) if isinstance(x, Tensor) else f"a {type(x).__name__}"
+            raise UserError(f"the activation {key}: expected a tensor of 2 to 4 dimensions, {rows} rows, got {got}")
         exact = x.double()
-        zeros = torch.zeros_like(exact[0])
-        count, total, squares = sums.get(key, (0, zeros, zeros))
-        sums[key] = count + len(x), total + exact.sum(0), squares + exact.square().sum(0)
+        count, total, squares = moments.get(key, (0, 0, 0))
+        moments[key] = count + len(x), total + exact.sum(0), squares + exact.square().sum(0)
 
-    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
-    training, measured = victim.training, 0
+    device, training, measured = device_of(victim), victim.training, 0
     victim.eval()
     try:
-        check_hooked(victim, next(iter(loader(images, batch_size)))[0].to(device), points)
         with received(points, receive):
             for x, _, _ in loader(images, batch_size):
                 called.clear()
@@ -113,9 +82,18 @@ def measure_scales(
     finally:
         victim.train(training)
     for point in points:
-        if point.key not in sums:
-            raise never_called(point.name, point.module)
-    return {key: _scale(*moments) for key, moments in sums.items()}, measured
+        if point.key not in moments:
+            raise never_called(point)
+    return {key: _scale(*moments[key]) for key in moments}, measured
+
+
+def _insertion_points(victim: nn.Module, keys: Sequence[str]) -> list[InsertionPoint]:
+    network = getattr(victim, "network", victim)
+    points = []
+    for key in keys:
+        path, _, side = key.rpartition(":")
+        points.append(InsertionPoint(path, network.get_submodule(path), "input" if side == "input" else "output"))
+    return points
 
 
 def _scale(count: int, total: Tensor, squares: Tensor) -> Tensor:
@@ -126,29 +104,14 @@ def _scale(count: int, total: Tensor, squares: Tensor) -> Tensor:
 
 
 def save_scales(path: Path, scales: dict[str, Tensor], weights_sha256: str, data: str, num_images: int) -> None:
-    """Write measured scales.
-
-    Args:
-        path: See `scales_path`.
-        scales: From `measure_scales`.
-        weights_sha256: Of the victim's weights, as on its card.
-        data: The name of the data set.
-        num_images: Number of its training images that were used.
-
-    Raises:
-        UserError: If the file cannot be written.
-    """
+    """Write scales that were measured on `num_images` training images of `data`."""
     facts = {"weights_sha256": weights_sha256, "data": data, "split": "train", "num_images": str(num_images)}
     with replacing(path) as partial:
         save_file(scales, partial, metadata=facts)
 
 
 def read_scales(path: Path, weights_sha256: str) -> dict[str, Tensor]:
-    """Read the scales of a victim, an empty dictionary if there is no file.
-
-    Raises:
-        UserError: If the file has another format, or was measured with other weights.
-    """
+    """Read the scales of a victim, an empty dictionary if there is no file; those of other weights are refused."""
     if not path.exists():
         return {}
     try:

@@ -173,7 +173,7 @@ def test_an_interval_beyond_a_half_is_not_cut_off(figure):
     far = point("layer1", 1, measured=spread(0.03, 1))
     (axes,) = figure(draw_misled, [far]).axes
     assert far.measured_interval[1] > 0.6
-    assert axes.get_ylim() == (0, pytest.approx(far.measured_interval[1] + 0.02))
+    assert axes.get_ylim()[1] > far.measured_interval[1]
 
 
 def test_without_a_place_that_misleads_the_picture_is_empty(figure):
@@ -184,8 +184,8 @@ def test_without_a_place_that_misleads_the_picture_is_empty(figure):
 @pytest.mark.parametrize(
     "names", [["layer1", "layer2"], ["features.3", "features.10", "features.23", "features.49"] * 2]
 )
-@pytest.mark.parametrize("draw", [draw_ratios, draw_magnitudes, draw_misled])
-def test_names_of_places_do_not_run_into_each_other(figure, draw, names):
+@pytest.mark.parametrize("draw", [draw_magnitudes, draw_misled])
+def test_names_of_points_do_not_run_into_each_other(figure, draw, names):
     (axes,) = figure(draw, [point(name, 1) for name in ["the image", *names]]).axes
     ends = [label.get_window_extent() for label in axes.get_xticklabels()]
     assert all(left.x1 < right.x0 for left, right in pairwise(ends))

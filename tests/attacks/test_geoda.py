@@ -5,13 +5,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from attack_checks import check_feasible
+from attack_checks import caught, check_feasible
 from harness import Constant, Linear, Run, counted, drive, images, one_by_one
 from reference.geoda import geoda
 from reference.geoda import split as reference_split
 from torch import nn
 
 from rfdlight.attacks import GeoDA
+from rfdlight.attacks.decision_based import along
 from rfdlight.attacks.geoda import low_waves, query_split
 from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.core import rng
@@ -114,21 +115,21 @@ def check_split(attack):
     state = {"x": x, "y": y, "seed": torch.arange(3), "target": torch.full_like(y, -1)}
     state |= {"budget": torch.tensor([1000, 100, 500]), **attack.init(x, y, torch.arange(3))}
     shares = [[], [], []]
-    for _ in range(700):
+    for _ in range(400):
         was = state["phase"].clone()
         points = attack.ask(state)
         attack.tell(state, points, (norm_of(points - x, "l2") > 0.4).long())
         for i in range(3):
             if was[i] == PROBE and state["phase"][i] == WALK:
                 shares[i].append(int(state["probed"][i]))
-    assert shares[0][:3] == [79, 111, 156]
+    assert shares[0][:2] == [79, 111]
     assert shares[1][:3] == [75, 75, 75]
-    assert shares[2][:5] == [56, 79, 110, 155, 56]
+    assert shares[2][:3] == [56, 79, 110]
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_each_query_is_the_references(network, clean, norm):
-    check_reference(GeoDA(norm=norm, eps=0.05), network, clean[0][:1], clean[1][:1], 220)
+@pytest.mark.parametrize(("norm", "steps"), [("l2", 220), ("linf", 140)])
+def test_each_query_is_the_references(network, clean, norm, steps):
+    check_reference(GeoDA(norm=norm, eps=0.05), network, clean[0][:1], clean[1][:1], steps)
 
 
 def test_each_query_is_the_references_with_other_options(network, clean):
@@ -141,9 +142,8 @@ def test_bisections_probes_and_distances_obey_the_paper(network, clean, norm):
     check_steps(GeoDA(norm=norm, eps=0.05), network, clean[0][:2], clean[1][:2], 150)
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_a_linear_victims_distance_is_found_and_never_beaten(norm):
-    check_linear(GeoDA(norm=norm, eps=0.05, sub_dim=2))
+def test_a_linear_victims_distance_is_found_and_never_beaten():
+    check_linear(GeoDA(norm="l2", eps=0.05, sub_dim=2))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -205,7 +205,7 @@ def failed_walk(attack):
         return nn.functional.one_hot((far & (not calls["probed"])).long(), 2).float()
 
     state, walked = [], []
-    for before, points, _, after in drive(attack, answer, x, y, budget=100, steps=400):
+    for before, points, _, after in drive(attack, answer, x, y, budget=100, steps=300):
         state.append(after)
         if before["phase"][0] == WALK:
             walked.append((before, points, after))
@@ -237,7 +237,7 @@ def test_the_paper_asks_the_clean_image_first_and_does_not_clip_noise(network, c
 
 
 def test_the_paper_bills_every_answer_and_ends_with_its_split(network, clean):
-    x, y = clean[0][:4], clean[1][:4]
+    x, y = clean[0][:2], clean[1][:2]
     exact = Run(network, GeoDA(eps=1e-6, norm="l2"), x, y, budget=100, criterion=criterion_named("never"))
     paper = Run(
         network,
@@ -248,7 +248,7 @@ def test_the_paper_bills_every_answer_and_ends_with_its_split(network, clean):
         criterion=criterion_named("never"),
         query_counting="paper",
     )
-    assert exact.column("attack").tolist() == [100] * 4
+    assert exact.column("attack").tolist() == [100] * 2
     # One iteration of 75 probes; the search for a start and two bisections carry it over the budget, or not.
     for i, count in enumerate(paper.column("attack").tolist()):
         attack = counted(GeoDA(eps=1e-6, norm="l2"), "paper")
@@ -313,7 +313,7 @@ class ProbesTooFar(GeoDA):
     """Size: probes of twice alpha."""
 
     def _probe(self, state):
-        here = self._along(state, state["high"])
+        here = along(state, state["high"])
         return (2 * super()._probe(state) - here).clamp(0, 1)
 
 
@@ -370,19 +370,17 @@ CHECKS = {
 }
 
 CAUGHT = [
-    (WalksAway, ["check_reference", "check_linear"]),
-    (ProbesTooFar, ["check_reference", "check_steps"]),
-    (LeavesTheBall, ["check_feasible"]),
-    (ProbesOnceMore, ["check_reference", "check_steps", "check_split"]),
-    (SplitsTheFirstBudget, ["check_split"]),
     (ForgetsNormals, ["check_reference"]),
-    (ReadsTheOpposite, ["check_reference", "check_steps"]),
+    (WalksAway, ["check_linear", "check_reference"]),
+    (ProbesTooFar, ["check_steps", "check_reference"]),
+    (LeavesTheBall, ["check_feasible"]),
+    (ProbesOnceMore, ["check_split", "check_reference", "check_steps"]),
+    (SplitsTheFirstBudget, ["check_split"]),
+    (ReadsTheOpposite, ["check_steps", "check_reference"]),
 ]
 
 
-@pytest.mark.parametrize(
-    ("mutant", "check"), [pytest.param(m, c, id=f"{m.__name__}-{c}") for m, checks in CAUGHT for c in checks]
-)
+@pytest.mark.parametrize(("mutant", "check"), caught(CAUGHT))
 def test_a_mutant_is_caught(mutant, check, network, clean):
     options = {"sub_dim": 2} if check == "check_linear" else {}
     victim = (network, clean[0][:1], clean[1][:1], VICTIM[check]) if check in VICTIM else ()

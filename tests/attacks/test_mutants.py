@@ -5,6 +5,7 @@ import math
 import attack_checks
 import pytest
 import torch
+from attack_checks import caught
 from harness import Run
 from msgspec.structs import asdict
 
@@ -179,10 +180,7 @@ CAUGHT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("mutant", "options", "check"),
-    [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
-)
+@pytest.mark.parametrize(("mutant", "options", "check"), caught(CAUGHT))
 def test_a_mutant_is_caught(mutant, options, check, network, clean):
     attack = mutant(eps=0.05, **options)
     victim = (network, clean[0][:3], clean[1][:3], VICTIM[check]) if check in VICTIM else ()

@@ -14,12 +14,12 @@ from ascent_checks import (
     check_standstill,
     grey,
 )
-from harness import Constant, Linear, Run, counted, drive, images, one_by_one, takes_published_steps
+from attack_checks import caught
+from harness import Constant, Linear, Run, counted, drive, images, takes_published_steps
 from reference.nes import nes
 
 from rfdlight.attacks import NES
-from rfdlight.attacks.paper import BEHAVIOURS
-from rfdlight.attacks.paper.gradient_estimation import PaperNES
+from rfdlight.attacks.paper import BEHAVIOURS, PaperNES
 from rfdlight.core import rng
 from rfdlight.errors import UserError
 
@@ -28,9 +28,7 @@ SMALL = {"pairs": 3, "sigma": 0.05, "step": 0.02}
 
 def reference_of(attack):
     def run(model, x, y, target, seed, budget):
-        options = {
-            name: getattr(attack, name) for name in ("eps", "norm", "pairs", "sigma", "step", "probe_clip", "loss")
-        }
+        options = {name: getattr(attack, name) for name in ("eps", "norm", "pairs", "sigma", "step", "loss")}
         key = torch.tensor([seed])
 
         def normal(k):
@@ -106,10 +104,8 @@ def check_nes_billing(attack, query_counting="exact", budget=50, eot=1):
 CASES = [
     {},
     {"loss": "cross_entropy"},
-    {"probe_clip": "ball"},
     {"targeted": True},
     {"norm": "l2", "eps": 0.5, "step": 0.2},
-    {"norm": "l2", "eps": 0.5, "step": 0.2, "probe_clip": "ball"},
 ]
 
 
@@ -133,13 +129,6 @@ def test_the_probes_of_a_pair_are_opposite_draws_from_the_normal_distribution():
     check_pairs(NES(eps=0.05, **SMALL))
 
 
-def test_probes_stay_in_the_ball_where_that_is_asked_for(network, clean):
-    x, y = clean
-    attack = NES(eps=0.05, probe_clip="ball", pairs=3)
-    for _, points, _, _ in drive(attack, one_by_one(network), x[:3], y[:3], budget=14):
-        assert (points - x[:3]).abs().max() <= 0.05 + 1e-6
-
-
 def test_the_direction_is_the_gradient_on_average():
     check_direction(NES(eps=0.05))
 
@@ -155,7 +144,7 @@ def test_the_scale_of_the_logits_changes_nothing(network, clean, options):
 
 
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
-    check_linear(NES(eps=0.05, pairs=20, sigma=0.01, step=0.005), 1500, 0.85)
+    check_linear(NES(eps=0.05, pairs=20, sigma=0.01, step=0.005), 800, 0.75)
 
 
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
@@ -185,8 +174,8 @@ def test_defaults_are_the_papers_in_each_norm():
 def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, budget, eot, steps):
     attack = counted(NES(eps=0.05, pairs=30, step=0.005), query_counting).configured(eot=eot)
     assert attack.budget_warning(budget) == (
-        f"this budget allows {steps} step{'s' * (steps > 1)} of 0.005, so the attack stays within "
-        f"{steps * 0.005:g} of the image although eps is 0.05; raise model.budget or attack.step"
+        f"this budget allows {steps} steps of 0.005, so the attack stays within {steps * 0.005:g} of the image "
+        "although eps is 0.05; raise model.budget or attack.step"
     )
 
 
@@ -259,18 +248,21 @@ class DrawsAgain(NES):
 class KeepsTheDirection(NES):
     """Reading: adds each iteration's direction to the last."""
 
-    def step_along(self, state, rows):
-        kept = state["direction"].clone()
-        super().step_along(state, rows)
-        state["direction"] = kept
+    def step_along(self, state, rows, direction):
+        super().step_along(state, rows, direction)
+        self.kept = direction
+
+    def collect(self, state, weight, complete):
+        super().collect(state, weight, complete)
+        if complete.any():
+            state["direction"] = self.kept
 
 
 class StepsOnZero(NES):
     """Sign: sgn(0) = 1."""
 
-    def step_along(self, state, rows):
-        state["direction"] = torch.where(state["direction"] == 0, 1e-9, state["direction"])
-        super().step_along(state, rows)
+    def step_along(self, state, rows, direction):
+        super().step_along(state, rows, torch.where(direction == 0, 1e-9, direction))
 
 
 class HidesTheLook(NES):
@@ -317,10 +309,7 @@ CAUGHT = [
 MORE = {"check_linear": (600, 0.5), "check_standstill": (7,)}
 
 
-@pytest.mark.parametrize(
-    ("mutant", "options", "check"),
-    [pytest.param(m, o, check, id=f"{m.__name__}-{check}") for m, o, checks in CAUGHT for check in checks],
-)
+@pytest.mark.parametrize(("mutant", "options", "check"), caught(CAUGHT))
 def test_a_mutant_is_caught(mutant, options, check, network, clean):
     attack = mutant(eps=0.05, **SMALL)
     found = globals().get(check) or getattr(ascent_checks, check)

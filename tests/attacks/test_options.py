@@ -20,7 +20,7 @@ def test_every_option_is_an_attribute_of_its_name(path):
 
 def test_options_are_those_that_were_set_or_resolved():
     assert Square(eps=0.1).options() == "defaults"
-    assert Square(p=0.1, inclusive=True, eps=0.1, norm="l2", targeted=True).options() == "p 0.1, inclusive True"
+    assert Square(p=0.1, refresh="every", eps=0.1, norm="l2", targeted=True).options() == "p 0.1, refresh every"
     assert NES(sigma=0.01, eps=0.1).options() == "pairs 20, sigma 0.01, step 0.01"
     assert RandomNoise(eps=0.1).options() == "defaults"
 

@@ -4,7 +4,7 @@ import attack_checks
 import pytest
 import signflip_checks
 import torch
-from attack_checks import check_feasible
+from attack_checks import caught, check_feasible
 from harness import CoinFlip, Constant, Run, drive, images, one_by_one
 from signflip_checks import (
     BISECT,
@@ -21,8 +21,7 @@ from signflip_checks import (
 )
 
 from rfdlight.attacks import SignFlip
-from rfdlight.attacks.paper import BEHAVIOURS, paper_behaviour
-from rfdlight.attacks.paper.query_counting import PaperSignFlip
+from rfdlight.attacks.paper import BEHAVIOURS, PaperSignFlip, paper_behaviour
 from rfdlight.core.norms import norm
 from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
@@ -32,7 +31,7 @@ from rfdlight.errors import UserError
 def breakable(network, clean):
     """Two images for which noise is misclassified."""
     x, y = clean
-    noise = int(network(images(1, seed=50)).argmax())
+    noise = int(network(images(1, (3, 8, 8), seed=50)).argmax())
     rows = (y != noise).nonzero()[:2, 0]
     return x[rows], y[rows]
 
@@ -175,7 +174,7 @@ def test_the_attack_goes_on_after_it_has_reached_the_ball(network, breakable):
     assert (radius(last) < 0.15).any()
 
 
-@pytest.mark.parametrize("options", [{"votes": 3}, {"votes": 5}, {"verify": 3}, {"votes": 3, "verify": 5}])
+@pytest.mark.parametrize("options", [{"votes": 5}, {"votes": 3, "verify": 3}])
 def test_votes_and_verification_change_no_proposal_on_a_deterministic_victim(network, breakable, options):
     x, y = breakable
     answer = one_by_one(network)
@@ -248,7 +247,7 @@ def test_a_coin_flipping_victim_gives_finite_perturbations_in_every_mode():
     torch.manual_seed(0)
     x, y = images(6, (3, 5, 5)), torch.zeros(6, dtype=torch.int64)
     for options in ({}, {"resize": 2}, {"votes": 3, "verify": 3}):
-        for *_, after in drive(SignFlip(eps=0.05, **options), CoinFlip(), x, y, budget=200):
+        for *_, after in drive(SignFlip(eps=0.05, **options), CoinFlip(), x, y, budget=80):
             assert after["delta"].isfinite().all()
             assert after["alpha"].isfinite().all()
 
@@ -343,10 +342,7 @@ CAUGHT = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("mutant", "check"),
-    [pytest.param(m, check, id=f"{m.__name__}-{check}") for m, checks in CAUGHT for check in checks],
-)
+@pytest.mark.parametrize(("mutant", "check"), caught(CAUGHT))
 def test_a_mutant_is_caught(mutant, check, network, breakable):
     attack = mutant(eps=0.05)
     arguments = (network, *breakable, VICTIM[check]) if check in VICTIM else ()

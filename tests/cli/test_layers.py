@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from rfdlight import _io
 from rfdlight.cli.layers import layers, output_shapes
 from rfdlight.data.digits import Digits
 from rfdlight.defenses import FeatureNoise
@@ -61,14 +60,14 @@ def test_depth_limits_the_nesting_but_never_hides_a_default_point(command):
     assert [table[name][2] for name in convolutions] == [f"{index}: before" for index in range(8)]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "test_vit"])
+@pytest.mark.parametrize("name", ["resnet8", "test_vit"])
 def test_the_closing_line_is_the_default_in_the_form_of_options(capsys, built, name):
-    layers(f"timm:{name}")
+    layers(f"timm:{name}", image_size=160)
     closing = capsys.readouterr().out.rstrip().splitlines()[-1]
     options = shlex.split(closing.removeprefix("default: "))
     cli = built("test", "--attack", "rays", "--defense", "feature_noise", *options)
     (defense,) = (callback for callback in cli.trainer.callbacks if isinstance(callback, FeatureNoise))
-    network = timm.create_model(name)
+    network = timm.create_model(name, num_classes=10)
     assert defense.insertion_points(network) == default_points(network) != []
 
 
@@ -86,12 +85,6 @@ def test_the_image_size_can_be_chosen(command):
     assert rows(command("layers", "timm:resnet8", "--image_size", "16").out)["layer3"][1] == "64 x 4 x 4"
 
 
-def test_a_card_of_ones_own_needs_no_weights_here(command):
-    card = _io.find_shipped("checkpoints", "resnet8-digits", ".json")
-    Path("mine.json").write_text(card.read_text())
-    assert rows(command("layers", "mine.json").out) == rows(command("layers", "resnet8-digits").out) != {}
-
-
 def test_odd_outputs_do_not_disturb_the_table():
     class Odd(nn.Module):
         def __init__(self):
@@ -104,14 +97,15 @@ def test_odd_outputs_do_not_disturb_the_table():
             self.named({"a": x})
             return x.sum()
 
-    shapes = output_shapes(Odd().eval(), (3, 4, 5), "odd")
+    odd = Odd().eval()
+    shapes = output_shapes(odd, (3, 4, 5), "odd", odd)
     assert shapes == {"pair": "3 x 4 x 5, 4 x 5, NoneType", "nothing": "NoneType", "named": "dict", "": ""}
 
 
 def test_the_modules_keep_no_hook_also_after_a_failure():
     network = nn.Sequential(nn.Conv2d(3, 1, 5))
     with pytest.raises(UserError, match=r"^net does not take images of 3 x 4 x 4: .+"):
-        output_shapes(network, (3, 4, 4), "net")
+        output_shapes(network, (3, 4, 4), "net", network)
     assert not network[0]._forward_hooks
 
 
@@ -120,66 +114,6 @@ def test_weights_are_neither_made_nor_loaded(command, monkeypatch):
     monkeypatch.setattr(nn.init, "kaiming_normal_", lambda tensor, *_, **__: made.append(tensor.device.type))
     assert command("layers", "timm:resnet18").status == 0
     assert set(made) == {"meta"}
-
-
-CASES = {
-    "no model": ("layers", "model: expected a value, got none"),
-    "misspelt victim": (
-        "layers resnt20-cifar10",
-        "unknown model 'resnt20-cifar10'; did you mean resnet20-cifar10 or resnet20-at-cifar10 or vit-cifar10?",
-    ),
-    "timm name without its prefix": (
-        "layers resnet50",
-        "unknown model 'resnet50'; did you mean timm:resnet50 or resnet20-cifar10 or resnet8-digits?",
-    ),
-    "misspelt timm name": (
-        "layers timm:resnet88",
-        "unknown network 'resnet88'; did you mean resnet8 or resnet18 or resnet18d?",
-    ),
-    "missing card": ("layers no.json", "cannot read the victim card no.json: No such file or directory"),
-    "no depth": ("layers resnet8-digits --depth 0", "depth: expected at least 1, got 0"),
-    "depth in words": ("layers resnet8-digits --depth all", "depth: expected a whole number, got 'all'"),
-    "no size": ("layers timm:resnet18 --image_size 0", "image_size: expected at least 1, got 0"),
-    "unknown size": (
-        "layers timm:resnet20",
-        "--image_size: expected a number, got none; timm does not specify the image size of timm:resnet20",
-    ),
-    "size that does not fit": (
-        "layers timm:test_vit --image_size 3",
-        "timm:test_vit does not take images of 3 x 3 x 3: Input height (3) should be divisible by patch size (16).",
-    ),
-    "unknown option of layers": ("layers resnet8-digits --dept 3", "dept: unknown option; did you mean depth?"),
-    "two models": ("layers resnet8-digits other", "expected options, which begin with --, got 'other'"),
-    "scales without data": (
-        "scales timm:resnet8",
-        "data: expected a value, got none; known: cifar10, digits, folder, imagenet",
-    ),
-    "scales of an unknown victim": (
-        "scales resnet8-digit --data digits",
-        "unknown victim 'resnet8-digit'; did you mean resnet8-digits or resnet20-cifar10 or resnet20-at-cifar10?",
-    ),
-    "scales of no images": (
-        "scales resnet8-digits --data digits --num_images 0",
-        "num_images must be from 1 to 1198, the training images of digits, got 0",
-    ),
-    "scales of an unknown side": (
-        "scales resnet8-digits --data digits --at middle",
-        "at: unknown value 'middle'; known: input, output",
-    ),
-    "scales of a missing layer": (
-        "scales resnet8-digits --data digits --layers stem",
-        "no layer matches 'stem'; the network has conv1, bn1, layer1, layer1.0, layer1.0.conv1, layer1.0.bn1, "
-        "layer1.0.conv2, layer1.0.bn2, ...",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_one_line_and_status_2(name, command, elsewhere):
-    line, expected = CASES[name]
-    said = command(*line.split())
-    assert (said.status, said.err, said.out) == (2, f"rfdlight: {expected}\n", "")
-    assert list(elsewhere.iterdir()) == []
 
 
 @pytest.fixture
@@ -214,6 +148,7 @@ def test_scales_are_measured_stored_and_kept_when_others_are_added(card, command
     assert said.out.startswith("layer1:input: 16 features, standard deviations 0.")
 
 
+@pytest.mark.slow
 def test_scales_of_other_weights_are_replaced(card, command):
     assert command("scales", "tiny.json", "--data", "digits", "--num_images", "5", "--layers", "layer1").status == 0
     content = json.loads(card.read_text())
@@ -222,9 +157,6 @@ def test_scales_of_other_weights_are_replaced(card, command):
     facts = {key: content[key] for key in ("network", "num_classes", "data", "command", "seed", "versions")}
     facts |= {"clean_correct": 1, "clean_total": 2, "image_shape": (3, 32, 32)}
     save_victim(Victim(network, Digits.mean, Digits.std), card, **facts)
-    said = command("test", "--attack", "rays", "--model.victim", "tiny.json")
-    assert said.status == 2
-    assert "tiny.scales.safetensors was measured with other weights than its card's" in said.err
     assert command("scales", "tiny.json", "--data", "digits", "--num_images", "5").status == 0
     scales, facts = stored()
     assert scales.keys() == {"layer3:output"}
@@ -242,6 +174,7 @@ def test_a_network_without_default_needs_layers_to_be_scaled(card, command):
     assert said.err.startswith("rfdlight: --layers: expected layers, got none; test_convnext")
 
 
+@pytest.mark.slow
 def test_scaled_noise_runs_on_a_shipped_victim_and_the_card_says_so(command):
     said = command(
         "test", "--attack", "random_noise", "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "4",

@@ -12,7 +12,8 @@ from rfdlight.errors import ResumeError
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.records import read_records
 
-TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size", "4")
+TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size",
+        "4", "--model.sanity_checks", "false")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def killed(whole: Path, finished: int, torn: str = "") -> Path:
     return run
 
 
-@pytest.mark.parametrize("finished", [0, 3, 9, 10])
+@pytest.mark.parametrize("finished", [0, 9])
 def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole, command):
     run = killed(whole, finished, torn='{"id": "digits/te')
     said = command("test", "--resume", str(run))
@@ -54,6 +55,7 @@ def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole,
     assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_complete_run_stays_as_it_is(whole, command):
     before = (whole / "records.jsonl").read_bytes()
     assert command("test", "--resume", "whole").status == 0
@@ -68,8 +70,9 @@ def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
     assert not Path("other").exists()
 
 
+@pytest.mark.slow
 def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
-    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_evaluations", "10")
+    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_evaluations", "4")
     assert command(*noisy, "--run", "whole").status == 0
     run = killed(Path("whole"), finished=0)
     assert command("test", "--resume", str(run)).status == 0
@@ -78,6 +81,7 @@ def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
     assert [each.final_margin for each in one] != [each.final_margin for each in two]
 
 
+@pytest.mark.slow
 def test_pool_and_devices_may_change(whole, command):
     run = killed(whole, 4)
     line = ("--model.pool_size", "3", "--trainer.accelerator", "cpu", "--trainer.devices", "1")
@@ -90,9 +94,6 @@ def test_pool_and_devices_may_change(whole, command):
     [
         (("--model.budget", "13"), "model.budget is 13, was 12"),
         (("--attack.eps", "0.1"), "attack.init_args.eps is 0.1, was None"),
-        (("--data.num_images", "11"), "data.init_args.num_images is 11, was 10"),
-        (("--model.victim", "resnet20-cifar10"), "model.victim is resnet20-cifar10, was None"),
-        (("--model.batch_size", "5"), "model.batch_size is 5, was 4"),
     ],
 )
 def test_other_settings_are_refused(changed, name, whole, command):
@@ -107,7 +108,7 @@ def test_other_settings_are_refused(changed, name, whole, command):
 def test_other_weights_images_and_code_are_refused(whole, command):
     run = killed(whole, 4)
     known = json.loads((run / "fingerprint.json").read_text())
-    for name in ("weights", "images", "code of rfdlight", "version of torch"):
+    for name in ("weights", "code of rfdlight"):
         (run / "fingerprint.json").write_text(json.dumps({**known, name: "another"}))
         said = command("test", "--resume", str(run))
         assert said.status == ResumeError.exit_status
@@ -141,6 +142,7 @@ def test_what_is_no_run_is_refused(run, said, whole, command):
     assert (found.status, found.err) == (ResumeError.exit_status, f"rfdlight: {said}\n")
 
 
+@pytest.mark.slow
 def test_weights_that_are_changed_on_the_way_are_refused_before_the_first_query(command, monkeypatch):
     attack_all = Evaluation.run
 

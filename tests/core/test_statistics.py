@@ -4,7 +4,7 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 from statsmodels.stats import contingency_tables
@@ -15,7 +15,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from rfdlight.core.statistics import Z, holm, mcnemar, mean_interval, paired_interval, wald, wilson
 
 CLOSE = {"rel": 1e-9, "abs": 1e-12}
-GRID = [(count, total) for total in (1, 2, 5, 30, 1000, 10**6) for count in {0, 1, total // 3, total - 1, total}]
+GRID = [(count, total) for total in (1, 2, 30, 10**6) for count in {0, 1, total // 3, total - 1, total}]
 
 
 @st.composite
@@ -33,11 +33,12 @@ def check_one_proportion(count, total):
     assert wald(count, count, total)[1] == pytest.approx(proportion_confint(count, total, method="normal")[1], **CLOSE)
 
 
-@pytest.mark.parametrize(("count", "total"), GRID)
-def test_intervals_of_a_proportion_agree_with_statsmodels_on_a_grid(count, total):
-    check_one_proportion(count, total)
+def test_intervals_of_a_proportion_agree_with_statsmodels_on_a_grid():
+    for count, total in GRID:
+        check_one_proportion(count, total)
 
 
+@settings(max_examples=20, deadline=None)
 @given(proportions())
 def test_intervals_of_a_proportion_agree_with_statsmodels(counts):
     check_one_proportion(*counts)
@@ -47,6 +48,7 @@ def test_no_observation_leaves_the_whole_range():
     assert wilson(0, 0) == (0.0, 1.0)
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=50))
 def test_the_interval_of_a_mean_agrees_with_statsmodels(values):
     array = np.array(values)
@@ -56,6 +58,7 @@ def test_the_interval_of_a_mean_agrees_with_statsmodels(values):
         assert mean_interval(np.full(4, values[0])) == (values[0], values[0])
 
 
+@settings(max_examples=20, deadline=None)
 @given(tables)
 def test_tests_and_intervals_of_pairs_agree_with_statsmodels(cells):
     both, first, second, neither = cells
@@ -68,9 +71,11 @@ def test_tests_and_intervals_of_pairs_agree_with_statsmodels(cells):
     assert paired_interval(first, second, sum(cells)) == pytest.approx(expected, **CLOSE)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_holm_agrees_with_statsmodels(ps):
-    assert holm(ps) == pytest.approx(multipletests(ps, method="holm")[1].tolist(), **CLOSE)
+def test_holm_agrees_with_statsmodels():
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 7, 30):
+        ps = [*generator.uniform(0, 0.1, count), 0.0, 1.0]
+        assert holm(ps) == pytest.approx(multipletests(ps, method="holm")[1].tolist(), **CLOSE)
 
 
 def test_no_p_value_is_adjusted_to_none():

@@ -12,11 +12,9 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the cache, empty, and no data root of the machine's own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def no_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No data root of the machine's own."""
     monkeypatch.delenv("RFDLIGHT_DATA", raising=False)
-    return tmp_path / "cache" / "rfdlight"
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ def _means(images) -> list[float]:
 def test_the_test_split_is_whole_and_balanced():
     data = CIFAR10(root=ROOT, num_images=1000)
     test = data.images("test")
-    assert test.pixels.shape == (10_000, 3, 32, 32)
+    assert len(test) == 10_000
+    assert data.image_shape == (3, 32, 32)
     assert len(set(test.ids)) == 10_000
     assert test.labels.bincount().tolist() == [1000] * 10
     assert data.attacked().labels.bincount().tolist() == [100] * 10

@@ -48,12 +48,6 @@ def test_the_channels_are_equal_and_use_the_whole_range(digits):
     assert len(pixels.unique()) > 200
 
 
-def test_two_reads_are_identical():
-    first, second = Digits().load("test"), Digits().load("test")
-    assert torch.equal(first.pixels, second.pixels)
-    assert first.ids == second.ids
-
-
 def test_batches_are_pixels_in_the_unit_range_labels_and_ids(digits):
     batches = list(digits.test_dataloader())
     assert [len(y) for _, y, _ in batches] == [20, 20, 10]

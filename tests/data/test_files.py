@@ -10,7 +10,7 @@ from harness import Constant
 from PIL import Image
 
 from rfdlight.analysis.clean_cost import CleanCostMeter
-from rfdlight.cli.installed_files import check_data
+from rfdlight.cli.doctor import check_data
 from rfdlight.data import sources
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
@@ -220,13 +220,13 @@ def test_the_shape_is_that_of_an_image_that_can_be_read(root, unreadable):
     assert check_data(data)[0].found == "12 test images, the first of 3 x 21 x 29"
 
 
-@pytest.mark.parametrize(("unreadable", "named"), [("quarantine", -1), ("skip", -1), ("refuse", 0)])
-def test_where_no_image_can_be_read_there_is_no_shape(root, unreadable, named):
+@pytest.mark.parametrize("unreadable", ["quarantine", "refuse"])
+def test_where_no_image_can_be_read_there_is_no_shape(root, unreadable):
     paths = sorted((root / "test").rglob("*.[pJ]*"))
     for path in paths:
         path.write_bytes(b"nothing")
     data = ImageFolder(str(root), num_images=6, unreadable=unreadable)
-    refuses(paths[named], lambda: data.image_shape)
+    refuses(paths[0], lambda: data.image_shape)
 
 
 def test_images_of_several_sizes_need_a_size(root):
@@ -248,7 +248,8 @@ def test_images_of_several_sizes_need_a_size(root):
         (lambda root: folder(root, workers=-1), "data.workers must be at least 0, got -1"),
         (
             lambda root: folder(root, std=(0.2, 0.0, 0.2)),
-            "std: expected positive deviations of pixels in [0, 1], got [0.2, 0.0, 0.2]",
+            "mean, std: expected means and positive deviations of pixels in [0, 1], got [0.485, 0.456, 0.406] and "
+            "[0.2, 0.0, 0.2]; divide by 255",
         ),
     ],
 )
@@ -257,9 +258,10 @@ def test_wrong_folders_and_numbers_are_refused(root, make, line):
 
 
 @pytest.fixture
-def imagenet(tmp_path):
-    """A thousand classes with an image each, and a second one for the first."""
-    for number in range(1000):
+def imagenet(tmp_path, monkeypatch):
+    """Sixty classes in the place of the thousand, with an image each, and a second one for the first."""
+    monkeypatch.setattr(ImageNet, "num_classes", 60)
+    for number in range(60):
         save(tmp_path / "val" / f"n{number:08d}" / f"ILSVRC2012_val_{number:08d}.JPEG", (8, 9), seed=number)
     save(tmp_path / "val" / "n00000000" / "ILSVRC2012_val_00099999.JPEG", (8, 9), seed=-1 % 2**32)
     return tmp_path
@@ -267,12 +269,12 @@ def imagenet(tmp_path):
 
 def test_imagenet_is_one_image_per_class_in_the_order_of_the_wordnet_ids(imagenet, monkeypatch):
     monkeypatch.setenv("RFDLIGHT_IMAGENET", str(imagenet))
-    data = ImageNet(size=8)
+    data = ImageNet(size=8, num_images=60)
     data.setup("test")
     attacked = data.attacked()
-    assert sorted(attacked.labels.tolist()) == list(range(1000))
+    assert sorted(attacked.labels.tolist()) == list(range(60))
     by_id = dict(zip(attacked.ids, attacked.labels.tolist(), strict=True))
-    assert by_id["imagenet/val/ILSVRC2012_val_00000123.JPEG"] == 123
+    assert by_id["imagenet/val/ILSVRC2012_val_00000023.JPEG"] == 23
 
 
 def test_imagenet_with_the_same_file_name_in_every_class_is_refused(tmp_path):
@@ -323,3 +325,23 @@ def test_what_cannot_be_read_is_not_calibrated_on(root):
     assert meter.images.ids == free.ids[1:]
     assert len(meter.undefended) == len(free.ids) - 1
     assert meter.undefended.tolist() == (meter.images.labels == 0).double().tolist()
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"), [("text", ["1", "10", "2", "Zebra", "ant"]), ("natural", ["1", "2", "10", "ant", "Zebra"])]
+)
+def test_the_order_of_the_class_folders_makes_the_labels(tmp_path, order, expected):
+    for name in ("1", "2", "10", "Zebra", "ant", ".git", "__MACOSX"):
+        save(tmp_path / "test" / name / "more" / f"{name}.png")
+    images = folder(tmp_path, class_order=order).images("test")
+    assert images.ids == [f"folder/test/{name}/more/{name}.png" for name in expected]
+    assert images.labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_16_bit_grey_values_are_scaled_and_those_of_8_bits_in_16_are_refused(tmp_path):
+    values = np.array([[0, 128, 129, 65535, 32768]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png")
+    Image.fromarray(values % 256).save(tmp_path / "b.png")
+    stored = ImageFiles([tmp_path / "a.png", tmp_path / "b.png"], torch.tensor([0, 0]), ["a", "b"], channels=1)
+    assert stored.read([0]).flatten().tolist() == [0, 0, 1, 255, 128]
+    refuses(tmp_path / "b.png", lambda: stored.read([1]))

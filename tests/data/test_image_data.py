@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rfdlight.data.augmentation import random_crop_flip
 from rfdlight.data.base import ImageData
+from rfdlight.data.preparation import random_crop_flip
 from rfdlight.data.sources import Images
 from rfdlight.errors import UserError
 
@@ -77,3 +77,42 @@ def test_a_cropped_image_is_a_shift_of_the_padded_one_or_its_mirror_image(mirror
 def window(padded, top, left, flipped):
     cut = padded[:, top : top + 5, left : left + 6]
     return cut.flip(2) if flipped else cut
+
+
+class Given(Toy):
+    """What a user's `load` returns."""
+
+    given: object = None
+
+    def load(self, split):
+        return self.given
+
+
+PIXELS = torch.randint(256, (4, 1, 5, 6), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "pixels", [PIXELS.permute(0, 2, 3, 1), PIXELS[:, 0], PIXELS.float() / 255, PIXELS.long(), list(PIXELS.numpy())]
+)
+def test_other_forms_of_pixels_are_the_same_images(pixels):
+    data = Given()
+    data.given = pixels, [0, 1, 2, 0]
+    x, y, ids = next(iter(data.test_dataloader()))
+    assert torch.equal(x, PIXELS / 255)
+    assert y.tolist() == [0, 1, 2, 0]
+    assert ids == [f"toy/test/{number:05d}" for number in range(4)]
+
+
+class RandomItems(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, position):
+        return torch.rand(1, 5, 6), 0
+
+
+def test_a_dataset_whose_images_are_random_is_refused():
+    data = Given()
+    data.given = RandomItems()
+    with pytest.raises(UserError, match="image 0 differs when it is read again"):
+        data.images("test")

@@ -19,8 +19,8 @@ def drawn(height, width, count=2):
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
-@pytest.mark.parametrize(("size", "crop"), [(24, 0.875), (64, 1.0), (20, 0.95)])
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (30, 47), (51, 33)])
+@pytest.mark.parametrize(("size", "crop"), [(24, 0.875), (64, 1.0)])
+@pytest.mark.parametrize(("height", "width"), [(30, 47), (51, 33)])
 def test_it_is_torchvisions_resize_and_centre_crop(interpolation, size, crop, height, width):
     usual = v2.Compose([v2.Resize(int(size / crop), MODES[interpolation], antialias=True), v2.CenterCrop(size)])
     pixels = drawn(height, width)

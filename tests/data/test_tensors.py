@@ -7,7 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from rfdlight.data import Digits, Images
-from rfdlight.data.tensors import images_from
+from rfdlight.data.given import images_from
 from rfdlight.errors import UserError
 
 COUNT = 10
@@ -92,7 +92,7 @@ class Raising:
         ((X.permute(0, 2, 3, 1), Y), ("(10, 32, 32, 3)", "permute")),
         ((X[:0], Y[:0]), ("at least one",)),
         ((X / 255 * 2 - 1, Y), ("from -1", "normalisation")),
-        ((X.float() * 0.9, Y), ("divide by 255",)),
+        ((X.float() * 0.9, Y), ("divide by",)),
         ((torch.where(X > 200, torch.nan, X / 255), Y), ("NaN",)),
         ((X, Y + 0.5), ("whole numbers",)),
         ((X, Y - 5), ("label -",)),

@@ -11,7 +11,7 @@ from rfdlight.core.registry import NAMES
 from rfdlight.engine.pool import columns_of
 from rfdlight.errors import UserError
 
-COUNT, BATCH = 24, 4
+COUNT, BATCH = 12, 4
 
 
 @pytest.fixture

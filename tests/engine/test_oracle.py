@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.core import query_counts as clock
-from rfdlight.engine import Oracle, criterion_named
+from rfdlight.engine import Oracle, OracleConfig, criterion_named
 from rfdlight.engine.failures import VictimError
 from rfdlight.engine.probe import probe
 from rfdlight.errors import DefenseError, UserError
@@ -94,7 +94,7 @@ def test_schedules_see_the_clock_of_each_row():
 
 def test_reduced_precision_is_the_attacks_and_never_the_criteria(network):
     points = images(4)
-    full, reduced = Oracle(network, 4), Oracle(network, 4, precision="bfloat16")
+    full, reduced = Oracle(network, 4), Oracle(network, 4, OracleConfig(precision="bfloat16"))
     exact = ask(full, points)
     assert torch.equal(ask(reduced, points, "criterion"), exact)
     rough = ask(reduced, points, "attack")
@@ -119,7 +119,7 @@ def test_with_reduced_precision_every_candidate_is_confirmed_in_float32(network,
 
 def test_the_victims_noise_follows_seed_rank_and_attempt():
     def noise(**options):
-        return ask(Oracle(CoinFlip(), 4, **options), images(4))
+        return ask(Oracle(CoinFlip(), 4, OracleConfig(**options)), images(4))
 
     assert torch.equal(noise(seed=1), noise(seed=1))
     others = [noise(seed=2), noise(seed=1, rank=1), noise(seed=1, attempt=1)]

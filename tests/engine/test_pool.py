@@ -39,7 +39,7 @@ def check(pool, pool_size):
         assert column.shape == (pool_size, *expected.shape[1:])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 8), st.lists(st.tuples(st.booleans(), st.integers(0, 7)), max_size=40))
 def test_every_row_stays_with_its_image_whatever_comes_and_goes(pool_size, moves):
     pool, fresh, held = Pool(pool_size), 0, set()
@@ -60,7 +60,7 @@ def test_every_row_stays_with_its_image_whatever_comes_and_goes(pool_size, moves
         assert {int(name) for name in pool.ids} == held
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.sets(st.integers(0, 19), min_size=1), st.integers(1, 8), st.integers(0, 25))
 def test_ready_rows_take_turns(ready, most, start):
     scheduler = Scheduler(lockstep=False)

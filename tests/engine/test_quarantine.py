@@ -109,9 +109,12 @@ def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **o
 
 REASONS = {"raise": "ValueError: cannot look", "nan": "the victim answered NaN or infinity"}
 REASONS |= dict.fromkeys(["inf", "-inf", "contagious"], REASONS["nan"])
-SCORES = [(how, phase) for how in ("raise", "nan", "contagious") for phase in (*Phase, "test")] + [
+SCORES = [("raise", phase) for phase in (*Phase, "test")] + [
+    ("nan", Phase.ATTACK),
+    ("nan", "test"),
+    ("contagious", Phase.FINAL),
     ("inf", Phase.CLEAN),
-    ("-inf", Phase.FINAL),
+    ("-inf", Phase.CANDIDATE),
 ]
 
 
@@ -150,8 +153,14 @@ def test_two_images_of_one_pass_that_fail_are_both_found(network, whole, how):
     assert total["attack"] == sum(record.attack for record in found.values())
 
 
-@pytest.mark.parametrize(("how", "phase"), [("raise", None), ("nan", Phase.ATTACK), ("raise", Phase.FINAL)])
-@pytest.mark.parametrize("options", [{"deterministic": True}, {"eot": 2}, {"query_counting": "paper"}], ids=str)
+@pytest.mark.parametrize(
+    ("how", "phase", "options"),
+    [
+        ("raise", None, {"deterministic": True}),
+        ("nan", Phase.ATTACK, {"eot": 2}),
+        ("raise", Phase.FINAL, {"query_counting": "paper"}),
+    ],
+)
 def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
     x, y, _, number = whole
     bad = names([number])
@@ -163,15 +172,14 @@ def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"),
+    ("how", "reason", "eot"),
     [
-        ("raise", REASONS["raise"]),
-        ("nan", REASONS["nan"]),
-        ("gradient", "the victim's gradient is NaN or infinity"),
-        ("backward", "RuntimeError: no way back"),
+        ("raise", REASONS["raise"], 2),
+        ("nan", REASONS["nan"], 1),
+        ("gradient", "the victim's gradient is NaN or infinity", 2),
+        ("backward", "RuntimeError: no way back", 1),
     ],
 )
-@pytest.mark.parametrize("eot", [1, 2])
 def test_so_it_is_with_gradients(network, whole, how, reason, eot):
     x, y, _, number = whole
     bad = names([number])
@@ -284,7 +292,7 @@ class Ending(Constant):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize("passes", [0, 1, 5])
 def test_a_victim_that_fails_on_all_from_some_time_on_ends_the_run(passes):
     x, y = images(12, (1, 4, 4)), torch.zeros(12, dtype=torch.int64)
     with pytest.raises(UserError, match=r"^the victim raised RuntimeError: gone$"):

@@ -75,7 +75,7 @@ def test_images_that_keep_lockstep_begin_together(engine):
 @pytest.mark.parametrize("sigma", [0, 1])
 def test_images_that_keep_lockstep_end_together_and_leave_few_padded_passes(sigma):
     def padded(pool_size, lockstep):
-        options = {"budget": 100, "pool_size": pool_size, "lockstep": lockstep, "deterministic": not sigma}
+        options = {"budget": 40, "pool_size": pool_size, "lockstep": lockstep, "deterministic": not sigma}
         engine = engine_of(Oracle(Right(sigma), BATCH), RandomNoise(eps=0.1), **options)
         for _ in range(7):
             submit(engine, 3)
@@ -84,5 +84,5 @@ def test_images_that_keep_lockstep_end_together_and_leave_few_padded_passes(sigm
         return engine.ledger.total["padding"]
 
     # Of 21 images in passes of 4, one is left over; it falls behind by all of its queries, or by eight.
-    assert padded(2 * BATCH, False) >= 3 * 100
+    assert padded(2 * BATCH, False) >= 3 * 40
     assert padded(21, True) < 4 * 10

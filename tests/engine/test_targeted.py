@@ -104,10 +104,10 @@ def test_every_rule_knows_the_target(rule):
 
 def test_square_reaches_targets_of_a_real_network_and_an_easy_class_is_none(network, clean):
     x, y = clean
-    found = Run(network, Square(eps=0.3, targeted=True), x, y, budget=300).records
+    found = Run(network, Square(eps=0.3, targeted=True), x, y, budget=150).records
     hit = [record for record in found if record.verdict == "adversarial"]
     assert len(hit) >= 2
-    untargeted = Run(network, Square(eps=0.3), x, y, budget=300).records
+    untargeted = Run(network, Square(eps=0.3), x, y, budget=150).records
     assert sum(record.verdict == "adversarial" for record in untargeted) >= len(hit)
 
 

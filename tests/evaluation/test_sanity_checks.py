@@ -14,8 +14,7 @@ from rfdlight.attacks import NES, RandomNoise, RayS, Square
 from rfdlight.core.registry import NAMES
 from rfdlight.data import Images
 from rfdlight.data.given import GivenImages
-from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.description import Subject
+from rfdlight.evaluation.config import EvaluationConfig, Subject
 from rfdlight.evaluation.sanity_checks import SanityChecks
 
 SHAPE = (1, 4, 4)
@@ -42,10 +41,13 @@ def checks_of(victim, run, source, stop=lambda: False):
 
 def sanity_checks(victim, attack, source, budget=40, **options):
     """Run an attack, then its sanity checks."""
+    run = attacked(victim, attack, source, budget, **options)
+    return checks_of(victim, run, source).run(source, run.records), run
+
+
+def attacked(victim, attack, source, budget=40, **options):
     x = source.pixels.float() / 255
-    run = Run(victim, attack, x, source.labels, budget=budget, batch_size=len(x), pool_size=2 * len(x), **options)
-    made = checks_of(victim, run, source)
-    return made.run(source, run.records), run
+    return Run(victim, attack, x, source.labels, budget=budget, batch_size=len(x), pool_size=2 * len(x), **options)
 
 
 class Changing(nn.Module):
@@ -88,13 +90,14 @@ def test_nothing_breaks_in_a_ball_of_no_size():
 
 @pytest.mark.parametrize("name", sorted(NAMES["attack"]))
 def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, network, clean):
-    x, y = clean
+    x, y = (each[:4] for each in clean)
     kind = resolve_name(NAMES["attack"][name])
     source = Images((x * 255).round().byte(), y, [f"test/{i:04d}" for i in range(len(x))])
     for norm in kind.norms:
-        found, _ = sanity_checks(network, kind(eps=0.5, norm=norm), source, budget=25)
-        assert found.no_ball.adversarial == 0
-        assert found.no_ball.right > 0
+        run = attacked(network, kind(eps=0.5, norm=norm), source, budget=16)
+        found = checks_of(network, run, source)._no_ball(source, {record.id: record for record in run.records})
+        assert found.adversarial == 0
+        assert found.right > 0
 
 
 @pytest.mark.parametrize("after", ["the run", "its first passes"])
@@ -127,15 +130,16 @@ def test_random_noise_is_not_compared_with_itself():
     assert found.skipped["random_noise"] == "the attack is random noise itself"
 
 
-@pytest.mark.parametrize("sigma", [0.0, 0.5, 5.0])
+@pytest.mark.parametrize("sigma", [0.0, 5.0])
 def test_the_step_is_that_of_the_first_two_queries_whatever_the_noise(sigma):
     """NES asks at x + s u and x - s u; the margin of a linear victim differs there by 2 s w u, of deviation 2 s |w|."""
     source = Images(torch.full((600, *SHAPE), 128, dtype=torch.uint8), torch.zeros(600, dtype=torch.int64), [])
     source = Images(source.pixels, source.labels, [f"test/{i:04d}" for i in range(600)])
     step, norm = 0.05, math.sqrt(5)
     noisy = Mapped(linear(offset=9.0), lambda logits: logits + sigma * torch.randn(logits.shape) * torch.tensor([1, 0]))
-    found, _ = sanity_checks(noisy, NES(eps=0.3, sigma=step), source, budget=2, deterministic=sigma == 0)
-    signal, noise = found.step.signal, found.step.noise
+    run = attacked(noisy, NES(eps=0.3, sigma=step), source.take([0, 1]), budget=2, deterministic=sigma == 0)
+    found = checks_of(noisy, run, source)._step(source)
+    signal, noise = found.signal, found.noise
     assert noise == pytest.approx(math.sqrt(2) * sigma, rel=0.05)
     # The mean of 600 squares, each estimated from 8 draws: four standard deviations.
     expected = 4 * step**2 * norm**2

@@ -30,7 +30,7 @@ def own(records) -> bool:
     return all(found in RECORDS for found in records if found.id not in OTHERS)
 
 
-@bounded(100)
+@bounded(25)
 @given(damaged(b"".join(line + b"\n" for line in lines(RECORDS)), lines(RECORDS)[0]))
 def test_final_records_are_read_as_they_were_written_or_refused_by_line(content):
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +47,7 @@ def test_final_records_are_read_as_they_were_written_or_refused_by_line(content)
 ENTRIES = lines(Entry(time=100.0 + i, record=each) for i, each in enumerate(RECORDS))
 
 
-@bounded(100)
+@bounded(25)
 @given(damaged(b"".join(line + b"\n" for line in ENTRIES), ENTRIES[0]))
 def test_what_is_damaged_in_a_journal_is_counted_and_left_out(content):
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ import torch
 from hand import facts, record, ten
 
 from rfdlight.errors import UserError
-from rfdlight.records.records import FIELDS
+from rfdlight.records.records import Record
 from rfdlight.records.runs import Run, load_run
 from rfdlight.records.schema import seal
 
@@ -44,7 +44,7 @@ def test_a_run_comes_back_from_its_folder_as_it_was(tmp_path):
 
 def test_a_data_frame_has_one_row_per_image_and_the_columns_of_the_file():
     frame = Run.of(ten(), facts()).to_dataframe()
-    assert list(frame.columns) == list(FIELDS)
+    assert list(frame.columns) == list(Record.__struct_fields__)
     assert list(frame["id"]) == [each.id for each in ten()]
     assert frame["success_query"].dtype == float
     assert [math.isnan(value) for value in frame["success_query"]] == [each.success_query is None for each in ten()]

@@ -16,7 +16,7 @@ def loss_of(logits, y, target, which):
     return torch.tensor(value if target < 0 else -value)
 
 
-def nes(model, x, y, target, eps, norm, pairs, sigma, step, probe_clip, loss, paper, budget, normal):
+def nes(model, x, y, target, eps, norm, pairs, sigma, step, loss, paper, budget, normal):
     """Return one entry per query: the point, whether it is a look, and the iterate after the answer.
 
     `normal(k)` gives the k-th draw from N(0, I).
@@ -31,9 +31,7 @@ def nes(model, x, y, target, eps, norm, pairs, sigma, step, probe_clip, loss, pa
         return loss_of(model(point), y, target, loss)
 
     def probe(point):
-        if paper:
-            return point
-        return into_pixels(into_ball(x, point, eps, norm) if probe_clip == "ball" else point)
+        return point if paper else into_pixels(point)
 
     iteration = 0
     try:

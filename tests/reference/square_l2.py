@@ -80,12 +80,12 @@ def first_point(x, eps, draws):
     return at_norm(x, delta, eps)
 
 
-def next_point(x, kept, s, eps, inclusive, draws, t):
+def next_point(x, kept, s, eps, draws, t):
     """Return the kept point with the mass of two windows moved to a bump in the first."""
     channels, height, width = x.shape
     delta = (kept.double() - x.double()).tolist()
     u = draws.windows(t)
-    corners = [int(u[k] * ((height, width)[k % 2] - s + inclusive)) for k in range(4)]
+    corners = [int(u[k] * ((height, width)[k % 2] - s)) for k in range(4)]
     windows = [{(a + i, b + j) for i in range(s) for j in range(s)} for a, b in (corners[:2], corners[2:])]
     shape = transposed(bump(s)) if draws.turn(t) else bump(s)
     free = max(eps**2 - sum(length(channel) ** 2 for channel in delta), 0.0) / channels
@@ -105,7 +105,7 @@ def next_point(x, kept, s, eps, inclusive, draws, t):
     return at_norm(x, delta, eps)
 
 
-def square_l2(model, x, y, eps, p, n, budget, draws, inclusive=False):
+def square_l2(model, x, y, eps, p, n, budget, draws):
     """Return one entry per query: the point, the recorded loss after it, and the side of its windows."""
     history = []
     kept = first_point(x, eps, draws)
@@ -113,7 +113,7 @@ def square_l2(model, x, y, eps, p, n, budget, draws, inclusive=False):
     history.append({"point": kept, "loss": loss, "side": None})
     for t in range(budget - 1):
         s = side(t, n, p, x.shape[1])
-        point = next_point(x, kept, s, eps, inclusive, draws, t)
+        point = next_point(x, kept, s, eps, draws, t)
         value = margin(model(point), y)
         if value < loss:
             kept, loss = point, value

@@ -60,14 +60,14 @@ def test_the_grid_on_the_terminal(four):
     ]
 
 
-def test_the_comparisons_on_the_terminal_call_the_methods_by_their_letters(four):
+def test_the_comparisons_on_the_terminal_name_the_methods_by_their_letters(four):
     lines = lines_of(shown(compile_report(load_runs(four))))
     # The undefended one is B, and the first of each pair.
     assert "digits_small: square, 30 A - B 2 : 0 +50.0 -16.6 to +83.2 0.5 1" in lines
     assert "digits_small: rays, 30 A - B 1 : 1 0.0 -56.6 to +56.6 1 1" in lines
 
 
-def test_compared_attacks_on_the_terminal_are_called_by_their_names(four):
+def test_compared_attacks_on_the_terminal_have_their_names(four):
     lines = lines_of(shown(compile_report(load_runs(four), subject="attacks")))
     # On B, undefended, square leaves an image and rays the three others: (3.5 - 1.5) / 6 +- 1.96 * sqrt(5 - 4 / 6) / 6.
     assert "digits_small: rays - square 3 : 1 +50.0 -34.7 to +100.0 0.62 1" in lines
@@ -86,7 +86,7 @@ def test_three_attacks_and_their_worst_case_fit_one_table_of_80_columns(write):
     assert "…" not in text
 
 
-@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("width", [60, 100])
 def test_many_columns_fold_into_several_tables(write, width):
     attacks = ("random_noise", "square", "signhunt", "bandits", "zo_signsgd", "simba", "boundary")
     long = "samples 100, step 0.005, momentum 0.9"
@@ -102,7 +102,7 @@ def test_many_columns_fold_into_several_tables(write, width):
         assert re.search(rf"\b{attack},", text)
 
 
-def test_the_details_are_shown_for_one_run_or_if_asked_for(four, capsys):
+def test_the_details_are_shown_for_one_run_or_with_the_option(four, capsys):
     report(four[:1])
     assert "criterion rows per attack row" in capsys.readouterr().out
     report(four)
@@ -132,7 +132,7 @@ def test_markdown_escapes_what_would_mean_something(nasty):
 
 def test_latex_shows_the_grid_in_the_shape_of_a_papers_table(four):
     text = latex(compile_report(load_runs(four), [10, 30]))
-    assert r"\multicolumn{2}{c}{\shortstack{square}} & \multicolumn{2}{c}{\shortstack{rays}} & " in text
+    assert r"\multicolumn{2}{c}{square} & \multicolumn{2}{c}{rays} & " in text
     assert r"\cmidrule(lr){3-4}\cmidrule(lr){5-6}\cmidrule(lr){7-8}" in text
     assert r"defense & clean & 10 & 30 & 10 & 30 & 10 & 30 \\" in text
     assert r"B undefended & \rfdcell{100.0}{51.0--100.0} & \rfdcell{50.0}{15.0--85.0} & \rfdcell{25.0}" in text
@@ -237,9 +237,9 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def test_the_page_is_whole_and_asks_for_nothing(four):
+def test_the_page_is_whole_and_loads_nothing(four):
     compiled = compile_report(load_runs(four))
-    text = html_page(compiled, PNG, [[]] * 4)
+    text = html_page(compiled, PNG, [])
     page = Page(text)
     assert page.open == []
     assert not page.tags & {"script", "link", "iframe", "object", "base"}
@@ -251,7 +251,7 @@ def test_the_page_is_whole_and_asks_for_nothing(four):
 
 def test_the_page_has_every_part(four):
     compiled = compile_report(load_runs(four))
-    page = Page(html_page(compiled, PNG, [[]] * 4))
+    page = Page(html_page(compiled, PNG, []))
     text = page.text
     for caveat in compiled.caveats:
         assert caveat in text
@@ -266,30 +266,19 @@ def test_the_page_has_every_part(four):
     assert "Attacked images" not in text
 
 
-@pytest.mark.parametrize(
-    "name", ["</style><script>x</script>", "{{ 7 * 7 }}", "{% for x in y %}", "<< 7 * 7 >>", '" onload="x']
-)
-def test_a_name_is_neither_markup_nor_a_template(write, name):
+def test_a_name_is_neither_markup_nor_a_template(write):
+    name = """</style><script>x</script> {{ 7 * 7 }} {% for x in y %} << 7 * 7 >> " onload="x"""
     facts = {"defense": name, "victim": name, "options": name, "attack": name}
     compiled = compile_report(load_runs([write("a", [record(0)], **facts), write("b", [record(0)], victim=name)]))
-    page = Page(html_page(compiled, PNG, [[], []]))
+    page = Page(html_page(compiled, PNG, []))
     assert page.open == []
     assert "script" not in page.tags
-    assert {attribute for attribute, _ in page.attributes} <= {
-        "alt",
-        "charset",
-        "class",
-        "colspan",
-        "content",
-        "lang",
-        "name",
-        "src",
-    }
+    known = {"alt", "charset", "class", "colspan", "content", "lang", "name", "src"}
+    assert {attribute for attribute, _ in page.attributes} <= known
     assert "".join(page.text).count(name) >= 4
     assert escape_latex(name) in latex(compiled)
     assert "49" not in latex(compiled)
-    (run, _) = compiled.runs
-    table = Page(run_html(run.summary))
+    table = Page(run_html(compiled.runs[0].summary))
     assert table.open == []
     assert "script" not in table.tags
     assert name in "".join(table.text)
@@ -297,7 +286,7 @@ def test_a_name_is_neither_markup_nor_a_template(write, name):
 
 def test_names_are_text_on_the_page(nasty):
     compiled = compile_report(load_runs(nasty))
-    page = Page(html_page(compiled, PNG, [[], []]))
+    page = Page(html_page(compiled, PNG, []))
     assert page.open == []
     assert not page.tags & {"b<i", "i"}
     assert "".join(page.text).count(NASTY) >= 6

@@ -12,7 +12,9 @@ from rfdlight.cli.report import report
 from rfdlight.errors import UserError
 from rfdlight.records.runs import load_runs
 from rfdlight.reporting import gallery
+from rfdlight.reporting.formats import html_page
 from rfdlight.reporting.gallery import examples
+from rfdlight.reporting.report import compile_report
 
 
 def store(run, clean, adversarial, ids):
@@ -75,9 +77,8 @@ def test_the_page_shows_the_first_images_with_what_became_of_them(write):
     first = adversarial(0, 7, label=4, clean_prediction=4)
     name = write("run", [first, record(1, **wrong, **unchanged), *(record(i) for i in range(2, 9))])
     store(name, grey(9, 1, 2, 2), grey(9, 1, 2, 2), ids(*range(9)))
-    report([name], "out")
-    with open("out/report.html") as file:
-        text = file.read()
+    (run,) = load_runs([name])
+    text = html_page(compile_report([run]), b"curves", [(run, examples(run))])
     shown = re.findall(r'<span class="verdict">(.*?)</span>; (.*?)<br>(.*?)</figcaption>', text)
     assert shown[0] == (
         "adversarial",
@@ -103,33 +104,20 @@ def refusal(name):
 @pytest.mark.parametrize(
     ("clean", "adversarial", "names", "expected"),
     [
-        (
-            grey(1, 3, 2, 2),
-            grey(1, 3, 2, 3),
-            ids(0),
-            "expected clean and adversarial of one shape (images, channels, height",
-        ),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 3), ids(0), "got (1, 3, 2, 2) and (1, 3, 2, 3) with 1 ids"),
         (grey(1, 0, 2, 2), grey(1, 0, 2, 2), ids(0), "got (1, 0, 2, 2) and (1, 0, 2, 2)"),
         (grey(3, 2, 2), grey(3, 2, 2), ids(0), "got (3, 2, 2) and (3, 2, 2)"),
-        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0, 1), "expected a list of 1 ids, got ['digits"),
-        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), [["a"]], "[0]: expected str, got array"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0, 1), "with 2 ids"),
+        (grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(5), "an id of the run for each image"),
         (grey(1, 3, 2, 2), grey(1, 3, 2, 2), {"a": 1}, "expected array, got object"),
-        (
-            grey(1, 3, 2, 2),
-            grey(1, 3, 2, 2),
-            ids(5),
-            "got 'digits/test/0005', which has no record",
-        ),
-        (grey(1, 3, 2, 2), 3 * grey(1, 3, 2, 2), ids(0), "expected pixels of adversarial within [0, 1]"),
-        (np.nan * grey(1, 3, 2, 2), grey(1, 3, 2, 2), ids(0), "expected pixels of clean within [0, 1]"),
     ],
 )
 def test_foreign_images_are_refused_in_one_line(write, tmp_path, clean, adversarial, names, expected):
     name = write("run", [record(0)])
     store(name, clean, adversarial, names)
-    said = refusal(name)
-    assert said.startswith("run/images.safetensors")
-    assert expected in said
+    message = refusal(name)
+    assert message.startswith("run/images.safetensors")
+    assert expected in message
     assert not (tmp_path / "out").exists()
 
 
@@ -153,8 +141,6 @@ def test_a_damaged_file_is_refused_in_one_line(write, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_channels_are_shown_as_their_mean_and_more_than_three_as_the_first_three():
-    channels = np.linspace(0, 1, 4)[:, None, None] * np.ones((4, 1, 1))
-    two, four = (np.asarray(Image.open(io.BytesIO(gallery._png(channels[:count])))) for count in (2, 4))
-    assert two.tolist() == [[round(255 / 6)]]
-    assert four.tolist() == [[[0, 85, 170]]]
+def test_channels_that_are_no_colours_are_shown_as_their_mean():
+    pixels = np.linspace(0, 1, 4)[:, None, None] * np.ones((4, 1, 1))
+    assert np.asarray(Image.open(io.BytesIO(gallery._png(pixels)))).tolist() == [[round(255 / 2)]]

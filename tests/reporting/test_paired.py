@@ -33,14 +33,14 @@ def test_holm_counts_every_comparison_of_the_report(write):
         write("b", [record(i) for i in range(8)], defense="b"),
     ]
     pairs = compare(build_grid(load_runs(names), [15, 30]))
-    told = [
+    found = [
         (one.budget, one.row.method.defense, two.row.method.defense, pair.p, pair.p_holm)
         for pair in pairs
         for one, two in [(pair.first, pair.second)]
     ]
     # All eight images on one side: p = 2 / 2^8, the four of these times 6; the others say nothing.
     p = 2 / 2**8
-    assert told == [
+    assert found == [
         (15, "none", "a", p, 6 * p),
         (15, "none", "b", p, 6 * p),
         (15, "a", "b", 1.0, 1.0),

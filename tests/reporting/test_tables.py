@@ -7,7 +7,7 @@ from rich.console import Console
 
 from rfdlight.records.facts import Rows
 from rfdlight.records.summary import Estimate, summarize
-from rfdlight.reporting.tables import number, percent, results, run_html, run_table
+from rfdlight.reporting.tables import number, percent, results, run_html, run_table, short_victim
 
 
 def text(records, **changes):
@@ -108,6 +108,11 @@ def test_nothing_is_wider_than_80_columns(budget):
 )
 def test_number(value, expected):
     assert number(value) == expected
+
+
+def test_the_short_name_of_a_victim_lacks_its_network_and_weights():
+    assert short_victim("resnet8-digits: resnet8 trained on digits") == "resnet8-digits"
+    assert short_victim("resnet8 with weights.pt") == "resnet8"
 
 
 def test_percent_of_nothing_is_a_dash():

@@ -87,11 +87,6 @@ class SaysNothing(Answer):
 Named = collections.namedtuple("Named", "logits aux")
 
 
-def in_inference_mode():
-    with torch.inference_mode():
-        return convolved()
-
-
 def weight_normed():
     network = convolved()
     nn.utils.parametrizations.weight_norm(network[0])
@@ -107,16 +102,6 @@ def statically_quantized():
     network(torch.rand(2, *SHAPE))
     torch.ao.quantization.convert(network, inplace=True)
     return network
-
-
-def with_compressed_rows():
-    network = linear()
-    network.register_buffer("adjacency", torch.eye(3).to_sparse_csr())
-    return network
-
-
-def exported(rows: int):
-    return torch.export.export(linear(), (torch.zeros(rows, *SHAPE),))
 
 
 def attacked(victim: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -139,7 +124,6 @@ ANSWERS = {
     "squeezed": (torch.squeeze, ""),
     "half": (torch.Tensor.half, ""),
     "double": (torch.Tensor.double, ""),
-    "sparse": (torch.Tensor.to_sparse, ""),
     "log-probabilities": (lambda z: z.log_softmax(1), ""),
 }
 
@@ -148,9 +132,9 @@ ANSWERS = {
 def test_logits_are_found_in_an_answer_of_another_form_and_reach_the_attack(name):
     form, where = ANSWERS[name]
     victim = as_module(Answer(form), "own")
-    told = answer_in_logits(victim, "own", 4, SHAPE)
-    assert where in told
-    assert bool(where) == bool(told)
+    description = answer_in_logits(victim, "own", 4, SHAPE)
+    assert where in description
+    assert bool(where) == bool(description)
     x = torch.rand(3, *SHAPE)
     expected = victim.inner(x)
     expected = expected.log_softmax(1) if name.startswith("log") else expected
@@ -193,16 +177,13 @@ MAKERS = {
     "half weights": lambda: Casting(torch.half),
     "double weights": lambda: Casting(torch.double),
     "train without a value": lambda: SaysNothing(lambda z: z),
-    "inference tensors": in_inference_mode,
     "frozen": lambda: convolved().requires_grad_(False),
     "weight and spectral norm": weight_normed,
     "compiled": lambda: torch.compile(convolved(), backend="eager"),
     "data parallel": lambda: nn.DataParallel(convolved()),
     "averaged": lambda: torch.optim.swa_utils.AveragedModel(convolved()).eval(),
     "statically quantized": statically_quantized,
-    "sparse buffer": with_compressed_rows,
-    "exported": lambda: exported(ROWS),
-    "script": lambda: torch.jit.script(convolved()),
+    "traced": lambda: torch.jit.trace(convolved(), torch.zeros(ROWS, *SHAPE)),
 }
 
 
@@ -230,15 +211,8 @@ def test_weights_that_take_no_float32_images_are_refused_with_the_remedy(name):
         answer_in_logits(victim, "own", 4, SHAPE)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 16, 100])
-@pytest.mark.parametrize(("batch_size", "remedy"), [(8, "give --model.batch_size {}"), (None, "pad each batch")])
-def test_the_one_batch_size_that_a_network_takes_is_named(rows, batch_size, remedy):
-    with pytest.raises(UserError, match=f"takes batches of {rows} images .* {remedy.format(rows)}"):
-        answer_in_logits(as_module(Fixed(rows), "own"), "own", 4, SHAPE, batch_size)
-
-
 def test_a_network_that_refuses_eval_mode_is_refused():
-    with pytest.raises(UserError, match="'own' cannot be put into eval mode: RuntimeError: always training"):
+    with pytest.raises(UserError, match=r"'own' cannot be put .* eval mode: RuntimeError: always training"):
         as_module(Training(lambda z: z), "own")
 
 
@@ -264,7 +238,6 @@ def test_a_ready_module_is_copied_for_every_run(monkeypatch):
         lambda network: setattr(network, "_scales", {"a": [torch.ones(2)]}),
         lambda network: network.register_buffer("mask", torch.ones(2), persistent=False),
         lambda network: network.register_buffer("mask", torch.eye(3).to_sparse()),
-        lambda network: network.register_buffer("mask", torch.ones(2, dtype=torch.complex64).conj()),
         lambda network: network.register_buffer(
             "mask", torch.quantize_per_channel(torch.rand(2, 2), torch.ones(2), torch.zeros(2), 0, torch.qint8)
         ),

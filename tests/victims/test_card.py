@@ -12,7 +12,7 @@ from rfdlight.core.statistics import wilson
 from rfdlight.errors import UserError
 from rfdlight.victims import Victim
 from rfdlight.victims import card as cards
-from rfdlight.victims.card import load_victim, read_card, read_weights, save_victim
+from rfdlight.victims.card import load_victim, read_card, save_victim
 
 
 class Bomb:
@@ -79,7 +79,7 @@ def test_truncated_weights_are_refused(tmp_path, card, length):
     fails(tmp_path, f"{re.escape(str(path))} is (empty; |not a readable safetensors file: ).+")
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 2", "protocol 5"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "protocol 0", "protocol 5"])
 def test_a_pickle_under_the_name_of_safetensors_is_refused_and_runs_no_code(tmp_path, card, form):
     path, canary = tmp_path / "tiny.safetensors", tmp_path / "canary"
     if form in ("zip", "legacy"):
@@ -87,35 +87,12 @@ def test_a_pickle_under_the_name_of_safetensors_is_refused_and_runs_no_code(tmp_
     else:
         path.write_bytes(pickle.dumps(Bomb(canary), protocol=int(form[-1])))
     rehash(tmp_path)
-    fails(
-        tmp_path,
-        re.escape(f"{path} is a pickle, which can run code when it is read; expected a safetensors file"),
-    )
+    fails(tmp_path, rf"{re.escape(str(path))} is not a readable safetensors file: .+")
     assert not canary.exists()
     if form != "zip":
         with path.open("rb") as file:  # the proof that the file would have done it
             while not canary.exists():
                 pickle.load(file)
-
-
-def test_an_old_text_pickle_is_refused_and_runs_no_code(tmp_path, card):
-    path, canary = tmp_path / "tiny.safetensors", tmp_path / "canary"
-    path.write_bytes(pickle.dumps(Bomb(canary), protocol=0))
-    rehash(tmp_path)
-    fails(
-        tmp_path,
-        re.escape(f"{path} is a pickle, which can run code when it is read; expected a safetensors file"),
-    )
-    assert not canary.exists()
-    pickle.loads(path.read_bytes())
-    assert canary.exists()
-
-
-def test_torch_save_is_named_as_a_pickle_under_its_own_name_too(tmp_path):
-    path = tmp_path / "net.pt"
-    torch.save({"weight": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"net\.pt is a pickle, which can run code when it is read; "):
-        read_weights(path)
 
 
 def test_other_weights_than_the_cards_are_refused(tmp_path, card):
@@ -192,7 +169,7 @@ def test_missing_weights_are_named(tmp_path, card):
 def test_a_folder_in_the_place_of_weights_is_named(tmp_path, card):
     (tmp_path / "tiny.safetensors").unlink()
     (tmp_path / "tiny.safetensors").mkdir()
-    fails(tmp_path, re.escape(f"{tmp_path}/tiny.safetensors is a folder; expected a file of weights"))
+    fails(tmp_path, re.escape(f"cannot read the weights {tmp_path}/tiny.safetensors: Is a directory"))
 
 
 def test_a_missing_card_is_named(tmp_path):

@@ -87,13 +87,13 @@ def fails(text, spec, checkpoint, data):
 
 @pytest.mark.parametrize("spec", [None, "resnet8-digits"])
 def test_a_shipped_victim_is_found_by_its_name_and_is_the_datas_default(shipped, digits, victim, card, spec):
-    found, of_card, told = resolve_victim(spec, None, digits)
+    found, of_card, line = resolve_victim(spec, None, digits)
     x = digits.attacked().pixels.float() / 255
     with torch.no_grad():
         assert torch.equal(found(x), victim(x))
     assert not found.training
     assert of_card == card
-    assert told == (
+    assert line == (
         f"resnet8-digits: resnet8 trained on digits, weights sha256 {card.sha256[:12]}, "
         "clean accuracy 12.19% (73 of 599)"
     )
@@ -104,9 +104,9 @@ def test_an_unknown_name_names_the_nearest(shipped, digits):
 
 
 def test_a_card_is_found_by_its_path(tmp_path, card, victim, digits):
-    found, of_card, told = resolve_victim(f"{tmp_path}/tiny.json", None, digits)
+    found, of_card, line = resolve_victim(f"{tmp_path}/tiny.json", None, digits)
     assert of_card == card
-    assert told.startswith(f"{tmp_path}/tiny.json: resnet8 trained on digits, ")
+    assert line.startswith(f"{tmp_path}/tiny.json: resnet8 trained on digits, ")
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(found(x), victim(x))
@@ -119,12 +119,7 @@ def test_a_missing_card_is_named(tmp_path, digits):
 
 def test_weights_in_the_place_of_a_card_are_refused(tmp_path, card, digits):
     spec = f"{tmp_path}/tiny.safetensors"
-    text = (
-        f"a victim is given by its card, a .json, got '{spec}'; "
-        "weights without a card go to --model.checkpoint, with --model.victim timm:NAME or an import path of the "
-        "network"
-    )
-    fails(re.escape(text), spec, None, digits)
+    fails(rf".*got '{re.escape(spec)}'; files of weights go to --model\.checkpoint", spec, None, digits)
 
 
 def test_a_checkpoint_beside_a_card_is_refused(tmp_path, card, digits):
@@ -136,9 +131,9 @@ def test_a_checkpoint_beside_a_card_is_refused(tmp_path, card, digits):
 @pytest.mark.parametrize(
     ("constant", "value", "text"),
     [
-        ("num_classes", 11, "is for classes 10, the data digits has 11"),
-        ("shape", (1, 32, 32), "is for images of the shape (3, 32, 32), the data digits has (1, 32, 32)"),
-        ("shape", (3, 16, 16), "is for images of the shape (3, 32, 32), the data digits has (3, 16, 16)"),
+        ("num_classes", 11, "digits has 11 and (3, 32, 32)"),
+        ("shape", (1, 32, 32), "digits has 10 and (1, 32, 32)"),
+        ("shape", (3, 16, 16), "digits has 10 and (3, 16, 16)"),
     ],
 )
 def test_a_card_for_other_data_is_refused(tmp_path, card, digits, monkeypatch, constant, value, text):
@@ -150,20 +145,21 @@ def test_a_card_for_other_data_is_refused(tmp_path, card, digits, monkeypatch, c
         small = type(images)(images.pixels[:, :channels, :height, :width], images.labels, images.ids)
         monkeypatch.setattr(digits, "images", lambda split: small)
     spec = f"{tmp_path}/tiny.json"
-    fails(re.escape(f"the victim '{spec}' {text}"), spec, None, digits)
+    line = f"the victim '{spec}' is for 10 classes, images (3, 32, 32), the data {text}"
+    fails(re.escape(line), spec, None, digits)
 
 
 def test_a_timm_network_gets_the_datas_classes_statistics_and_the_checkpoint(tmp_path, digits):
     network = timm.create_model("resnet8", num_classes=10).eval()
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
-    found, card, told = resolve_victim("timm:resnet8", str(path), digits)
+    found, card, line = resolve_victim("timm:resnet8", str(path), digits)
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(found(x), network((x - 0.3) / 0.35))
     assert card is None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert told == f"timm:resnet8 with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+    assert line == f"timm:resnet8 with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
 
 
 def test_a_timm_network_needs_weights(digits):
@@ -184,8 +180,7 @@ def test_a_checkpoint_that_does_not_fit_or_is_a_pickle_is_refused(tmp_path, digi
     )
     fails(re.escape(text), "timm:resnet8", str(path), digits)
     torch.save({}, path)
-    text = f"{path} is a pickle, which can run code when it is read; expected a safetensors file"
-    fails(re.escape(text), "timm:resnet8", str(path), digits)
+    fails(rf"{re.escape(str(path))} is not a readable safetensors file: .+", "timm:resnet8", str(path), digits)
     fails(re.escape(f"no weights at {tmp_path}/no"), "timm:resnet8", f"{tmp_path}/no", digits)
 
 
@@ -197,42 +192,41 @@ def test_a_network_for_another_image_size_is_refused_in_one_line(tmp_path, digit
 
 
 def test_a_function_of_the_users_keeps_its_weights_without_a_checkpoint(nets, digits):
-    found, card, told = resolve_victim(f"{nets}.my_net", None, digits)
+    found, card, line = resolve_victim(f"{nets}.my_net", None, digits)
     torch.manual_seed(7)
     expected = torch.nn.Linear(3 * 32 * 32, 10)
     x = torch.rand(2, 3, 32, 32)
     assert torch.equal(found(x), expected(x.flatten(1)))
     assert card is None
     digest = weights_digest(found)[:12]
-    assert told == f"{nets}.my_net with the weights that it makes, digest {digest}, clean accuracy unknown"
+    assert line == f"{nets}.my_net with the weights that it makes, digest {digest}, clean accuracy unknown"
 
 
 def test_a_function_of_the_users_may_have_its_arguments_bound(nets, digits):
-    victim, _, told = resolve_victim(f"{nets}.bound", None, digits)
+    victim, _, line = resolve_victim(f"{nets}.bound", None, digits)
     assert isinstance(victim, torch.nn.Module)
     digest = weights_digest(victim)[:12]
-    assert told == f"{nets}.bound with the weights that it makes, digest {digest}, clean accuracy unknown"
+    assert line == f"{nets}.bound with the weights that it makes, digest {digest}, clean accuracy unknown"
 
 
 def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
     path = tmp_path / "weights.safetensors"
     weights = {"head.weight": torch.rand(10, 3), "head.bias": torch.rand(10)}
     save_file(weights, path)
-    found, _, told = resolve_victim(f"{nets}.MyNet", str(path), digits)
+    found, _, line = resolve_victim(f"{nets}.MyNet", str(path), digits)
     assert torch.equal(found.head.weight, weights["head.weight"])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert told == f"{nets}.MyNet with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+    assert line == f"{nets}.MyNet with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("MyNetz", "unknown name in the module {nets}: 'MyNetz'; did you mean my_net or MyNet?"),
-        ("number", "'{nets}.number' must be a module, or a class or a function that makes a module, got a int"),
+        ("number", "'{nets}.number' must be a module, a class of modules or a function that makes a module"),
         (
             "Arguments",
-            "'{nets}.Arguments' must need no arguments: missing a required argument: 'width'; "
-            "wrap it in a function that gives them",
+            "'{nets}.Arguments' must need no arguments: missing a required argument: 'width'; wrap it in a function",
         ),
         ("none", "'{nets}.none' must make a torch.nn.Module, it made a NoneType"),
         (

@@ -92,11 +92,8 @@ def test_what_has_no_scales_is_refused_and_leaves_no_hook():
             return self.number(x.mean((1, 2, 3)))
 
     for path, text in (
-        ("pair", "the activation pair:output must be a tensor of 2 to 4 dimensions to have scales, got a tuple"),
-        (
-            "number",
-            "the activation number:output must be a tensor of 2 to 4 dimensions to have scales, got 1 dimensions",
-        ),
+        ("pair", "the activation pair:output: expected a tensor of 2 to 4 dimensions, 2 rows, got a tuple"),
+        ("number", r"the activation number:output: expected a tensor of 2 to 4 dimensions, 2 rows, got \(2,\)"),
         ("unused", "the forward pass never calls the layer unused.*"),
     ):
         odd = Odd()
@@ -119,7 +116,7 @@ def test_layers_that_are_bypassed_or_called_twice_or_have_other_rows_are_refused
     for path, text in (
         ("attention.out_proj", "never calls the layer attention.out_proj"),
         ("twice", "calls the layer twice more than once"),
-        ("sequence", "sequence:output must have a row per image"),
+        ("sequence", "sequence:output: expected .* 5 rows"),
     ):
         with pytest.raises(UserError, match=text):
             measure_scales(Attending(), some_images(5), [f"{path}:output"])

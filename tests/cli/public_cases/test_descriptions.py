@@ -123,6 +123,7 @@ def grid_of(*runs):
     return build_grid(load_runs(list(runs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_runs_that_differ_in_an_argument_have_rows_of_their_own_and_no_joint_worst_case(command, pair):
     for run, options in zip(("first", "second"), pair, strict=True):
@@ -133,6 +134,7 @@ def test_runs_that_differ_in_an_argument_have_rows_of_their_own_and_no_joint_wor
     assert not any(column.worst for column in grid.columns)
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_an_argument_of_their_attack_have_columns_of_their_own(command):
     for patience in ("4", "5"):
         line = f"{LINE} --attack own.Patient --attack.patience {patience} --run {patience}"
@@ -151,6 +153,7 @@ def test_the_description_names_the_argument_and_leaves_out_defaults(command):
     assert "tau 50" in said.out
 
 
+@pytest.mark.slow
 def test_a_calibrated_defense_that_describes_itself_names_the_sigma_that_was_found(command, elsewhere):
     (elsewhere / "own.py").write_text(
         OWN + "\nclass Quiet(InputNoise):\n    def describe(self, model):\n        return 'quiet'\n"

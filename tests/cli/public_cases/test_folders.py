@@ -1,23 +1,18 @@
 """Folders and files of images: order of the classes, what is left out, and files that are sound and unusual."""
 
-import inspect
 import json
 import os
-import struct
-import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image
 
-from rfdlight.data import CIFAR10, Digits
+from rfdlight.data import Digits
 from rfdlight.data.decoding import decode
 from rfdlight.data.folder import ImageFolder
 from rfdlight.data.imagenet import ImageNet
-from rfdlight.data.listing import list_images
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError
 
@@ -38,11 +33,9 @@ def tree(root, *names, count=1):
     return Path(root)
 
 
-def load(root, capsys, **options):
-    """The test split of a folder, and what is said of it."""
-    capsys.readouterr()
-    images = ImageFolder(str(root), **options).images("test")
-    return images, capsys.readouterr().err
+def load(root, **options):
+    """The test split of a folder."""
+    return ImageFolder(str(root), **options).images("test")
 
 
 def refused(call, *words):
@@ -68,7 +61,7 @@ def digit_folders(root, name, per=2):
             seen[digit] += 1
 
 
-def test_the_order_of_numbered_classes_is_said_and_can_be_chosen(nearest_mean, command):
+def test_the_order_of_numbered_classes_can_be_chosen(nearest_mean, command):
     # https://github.com/raoyongming/DynamicViT/issues/17, https://github.com/fra31/sparse-rs/issues/4,
     # https://github.com/modestyachts/ImageNetV2/issues/10,
     # https://github.com/huggingface/pytorch-image-models/issues/222
@@ -76,7 +69,7 @@ def test_the_order_of_numbered_classes_is_said_and_can_be_chosen(nearest_mean, c
     line = ["test", "--data", "folder", "--data.root", "d", "--model.victim", "nearest_mean.NearestMean", *QUICK]
     said = command(*line, "--data.class_order", "natural")
     assert said.status == 0
-    assert said.err.count("class order is natural") == said.err.count("\n") == 1
+    assert said.err == ""
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["mean_logits"]["clean"]["value"] > 0.7
     assert summary["run"]["num_images"] == 20
@@ -91,21 +84,14 @@ def test_the_order_of_numbered_classes_is_said_and_can_be_chosen(nearest_mean, c
         (("007", "7", "08"), ["007", "08", "7"], ["007", "7", "08"]),
     ],
 )
-def test_both_orders_of_classes(tmp_path, capsys, names, text, natural):
+def test_both_orders_of_classes(tmp_path, names, text, natural):
     root = tree(tmp_path / "test", *names).parent
     for order, expected in (("text", text), ("natural", natural)):
-        images, told = load(root, capsys, class_order=order)
+        images = load(root, class_order=order)
         assert [images.ids[images.labels.tolist().index(i)].split("/")[2] for i in range(len(names))] == expected
-        assert f"class order is {order}" in told
-        assert f"--data.class_order {'text' if order == 'natural' else 'natural'}" in told
 
 
-def test_nothing_is_said_of_an_order_that_is_the_same(tmp_path, capsys):
-    _, told = load(tree(tmp_path / "test", "ant", "bee", "c1", "c2").parent, capsys)
-    assert told == ""
-
-
-def test_imagenet_by_numbers_is_sorted_as_is_said(tmp_path, capsys, monkeypatch):
+def test_imagenet_by_numbers_is_sorted_as_chosen(tmp_path, monkeypatch):
     # https://github.com/modestyachts/ImageNetV2/issues/10
     monkeypatch.setattr(ImageNet, "num_classes", 12)
     for number in range(12):
@@ -113,7 +99,6 @@ def test_imagenet_by_numbers_is_sorted_as_is_said(tmp_path, capsys, monkeypatch)
     for order, label in (("text", 4), ("natural", 2)):
         images = ImageNet(str(tmp_path), class_order=order).images("test")
         assert images.labels[images.ids.index("imagenet/val/2.png")] == label
-        assert f"class order is {order}" in capsys.readouterr().err
 
 
 def test_a_16_bit_grey_image_is_scaled(tmp_path):
@@ -134,7 +119,7 @@ def test_a_16_bit_grey_image_is_scaled(tmp_path):
 def test_a_16_bit_image_of_8_bit_values_would_be_black_and_is_refused(tmp_path):
     path = tmp_path / "dark.png"
     Image.fromarray(np.full((4, 4), 200, dtype=np.uint16)).save(path)
-    refused(lambda: decode(path, path.read_bytes()), str(path), "65,535", "above 200")
+    refused(lambda: decode(path, path.read_bytes()), str(path), "65,535", "at most 200")
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
@@ -167,7 +152,7 @@ def test_the_orientation_of_a_camera_is_not_applied(tmp_path):
     assert decode(path, path.read_bytes()).shape == (3, 6, 8), "as in torchvision"
 
 
-def test_other_suffixes_and_nested_images_are_read_and_the_rest_is_counted(tmp_path, capsys):
+def test_other_suffixes_and_nested_images_are_read(tmp_path):
     # https://github.com/pytorch/vision/issues/735, https://github.com/huggingface/pytorch-image-models/issues/1335
     test = tree(tmp_path / "test", "ant", "bee", "cat")
     for name in ("a.webp", "b.BMP", "c.JPG", "d.jpeg"):
@@ -179,7 +164,7 @@ def test_other_suffixes_and_nested_images_are_read_and_the_rest_is_counted(tmp_p
     save(test / "top.png")
     (test / "ant/readme").write_text("text")
     (test / "ant/.DS_Store").write_text("of no account")
-    images, told = load(tmp_path, capsys)
+    images = load(tmp_path)
     assert images.ids == [
         "folder/test/ant/0.png",
         *(f"folder/test/bee/{name}" for name in ("a.webp", "b.BMP", "c.JPG", "d.jpeg")),
@@ -188,36 +173,10 @@ def test_other_suffixes_and_nested_images_are_read_and_the_rest_is_counted(tmp_p
     ]
     assert images.labels.tolist() == [0, 1, 1, 1, 1, 2, 2]
     assert (images.read(list(range(7))) - 100).abs().max() <= 1
-    for counted in ("1 .tif (1 in cat)", "1 .gif (1 in cat)", "1 without suffix (1 in ant)", "1 .png (1 in test)"):
-        assert counted in told, told
-    assert "1 in cat/more/deep" in told
-    assert "DS_Store" not in told
-    assert all(line.startswith("rfdlight: folder, test split: ") for line in told.splitlines())
-
-
-def test_a_class_of_which_nothing_is_read_is_named(tmp_path, capsys):
-    test = tree(tmp_path / "test", "ant", "bee")
-    for number in range(3):
-        save(test / f"cat/{number}.tiff")
-    images, told = load(tmp_path, capsys)
-    assert "3 .tiff (3 in cat)" in told
-    assert "no images of cat" in told
-    assert set(images.labels.tolist()) == {0, 1}
-    for path in test.rglob("*.png"):
-        path.unlink()
-    refused(lambda: load(tmp_path, capsys), ".webp", "3 .tiff (3 in cat)")
-
-
-def test_many_places_are_counted_together(tmp_path, capsys):
-    names = [f"c{number}" for number in range(9)]
-    test = tree(tmp_path / "test", *names)
-    for name in names:
-        (test / name / "notes.txt").write_text("text")
-    assert "9 .txt (1 in c0, 1 in c1, 1 in c2, 1 in c3, 5 in 5 more folders)" in load(tmp_path, capsys)[1]
 
 
 @pytest.mark.parametrize("clutter", [".ipynb_checkpoints", "__MACOSX", "@eaDir", ".git", "$RECYCLE.BIN"])
-def test_folders_that_programs_leave_behind_are_no_classes(tmp_path, capsys, clutter):
+def test_folders_that_programs_leave_behind_are_no_classes(tmp_path, clutter):
     # https://github.com/pytorch/vision/issues/2831, https://github.com/open-mmlab/mmpretrain/issues/507
     test = tree(tmp_path / "test", "ant", "bee")
     save(test / clutter / "ant-checkpoint.png")
@@ -225,59 +184,20 @@ def test_folders_that_programs_leave_behind_are_no_classes(tmp_path, capsys, clu
     save(test / "bee/._0.png")
     data = ImageFolder(str(tmp_path))
     assert data.classes == ["ant", "bee"]
-    images, told = load(tmp_path, capsys)
+    images = load(tmp_path)
     assert len(images) == 2
-    assert f"{clutter}, ant/{clutter}" in told
-    assert "1 hidden (1 in bee)" in told
 
 
-def test_cifar10_in_folders_gives_the_same_account(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name in ("cat", "dog"):
-        save(tmp_path / "test" / name / f"{name}.png", size=(32, 32))
-        save(tmp_path / "test" / ".ipynb_checkpoints" / f"{name}.png", size=(32, 32))
-    (tmp_path / "test/cat/labels.csv").write_text("text")
-    assert CIFAR10(str(tmp_path)).images("test").labels.tolist() == [3, 5]
-    told = capsys.readouterr().err
-    assert ".ipynb_checkpoints" in told
-    assert "1 .csv (1 in cat)" in told
-
-
-def text_chunk(length):
-    content = b"a\0\0" + zlib.compress(bytes(length))
-    return struct.pack(">I", len(content)) + b"zTXt" + content + struct.pack(">I", zlib.crc32(b"zTXt" + content))
-
-
-def test_a_png_with_a_large_profile_or_text_is_sound(tmp_path):
-    # https://github.com/python-pillow/Pillow/issues/2445, https://github.com/python-pillow/Pillow/issues/5610
-    path = save(tmp_path / "a.png", icc_profile=bytes(2_000_000))
-    assert (decode(path, path.read_bytes()) == 100).all()
-    texts = PngImagePlugin.PngInfo()
-    texts.add_text("prompt", "x" * 3_000_000, zip=True)
-    path = save(tmp_path / "b.png", pnginfo=texts)
-    assert (decode(path, path.read_bytes()) == 100).all()
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    path = save(tmp_path / "c.png", icc_profile=profile)
-    assert (decode(path, path.read_bytes()) == 100).all()
-
-
-def test_texts_and_profiles_are_never_decompressed(tmp_path, monkeypatch):
-    monkeypatch.setattr(PngImagePlugin, "_safe_zlib_decompress", lambda _: pytest.fail("decompressed"))
-    sound = save(tmp_path / "a.png", icc_profile=bytes(100)).read_bytes()
-    bombed = sound[:33] + text_chunk(2**22) + sound[33:]
-    assert (decode(tmp_path / "a.png", bombed) == 100).all()
-
-
-@pytest.mark.parametrize("length", [9, 20, 40, 60, 100])
+@pytest.mark.parametrize("length", [9, 20, 40, 60])
 def test_a_damaged_png_is_refused_in_the_words_of_pillow(tmp_path, length):
-    path = save(tmp_path / "a.png", size=(40, 40), icc_profile=bytes(100))
+    path = save(tmp_path / "a.png", size=(40, 40))
     path.write_bytes(path.read_bytes()[:length])
     refused(lambda: decode(path, path.read_bytes()), f"cannot read the image {path}: ")
 
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"", "empty"), (b"no image", "expected PNG, JPEG, WebP or BMP"), (b"GIF89a", "another format")],
+    [(b"", "damaged"), (b"no image", "expected PNG, JPEG, WebP or BMP"), (b"GIF89a", "another format")],
 )
 def test_what_is_no_image_says_what_is_expected(tmp_path, content, word):
     refused(lambda: decode(tmp_path / "a.png", content), word)
@@ -297,10 +217,9 @@ def test_a_jpeg_that_is_cut_off_is_refused_in_the_words_of_pillow(tmp_path):
     refused(lambda: decode(path, path.read_bytes()), "truncated")
 
 
-def test_class_folders_without_splits_are_a_test_split(tmp_path, capsys):
-    images, told = load(tree(tmp_path / "pets", "ant", "bee"), capsys)
+def test_class_folders_without_splits_are_a_test_split(tmp_path):
+    images = load(tree(tmp_path / "pets", "ant", "bee"))
     assert images.ids == ["folder/test/ant/0.png", "folder/test/bee/0.png"]
-    assert "no splits" in told
     refused(lambda: ImageFolder(str(tmp_path / "pets")).images("train"), "train")
 
 
@@ -309,7 +228,6 @@ def test_class_folders_without_splits_are_a_test_split(tmp_path, capsys):
     [
         (("Train/ant", "Validation/ant"), ("Train, Validation", "test")),
         (("valid/ant", "valid/bee"), ("valid", "rename")),
-        (("archive/test/ant", "archive/test/bee"), ("archive", "--data.root")),
         (("test/ant",), ("2 classes", "ant")),
         (("test",), ("found no class folders",)),
     ],
@@ -325,46 +243,21 @@ def test_a_class_of_the_test_split_that_is_not_trained_names_the_nearest(tmp_pat
     refused(lambda: ImageFolder(str(tmp_path)).images("test"), str(tmp_path / "test"), "'cat'", "Cat")
 
 
-def test_a_class_without_test_images_keeps_its_label_and_is_named(tmp_path, capsys):
+def test_a_class_without_test_images_keeps_its_label(tmp_path):
     tree(tmp_path / "train", "ant", "bee", "cat")
     tree(tmp_path / "test", "ant", "cat")
-    images, told = load(tmp_path, capsys)
+    images = load(tmp_path)
     assert images.labels.tolist() == [0, 2]
-    assert "no images of bee" in told
 
 
-def test_classes_that_differ_in_case_alone_are_named(tmp_path, capsys):
-    assert "Cat and cat differ" in load(tree(tmp_path / "test", "Cat", "cat", "dog").parent, capsys)[1]
-
-
-def test_an_empty_class_folder_counts_and_is_named(tmp_path, capsys):
-    test = tree(tmp_path / "test", "ant", "bee")
-    (test / "archive").mkdir()
-    assert "no images of archive" in load(tmp_path, capsys)[1]
-    assert ImageFolder(str(tmp_path)).num_classes == 3
-
-
-def test_links_to_files_and_class_folders_are_followed_and_those_within_a_class_are_not(tmp_path, capsys):
+def test_links_to_files_and_class_folders_are_followed_and_those_within_a_class_are_not(tmp_path):
     test = tree(tmp_path / "test", "ant")
     (test / "bee").symlink_to(tree(tmp_path / "elsewhere", "bees") / "bees")
     (test / "ant/linked.png").symlink_to(test / "ant/0.png")
     (test / "ant/loop").symlink_to(test / "ant")
     (test / "ant/self").symlink_to(test / "ant/self")
-    images, told = load(tmp_path, capsys)
+    images = load(tmp_path)
     assert images.ids == [f"folder/test/{name}" for name in ("ant/0.png", "ant/linked.png", "bee/0.png")]
-    assert "ant/loop" in told
-
-
-def test_folders_nested_deeper_than_calls_may_be_are_walked(tmp_path):
-    test = tree(tmp_path / "test", "ant", "bee")
-    save(test / "ant" / "/".join("d" * 150) / "0.png")
-    limit = sys.getrecursionlimit()
-    sys.setrecursionlimit(len(inspect.stack()) + 100)
-    try:
-        listing = list_images(test, ["ant", "bee"])
-    finally:
-        sys.setrecursionlimit(limit)
-    assert len(listing.paths) == 3
 
 
 def test_a_folder_that_cannot_be_listed_is_one_line(tmp_path, monkeypatch):

