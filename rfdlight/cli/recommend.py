@@ -149,7 +149,7 @@ def _render(console: Console, recommender: Recommender, undefended: Run, confirm
     legend = (
         f"drop: measured, clean accuracy in points on {len(recommender.meter.undefended)} images, 95 % over draws; "
         f"misled: predicted by theorem 1, share of steps of {recommender.config.step:.3g} at which the noise misleads; "
-        f"robust: measured robust accuracy, undecided by the sign of the margin, {len(recommender.images)} images, 95 %; single: "
+        f"robust: measured robust accuracy, {len(recommender.images)} images, 95 %; single: "
         "expected single-query robust accuracy; criterion: its rows per row of the attack"
     )
     recommender.say(legend, style="dim")

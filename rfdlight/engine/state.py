@@ -86,6 +86,7 @@ def describe(image_id: str, images: ImageState, row: int, billed: int, test: Mea
     point = images.points.point[rows]
     delta = point - shared["x"][rows]
     label, target = int(shared["y"][row]), int(shared["target"][row])
+    counts: dict[str, Any] = {kind: int(column[row]) for kind, column in vars(images.counts).items()}
     candidates: dict[str, Any] = {name: int(column[row]) for name, column in vars(images.candidates).items()}
     candidates |= {name: None for name in _OR_NONE if candidates[name] < 0}
     clean: dict[str, Any] = {name: column[row].item() for name, column in vars(images.clean).items()}
@@ -95,7 +96,7 @@ def describe(image_id: str, images: ImageState, row: int, billed: int, test: Mea
         id=image_id,
         label=label,
         target=None if target < 0 else target,
-        **{kind: int(column[row]) for kind, column in vars(images.counts).items()},
+        **counts,
         billed=billed,
         **candidates,
         **clean,

@@ -176,8 +176,8 @@ def _tails(records: Sequence[Record], run: RunFacts) -> Found:
     heavy = [r.id for r in records if r.verdict == "undecided" and r.final_tail_share > HEAVY_TAIL]
     if heavy:
         return "warn", (
-            f"at {len(heavy):,} final points, the first of {heavy[0]}, one evaluation carries over {HEAVY_TAIL:.0%} of the "
-            "margin's variance: the mean logits are undecided, majority_vote is not affected"
+            f"at {len(heavy):,} final points, the first of {heavy[0]}, one evaluation carries over {HEAVY_TAIL:.0%} of "
+            "the margin's variance: the mean logits are undecided, majority_vote is not affected"
         )
     return "ok", "no undecided final point has rare large margins"
 
