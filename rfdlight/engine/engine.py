@@ -137,7 +137,8 @@ class Engine:
             return 0, 0
         images, occupied = self._pool.images, self._pool.occupied
         begun = images.points.phase[occupied] != Phase.CLEAN
-        right = (images.clean.clean_margin[occupied] > 0) | (images.counts.evaluated[occupied] > 0)
+        verdict, margin = images.clean.clean_verdict[occupied], images.clean.clean_margin[occupied]
+        right = (verdict < 0) | ((verdict == 0) & (margin >= 0))
         robust = begun & right & (images.candidates.success_query[occupied] < 0)
         return int(begun.sum()), int(robust.sum())
 

@@ -61,7 +61,7 @@ class MeanLogits(Fields, frozen=True, kw_only=True):
 
 
 class MajorityVote(Fields, frozen=True, kw_only=True):
-    """Accuracy of the most frequent single answer; images that are not attacked count as not robust."""
+    """Accuracy of the most frequent single answer; images that are not attacked, or wrong before, are not robust."""
 
     clean: Estimate
     robust: Estimate
@@ -135,8 +135,13 @@ def budgets(budget: int) -> list[int]:
     return [*(step for step in steps if step < budget), budget]
 
 
-def was_screened(records: Sequence[Record]) -> bool:
-    """Return whether the success criterion took votes: "never" and, with a random victim, "single" take none."""
+def took_votes(records: Sequence[Record], run: RunFacts) -> bool:
+    """Return whether the first 9-vote success of each image is known.
+
+    On a random victim "sequential" takes no votes, nor do "single" and "never", whose records show it.
+    """
+    if run.criterion == "sequential" and not run.deterministic:
+        return False
     believed = any(r.success_query is not None and r.first_9_vote_success is None for r in records)
     ignored = any(r.candidates for r in records) and not any(
         r.voted_candidates or r.first_9_vote_success is not None for r in records
@@ -160,7 +165,7 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     robust = len(right) - len(adversarial)
     single_clean = math.fsum(1 - r.clean_wrong / r.clean_evaluations for r in records)
     single_robust = math.fsum(1 - r.final_adversarial / r.final_evaluations for r in records)
-    screened = sum(r.first_9_vote_success is None for r in right) if was_screened(records) else None
+    screened = sum(r.first_9_vote_success is None for r in right) if took_votes(records, run) else None
     return Summary(
         run=run,
         counts={
@@ -206,12 +211,12 @@ def _mean_logits(records: Sequence[Record]) -> MeanLogits:
 
 
 def _majority_vote(records: Sequence[Record]) -> MajorityVote:
-    attacked = [record for record in records if record.verdict != "misclassified"]
-    right = sum(2 * record.clean_wrong < record.clean_evaluations for record in records)
+    right = [record for record in records if 2 * record.clean_wrong < record.clean_evaluations]
+    attacked = [record for record in right if record.verdict != "misclassified"]
     robust = sum(2 * record.final_adversarial < record.final_evaluations for record in attacked)
     verdicts = Counter(record.majority_verdict for record in attacked)
     return MajorityVote(
-        clean=Estimate.of(right, len(records)),
+        clean=Estimate.of(len(right), len(records)),
         robust=Estimate.of(robust, len(records)),
         robust_lower=Estimate.of(verdicts["robust"], len(records)),
         robust_upper=Estimate.of(verdicts["robust"] + verdicts["undecided"], len(records)),

@@ -225,7 +225,9 @@ def test_the_engine_judges_a_candidate_as_plain_loops_do_for_every_period_of_nin
         assert record.verdict == ("adversarial" if adversarial else "robust")
         assert record.criterion == CLEAN + loops.used + (0 if adversarial else 40)
         assert record.first_9_vote_success is None
-    kinds = {(tested, adversarial, loops.used > 60) for loops, (tested, adversarial) in zip(expected, judged, strict=True)}
+    kinds = {
+        (tested, adversarial, loops.used > 60) for loops, (tested, adversarial) in zip(expected, judged, strict=True)
+    }
     # Rejected by the screen, soon and late by the test; adversarial soon and late.
     assert kinds >= {(False, False, False), (True, False, False), (True, True, False), (True, True, True)}
 
@@ -466,7 +468,9 @@ def test_the_conclusion_of_a_test_follows_wealth_count_and_mean():
     evaluations.highest[5, 1] = 2.5
     evaluations.rival[:] = 1
     first, second = (math.log(math.pi**2 * number**2 / 6 / 0.025) for number in (1, 2))
-    evaluations.below[:] = torch.tensor([first, first, first, first - 1, first, first, second], dtype=torch.float64) + 1e-9
+    evaluations.below[:] = (
+        torch.tensor([first, first, first, first - 1, first, first, second], dtype=torch.float64) + 1e-9
+    )
     candidates = SimpleNamespace(tested_candidates=torch.tensor([1, 2, 1, 1, 1, 1, 2]))
     state = SimpleNamespace(evaluations=evaluations, criterion=own, candidates=candidates)
     conclusion = criterion.conclude(state, rows)
