@@ -27,7 +27,7 @@ from rfdlight.victims.card import read_card
 IMAGES, BUDGET = 40, 60
 # RayS is the strongest attack here at so few queries; 40 rows a pass waste the fewest.
 ATTACK = [
-    "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "20",
+    "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "40",
     "--model.batch_size", "40", "--data.num_images", str(IMAGES), "--data.selection", "random",
 ]  # fmt: skip
 NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.4"]

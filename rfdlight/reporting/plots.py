@@ -83,7 +83,8 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
 
     Solid steps are the robust accuracy (Definition 1) in a band of 95 % Wilson intervals, with a dot at the budget.
     Thin dashes are the robust accuracy by the first 9-vote success, if there is one. From `LONG` queries on, the axis
-    of the queries is logarithmic. `colours` holds the number of the colour of each run; a run without records is left out.
+    of the queries is logarithmic. `colours` holds the number of the colour of each run; a run without records is left
+    out.
     """
     most = max([budget for _, _, budget in runs], default=1)
     start = 1 if most >= LONG else 0

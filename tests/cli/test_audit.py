@@ -42,7 +42,7 @@ def test_a_sound_run_says_how_many_checks_it_passed(command):
     said = command(*LINE.split(), "--model.victim", "nearest_mean.NearestMean")
     assert said.status == 0
     # A victim by import path has no card.
-    assert "consistency checks: 8 of 9 passed, 1 skipped\n  skipped: clean accuracy (" in said.out
+    assert "consistency checks: 9 of 10 passed, 1 skipped\n  skipped: clean accuracy (" in said.out
     assert list(audited()) == list(CHECKS)
     assert [name for name, finding in audited().items() if finding["state"] == "skip"] == ["clean accuracy"]
 

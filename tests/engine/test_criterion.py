@@ -1,4 +1,4 @@
-"""When images count as adversarial: error, power and cost, screen and tests, skipping, and the criterion's own noise."""
+"""When images count as adversarial: error, power and cost, screen and tests, skipping, the criterion's own noise."""
 
 import math
 import sys
@@ -79,8 +79,8 @@ class TwoPoints(nn.Module):
         return torch.stack([margin, torch.zeros_like(margin)], 1)
 
 
-# The bound is 5 %. Candidates that are rejected at the first mean of the label, and skipped, make it far smaller: none of
-# these 200 images is called, or one.
+# The bound is 5 %. Candidates are rejected at the first mean of the label, and then some are skipped: the error is far
+# smaller: none of these 200 images is called, or one.
 @pytest.mark.parametrize("victim", [AfterClean(0.5), AfterClean(0.45), TwoPoints(0.2)], ids=["normal", "right", "two"])
 def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(victim):
     records, _ = attacked(victim)
@@ -245,7 +245,7 @@ def test_after_the_fth_failure_f_candidates_pass_unjudged():
 
 
 def rejected_before(number):
-    """A script: all queries are wrong; so many candidates pass the screen and fail the test, the next is adversarial."""
+    """A script: all queries are wrong; so many candidates pass the screen and fail the test, then one is wrong."""
     visits = {}
 
     def script(purpose, point, _):
