@@ -65,6 +65,8 @@ class CriterionStep:
             chosen = queries.points if exact else self.attack.threat.admit(queries.state["x"], queries.points)
             points.known[rows] = certain
         else:
+            if self.criterion.reaches_verdict:  # its verdict is that on the final point
+                chosen = self.attack.threat.admit(queries.state["x"], chosen)
             points.known[rows] = False
         points.point[rows] = chosen
         points.clock[rows] = queries.clock
@@ -197,15 +199,18 @@ class CriterionStep:
     def _conclude(self, rows: Tensor) -> Tensor:
         """Continue, reject or accept candidates; return the images whose candidate got its final verdict."""
         conclude = majority if self.deterministic else self.criterion.conclude
-        conclusion = conclude(self.pool.images, rows)
-        self.pool.images.evaluations.wanted[rows] = conclusion.more
+        images = self.pool.images
+        conclusion = conclude(images, rows)
+        images.evaluations.wanted[rows] = conclusion.more
         final = conclusion.more <= 0
         success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
-        self.pool.images.points.phase[rejected] = Phase.ATTACK
+        images.points.phase[rejected] = Phase.ATTACK
         self._end_exhausted(rejected)
         if self.deterministic or not self.criterion.reaches_verdict:
             self._succeed(success)
             return success[:0]
-        self.pool.images.candidates.success_query[success] = self.pool.images.points.billed[success]
-        return success
+        reached = self.final_test.decide(images.evaluations, success) > 0
+        self._succeed(success[~reached])
+        images.candidates.success_query[success[reached]] = images.points.billed[success[reached]]
+        return success[reached]

@@ -130,6 +130,28 @@ class Votes(SuccessCriterion):
         return count_votes(images, rows)
 
 
+class Hasty(Votes):
+    """Calls its votes the final evaluations, at points that leave [0, 1]."""
+
+    reaches_verdict = True
+
+    def points(self, candidates):
+        return candidates.points + 2
+
+    def conclude(self, images, rows):
+        assert images.points.point[rows].max() <= 1
+        return super().conclude(images, rows)
+
+
+@pytest.mark.parametrize("p", [0.3, 0.9])
+def test_a_success_before_the_final_test_decides_gets_final_evaluations(p):
+    records, _ = attacked(AfterClean(p), Hasty(400), count=20, budget=60)
+    assert any(record.success_query is not None for record in records)
+    assert all(record.final_evaluations >= 40 for record in records)
+    assert {record.verdict for record in records} == {"robust" if p < 0.5 else "adversarial"}
+    assert max(record.linf for record in records) <= 0.1 + 1e-6
+
+
 def test_the_votes_alone_would_break_most_images_that_are_wrong_once_in_five_draws():
     # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2.
     records, _ = attacked(AfterClean(0.2), Votes(40))
@@ -352,6 +374,32 @@ def test_ties_of_a_deterministic_victim_go_to_the_first_class(label, verdict):
     assert {record.verdict for record in run.records} == {verdict}
     assert {record.final_adversarial for record in run.records} == {label}
     assert {record.is_robust for record in run.records} == {label == 0}
+
+
+def test_unfinished_images_count_as_the_finished_ones_will():
+    class Coin(nn.Module):
+        """Undecided at clean images, for most of which the mean of 40 has either sign; right elsewhere."""
+
+        def forward(self, x):
+            clean = (x == 0.5).flatten(1).all(1)
+            margin = torch.where(clean, torch.randn(len(x)), 1.0)
+            return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+    x, y, observer = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.int64), Collector()
+    options = {"budget": 5, "pool_size": 40, "deterministic": False}
+    engine = engine_of(Oracle(Coin(), 40), RandomNoise(eps=0.1), observer, criterion_named("never", 40), **options)
+    engine.submit(x, y, [f"{i:04d}" for i in range(40)])
+    begun = 0
+    while begun + len(observer.records) < 40:
+        observer.passes = 1
+        engine.run()
+        begun, robust = engine.in_progress
+    assert begun > 30
+    robust += sum(record.is_robust for record in observer.records)
+    observer.passes = None
+    engine.run()
+    assert 5 < robust == sum(record.is_robust for record in observer.records) < 35
+    assert {record.clean_verdict for record in observer.records} >= {"undecided"}
 
 
 @pytest.mark.parametrize("rule", ["sequential", "single", "never"])

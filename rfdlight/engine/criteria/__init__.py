@@ -2,9 +2,10 @@
 
 from rfdlight.core.registry import component
 from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
+from rfdlight.engine.evaluations import EvaluationState, MeanMarginTest
 from rfdlight.errors import UserError
 
-__all__ = ["Conclusion", "Queries", "SuccessCriterion", "criterion_named"]
+__all__ = ["Conclusion", "EvaluationState", "MeanMarginTest", "Queries", "SuccessCriterion", "criterion_named"]
 
 
 def criterion_named(name: str, final_evaluations: int = 2000) -> SuccessCriterion:

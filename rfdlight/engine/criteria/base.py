@@ -63,7 +63,11 @@ class SuccessCriterion(ABC):
     """
 
     reaches_verdict: ClassVar[bool] = False
-    """Whether `conclude` calls an image adversarial by `final_test`; the image then needs no final evaluation."""
+    """Whether the evaluations of a success are final ones, where `final_test` decides by them.
+
+    They have to be fresh from the start of the test on: `conclude` must not continue those by which it chose the
+    candidate. Where `final_test` does not decide by them, final evaluations follow as after any other success.
+    """
 
     def __init__(self, final_evaluations: int = 2000) -> None:
         self.final_test = MeanMarginTest(final_evaluations)
@@ -97,8 +101,14 @@ class SuccessCriterion(ABC):
     def conclude(self, images: ImageState, rows: Tensor) -> Conclusion:
         """Decide on the candidates of some images whose requested evaluations are complete, by default by majority.
 
+        A criterion that reads the evidence of `images.evaluations` calls its `bet` after each look, as
+        `MeanMarginTest.request` does, since evaluations without stakes are no evidence. `restart` drops the evaluations
+        so far. The next ones are `Conclusion.more`, whatever `restart` requests. For a deterministic victim, one
+        evaluation replaces this method.
+
         Args:
-            images: The state of all images; `images.evaluations` holds the sums over the evaluations.
+            images: The state of all images; `images.evaluations` holds the sums over the evaluations. The criterion may
+                count in `images.candidates`.
             rows: (rows,) int64, the rows of the images.
         """
         return majority(images, rows)
