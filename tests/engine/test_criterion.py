@@ -97,7 +97,7 @@ def test_candidates_cost_little_at_robust_images(p, most):
 def test_images_with_a_negative_mean_margin_are_called_adversarial_soon():
     records, _ = attacked(AfterClean(0.7))
     assert called(records) >= 198
-    assert np.median([r.success_query for r in records if r.success_query is not None]) <= 4
+    assert np.median([r.success_query for r in records if r.success_query is not None]) <= 8
     records, _ = attacked(AfterClean(0.6))
     assert called(records) >= 190
 
