@@ -186,11 +186,16 @@ class RFDLightCLI(LightningCLI):
                 parser.make(super().instantiate_classes)
         except MisconfigurationException as error:
             raise UserError(f"the trainer refuses: {one_line(error)}") from error
+        except (OverflowError, MemoryError) as error:
+            raise UserError(
+                f"the trainer refuses a number that is too large: {one_line(error) or 'no memory'}"
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make a trainer that writes into the run directory and has the defenses among its callbacks."""
         check_remains(os.environ)
         config = self._get(self.config_init, "trainer")
+        expect(config.num_nodes < 2**20, "--trainer.num_nodes", "a number of machines", config.num_nodes)
         defenses = self._get(self.config_init, "defense") or []
         config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
         if self.subcommand == "fit":
@@ -368,6 +373,9 @@ def _be_quiet() -> None:
 
 
 def _check_command(args: list[str]) -> None:
+    for arg in args:
+        plain = arg.encode(errors="ignore").replace(b"\0", b"").decode()
+        expect(plain == arg, "command line", "arguments in UTF-8 without NUL characters", ascii(arg))
     if not args:
         raise UserError(f"expected a command: {', '.join(_KNOWN)}")
     if not args[0].startswith("-") and args[0] not in _KNOWN:

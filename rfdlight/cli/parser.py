@@ -163,7 +163,11 @@ class Parser(LightningArgumentParser):
             self._refuse(setting, f"expected a mapping of settings, got {value!r:.40}")
         kind = kind_of(hint)
         written = with_numbers(value, hint) if kind is None else with_names(value, kind)
-        return super()._check_value_key(action, written, key, *args, **options)
+        checked = super()._check_value_key(action, written, key, *args, **options)
+        for item in checked if isinstance(checked, list | tuple) else [checked]:
+            if isinstance(item, int) and abs(item) >= 2**63:  # more than a tensor holds
+                self._refuse(setting, f"expected a whole number of at most 63 bits, got {item}")
+        return checked
 
     @staticmethod
     def _refuse(setting: str, reason: str) -> NoReturn:

@@ -282,3 +282,36 @@ def test_a_trial_run_of_the_trainer_makes_no_victim(command):
     assert "fast_dev_run" in said.out
     assert "FLOPs" not in said.out
     assert not list(Path("run").glob("victim*"))
+
+
+# Values that no library takes
+
+HUGE = str(10**20)
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"),
+    [
+        (f"test --attack square --model.budget {HUGE}", "model.budget"),
+        (f"test --attack square --model.budget {2**53}", "model.budget"),
+        ("test --attack square --model.memory 1e300", "model.memory"),
+        (f"test --attack nes --attack.pairs {HUGE}", "attack.pairs"),
+        (f"test --attack square --data.size [{HUGE},3]", "data.size"),
+        (f"test --attack square --trainer.devices {HUGE}", "the trainer"),
+        (f"test --attack square --trainer.num_nodes {HUGE}", "trainer.num_nodes"),
+        (f"layers resnet8-digits --depth {HUGE}", "depth"),
+    ],
+)
+def test_a_number_that_is_too_large_is_refused(command, line, setting):
+    refusal(command(*line.split()), setting)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcff"])
+@pytest.mark.parametrize("option", ["--run", "--model.victim", "-c"])
+def test_an_argument_with_a_nul_or_not_in_utf8_is_refused(command, option, text):
+    refusal(command("test", "--attack", "square", *QUICK, option, text), "command line", "UTF-8")
+
+
+def test_a_nul_in_a_configuration_is_refused(command):
+    Path("mine.yaml").write_text('model: {victim: "a\\0b.json"}\n')
+    refusal(command("test", "--attack", "square", "-c", "mine.yaml"), "mine.yaml", "NUL")
