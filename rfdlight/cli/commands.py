@@ -38,7 +38,7 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "recommend": _VICTIM,
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
     "scales": {"dest": "victim", "help": f"{_SHIPPED}, or a card's path."},
-    "sweep": {"dest": "experiment", "help": f"A file, or a shipped experiment ({', '.join(_EXPERIMENTS)})."},
+    "sweep": {"dest": "experiment", "help": f"A file, or experiment/NAME with a NAME of {', '.join(_EXPERIMENTS)}."},
 }
 """The positional argument of a command, as keyword arguments of argparse."""
 

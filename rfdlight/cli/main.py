@@ -186,10 +186,6 @@ class RFDLightCLI(LightningCLI):
                 parser.make(super().instantiate_classes)
         except MisconfigurationException as error:
             raise UserError(f"the trainer refuses: {one_line(error)}") from error
-        except (OverflowError, MemoryError) as error:
-            raise UserError(
-                f"the trainer refuses a number that is too large: {one_line(error) or 'no memory'}"
-            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Make a trainer that writes into the run directory and has the defenses among its callbacks."""
@@ -218,7 +214,14 @@ class RFDLightCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 **_processes(config, os.environ),
             }
-        return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
+        try:
+            return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
+        except (
+            RuntimeError,
+            OverflowError,
+            MemoryError,
+        ) as error:  # two equal callbacks, or numbers that are too large
+            raise UserError(f"the trainer refuses: {one_line(error) or type(error).__name__}") from error
 
     def _place_test(self) -> None:
         """Set the folder of an evaluation: a new folder, or that of the resumed run."""

@@ -315,3 +315,9 @@ def test_an_argument_with_a_nul_or_not_in_utf8_is_refused(command, option, text)
 def test_a_nul_in_a_configuration_is_refused(command):
     Path("mine.yaml").write_text('model: {victim: "a\\0b.json"}\n')
     refusal(command("test", "--attack", "square", "-c", "mine.yaml"), "mine.yaml", "NUL")
+
+
+def test_two_equal_callbacks_are_refused(command):
+    callback = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint}"
+    Path("mine.yaml").write_text(f"trainer: {{callbacks: [{callback}, {callback}]}}\n")
+    refusal(command("test", "--attack", "square", *QUICK, "-c", "mine.yaml"), "the trainer", "ModelCheckpoint")
