@@ -31,7 +31,7 @@ from rfdlight.victims.resolve import resolve_victim
 
 
 class AttackEvaluation(LightningModule):
-    """Robust accuracy of a classifier under a black-box attack, behind the defenses of the trainer's callbacks.
+    """Measure the robust accuracy of a classifier, with or without a defense, under a query-based attack.
 
     The trainer's `default_root_dir` gets a journal with one line per finished image, and at the end `records.jsonl`,
     `summary.json`, `curves.png` and `images.safetensors`. An image that cannot be read, or on which the victim raises
