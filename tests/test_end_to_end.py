@@ -42,7 +42,7 @@ def run(folder: Path, *args: str) -> int:
 def trained(tmp_path_factory) -> Path:
     """The run directory of a few epochs of training."""
     folder = tmp_path_factory.mktemp("end_to_end") / "trained"
-    options = ["--trainer.max_epochs", "4", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    options = ["--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     assert run(folder, "fit", "-c", "fit/resnet8_digits", *options) == 0
     return folder
 
