@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,6 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Import what takes seconds, where tests run: the process that only hands tests to others needs none of it."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         return
+    gc.disable()  # until all tests are collected: imports make many objects and little garbage
     # Before any other library: typing caches `Union[int, float]` in the order of its first use, and the parser tries
     # the types of the Trainer's options in that order.
     import lightning.pytorch  # noqa: F401  isort: skip
@@ -48,6 +50,12 @@ def clean(network: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     x = images(10)
     with torch.no_grad():
         return x, network(x).argmax(1)
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among the objects of tests alone."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
