@@ -14,7 +14,6 @@ from rfdlight.reporting import plots
 
 from .sweep_grid import GRID, VICTIM
 
-
 installed = functools.cache(metadata.entry_points)
 """The entry points of the installed packages, which every parser lists several times."""
 

@@ -80,7 +80,7 @@ MADE = {
     RAYS + "--run taken": "taken already holds another run; give another folder, or move that one",
     "fit --model.network resnet88": "unknown network 'resnet88'; did you mean resnet8 or ",
     "fit --data.batch_size 2000": "data.batch_size must be at most the 1198 training images, got 2000",
-    "fit --model.network resnet8 --model.checkpoint code.pt": "code.pt cannot be read as tensors without running code: ",
+    "fit --model.network resnet8 --model.checkpoint code.pt": "code.pt cannot be read as tensors without running ",
     CALIBRATE + "--target_drop 2": "target_drop: expected a number in (0, 1), got 2.0; 0.02 is 2 points",
     CALIBRATE + "--defense.sigma 0": "defense.sigma: expected a positive number, got 0",
     CALIBRATE + "--sweep layers": "--sweep layers: expected a defense with layers, got InputNoise",
