@@ -48,7 +48,7 @@ class UnknownOption(SettingError):  # noqa: N818
         pool = beside or self.known
         last = {option.rpartition(".")[2] for option in pool}
         similar = [name] if name in last else difflib.get_close_matches(name, last, n=2)
-        near = sorted(option for option in pool if option.rpartition(".")[2] in similar)
+        near = sorted({option for option in pool if option.rpartition(".")[2] in similar})
         hint = f"did you mean {' or '.join(near)}?" if near else nearest(setting, beside)
         super().__init__(setting, f"unknown option; {hint if near or beside else '--help lists the options'}")
 
