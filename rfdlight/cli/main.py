@@ -216,11 +216,8 @@ class RFDLightCLI(LightningCLI):
             }
         try:
             return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
-        except (
-            RuntimeError,
-            OverflowError,
-            MemoryError,
-        ) as error:  # two equal callbacks, or numbers that are too large
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            # Two equal callbacks, or numbers that are too large.
             raise UserError(f"the trainer refuses: {one_line(error) or type(error).__name__}") from error
 
     def _place_test(self) -> None:
