@@ -24,11 +24,11 @@ from rfdlight.records.summary import success_query_of
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 
-IMAGES, BUDGET = 40, 60
-# RayS is the strongest attack here at so few queries; 40 rows a pass waste the fewest.
+IMAGES, BUDGET = 32, 60
+# RayS is the strongest attack here at so few queries; 32 rows a pass waste the fewest.
 ATTACK = [
     "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "40",
-    "--model.batch_size", "40", "--data.num_images", str(IMAGES), "--data.selection", "random",
+    "--model.batch_size", str(IMAGES), "--data.num_images", str(IMAGES), "--data.selection", "random",
 ]  # fmt: skip
 NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.6"]
 TINY = ["--attack", "square", "--model.budget", "5", "--data.num_images", "5", "--model.batch_size", "5"]
@@ -42,7 +42,16 @@ def run(folder: Path, *args: str) -> int:
 def trained(tmp_path_factory) -> Path:
     """The run directory of a few epochs of training."""
     folder = tmp_path_factory.mktemp("end_to_end") / "trained"
-    options = ["--trainer.max_epochs", "4", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    options = [
+        "--data.batch_size",
+        "32",
+        "--trainer.max_epochs",
+        "2",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     assert run(folder, "fit", "-c", "fit/resnet8_digits", *options) == 0
     return folder
 

@@ -14,6 +14,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import DefenseError, UserError
+from rfdlight.victims.answers import device_of
 
 _IMAGES = 16
 """Images of the forward pass that must call every insertion point."""
@@ -41,7 +42,7 @@ def check_acts(defense: Defense, victim: nn.Module, images: ImageSource) -> None
 
     A victim in eval mode that fails on the images is not checked.
     """
-    device = next((parameter.device for parameter in victim.parameters()), torch.device("cpu"))
+    device = device_of(victim)
     x, _, _ = next(iter(loader(images, _IMAGES)))
     x = x.to(device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), defense.on(victim):

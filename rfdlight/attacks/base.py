@@ -26,10 +26,10 @@ def check_positive(**options: float | None) -> None:
 
 
 def check_count(**options: int | None) -> None:
-    """Raise a UserError for an option that is neither None nor at least 1."""
+    """Raise a UserError for an option that is neither None nor from 1 to 2^63 - 1, the largest number of a tensor."""
     for name, value in options.items():
-        if value is not None and value < 1:
-            raise UserError(f"attack.{name} must be at least 1, got {value}")
+        if value is not None and not 1 <= value < 2**63:
+            raise UserError(f"attack.{name} must be {'at least 1' if value < 1 else 'less than 2^63'}, got {value}")
 
 
 class Attack(Configurable, ABC):

@@ -141,11 +141,11 @@ class SignOPT(PhasedAttack):
         return self.point(state["x"], self._normalised(move)[0], self._reach(state))
 
     def _at_start(self, state: Columns) -> Tensor:
-        theta, length = self._normalised(self._start(state))
-        return self.point(state["x"], theta, self.start_radius(state, length))
+        theta, state["length"] = self._normalised(self._start(state))
+        return self.point(state["x"], theta, self.start_radius(state, state["length"]))
 
     def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
-        reach = self.start_radius(state, self._normalised(self._start(state))[1])
+        reach = self.start_radius(state, state["length"])
         state["high"] = torch.where(adversarial, reach, state["high"])
         # Only the published code queries a start beyond the best radius.
         beyond = adversarial & (reach > state["radius"])

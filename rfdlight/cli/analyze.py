@@ -48,7 +48,7 @@ def analyze(
 
     Args:
         victim: As `--model.victim` of `rfdlight test`.
-        data: Data set; its test images are used.
+        data: Data set, by default the victim card's; its test images are used.
         checkpoint: As `--model.checkpoint` of `rfdlight test`.
         layers: Patterns over module paths; by default the network's default insertion points.
         at: Output or input of the layers; by default as `feature_noise` chooses.

@@ -42,7 +42,7 @@ def calibrate(
 
     Args:
         victim: As `--model.victim` of `rfdlight test`.
-        data: Data set; its test images are classified, except the attacked ones.
+        data: Data set, by default the victim card's; its test images are classified, except the attacked ones.
         defense: A noise. Its sigma is the initial value of the search; several sigmas keep their ratios.
         parsed: The command line as a configuration; its `defense` goes into the file.
         checkpoint: As `--model.checkpoint` of `rfdlight test`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rfdlight._io import shipped_names
 from rfdlight.cli.analyze import analyze
 from rfdlight.cli.calibrate import calibrate
 from rfdlight.cli.doctor import doctor
@@ -26,7 +27,9 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
 }
 """Functions that return the exit status, or None for 0."""
 
-_VICTIM = {"dest": "victim", "help": "A shipped victim, a card's path, timm:NAME, or an import path of a network."}
+_SHIPPED = f"A shipped victim ({', '.join(shipped_names('checkpoints', '.json'))})"
+_VICTIM = {"dest": "victim", "help": f"{_SHIPPED}, a card's path, timm:NAME, or an import path of a network."}
+_EXPERIMENTS = [name.rpartition("/")[2] for name in shipped_names("configs", ".yaml") if "experiment/" in name]
 
 POSITIONALS: dict[str, dict[str, Any]] = {
     "analyze": _VICTIM,
@@ -34,8 +37,8 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "layers": {**_VICTIM, "dest": "model"},
     "recommend": _VICTIM,
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
-    "scales": {"dest": "victim", "help": "A shipped victim, or a card's path."},
-    "sweep": {"dest": "experiment", "help": "A file, or the name of a shipped experiment."},
+    "scales": {"dest": "victim", "help": f"{_SHIPPED}, or a card's path."},
+    "sweep": {"dest": "experiment", "help": f"A file, or experiment/NAME with a NAME of {', '.join(_EXPERIMENTS)}."},
 }
 """The positional argument of a command, as keyword arguments of argparse."""
 

@@ -127,7 +127,7 @@ def check_cifar10() -> list[Diagnostic]:
 
 
 def check_data(data: ImageData) -> list[Diagnostic]:
-    """Find the test images of a data set and read one; those of CIFAR-10 are only counted, which fills no cache."""
+    """Find the test images of a data set and read one; those of CIFAR-10 are only counted."""
     check = f"data {data.name}"
     if isinstance(data, CIFAR10):
         count = len(data.images("test"))

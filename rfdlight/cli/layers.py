@@ -16,6 +16,7 @@ from rfdlight._io import plain_console
 from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect, one_line
+from rfdlight.victims.answers import device_of
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.import_path import TIMM, import_victim, is_import_path
 from rfdlight.victims.networks import create_network
@@ -96,9 +97,8 @@ def output_shapes(network: nn.Module, shape: tuple[int, ...], name: str, inside:
         shapes.setdefault(path, _shape(output))
 
     handles = [module.register_forward_hook(partial(note, path)) for path, module in inside.named_modules()]
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     try:
-        network(torch.zeros(1, *shape, device=device))
+        network(torch.zeros(1, *shape, device=device_of(network)))
     except Exception as error:  # a user's own code may raise anything
         reason = f"{name} does not take images of {_times(shape)}: {one_line(error)}"
         raise UserError(f"{reason}; give --image_size another size") from error

@@ -27,8 +27,9 @@ from rfdlight._io import expanded, is_first, replacing
 from rfdlight.attacks.base import Attack
 from rfdlight.cli import command_line
 from rfdlight.cli.commands import COMMANDS, INJECTED, POSITIONALS
+from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, usage
 from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
-from rfdlight.cli.parser import MODE, Parser, TrainerHelp
+from rfdlight.cli.parser import MODE, Parser
 from rfdlight.core import registry, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
@@ -95,6 +96,7 @@ class RFDLightCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser that reads YAML and accepts no abbreviated options."""
         kwargs.setdefault("prog", "rfdlight")
+        kwargs.setdefault("usage", "rfdlight COMMAND [options]")
         kwargs.setdefault("description", _first_line(rfdlight))
         kwargs.setdefault("parser_mode", MODE)
         kwargs.setdefault("allow_abbrev", False)
@@ -110,7 +112,7 @@ class RFDLightCLI(LightningCLI):
         for name, function in COMMANDS.items():
             if name not in self._wanted:
                 continue
-            command = Parser(description=_first_line(function), parser_mode=MODE, allow_abbrev=False)
+            command = Parser(usage=usage(name), description=_first_line(function), parser_mode=MODE, allow_abbrev=False)
             positional = dict(POSITIONALS.get(name, {}))
             dest = positional.pop("dest", "")
             command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
@@ -127,12 +129,20 @@ class RFDLightCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
         kwargs["description"] = _first_line(MODELS[subcommand])
-        kwargs["usage"] = f"rfdlight {subcommand} [options]"
-        return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        kwargs |= {"usage": usage(subcommand), "epilog": EXAMPLES[subcommand]}
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        titles = TITLES[subcommand]
+        for group in parser._action_groups:  # the library's titles are docstrings of base classes and of the Trainer
+            option = next((action.dest.partition(".")[0] for action in group._group_actions), "")
+            group.title = titles.get(option, group.title)
+        rank = {title: i for i, title in enumerate([*titles.values(), "options"])}
+        parser._action_groups = sorted(parser._action_groups, key=lambda group: rank.get(group.title or "", len(rank)))
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of the run, the attack and the defense."""
-        parser.add_argument("--trainer.help", action=TrainerHelp)
+        text = "List the options of Lightning's Trainer, such as its devices, and exit."
+        parser.add_argument("--trainer.help", action=TrainerHelp, help=text)
         parser.add_argument("--run", type=str | None, default=None, help="Folder of this run (default: below runs/).")
         if self._model_class is AttackEvaluation:
             parser.add_argument(
@@ -142,13 +152,12 @@ class RFDLightCLI(LightningCLI):
                 metavar="RUN",
                 help="Folder of a run that was stopped or killed: resume it with its own settings.",
             )
-            parser.add_subclass_arguments(Attack, "attack", required=True, instantiate=False)
+            parser.add_subclass_arguments(Attack, "attack", required=True, instantiate=False, help="Attack.")
             parser.link_arguments("attack", "model.attack")
-        parser.add_argument("--defense", type=Defense | list[Defense] | None, default=None)
-        for action in parser._actions:
-            if action.dest in registry.FLAGS:
-                known = ", ".join(registry.names(action.dest))
-                action.help = f"{known}; an import path, or a YAML file of one."
+        text = "Defense; `--defense+ NAME` adds another one."
+        group = parser.add_argument_group("defense")
+        group.add_argument("--defense", type=Defense | list[Defense] | None, default=None, help=text)
+        next(action for action in parser._actions if action.dest == "data").help = "Data set."
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the command line."""
@@ -182,6 +191,7 @@ class RFDLightCLI(LightningCLI):
         """Make a trainer that writes into the run directory and has the defenses among its callbacks."""
         check_remains(os.environ)
         config = self._get(self.config_init, "trainer")
+        expect(config.num_nodes < 2**20, "--trainer.num_nodes", "a number of machines", config.num_nodes)
         defenses = self._get(self.config_init, "defense") or []
         config.callbacks = [*(config.callbacks or []), *(defenses if isinstance(defenses, list) else [defenses])]
         if self.subcommand == "fit":
@@ -204,7 +214,11 @@ class RFDLightCLI(LightningCLI):
                 "use_distributed_sampler": False,
                 **_processes(config, os.environ),
             }
-        return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
+        try:
+            return super().instantiate_trainer(default_root_dir=str(self.run), **kwargs)
+        except (RuntimeError, OverflowError, MemoryError) as error:
+            # Two equal callbacks, or numbers that are too large.
+            raise UserError(f"the trainer refuses: {one_line(error) or type(error).__name__}") from error
 
     def _place_test(self) -> None:
         """Set the folder of an evaluation: a new folder, or that of the resumed run."""
@@ -359,6 +373,9 @@ def _be_quiet() -> None:
 
 
 def _check_command(args: list[str]) -> None:
+    for arg in args:
+        plain = arg.encode(errors="ignore").replace(b"\0", b"").decode()
+        expect(plain == arg, "command line", "arguments in UTF-8 without NUL characters", ascii(arg))
     if not args:
         raise UserError(f"expected a command: {', '.join(_KNOWN)}")
     if not args[0].startswith("-") and args[0] not in _KNOWN:

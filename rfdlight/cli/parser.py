@@ -20,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import SGD
 
 from rfdlight._io import parse_yaml
+from rfdlight.cli.help import HelpFormatter, is_of_trainer
 from rfdlight.cli.values import BASES, kind_of, parts, structure, with_names, with_numbers
 from rfdlight.core import registry, user_code
 from rfdlight.core.arguments import parameters
@@ -47,7 +48,7 @@ class UnknownOption(SettingError):  # noqa: N818
         pool = beside or self.known
         last = {option.rpartition(".")[2] for option in pool}
         similar = [name] if name in last else difflib.get_close_matches(name, last, n=2)
-        near = sorted(option for option in pool if option.rpartition(".")[2] in similar)
+        near = sorted({option for option in pool if option.rpartition(".")[2] in similar})
         hint = f"did you mean {' or '.join(near)}?" if near else nearest(setting, beside)
         super().__init__(setting, f"unknown option; {hint if near or beside else '--help lists the options'}")
 
@@ -83,10 +84,15 @@ class Parser(LightningArgumentParser):
             self._checked = (setting, None, None)
             self.error(str(error), error)
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **options})
+
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Return the help without the many options of Lightning's Trainer, which `--trainer.help` lists."""
+        if getattr(self, "_inner_parser", False):  # of a component
+            self.usage, self.description = argparse.SUPPRESS, None
         groups = self._action_groups
-        self._action_groups = [group for group in groups if not any(map(_is_of_trainer, group._group_actions))]
+        self._action_groups = [group for group in groups if not any(map(is_of_trainer, group._group_actions))]
         try:
             return super().format_help(formatter)
         finally:
@@ -157,7 +163,11 @@ class Parser(LightningArgumentParser):
             self._refuse(setting, f"expected a mapping of settings, got {value!r:.40}")
         kind = kind_of(hint)
         written = with_numbers(value, hint) if kind is None else with_names(value, kind)
-        return super()._check_value_key(action, written, key, *args, **options)
+        checked = super()._check_value_key(action, written, key, *args, **options)
+        for item in checked if isinstance(checked, list | tuple) else [checked]:
+            if isinstance(item, int) and abs(item) >= 2**63:  # more than a tensor holds
+                self._refuse(setting, f"expected a whole number of at most 63 bits, got {item}")
+        return checked
 
     @staticmethod
     def _refuse(setting: str, reason: str) -> NoReturn:
@@ -176,21 +186,6 @@ class Parser(LightningArgumentParser):
         return self._checked[:2]
 
 
-class TrainerHelp(argparse.Action):
-    """Print the help of the Trainer's options and exit."""
-
-    def __init__(self, option_strings: list[str], dest: str, **options: Any) -> None:
-        super().__init__(option_strings, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, nargs=0, **options)
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        formatter = parser._get_formatter()
-        formatter.start_section("options of Lightning's Trainer")
-        formatter.add_arguments(filter(_is_of_trainer, parser._actions))
-        formatter.end_section()
-        print(formatter.format_help())  # noqa: T201  the output of the option
-        parser.exit()
-
-
 def _flags_of(actions: Iterable[argparse.Action]) -> list[str]:
     """Return the options of a parser, without dashes, and the options of its components."""
     flags = [flag[2:].rstrip("+") for action in actions for flag in action.option_strings if flag.startswith("--")]
@@ -204,10 +199,6 @@ def _flags_of(actions: Iterable[argparse.Action]) -> list[str]:
     }
     optimizers = inspect.signature(SGD).parameters if "model.optimizer" in own else ()
     return [*own, *sorted(of_components), *(f"model.optimizer.{name}" for name in optimizers)]
-
-
-def _is_of_trainer(action: argparse.Action) -> bool:
-    return action.dest.startswith("trainer")
 
 
 def _reason(hint: Any, value: Any, error: BaseException) -> str:

@@ -61,7 +61,7 @@ def recommend(
 
     Args:
         victim: As `--model.victim` of `rfdlight test`.
-        data: Data set; its test images are used, except the attacked ones.
+        data: Data set, by default the victim card's; its test images are used, except the attacked ones.
         attack: Attack of the confirmation, black-box and untargeted; "square" by default.
         checkpoint: As `--model.checkpoint` of `rfdlight test`.
         layers: Patterns over module paths; by default the network's default insertion points.

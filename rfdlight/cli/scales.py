@@ -32,7 +32,7 @@ def scales(
 
     Args:
         victim: A shipped victim, or the path of a victim card.
-        data: Data set; its training images are used.
+        data: Data set, by default the victim card's; its training images are used.
         layers: Patterns over module paths; by default the network's default insertion points.
         at: Output or input of the layers; by default as `feature_noise` chooses.
         num_images: Number of training images, chosen at random, the same ones at every call.

@@ -61,8 +61,8 @@ def probe(oracle: Oracle, points: Tensor) -> Behaviour:
 
 
 def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
-    first = _answers(oracle, points)
-    random = any(not torch.equal(first, _answers(oracle, points)) for _ in range(_PASSES - 1))
+    first = logits_of(oracle, points)
+    random = any(not torch.equal(first, logits_of(oracle, points)) for _ in range(_PASSES - 1))
     probabilities = bool((first >= 0).all() and ((first.sum(1) - 1).abs() < _SUM_ERROR).all())
     if oracle.batch_size == 1:
         return Behaviour(random, probabilities=probabilities)
@@ -82,7 +82,8 @@ def _probe(oracle: Oracle, points: Tensor) -> Behaviour:
     return Behaviour(random or effect > 0, effect, probabilities)
 
 
-def _answers(oracle: Oracle, points: Tensor) -> Tensor:
+def logits_of(oracle: Oracle, points: Tensor) -> Tensor:
+    """Return the logits of images outside of an attack, (rows, classes), by a forward pass of the criterion."""
     clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
     return oracle.scores(points, clock, "criterion")
 
@@ -100,13 +101,13 @@ def _steady_effect(oracle: Oracle, points: Tensor, before: Tensor) -> float | No
     """
     kept, others = _halves(oracle, points)
     batch = torch.cat([others, kept])
-    after = _answers(oracle, batch)
+    after = logits_of(oracle, batch)
     effect = float(_effect(before[: len(kept)], after[len(others) :]).max())
     if effect <= _ROUNDING:
         return 0.0
     # A victim that chooses between two networks at random, pass by pass, may have been steady so far.
     steady = all(
-        torch.equal(before, _answers(oracle, points)) and torch.equal(after, _answers(oracle, batch))
+        torch.equal(before, logits_of(oracle, points)) and torch.equal(after, logits_of(oracle, batch))
         for _ in range(_DRAWS)
     )
     return effect if steady else None
@@ -121,7 +122,7 @@ def _random_effect(oracle: Oracle, points: Tensor, _: Tensor) -> float:
     kept, others = _halves(oracle, points)
     batch = torch.cat([kept, others])
     with oracle.same_noise():
-        before, after = _answers(oracle, points)[: len(kept)], _answers(oracle, batch)[: len(kept)]
+        before, after = logits_of(oracle, points)[: len(kept)], logits_of(oracle, batch)[: len(kept)]
     confirmed = changed(before, after).any() and _means_differ(oracle, points, batch, len(kept))
     return float(_effect(before, after).max()) if confirmed else 0.0
 
@@ -132,7 +133,7 @@ def _means_differ(oracle: Oracle, one: Tensor, other: Tensor, kept: int) -> bool
     for draw in range(_DRAWS):
         # Alternate the order, so that a steady drift of the victim cancels.
         for which in (0, 1) if draw % 2 else (1, 0):
-            answers[which].append(_answers(oracle, (one, other)[which])[:kept])
+            answers[which].append(logits_of(oracle, (one, other)[which])[:kept])
     before, after = (torch.stack(batch).double() for batch in answers)
     best = before.mean(0).argmax(1).expand(_DRAWS, -1)[..., None]
     margins = [(logits.gather(2, best)[..., 0] - logits.mean(2)).cpu().numpy() for logits in (before, after)]

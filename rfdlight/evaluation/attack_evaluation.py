@@ -25,13 +25,13 @@ from rfdlight.evaluation.interface import console_interface
 from rfdlight.evaluation.processes import Processes, ReportedByLeader
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
-from rfdlight.reporting.tables import audit_text, failures_text, run_table
+from rfdlight.reporting.tables import checks_text, failures_text, run_table
 from rfdlight.victims.import_path import maker_module
 from rfdlight.victims.resolve import resolve_victim
 
 
 class AttackEvaluation(LightningModule):
-    """Robust accuracy of a classifier under a black-box attack, behind the defenses of the trainer's callbacks.
+    """Measure the robust accuracy of a classifier, with or without a defense, under a query-based attack.
 
     The trainer's `default_root_dir` gets a journal with one line per finished image, and at the end `records.jsonl`,
     `summary.json`, `curves.png` and `images.safetensors`. An image that cannot be read, or on which the victim raises
@@ -166,7 +166,7 @@ class AttackEvaluation(LightningModule):
         if not run.records:
             return
         self.console.print(run_table(run.summary))
-        self.console.print(audit_text(run.diagnostics), soft_wrap=True)
+        self.console.print(checks_text(run.diagnostics), soft_wrap=True)
         self.console.print(f"records, summary and picture: {shown(str(run.folder))}", soft_wrap=True)
 
 
@@ -183,5 +183,5 @@ def exit_reason(model: AttackEvaluation) -> str | None:
         planned = run.facts.num_images
         return f"{len(run.facts.failed)} of {planned} images failed and are in no number; summary.json says why"
     if not run.is_consistent:
-        return "the run contradicts itself, see its audit; none of its numbers can be trusted"
+        return "the run contradicts itself, see its consistency checks; none of its numbers can be trusted"
     return None

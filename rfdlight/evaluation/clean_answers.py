@@ -13,6 +13,7 @@ from rfdlight.data.subset import spread
 from rfdlight.engine.config import MOST_ROWS
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.oracle import Oracle
+from rfdlight.engine.probe import logits_of
 from rfdlight.errors import UserError
 
 _TRIED, _KEPT = 20, 5
@@ -25,7 +26,7 @@ def clean_accuracy_warning(oracle: Oracle, images: ImageSource, classes: int, de
     predictions, labels = [], []
     try:
         for x, y, _ in loader(sample, oracle.batch_size):
-            predictions.append(_answers(oracle, x.to(device)))
+            predictions.append(logits_of(oracle, x.to(device)).argmax(1).cpu())
             labels.append(y)
     except (VictimError, OutOfMemory, UnreadableImageError):  # the attack itself leaves out such an image
         return None
@@ -44,13 +45,13 @@ def find_starting_points(
     for part in torch.cat(tried).split(oracle.batch_size):
         try:
             pixels, read = read_readable(images, part.tolist())
-            answers = _answers(oracle, unit_range(pixels.to(device)))
+            found = logits_of(oracle, unit_range(pixels.to(device))).argmax(1).cpu()
         except UnreadableImageError as error:
             error.leave_out()
         except VictimError:
             continue
         else:
-            right |= {position for position, same in zip(read, answers == images.labels[read], strict=True) if same}
+            right |= {position for position, same in zip(read, found == images.labels[read], strict=True) if same}
     kept: list[int] = []
     for number, of_class in enumerate(tried):
         chosen = [position for position in of_class.tolist() if position in right][:_KEPT]
@@ -61,9 +62,3 @@ def find_starting_points(
             )
         kept += chosen
     return unit_range(images.read(kept).to(device)), images.labels[kept].to(device)
-
-
-def _answers(oracle: Oracle, pixels: Tensor) -> Tensor:
-    """Return the class that the victim answers at each image, (rows,) int64 on the CPU."""
-    clock = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
-    return oracle.scores(pixels, clock, "criterion").argmax(1).cpu()

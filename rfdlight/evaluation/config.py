@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -74,13 +73,15 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise UserError(f"model.{name} must be at least {bound}, got {value}")
+            if value is not None and value >= 2**53:  # the files of a run hold smaller numbers
+                raise UserError(f"model.{name} must be less than 2^53, got {value}")
         rows = LARGEST if self.batch_size is None else self.batch_size
         if rows > LARGEST:
             raise UserError(f"model.batch_size must be at most {LARGEST:,} rows, got {rows}")
         if self.eot > rows:
             raise UserError(f"model.eot must be at most model.batch_size, {rows}, got {self.eot}")
-        if not 0 < self.memory < math.inf:
-            raise UserError(f"model.memory must be a positive number of GB, got {self.memory}")
+        if not 0 < self.memory <= 1e9:
+            raise UserError(f"model.memory must be a positive number of GB, at most 1e9, got {self.memory}")
 
     def rows_for(self, images: int, processes: int = 1) -> int:
         """Return the rows of a forward pass for a number of images shared by a number of processes."""

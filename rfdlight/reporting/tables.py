@@ -200,7 +200,7 @@ def checks_line(findings: Sequence[Diagnostic]) -> str:
     return ", ".join(parts + [f"{count[state]} {name}" for state, name in _STATES.items() if count[state]])
 
 
-def audit_text(findings: Sequence[Diagnostic]) -> Text:
+def checks_text(findings: Sequence[Diagnostic]) -> Text:
     """Return the consistency checks of a run as text: failures and warnings in full, skipped checks by their reason."""
     text = Text(f"consistency checks: {checks_line(findings)}")
     skipped: dict[str, list[str]] = {}

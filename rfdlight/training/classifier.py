@@ -33,7 +33,7 @@ from rfdlight.victims.weights import start_from
 
 
 class Classifier(LightningModule):
-    """Trains a classifier of pixels in [0, 1], from scratch or from given weights, also adversarially.
+    """Train a classifier of pixels in [0, 1], from scratch or from given weights, also adversarially.
 
     The learning rate rises linearly for the first `warmup` of the steps and then falls linearly to zero. The weights
     are those of the last step, or of the best epoch on images held out of the training split (`--data.validation`) if a
@@ -56,7 +56,7 @@ class Classifier(LightningModule):
             normalisations have no weight decay.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         mixup: Parameter of the Beta distribution that pairs of images are mixed by, >= 0; 0 mixes none.
-        adversary: Trains on attacked images: "pgd", "fgsm" or "trades".
+        adversary: Trains on attacked images.
 
     Raises:
         UserError: If timm does not know `network`, or a number is out of range.

@@ -1,15 +1,35 @@
 """A folder of one's own for every command line, and what a command said and left behind."""
 
+import functools
 import shutil
 import sys
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from rfdlight.cli import main as cli
+from rfdlight.reporting import plots
 
 from .sweep_grid import GRID, VICTIM
+
+installed = functools.cache(metadata.entry_points)
+"""The entry points of the installed packages, which every parser lists several times."""
+
+
+def drawn_small(figure, kind, encoded=plots.encoded):
+    """A figure as a small file: how figures look is tested where they are drawn."""
+    figure.set_layout_engine("none")
+    figure.set_size_inches(1, 1)
+    return encoded(figure, kind)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No second look at the installed packages, and small pictures."""
+    monkeypatch.setattr(metadata, "entry_points", installed)
+    monkeypatch.setattr(plots, "encoded", drawn_small)
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ def test_a_victim_that_changes_is_told_and_ends_with_status_1(command):
     Path("rows").write_text(f"{attacked + 4}")  # the first pass looks at the shape of the answers
     said = command(*line)
     assert said.status == 1
-    assert said.err == ("rfdlight: the run contradicts itself, see its audit; none of its numbers can be trusted\n")
+    assert said.err.startswith("rfdlight: the run contradicts itself")
     assert audited()["eps 0"]["state"] == "fail"
     assert "  eps 0: the victim's answer to digits/test/" in said.out
     reported = command("report", "run", "--output", "out")

@@ -16,7 +16,7 @@ def original():
         return record_files.make(folder)
 
 
-@bounded(5)
+@bounded(3)
 @given(data=st.data())
 def test_any_damage_is_refused_or_left_out(original, data):
     record_files.low_watermark(data, original)

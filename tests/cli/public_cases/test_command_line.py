@@ -222,7 +222,10 @@ def test_the_help_of_a_command_is_short_and_names_what_people_type(command, monk
     monkeypatch.setenv("COLUMNS", "80")
     said = command(name, "--help")
     assert (said.status, said.err) == (0, "")
-    assert len(said.out.splitlines()) < 170
+    assert len(said.out.splitlines()) < 130
+    assert max(map(len, said.out.splitlines())) < 80
+    assert "examples:" in said.out
+    assert not re.search(r"Base class|subclass|CLASS_PATH|type:", said.out)
     assert all(re.search(rf"^  {flag}\b", said.out, re.MULTILINE) for flag in flags)
     assert "--trainer.max_steps" not in said.out
     assert "--trainer.help" in said.out
@@ -279,3 +282,42 @@ def test_a_trial_run_of_the_trainer_makes_no_victim(command):
     assert "fast_dev_run" in said.out
     assert "FLOPs" not in said.out
     assert not list(Path("run").glob("victim*"))
+
+
+# Values that no library takes
+
+HUGE = str(10**20)
+
+
+@pytest.mark.parametrize(
+    ("line", "setting"),
+    [
+        (f"test --attack square --model.budget {HUGE}", "model.budget"),
+        (f"test --attack square --model.budget {2**53}", "model.budget"),
+        ("test --attack square --model.memory 1e300", "model.memory"),
+        (f"test --attack nes --attack.pairs {HUGE}", "attack.pairs"),
+        (f"test --attack square --data.size [{HUGE},3]", "data.size"),
+        (f"test --attack square --trainer.devices {HUGE}", "the trainer"),
+        (f"test --attack square --trainer.num_nodes {HUGE}", "trainer.num_nodes"),
+        (f"layers resnet8-digits --depth {HUGE}", "depth"),
+    ],
+)
+def test_a_number_that_is_too_large_is_refused(command, line, setting):
+    refusal(command(*line.split()), setting)
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\udcff"])
+@pytest.mark.parametrize("option", ["--run", "--model.victim", "-c"])
+def test_an_argument_with_a_nul_or_not_in_utf8_is_refused(command, option, text):
+    refusal(command("test", "--attack", "square", *QUICK, option, text), "command line", "UTF-8")
+
+
+def test_a_nul_in_a_configuration_is_refused(command):
+    Path("mine.yaml").write_text('model: {victim: "a\\0b.json"}\n')
+    refusal(command("test", "--attack", "square", "-c", "mine.yaml"), "mine.yaml", "NUL")
+
+
+def test_two_equal_callbacks_are_refused(command):
+    callback = "{class_path: lightning.pytorch.callbacks.ModelCheckpoint}"
+    Path("mine.yaml").write_text(f"trainer: {{callbacks: [{callback}, {callback}]}}\n")
+    refusal(command("test", "--attack", "square", *QUICK, "-c", "mine.yaml"), "the trainer", "ModelCheckpoint")

@@ -127,7 +127,7 @@ def test_ids_with_line_breaks_keep_their_records(my_data, command):
     [
         ("Numbered", ("ids", "int", "position 0", ":05d")),
         ("Raising", ("load('test')", "KeyError")),
-        ("Plain", ("my_data.Plain", "rfdlight.data.ImageData", "load(split)")),
+        ("Plain", ("my_data.Plain", "does not correspond to a subclass of ImageData")),
     ],
 )
 def test_data_that_cannot_be_used_is_one_line_and_no_run(my_data, command, name, words):
