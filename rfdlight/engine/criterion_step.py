@@ -11,7 +11,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.engine.criteria.base import Queries, SuccessCriterion, majority
 from rfdlight.engine.error_isolation import ErrorIsolation
-from rfdlight.engine.evaluations import MeanMarginTest
+from rfdlight.engine.evaluations import MOST_BEFORE_FINAL, MeanMarginTest
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
@@ -36,13 +36,8 @@ class CriterionStep:
     deterministic: bool  # whether the victim answers equal images equally, which is then checked
 
     @property
-    def clean_test(self) -> MeanMarginTest:
-        """The test of clean images."""
-        return MeanMarginTest(1) if self.deterministic else self.criterion.clean_test
-
-    @property
     def final_test(self) -> MeanMarginTest:
-        """The test of final points."""
+        """The test of clean images and of final points."""
         return MeanMarginTest(1) if self.deterministic else self.criterion.final_test
 
     def consider(self, queries: Queries) -> None:
@@ -159,8 +154,8 @@ class CriterionStep:
     def _advance(self, rows: Tensor) -> list[int]:
         """Move images on whose evaluations are complete; return the finished rows, the last one first."""
         phases = self.pool.images.points.phase[rows]
-        clean = self._decided(rows[phases == Phase.CLEAN], self.clean_test)
-        finished = [self._decided(rows[phases == Phase.FINAL], self.final_test)]
+        clean = self._decided(rows[phases == Phase.CLEAN], MOST_BEFORE_FINAL)
+        finished = [self._decided(rows[phases == Phase.FINAL])]
         if len(clean):
             finished.append(self._start_attacks(clean))
         candidates = rows[phases == Phase.CANDIDATE]
@@ -168,11 +163,11 @@ class CriterionStep:
             finished.append(self._conclude(candidates))
         return torch.cat(finished).sort(descending=True).values.tolist()
 
-    def _decided(self, rows: Tensor, test: MeanMarginTest) -> Tensor:
+    def _decided(self, rows: Tensor, limit: int | None = None) -> Tensor:
         """Return the images whose test has ended, and request more evaluations of the others."""
         evaluations = self.pool.images.evaluations
-        undecided = rows[test.decide(evaluations, rows) == 0]
-        evaluations.wanted[undecided] = test.request(evaluations, undecided)
+        undecided = rows[self.final_test.decide(evaluations, rows) == 0]
+        evaluations.wanted[undecided] = self.final_test.request(evaluations, undecided, limit)
         return rows[evaluations.wanted[rows] == 0]
 
     def _start_attacks(self, rows: Tensor) -> Tensor:
@@ -182,11 +177,12 @@ class CriterionStep:
         images.clean.clean_wrong[rows] = evaluations.adversarial[rows]
         images.clean.clean_margin[rows] = evaluations.mean_margin(rows)
         images.clean.clean_prediction[rows] = evaluations.mean_label(rows)
-        decided = self.clean_test.decide(evaluations, rows)
+        decided = self.final_test.decide(evaluations, rows)
         images.clean.clean_verdict[rows] = decided
         wrong = decided > 0
         right = rows[~wrong]
         images.points.phase[right] = Phase.ATTACK
+        evaluations.largest[right] = 0
         target = images.shared["target"][right]
         evaluations.targeted[right] = target >= 0
         evaluations.reference[right] = torch.where(target >= 0, target, evaluations.reference[right])

@@ -165,7 +165,7 @@ class Engine:
         if taken:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")
         zero, none = torch.zeros_like(y), torch.full_like(y, -1)
-        wanted = self._criterion_step.clean_test.first
+        wanted = self._criterion_step.final_test.first
         known, logits = torch.zeros_like(y, dtype=torch.bool), torch.zeros(len(y), config.classes, device=x.device)
         return ImageState(
             shared=shared,

@@ -21,6 +21,9 @@ ADVERSARIAL_LEVEL = 0.025
 ROBUST_LEVEL = 0.05
 """Largest probability of a wrong verdict "robust"."""
 
+MOST_BEFORE_FINAL = 400
+"""Most evaluations of a clean image and of a candidate; an image that is undecided then is attacked."""
+
 _ADVERSARIAL_CAP, _ROBUST_CAP = 0.25, 0.5
 """Largest stakes, in units of the inverse of the largest margin seen.
 
@@ -62,6 +65,7 @@ class EvaluationState:
     squares: Tensor  # (rows, classes) float64, summed squares of the margins
     lowest: Tensor  # (rows, classes) float64, smallest margins
     highest: Tensor  # (rows, classes) float64, largest margins
+    largest: Tensor  # (rows, classes) float64, largest magnitudes of the margins at all points of the attack so far
     rival: Tensor  # (rows,) int64, the class whose margin the test of "some mean margin is negative" bets on
     stake_below: Tensor  # (rows,) float64, its stake
     below: Tensor  # (rows,) float64, log of its wealth
@@ -85,6 +89,7 @@ class EvaluationState:
             squares=sums(classes),
             lowest=sums(classes).fill_(math.inf),
             highest=sums(classes).fill_(-math.inf),
+            largest=sums(classes),
             rival=y.clone(),
             stake_below=sums(),
             below=sums(),
@@ -112,6 +117,7 @@ class EvaluationState:
         columns = rows[:, None].expand_as(margins)
         self.lowest.scatter_reduce_(0, columns, margins, "amin")
         self.highest.scatter_reduce_(0, columns, margins, "amax")
+        self.largest.scatter_reduce_(0, columns, margins.abs(), "amax")
         to_rival = margins.gather(1, self.rival[rows][:, None])[:, 0]
         self.below.index_add_(0, rows, _log_factor(-self.stake_below[rows] * to_rival))
         self.above.index_add_(0, rows, _log_factor(self.stake_above[rows] * margins))
@@ -126,7 +132,7 @@ class EvaluationState:
         count = self.count[rows][:, None].clamp_min(1)
         mean = self.margins[rows] / (count + 2)  # shrunk, since the stakes of few evaluations would be too large
         tiny = torch.finfo(mean.dtype).tiny
-        largest = torch.maximum(self.lowest[rows].abs(), self.highest[rows].abs()).clamp_min(tiny)
+        largest = self.largest[rows].clamp_min(tiny)
         stake = mean.abs() / (self.squares[rows] / count).clamp_min(tiny)
         targeted = self.targeted[rows][:, None]
         below, above = (torch.where(targeted, *caps) for caps in (_CAPS, _CAPS[::-1]))
@@ -150,6 +156,11 @@ class EvaluationState:
         least = self.others(rows).amin(1) / self.count[rows].clamp_min(1)
         return torch.where(self.targeted[rows], -least, least)
 
+    def standard_error(self, rows: Tensor) -> Tensor:
+        """Return the standard error of the smallest mean margin, (rows,)."""
+        _, _, deviations = self._smallest(rows)
+        return deviations.sqrt() / self.count[rows].clamp_min(1)
+
     def is_adversarial(self, rows: Tensor) -> Tensor:
         """Return whether the largest mean logit is adversarial, (rows,) bool."""
         return (self.mean_label(rows) == self.reference[rows]) == self.targeted[rows]
@@ -171,18 +182,18 @@ class EvaluationState:
         margins where the mean is negative, and negative ones where it is positive. If few such evaluations carry the
         variance, larger ones may not have occurred yet, and the mean is not known.
         """
+        rival, mean, deviations = self._smallest(rows)
+        low, high = (column[rows].gather(1, rival)[:, 0] for column in (self.lowest, self.highest))
+        contrary = torch.where(mean < 0, high - mean, mean - low).clamp_min(0)
+        return (contrary.square() / deviations).nan_to_num(0).clamp_max(1)
+
+    def _smallest(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the class of the smallest mean margin, (rows, 1), that mean, and its sum of squared deviations."""
         rival = self.others(rows).argmin(1, keepdim=True)
         count = self.count[rows].clamp_min(1)
-        total, squares, low, high = (
-            column[rows].gather(1, rival)[:, 0] for column in (self.margins, self.squares, self.lowest, self.highest)
-        )
+        total, squares = (column[rows].gather(1, rival)[:, 0] for column in (self.margins, self.squares))
         mean = total / count
-        deviation = torch.where(mean < 0, high - mean, mean - low).clamp_min(0)
-        return (
-            (deviation.square() / (squares - count * mean.square()).clamp_min(1e-12 * squares))
-            .nan_to_num(0)
-            .clamp_max(1)
-        )
+        return rival, mean, (squares - count * mean.square()).clamp_min(1e-12 * squares)
 
 
 def _log_factor(gain: Tensor) -> Tensor:
@@ -195,7 +206,7 @@ class MeanMarginTest:
 
     Attributes:
         most: Most evaluations of a point; 1 decides by a single one.
-        least: Fewest evaluations of a point.
+        least: Fewest evaluations for the verdict "adversarial", twice the fewest for "robust".
     """
 
     most: int = 2000
@@ -219,18 +230,26 @@ class MeanMarginTest:
             return found.long() * 2 - 1
         adversarial, robust = state.evidence(rows)
         level = torch.as_tensor(level, dtype=torch.float64, device=count.device)
-        known = (count >= min(self.least, self.most)) & (state.tail_share(rows) <= HEAVY_TAIL)
-        is_adversarial = known & found & (adversarial >= -level.log())
-        is_robust = known & ~found & (robust >= -math.log(ROBUST_LEVEL))
+        known = state.tail_share(rows) <= HEAVY_TAIL
+        is_adversarial = known & found & (count >= self.least) & (adversarial >= -level.log())
+        is_robust = known & ~found & (count >= self.least // 2) & (robust >= -math.log(ROBUST_LEVEL))
         return is_adversarial.long() - is_robust.long()
 
     def request(self, state: EvaluationState, rows: Tensor, limit: int | None = None) -> Tensor:
-        """Choose the stakes of some images and return how many more evaluations to make, (rows,); 0 at the limit."""
+        """Choose the stakes of some images and return how many more evaluations to make, (rows,).
+
+        It is 0 at the limit, and where even the best bets would need more evaluations than the limit if the mean margin
+        were one standard error farther from zero: 2 log(1 / level) times its variance over its square.
+        """
         state.bet(rows)
         count, most = state.count[rows], self.most if limit is None else min(limit, self.most)
-        wanted = (count * 3 + 1) // 2
-        wanted = torch.where((count < self.least) & (wanted > self.least), self.least, wanted)
-        return wanted.clamp_max(most) - count
+        wanted = (count * 5 + 3) // 4
+        for least in (self.least, self.least // 2):  # looks, where a verdict may end the test
+            wanted = torch.where((count < least) & (wanted > least), least, wanted)
+        distance = state.mean_margin(rows).abs() + state.standard_error(rows)
+        needed = -2 * math.log(ADVERSARIAL_LEVEL) * count * (state.standard_error(rows) / distance).square()
+        hopeless = (count > self.least) & ~(needed <= most)  # also where all evaluations are equal and tied
+        return (wanted.clamp_max(most) - count) * ~hopeless
 
 
 def majority_verdict(adversarial: int, count: int) -> Verdict:

@@ -58,8 +58,7 @@ class SuccessCriterion(ABC):
         final_evaluations: Most fresh evaluations of an image's final point and of its clean image.
 
     Attributes:
-        final_test: The test of final points, the same under every criterion.
-        clean_test: The test of clean images.
+        final_test: The test of clean images and of final points, the same under every criterion.
     """
 
     reaches_verdict: ClassVar[bool] = False
@@ -71,7 +70,6 @@ class SuccessCriterion(ABC):
 
     def __init__(self, final_evaluations: int = 2000) -> None:
         self.final_test = MeanMarginTest(final_evaluations)
-        self.clean_test = MeanMarginTest(final_evaluations, least=20)
 
     def check(self, attack: Attack) -> None:  # noqa: B027  most criteria accept every attack
         """Raise a UserError if the criterion is not defined for an attack; by default, never."""

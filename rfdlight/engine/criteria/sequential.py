@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
-from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL, MOST_BEFORE_FINAL
 from rfdlight.engine.state import ImageState
 
 
@@ -40,7 +40,6 @@ class SequentialCriterion(SuccessCriterion):
     reaches_verdict = True
     screen = 32
     passes = 4.0
-    most = 400
     level = ADVERSARIAL_LEVEL
 
     def open(self, y: Tensor) -> SequentialState:
@@ -90,4 +89,4 @@ class SequentialCriterion(SuccessCriterion):
         tests = images.candidates.tested_candidates[rows].double()
         adversarial = self.final_test.decide(images.evaluations, rows, self.level * 6 / (math.pi * tests) ** 2) > 0
         undecided = ~adversarial & images.evaluations.is_adversarial(rows)
-        return Conclusion(self.final_test.request(images.evaluations, rows, self.most) * undecided, adversarial)
+        return Conclusion(self.final_test.request(images.evaluations, rows, MOST_BEFORE_FINAL) * undecided, adversarial)
