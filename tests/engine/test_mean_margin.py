@@ -145,16 +145,27 @@ def test_one_evaluation_decides_where_the_test_makes_one():
     assert MeanMarginTest(1).decide(state, rows_of(state)).tolist() == [-1, 1]
 
 
-def test_requests_grow_by_half_stop_at_the_fewest_evaluations_and_end_at_the_most():
-    state, counts = opened([0], 2), []
-    test = MeanMarginTest(most=100, least=40)
-    wanted = test.first
+def counts_of(test, mean):
+    """Numbers of evaluations at each look, for normal margins of a mean."""
+    state, counts, wanted = opened([0], 2), [], test.first
+    generator = torch.Generator().manual_seed(0)
     while wanted:
-        state = fed(state, torch.randn(1, wanted, 2), [wanted])
+        margins = torch.randn(1, wanted, generator=generator) + mean
+        state = fed(state, torch.stack([margins, torch.zeros_like(margins)], 2), [wanted])
         counts.append(int(state.count))
         wanted = int(test.request(state, rows_of(state)))
-    assert counts == [4, 5, 7, 9, 12, 15, 19, 20, 25, 32, 40, 50, 63, 79, 99, 100]
-    assert int(test.request(state, rows_of(state), 120)) == 0
+    return counts
+
+
+def test_requests_grow_by_a_quarter_and_end_at_the_most():
+    growing = [4, 5, 7, 9, 12, 15, 19, 20, 25, 32, 40, 50, 63, 79, 99, 100]
+    assert counts_of(MeanMarginTest(most=100, least=40), 1.0) == growing
+
+
+def test_requests_end_where_the_most_evaluations_would_not_decide():
+    # A mean of 0.06 takes 2 log(40) / 0.06^2 = 2050 evaluations with the best bets.
+    most = [counts_of(MeanMarginTest(2000), mean)[-1] for mean in (0.0, 0.2)]
+    assert 40 < most[0] < 2000 == most[1]
 
 
 def test_stakes_are_kept_at_the_same_point_alone():
