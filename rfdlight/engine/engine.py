@@ -137,9 +137,8 @@ class Engine:
             return 0, 0
         images, occupied = self._pool.images, self._pool.occupied
         begun = images.points.phase[occupied] != Phase.CLEAN
-        verdict, margin = images.clean.clean_verdict[occupied], images.clean.clean_margin[occupied]
-        right = (verdict < 0) | ((verdict == 0) & (margin >= 0))
-        robust = begun & right & (images.candidates.success_query[occupied] < 0)
+        attacked = images.clean.clean_verdict[occupied] <= 0
+        robust = begun & attacked & (images.candidates.success_query[occupied] < 0)
         return int(begun.sum()), int(robust.sum())
 
     def bytes_per_image(self, x: Tensor) -> int:

@@ -209,7 +209,7 @@ class MeanMarginTest:
         least: Fewest evaluations for the verdict "adversarial", twice the fewest for "robust".
     """
 
-    most: int = 2000
+    most: int = 1500
     least: int = 40
 
     @property

@@ -57,7 +57,7 @@ class EvaluationConfig:
     criterion: str = "sequential"
     query_counting: QueryCounting = "exact"
     eot: int = 1
-    final_evaluations: int = 2000
+    final_evaluations: int = 1500
     batch_size: int | None = None
     pool_size: int | None = None
     memory: float = 4.0

@@ -63,14 +63,19 @@ class Record(Fields, frozen=True, kw_only=True):
 
     @property
     def clean_correct(self) -> bool:
-        """Whether the mean logits classify the clean image correctly, by the sign of their margin if undecided."""
-        return self.clean_verdict == "right" or (self.clean_verdict == "undecided" and self.clean_margin >= 0)
+        """Whether the clean image counts as right in the headline.
+
+        An undecided one counts by the sign of its mean margin, and as right if the image is robust: an attack finds no
+        point at which the victim is more often right than at the clean image.
+        """
+        return self.clean_verdict == "right" or (
+            self.clean_verdict == "undecided" and (self.clean_margin >= 0 or self.is_robust)
+        )
 
     @property
     def is_robust(self) -> bool:
         """Whether the image counts as robust in the headline: undecided margins count by their sign."""
-        by_sign = self.verdict == "robust" or (self.verdict == "undecided" and self.final_margin >= 0)
-        return self.clean_correct and by_sign
+        return self.verdict == "robust" or (self.verdict == "undecided" and self.final_margin >= 0)
 
     @property
     def is_decided(self) -> bool:

@@ -62,10 +62,10 @@ def test_mean_logits_pair_and_its_bounds():
     changed = [*ten()[:4], record(4, **negative), adversarial(5, 12, **negative), record(6)]
     changed += [record(7, clean_margin=-0.1, clean_verdict="undecided"), *ten()[8:]]
     assert values(summarize(changed, facts()).mean_logits) == {
-        "clean": 0.8,
+        "clean": 0.9,
         "clean_lower": 0.8,
         "clean_upper": 0.9,
-        "robust": 0.2,
+        "robust": 0.3,
         "robust_lower": 0.2,
         "robust_upper": 0.5,
     }
@@ -80,7 +80,9 @@ def test_an_undecided_image_counts_by_the_sign_of_its_margin():
     assert counts() == ([1, 1, 0], 0, 1)
     assert counts(final_margin=0.0) == ([1, 1, 0], 0, 1)
     assert counts(final_margin=-0.1) == ([1, 0, 1], 1, 0)
-    assert counts(clean_verdict="undecided", clean_margin=-0.1)[0][:2] == [0, 0]
+    assert counts(clean_verdict="undecided", clean_margin=-0.1, final_margin=-0.1)[0][:2] == [0, 0]
+    # A robust final point is better evidence than the sign at the clean image.
+    assert counts(clean_verdict="undecided", clean_margin=-0.1) == ([1, 1, 0], 0, 1)
     assert counts(clean_verdict="undecided", clean_margin=0.1) == ([1, 1, 0], 0, 1)
     # A verdict is worth more than a sign.
     assert counts(verdict="robust", final_margin=-0.1) == ([1, 1, 0], 0, 1)

@@ -8,7 +8,7 @@ from rfdlight.errors import UserError
 __all__ = ["Conclusion", "EvaluationState", "MeanMarginTest", "Queries", "SuccessCriterion", "criterion_named"]
 
 
-def criterion_named(name: str, final_evaluations: int = 2000) -> SuccessCriterion:
+def criterion_named(name: str, final_evaluations: int = 1500) -> SuccessCriterion:
     """Return a success criterion by its short name or import path; raise a UserError if there is none."""
     criterion = component("criterion", name)
     if not (isinstance(criterion, type) and issubclass(criterion, SuccessCriterion)):

@@ -68,7 +68,7 @@ class SuccessCriterion(ABC):
     candidate. Where `final_test` does not decide by them, final evaluations follow as after any other success.
     """
 
-    def __init__(self, final_evaluations: int = 2000) -> None:
+    def __init__(self, final_evaluations: int = 1500) -> None:
         self.final_test = MeanMarginTest(final_evaluations)
 
     def check(self, attack: Attack) -> None:  # noqa: B027  most criteria accept every attack
