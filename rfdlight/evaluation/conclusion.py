@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rfdlight import _io
+from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.sanity_checks import SanityChecks
@@ -23,7 +24,8 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     planned = {*data.attacked().ids, *data.unreadable_images}
     foreign = sum(record.id not in planned for record in past.records)
     complete = len(past.records) - foreign + len(past.facts["failed"]) == len(planned)
-    facts = _facts(evaluation, complete, foreign)
+    checks = _sanity_checks(evaluation) if complete else SanityCheckResults()
+    facts = _facts(evaluation, complete, foreign, checks)
     run = replace(Run.of(past.records, facts, folder), in_memory=evaluation.writer.points, order=order)
     if folder is not None:
         _io.write_file(folder / "summary.json", run.summary_json())
@@ -33,8 +35,8 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     return run
 
 
-def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
-    """Return the facts of the run as a whole, over all attempts."""
+def _facts(evaluation: Evaluation, complete: bool, foreign: int, checks: SanityCheckResults) -> RunFacts:
+    """Return the facts of the run as a whole, over all attempts and with the rows of its sanity checks."""
     subject, folder = evaluation.subject, evaluation.writer.folder
     settings = subject.settings(evaluation.config, evaluation.rows)
     defense = "" if settings["defense"] == "none" else f", {settings['defense']}"
@@ -55,14 +57,14 @@ def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
         random=evaluation.random,
         processes=evaluation.processes.size,
         foreign=foreign,
-        sanity_checks=_sanity_checks(evaluation, complete),
+        sanity_checks=checks,
     )
 
 
-def _sanity_checks(evaluation: Evaluation, complete: bool) -> SanityCheckResults:
-    """Run the sanity checks of a complete evaluation that wants them."""
+def _sanity_checks(evaluation: Evaluation) -> SanityCheckResults:
+    """Run the sanity checks of a complete evaluation that wants them, and write down their rows."""
     records = evaluation.writer.past.records
-    if not (evaluation.config.sanity_checks and records and complete):
+    if not (evaluation.config.sanity_checks and records):
         return SanityCheckResults()
     checks = SanityChecks(
         evaluation.subject,
@@ -71,4 +73,8 @@ def _sanity_checks(evaluation: Evaluation, complete: bool) -> SanityCheckResults
         evaluation.config,
         stop=lambda: evaluation.processes.stopping,
     )
-    return checks.run(evaluation.subject.data.attacked(), records)
+    with RowCounter(evaluation.subject.victim) as counter:
+        try:
+            return checks.run(evaluation.subject.data.attacked(), records)
+        finally:
+            evaluation.writer.end_checks(counter.rows)

@@ -61,6 +61,9 @@ def test_several_ranks_and_attempts_make_one_file_in_order_of_id(tmp_path):
     facts = past.facts
     assert (facts["attempts"], facts["killed_attempts"], facts["damaged_lines"]) == (2, 1, 0)
     assert facts["totals"] == Rows(attack=190, criterion=370, padding=5)
+    written(tmp_path, 2, 0, {"end": END}, {"sanity_checks": 6})
+    assert journal.read_past(tmp_path).facts["totals"] == Rows(attack=290, criterion=380, checks=6, padding=10)
+    (tmp_path / "journal/2-0.jsonl").unlink()
     journal.write_records(tmp_path, past.records)
     assert read_records(tmp_path / "records.jsonl") == past.records
     again = journal.read_past(tmp_path)
@@ -91,7 +94,8 @@ def test_records_of_single_evaluations_are_void_once_a_process_finds_the_victim_
 def test_the_time_of_an_attempt_is_that_of_its_longest_process(tmp_path):
     (tmp_path / "journal").mkdir()
     for attempt, rank, seconds in ((0, 0, 5.0), (0, 1, 7.0), (1, 0, 2.0)):
-        lines = [Entry(time=100.0), Entry(time=100.0 + seconds, end=END)]
+        # The sanity checks come after the attack.
+        lines = [Entry(time=100.0), Entry(time=100.0 + seconds, end=END), Entry(time=300.0, sanity_checks=6)]
         path = tmp_path / f"journal/{attempt}-{rank}.jsonl"
         path.write_bytes(b"".join(seal(line) + b"\n" for line in lines))
     facts = journal.read_past(tmp_path).facts
