@@ -26,7 +26,7 @@ from rfdlight.evaluation.sanity_checks import SanityChecks
 from rfdlight.records import journal
 from rfdlight.victims.answers import answer_in_logits
 
-QUICK = {"eps": 0.2, "budget": 20, "final_evaluations": 40}
+QUICK = {"eps": 0.2, "budget": 12, "final_evaluations": 40}
 
 
 class Counting(nn.Module):
@@ -46,7 +46,7 @@ class Counting(nn.Module):
         return logits
 
 
-def pair(count=9):
+def pair(count=8):
     x = images(count, (3, 4, 4))
     return x, Counting()(x).argmax(1)
 
@@ -77,7 +77,7 @@ def test_the_sum_of_the_ledger_is_all_that_the_victim_answered(attack, noise, la
 
 
 def test_checks_are_what_the_victim_answers_before_the_attack():
-    run = rfd.evaluate(Counting(), pair(8), "square", batch_size=8, sanity_checks=False, **QUICK)
+    run = rfd.evaluate(Counting(), pair(), "square", batch_size=8, sanity_checks=False, **QUICK)
     # One image for the number of classes, two for the form of the answers, four passes of the probe, and the clean
     # accuracy on all images.
     assert run.facts.totals.checks == 1 + 2 + 4 * 8 + 8
@@ -124,7 +124,7 @@ def test_every_attempt_adds_its_rows(tmp_path, monkeypatch):
         assert run.facts.complete
         assert (run.facts.attempts, run.facts.killed_attempts) == (attempts, 0)
         assert run.facts.sanity_checks.no_ball is not None
-        assert victim.rows - before > 2 + 9 * 20, "the load check and the sanity checks"
+        assert victim.rows - before > 100, "the load check and the sanity checks"
     check(rfd.load_run(folder), victim.rows)
 
 
