@@ -81,7 +81,7 @@ class AttackEvaluation(LightningModule):
         self.processes = Processes()
         self.on_ready: Callable[[], None] = lambda: None
         self._open = ExitStack()
-        self._checked_rows = 0  # by all loads of the victim
+        self._checked_rows = 0  # by the loads of the victim for the next run
 
     @property
     def data(self) -> ImageData:
@@ -120,6 +120,7 @@ class AttackEvaluation(LightningModule):
                 maker=maker_module(self.victim_spec),
                 checked_rows=self._checked_rows,
             )
+            self._checked_rows = 0
             writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
             self._open.callback(writer.close)
             self._evaluation = Evaluation(

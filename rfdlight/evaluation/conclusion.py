@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rfdlight import _io
-from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.sanity_checks import SanityChecks
@@ -73,8 +72,5 @@ def _sanity_checks(evaluation: Evaluation) -> SanityCheckResults:
         evaluation.config,
         stop=lambda: evaluation.processes.stopping,
     )
-    with RowCounter(evaluation.subject.victim) as counter:
-        try:
-            return checks.run(evaluation.subject.data.attacked(), records)
-        finally:
-            evaluation.writer.end_checks(counter.rows)
+    with evaluation.writer.sanity_checks(evaluation.subject.victim):
+        return checks.run(evaluation.subject.data.attacked(), records)

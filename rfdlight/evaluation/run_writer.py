@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from rfdlight.core.row_counter import RowCounter
 from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.processes import Processes
@@ -44,11 +45,16 @@ class MemoryWriter:
         self.append(end=last)
         self.past = self._read()
 
-    def end_checks(self, rows: int) -> None:
-        """Add the rows of the sanity checks to an ended evaluation, in process 0."""
-        if rows:
-            self.append(sanity_checks=rows)
-            self.past = self._read()
+    @contextmanager
+    def sanity_checks(self, victim: nn.Module) -> Iterator[None]:
+        """Add the rows of the sanity checks inside to an ended evaluation, in process 0, also if they raise."""
+        self.append(sanity_checks=0)
+        with RowCounter(victim) as counter:
+            try:
+                yield
+            finally:
+                self.append(sanity_checks=counter.rows)
+                self.past = self._read()
 
     def _read(self) -> Past:
         """Return the results of all attempts."""

@@ -14,9 +14,9 @@ from rfdlight.records.schema import Count, Fields, PositiveCount, Size, check_pa
 class Rows(Fields, frozen=True, kw_only=True):
     """Rows of the victim's forward passes, by purpose: all that it answered since each attempt loaded it.
 
-    Not seen are the rows of a forward pass in which the victim itself raises, those of a killed process that belong to
-    none of its finished images, those of sanity checks that were killed, and those of a sweep's look at its cells
-    before their runs.
+    Not seen are the rows of a forward pass in which the victim itself raises, and of a sweep's look at its cells before
+    their runs. Of a process that was killed in its attack those of finished images alone are seen, of one that was
+    killed in the sanity checks all but theirs.
     """
 
     attack: Count = 0
@@ -143,7 +143,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     in_progress: InProgress = InProgress()
     processes: PositiveCount = 1
     attempts: Count = 1
-    killed_attempts: Count = 0  # totals have only the rows of their finished images
+    killed_attempts: Count = 0  # totals lack rows of theirs
     damaged_lines: Count = 0  # of the journals
     foreign: Count = 0  # records of images that are not images of the run
     card: CardAccuracy | None = None
