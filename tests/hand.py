@@ -95,7 +95,7 @@ def facts(**changes: Any) -> RunFacts:
         data="digits",
         defense="none",
         seed=0,
-        totals=Rows(attack=180, success_check=20, criterion=50, padding=150),
+        totals=Rows(attack=180, success_check=20, criterion=50, checks=30, padding=120),
         wall_seconds=1.5,
         deterministic=False,
         complete=True,
@@ -111,7 +111,8 @@ def cut_journal(run: Path, ids: set[str], torn: str = "") -> None:
     """Leave of the journal of a run in one process what a kill leaves after some images."""
     path = run / "journal/0-0.jsonl"
     entries = [(line, json.loads(line)) for line in path.read_text().splitlines()]
-    kept = [line for line, e in entries if "end" not in e and ("record" not in e or e["record"]["id"] in ids)]
+    attacks = [(line, entry) for line, entry in entries if not {"end", "sanity_checks"} & entry.keys()]
+    kept = [line for line, entry in attacks if "record" not in entry or entry["record"]["id"] in ids]
     path.write_text("".join(f"{line}\n" for line in kept) + torn)
 
 

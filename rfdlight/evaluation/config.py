@@ -104,6 +104,7 @@ class Subject:
     defended: nn.Module | None = None  # the module on which the defenses are attached; by default `victim`
     card: VictimCard | None = None
     maker: ModuleType | None = None  # the user's module that made the victim
+    checked_rows: int = 0  # of the forward passes that checked the victim when it was loaded
 
     @property
     def network(self) -> nn.Module:

@@ -218,6 +218,7 @@ def test_the_rows_of_repeated_passes_are_padding():
         "gradient": 0,
         "success_check": 0,
         "criterion": 9,
+        "checks": 0,
         "padding": 5 + 1 + 1 + 1,
     }
     assert len(victim.shapes) == 5 + 3

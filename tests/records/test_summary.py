@@ -142,11 +142,12 @@ def test_ledger_ratio_is_of_all_rows_of_the_attacker():
         "gradient": 0,
         "success_check": 20,
         "criterion": 50,
-        "padding": 150,
+        "checks": 30,
+        "padding": 120,
         "rows": 400,
         "billed": 190,
     }
-    assert ledger == {**expected, "criterion_ratio": 0.25, "padding_share": 0.375}
+    assert ledger == {**expected, "criterion_ratio": 0.25, "padding_share": 0.3}
 
 
 def test_curve_falls_at_the_query_that_broke_each_image():

@@ -152,7 +152,7 @@ def test_data_of_two_sets_are_two_rows(write):
 
 
 def totals(gradient):
-    return {"attack": 9, "gradient": gradient, "success_check": 0, "criterion": 0, "padding": 0}
+    return {"attack": 9, "gradient": gradient, "success_check": 0, "criterion": 0, "checks": 0, "padding": 0}
 
 
 def test_random_noise_belongs_to_the_worst_case_and_an_attack_with_gradients_does_not(write):

@@ -84,7 +84,7 @@ Attacked in linf eps 0.2.
 
 ![robust accuracy against queries](curves.png)
 """
-ROWS = "400 = 180 attack + 20 success check + 50 success criterion + 150 padding"
+ROWS = "400 = 180 attack + 20 success check + 50 success criterion + 30 checks + 120 padding"
 
 
 def compiled(names, *args):
@@ -148,10 +148,11 @@ def test_csv_holds_every_number_of_each_run_at_each_budget(two):
         "gradient_rows": "0",
         "success_check_rows": "20",
         "criterion_rows": "50",
-        "padding_rows": "150",
+        "checks_rows": "30",
+        "padding_rows": "120",
         "rows": "400",
         "criterion_ratio": "0.25",
-        "padding_share": "0.375",
+        "padding_share": "0.3",
     }
     own = ["run", "budget", "defense", "deterministic", "adversarial", "undecided", "robust", "robust_at_common_budget"]
     own += ["single_query_robust", "attack_success", "median_queries", "mean_queries", "median_l2", "max_l2"]

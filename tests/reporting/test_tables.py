@@ -49,7 +49,9 @@ def test_curve_counts_and_ledger():
     assert line(shown, "queries to success") == "median 13.5, mean 14.5"
     assert line(shown, "linf (adversarial)") == "median 0.2, max 0.2"
     assert line(shown, "l2 (adversarial)") == "median 2.5, max 4"
-    assert "400 = 180 attack + 20 success check + 50 success criterion + 150 padding" in " ".join(shown.split())
+    assert "400 = 180 attack + 20 success check + 50 success criterion + 30 checks + 120 padding" in " ".join(
+        shown.split()
+    )
     assert line(shown, "criterion rows per attack row") == "0.25"
 
 
