@@ -173,7 +173,7 @@ def _step(records: Sequence[Record], run: RunFacts) -> Found:
 
 
 def _tails(records: Sequence[Record], run: RunFacts) -> Found:
-    heavy = [r.id for r in records if r.verdict == "undecided" and r.final_tail_share > HEAVY_TAIL]
+    heavy = [record.id for record in records if record.is_heavy_tailed]
     if heavy:
         return "warn", (
             f"at {len(heavy):,} final points, the first of {heavy[0]}, one evaluation carries over {HEAVY_TAIL:.0%} of "

@@ -43,13 +43,13 @@ class Record(Fields, frozen=True, kw_only=True):
     clean_evaluations: PositiveCount  # of the clean image before the attack
     clean_wrong: Count  # clean evaluations with a wrong label
     clean_margin: float  # of the mean logits
-    clean_prediction: Count | None  # class with the largest mean logit; None in runs converted from schema 1
+    clean_prediction: Count | None  # class with the largest mean logit; None in runs converted from an earlier schema
     clean_verdict: CleanVerdict  # by the mean logits
     final_evaluations: PositiveCount  # fresh evaluations of the final point
     final_adversarial: Count  # final evaluations whose answer was adversarial
     final_margin: float  # of the mean logits: the label's margin, or minus the target's
     final_prediction: Count | None
-    final_tail_share: Annotated[float, Meta(ge=0, le=1)]  # squared deviation that one contrary evaluation carries
+    final_tail_share: Annotated[float, Meta(ge=0, le=1)] | None  # squared deviation of one contrary evaluation
     verdict: Verdict  # by the mean logits; an image that is misclassified before is not attacked
     majority_verdict: MajorityVerdict  # by most single answers
     linf: float  # change at the final point
@@ -65,8 +65,8 @@ class Record(Fields, frozen=True, kw_only=True):
     def clean_correct(self) -> bool:
         """Whether the clean image counts as right in the headline.
 
-        An undecided one counts by the sign of its mean margin, and as right if the image is robust: an attack finds no
-        point at which the victim is more often right than at the clean image.
+        An undecided one counts by the sign of its mean margin, and as right if the image is robust: the attack chose
+        the final point, so the victim is no better there.
         """
         return self.clean_verdict == "right" or (
             self.clean_verdict == "undecided" and (self.clean_margin >= 0 or self.is_robust)
@@ -81,6 +81,11 @@ class Record(Fields, frozen=True, kw_only=True):
     def is_decided(self) -> bool:
         """Whether neither the clean image nor the final point is undecided."""
         return "undecided" not in (self.clean_verdict, self.verdict)
+
+    @property
+    def is_heavy_tailed(self) -> bool:
+        """Whether the final point is undecided and one evaluation carries much of the variance of its margin."""
+        return self.verdict == "undecided" and (self.final_tail_share or 0) > HEAVY_TAIL
 
     @property
     def queries(self) -> int:

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
-from rfdlight.records.records import HEAVY_TAIL, Record
+from rfdlight.records.records import Record
 from rfdlight.records.schema import Fields
 
 
@@ -173,7 +173,7 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
             "initially_wrong": total - len(right),
             "adversarial": len(adversarial),
             "undecided": sum(not r.is_decided for r in records),
-            "heavy_tailed": sum(r.verdict == "undecided" and r.final_tail_share > HEAVY_TAIL for r in records),
+            "heavy_tailed": sum(record.is_heavy_tailed for record in records),
             "unconfirmed": sum(r.success_query is not None and r.is_robust for r in right),
             "late": sum(r.success_query is None for r in adversarial),
         },
