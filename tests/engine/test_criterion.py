@@ -19,6 +19,7 @@ from rfdlight.engine.criteria.sequential import SequentialCriterion
 from rfdlight.engine.evaluations import EvaluationState
 from rfdlight.errors import UserError
 from rfdlight.records.records import HEAVY_TAIL
+from rfdlight.testing.small_victims import Tied
 
 CLEAN = 20  # evaluations of a clean image whose answers are all right
 SCREEN = 8  # evaluations after which the screen passes a candidate whose answers are all wrong
@@ -341,13 +342,6 @@ def test_an_image_found_wrong_ends_with_its_clean_evaluations():
     assert record.final_margin == record.clean_margin == -1
     assert not record.clean_correct
     assert not record.is_robust
-
-
-class Tied(nn.Module):
-    """Two equal logits, whatever the image."""
-
-    def forward(self, x):
-        return torch.ones(len(x), 2)
 
 
 @pytest.mark.parametrize("label", [0, 1])
