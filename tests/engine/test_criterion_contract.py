@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from harness import Run
 from scipy import stats
 
 import rfdlight as rfd
@@ -16,7 +17,7 @@ from rfdlight.engine.state import Phase
 from rfdlight.errors import UserError
 from rfdlight.records.records import read_records
 from rfdlight.testing import check_criterion
-from rfdlight.testing.criterion_checks import Subject, gray
+from rfdlight.testing.criterion_checks import Subject, check_error, check_ties, gray
 from rfdlight.testing.small_victims import IidVictim, normal
 
 
@@ -61,9 +62,9 @@ def test_a_criterion_that_is_not_defined_for_the_attack_says_so():
 # 100,000 runs.
 @pytest.mark.parametrize(("wrong", "adversarial"), [(0.2, False), (0.45, False), (0.6, True)])
 def test_the_default_criterion_keeps_its_bounds(wrong, adversarial):
-    subject = Subject(criterion_named("sequential", 400), RandomNoise)
-    victim = IidVictim(normal(wrong), right_at_gray=True)
-    records = subject.run(victim, gray(200), budget=200, rows=800).records
+    options = {"criterion": criterion_named("sequential", 400), "deterministic": False, "batch_size": 200}
+    victim, y = IidVictim(normal(wrong), right_at_gray=True), torch.zeros(200, dtype=torch.int64)
+    records = Run(victim, RandomNoise(eps=0.1), gray(200), y, budget=200, pool_size=200, **options).records
     called = sum(record.success_query is not None or record.verdict == "adversarial" for record in records)
     if adversarial:
         assert called >= stats.binom.ppf(1e-5, 200, 0.99)
@@ -188,10 +189,27 @@ class IgnoresTheTarget(SingleCriterion):
     def candidates(self, queries, images):
         return (queries.logits.argmax(1) != queries.state["y"]).nonzero()[:, 0]
 
+    def points(self, candidates):
+        return candidates.points
+
+
+class BelievesEveryQuery(SingleCriterion):
+    def candidates(self, queries, images):
+        return torch.arange(len(queries.rows))
+
+    def points(self, candidates):
+        return candidates.points
+
+
+class BetsForOthers(Votes):
+    def conclude(self, images, rows):
+        images.evaluations.bet(torch.arange(len(images.evaluations.count)))
+        return super().conclude(images, rows)
+
 
 FAULTS = [
     (IgnoresTheLimit, "final_evaluations"),
-    (SelectsEveryQuery, "select adversarial answers alone"),
+    (SelectsEveryQuery, "not adversarial, without points"),
     (SelectsTwice, "twice"),
     (SelectsByMask, "candidates has shape and dtype"),
     (SelectsLate, "depend"),
@@ -200,14 +218,14 @@ FAULTS = [
     (LosesARow, "points has shape"),
     (AnswersShares, "Conclusion.more has shape and dtype"),
     (TakesBack, "negative"),
-    (SetsThePhase, "changed phase"),
-    (WritesTheSuccess, "changed success_query"),
-    (NeverEnds, "undecided after"),
+    (SetsThePhase, "changed points.phase"),
+    (WritesTheSuccess, "changed candidates.success_query"),
     (CountsOnItself, "attributes"),
     (FollowsTheBatch, "decided in the same call"),
     (DrawsLots, "two equal runs"),
-    (ClaimsTooMuch, "called adversarial"),
     (IgnoresTheTarget, "target"),
+    (BelievesEveryQuery, "select adversarial answers alone"),
+    (BetsForOthers, "changed evaluations.stake"),
 ]
 
 
@@ -219,12 +237,21 @@ def test_a_faulty_criterion_is_named(fault, named):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("check", "fault", "named"),
+    [(check_error, ClaimsTooMuch, "called adversarial"), (check_ties, NeverEnds, "undecided after 2000")],
+)
+def test_a_fault_that_takes_long_to_show_is_named_by_its_check(check, fault, named):
+    with pytest.raises(AssertionError, match=named):
+        check(Subject(fault(200), RandomNoise))
+
+
 @pytest.mark.parametrize("rule", ["sequential", "test_criterion_contract.Votes"])
 def test_a_run_stopped_while_candidates_are_under_evaluation_is_resumed(rule, tmp_path, monkeypatch):
-    victim, seen, lost, attacked = IidVictim(normal(0.6), right_at_gray=True), [], {}, set()
+    victim, seen, lost, attacked = IidVictim(normal(0.7), right_at_gray=True), [], {}, set()
     victim.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     options = {
-        "attack": "random_noise", "eps": 0.1, "budget": 40, "criterion": rule, "final_evaluations": 60, "pool_size": 4,
+        "attack": "random_noise", "eps": 0.1, "budget": 20, "criterion": rule, "final_evaluations": 40, "pool_size": 4,
         "batch_size": 40, "sanity_checks": False, "out": tmp_path / "run",
     }  # fmt: skip
     evaluate = CriterionStep.evaluate
@@ -238,14 +265,14 @@ def test_a_run_stopped_while_candidates_are_under_evaluation_is_resumed(rule, tm
         lost.update({name: int(column[occupied].sum()) for name, column in vars(images.counts).items()})
         raise KeyboardInterrupt
 
-    data = gray(16), torch.zeros(16, dtype=torch.int64)
+    data = gray(10), torch.zeros(10, dtype=torch.int64)
     with monkeypatch.context() as patch:
         patch.setattr(CriterionStep, "evaluate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             rfd.evaluate(victim, data, **options)
     before = read_records(tmp_path / "run/records.jsonl")
     run = rfd.evaluate(victim, data, **options, resume=True)
-    assert 0 < len(before) < len(run.records) == len({record.id for record in run.records}) == 16
+    assert 0 < len(before) < len(run.records) == len({record.id for record in run.records}) == 10
     assert [record for record in run.records if record.id in {one.id for one in before}] == before
     assert lost["criterion"] > 0
     totals = run.facts.totals
@@ -254,4 +281,4 @@ def test_a_run_stopped_while_candidates_are_under_evaluation_is_resumed(rule, tm
     assert totals.total == sum(seen) - 6  # each attempt counts the classes by three rows before
     assert run.facts.attempts == 2
     for record in run.records:  # also those that were under evaluation before
-        assert record.billed == record.attack == (record.success_query or 40)
+        assert record.billed == record.attack == (record.success_query or 20)
