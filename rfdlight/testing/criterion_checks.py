@@ -22,7 +22,7 @@ from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
-from rfdlight.engine.oracle import Oracle, OracleConfig, Purpose
+from rfdlight.engine.oracle import Oracle, Purpose
 from rfdlight.engine.pool import columns_of
 from rfdlight.engine.state import ImageState
 from rfdlight.records.records import Record, in_order
@@ -92,9 +92,7 @@ class Watched(SuccessCriterion):
     def points(self, candidates: Queries) -> Tensor | None:
         points = super().points(candidates)
         if points is None:
-            _require(
-                candidates.adversarial.all(), "candidates selected a query that is not adversarial, without points"
-            )
+            _require(candidates.adversarial.all(), "candidates selected a query that is not adversarial")
         else:
             _check_form("points", points, candidates.points.dtype, candidates.points.shape)
             self.log.own_points = True
@@ -162,10 +160,7 @@ def _copy(columns: Mapping[str, Any], leave_out: str = ".") -> dict[str, Tensor]
 
 def _check_unchanged(before: dict[str, Tensor], now: Mapping[str, Any], call: str) -> None:
     for name, value in before.items():
-        _require(
-            torch.equal(now[name], value),
-            f"{call} changed {name}, of an image that it does not decide or of the engine",
-        )
+        _require(torch.equal(now[name], value), f"{call} changed {name}: expected it unchanged")
 
 
 def _check_form(name: str, found: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
@@ -187,14 +182,17 @@ class _Counting(nn.Module):
 
 
 class _Oracle(Oracle):
-    """Keeps all points by purpose, without padding."""
+    """Keeps all points by purpose, without padding, and ends a run that makes more evaluations than `most`."""
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, victim: nn.Module, rows: int, most: int) -> None:
+        super().__init__(victim, rows)
         self.evaluated: dict[str, list[Tensor]] = {"attack": [], "criterion": []}
+        self._most = most
 
     def scores(self, points: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
         self.evaluated[purpose] += list(points.clone())
+        made = len(self.evaluated["criterion"])
+        _require(made <= self._most, f"the criterion's evaluations do not end: {made} are made")
         return super().scores(points, clock, purpose)
 
     def times(self, point: Tensor, purpose: Purpose) -> int:
@@ -266,30 +264,23 @@ class Subject:
         ids = changes.pop("ids", [f"image {row:02d}" for row in range(len(x))])
         with torch.random.fork_rng(devices=[]):
             classes = victim(x[:1]).shape[1]
-        counting, observer = _Counting(victim), _Collector(log, changes.pop("records", None))
-        oracle = _Oracle(counting, changes.pop("rows", 400), OracleConfig())
-        config = EngineConfig(**{"classes": classes, "pool_size": len(x), "deterministic": False, **changes})
-        engine = Engine(oracle, attack, criterion, config, observer)
+        options = {"classes": classes, "pool_size": len(x), "deterministic": False, **changes}
+        counting, observer = _Counting(victim), _Collector(log, options.pop("records", None))
+        tests = criterion.clean_test.most + criterion.final_test.most
+        oracle = _Oracle(counting, options.pop("rows", 400), len(x) * (tests + options["budget"] * _LONGEST))
+        engine = Engine(oracle, attack, criterion, EngineConfig(**options), observer)
         before = _attributes(criterion)
         engine.submit(x[order], y[order], [ids[row] for row in order])
         engine.run()
         oracle.close()
         _require(_attributes(criterion) == before, "the criterion changed its attributes: keep what lasts in open")
-        run = Run(
-            in_order(observer.records),
-            observer.final,
-            counting.seen,
-            oracle,
-            log,
-            engine.ledger.total,
-            engine.config,
-            len(x),
-        )
+        records, total = in_order(observer.records), engine.ledger.total
+        run = Run(records, observer.final, counting.seen, oracle, log, total, engine.config, len(x))
         check_rows(run)
         for record in run.records:
             check_bill(run, record)
             check_final_evaluations(record, self.criterion)
-            if not config.deterministic:
+            if not engine.deterministic:
                 check_evaluations(run, record, self.criterion)
         return run
 
