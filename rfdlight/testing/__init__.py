@@ -9,7 +9,7 @@ Example:
     >>> check_attack(RandomNoise(eps=0.1))
     >>> check_defense(InputNoise(sigma=0.1))
     >>> from rfdlight.engine.criteria.single import SingleCriterion
-    >>> check_criterion(SingleCriterion)
+    >>> check_criterion(SingleCriterion)  # doctest: +SKIP
 """
 
 from rfdlight.testing.attack_checks import check_attack

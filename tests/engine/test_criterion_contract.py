@@ -209,7 +209,7 @@ class BetsForOthers(Votes):
 
 FAULTS = [
     (IgnoresTheLimit, "final_evaluations"),
-    (SelectsEveryQuery, "not adversarial, without points"),
+    (SelectsEveryQuery, "a query that is not adversarial"),
     (SelectsTwice, "twice"),
     (SelectsByMask, "candidates has shape and dtype"),
     (SelectsLate, "depend"),
