@@ -28,7 +28,7 @@ from rfdlight.engine.state import ImageState
 from rfdlight.records.records import Record, in_order
 from rfdlight.testing.small_victims import Around, IidVictim, Pattern, Tied, normal
 
-_FINAL_EVALUATIONS = 200
+_FINAL_EVALUATIONS = 100
 """Most evaluations of a final point, where a class is checked."""
 
 _EPS = 0.1
@@ -392,7 +392,7 @@ def check_error(subject: Subject) -> None:
     Single answers are wrong by 20 %, with a mean margin far from zero; a bound that the criterion claims also has to
     hold at a mean margin of zero.
     """
-    claims, count = subject.criterion.reaches_verdict, 50
+    claims, count = subject.criterion.reaches_verdict, 40
     most = int(binom.isf(_RARE, count, ADVERSARIAL_LEVEL * (2 if claims else 1)))
     for wrong, budget in [(0.2, 20), (0.5, 30)] if claims else [(0.2, 20)]:
         records = subject.run(IidVictim(normal(wrong), right_at_gray=True), gray(count), budget=budget).records
@@ -472,7 +472,7 @@ def check_criterion(
     """Check that a success criterion keeps the promises of `rfdlight.engine.criteria.SuccessCriterion`, in seconds.
 
     Args:
-        criterion: A criterion, or its class, which is then made with at most 200 evaluations of a final point.
+        criterion: A criterion, or its class, which is then made with at most 100 evaluations of a final point.
         attack: Attack under which it is checked; it has a targeted form.
 
     Raises:

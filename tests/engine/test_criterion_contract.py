@@ -73,14 +73,31 @@ def test_the_default_criterion_keeps_its_bounds(wrong, adversarial):
         assert sum(record.voted_candidates for record in records) > 200
 
 
-# Faults: each is a criterion that breaks one rule, and words of the message.
-
-
 class Votes(SuccessCriterion):
     """Passes all checks: the majority of three evaluations."""
 
     def first_evaluations(self, attack):
         return 3
+
+
+class Patient(Votes):
+    """Looks adversarial as long as it wants more evaluations: two, twice."""
+
+    def conclude(self, images, rows):
+        wanted = 2 * (images.evaluations.count[rows] < 7)
+        return Conclusion(wanted, (wanted > 0) | majority(images, rows).adversarial)
+
+
+def test_a_candidate_counts_as_adversarial_only_when_its_decision_is_final():
+    victim = IidVictim(normal(0.2), right_at_gray=True)
+    run = Subject(Patient(60), RandomNoise).run(victim, gray(8), budget=10)
+    assert sum(run.log.started.values()) > 8
+    for record in run.records:
+        assert run.log.requested[run.key(record)] == 7 * record.voted_candidates
+        assert record.success_query is None
+
+
+# Faults: each is a criterion that breaks one rule, with words of the message.
 
 
 class IgnoresTheLimit(Votes):
@@ -243,7 +260,7 @@ def test_a_faulty_criterion_is_named(fault, named):
 )
 def test_a_fault_that_takes_long_to_show_is_named_by_its_check(check, fault, named):
     with pytest.raises(AssertionError, match=named):
-        check(Subject(fault(200), RandomNoise))
+        check(Subject(fault(100), RandomNoise))
 
 
 @pytest.mark.parametrize("rule", ["sequential", "test_criterion_contract.Votes"])
