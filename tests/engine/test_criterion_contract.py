@@ -1,5 +1,7 @@
 """What every success criterion has to obey, the bounds that the default claims, and a resumed run."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from harness import Run
@@ -62,7 +64,8 @@ def test_a_criterion_that_is_not_defined_for_the_attack_says_so():
 # 100,000 runs.
 @pytest.mark.parametrize(("wrong", "adversarial"), [(0.2, False), (0.45, False), (0.6, True)])
 def test_the_default_criterion_keeps_its_bounds(wrong, adversarial):
-    options = {"criterion": criterion_named("sequential", 400), "deterministic": False, "batch_size": 200}
+    criterion = criterion_named("sequential", 400 if adversarial else 200)
+    options = {"criterion": criterion, "deterministic": False, "batch_size": 400}
     victim, y = IidVictim(normal(wrong), right_at_gray=True), torch.zeros(200, dtype=torch.int64)
     records = Run(victim, RandomNoise(eps=0.1), gray(200), y, budget=200, pool_size=200, **options).records
     called = sum(record.success_query is not None or record.verdict == "adversarial" for record in records)
@@ -95,6 +98,13 @@ def test_a_candidate_counts_as_adversarial_only_when_its_decision_is_final():
     for record in run.records:
         assert run.log.requested[run.key(record)] == 7 * record.voted_candidates
         assert record.success_query is None
+
+
+def test_half_of_the_evaluations_is_no_majority():
+    evaluations = SimpleNamespace(adversarial=torch.tensor([1, 2, 2]), count=torch.tensor([2, 3, 4]))
+    found = majority(SimpleNamespace(evaluations=evaluations), torch.arange(3))
+    assert found.adversarial.tolist() == [False, True, False]
+    assert found.more.tolist() == [0, 0, 0]
 
 
 # Faults: each is a criterion that breaks one rule, with words of the message.
@@ -242,7 +252,7 @@ FAULTS = [
     (DrawsLots, "two equal runs"),
     (IgnoresTheTarget, "target"),
     (BelievesEveryQuery, "select adversarial answers alone"),
-    (BetsForOthers, "changed evaluations.stake"),
+    (BetsForOthers, "changed evaluations."),
 ]
 
 
