@@ -123,8 +123,9 @@ def test_a_target_tied_with_another_class_is_undecided():
     assert {record.verdict for record in records} == {"undecided"}
     assert {record.success_query for record in records} == {None}
     assert {record.final_margin for record in records} == {0}
-    assert {record.final_evaluations for record in records} == {400}
-    assert {record.final_adversarial for record in records if record.target == 1} == {400}
+    # The first look after the fewest evaluations finds that the most would not decide.
+    assert {record.final_evaluations for record in records} == {50}
+    assert {record.final_adversarial for record in records if record.target == 1} == {50}
 
 
 def test_initially_wrong_images_stay_wrong_whatever_their_target(network, clean):
