@@ -131,16 +131,16 @@ def figures(records: Records) -> str:
                     cell(Estimate.of(sum(exceeds), len(exceeds))),
                 ]
             )
-    head = ["victim", "place", "ratio", "after a step", "rises on", "magnitude", "exceeds the pixels' on"]
+    head = ["victim", "insertion point", "ratio", "after a step", "rises on", "magnitude", "exceeds the pixels' on"]
     return table(head, rows)
 
 
 LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
-"""The attacks of table 5: two that read labels, and one that reads scores."""
+"""The attacks of table 5: two decision-based, and one score-based."""
 
 
 def table5(records: Records, end: str = "") -> str:
-    """Return AAA and noise under attacks that read labels."""
+    """Return AAA and noise under decision-based attacks and Square."""
     rows = []
     for noise in ("none", "aaa", "input", "feature"):
         names = [f"resnet20-{noise}-{attack}{end}" for attack in LABELS]
@@ -168,9 +168,9 @@ def rays_against_others(records: Records, end: str = "") -> str:
 
 
 def lucky(records: Records) -> str:
-    """Return what the paper's rules declare robust, what stands at the points then, and what the defaults leave.
+    """Return robust accuracy as the paper's rules declare it, at the same final points, and under the defaults.
 
-    The last column is how often the victim's answers are wrong, on average, at the points that were declared broken.
+    The last column is the mean share of wrong answers at the points that the rules declared adversarial.
     """
     rows = []
     for noise in ("none", "input", "feature"):
@@ -186,9 +186,9 @@ def lucky(records: Records) -> str:
         "defense",
         "attack",
         "declared robust",
-        "stands",
-        "stands under the defaults",
-        "wrong where declared broken",
+        "robust by the final evaluation",
+        "robust under the defaults",
+        "wrong where declared adversarial",
     ]
     return table(head, rows)
 
