@@ -65,7 +65,7 @@ class Records:
         return {place["name"]: mean(place["norms"]) for place in self.insertion_points("analysis")}
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
-        """Return how many images are robust in the first run alone, in the second alone, and the number of common images."""
+        """Count the images that are robust in the first run alone and in the second alone, and those of both runs."""
         read = [self._read(name) for name in (first, second)]
         if declared:
             read = [(run.as_declared(), budget) for run, budget in read]
