@@ -54,6 +54,22 @@ CELLS: list[tuple[str, Callable[[float], Sampler], tuple[float, ...], bool]] = [
 """Distributions, shares of wrong single answers, and whether the mean is adversarial."""
 
 
+def shares(run: rfd.Run) -> list[float]:
+    """Return percentages: images ever called adversarial, not robust, and undecided; wrong final evaluations."""
+    records = run.records
+    ever = sum(record.success_query is not None or record.verdict == "adversarial" for record in records)
+    headline = sum(not record.is_robust for record in records)
+    undecided = sum(record.verdict == "undecided" for record in records)
+    recorded = sum(record.final_adversarial / record.final_evaluations for record in records)
+    return [100 * count / len(records) for count in (ever, headline, undecided, recorded)]
+
+
+def spread(values: tuple[float, ...], digits: int) -> str:
+    """Return the smallest and the largest value, or the value that all have."""
+    low, high = f"{min(values):.{digits}f}", f"{max(values):.{digits}f}"
+    return low if low == high else f"{low} to {high}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=200)
@@ -64,10 +80,12 @@ def main() -> None:
     torch.manual_seed(options.seed)
     x = torch.full((options.images, 3, 8, 8), 0.5)
     y = torch.zeros(options.images, dtype=torch.int64)
-    print("| truth | margins | wrong answers | attack | ever adversarial | headline | undecided | recorded | cost |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name, family, shares, adversarial in CELLS:
-        for wrong in shares:
+    percentages = ["wrong answers, %", "ever adversarial, %", "not robust, %", "undecided, %", "recorded, %"]
+    print(f"| truth | margins | {' | '.join(percentages)} | cost |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, family, wrong_shares, adversarial in CELLS:
+        for wrong in wrong_shares:
+            found, costs = [], []
             for attack in options.attacks:
                 run = rfd.evaluate(
                     IidVictim(family(wrong), adversarial),
@@ -80,17 +98,12 @@ def main() -> None:
                     seed=options.seed,
                     sanity_checks=False,
                 )
-                records = run.records
-                ever = sum(r.success_query is not None or r.verdict == "adversarial" for r in records)
-                headline = sum(not record.is_robust for record in records)
-                undecided = sum(record.verdict == "undecided" for record in records)
-                shown = [f"{100 * count / len(records):.1f} %" for count in (ever, headline, undecided)]
-                shown.append(
-                    f"{100 * sum(r.final_adversarial / r.final_evaluations for r in records) / len(records):.1f} %"
-                )
-                cost = run.summary.ledger["criterion_ratio"]
-                truth = "wrong" if adversarial else "right"
-                print(f"| {truth} | {name} | {wrong:.0%} | {attack} | {' | '.join(shown)} | {cost:.2f} |", flush=True)
+                found.append(shares(run))
+                costs.append(run.summary.ledger["criterion_ratio"])
+            cells = [spread(values, 1) for values in zip(*found, strict=True)]
+            truth = "wrong" if adversarial else "right"
+            row = [truth, name, f"{100 * wrong:.0f}", *cells, spread(tuple(costs), 2)]
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 if __name__ == "__main__":
