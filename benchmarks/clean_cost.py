@@ -35,7 +35,8 @@ def main() -> None:
     options = parser.parse_args()
 
     data = DATA[options.data]()
-    victim, _, told = resolve_victim(options.victim, None, data)
+    loaded = resolve_victim(options.victim, None, data)
+    victim, told = loaded.module, loaded.description
     victim.to(memory_format=torch.channels_last)
     test = data.images("test")
     clean = count_correct(victim, test)[0] / len(test)

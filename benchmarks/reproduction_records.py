@@ -31,7 +31,7 @@ class Records:
         return run
 
     def robust(self, name: str, declared: bool = False) -> Estimate:
-        """Return the robust accuracy of a run by its final draws, or by its criterion's calls.
+        """Return the robust accuracy of a run by the final evaluation, or as its criterion declares it.
 
         NAME@QUERIES means the run called NAME, as it stood after so many queries.
         """
@@ -46,7 +46,7 @@ class Records:
         return self.run(name), int(budget) if budget else None
 
     def worst(self, names: Iterable[str]) -> Estimate:
-        """Return the share of the images that stand in every one of some runs."""
+        """Return the share of the images that are robust in every one of some runs."""
         runs = [self.run(name) for name in names]
         ids = set.intersection(*(set(run.by_id) for run in runs))
         return Estimate.of(sum(standing(runs, ids, None)), len(ids))
@@ -65,7 +65,7 @@ class Records:
         return {place["name"]: mean(place["norms"]) for place in self.insertion_points("analysis")}
 
     def pair(self, first: str, second: str, declared: bool = False) -> tuple[int, int, int]:
-        """Return on how many images only the first run stands, only the second, and how many images both have."""
+        """Count the images that are robust in the first run alone and in the second alone, and those of both runs."""
         read = [self._read(name) for name in (first, second)]
         if declared:
             read = [(run.as_declared(), budget) for run, budget in read]

@@ -42,7 +42,7 @@ def table2(records: Records) -> str:
 def feature_gains(
     records: Records, victims: Iterable[str] = VICTIMS, attacks: Mapping[str, str] = SEARCHES, end: str = ""
 ) -> str:
-    """Return how many more images stand behind feature noise than behind input noise."""
+    """Return how many more images are robust behind feature noise than behind input noise."""
     pairs = [
         ([VICTIMS[victim], told], f"{victim}-input-{attack}{end}", f"{victim}-feature-{attack}{end}")
         for victim in victims
@@ -75,7 +75,7 @@ def table2_long(records: Records) -> str:
 
 
 def long_gains(records: Records) -> str:
-    """Return what the longer plan and its later queries change, and how many more images stand behind feature noise."""
+    """Return what the longer schedule and its later queries change, and the gain of feature over input noise."""
     pairs = []
     for noise in ("input", "feature"):
         run = f"resnet20-{noise}-square"
@@ -131,16 +131,16 @@ def figures(records: Records) -> str:
                     cell(Estimate.of(sum(exceeds), len(exceeds))),
                 ]
             )
-    head = ["victim", "place", "ratio", "after a step", "rises on", "magnitude", "exceeds the pixels' on"]
+    head = ["victim", "insertion point", "ratio", "after a step", "rises on", "magnitude", "exceeds the pixels' on"]
     return table(head, rows)
 
 
 LABELS = {"rays": "rays", "signflip": "signflip", "square": "square"}
-"""The attacks of table 5: two that read labels, and one that reads scores."""
+"""The attacks of table 5: two decision-based, and one score-based."""
 
 
 def table5(records: Records, end: str = "") -> str:
-    """Return AAA and noise under attacks that read labels."""
+    """Return AAA and noise under decision-based attacks and Square."""
     rows = []
     for noise in ("none", "aaa", "input", "feature"):
         names = [f"resnet20-{noise}-{attack}{end}" for attack in LABELS]
@@ -156,7 +156,7 @@ def aaa_gains(records: Records, end: str = "") -> str:
 
 
 def rays_against_others(records: Records, end: str = "") -> str:
-    """Return how many more images stand under each other attack than under RayS."""
+    """Return how many more images are robust under each other attack than under RayS."""
     others = LABELS if end else SCORES | {"signflip": "signflip", "random": "random_noise"}
     pairs = [
         ([NOISES[noise], told], f"resnet20-{noise}-rays{end}", f"resnet20-{noise}-{attack}{end}")
@@ -168,9 +168,9 @@ def rays_against_others(records: Records, end: str = "") -> str:
 
 
 def lucky(records: Records) -> str:
-    """Return what the paper's rules declare robust, what stands at the points then, and what the defaults leave.
+    """Return robust accuracy as the paper's rules declare it, at the same final points, and under the defaults.
 
-    The last column is how often the victim's answers are wrong, on average, at the points that were declared broken.
+    The last column is the mean share of wrong answers at the points that the rules declared adversarial.
     """
     rows = []
     for noise in ("none", "input", "feature"):
@@ -186,9 +186,9 @@ def lucky(records: Records) -> str:
         "defense",
         "attack",
         "declared robust",
-        "stands",
-        "stands under the defaults",
-        "wrong where declared broken",
+        "robust by the final evaluation",
+        "robust under the defaults",
+        "wrong where declared adversarial",
     ]
     return table(head, rows)
 
@@ -213,7 +213,7 @@ def table6(records: Records, layers: dict[str, str]) -> str:
 
 
 def layer_gains(records: Records, layers: dict[str, str]) -> str:
-    """Return how many more images stand behind noise where the gradient is larger than where it is smaller."""
+    """Return how many more images are robust behind noise where the gradient is larger than where it is smaller."""
     norms = records.gradient_norms()
     order = sorted(layers, key=norms.__getitem__)
     pairs = [
@@ -243,7 +243,7 @@ def table7(records: Records) -> str:
 
 
 def averaging_gains(records: Records) -> str:
-    """Return how many more images stand under attacks that average than under those that do not."""
+    """Return how many more images are robust under attacks that average than under those that do not."""
     pairs = [
         ([NOISES[noise], name, told], f"resnet20-{noise}-{attack}", f"resnet20-{noise}-{attack}{end}")
         for noise in ("input", "feature")
@@ -269,7 +269,7 @@ def table7_long(records: Records) -> str:
 
 
 def long_averaging_gains(records: Records) -> str:
-    """Return what the price buys, and how many more images stand behind feature noise at it."""
+    """Return what the price buys, and how many more images are robust behind feature noise at it."""
     told, dear = {"": "1000 evaluations", "-m5": "1000, 5 averaged"}, "5000, 5 averaged"
     pairs = []
     for noise in ("input", "feature"):

@@ -14,7 +14,7 @@ import pytest
 
 import rfdlight
 from rfdlight.core.registry import component
-from rfdlight.testing import check_attack, check_defense
+from rfdlight.testing import check_attack, check_criterion, check_defense
 
 PACKAGE = Path(__file__).parent / "outside_package"
 ROOT = Path(__file__).parents[1]
@@ -59,6 +59,7 @@ def test_components_of_another_package_are_listed_and_keep_the_contracts(registe
     assert "three_in_a_row" in rfdlight.list_criteria()
     check_attack(component("attack", "one_pixel")(eps=0.3))
     check_defense(component("defense", "quantization")(levels=4))
+    check_criterion(component("criterion", "three_in_a_row"))
 
 
 @pytest.fixture(scope="module")

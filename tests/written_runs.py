@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hand import adversarial, facts, record
+from hand import UNDECIDED, adversarial, facts, record
 
 from rfdlight.records.schema import SCHEMA, seal
 
@@ -35,11 +35,10 @@ def four(write):
 
     |          | square     | rays    | both |
     | none     | 3          | 0, 1, 2 | -    |
-    | noise    | 0, (1), 3  | 1, 2, 3 | (1), 3 |   in brackets: undecided
+    | noise    | 0, (1), 3  | 1, 2, 3 | (1), 3 |   in brackets: undecided, robust by sign
     """
-    undecided = {"verdict": "undecided", "final_adversarial": 50}
     return [
-        write("noise-square", [record(0), record(1, **undecided), adversarial(2, 25), record(3)], defense="noise"),
+        write("noise-square", [record(0), record(1, **UNDECIDED), adversarial(2, 25), record(3)], defense="noise"),
         write("none-square", [adversarial(0, 1), adversarial(1, 8), adversarial(2, 20), record(3)], deterministic=True),
         write("none-rays", [record(0), record(1), record(2), adversarial(3, 5)], attack="rays", deterministic=True),
         write("noise-rays", [adversarial(0, 30), record(1), record(2), record(3)], attack="rays", defense="noise"),
@@ -52,10 +51,8 @@ def two(write):
     noise = write(
         "noise",
         [
-            record(
-                0, first_9_vote_success=9, candidates=1, voted_candidates=1, verdict="undecided", final_adversarial=50
-            ),
-            adversarial(1, 25),
+            record(0, **UNDECIDED, candidates=1, voted_candidates=1),
+            adversarial(1, 25, first_9_vote_success=None),
         ],
         budget=60,
         defense="feature_noise a|b",

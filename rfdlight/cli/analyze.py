@@ -71,7 +71,8 @@ def analyze(
         expect(count >= least, name, f"at least {least}", count)
     target = Target.rough(target_drop)
     folder = run_directory.plan(output, "analysis")
-    loaded, card, description = resolve_victim(victim, checkpoint, data)
+    found = resolve_victim(victim, checkpoint, data)
+    loaded = found.module
     points = chosen_points(loaded, layers, at)
     free = data.held_out()
     attacker = Attacker(_radius("step", step, data), _radius("eps", eps, data), draws)
@@ -79,10 +80,10 @@ def analyze(
     images = free.take(select(free.ids, free.labels.tolist(), num_images, "random", seed))
     meter = rough_meter(loaded, free, seed)
     console = plain_console()
-    print_victim(console, description, card, data, meter)
+    print_victim(console, found, data, meter)
     with console.status(f"gradients and costs at {len(points) + 1} insertion points"):
         ids, measurements = measure_points(meter, images, points, attacker, target.drop, seed)
-    facts = {"victim": description, "data": data.name, "image_ids": ids, "target_drop": target.drop, "seed": seed}
+    facts = {"victim": found.description, "data": data.name, "image_ids": ids, "target_drop": target.drop, "seed": seed}
     facts |= {"attacker": asdict(attacker), "costs_measured_on": len(meter.undefended)}
     _write(run_directory.create(folder), facts, measurements)
     console.print(_table(measurements))

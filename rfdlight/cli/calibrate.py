@@ -19,8 +19,7 @@ from rfdlight.data.base import ImageData
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError, expect
-from rfdlight.victims.card import VictimCard
-from rfdlight.victims.resolve import other_data_warning, resolve_victim
+from rfdlight.victims.resolve import LoadedVictim, other_data_warning, resolve_victim
 
 
 def calibrate(
@@ -58,7 +57,8 @@ def calibrate(
     """
     target = Target(target_drop, tolerance, max_draws)
     _check(defense, sweep)
-    loaded, card, description = resolve_victim(victim, checkpoint, data)
+    found = resolve_victim(victim, checkpoint, data)
+    loaded = found.module
     layers: dict[str, dict[str, Any]] = {"": {}}
     if sweep:
         layers = {point.name: {"layers": [point.name], "at": point.side} for point in defense.insertion_points(loaded)}
@@ -70,8 +70,8 @@ def calibrate(
     if not sweep:  # a sweep reports such a layer and continues
         check_acts(defense, loaded, meter.images)
     console = plain_console()
-    print_victim(console, description, card, data, meter)
-    conditions = defense_file.conditions(victim, card, checkpoint, data.name, meter, target)
+    print_victim(console, found, data, meter)
+    conditions = defense_file.conditions(victim, found.card, checkpoint, data.name, meter, target)
     initial, results = defense.sigma, {}
     for name, arguments in layers.items():
         defense.reconfigure(**arguments, sigma=initial)
@@ -94,16 +94,14 @@ def calibrate(
     console.print(_table(results))
 
 
-def print_victim(
-    console: Console, description: str, card: VictimCard | None, data: ImageData, meter: CleanCostMeter
-) -> None:
+def print_victim(console: Console, victim: LoadedVictim, data: ImageData, meter: CleanCostMeter) -> None:
     """Print the victim and its clean accuracy, and warn of other training data or accuracy at chance level."""
     accuracy = (
         f"undefended clean accuracy {meter.clean_accuracy:.2%} on {len(meter.undefended)} test images that "
         "rfdlight test does not attack"
     )
-    console.print(Text("\n".join([description, accuracy])), soft_wrap=True)
-    for caution in (other_data_warning(card, data), meter.caution(data.num_classes)):
+    console.print(Text("\n".join([victim.description, accuracy])), soft_wrap=True)
+    for caution in (other_data_warning(victim.card, data), meter.caution(data.num_classes)):
         if caution is not None:
             console.print(Text(f"warning: {caution}", style="yellow"), soft_wrap=True)
 

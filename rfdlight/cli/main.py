@@ -39,7 +39,6 @@ from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier
 from rfdlight.training.export import export_victim, take_best_weights
-from rfdlight.victims.resolve import resolve_victim
 from rfdlight.victims.weight_files import check_training
 
 _INTENDED = (
@@ -261,7 +260,7 @@ class RFDLightCLI(LightningCLI):
         """Check data and weights before several processes start and each reports the same error."""
         if self.trainer.world_size > 1:
             self.datamodule.setup("test")
-            resolve_victim(self.model.victim_spec, self.model.checkpoint, self.datamodule, self.model.config.batch_size)
+            self.model.load_victim(self.datamodule)
 
     def before_fit(self) -> None:
         """Check data and weights before the run directory is made."""

@@ -86,19 +86,20 @@ def recommend(
         expect(value >= 1, name, "at least 1", value)
     _check(attack)
     file = defense_file.plan(output)
-    loaded, card, description = resolve_victim(victim, checkpoint, data)
+    found = resolve_victim(victim, checkpoint, data)
+    loaded = found.module
     attack = settle_eps(attack, data)
     points = chosen_points(loaded, layers, at)
     fresh, rest = split_held_out(data, num_images, seed)
     config = RecommendConfig(target, step or _radius(attack, data), confirm, attack, budget, data.num_classes)
     console = plain_console()
     meter = CleanCostMeter(loaded, rest, seed)
-    print_victim(console, description, card, data, meter)
+    print_victim(console, found, data, meter)
     recommender = Recommender(meter, points, fresh, config, console)
     undefended, confirmed = recommender.confirm(recommender.select())
     best = best_of(confirmed)
     calibration = {"defense": best.noise.description(loaded)}
-    calibration |= defense_file.conditions(victim, card, checkpoint, data.name, meter, target)
+    calibration |= defense_file.conditions(victim, found.card, checkpoint, data.name, meter, target)
     calibration |= defense_file.cost_facts(best.calibration.cost)
     reasons = recommender.facts() | choice_facts(confirmed, undefended)
     defense_file.write(file, config_of(best.noise), calibration=calibration, recommendation=reasons)
@@ -149,7 +150,7 @@ def _render(console: Console, recommender: Recommender, undefended: Run, confirm
     legend = (
         f"drop: measured, clean accuracy in points on {len(recommender.meter.undefended)} images, 95 % over draws; "
         f"misled: predicted by theorem 1, share of steps of {recommender.config.step:.3g} at which the noise misleads; "
-        f"robust: measured robust accuracy, undecided as robust, {len(recommender.images)} images, 95 %; single: "
+        f"robust: measured robust accuracy, {len(recommender.images)} images, 95 %; single: "
         "expected single-query robust accuracy; criterion: its rows per row of the attack"
     )
     recommender.say(legend, style="dim")

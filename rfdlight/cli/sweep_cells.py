@@ -96,8 +96,8 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
             key = json.dumps([cell.config.get("data"), model.victim_spec, model.checkpoint], default=str)
             if key not in loaded:
                 data.setup("test")
-                victim, _, _ = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
-                loaded[key] = victim, data.images("test"), data.num_images
+                found = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
+                loaded[key] = found.module, data.images("test"), data.num_images
             victim, images, count = loaded[key]
             settle_eps(model.attack, data)
             for defense in made.trainer.callbacks if model.defended else ():

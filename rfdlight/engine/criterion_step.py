@@ -11,6 +11,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.engine.criteria.base import Queries, SuccessCriterion, majority
 from rfdlight.engine.error_isolation import ErrorIsolation
+from rfdlight.engine.evaluations import MOST_BEFORE_FINAL, MeanMarginTest
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
@@ -34,9 +35,10 @@ class CriterionStep:
     criterion: SuccessCriterion
     deterministic: bool  # whether the victim answers equal images equally, which is then checked
 
-    def evaluations(self, wanted: int) -> int:
-        """Return how many evaluations are made where the criterion wants so many."""
-        return min(1, wanted) if self.deterministic else wanted
+    @property
+    def final_test(self) -> MeanMarginTest:
+        """The test of clean images and of final points."""
+        return MeanMarginTest(1) if self.deterministic else self.criterion.final_test
 
     def consider(self, queries: Queries) -> None:
         """Send candidates to their evaluations, and images without budget to their final evaluations."""
@@ -58,6 +60,8 @@ class CriterionStep:
             chosen = queries.points if exact else self.attack.threat.admit(queries.state["x"], queries.points)
             points.known[rows] = certain
         else:
+            if self.criterion.reaches_verdict:  # its verdict is that on the final point
+                chosen = self.attack.threat.admit(queries.state["x"], chosen)
             points.known[rows] = False
         points.point[rows] = chosen
         points.clock[rows] = queries.clock
@@ -98,11 +102,11 @@ class CriterionStep:
         admitted = self.attack.threat.admit(self.pool.images.shared["x"][rows], held)
         points.point[rows] = admitted
         points.known[rows] &= (admitted == held).flatten(1).all(1)
-        self._request(rows, Phase.FINAL, self.criterion.final_evaluations)
+        self._request(rows, Phase.FINAL, self.final_test.first)
 
     def _request(self, rows: Tensor, phase: Phase, evaluations: int) -> None:
         self.pool.images.points.phase[rows] = phase
-        self.pool.images.evaluations.restart(rows, self.evaluations(evaluations))
+        self.pool.images.evaluations.restart(rows, min(1, evaluations) if self.deterministic else evaluations)
 
     def evaluate(self) -> tuple[list[int], dict[int, str]]:
         """Make one forward pass of fresh evaluations; raises RandomVictim if a deterministic victim is random.
@@ -150,34 +154,59 @@ class CriterionStep:
     def _advance(self, rows: Tensor) -> list[int]:
         """Move images on whose evaluations are complete; return the finished rows, the last one first."""
         phases = self.pool.images.points.phase[rows]
-        for phase, move in ((Phase.CLEAN, self._start_attacks), (Phase.CANDIDATE, self._conclude)):
-            there = rows[phases == phase]
-            if len(there):
-                move(there)
-        return rows[phases == Phase.FINAL].flip(0).tolist()
+        clean = self._decided(rows[phases == Phase.CLEAN], MOST_BEFORE_FINAL)
+        finished = [self._decided(rows[phases == Phase.FINAL])]
+        if len(clean):
+            finished.append(self._start_attacks(clean))
+        candidates = rows[phases == Phase.CANDIDATE]
+        if len(candidates):
+            finished.append(self._conclude(candidates))
+        return torch.cat(finished).sort(descending=True).values.tolist()
 
-    def _start_attacks(self, rows: Tensor) -> None:
-        """Start the attack on correctly classified images, and finish the others."""
+    def _decided(self, rows: Tensor, limit: int | None = None) -> Tensor:
+        """Return the images whose test has ended, and request more evaluations of the others."""
+        evaluations = self.pool.images.evaluations
+        undecided = rows[self.final_test.decide(evaluations, rows) == 0]
+        evaluations.wanted[undecided] = self.final_test.request(evaluations, undecided, limit)
+        return rows[evaluations.wanted[rows] == 0]
+
+    def _start_attacks(self, rows: Tensor) -> Tensor:
+        """Start the attack on images that are not found to be misclassified; return the others, which are finished."""
         images, evaluations = self.pool.images, self.pool.images.evaluations
         images.clean.clean_evaluations[rows] = evaluations.count[rows]
         images.clean.clean_wrong[rows] = evaluations.adversarial[rows]
         images.clean.clean_margin[rows] = evaluations.mean_margin(rows)
         images.clean.clean_prediction[rows] = evaluations.mean_label(rows)
-        wrong = evaluations.is_adversarial(rows)
+        decided = self.final_test.decide(evaluations, rows)
+        images.clean.clean_verdict[rows] = decided
+        wrong = decided > 0
         right = rows[~wrong]
         images.points.phase[right] = Phase.ATTACK
+        evaluations.largest[right] = 0
         target = images.shared["target"][right]
         evaluations.targeted[right] = target >= 0
         evaluations.reference[right] = torch.where(target >= 0, target, evaluations.reference[right])
-        self._finish(rows[wrong])
         self._end_exhausted(right)
+        if self.deterministic:  # another evaluation checks that it is
+            self._finish(rows[wrong])
+            return rows[:0]
+        return rows[wrong]
 
-    def _conclude(self, rows: Tensor) -> None:
+    def _conclude(self, rows: Tensor) -> Tensor:
+        """Continue, reject or accept candidates; return the images whose candidate got its final verdict."""
         conclude = majority if self.deterministic else self.criterion.conclude
-        conclusion = conclude(self.pool.images, rows)
-        self.pool.images.evaluations.wanted[rows] = conclusion.more
+        images = self.pool.images
+        conclusion = conclude(images, rows)
+        images.evaluations.wanted[rows] = conclusion.more
         final = conclusion.more <= 0
-        self._succeed(rows[final & conclusion.adversarial])
+        success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
-        self.pool.images.points.phase[rejected] = Phase.ATTACK
+        images.points.phase[rejected] = Phase.ATTACK
         self._end_exhausted(rejected)
+        if self.deterministic or not self.criterion.reaches_verdict:
+            self._succeed(success)
+            return success[:0]
+        reached = self.final_test.decide(images.evaluations, success) > 0
+        self._succeed(success[~reached])
+        images.candidates.success_query[success[reached]] = images.points.billed[success[reached]]
+        return success[reached]

@@ -137,8 +137,8 @@ class Engine:
             return 0, 0
         images, occupied = self._pool.images, self._pool.occupied
         begun = images.points.phase[occupied] != Phase.CLEAN
-        right = (images.clean.clean_margin[occupied] > 0) | (images.counts.evaluated[occupied] > 0)
-        robust = begun & right & (images.candidates.success_query[occupied] < 0)
+        attacked = images.clean.clean_verdict[occupied] <= 0
+        robust = begun & attacked & (images.candidates.success_query[occupied] < 0)
         return int(begun.sum()), int(robust.sum())
 
     def bytes_per_image(self, x: Tensor) -> int:
@@ -164,7 +164,7 @@ class Engine:
         if taken:
             raise ValueError(f"{type(self.attack).__name__} may not name a column {', '.join(sorted(taken))}")
         zero, none = torch.zeros_like(y), torch.full_like(y, -1)
-        wanted = self._criterion_step.evaluations(self.criterion.clean_evaluations)
+        wanted = self._criterion_step.final_test.first
         known, logits = torch.zeros_like(y, dtype=torch.bool), torch.zeros(len(y), config.classes, device=x.device)
         return ImageState(
             shared=shared,
@@ -174,7 +174,7 @@ class Engine:
             points=PointState(torch.full_like(y, Phase.CLEAN), x, zero, zero, known, logits),
             evaluations=EvaluationState.open(y, config.classes, wanted),
             candidates=CandidateState(zero, zero, zero, none, none),
-            clean=CleanState(zero, zero, zero.double(), none),
+            clean=CleanState(zero, zero, zero.double(), none, zero),
         )
 
     def _query(self, rows: slice | Tensor) -> None:
@@ -190,7 +190,7 @@ class Engine:
             image_id, images = self._pool.ids[row], self._pool.images
             billed = int(self._counting.billed(torch.tensor([row], device=images.points.phase.device)))
             self.observer.on_point(image_id, images.shared["x"][row], images.points.point[row])
-            self.observer.on_record(describe(image_id, images, row, billed))
+            self.observer.on_record(describe(image_id, images, row, billed, self._criterion_step.final_test))
             self._pool.release(row)
         self._remove(failed, ids)
 

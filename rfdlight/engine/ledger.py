@@ -34,12 +34,12 @@ class QueryCounts:
 class Ledger:
     """Counts every row of every forward pass once, per image and in total.
 
-    "padding" counts the rows that belong to no image: rows that fill up a pass, probes of the victim before a run, and
-    all rows of attacks that were restarted.
+    Two kinds belong to no image: "checks" counts rows that check the victim outside of the attacks, and "padding" rows
+    that fill up a pass and all rows of attacks that were restarted.
     """
 
     def __init__(self) -> None:
-        self.total: dict[str, int] = dict.fromkeys((*KINDS, "padding"), 0)
+        self.total: dict[str, int] = dict.fromkeys((*KINDS, "checks", "padding"), 0)
 
     def charge(self, counts: QueryCounts, rows: slice | Tensor, kind: Kind, amount: int | Tensor) -> None:
         """Add `amount` evaluations of a kind to each of some images."""
@@ -53,9 +53,14 @@ class Ledger:
         """Count rows that belong to no image."""
         self.total["padding"] += rows
 
+    def charge_checks(self, rows: int) -> None:
+        """Count rows that check the victim."""
+        self.total["checks"] += rows
+
     def discard(self) -> None:
-        """Count all rows so far as padding, because all attacks are restarted."""
-        self.total = dict.fromkeys(KINDS, 0) | {"padding": sum(self.total.values())}
+        """Count all rows so far but those of checks as padding, because all attacks are restarted."""
+        checks = self.total["checks"]
+        self.total = dict.fromkeys(KINDS, 0) | {"checks": checks, "padding": sum(self.total.values()) - checks}
 
     def check(self, forwarded: int) -> None:
         """Raise a RuntimeError if the total differs from the number of rows that the hook on the victim has counted."""

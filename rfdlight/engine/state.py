@@ -11,12 +11,15 @@ from torch import Tensor
 
 from rfdlight.core.norms import norm
 from rfdlight.core.tensors import Columns
-from rfdlight.engine.evaluations import EvaluationState
+from rfdlight.engine.evaluations import EvaluationState, MeanMarginTest, Verdict, majority_verdict
 from rfdlight.engine.ledger import QueryCounts
-from rfdlight.records.records import Record
+from rfdlight.records.records import CleanVerdict, Record
 
 _OR_NONE = ("success_query", "first_9_vote_success")
 """Fields of a record that are None where the state holds -1."""
+
+_VERDICTS: dict[int, Verdict] = {1: "adversarial", -1: "robust", 0: "undecided"}
+_CLEAN_VERDICTS: dict[int, CleanVerdict] = {1: "wrong", -1: "right", 0: "undecided"}
 
 
 class Phase(IntEnum):
@@ -59,6 +62,7 @@ class CleanState:
     clean_wrong: Tensor
     clean_margin: Tensor
     clean_prediction: Tensor
+    clean_verdict: Tensor  # int64, 1 for wrong, -1 for right, 0 for undecided
 
 
 @dataclass
@@ -75,21 +79,24 @@ class ImageState:
     clean: CleanState
 
 
-def describe(image_id: str, images: ImageState, row: int, billed: int) -> Record:
-    """Return the record of the image in a row, with its billed queries; see `rfdlight.records.records`."""
+def describe(image_id: str, images: ImageState, row: int, billed: int, test: MeanMarginTest) -> Record:
+    """Return the record of the image in a row, with its billed queries; `test` is that of its final point."""
     rows = torch.tensor([row], device=images.counts.attack.device)
     evaluations, shared = images.evaluations, images.shared
     point = images.points.point[rows]
     delta = point - shared["x"][rows]
     label, target = int(shared["y"][row]), int(shared["target"][row])
+    counts: dict[str, Any] = {kind: int(column[row]) for kind, column in vars(images.counts).items()}
     candidates: dict[str, Any] = {name: int(column[row]) for name, column in vars(images.candidates).items()}
     candidates |= {name: None for name in _OR_NONE if candidates[name] < 0}
-    clean = {name: column[row].item() for name, column in vars(images.clean).items()}
+    clean: dict[str, Any] = {name: column[row].item() for name, column in vars(images.clean).items()}
+    clean["clean_verdict"] = _CLEAN_VERDICTS[clean["clean_verdict"]]
+    verdict = _VERDICTS[int(test.decide(evaluations, rows))]
     return Record(
         id=image_id,
         label=label,
         target=None if target < 0 else target,
-        **{kind: int(column[row]) for kind, column in vars(images.counts).items()},
+        **counts,
         billed=billed,
         **candidates,
         **clean,
@@ -97,7 +104,9 @@ def describe(image_id: str, images: ImageState, row: int, billed: int) -> Record
         final_adversarial=int(evaluations.adversarial[row]),
         final_margin=float(evaluations.mean_margin(rows)),
         final_prediction=int(evaluations.mean_label(rows)),
-        verdict=evaluations.verdict(row) if clean["clean_prediction"] == label else "misclassified",
+        final_tail_share=float(evaluations.tail_share(rows)),
+        verdict="misclassified" if clean["clean_verdict"] == "wrong" else verdict,
+        majority_verdict=majority_verdict(int(evaluations.adversarial[row]), int(evaluations.count[row])),
         linf=float(norm(delta, "linf")),
         l2=float(norm(delta, "l2")),
         low=float(point.min()),

@@ -27,7 +27,7 @@ from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.reporting.tables import checks_text, failures_text, run_table
 from rfdlight.victims.import_path import maker_module
-from rfdlight.victims.resolve import resolve_victim
+from rfdlight.victims.resolve import LoadedVictim, resolve_victim
 
 
 class AttackEvaluation(LightningModule):
@@ -81,6 +81,7 @@ class AttackEvaluation(LightningModule):
         self.processes = Processes()
         self.on_ready: Callable[[], None] = lambda: None
         self._open = ExitStack()
+        self._checked_rows = 0  # by the loads of the victim for the next run
 
     @property
     def data(self) -> ImageData:
@@ -94,25 +95,32 @@ class AttackEvaluation(LightningModule):
         callbacks = self.trainer.callbacks if self.defended else []  # type: ignore[attr-defined]
         return [callback for callback in callbacks if isinstance(callback, Defense)]
 
+    def load_victim(self, data: ImageData) -> LoadedVictim:
+        """Load the victim and check it on images of the shape of the data."""
+        loaded = resolve_victim(self.victim_spec, self.checkpoint, data, self.config.batch_size)
+        self._checked_rows += loaded.checked_rows
+        return loaded
+
     def setup(self, stage: str) -> None:
         """Load the victim and take the run directory."""
         self.processes = Processes(self.trainer.global_rank, self.trainer.world_size)
         self.console.quiet = not self.processes.leads
         try:
             self._take_signals()
-            self.victim, card, text = resolve_victim(
-                self.victim_spec, self.checkpoint, self.data, self.config.batch_size
-            )
+            loaded = self.load_victim(self.data)
+            self.victim = loaded.module
             self.attack = settle_eps(self.attack, self.data)
             subject = Subject(
                 self.victim,
-                text,
+                loaded.description,
                 self.data,
                 self.attack,
                 self.defenses,
-                card=card,
+                card=loaded.card,
                 maker=maker_module(self.victim_spec),
+                checked_rows=self._checked_rows,
             )
+            self._checked_rows = 0
             writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
             self._open.callback(writer.close)
             self._evaluation = Evaluation(

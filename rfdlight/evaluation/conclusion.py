@@ -23,7 +23,8 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     planned = {*data.attacked().ids, *data.unreadable_images}
     foreign = sum(record.id not in planned for record in past.records)
     complete = len(past.records) - foreign + len(past.facts["failed"]) == len(planned)
-    facts = _facts(evaluation, complete, foreign)
+    checks = _sanity_checks(evaluation) if complete else SanityCheckResults()
+    facts = _facts(evaluation, complete, foreign, checks)
     run = replace(Run.of(past.records, facts, folder), in_memory=evaluation.writer.points, order=order)
     if folder is not None:
         _io.write_file(folder / "summary.json", run.summary_json())
@@ -33,8 +34,8 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
     return run
 
 
-def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
-    """Return the facts of the run as a whole, over all attempts."""
+def _facts(evaluation: Evaluation, complete: bool, foreign: int, checks: SanityCheckResults) -> RunFacts:
+    """Return the facts of the run as a whole, over all attempts and with the rows of its sanity checks."""
     subject, folder = evaluation.subject, evaluation.writer.folder
     settings = subject.settings(evaluation.config, evaluation.rows)
     defense = "" if settings["defense"] == "none" else f", {settings['defense']}"
@@ -55,14 +56,14 @@ def _facts(evaluation: Evaluation, complete: bool, foreign: int) -> RunFacts:
         random=evaluation.random,
         processes=evaluation.processes.size,
         foreign=foreign,
-        sanity_checks=_sanity_checks(evaluation, complete),
+        sanity_checks=checks,
     )
 
 
-def _sanity_checks(evaluation: Evaluation, complete: bool) -> SanityCheckResults:
-    """Run the sanity checks of a complete evaluation that wants them."""
+def _sanity_checks(evaluation: Evaluation) -> SanityCheckResults:
+    """Run the sanity checks of a complete evaluation that wants them, and write down their rows."""
     records = evaluation.writer.past.records
-    if not (evaluation.config.sanity_checks and records and complete):
+    if not (evaluation.config.sanity_checks and records):
         return SanityCheckResults()
     checks = SanityChecks(
         evaluation.subject,
@@ -71,4 +72,5 @@ def _sanity_checks(evaluation: Evaluation, complete: bool) -> SanityCheckResults
         evaluation.config,
         stop=lambda: evaluation.processes.stopping,
     )
-    return checks.run(evaluation.subject.data.attacked(), records)
+    with evaluation.writer.sanity_checks(evaluation.subject.victim):
+        return checks.run(evaluation.subject.data.attacked(), records)

@@ -33,7 +33,8 @@ class EvaluationConfig:
             bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
         eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
             attacks, the most frequent label for decision-based ones; all are billed.
-        final_evaluations: Fresh evaluations at the final point of every image, >= 2.
+        final_evaluations: Most fresh evaluations of a clean image or a final point, >= 40; behind a random defense
+            they go on until the verdict is certain, which takes 20 to 60 for most images.
         batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
             half of the images of each process, so that few rows are padding.
         pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
@@ -56,7 +57,7 @@ class EvaluationConfig:
     criterion: str = "sequential"
     query_counting: QueryCounting = "exact"
     eot: int = 1
-    final_evaluations: int = 100
+    final_evaluations: int = 1500
     batch_size: int | None = None
     pool_size: int | None = None
     memory: float = 4.0
@@ -67,7 +68,7 @@ class EvaluationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"budget": 0, "final_evaluations": 2, "batch_size": 1, "pool_size": 1, "eot": 1, "keep_images": 0}
+        least = {"budget": 0, "final_evaluations": 40, "batch_size": 1, "pool_size": 1, "eot": 1, "keep_images": 0}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
@@ -103,6 +104,7 @@ class Subject:
     defended: nn.Module | None = None  # the module on which the defenses are attached; by default `victim`
     card: VictimCard | None = None
     maker: ModuleType | None = None  # the user's module that made the victim
+    checked_rows: int = 0  # of the forward passes that checked the victim when it was loaded
 
     @property
     def network(self) -> nn.Module:

@@ -17,6 +17,7 @@ from rfdlight import _io
 from rfdlight.attacks.base import Attack
 from rfdlight.core.norms import Norm
 from rfdlight.core.registry import component
+from rfdlight.core.row_counter import RowCounter
 from rfdlight.data.base import ImageData
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages, images_from
@@ -32,10 +33,9 @@ from rfdlight.evaluation.interface import log_interface
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
-from rfdlight.victims.answers import Answering, count_classes, device_of
-from rfdlight.victims.card import VictimCard
+from rfdlight.victims.answers import Answering, answer_in_logits, count_classes, device_of
 from rfdlight.victims.digest import weights_digest
-from rfdlight.victims.resolve import load, resolve_victim
+from rfdlight.victims.resolve import LoadedVictim, load, resolve_victim
 
 Data = ImageData | tuple[Tensor, Tensor] | Iterable[Any]
 """Attacked images: a data module, tensors `(x, y)`, or an iterable of `(x, y)` or `(x, y, ids)`, such as a loader."""
@@ -54,7 +54,7 @@ def evaluate(
     criterion: str = "sequential",
     query_counting: QueryCounting = "exact",
     eot: int = 1,
-    final_evaluations: int = 100,
+    final_evaluations: int = 1500,
     batch_size: int | None = None,
     pool_size: int | None = None,
     memory: float = 4.0,
@@ -85,7 +85,7 @@ def evaluate(
         criterion: Success criterion; see `EvaluationConfig` for this and all following settings.
         query_counting: "exact" or "paper".
         eot: Evaluations averaged in each query.
-        final_evaluations: Fresh evaluations at the final point of every image.
+        final_evaluations: Most fresh evaluations of a clean image or a final point.
         batch_size: Rows per forward pass; by default chosen from the number of images.
         pool_size: Images under attack at a time.
         memory: Upper bound on the memory of the pool in GB.
@@ -131,17 +131,29 @@ def evaluate(
         raise UserError("resume: expected a folder in `out`, got None; give the folder of the evaluation to continue")
     chosen = _attack(attack, eps, norm, targeted)
     criterion_named(criterion).check(chosen)
-    network, card, text = _network(model, data)
+    loaded = _loaded(model, data)
+    network = loaded.module
     place = device_of(network) if device is None else torch.device(device)
     with _unchanged(network, place), ExitStack() as stack:
-        module, order, home = _data(data, network, place)
+        victim = Answering(network)
+        with RowCounter(victim) as counter:
+            module, order, home = _data(data, victim, place)
+            answer_in_logits(victim, type(network).__name__, module.num_classes, module.image_shape, batch_size)
         chosen = settle_eps(chosen, module)
-        victim = Answering(network, type(network).__name__, module.num_classes, module.image_shape, batch_size)
         defenses = attached_defenses(network)
         for given in [defense] if isinstance(defense, Defense) else defense:
             stack.enter_context(given.on(network))
             defenses = [*defenses, given]
-        subject = Subject(victim, text, module, chosen, defenses, defended=network, card=card)
+        subject = Subject(
+            victim,
+            loaded.description,
+            module,
+            chosen,
+            defenses,
+            defended=network,
+            card=loaded.card,
+            checked_rows=loaded.checked_rows + counter.rows,
+        )
         writer, processes = None, Processes()
         if out is not None:
             writer = RunWriter(Path(out), resume, processes)
@@ -172,25 +184,24 @@ def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted
     return attack
 
 
-def _network(model: nn.Module | str, data: Data) -> tuple[nn.Module, VictimCard | None, str]:
-    """Return the module of a model, its card if it has one, and one line on its weights."""
+def _loaded(model: nn.Module | str, data: Data) -> LoadedVictim:
+    """Return a given model, or load the victim of a name."""
     if isinstance(model, str):
         if isinstance(data, ImageData):
             return resolve_victim(model, None, data)
-        found = load(model)
-        return found.module.eval(), found.card, found.description
+        return load(model)
     if not isinstance(model, nn.Module):
         raise UserError(f"model: expected a torch.nn.Module or a name, got {type(model).__name__}")
-    return model, None, f"{type(model).__name__}, weights {weights_digest(model)[:12]}"
+    return LoadedVictim(model, f"{type(model).__name__}, weights {weights_digest(model)[:12]}")
 
 
-def _data(data: Data, network: nn.Module, device: torch.device) -> tuple[ImageData, tuple[str, ...], torch.device]:
+def _data(data: Data, victim: nn.Module, device: torch.device) -> tuple[ImageData, tuple[str, ...], torch.device]:
     """Return the images as a data module, their ids in the given order, and the device that they came from."""
     if isinstance(data, ImageData):
         return data, (), torch.device("cpu")
     home = data[0].device if isinstance(data, tuple) and isinstance(data[0], Tensor) else torch.device("cpu")
     source = images_from(data)
-    classes = count_classes(network, unit_range(source.read([0])).to(device))
+    classes = count_classes(victim, unit_range(source.read([0])).to(device))
     return GivenImages(source, classes), tuple(source.ids), home
 
 

@@ -166,7 +166,7 @@ class Evaluation(RunObserver):
         behaviour = self._behaviour(x)
         warnings = self._warnings(behaviour) if behaviour else []
         self.engine = self._make_engine(x)
-        self.engine.ledger.pad(self._oracle.forwarded)
+        self.engine.ledger.charge_checks(self.subject.checked_rows + self._oracle.forwarded)
         if not self.engine.deterministic:
             self.processes.publish("random", None)
         self.engine.bound_memory(config.memory, x[:1])
@@ -248,7 +248,7 @@ class Evaluation(RunObserver):
         begun, robust = engine.in_progress
         last = End(
             totals=Rows(**engine.ledger.total),
-            forwarded=oracle.forwarded,
+            forwarded=self.subject.checked_rows + oracle.forwarded,
             batch_size=oracle.batch_size,
             in_progress=InProgress(begun=begun, robust=robust),
         )

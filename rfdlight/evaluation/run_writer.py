@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
+from rfdlight.core.row_counter import RowCounter
 from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.processes import Processes
 from rfdlight.records import images, journal
-from rfdlight.records.journal import End, Entry
+from rfdlight.records.journal import End, Entry, Past
 
 
 class MemoryWriter:
@@ -42,7 +43,22 @@ class MemoryWriter:
     def end(self, last: End, waiting: Callable[[], Any]) -> None:
         """Conclude the evaluation."""
         self.append(end=last)
-        self.past = journal.combine({(0, 0): self._entries})
+        self.past = self._read()
+
+    @contextmanager
+    def sanity_checks(self, victim: nn.Module) -> Iterator[None]:
+        """Add the rows of the sanity checks inside to an ended evaluation, in process 0, also if they raise."""
+        self.append(sanity_checks=0)
+        with RowCounter(victim) as counter:
+            try:
+                yield
+            finally:
+                self.append(sanity_checks=counter.rows)
+                self.past = self._read()
+
+    def _read(self) -> Past:
+        """Return the results of all attempts."""
+        return journal.combine({(0, 0): self._entries})
 
 
 class RunWriter(MemoryWriter):
@@ -58,11 +74,11 @@ class RunWriter(MemoryWriter):
         super().__init__()
         self._resume = resume
         self._processes = processes
-        self._lock: FileLock | None = None
+        self._open = ExitStack()
         if processes.leads:
             if resume:
                 self.begun = fingerprint.read(planned)  # before the lock makes a folder
-                self._lock = journal.lock(planned)
+                self._lock(planned)
                 self.past = journal.read_past(planned)
             finished = [record.id for record in self.past.records]
             processes.publish("run", [str(planned.absolute()), self.past.facts["attempts"], finished, self.past.random])
@@ -83,6 +99,10 @@ class RunWriter(MemoryWriter):
             fingerprint.check_same(self.folder, now)
         self._kept = images.chosen(ids, keep)
         self._journal = journal.Journal(self.folder, self.attempt, self._processes.rank)
+        self._open.callback(self._journal.close)
+
+    def _lock(self, folder: Path) -> None:
+        self._open.callback(journal.lock(folder).release)
 
     def _take(self, now: dict[str, Any], on_ready: Callable[[], None], ids: list[str]) -> None:
         if self._resume:
@@ -92,7 +112,7 @@ class RunWriter(MemoryWriter):
                 raise fingerprint.mixed(self.folder, f"it has a record of {strange[0]}, which is no image of the run")
             on_ready()
             return
-        self._lock = journal.lock(self.folder)
+        self._lock(self.folder)
         if (self.folder / fingerprint.FILE).exists() or (self.folder / journal.RECORDS).exists():
             raise UserError(f"{self.folder} already holds another run; give --run another folder, or resume: --resume")
         on_ready()
@@ -109,23 +129,24 @@ class RunWriter(MemoryWriter):
             images.save(path, {image_id: (clean, final)})
 
     def end(self, last: End, waiting: Callable[[], Any]) -> None:
-        """Close this process's journal; process 0 waits for the others, and writes the records of all."""
+        """End the attack of this process; process 0 waits for the others, and writes the records of all."""
         try:
             self.append(end=last)
         except UserError as error:
             self._processes.report_failure(error)
             raise
         finally:
-            self._journal.close()
             try:
                 self._processes.leave(waiting)
             finally:
                 if self._processes.leads:
-                    self.past = journal.read_past(self.folder)
+                    self.past = self._read()
                     journal.write_records(self.folder, self.past.records)
                     images.gather(self.folder, sorted((self.folder / journal.FOLDER).glob("image-*.safetensors")))
 
+    def _read(self) -> Past:
+        return journal.read_past(self.folder)
+
     def close(self) -> None:
-        """Unlock the directory."""
-        if self._lock is not None:
-            self._lock.release()
+        """Close this process's journal and unlock the directory."""
+        self._open.close()

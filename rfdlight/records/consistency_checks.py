@@ -12,7 +12,7 @@ from rfdlight.core.threat import reach
 from rfdlight.errors import shown
 from rfdlight.records.diagnostic import Diagnostic, State
 from rfdlight.records.facts import RunFacts
-from rfdlight.records.records import Record
+from rfdlight.records.records import HEAVY_TAIL, Record
 
 _LEVEL = 0.001
 """False alarm rate of each test for a wrong number."""
@@ -172,6 +172,16 @@ def _step(records: Sequence[Record], run: RunFacts) -> Found:
     return "ok", found
 
 
+def _tails(records: Sequence[Record], run: RunFacts) -> Found:
+    heavy = [record.id for record in records if record.is_heavy_tailed]
+    if heavy:
+        return "warn", (
+            f"at {len(heavy):,} final points, the first of {heavy[0]}, one evaluation carries over {HEAVY_TAIL:.0%} of "
+            "the margin's variance: the mean logits are undecided, majority_vote is not affected"
+        )
+    return "ok", "no undecided final point has rare large margins"
+
+
 def _skipped(run: RunFacts, name: str) -> Found:
     return "skip", run.sanity_checks.skipped.get(name, "no sanity checks were made")
 
@@ -186,5 +196,6 @@ CHECKS: dict[str, Callable[[Sequence[Record], RunFacts], Found]] = {
     "eps 0": _no_ball,
     "random noise": _random_noise,
     "step": _step,
+    "tails": _tails,
 }
 """The checks of a run by name, in the order of the table."""

@@ -12,12 +12,18 @@ from rfdlight.records.schema import Count, Fields, PositiveCount, Size, check_pa
 
 
 class Rows(Fields, frozen=True, kw_only=True):
-    """Rows of the victim's forward passes, by purpose."""
+    """Rows of the victim's forward passes, by purpose: all that it answered since each attempt loaded it.
+
+    Not seen are the rows of a forward pass in which the victim itself raises, and of a sweep's look at its cells before
+    their runs. Of a process that was killed in its attack those of finished images alone are seen, of one that was
+    killed in the sanity checks all but theirs.
+    """
 
     attack: Count = 0
     gradient: Count = 0
     success_check: Count = 0
     criterion: Count = 0
+    checks: Count = 0  # of the victim before the attacks, and the sanity checks after them
     padding: Count = 0
 
     @property
@@ -28,7 +34,7 @@ class Rows(Fields, frozen=True, kw_only=True):
     @property
     def total(self) -> int:
         """All rows."""
-        return self.attacker + self.criterion + self.padding
+        return self.attacker + self.criterion + self.checks + self.padding
 
     def __add__(self, other: Rows) -> Rows:
         return Rows(**(Counter(asdict(self)) + Counter(asdict(other))))
@@ -129,7 +135,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     batch_size: Count | None = None
     batch_size_used: Count | None = None  # at the end; smaller where memory ran out
     totals: Rows
-    forwarded: Count | None = None  # rows that a hook on the victim counted; None after a kill
+    forwarded: Count | None = None  # rows that hooks on the victim counted; None after a kill
     wall_seconds: Size
     deterministic: bool
     complete: bool  # every image is finished or failed
@@ -137,7 +143,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     in_progress: InProgress = InProgress()
     processes: PositiveCount = 1
     attempts: Count = 1
-    killed_attempts: Count = 0  # totals lack the rows for their unfinished images
+    killed_attempts: Count = 0  # totals lack rows of theirs
     damaged_lines: Count = 0  # of the journals
     foreign: Count = 0  # records of images that are not images of the run
     card: CardAccuracy | None = None

@@ -52,6 +52,7 @@ class Entry(Fields, frozen=True, kw_only=True, omit_defaults=True):
     failed: tuple[str, str] | None = None  # id of an image, and why the victim failed on it
     random: bool = False  # the victim is random: records of single evaluations are void
     end: End | None = None
+    sanity_checks: Count | None = None  # rows of those that follow the end of process 0: 0 as they begin, then all
 
 
 class Journal:
@@ -158,18 +159,26 @@ def combine(journals: Mapping[tuple[int, int], list[Entry]], written: Iterable[R
     ended = [end for end in ends.values() if end is not None]
     seconds: dict[int, float] = defaultdict(float)
     for (attempt, _), journal in journals.items():
-        times = [entry.time for entry in journal] or [0.0]
+        times = [entry.time for entry in journal if entry.sanity_checks is None] or [0.0]
         seconds[attempt] = max(seconds[attempt], max(times) - min(times))
     last = max(seconds, default=-1)
     failed = [entry.failed for key, journal in journals.items() if key[0] == last for entry in journal if entry.failed]
     in_progress = [end.in_progress for key, end in ends.items() if key[0] == last and end is not None]
+    checks = {
+        key: [entry.sanity_checks for entry in journal if entry.sanity_checks is not None]
+        for key, journal in journals.items()
+    }
+    checked = sum(map(sum, checks.values()))
+    killed = {key for key, end in ends.items() if end is None or len(checks[key]) % 2}
     facts = {
         "failed": dict(sorted(each for each in failed if each[0] not in records)),
         "damaged_lines": damaged,
         "attempts": last + 1,
-        "killed_attempts": len({attempt for (attempt, _), end in ends.items() if end is None}),
-        "totals": sum((end.totals if end else _finished(journals[key]) for key, end in ends.items()), Rows()),
-        "forwarded": sum(end.forwarded for end in ended) if len(ended) == len(ends) else None,
+        "killed_attempts": len({attempt for attempt, _ in killed}),
+        "totals": sum(
+            (end.totals if end else _finished(journals[key]) for key, end in ends.items()), Rows(checks=checked)
+        ),
+        "forwarded": None if killed else checked + sum(end.forwarded for end in ended),
         "wall_seconds": sum(seconds.values()),
         "batch_size_used": min((end.batch_size for end in ended), default=None),
         "in_progress": InProgress(
@@ -186,7 +195,7 @@ def _records(entries: Iterable[Entry]) -> list[Record]:
 def _finished(journal: list[Entry]) -> Rows:
     """Return the rows for the finished images of a process that was killed."""
     counts = [asdict(record) for record in _records(journal)]
-    return Rows(**{kind: sum(count[kind] for count in counts) for kind in ROWS if kind != "padding"})
+    return Rows(**{kind: sum(count[kind] for count in counts) for kind in ROWS if kind in Record.__struct_fields__})
 
 
 def write_records(run: Path, records: list[Record]) -> None:

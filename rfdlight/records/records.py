@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
 from rfdlight.records.schema import Count, Fields, PositiveCount, check_part, unseal
 
 Verdict = Literal["robust", "adversarial", "undecided", "misclassified"]
+CleanVerdict = Literal["right", "wrong", "undecided"]
+MajorityVerdict = Literal["robust", "adversarial", "undecided"]
+
+HEAVY_TAIL = 0.25
+"""Share of the squared deviations of the margin, carried by one evaluation, above which the mean is undecided."""
 
 
 class Record(Fields, frozen=True, kw_only=True):
@@ -29,19 +36,22 @@ class Record(Fields, frozen=True, kw_only=True):
     criterion: Count  # evaluations of the success criterion, never billed
     billed: Count  # queries, at most the budget
     candidates: Count  # queries in the ball whose answer was adversarial
-    voted_candidates: Count  # candidates on which the success criterion took votes
-    tested_candidates: Count  # candidates that a majority called adversarial
+    voted_candidates: Count  # candidates that got fresh evaluations
+    tested_candidates: Count  # candidates that passed the screen of the success criterion
     success_query: Count | None  # query at which the success criterion called the image adversarial
     first_9_vote_success: Count | None  # first query whose candidate a majority of 9 votes called adversarial
     clean_evaluations: PositiveCount  # of the clean image before the attack
     clean_wrong: Count  # clean evaluations with a wrong label
     clean_margin: float  # of the mean logits
-    clean_prediction: Count | None  # class with the largest mean logit; None in runs converted from schema 1
+    clean_prediction: Count | None  # class with the largest mean logit; None in runs converted from an earlier schema
+    clean_verdict: CleanVerdict  # by the mean logits
     final_evaluations: PositiveCount  # fresh evaluations of the final point
     final_adversarial: Count  # final evaluations whose answer was adversarial
     final_margin: float  # of the mean logits: the label's margin, or minus the target's
     final_prediction: Count | None
+    final_tail_share: Annotated[float, Meta(ge=0, le=1)] | None  # squared deviation of one contrary evaluation
     verdict: Verdict  # by the mean logits; an image that is misclassified before is not attacked
+    majority_verdict: MajorityVerdict  # by most single answers
     linf: float  # change at the final point
     l2: float
     low: float | None  # smallest pixel of the final point
@@ -53,13 +63,29 @@ class Record(Fields, frozen=True, kw_only=True):
 
     @property
     def clean_correct(self) -> bool:
-        """Whether the mean logits classify the clean image correctly."""
-        return self.verdict != "misclassified"
+        """Whether the clean image counts as right in the headline.
+
+        An undecided one counts by the sign of its mean margin, and as right if the image is robust: the attack chose
+        the final point, so the victim is no better there.
+        """
+        return self.clean_verdict == "right" or (
+            self.clean_verdict == "undecided" and (self.clean_margin >= 0 or self.is_robust)
+        )
 
     @property
     def is_robust(self) -> bool:
-        """Whether the image counts as robust: classified correctly, and not adversarial at the final point."""
-        return self.verdict in ("robust", "undecided")
+        """Whether the image counts as robust in the headline: undecided margins count by their sign."""
+        return self.verdict == "robust" or (self.verdict == "undecided" and self.final_margin >= 0)
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether neither the clean image nor the final point is undecided."""
+        return "undecided" not in (self.clean_verdict, self.verdict)
+
+    @property
+    def is_heavy_tailed(self) -> bool:
+        """Whether the final point is undecided and one evaluation carries much of the variance of its margin."""
+        return self.verdict == "undecided" and (self.final_tail_share or 0) > HEAVY_TAIL
 
     @property
     def queries(self) -> int:

@@ -113,7 +113,7 @@ class Run:
     @property
     def success(self) -> Tensor:
         """Whether the attack succeeded on each image, (N,) bool, in order of `ids`; not on one without a record."""
-        adversarial = {record.id for record in self.records if record.verdict == "adversarial"}
+        adversarial = {record.id for record in self.records if record.clean_correct and not record.is_robust}
         return torch.tensor([name in adversarial for name in self.ids], dtype=torch.bool)
 
     def __iter__(self) -> Iterator[Estimate]:

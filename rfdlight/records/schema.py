@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the files of a run. Files without a version have version 1."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from msgspec.structs import asdict
 
@@ -49,11 +50,23 @@ class SingleQuery(Fields, frozen=True, kw_only=True):
 
 
 class MeanLogits(Fields, frozen=True, kw_only=True):
-    """Accuracy of the mean logits; an undecided image is robust in `robust`, and adversarial in `robust_lower`."""
+    """Accuracy of the mean logits; an undecided image counts by the sign of its mean margin, and in the bounds."""
+
+    clean: Estimate
+    clean_lower: Estimate
+    clean_upper: Estimate
+    robust: Estimate
+    robust_lower: Estimate
+    robust_upper: Estimate
+
+
+class MajorityVote(Fields, frozen=True, kw_only=True):
+    """Accuracy of the most frequent single answer; images that are not attacked, or wrong before, are not robust."""
 
     clean: Estimate
     robust: Estimate
     robust_lower: Estimate
+    robust_upper: Estimate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +83,7 @@ class Summary(Fields, frozen=True, kw_only=True):
     counts: dict[str, int]
     single_query: SingleQuery
     mean_logits: MeanLogits
+    majority_vote: MajorityVote
     so_far: Estimate | None  # over all images that a stopped run has begun: adversarial images finish first
     attack_success: Estimate
     declared: Estimate  # robust accuracy by the success criterion during the attack
@@ -79,24 +93,33 @@ class Summary(Fields, frozen=True, kw_only=True):
     ledger: dict[str, Any]
 
 
-def success_query_of(record: Record, undecided: bool = False) -> int | None:
+Undecided = Literal["sign", "adversarial", "robust"]
+"""How an undecided image counts: by the sign of its mean margin, as wrong or adversarial, or as right and robust."""
+
+
+def success_query_of(record: Record, undecided: Undecided = "sign") -> int | None:
     """Return the billed queries at which an image became adversarial, None if it is not adversarial.
 
     The final evaluation decides whether the image is adversarial. An image that the success criterion did not call
-    adversarial before counts from its last query on. With `undecided`, an undecided image counts as adversarial.
+    adversarial before counts from its last query on.
     """
-    if record.verdict != "adversarial" and not (undecided and record.verdict == "undecided"):
+    by_sign = "adversarial" if record.final_margin < 0 else "robust"
+    counted = by_sign if undecided == "sign" else undecided
+    if record.verdict != "adversarial" and not (record.verdict == "undecided" and counted == "adversarial"):
         return None
     return record.billed if record.success_query is None else record.success_query
 
 
-def is_robust_at(record: Record, queries: int, undecided: bool = False) -> bool:
+def is_robust_at(record: Record, queries: int, undecided: Undecided = "sign") -> bool:
     """Return whether an image is initially right and not adversarial after a number of queries."""
+    right = record.clean_correct
+    if undecided != "sign" and record.clean_verdict == "undecided":
+        right = undecided == "robust"
     end = success_query_of(record, undecided)
-    return record.clean_correct and (end is None or end > queries)
+    return right and (end is None or end > queries)
 
 
-def robust_at(records: Sequence[Record], queries: int, undecided: bool = False) -> Estimate:
+def robust_at(records: Sequence[Record], queries: int, undecided: Undecided = "sign") -> Estimate:
     """Return the robust accuracy of the mean logits after a number of queries."""
     return Estimate.of(sum(is_robust_at(record, queries, undecided) for record in records), len(records))
 
@@ -112,8 +135,13 @@ def budgets(budget: int) -> list[int]:
     return [*(step for step in steps if step < budget), budget]
 
 
-def was_screened(records: Sequence[Record]) -> bool:
-    """Return whether the success criterion took votes: "never" and, with a random victim, "single" take none."""
+def took_votes(records: Sequence[Record], run: RunFacts) -> bool:
+    """Return whether the first 9-vote success of each image is known.
+
+    On a random victim "sequential" takes no votes, nor do "single" and "never", whose records show it.
+    """
+    if run.criterion == "sequential" and not run.deterministic:
+        return False
     believed = any(r.success_query is not None and r.first_9_vote_success is None for r in records)
     ignored = any(r.candidates for r in records) and not any(
         r.voted_candidates or r.first_9_vote_success is not None for r in records
@@ -124,39 +152,37 @@ def was_screened(records: Sequence[Record]) -> bool:
 def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     """Compute every number of an evaluation.
 
-    Two pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the mean share of right
-    answers. `mean_logits` classifies by the largest mean logit, as Definition 1 of Nguyen et al. (ICLR 2024) does. An
-    image that is initially wrong is not robust in `mean_logits`, and counts in `single_query.robust` with the fresh
-    evaluations of its clean image, which is its final point. The intervals of `single_query` are conservative: a mean
-    of shares in [0, 1] varies at most as much as a share with the same mean.
+    Three pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the mean share of
+    right answers. `majority_vote` classifies by the most frequent answer, and `mean_logits` by the largest mean logit,
+    as Definition 1 of Nguyen et al. (ICLR 2024) does. An image that is initially wrong by its mean logits is not robust
+    in these two, and counts in `single_query.robust` with the evaluations of its clean image, which is its final point.
+    The intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a share with
+    the same mean.
     """
     total = len(records)
     right = [record for record in records if record.clean_correct]
-    adversarial = [record for record in right if record.verdict == "adversarial"]
-    undecided = sum(record.verdict == "undecided" for record in right)
+    adversarial = [record for record in right if not record.is_robust]
     robust = len(right) - len(adversarial)
     single_clean = math.fsum(1 - r.clean_wrong / r.clean_evaluations for r in records)
     single_robust = math.fsum(1 - r.final_adversarial / r.final_evaluations for r in records)
-    screened = sum(r.first_9_vote_success is None for r in right) if was_screened(records) else None
+    screened = sum(r.first_9_vote_success is None for r in right) if took_votes(records, run) else None
     return Summary(
         run=run,
         counts={
             "images": total,
             "initially_wrong": total - len(right),
             "adversarial": len(adversarial),
-            "undecided": undecided,
-            "unconfirmed": sum(r.success_query is not None and r.verdict != "adversarial" for r in right),
+            "undecided": sum(not r.is_decided for r in records),
+            "heavy_tailed": sum(record.is_heavy_tailed for record in records),
+            "unconfirmed": sum(r.success_query is not None and r.is_robust for r in right),
             "late": sum(r.success_query is None for r in adversarial),
         },
         single_query=SingleQuery(
             clean=Estimate.of(single_clean, total),
             robust=None if run.targeted else Estimate.of(single_robust, total),
         ),
-        mean_logits=MeanLogits(
-            clean=Estimate.of(len(right), total),
-            robust=Estimate.of(robust, total),
-            robust_lower=Estimate.of(robust - undecided, total),
-        ),
+        mean_logits=_mean_logits(records),
+        majority_vote=_majority_vote(records),
         so_far=None if run.complete else Estimate.of(robust + run.in_progress.robust, total + run.in_progress.begun),
         attack_success=Estimate.of(len(adversarial), len(right)),
         declared=Estimate.of(sum(r.success_query is None for r in right), total),
@@ -167,6 +193,33 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
         ],
         adversarial_images=_adversarial_images(adversarial),
         ledger=_ledger(run.totals, sum(record.billed for record in records)),
+    )
+
+
+def _mean_logits(records: Sequence[Record]) -> MeanLogits:
+    def share(holds: Callable[[Record], bool]) -> Estimate:
+        return Estimate.of(sum(map(holds, records)), len(records))
+
+    return MeanLogits(
+        clean=share(lambda record: record.clean_correct),
+        clean_lower=share(lambda record: record.clean_verdict == "right"),
+        clean_upper=share(lambda record: record.clean_verdict != "wrong"),
+        robust=share(lambda record: record.is_robust),
+        robust_lower=share(lambda record: record.clean_verdict == "right" and record.verdict == "robust"),
+        robust_upper=share(lambda record: record.verdict in ("robust", "undecided")),
+    )
+
+
+def _majority_vote(records: Sequence[Record]) -> MajorityVote:
+    right = [record for record in records if 2 * record.clean_wrong < record.clean_evaluations]
+    attacked = [record for record in right if record.verdict != "misclassified"]
+    robust = sum(2 * record.final_adversarial < record.final_evaluations for record in attacked)
+    verdicts = Counter(record.majority_verdict for record in attacked)
+    return MajorityVote(
+        clean=Estimate.of(len(right), len(records)),
+        robust=Estimate.of(robust, len(records)),
+        robust_lower=Estimate.of(verdicts["robust"], len(records)),
+        robust_upper=Estimate.of(verdicts["robust"] + verdicts["undecided"], len(records)),
     )
 
 

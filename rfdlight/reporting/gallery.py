@@ -40,7 +40,7 @@ def examples(run: Run) -> list[Example]:
     found = []
     for before, after, name in list(zip(clean, adversarial, ids, strict=True))[:MOST]:
         record = run.by_id[name]
-        outcome = record.verdict if record.clean_correct else "misclassified before the attack"
+        outcome = "misclassified before the attack" if record.verdict == "misclassified" else record.verdict
         pictures = _pictures(before, after, float(run.facts.eps) if run.facts.norm == "linf" else None)
         found.append(Example(name, outcome, _caption(record, run.facts.classes or []), pictures))
     return found

@@ -9,7 +9,7 @@ from string import ascii_uppercase
 
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run
-from rfdlight.records.summary import Estimate, is_robust_at
+from rfdlight.records.summary import Estimate, Undecided, is_robust_at
 from rfdlight.reporting.settings import Method, Setting, method_of, settings_of
 from rfdlight.reporting.tables import defense_name, short_victim
 
@@ -134,7 +134,7 @@ def pooled_clean(runs: Sequence[Run]) -> Estimate:
     return Estimate.of(math.fsum(sum(right) / len(right) for right in found.values()), len(found))
 
 
-def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: bool = False) -> list[bool]:
+def standing(runs: Iterable[Run], ids: Iterable[str], budget: int | None, undecided: Undecided = "sign") -> list[bool]:
     """Return whether each image is robust in every run, after a number of queries or at each run's own budget."""
     limits = [(run.by_id, run.facts.budget if budget is None else budget) for run in runs]
     return [all(is_robust_at(records[name], queries, undecided) for records, queries in limits) for name in ids]
@@ -177,8 +177,9 @@ def _cell(column: Column, method: Method) -> Cell | None:
         return None
     budget = own.pop() if column.budget is None and len(own) == 1 else column.budget
     common = _common(runs)
+    counts: tuple[Undecided, Undecided] = ("sign", "adversarial")
     robust, lower = (
-        Estimate.of(sum(standing(runs.values(), common, budget, undecided)), len(common)) for undecided in (False, True)
+        Estimate.of(sum(standing(runs.values(), common, budget, undecided)), len(common)) for undecided in counts
     )
     return Cell(runs, budget, robust, lower)
 

@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from rfdlight._io import write_file
 from rfdlight.core.statistics import wilson
 from rfdlight.records.records import Record
-from rfdlight.records.summary import success_query_of, was_screened
+from rfdlight.records.summary import success_query_of
 
 Curve = tuple[str, Sequence[Record], int]
 """Label, records and budget of a run."""
@@ -82,8 +82,9 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
     """Draw the robust accuracy of runs against the queries billed into axes; return the handles of a legend.
 
     Solid steps are the robust accuracy (Definition 1) in a band of 95 % Wilson intervals, with a dot at the budget.
-    Thin dashes are the robust accuracy by the first 9-vote success. From `LONG` queries on, the axis of the queries is
-    logarithmic. `colours` holds the number of the colour of each run; a run without records is left out.
+    Thin dashes are the robust accuracy by the first 9-vote success, if there is one. From `LONG` queries on, the axis
+    of the queries is logarithmic. `colours` holds the number of the colour of each run; a run without records is left
+    out.
     """
     most = max([budget for _, _, budget in runs], default=1)
     start = 1 if most >= LONG else 0
@@ -103,7 +104,7 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
     axes.set_title(_wrapped(title, 80), fontsize=10)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    if any(was_screened(records) for _, records, _ in runs):
+    if any(_voted(records) for _, records, _ in runs):
         handles.append(Line2D([], [], color="0.4", linewidth=1, linestyle="--", label=_SCREEN))
     return handles
 
@@ -136,10 +137,14 @@ def _draw(axes: Axes, label: str, records: Sequence[Record], span: tuple[int, in
     (line,) = axes.step(queries, standing / total, where="post", color=colour, linewidth=2, linestyle=style, label=name)
     # A dot marks the end; the dots of earlier curves are larger, so that no dot hides another.
     line.set(marker="o", markersize=max(3, 9 - 1.5 * number), markevery=[len(queries) - 1], clip_on=False)
-    if was_screened(records):
+    if _voted(records):
         screened, passed = steps(records, [record.first_9_vote_success for record in records], *span)
         axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
     return line
+
+
+def _voted(records: Sequence[Record]) -> bool:
+    return any(record.first_9_vote_success is not None for record in records)
 
 
 def _wrapped(text: str, width: int) -> str:

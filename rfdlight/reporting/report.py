@@ -12,7 +12,7 @@ from rfdlight.reporting.grid import Grid, Row, build_grid
 from rfdlight.reporting.paired import Comparison, Side, Subject, compare
 from rfdlight.reporting.tables import ball, side_by_side
 
-READING_GRID = "Cell: robust accuracy (Definition 1), undecided images as robust. Clean: mean over the method's runs."
+READING_GRID = "Cell: robust accuracy (Definition 1), undecided images by sign. Clean: mean over the method's runs."
 READING_WORST = "Worst case: robust in every black-box run of the method with one norm, eps and query counting."
 READING_PAIRS = (
     "B - A: gain in robust accuracy from A to B on common images, in points, with the 95% interval of Agresti and Min "

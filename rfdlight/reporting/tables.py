@@ -36,9 +36,12 @@ _MOST_BUDGETS = 8
 ACCURACIES = {
     "clean": "clean accuracy (Definition 1)",
     "robust": HEADLINE,
-    "robust_lower": "  lower bound (undecided counted as adversarial)",
+    "robust_lower": "  undecided images as adversarial",
+    "robust_upper": "  undecided images as robust",
     "declared": "  by the success criterion during the attack",
     "first_9_vote_success": "  by the first 9-vote success",
+    "majority_clean": "majority-vote clean accuracy",
+    "majority_robust": "majority-vote robust accuracy",
     "single_query_clean": "expected single-query clean accuracy",
     "single_query_robust": "expected single-query robust accuracy",
     "attack_success": "attack success rate",
@@ -49,6 +52,8 @@ ACCURACIES = {
 def accuracies(summary: Summary) -> dict[str, Estimate | None]:
     """Return each of `ACCURACIES` of a run's summary, None where undefined."""
     known = {
+        "majority_clean": summary.majority_vote.clean,
+        "majority_robust": summary.majority_vote.robust,
         "single_query_clean": summary.single_query.clean,
         "single_query_robust": summary.single_query.robust,
         **asdict(summary.mean_logits),
@@ -76,7 +81,7 @@ def results(summary: Summary) -> dict[str, str]:
         "adversarial images": f"{counts['adversarial']:,}",
         "  by the final evaluation only": f"{counts['late']:,}",
         "unconfirmed successes": f"{counts['unconfirmed']:,}",
-        "undecided images": f"{counts['undecided']:,}",
+        "undecided images": f"{counts['undecided']:,}, {counts['heavy_tailed']:,} with a heavy tail",
         "queries to success": two("median", "mean", "queries"),
         "linf (adversarial)": two("median", "max", "linf"),
         "l2 (adversarial)": two("median", "max", "l2"),

@@ -240,7 +240,7 @@ def check_repeated_evaluations(subject: Subject, run: Run) -> None:
 def check_random_victims(subject: Subject) -> None:
     """Check budgets and finite numbers under both query countings on a victim that predicts at random."""
     x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
-    criterion = criterion_named("paper", final_evaluations=5, clean_evaluations=5)
+    criterion = criterion_named("paper", final_evaluations=40)
     for counting in ("exact", "paper"):
         changes = {"budget": 25, "deterministic": False, "criterion": criterion, "query_counting": counting}
         for record in subject.run(CoinFlip(), x=x, y=y, **changes).records:

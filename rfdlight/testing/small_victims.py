@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor, nn
 
 CLASSES = 5
+
+Sampler = Callable[[int], Tensor]
+"""Returns a number of margins, (rows,)."""
 
 
 def images(count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0) -> Tensor:
@@ -54,3 +59,71 @@ class OneHot(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.victim(x)
         return nn.functional.one_hot(logits.argmax(1), logits.shape[1]).to(logits.dtype)
+
+
+def quantile(share: float) -> float:
+    """Return the quantile of the standard normal distribution."""
+    return float(torch.special.ndtri(torch.tensor(share, dtype=torch.float64)))
+
+
+def normal(wrong: float) -> Sampler:
+    """Return a sampler of normal margins of deviation 1 with a share of negative ones."""
+    return lambda rows: torch.randn(rows) - quantile(wrong)
+
+
+def is_gray(x: Tensor) -> Tensor:
+    """Return whether all pixels of an image are 0.5, (rows,) bool."""
+    return (x == 0.5).flatten(1).all(1)
+
+
+class IidVictim(nn.Module):
+    """Answers every image with a fresh margin of class 0 against class 1.
+
+    Args:
+        sampler: Its margins.
+        right_at_gray: Whether gray images get margins that are larger by 10.
+    """
+
+    def __init__(self, sampler: Sampler, right_at_gray: bool) -> None:
+        super().__init__()
+        self.sampler = sampler
+        self.right_at_gray = right_at_gray
+
+    def forward(self, x: Tensor) -> Tensor:
+        margin = self.sampler(len(x))
+        if self.right_at_gray:
+            margin = torch.where(is_gray(x), 10 + margin, margin)
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+class Around(nn.Module):
+    """Predicts class 0 at gray images; elsewhere it adds noise of deviation 1 to given logits."""
+
+    def __init__(self, logits: Sequence[float]) -> None:
+        super().__init__()
+        self.logits = torch.tensor(logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answers = self.logits + torch.randn(len(x), len(self.logits))
+        answers[is_gray(x)] = nn.functional.one_hot(torch.tensor(0), len(self.logits)).float()
+        return answers
+
+
+class Tied(nn.Module):
+    """Answers with two equal logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(len(x), 2)
+
+
+class Pattern(nn.Module):
+    """Predicts class 1 where the sum of the pixels with alternating signs is above a threshold, else class 0."""
+
+    def __init__(self, threshold: float) -> None:
+        super().__init__()
+        self.threshold = threshold
+
+    def forward(self, x: Tensor) -> Tensor:
+        pixels = x.flatten(1).double()
+        margin = 1 - (pixels[:, ::2] - pixels[:, 1::2]).sum(1) / self.threshold
+        return torch.stack([margin, torch.zeros_like(margin)], 1).float()

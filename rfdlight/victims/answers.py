@@ -17,18 +17,12 @@ _PROBE = 2
 
 
 class Answering(nn.Module):
-    """A wrapper of a model in eval mode that returns its logits alone, and adds no hook to the model itself.
+    """A wrapper of a model in eval mode that takes hooks in its place."""
 
-    The other arguments are those of `answer_in_logits`.
-    """
-
-    def __init__(
-        self, model: nn.Module, name: str, classes: int, shape: tuple[int, ...], batch_size: int | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.training = False
-        answer_in_logits(self, name, classes, shape, batch_size)
 
     def forward(self, x: Tensor) -> Any:
         return self.model(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import timm
@@ -12,6 +12,7 @@ from torch import nn
 from rfdlight import _io
 from rfdlight._io import expanded
 from rfdlight.core.registry import names, resolve
+from rfdlight.core.row_counter import RowCounter
 from rfdlight.data.base import ImageData
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, unknown_name
@@ -37,6 +38,8 @@ class LoadedVictim:
     card: VictimCard | None = None
     preparation: Preparation | None = None
     """How images are resized for it; None if any size will do."""
+    checked_rows: int = 0
+    """Rows of the forward pass that checked it."""
 
 
 def load_victim(name: str, checkpoint: str | None = None) -> nn.Module:
@@ -94,11 +97,10 @@ def load(
 
 def resolve_victim(
     spec: str | None, checkpoint: str | None, data: ImageData, batch_size: int | None = None
-) -> tuple[nn.Module, VictimCard | None, str]:
+) -> LoadedVictim:
     """Load the victim that `spec` names, or the data's default, and check that it returns logits for the data's images.
 
-    The test split of the data is read, at the size that the victim needs. Returned are the victim in eval mode, its
-    card if it has one, and one line on its weights.
+    The test split of the data is read, at the size that the victim needs.
     """
     spec = spec or data.default_victim
     if spec is None:
@@ -115,8 +117,10 @@ def resolve_victim(
             f"has {data.num_classes} and {data.image_shape}"
         )
     found.module.eval()
-    where = answer_in_logits(found.module, spec, data.num_classes, data.image_shape, batch_size)
-    return found.module, card, f"{found.description}; {where}" if where else found.description
+    with RowCounter(found.module) as counter:
+        where = answer_in_logits(found.module, spec, data.num_classes, data.image_shape, batch_size)
+    description = f"{found.description}; {where}" if where else found.description
+    return replace(found, description=description, checked_rows=counter.rows)
 
 
 def card_of(spec: str | None) -> VictimCard | None:

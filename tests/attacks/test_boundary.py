@@ -222,7 +222,7 @@ def test_a_victim_of_random_labels_leads_to_no_number_that_is_not_finite():
         zeros(4),
         budget=100,
         deterministic=False,
-        criterion=criterion_named("never", final_evaluations=10, clean_evaluations=5),
+        criterion=criterion_named("never", final_evaluations=40),
     )
     assert len(run.records) == 4
 

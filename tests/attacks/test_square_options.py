@@ -230,7 +230,7 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
         y,
         budget=60,
         deterministic=False,
-        criterion=criterion_named("never", final_evaluations=5),
+        criterion=criterion_named("never", final_evaluations=40),
     )
     for record in run.records:
         assert record.billed == (60 if record.attack else 0)

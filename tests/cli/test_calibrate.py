@@ -25,7 +25,7 @@ def victim(nearest_mean):
 def drop_of(defense: FeatureNoise, draws: int = 50):
     """The cost by other draws than those of the command."""
     data = Digits()
-    victim, _, _ = resolve_victim("nearest_mean.NearestMean", None, data)
+    victim = resolve_victim("nearest_mean.NearestMean", None, data).module
     meter = CleanCostMeter(victim, data.held_out(), seed=1)
     return meter, cost_of(meter.undefended, meter.times_right(defense, 0, draws), draws)
 
@@ -80,7 +80,7 @@ def test_the_weights_of_a_checkpoint_are_told_by_the_digest_of_its_file_as_those
     command, elsewhere, monkeypatch
 ):
     monkeypatch.syspath_prepend(elsewhere)
-    victim, _, _ = resolve_victim("nearest_mean.NearestMean", None, Digits())
+    victim = resolve_victim("nearest_mean.NearestMean", None, Digits()).module
     save_file(victim.state_dict(), "mine.safetensors")
     said = command(*LINE.split(), "--checkpoint", "mine.safetensors", "--target_drop", "0.05", "--tolerance", "0.04")
     assert (said.status, said.err) == (0, "")

@@ -57,7 +57,7 @@ def test_options_reach_their_objects_by_value(built):
     cli = built(
         "test", "--attack", "square", "--attack.p", "0.1", "--attack.eps=0.3", "--data.num_images", "7",
         "--data.seed", "3", "--model.budget", "9", "--model.criterion", "single", "--model.query_counting", "paper",
-        "--model.batch_size", "5", "--model.pool_size", "11", "--model.final_evaluations", "21", "--model.seed", "4",
+        "--model.batch_size", "5", "--model.pool_size", "11", "--model.final_evaluations", "41", "--model.seed", "4",
         "--model.victim", "some.json", "--defense", "feature_noise", "--defense.layers", "[layer1,layer2]",
         "--defense.sigma", "[0.1,0.2]", "--seed_everything", "8", "--run", "here",
     )  # fmt: skip
@@ -69,7 +69,7 @@ def test_options_reach_their_objects_by_value(built):
     assert (config.budget, config.criterion, config.final_evaluations, config.query_counting) == (
         9,
         "single",
-        21,
+        41,
         "paper",
     )
     assert (config.batch_size, config.pool_size, config.seed, module.victim_spec) == (5, 11, 4, "some.json")

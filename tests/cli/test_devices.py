@@ -260,7 +260,7 @@ def test_where_one_process_finds_the_victim_random_all_criterion_it_so(noisy, tm
     assert said.returncode == 0, said.stdout + said.stderr
     records = read_records(Path("run/records.jsonl"))
     assert len(records) == 30
-    assert {record.clean_evaluations for record in records} == {20}
+    assert all(record.clean_evaluations >= 20 for record in records)
     run = json.loads(Path("run/summary.json").read_text())["run"]
     assert not run["deterministic"]
     assert run["forwarded"] == sum(run["totals"].values())

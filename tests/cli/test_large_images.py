@@ -45,7 +45,7 @@ def test_fine_tuning_and_an_attack_within_a_bound_on_memory(pets, command, netwo
 
     # An image of square takes up some 1.4 MB: three of them fit, in forward passes of two rows.
     test = f"test {data} --attack square --model.victim fitted/victim.json --model.budget 5 --run tested"
-    cheap = "--model.criterion single --model.final_evaluations 4 --model.batch_size 2 "
+    cheap = "--model.criterion single --model.final_evaluations 40 --model.batch_size 2 "
     cheap += "--model.memory 0.0042 --model.sanity_checks false"
     tested = command(*f"{test} {cheap} --defense feature_noise --defense.sigma 0.1".split())
     assert tested.status == 0

@@ -178,7 +178,7 @@ def test_a_network_without_default_needs_layers_to_be_scaled(card, command):
 def test_scaled_noise_runs_on_a_shipped_victim_and_the_card_says_so(command):
     said = command(
         "test", "--attack", "random_noise", "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "4",
-        "--model.final_evaluations", "4", "--defense", "feature_noise", "--defense.scale", "feature",
+        "--model.final_evaluations", "40", "--defense", "feature_noise", "--defense.scale", "feature",
         "--defense.distribution", "laplace", "--defense.sigma", "0.2", "--run", "scaled",
     )  # fmt: skip
     assert (said.status, said.err) == (0, "")

@@ -60,7 +60,7 @@ def test_the_file_is_the_best_defense_and_says_why(command):
     # by other draws than those of the command
     arguments = written["init_args"]
     defense = FeatureNoise(**arguments) if "layers" in arguments else InputNoise(**arguments)
-    loaded, _, _ = resolve_victim("nearest_mean.WithSpare", None, Digits())
+    loaded = resolve_victim("nearest_mean.WithSpare", None, Digits()).module
     meter = CleanCostMeter(loaded, rest, seed=1)
     cost = cost_of(meter.undefended, meter.times_right(defense, 0, 100), 100)
     assert abs(cost.drop - 0.05) < 0.03 + 4 * cost.error

@@ -72,7 +72,7 @@ def test_a_run_is_not_gone_on_with_in_another_folder(whole, command):
 
 @pytest.mark.slow
 def test_a_random_victim_answers_a_resumed_run_with_new_noise(command):
-    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_evaluations", "4")
+    noisy = (*TEST, "--defense", "input_noise", "--defense.sigma", "0.3", "--model.final_evaluations", "40")
     assert command(*noisy, "--run", "whole").status == 0
     run = killed(Path("whole"), finished=0)
     assert command("test", "--resume", str(run)).status == 0

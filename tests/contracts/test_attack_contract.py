@@ -120,14 +120,14 @@ def test_a_decision_based_attack_is_given_labels_alone(form, network, clean):
 )
 def test_a_victim_that_predicts_at_random_is_finished_under_every_criterion(name, rule, query_counting):
     x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
-    criterion = criterion_named(rule, final_evaluations=10, clean_evaluations=5)
+    criterion = criterion_named(rule, 40)
     options = {"budget": 25, "deterministic": False, "pool_size": 8, "criterion": criterion}
     run = Run(CoinFlip(), made(name, "linf", False), x, y, query_counting=query_counting, **options)
     assert len(run.records) == 8
     for record in run.records:
         assert torch.tensor([value for value in astuple(record) if isinstance(value, float)]).isfinite().all()
         assert record.billed <= 25
-        assert record.final_evaluations == 10
+        assert record.final_evaluations == 40
     assert sum(run.total.values()) == run.oracle.forwarded
 
 
@@ -145,7 +145,7 @@ def test_no_attack_is_credited_with_images_that_a_thousand_evaluations_call_robu
     # An image is wrongly called adversarial with probability at most 0.05, at one in five wrong answers about never
     # (decision 13's simulation): 7 of 40 or more would come in 1 of 300 runs at the stated level.
     x, y = images(40, (3, 4, 4)), torch.zeros(40, dtype=torch.int64)
-    criterion = criterion_named("sequential", clean_evaluations=20, final_evaluations=1000)
+    criterion = criterion_named("sequential", 1000)
     options = {"budget": 60, "batch_size": 200, "pool_size": 40, "criterion": criterion, "deterministic": False}
     run = Run(victim(), made(name, "linf", False), x, y, **options)
     assert len(run.records) == 40

@@ -46,7 +46,7 @@ class Noisy(nn.Module):
 def answers(access, eot, victim=None, rows=100):
     attack = Listener(access)
     x, y = images(rows, (1, 2, 2)), torch.zeros(rows, dtype=torch.int64)
-    criterion = criterion_named("never", clean_evaluations=41, final_evaluations=2)
+    criterion = criterion_named("never", 40)
     run = Run(
         victim or Noisy(), attack, x, y,
         budget=LOG_BUDGET * eot, batch_size=100, pool_size=100, criterion=criterion, deterministic=False, eot=eot,
@@ -97,7 +97,7 @@ def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, clean):
             x,
             y % 3,
             budget=30,
-            criterion=criterion_named("never"),
+            criterion=criterion_named("never", 40),
             deterministic=False,
             **options,
         )

@@ -16,10 +16,20 @@ def test_charges_go_to_rows_and_to_the_run():
     ledger.charge(counts, slice(0, 4), "criterion", torch.tensor([5, 0, 1, 0]))
     ledger.charge(counts, torch.tensor([2]), "success_check", 3)
     ledger.pad(7)
+    ledger.charge_checks(4)
     assert counts.attack.tolist() == [2, 1, 1, 2]
     assert counts.criterion.tolist() == [5, 0, 1, 0]
     assert counts.billed.tolist() == [2, 1, 4, 2]
-    assert ledger.total == {"attack": 6, "gradient": 0, "success_check": 3, "criterion": 6, "padding": 7}
+    assert ledger.total == {"attack": 6, "gradient": 0, "success_check": 3, "criterion": 6, "checks": 4, "padding": 7}
+
+
+def test_a_new_start_keeps_the_rows_of_checks():
+    ledger = Ledger()
+    ledger.charge_checks(4)
+    ledger.charge(QueryCounts(*torch.zeros(4, 1, dtype=torch.int64)), slice(0, 1), "attack", 5)
+    ledger.pad(7)
+    ledger.discard()
+    assert ledger.total == {"attack": 0, "gradient": 0, "success_check": 0, "criterion": 0, "checks": 4, "padding": 12}
 
 
 def test_a_difference_of_one_row_is_an_error():
@@ -39,7 +49,8 @@ def test_padding_is_what_no_image_asked_for():
         "gradient": 0,
         "success_check": 0,
         "criterion": 10,
+        "checks": 0,
         "padding": 4 * len(run.shapes) - 10,
     }
     run = Run(Constant(), RandomNoise(eps=0.1), images(4), torch.zeros(4, dtype=torch.int64), budget=3)
-    assert run.total == {"attack": 12, "gradient": 0, "success_check": 0, "criterion": 12, "padding": 0}
+    assert run.total == {"attack": 12, "gradient": 0, "success_check": 0, "criterion": 12, "checks": 0, "padding": 0}

@@ -128,7 +128,7 @@ def test_the_victims_noise_follows_seed_rank_and_attempt():
 
 def test_a_stopped_engine_keeps_what_it_has():
     # Without noise in the victim's way, four images end at a time; the flag is looked at before every tick.
-    criterion = criterion_named("never", clean_evaluations=1, final_evaluations=1)
+    criterion = criterion_named("never")
     x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
 
     class Right(nn.Module):

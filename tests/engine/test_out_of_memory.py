@@ -63,7 +63,7 @@ def test_smaller_passes_have_the_same_records(attack, eot, deterministic):
     options = {
         "eot": eot,
         "deterministic": deterministic,
-        "criterion": criterion_named("sequential", clean_evaluations=3, final_evaluations=5),
+        "criterion": criterion_named("sequential", 40),
     }
     plain, none = run(attack, Tight(8), **options)
     small, smaller = run(attack, Tight(3, after=3), **options)

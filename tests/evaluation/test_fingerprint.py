@@ -83,5 +83,5 @@ def test_the_code_of_a_module_that_makes_the_victim_counts(tmp_path, monkeypatch
 
 def test_a_run_of_an_older_schema_is_refused_with_both_versions(tmp_path):
     (tmp_path / "fingerprint.json").write_text('{"budget": 10}')
-    with pytest.raises(ResumeError, match="expected a run of schema version 2, got version 1"):
+    with pytest.raises(ResumeError, match="expected a run of schema version 3, got version 1"):
         check_same(tmp_path, found())

@@ -52,7 +52,7 @@ def test_200_000_images(attack, sigma):
             finished["rows"] += record.attack + record.success_check + record.criterion
 
     oracle = Oracle(Trivial(sigma), BATCH)
-    criterion = criterion_named("sequential", final_evaluations=4, clean_evaluations=4)
+    criterion = criterion_named("sequential", 4)
     options = {"budget": BUDGET, "pool_size": 2 * BATCH, "deterministic": sigma == 0}
     engine = engine_of(oracle, attack, Count(), criterion, **options)
     after_first = 0.0

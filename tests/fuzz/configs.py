@@ -20,7 +20,7 @@ model:
   victim: nearest_mean.NearestMean
   budget: 3
   batch_size: 8
-  final_evaluations: 4
+  final_evaluations: 40
   criterion: sequential
 data:
   class_path: digits
@@ -175,7 +175,7 @@ def configs(text: str) -> st.SearchStrategy[bytes]:
 
 
 LAST = (
-    "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "8", "--model.final_evaluations", "4",
+    "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "8", "--model.final_evaluations", "40",
     "--trainer.devices", "1", "--trainer.accelerator", "cpu", "--run", "run",
 )  # fmt: skip
 """What would make a line take long is said once more, at its end."""

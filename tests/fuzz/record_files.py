@@ -16,7 +16,7 @@ from .running import FAST, Outcome, check, files, run, workplace
 
 TEST = (
     "test", "--attack", "square", *FAST, "--data.num_images", "6", "--model.budget", "8", "--model.batch_size", "4",
-    "--model.final_evaluations", "4", "--model.keep_images", "2",
+    "--model.final_evaluations", "40", "--model.keep_images", "2",
 )  # fmt: skip
 
 

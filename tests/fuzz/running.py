@@ -24,7 +24,8 @@ VICTIMS = Path(__file__).parents[1] / "cli"
 
 FAST = ("--model.victim", "nearest_mean.NearestMean")
 SMALL = (
-    *FAST, "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "8", "--model.final_evaluations", "4",
+    *FAST, "--data.num_images", "4", "--model.budget", "3", "--model.batch_size", "8",
+    "--model.final_evaluations", "40",
 )  # fmt: skip
 """Options of a run that takes a fraction of a second."""
 

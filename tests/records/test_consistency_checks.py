@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hand import adversarial, facts, record
+from hand import UNDECIDED, adversarial, facts, record
 from msgspec.structs import asdict, replace
 
 from rfdlight.records.consistency_checks import check_run
@@ -17,6 +17,7 @@ CONTROLS = SanityCheckResults(
 )
 CHECKS = [
     "images", "final points", "queries", "rows", "clean accuracy", "randomness", "eps 0", "random noise", "step",
+    "tails",
 ]  # fmt: skip
 
 
@@ -39,7 +40,7 @@ def test_a_sound_run_passes_every_check():
 
 def test_checks_without_their_facts_are_skipped():
     run = facts(num_images=3, forwarded=None, card=None, random=None)
-    assert [finding.check for finding in check_run(SOUND, run) if finding.state == "skip"] == CHECKS[3:]
+    assert [finding.check for finding in check_run(SOUND, run) if finding.state == "skip"] == CHECKS[3:-1]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,9 @@ def test_what_an_image_is_billed(changes, query_counting, state):
 
 
 def test_the_clean_accuracy_is_compared_with_the_card():
-    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "verdict": "misclassified"}
+    wrong = {
+        "clean_margin": -1.0, "clean_verdict": "wrong", "attack": 0, "billed": 0, "verdict": "misclassified",
+    }  # fmt: skip
     few = [record(i, **(wrong if i < 3 else {})) for i in range(100)]
     many = [record(i, **(wrong if i < 30 else {})) for i in range(100)]
     assert found("clean accuracy", few).state == "ok"
@@ -153,3 +156,17 @@ def test_the_clean_accuracy_is_compared_with_the_card():
 def test_the_step_is_told_with_the_chance_to_see_which_is_better():
     finding = found("step", sanity_checks=sanity_checks("step", signal=0.5))
     assert "in 69% of the cases" in finding.found  # the normal distribution at one half
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [
+        (UNDECIDED | {"final_tail_share": 0.26}, "warn"),
+        (UNDECIDED | {"final_tail_share": 0.25}, "ok"),
+        ({"verdict": "misclassified", "final_tail_share": 0.9}, "ok"),
+    ],
+)
+def test_undecided_final_points_with_rare_large_margins_are_told(changes, state):
+    finding = found("tails", [record(0), record(1, **changes), adversarial(2, 7)])
+    assert finding.state == state
+    assert ("digits/test/0001" in finding.found) == (state == "warn")

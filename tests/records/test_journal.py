@@ -61,6 +61,9 @@ def test_several_ranks_and_attempts_make_one_file_in_order_of_id(tmp_path):
     facts = past.facts
     assert (facts["attempts"], facts["killed_attempts"], facts["damaged_lines"]) == (2, 1, 0)
     assert facts["totals"] == Rows(attack=190, criterion=370, padding=5)
+    written(tmp_path, 2, 0, {"end": END}, {"sanity_checks": 0}, {"sanity_checks": 6})
+    assert journal.read_past(tmp_path).facts["totals"] == Rows(attack=290, criterion=380, checks=6, padding=10)
+    (tmp_path / "journal/2-0.jsonl").unlink()
     journal.write_records(tmp_path, past.records)
     assert read_records(tmp_path / "records.jsonl") == past.records
     again = journal.read_past(tmp_path)
@@ -88,10 +91,22 @@ def test_records_of_single_evaluations_are_void_once_a_process_finds_the_victim_
     assert (past.random, [each.id[-1] for each in past.records]) == (True, ["2"])
 
 
+def test_an_attempt_that_is_killed_in_its_sanity_checks_has_the_rows_of_its_attack(tmp_path):
+    written(tmp_path, 0, 0, {"end": END}, {"sanity_checks": 0})
+    facts = journal.read_past(tmp_path).facts
+    assert (facts["killed_attempts"], facts["forwarded"], facts["totals"]) == (1, None, TOTALS)
+    written(tmp_path, 1, 0, {"end": END}, {"sanity_checks": 0}, {"sanity_checks": 6})
+    facts = journal.read_past(tmp_path).facts
+    assert (facts["killed_attempts"], facts["forwarded"]) == (1, None)
+    assert facts["totals"] == Rows(attack=200, criterion=20, checks=6, padding=10)
+
+
 def test_the_time_of_an_attempt_is_that_of_its_longest_process(tmp_path):
     (tmp_path / "journal").mkdir()
     for attempt, rank, seconds in ((0, 0, 5.0), (0, 1, 7.0), (1, 0, 2.0)):
-        lines = [Entry(time=100.0), Entry(time=100.0 + seconds, end=END)]
+        # The sanity checks come after the attack.
+        checks = [Entry(time=300.0, sanity_checks=rows) for rows in (0, 6)]
+        lines = [Entry(time=100.0), Entry(time=100.0 + seconds, end=END), *checks]
         path = tmp_path / f"journal/{attempt}-{rank}.jsonl"
         path.write_bytes(b"".join(seal(line) + b"\n" for line in lines))
     facts = journal.read_past(tmp_path).facts

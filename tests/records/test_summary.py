@@ -3,9 +3,10 @@ import math
 import random
 
 import pytest
-from hand import adversarial, facts, record, ten
+from hand import UNDECIDED, adversarial, facts, record, ten
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import asdict
 from scipy.stats import binomtest
 
 from rfdlight.core.statistics import wilson
@@ -23,7 +24,8 @@ def test_counts_of_every_kind_of_image():
         "images": 10,
         "initially_wrong": 1,
         "adversarial": 4,
-        "undecided": 2,
+        "undecided": 3,
+        "heavy_tailed": 1,
         "unconfirmed": 1,
         "late": 1,
     }
@@ -32,7 +34,7 @@ def test_counts_of_every_kind_of_image():
 def test_single_query_pair_is_the_mean_share_of_right_labels():
     pair = summarize(ten(), facts()).single_query
     assert pair.clean.value == pytest.approx(1 - (2 + 10 + 15) / (10 * 20))
-    wrong = 100 + 100 + 60 + 90 + 50 + 50 + 40 + 0 + 70 + 0
+    wrong = 100 + 100 + 60 + 90 + 50 + 50 + 40 + 0 + 75 + 0  # 15 of 20 at image 8
     assert pair.robust.value == pytest.approx(1 - wrong / 1000)
 
 
@@ -41,10 +43,68 @@ def test_single_query_weights_images_equally_whatever_their_draws():
     assert summarize(records, facts()).single_query.clean.value == 0.5
 
 
-def test_mean_logits_pair_and_its_lower_bound():
-    mean = summarize(ten(), facts()).mean_logits
-    assert [each.value for each in (mean.clean, mean.robust, mean.robust_lower)] == [0.9, 0.5, 0.3]
-    assert [each.total for each in (mean.clean, mean.robust, mean.robust_lower)] == [10, 10, 10]
+def values(pair):
+    shares = asdict(pair)
+    assert {share.total for share in shares.values()} == {10}
+    return {name: share.value for name, share in shares.items()}
+
+
+def test_mean_logits_pair_and_its_bounds():
+    assert values(summarize(ten(), facts()).mean_logits) == {
+        "clean": 0.9,
+        "clean_lower": 0.8,
+        "clean_upper": 0.9,
+        "robust": 0.5,
+        "robust_lower": 0.2,
+        "robust_upper": 0.5,
+    }
+    negative = UNDECIDED | {"final_margin": -0.1}
+    changed = [*ten()[:4], record(4, **negative), adversarial(5, 12, **negative), record(6)]
+    changed += [record(7, clean_margin=-0.1, clean_verdict="undecided"), *ten()[8:]]
+    assert values(summarize(changed, facts()).mean_logits) == {
+        "clean": 0.9,
+        "clean_lower": 0.8,
+        "clean_upper": 0.9,
+        "robust": 0.3,
+        "robust_lower": 0.2,
+        "robust_upper": 0.5,
+    }
+
+
+def test_an_undecided_image_counts_by_the_sign_of_its_margin():
+    def counts(**changes):
+        found = summarize([record(0, **UNDECIDED | changes)], facts())
+        shares = (found.mean_logits.clean, found.mean_logits.robust, found.attack_success)
+        return [share.value for share in shares], found.counts["late"], found.curve[-1].value
+
+    assert counts() == ([1, 1, 0], 0, 1)
+    assert counts(final_margin=0.0) == ([1, 1, 0], 0, 1)
+    assert counts(final_margin=-0.1) == ([1, 0, 1], 1, 0)
+    assert counts(clean_verdict="undecided", clean_margin=-0.1, final_margin=-0.1)[0][:2] == [0, 0]
+    # A robust final point is better evidence than the sign at the clean image.
+    assert counts(clean_verdict="undecided", clean_margin=-0.1) == ([1, 1, 0], 0, 1)
+    assert counts(clean_verdict="undecided", clean_margin=0.1) == ([1, 1, 0], 0, 1)
+    # A verdict is worth more than a sign.
+    assert counts(verdict="robust", final_margin=-0.1) == ([1, 1, 0], 0, 1)
+    assert counts(verdict="adversarial", final_margin=0.1) == ([1, 0, 1], 1, 0)
+
+
+def test_majority_vote_pair_and_its_bounds():
+    # At the clean images 7 is a tie and 8 wrong. At the final points half of the answers at 4 and 5 are adversarial.
+    assert values(summarize(ten(), facts()).majority_vote) == {
+        "clean": 0.8,
+        "robust": 0.2,
+        "robust_lower": 0.2,
+        "robust_upper": 0.4,
+    }
+
+
+def test_an_image_whose_clean_answers_are_mostly_wrong_is_not_robust_by_majority():
+    # Rare large margins: the mean is right, most answers are not.
+    records = [record(0, clean_wrong=15), record(1)]
+    vote = summarize(records, facts()).majority_vote
+    assert [share.value for share in asdict(vote).values()] == [0.5, 0.5, 0.5, 0.5]
+    assert summarize(records, facts()).mean_logits.robust.value == 1
 
 
 def test_attack_success_is_over_the_initially_right():
@@ -54,7 +114,7 @@ def test_attack_success_is_over_the_initially_right():
 
 def test_first_9_vote_success_counts_every_image_that_passed_the_votes():
     # 0, 1, 2, 5 and 6 passed; 8 was initially wrong; 3, 4, 7 and 9 remain.
-    assert summarize(ten(), facts()).first_9_vote_success.value == 0.4
+    assert summarize(ten(), facts(criterion="paper")).first_9_vote_success.value == 0.4
 
 
 def test_adversarial_images_statistics_use_the_broken_alone():
@@ -82,11 +142,12 @@ def test_ledger_ratio_is_of_all_rows_of_the_attacker():
         "gradient": 0,
         "success_check": 20,
         "criterion": 50,
-        "padding": 150,
+        "checks": 30,
+        "padding": 120,
         "rows": 400,
         "billed": 190,
     }
-    assert ledger == {**expected, "criterion_ratio": 0.25, "padding_share": 0.375}
+    assert ledger == {**expected, "criterion_ratio": 0.25, "padding_share": 0.3}
 
 
 def test_curve_falls_at_the_query_that_broke_each_image():
@@ -109,13 +170,16 @@ def test_success_query_of_follows_the_verdict():
     assert success_query_of(adversarial(0, 7)) == 7
     assert success_query_of(adversarial(0, 7, billed=9)) == 7
     assert success_query_of(adversarial(0, 7, billed=9, success_query=None)) == 9
-    assert success_query_of(adversarial(0, 7, verdict="undecided")) is None
+    undecided = adversarial(0, 7, **UNDECIDED)
+    assert [success_query_of(undecided, rule) for rule in ("sign", "adversarial", "robust")] == [None, 7, None]
+    undecided = adversarial(0, 7, **UNDECIDED | {"final_margin": -0.1})
+    assert [success_query_of(undecided, rule) for rule in ("sign", "adversarial", "robust")] == [7, 7, None]
     assert success_query_of(adversarial(0, 7, verdict="robust")) is None
     assert success_query_of(record(0, clean_margin=-1.0, attack=0, billed=0, verdict="misclassified")) is None
 
 
 def test_no_adversarial_images_leave_their_statistics_empty():
-    summary = summarize([record(0), record(1)], facts())
+    summary = summarize([record(0), record(1)], facts(deterministic=True))
     assert set(summary.adversarial_images.values()) == {None}
     assert summary.mean_logits.robust.value == summary.first_9_vote_success.value == 1
     assert summary.attack_success.value == 0
@@ -134,8 +198,9 @@ def test_no_records_at_all_are_no_share():
 
 def test_all_initially_wrong_leave_no_image_to_attack():
     wrong = record(
-        0, clean_margin=-1.0, clean_wrong=20, attack=0, billed=0, final_adversarial=100, verdict="misclassified"
-    )
+        0, clean_margin=-1.0, clean_verdict="wrong", clean_wrong=20, attack=0, billed=0, final_adversarial=100,
+        verdict="misclassified",
+    )  # fmt: skip
     summary = summarize([wrong], facts())
     assert math.isnan(summary.attack_success.value)
     assert summary.counts["adversarial"] == 0
@@ -147,6 +212,11 @@ def test_first_9_vote_success_is_unknown_if_the_criterion_took_no_votes():
     single = [adversarial(0, 5, first_9_vote_success=None, voted_candidates=0), record(1)]
     assert summarize(never, facts(criterion="never")).first_9_vote_success is None
     assert summarize(single, facts(criterion="single")).first_9_vote_success is None
+    # The evaluations of the sequential criterion are no votes, whether an image is adversarial or not.
+    for index in (0, 1):
+        sequential = [record(0, candidates=3, voted_candidates=2), adversarial(1, 5, first_9_vote_success=None)][index]
+        assert summarize([sequential], facts()).first_9_vote_success is None
+    assert summarize([record(0, candidates=3, voted_candidates=2)], facts(criterion="paper")).first_9_vote_success
     deterministic = [adversarial(0, 5, voted_candidates=0), record(1)]
     assert summarize(deterministic, facts(deterministic=True)).first_9_vote_success.value == 0.5
 
@@ -171,7 +241,7 @@ def test_the_result_is_documented_json_of_this_schema_and_keeps_the_facts():
     assert summarize(ten(), run).run == run
     written = json.loads(Run.of(ten(), run).summary_json())
     assert list(written) == ["schema", *Summary.__struct_fields__, "consistency_checks"]
-    assert written["schema"] == 2
+    assert written["schema"] == 3
     assert decode(json.dumps(written["run"]).encode(), RunFacts) == run
 
 
@@ -188,7 +258,9 @@ def test_the_order_of_the_records_changes_nothing():
 @st.composite
 def any_record(draw):
     at = draw(st.none() | st.integers(1, 40))
-    margin = draw(st.sampled_from([-1.0, 0.0, 1.0]))
+    margin, sign = draw(st.sampled_from([-1.0, 0.0, 1.0])), draw(st.sampled_from([-1.0, 0.0, 1.0]))
+    clean = draw(st.sampled_from(["undecided", "wrong" if margin < 0 else "right"]))
+    verdicts = st.sampled_from(["robust", "adversarial", "undecided"])
     return record(
         0,
         billed=40 if at is None else at,
@@ -197,7 +269,11 @@ def any_record(draw):
         candidates=int(at is not None),
         voted_candidates=int(at is not None),
         clean_margin=margin,
-        verdict="misclassified" if margin < 0 else draw(st.sampled_from(["robust", "adversarial", "undecided"])),
+        clean_verdict=clean,
+        clean_wrong=draw(st.integers(0, 20)),
+        final_margin=sign,
+        verdict="misclassified" if clean == "wrong" else draw(verdicts),
+        majority_verdict=draw(verdicts),
         final_adversarial=draw(st.integers(0, 100)),
     )
 
@@ -214,8 +290,16 @@ def test_curve_falls_from_the_clean_to_the_robust_accuracy(records):
     assert (summary.curve[-1].low, summary.curve[-1].high) == (mean.robust.low, mean.robust.high)
     survivors = counts["images"] - counts["initially_wrong"] - counts["adversarial"]
     assert shares[-1] * len(records) == pytest.approx(survivors)
-    lower = mean.robust_lower.value if records else 0
-    assert lower * len(records) == pytest.approx(survivors - counts["undecided"])
+    if not records:
+        return
+    lower, upper = (float(robust_at(records, 40, rule)) for rule in ("adversarial", "robust"))
+    assert (mean.robust_lower.value, mean.robust_upper.value) == (lower, upper)
+    assert lower <= mean.robust.value <= upper
+    assert mean.clean_lower.value <= mean.clean.value <= mean.clean_upper.value
+    # Undecided images are the whole difference of the bounds.
+    assert (upper - lower) * len(records) <= counts["undecided"] + 1e-9
+    assert mean.robust.value <= mean.clean.value
+    assert summary.majority_vote.robust.value <= summary.majority_vote.clean.value
 
 
 @pytest.mark.parametrize("total", [1, 2, 17, 1000])

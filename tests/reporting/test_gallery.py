@@ -72,10 +72,17 @@ def test_in_l2_the_largest_change_of_an_image_is_black_or_white(write):
 
 
 def test_the_page_shows_the_first_images_with_what_became_of_them(write):
-    wrong = {"clean_margin": -1.0, "clean_prediction": 7, "final_prediction": 7, "verdict": "misclassified"}
+    wrong = {
+        "clean_margin": -1.0,
+        "clean_verdict": "wrong",
+        "clean_prediction": 7,
+        "final_prediction": 7,
+        "verdict": "misclassified",
+    }
     unchanged = {"attack": 0, "billed": 0, "linf": 0.0, "l2": 0.0}
     first = adversarial(0, 7, label=4, clean_prediction=4)
-    name = write("run", [first, record(1, **wrong, **unchanged), *(record(i) for i in range(2, 9))])
+    attacked = record(2, clean_margin=-0.1, clean_verdict="undecided")
+    name = write("run", [first, record(1, **wrong, **unchanged), attacked, *(record(i) for i in range(3, 9))])
     store(name, grey(9, 1, 2, 2), grey(9, 1, 2, 2), ids(*range(9)))
     (run,) = load_runs([name])
     text = html_page(compile_report([run]), b"curves", [(run, examples(run))])
@@ -90,6 +97,7 @@ def test_the_page_shows_the_first_images_with_what_became_of_them(write):
         "label 3, predicted 7, after the attack 7; 0 queries; linf 0, l2 0",
         "digits/test/0001",
     )
+    assert shown[2][0] == "robust"
     assert len(shown) == 6
     assert text.count("data:image/png;base64,") == 1 + 3 * 6
 

@@ -1,7 +1,7 @@
 import math
 
 import pytest
-from hand import adversarial, record, ten
+from hand import UNDECIDED, adversarial, record, ten
 from scipy.stats import binomtest
 
 from rfdlight.errors import UserError
@@ -63,12 +63,15 @@ def test_smaller_budgets_are_read_from_the_records(four):
 
 
 @pytest.mark.parametrize("queries", [1, 5, 7, 12, 20, 29, 30])
-def test_the_lower_bound_counts_the_undecided_as_adversarial_at_their_last_query(queries):
-    records = ten()
-    # 4 is undecided at its last query, 30; the criterion had called 5 broken at 12.
-    lost = sum([queries >= 30, queries >= 12])
-    standing = sum(is_robust_at(each, queries) for each in records)
-    assert robust_at(records, queries, undecided=True).value == (standing - lost) / 10
+def test_the_bounds_count_the_undecided_as_adversarial_from_their_success_or_last_query_and_as_robust(queries):
+    negative = UNDECIDED | {"final_margin": -0.1}
+    records = [*ten(), adversarial(10, 12, **negative), record(11, **negative)]
+    # 4 is undecided at its last query, 30, and 5 had succeeded at 12; 7 is undecided at its clean image. 10 and 11 are
+    # undecided as well, adversarial by sign.
+    by_sign = sum(is_robust_at(each, queries) for each in records)
+    lost = sum([queries >= 30, queries >= 12, True])
+    assert robust_at(records, queries, "adversarial").value == (by_sign - lost) / 12
+    assert robust_at(records, queries, "robust").value == (by_sign + (queries >= 12) + (queries >= 30)) / 12
 
 
 def test_a_budget_above_that_of_a_run_is_refused(write):
@@ -86,7 +89,9 @@ def test_a_larger_run_also_is_robust_at_the_smaller_budget_and_a_smaller_one_lea
 
 
 def test_clean_accuracy_counts_an_image_once_with_the_share_of_its_runs(write):
-    wrong = {"clean_margin": -1.0, "attack": 0, "billed": 0, "verdict": "misclassified"}
+    wrong = {
+        "clean_margin": -1.0, "clean_verdict": "wrong", "attack": 0, "billed": 0, "verdict": "misclassified",
+    }  # fmt: skip
     names = [
         write("square", [record(0), record(1, **wrong)]),
         write("rays", [record(0), record(1), record(2)], attack="rays"),
@@ -147,7 +152,7 @@ def test_data_of_two_sets_are_two_rows(write):
 
 
 def totals(gradient):
-    return {"attack": 9, "gradient": gradient, "success_check": 0, "criterion": 0, "padding": 0}
+    return {"attack": 9, "gradient": gradient, "success_check": 0, "criterion": 0, "checks": 0, "padding": 0}
 
 
 def test_random_noise_belongs_to_the_worst_case_and_an_attack_with_gradients_does_not(write):

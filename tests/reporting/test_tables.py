@@ -22,15 +22,18 @@ def line(shown, label):
 
 
 def test_every_accuracy_stands_with_its_interval():
-    shown = text(ten())
-    # Wilson's intervals of 9, 5, 3 and 4 of 10, from published tables.
+    shown = text(ten(), criterion="paper")
+    # Wilson's intervals of 9, 5, 2 and 4 of 10, from published tables.
     assert line(shown, "clean accuracy (Definition 1)") == "90.0% (59.6 to 98.2)"
     assert line(shown, "robust accuracy (Definition 1)") == "50.0% (23.7 to 76.3)"
-    assert line(shown, "lower bound (undecided counted as adversarial)") == "30.0% (10.8 to 60.3)"
+    assert line(shown, "undecided images as adversarial") == "20.0% (5.7 to 51.0)"
+    assert line(shown, "undecided images as robust") == "50.0% (23.7 to 76.3)"
     assert line(shown, "by the success criterion during the attack") == "50.0% (23.7 to 76.3)"
     assert line(shown, "by the first 9-vote success") == "40.0% (16.8 to 68.7)"
+    assert line(shown, "majority-vote clean accuracy").startswith("80.0% ")
+    assert line(shown, "majority-vote robust accuracy").startswith("20.0% ")
     assert line(shown, "expected single-query clean accuracy").startswith("86.5% ")
-    assert line(shown, "expected single-query robust accuracy").startswith("44.0% ")
+    assert line(shown, "expected single-query robust accuracy").startswith("43.5% ")
     assert line(shown, "attack success rate").startswith("44.4% ")
 
 
@@ -41,12 +44,14 @@ def test_curve_counts_and_ledger():
     assert line(shown, "misclassified before the attack") == "1"
     assert line(shown, "adversarial images") == "4"
     assert line(shown, "by the final evaluation only") == "1"
-    assert line(shown, "undecided images") == "2"
+    assert line(shown, "undecided images  ") == "3, 1 with a heavy tail"
     assert line(shown, "unconfirmed successes") == "1"
     assert line(shown, "queries to success") == "median 13.5, mean 14.5"
     assert line(shown, "linf (adversarial)") == "median 0.2, max 0.2"
     assert line(shown, "l2 (adversarial)") == "median 2.5, max 4"
-    assert "400 = 180 attack + 20 success check + 50 success criterion + 150 padding" in " ".join(shown.split())
+    assert "400 = 180 attack + 20 success check + 50 success criterion + 30 checks + 120 padding" in " ".join(
+        shown.split()
+    )
     assert line(shown, "criterion rows per attack row") == "0.25"
 
 
@@ -75,6 +80,7 @@ def test_an_incomplete_run_is_marked():
 def test_a_run_without_adversarial_images_or_votes_or_images_is_shown():
     assert line(text([record(0)]), "queries to success") == "-"
     assert line(text([record(0, candidates=1)], criterion="never"), "by the first 9-vote success") == "-"
+    assert line(text([record(0, voted_candidates=1)]), "by the first 9-vote success") == "-"
     assert line(text([], complete=False), "clean accuracy (Definition 1)") == "-"
 
 

@@ -87,13 +87,13 @@ def fails(text, spec, checkpoint, data):
 
 @pytest.mark.parametrize("spec", [None, "resnet8-digits"])
 def test_a_shipped_victim_is_found_by_its_name_and_is_the_datas_default(shipped, digits, victim, card, spec):
-    found, of_card, line = resolve_victim(spec, None, digits)
+    loaded = resolve_victim(spec, None, digits)
     x = digits.attacked().pixels.float() / 255
     with torch.no_grad():
-        assert torch.equal(found(x), victim(x))
-    assert not found.training
-    assert of_card == card
-    assert line == (
+        assert torch.equal(loaded.module(x), victim(x))
+    assert not loaded.module.training
+    assert loaded.card == card
+    assert loaded.description == (
         f"resnet8-digits: resnet8 trained on digits, weights sha256 {card.sha256[:12]}, "
         "clean accuracy 12.19% (73 of 599)"
     )
@@ -104,12 +104,12 @@ def test_an_unknown_name_names_the_nearest(shipped, digits):
 
 
 def test_a_card_is_found_by_its_path(tmp_path, card, victim, digits):
-    found, of_card, line = resolve_victim(f"{tmp_path}/tiny.json", None, digits)
-    assert of_card == card
-    assert line.startswith(f"{tmp_path}/tiny.json: resnet8 trained on digits, ")
+    loaded = resolve_victim(f"{tmp_path}/tiny.json", None, digits)
+    assert loaded.card == card
+    assert loaded.description.startswith(f"{tmp_path}/tiny.json: resnet8 trained on digits, ")
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(found(x), victim(x))
+        assert torch.equal(loaded.module(x), victim(x))
 
 
 def test_a_missing_card_is_named(tmp_path, digits):
@@ -153,13 +153,13 @@ def test_a_timm_network_gets_the_datas_classes_statistics_and_the_checkpoint(tmp
     network = timm.create_model("resnet8", num_classes=10).eval()
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
-    found, card, line = resolve_victim("timm:resnet8", str(path), digits)
+    loaded = resolve_victim("timm:resnet8", str(path), digits)
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(found(x), network((x - 0.3) / 0.35))
-    assert card is None
+        assert torch.equal(loaded.module(x), network((x - 0.3) / 0.35))
+    assert loaded.card is None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert line == f"timm:resnet8 with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+    assert loaded.description == f"timm:resnet8 with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
 
 
 def test_a_timm_network_needs_weights(digits):
@@ -192,31 +192,33 @@ def test_a_network_for_another_image_size_is_refused_in_one_line(tmp_path, digit
 
 
 def test_a_function_of_the_users_keeps_its_weights_without_a_checkpoint(nets, digits):
-    found, card, line = resolve_victim(f"{nets}.my_net", None, digits)
+    loaded = resolve_victim(f"{nets}.my_net", None, digits)
     torch.manual_seed(7)
     expected = torch.nn.Linear(3 * 32 * 32, 10)
     x = torch.rand(2, 3, 32, 32)
-    assert torch.equal(found(x), expected(x.flatten(1)))
-    assert card is None
-    digest = weights_digest(found)[:12]
-    assert line == f"{nets}.my_net with the weights that it makes, digest {digest}, clean accuracy unknown"
+    assert torch.equal(loaded.module(x), expected(x.flatten(1)))
+    assert loaded.card is None
+    digest = weights_digest(loaded.module)[:12]
+    assert (
+        loaded.description == f"{nets}.my_net with the weights that it makes, digest {digest}, clean accuracy unknown"
+    )
 
 
 def test_a_function_of_the_users_may_have_its_arguments_bound(nets, digits):
-    victim, _, line = resolve_victim(f"{nets}.bound", None, digits)
-    assert isinstance(victim, torch.nn.Module)
-    digest = weights_digest(victim)[:12]
-    assert line == f"{nets}.bound with the weights that it makes, digest {digest}, clean accuracy unknown"
+    loaded = resolve_victim(f"{nets}.bound", None, digits)
+    assert isinstance(loaded.module, torch.nn.Module)
+    digest = weights_digest(loaded.module)[:12]
+    assert loaded.description == f"{nets}.bound with the weights that it makes, digest {digest}, clean accuracy unknown"
 
 
 def test_a_class_of_the_users_gets_the_checkpoint(nets, tmp_path, digits):
     path = tmp_path / "weights.safetensors"
     weights = {"head.weight": torch.rand(10, 3), "head.bias": torch.rand(10)}
     save_file(weights, path)
-    found, _, line = resolve_victim(f"{nets}.MyNet", str(path), digits)
-    assert torch.equal(found.head.weight, weights["head.weight"])
+    loaded = resolve_victim(f"{nets}.MyNet", str(path), digits)
+    assert torch.equal(loaded.module.head.weight, weights["head.weight"])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert line == f"{nets}.MyNet with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+    assert loaded.description == f"{nets}.MyNet with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
 
 
 @pytest.mark.parametrize(
@@ -260,6 +262,6 @@ def test_resolving_draws_nothing_from_the_runs_random_numbers(nets, digits):
     torch.manual_seed(0)
     expected = torch.nn.Linear(3, 10).weight, torch.rand(3)
     torch.manual_seed(0)
-    found, _, _ = resolve_victim(f"{nets}.Noisy", None, digits)
-    assert torch.equal(found.head.weight, expected[0])
+    loaded = resolve_victim(f"{nets}.Noisy", None, digits)
+    assert torch.equal(loaded.module.head.weight, expected[0])
     assert torch.equal(torch.rand(3), expected[1])

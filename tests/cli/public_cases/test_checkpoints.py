@@ -14,7 +14,7 @@ from rfdlight.victims.networks import create_network
 from rfdlight.victims.weights import load_checkpoint, start_from
 
 TEST = (
-    "test --attack random_noise --data.num_images 2 --model.budget 1 --model.batch_size 4 --model.final_evaluations 2 "
+    "test --attack random_noise --data.num_images 2 --model.budget 1 --model.batch_size 4 --model.final_evaluations 40 "
     "--model.keep_images 0 --model.sanity_checks false --model.victim empty.net --run r --model.checkpoint "
 )
 

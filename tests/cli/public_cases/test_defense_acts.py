@@ -62,7 +62,7 @@ def growing(clock):
 """
 LINE = (
     "test --attack square --attack.eps 0.01 --data digits --data.num_images 6 --model.batch_size 8 --model.budget 6 "
-    "--model.final_evaluations 2 --model.keep_images 0 --model.sanity_checks false "
+    "--model.final_evaluations 40 --model.keep_images 0 --model.sanity_checks false "
     "--defense feature_noise --defense.sigma 0.5"
 )
 

@@ -65,7 +65,7 @@ class Shifted(Digits):
 """
 LINE = (
     "test --data digits --data.num_images 4 --model.victim nearest_mean.NearestMean --model.budget 1 "
-    "--model.final_evaluations 2 --model.batch_size 4 --model.keep_images 0 --model.sanity_checks false"
+    "--model.final_evaluations 40 --model.batch_size 4 --model.keep_images 0 --model.sanity_checks false"
 )
 INPUT = "--attack random_noise --defense input_noise"
 

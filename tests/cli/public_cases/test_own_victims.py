@@ -102,7 +102,7 @@ class Auxiliary(Base):
 ready = Base()
 """
 TEST = (
-    "test --attack square --data.num_images 4 --model.budget 3 --model.batch_size 6 --model.final_evaluations 4 "
+    "test --attack square --data.num_images 4 --model.budget 3 --model.batch_size 6 --model.final_evaluations 40 "
     "--model.keep_images 0 --model.sanity_checks false --run r "
 )
 OF_BASE = 0.75
