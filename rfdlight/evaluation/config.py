@@ -33,8 +33,8 @@ class EvaluationConfig:
             bills, wastes and exceeds as the paper's code does, and lets queries leave [0, 1] where that code does.
         eot: Evaluations averaged in each query (expectation over transformation), >= 1: mean logits for score-based
             attacks, the most frequent label for decision-based ones; all are billed.
-        final_evaluations: Most fresh evaluations of a clean image or a final point, >= 40; behind a random defense
-            they go on until the verdict is certain, which takes 20 to 60 for most images.
+        final_evaluations: Most fresh evaluations of a final point, >= 40; behind a random defense they go on until the
+            verdict is certain, which takes 20 to 60 for most images. A clean image gets at most 400.
         batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
             half of the images of each process, so that few rows are padding.
         pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the

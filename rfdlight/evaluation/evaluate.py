@@ -85,7 +85,7 @@ def evaluate(
         criterion: Success criterion; see `EvaluationConfig` for this and all following settings.
         query_counting: "exact" or "paper".
         eot: Evaluations averaged in each query.
-        final_evaluations: Most fresh evaluations of a clean image or a final point.
+        final_evaluations: Most fresh evaluations of a final point; of a clean image, at most 400.
         batch_size: Rows per forward pass; by default chosen from the number of images.
         pool_size: Images under attack at a time.
         memory: Upper bound on the memory of the pool in GB.

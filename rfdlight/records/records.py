@@ -54,7 +54,7 @@ class Record(Fields, frozen=True, kw_only=True):
     majority_verdict: MajorityVerdict  # by most single answers
     linf: float  # change at the final point
     l2: float
-    low: float | None  # smallest pixel of the final point
+    low: float | None  # smallest pixel of the final point; None in runs converted from an earlier schema
     high: float | None  # largest pixel of the final point
 
     def __post_init__(self) -> None:
