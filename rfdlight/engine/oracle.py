@@ -1,8 +1,9 @@
-"""Oracle: evaluates the victim in forward passes of one shape."""
+"""Oracle: evaluates the victim in forward passes of one shape, or of few shapes where the victim is random."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -47,7 +48,10 @@ def _noise_seed(config: OracleConfig, label: str) -> int:
 
 
 class Oracle:
-    """Owns the victim and evaluates points, always in forward passes of one shape.
+    """Owns the victim and evaluates points, in forward passes of one shape unless shorter ones are allowed.
+
+    A victim's answer to an image changes by rounding with the number of rows of a pass. So the passes of a
+    deterministic victim have one shape, and its records do not depend on which images share them.
 
     The attack's and the criterion's passes draw the victim's noise from two streams of torch's global generators, each
     seeded by (seed, purpose, rank, attempt) and restored between passes. So the criterion's evaluations never change
@@ -70,6 +74,7 @@ class Oracle:
     ) -> None:
         self.batch_size = batch_size
         self.config = config
+        self._shorter_passes = False
         self.forwarded = 0  # rows counted by a hook on the victim
         self.spare = 0  # those that padded a pass, or belonged to a pass that failed
         self._message = message
@@ -89,6 +94,14 @@ class Oracle:
         for parameter in self._victim.parameters():
             if parameter.ndim == 4 and parameter.layout is torch.strided:
                 parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+    def allow_shorter_passes(self, x: Tensor) -> None:
+        """Pad batches only to the next eighth of the batch size, if the victim answers an image (1, C, H, W) so."""
+        self._shorter_passes = True
+        try:
+            self.scores(x, torch.zeros(1, dtype=torch.int64, device=x.device), "criterion")
+        except (VictimError, OutOfMemory):  # some victims take one number of images
+            self._shorter_passes = False
 
     def close(self) -> None:
         """Remove the counting hook from the victim."""
@@ -131,17 +144,22 @@ class Oracle:
         return logits.detach(), gradient
 
     def _fill(self, points: Tensor) -> Tensor:
-        """Return the batch of constant shape with the points in front."""
+        """Return the batch of the pass with the points in front."""
         if self._batch is None:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
         self._batch[: len(points)] = points
         self._batch[len(points) :] = points[:1]  # never rows of an earlier pass, on which the victim may fail
-        return self._batch
+        return self._batch[: self._rows(points)]
+
+    def _rows(self, points: Tensor) -> int:
+        """Return the number of rows of the pass for some points."""
+        part = max(self.batch_size // 8, 1) if self._shorter_passes else self.batch_size
+        return min(math.ceil(len(points) / part) * part, self.batch_size)
 
     def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
         """Return the logits of the rows that have a clock."""
-        padded = torch.zeros(self.batch_size, dtype=clock.dtype, device=clock.device)
+        padded = torch.zeros(len(batch), dtype=clock.dtype, device=clock.device)
         padded[: len(clock)] = clock
         with self._arithmetic(purpose, batch.device), ticking(padded):
             # A copy: the victim may reuse the memory of its answer in the next pass.
@@ -194,7 +212,7 @@ class Oracle:
                 raise raised(error) from error
             self._shrink()
             raise OutOfMemory("memory ran out in a forward pass; lower model.batch_size") from error
-        self.spare += self.batch_size - len(points)
+        self.spare += self._rows(points) - len(points)
 
     def _shrink(self) -> None:
         """Halve the rows of the following forward passes, or raise a UserError if that is not possible."""

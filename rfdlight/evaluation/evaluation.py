@@ -164,6 +164,8 @@ class Evaluation(RunObserver):
         self._oracle = Oracle(self.subject.victim, self.rows, oracle, interface.message)
         stack.callback(self._oracle.close)
         behaviour = self._behaviour(x)
+        if any(astuple(self.random)):
+            self._oracle.allow_shorter_passes(x[:1])
         warnings = self._warnings(behaviour) if behaviour else []
         self.engine = self._make_engine(x)
         self.engine.ledger.charge_checks(self.subject.checked_rows + self._oracle.forwarded)

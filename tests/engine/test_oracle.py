@@ -69,6 +69,43 @@ def test_padding_does_not_change_an_answer(network):
     oracle.close()
 
 
+class Sizes(nn.Module):
+    """Notes the rows of each pass; with a number of `rows` it takes no other."""
+
+    def __init__(self, rows=None):
+        super().__init__()
+        self.rows, self.seen = rows, []
+
+    def forward(self, x):
+        self.seen.append(len(x))
+        if self.rows not in (None, len(x)):
+            raise ValueError("wrong number of rows")
+        return torch.stack([x.flatten(1).sum(1), torch.zeros(len(x))], 1)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(32, [4, 4, 8, 32]), (20, [2, 4, 6, 20]), (5, [1, 3, 5, 5])])
+def test_shorter_passes_are_padded_to_the_next_eighth_and_counted(batch_size, sizes):
+    victim = Sizes()
+    oracle = Oracle(victim, batch_size)
+    oracle.allow_shorter_passes(torch.zeros(1, 1, 2, 2))
+    assert victim.seen == [sizes[0]]
+    points = torch.rand(batch_size, 1, 2, 2)
+    for count in (3, 5, batch_size):
+        logits = ask(oracle, points[:count])
+        torch.testing.assert_close(logits[:, 0], points[:count].flatten(1).sum(1))
+    assert victim.seen == sizes
+    assert oracle.forwarded == sum(sizes)
+    assert oracle.spare == sum(sizes) - 1 - 3 - 5 - batch_size
+
+
+def test_a_victim_of_one_number_of_rows_gets_full_passes():
+    victim = Sizes(16)
+    oracle = Oracle(victim, 16)
+    oracle.allow_shorter_passes(torch.zeros(1, 1, 2, 2))
+    ask(oracle, torch.zeros(3, 1, 2, 2))
+    assert victim.seen == [2, 16]
+
+
 def test_the_victim_is_put_into_eval_mode_and_asked_without_gradients():
     class Spy(nn.Module):
         def forward(self, x):
