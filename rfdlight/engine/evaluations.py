@@ -139,9 +139,8 @@ class EvaluationState:
         rival = self.others(rows).argmin(1)
         self.rival[rows] = rival
         self.stake_above[rows] = torch.where(mean > 0, stake.minimum(above / largest), 0)
-        self.stake_below[rows] = torch.where(mean < 0, stake.minimum(below / largest), 0).gather(1, rival[:, None])[
-            :, 0
-        ]
+        stake_below = torch.where(mean < 0, stake.minimum(below / largest), 0)
+        self.stake_below[rows] = stake_below.gather(1, rival[:, None])[:, 0]
 
     def others(self, rows: Tensor) -> Tensor:
         """Return the summed margins to each class, (rows, classes), infinite at the reference class."""
@@ -230,9 +229,9 @@ class MeanMarginTest:
             return found.long() * 2 - 1
         adversarial, robust = state.evidence(rows)
         level = torch.as_tensor(level, dtype=torch.float64, device=count.device)
-        known = state.tail_share(rows) <= HEAVY_TAIL
-        is_adversarial = known & found & (count >= self.least) & (adversarial >= -level.log())
-        is_robust = known & ~found & (count >= self.least // 2) & (robust >= -math.log(ROBUST_LEVEL))
+        known, least = state.tail_share(rows) <= HEAVY_TAIL, min(self.least, self.most)
+        is_adversarial = known & found & (count >= least) & (adversarial >= -level.log())
+        is_robust = known & ~found & (count >= least // 2) & (robust >= -math.log(ROBUST_LEVEL))
         return is_adversarial.long() - is_robust.long()
 
     def request(self, state: EvaluationState, rows: Tensor, limit: int | None = None) -> Tensor:

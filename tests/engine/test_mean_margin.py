@@ -111,6 +111,13 @@ def test_clear_means_are_decided_by_the_fewest_evaluations():
     assert test.decide(state, rows_of(state)).tolist() == [-1, 1, 1, -1]
 
 
+def test_a_test_of_few_evaluations_decides_clear_means():
+    margins = torch.tensor([[-3.0], [3.0]]).double().expand(2, 30)
+    state = opened([0, 0], 2)
+    fed(state, torch.stack([margins, torch.zeros_like(margins)], 2), [4, 1, 2, 2, 3, 3, 4, 1, 5, 5])
+    assert MeanMarginTest(30).decide(state, rows_of(state)).tolist() == [1, -1]
+
+
 def test_rare_large_margins_leave_the_mean_undecided():
     margins = torch.full((1, 400), -1.0, dtype=torch.float64)
     margins[:, 200] = 60.0
