@@ -1,7 +1,7 @@
 """The Bernoulli attack."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class Bernoulli(Attack):
         loss: "margin" or "cross_entropy".
     """
 
-    access = "score"
+    access: ClassVar[Literal["decision", "score", "gradient"]] = "score"
     norms = ("linf", "l2")
     has_targeted_form = True
 
