@@ -13,6 +13,7 @@ from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
 _LARGEST = 2.5  # of |theta|: the rarer sign keeps a chance of 0.7 %
+_FINEST = 50  # cells per side by default
 _SILENT = 4  # first answers, which say what is usual and move nothing
 _MEMORY = 0.05  # weight of a new answer in the running mean and variance
 _OUTLIER = 3.0  # standard deviations, beyond which an answer weighs no more
@@ -21,11 +22,11 @@ _OUTLIER = 3.0  # standard deviations, beyond which an answer weighs no more
 class Bernoulli(Attack):
     """Bernoulli attack: score-based search over the corners of the ball by natural evolution strategies.
 
-    theta has one number per channel and cell of a coarse grid. In linf each query is clip(x + eps s), where the signs s
-    are independent, constant on cells, and +1 with probability sigmoid(2 theta). Every answer moves every theta by
-    r (s - tanh(theta)), the score-function gradient, where r is how far the loss was below its running mean, in
-    standard deviations. The signs of theta are submitted, those of the last query where theta is 0. No comparison is
-    ever decided by one answer, so the noise of a random victim averages out in theta. Queries: one per step.
+    theta has one number per channel and cell of a grid, by default per pixel. In linf each query is clip(x + eps s),
+    where the signs s are independent, constant on cells, and +1 with probability sigmoid(2 theta). Every answer moves
+    every theta by r (s - tanh(theta)), the score-function gradient, where r is how far the loss was below its running
+    mean, in standard deviations. The signs of theta are submitted, those of the last query where theta is 0. No
+    comparison is decided by one answer, so the noise of a random victim averages out in theta. Queries: one per step.
 
     In l2, s are fair signs, the query is x plus theta + s scaled to the norm eps, theta moves by r s and its root mean
     square stays below 2.5, and theta scaled to the norm eps is submitted.
@@ -39,7 +40,7 @@ class Bernoulli(Attack):
     corner of the ball, or a point of its sphere, and every answer moves theta at once.
 
     Args:
-        grid: Cells per side of the image, from 1 to the shorter side; by default half of that, at most 16.
+        grid: Cells per side of the image, from 1 to the shorter side; by default that side, at most 50.
         rate: Step of theta in units of 4 / sqrt(number of signs), > 0.
         loss: "margin" or "cross_entropy".
     """
@@ -48,7 +49,7 @@ class Bernoulli(Attack):
     norms = ("linf", "l2")
     has_targeted_form = True
 
-    def __init__(self, grid: int | None = None, rate: float = 0.6, loss: Loss = "margin", **ball: Any) -> None:
+    def __init__(self, grid: int | None = None, rate: float = 1.6, loss: Loss = "margin", **ball: Any) -> None:
         super().__init__(**ball)
         check_count(grid=grid)
         check_positive(rate=rate)
@@ -61,7 +62,7 @@ class Bernoulli(Attack):
         side = min(x.shape[2:])
         if self.grid is not None and self.grid > side:
             raise UserError(f"attack.grid must be at most {side}, the shorter side of the images, got {self.grid}")
-        return max(min(side // 2, 16), 1) if self.grid is None else self.grid
+        return min(side, _FINEST) if self.grid is None else self.grid
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         grid = self._cells(x)
@@ -74,13 +75,14 @@ class Bernoulli(Attack):
 
     def _point(self, x: Tensor, direction: Tensor) -> Tensor:
         """Return the point of the ball in a direction of the grid, like `x`."""
-        grid = direction.shape[2]
-        rows, columns = (torch.arange(side, device=x.device) * grid // side for side in x.shape[2:])
-        cell = (rows[:, None] * grid + columns).flatten()  # of each pixel
-        nearest = direction.flatten(2).gather(2, cell.expand(*x.shape[:2], -1)).view_as(x)
+        if direction.shape != x.shape:
+            grid = direction.shape[2]
+            rows, columns = (torch.arange(side, device=x.device) * grid // side for side in x.shape[2:])
+            cell = (rows[:, None] * grid + columns).flatten()  # of each pixel
+            direction = direction.flatten(2).gather(2, cell.expand(*x.shape[:2], -1)).view_as(x)
         if self.norm == "l2":
-            nearest = nearest / per_row(norms.norm(nearest, "l2"), x)
-        return torch.add(x, nearest, alpha=self.threat.eps).clamp_(0, 1)
+            direction = direction / per_row(norms.norm(direction, "l2"), x)
+        return torch.add(x, direction, alpha=self.threat.eps).clamp_(0, 1)
 
     def ask(self, state: Columns) -> Tensor:
         theta = state["theta"]
@@ -98,7 +100,7 @@ class Bernoulli(Attack):
         fall = -change / variance.sqrt().clamp_min(1e-30)
         fall = fall.clamp_(-_OUTLIER, _OUTLIER).where(step >= _SILENT, 0.0)
         move = 4 * self.rate / math.sqrt(theta[0].numel()) * fall
-        state["theta"] = self._bounded(theta + per_row(move, theta) * state["surprise"])
+        state["theta"] = self._bounded(torch.addcmul(theta, per_row(move, theta), state["surprise"]))
         weight = (1 / (step + 1)).clamp_min(_MEMORY)
         state["mean"] = state["mean"] + weight * change
         state["variance"] = (1 - weight) * (variance + weight * change.square())

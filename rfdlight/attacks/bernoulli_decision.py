@@ -16,7 +16,7 @@ class BernoulliDecision(Bernoulli):
     Source: see `rfdlight.attacks.bernoulli`.
 
     Args:
-        grid: Cells per side of the image, from 1 to the shorter side; by default half of that, at most 16.
+        grid: Cells per side of the image, from 1 to the shorter side; by default that side, at most 50.
         rate: Step of theta in units of 4 / sqrt(number of signs), > 0.
         eps: Radius of the ball in pixel units, > 0; by default, in linf, the data set's reference radius.
         norm: "linf" or "l2".
@@ -28,7 +28,7 @@ class BernoulliDecision(Bernoulli):
     def __init__(
         self,
         grid: int | None = None,
-        rate: float = 0.6,
+        rate: float = 1.6,
         eps: float | None = None,
         norm: Norm | None = None,
         targeted: bool = False,

@@ -65,7 +65,7 @@ def biased_signs(seed: Tensor, stream: int, number: Tensor, mean: Tensor) -> Ten
     """Return draws from {-1, +1} with means in [-1, 1], like `mean`, (rows, ...), from 16 random bits each."""
     count = mean[0].numel()
     levels = words(seed, stream, number, -(-count // 4)).view(torch.int16)[:, :count].view_as(mean)
-    return torch.where(levels + 0.5 < 2**15 * mean, 1.0, -1.0)
+    return torch.copysign(torch.ones((), device=mean.device), mean.mul(2**15).sub_(levels).sub_(0.5))
 
 
 def normal(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> Tensor:

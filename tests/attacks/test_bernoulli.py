@@ -13,7 +13,7 @@ from rfdlight.attacks import Bernoulli, BernoulliDecision
 from rfdlight.core import rng
 from rfdlight.errors import UserError
 
-SMALL = {"eps": 0.05, "grid": 4}
+SMALL = {"eps": 0.05, "grid": 4, "rate": 0.6}
 
 
 def check_reference(attack, victim, x, y, budget=40):
@@ -177,7 +177,7 @@ def check_bound(attack):
 
 FORMS = [
     (Bernoulli, {}),
-    (Bernoulli, {"grid": None, "rate": 1.5}),
+    (Bernoulli, {"grid": None, "rate": 0.6}),
     (Bernoulli, {"grid": 5}),
     (Bernoulli, {"loss": "cross_entropy", "eps": 0.2}),
     (Bernoulli, {"targeted": True}),
@@ -234,7 +234,7 @@ def test_votes_behind_noise_move_towards_the_optimal_corner():
     # Once every answer is adversarial, none says more.
     _, victim = weights()
     x, y = torch.full((6, 1, 8, 8), 0.5), torch.zeros(6, dtype=torch.int64)
-    attack = BernoulliDecision(**SMALL, rate=0.05)
+    attack = BernoulliDecision(**{**SMALL, "rate": 0.05})
     *_, (_, _, _, after) = drive(attack, noisy(victim, 6.0), x, y, budget=400)
     taken = victim(attack.best(after))[:, 0] / victim.least_margin(x, attack.eps)
     assert (taken >= 0.7).all(), taken
@@ -245,7 +245,7 @@ def test_theta_moves_at_the_rate_of_the_theory():
 
 
 def test_theta_does_not_drift_where_the_loss_is_noise_alone():
-    check_no_drift(Bernoulli(**SMALL, rate=0.2))
+    check_no_drift(Bernoulli(**{**SMALL, "rate": 0.2}))
 
 
 def test_the_scale_of_the_logits_changes_nothing(network, clean):
@@ -302,8 +302,8 @@ def test_a_target_is_reached():
     assert answer(attack.best(after)).argmax(1).tolist() == [1, 2]
 
 
-def test_the_default_grid_is_half_the_image_and_at_most_16():
-    for side, grid in ((1, 1), (3, 1), (4, 2), (28, 14), (32, 16), (224, 16)):
+def test_the_default_grid_is_that_of_the_pixels_and_at_most_50():
+    for side, grid in ((1, 1), (32, 32), (50, 50), (224, 50)):
         x = torch.zeros(1, 3, side, side + 3)
         columns = Bernoulli(eps=0.1).init(x, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64))
         assert columns["theta"].shape == (1, 3, grid, grid)

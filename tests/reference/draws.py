@@ -31,7 +31,7 @@ def biased_signs(seed, stream, number, means):
     signs = []
     for i, mean in enumerate(means):
         level = (word(seed, stream, number, i // 4) >> 16 * (i % 4)) & 0xFFFF
-        signs.append(1 if (level ^ 0x8000) - 0x8000 + 0.5 < 2**15 * mean else -1)
+        signs.append(1 if (level ^ 0x8000) - 0x8000 + 0.5 <= 2**15 * mean else -1)
     return signs
 
 
