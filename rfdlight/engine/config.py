@@ -49,6 +49,7 @@ class EngineConfig:
     query_counting: QueryCounting = "exact"
     eot: int = 1  # evaluations per query, all billed; the attack gets their mean logits or most frequent label
     lockstep: bool = False
+    attacks_misclassified: bool = False  # an earlier run has decided which clean images are wrong
     starting_points: tuple[Tensor, Tensor] | None = None  # images (images, C, H, W) and their classes (images,)
 
 

@@ -34,6 +34,7 @@ class CriterionStep:
     pool: Pool
     criterion: SuccessCriterion
     deterministic: bool  # whether the victim answers equal images equally, which is then checked
+    attacks_misclassified: bool = False  # whether no clean image counts as wrong
 
     @property
     def final_test(self) -> MeanMarginTest:
@@ -178,6 +179,8 @@ class CriterionStep:
         images.clean.clean_margin[rows] = evaluations.mean_margin(rows)
         images.clean.clean_prediction[rows] = evaluations.mean_label(rows)
         decided = self.final_test.decide(evaluations, rows)
+        if self.attacks_misclassified:
+            decided = decided.clamp_max(0)
         images.clean.clean_verdict[rows] = decided
         wrong = decided > 0
         right = rows[~wrong]

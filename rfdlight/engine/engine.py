@@ -60,7 +60,14 @@ class Engine:
         self._counting = counting(self.attack, self._pool, self.ledger, config.budget, config.eot)
         self._query_step = QueryStep(oracle, isolation, self.attack, self._counting, self._pool, config.eot)
         self._criterion_step = CriterionStep(
-            oracle, isolation, self.attack, self._counting, self._pool, criterion, config.deterministic
+            oracle,
+            isolation,
+            self.attack,
+            self._counting,
+            self._pool,
+            criterion,
+            config.deterministic,
+            config.attacks_misclassified,
         )
 
     @property

@@ -206,29 +206,31 @@ class MeanMarginTest:
     Attributes:
         most: Most evaluations of a point; 1 decides by a single one.
         least: Fewest evaluations for the verdict "adversarial", twice the fewest for "robust".
+        level: Level of the verdict "adversarial"; "robust" has `ROBUST_LEVEL`.
     """
 
     most: int = 1500
     least: int = 40
+    level: float = ADVERSARIAL_LEVEL
 
     @property
     def first(self) -> int:
         """Evaluations before the first look."""
         return min(self.most, 4)
 
-    def decide(self, state: EvaluationState, rows: Tensor, level: float | Tensor = ADVERSARIAL_LEVEL) -> Tensor:
+    def decide(self, state: EvaluationState, rows: Tensor, level: float | Tensor | None = None) -> Tensor:
         """Return the verdicts on some images, (rows,) int64: 1 for adversarial, -1 for robust, 0 for undecided.
 
         Args:
             state: The evaluations.
             rows: (rows,) int64.
-            level: Level of the verdict "adversarial"; "robust" has `ROBUST_LEVEL`.
+            level: Level of the verdict "adversarial", by default the test's own.
         """
         count, found = state.count[rows], state.is_adversarial(rows)
         if self.most == 1:
             return found.long() * 2 - 1
         adversarial, robust = state.evidence(rows)
-        level = torch.as_tensor(level, dtype=torch.float64, device=count.device)
+        level = torch.as_tensor(self.level if level is None else level, dtype=torch.float64, device=count.device)
         known, least = state.tail_share(rows) <= HEAVY_TAIL, min(self.least, self.most)
         is_adversarial = known & found & (count >= least) & (adversarial >= -level.log())
         is_robust = known & ~found & (count >= least // 2) & (robust >= -math.log(ROBUST_LEVEL))
@@ -238,7 +240,8 @@ class MeanMarginTest:
         """Choose the stakes of some images and return how many more evaluations to make, (rows,).
 
         It is 0 at the limit, and where even the best bets would need more evaluations than the limit if the mean margin
-        were one standard error farther from zero: 2 log(1 / level) times its variance over its square.
+        were one standard error farther from zero: 2 log(1 / level) times its variance over its square. Where the mean
+        is not adversarial, the level is 0.025 whatever the test's own is.
         """
         state.bet(rows)
         count, most = state.count[rows], self.most if limit is None else min(limit, self.most)
@@ -246,7 +249,9 @@ class MeanMarginTest:
         for least in (self.least, self.least // 2):  # looks, where a verdict may end the test
             wanted = torch.where((count < least) & (wanted > least), least, wanted)
         distance = state.mean_margin(rows).abs() + state.standard_error(rows)
-        needed = -2 * math.log(ADVERSARIAL_LEVEL) * count * (state.standard_error(rows) / distance).square()
+        evidence = torch.full_like(distance, -math.log(ADVERSARIAL_LEVEL))
+        evidence[state.is_adversarial(rows)] = -math.log(self.level)
+        needed = 2 * evidence * count * (state.standard_error(rows) / distance).square()
         hopeless = (count > self.least) & ~(needed <= most)  # also where all evaluations are equal and tied
         return (wanted.clamp_max(most) - count) * ~hopeless
 

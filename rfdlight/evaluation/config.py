@@ -15,6 +15,7 @@ from rfdlight.core.threat import check_eps
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.config import LARGEST, rows_per_pass
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
@@ -82,6 +83,16 @@ class EvaluationConfig:
             raise UserError(f"model.eot must be at most model.batch_size, {rows}, got {self.eot}")
         if not 0 < self.memory <= 1e9:
             raise UserError(f"model.memory must be a positive number of GB, at most 1e9, got {self.memory}")
+
+    @property
+    def level(self) -> float:
+        """Level of the verdict "adversarial", see `rfdlight.engine.criteria.SuccessCriterion`."""
+        return ADVERSARIAL_LEVEL
+
+    @property
+    def attacks_misclassified(self) -> bool:
+        """Whether the attack is made on all images, since an earlier run has decided which clean images are wrong."""
+        return False
 
     def rows_for(self, images: int, processes: int = 1) -> int:
         """Return the rows of a forward pass for a number of images shared by a number of processes."""

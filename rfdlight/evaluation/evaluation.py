@@ -233,13 +233,16 @@ class Evaluation(RunObserver):
             eot=config.eot,
             starting_points=points,
             deterministic=not any(astuple(self.random)),
+            attacks_misclassified=config.attacks_misclassified,
         )
-        criterion = criterion_named(config.criterion, config.final_evaluations)
+        criterion = criterion_named(config.criterion, config.final_evaluations, config.level)
         return Engine(self._oracle, attack, criterion, engine, observer=self)
 
     def _fingerprint(self, attacked: ImageSource) -> dict[str, Any]:
         """Return the facts that every attempt at the run must share."""
-        settings = self.subject.settings(self.config, self.rows)
+        config = self.config
+        settings = self.subject.settings(config, self.rows)
+        settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
         found = fingerprint(self.subject.victim, attacked, self.subject.code, settings)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")

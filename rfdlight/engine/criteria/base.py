@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, take
-from rfdlight.engine.evaluations import MeanMarginTest
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL, MeanMarginTest
 from rfdlight.engine.state import ImageState
 
 VOTES = 9
@@ -71,9 +71,10 @@ class SuccessCriterion(ABC):
 
     Args:
         final_evaluations: Most fresh evaluations of an image's final point, >= 1; a clean image gets at most 400.
-
     Attributes:
         final_test: The test of clean images and of final points, the same under every criterion.
+        level: Largest probability of a wrong verdict "adversarial" at a final point, and at all candidates of an image
+            together.
     """
 
     reaches_verdict: ClassVar[bool] = False
@@ -82,11 +83,19 @@ class SuccessCriterion(ABC):
     The success is then a verdict, and no evaluations follow; where `final_test` does not decide by them, final ones
     follow as after any other success. They have to be fresh from the start of the test on: `conclude` calls `restart`
     of `images.evaluations` before the test, and does not continue the evaluations by which it chose the candidate. All
-    tests of a robust image together succeed with a probability of at most `ADVERSARIAL_LEVEL`.
+    tests of a robust image together succeed with a probability of at most `level`.
     """
+
+    level: float = ADVERSARIAL_LEVEL
 
     def __init__(self, final_evaluations: int = 1500) -> None:
         self.final_test = MeanMarginTest(final_evaluations)
+
+    def at_level(self, level: float) -> Self:
+        """Set the level, of the final test too, and return the criterion."""
+        self.level = level
+        self.final_test = replace(self.final_test, level=level)
+        return self
 
     def check(self, attack: Attack) -> None:  # noqa: B027  most criteria accept every attack
         """Raise a UserError if the criterion is not defined for an attack, before the run; by default, never."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
-from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL, MOST_BEFORE_FINAL
+from rfdlight.engine.evaluations import MOST_BEFORE_FINAL
 from rfdlight.engine.state import ImageState
 
 
@@ -32,15 +32,14 @@ class SequentialCriterion(SuccessCriterion):
     rejected as soon as their mean logits are not adversarial. A success is final: the evaluations of the test are those
     of the image's final point.
 
-    The k-th test of an image has the level 0.025 * 6 / (pi^2 k^2), so that all tests of a robust image succeed with a
-    probability of at most 0.025, however long they last and whenever they stop. After the f-th rejection, the image's
+    The k-th test of an image has the level L * 6 / (pi^2 k^2), so that all tests of a robust image succeed with a
+    probability of at most L, by default 0.025, however long they last and whenever they stop. After the f-th rejection, the image's
     next f candidates are skipped.
     """
 
     reaches_verdict = True
     screen = 32
     passes = 4.0
-    level = ADVERSARIAL_LEVEL
 
     def open(self, y: Tensor) -> SequentialState:
         return SequentialState(torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y), torch.zeros_like(y))

@@ -1,0 +1,47 @@
+"""The error level of a success criterion, and images that are attacked whatever their clean evaluations say."""
+
+import pytest
+import torch
+from harness import Run
+from torch import nn
+
+from rfdlight.attacks import RandomNoise
+from rfdlight.engine import criterion_named
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
+from rfdlight.testing.small_victims import IidVictim, images, normal
+
+
+@pytest.mark.parametrize("rule", ["sequential", "single", "never"])
+def test_the_level_reaches_candidates_and_final_points(rule):
+    criterion = criterion_named(rule, 60, level=0.005)
+    assert (criterion.level, criterion.final_test.level, criterion.final_test.most) == (0.005, 0.005, 60)
+    assert criterion_named(rule).level == criterion_named(rule).final_test.level == ADVERSARIAL_LEVEL
+
+
+def test_a_smaller_level_needs_more_evidence_for_adversarial_alone():
+    x, y = images(12, (1, 4, 4)), torch.zeros(12, dtype=torch.int64)
+    needed = {}
+    for wrong in (0.65, 0.35):
+        for level in (0.025, 0.025 / 1000):
+            torch.manual_seed(0)
+            victim = IidVictim(normal(wrong), right_at_gray=False)
+            criterion = criterion_named("never", level=level)
+            run = Run(victim, RandomNoise(eps=0.1), x, y, budget=0, criterion=criterion, deterministic=False)
+            needed[wrong, level] = sum(record.clean_evaluations for record in run.records)
+    assert needed[0.65, 0.025 / 1000] > 1.3 * needed[0.65, 0.025]
+    assert needed[0.35, 0.025 / 1000] == needed[0.35, 0.025]
+
+
+class Wrong(nn.Module):
+    def forward(self, x):
+        return torch.tensor([[0.0, 1.0]]).expand(len(x), 2) + 0.01 * torch.randn(len(x), 2)
+
+
+def test_misclassified_images_are_attacked_if_an_earlier_run_has_decided_on_them():
+    x, y = images(3, (1, 4, 4)), torch.zeros(3, dtype=torch.int64)
+    for attacked in (False, True):
+        options = {"budget": 5, "deterministic": False, "attacks_misclassified": attacked}
+        records = Run(Wrong(), RandomNoise(eps=0.1), x, y, **options).records
+        assert {record.verdict for record in records} == {"adversarial" if attacked else "misclassified"}
+        assert {record.clean_verdict for record in records} == {"undecided" if attacked else "wrong"}
+        assert {record.billed for record in records} == {1 if attacked else 0}
