@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -199,6 +200,14 @@ class ImageData(Configurable, LightningDataModule):
     def attacked(self) -> ImageSource:
         """Return the attacked subset of the test split, ordered by id, without images that cannot be read."""
         return self.images("test").take(self._attacked().positions)
+
+    def only(self, ids: Collection[str]) -> Self:
+        """Return the data module that attacks the images with these ids alone, of those that can be read."""
+        some, test = copy.copy(self), self.images("test")
+        some._subset = AttackedSubset([i for i in self._attacked().positions if test.ids[i] in ids])
+        some._count = len(some._subset.positions)
+        some._finished, some._deal = frozenset(), None
+        return some
 
     def held_out(self) -> ImageSource:
         """Return the test images that are not attacked, without those that are known to be unreadable."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,89 @@ def evaluate(
         raise UserError("resume: expected a folder in `out`, got None; give the folder of the evaluation to continue")
     chosen = _attack(attack, eps, norm, targeted)
     criterion_named(criterion).check(chosen)
+    with prepared(model, data, defense, device, batch_size) as subject:
+        return subject.attack(chosen, config, out=out, resume=resume, progress=progress)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A victim in eval mode with its defenses attached, and the attacked images, on which several attacks can run."""
+
+    loaded: LoadedVictim
+    victim: Answering
+    data: ImageData
+    defenses: list[Defense]
+    device: torch.device
+    order: tuple[str, ...]  # image ids in the order of the given data
+    home: torch.device  # of the given images
+    checked_rows: int  # that checked the victim
+
+    def subject(self, attack: Attack, ids: Collection[str] | None = None, first: bool = True) -> Subject:
+        """Return what an attack evaluates; see `attack` for the arguments."""
+        data = self.data if ids is None else self.data.only(ids)
+        return Subject(
+            self.victim,
+            self.loaded.description,
+            data,
+            settle_eps(attack, data),
+            self.defenses,
+            defended=self.loaded.module,
+            card=self.loaded.card,
+            checked_rows=self.checked_rows if first else 0,
+        )
+
+    def attack(
+        self,
+        attack: Attack,
+        config: EvaluationConfig,
+        *,
+        ids: Collection[str] | None = None,
+        out: str | Path | None = None,
+        resume: bool = False,
+        progress: bool | None = None,
+        deterministic: bool | None = None,
+        first: bool = True,
+    ) -> Run:
+        """Evaluate one attack; see `evaluate` for the arguments.
+
+        Args:
+            attack: The attack; without a radius, that of the data.
+            config: Settings.
+            ids: Attack the images with these ids alone.
+            out: Folder of the run.
+            resume: Continue the run in `out`.
+            progress: Show a progress line.
+            deterministic: Whether the victim is known to be deterministic or random.
+            first: Whether the rows that checked the victim count in this run.
+        """
+        subject = self.subject(attack, ids, first)
+        writer, processes = None, Processes()
+        with ExitStack() as stack:
+            if out is not None:
+                writer = RunWriter(Path(out), resume, processes)
+                stack.callback(writer.close)
+            evaluation = Evaluation(
+                subject,
+                config,
+                writer=writer,
+                processes=processes,
+                interface=log_interface(progress),
+                deterministic=deterministic,
+                on_ready=lambda: _write_config(Path(str(out)), subject, config),
+            )
+            evaluation.run(self.device)
+            return conclude(evaluation, tuple(name for name in self.order if ids is None or name in ids)).on(self.home)
+
+
+@contextmanager
+def prepared(
+    model: nn.Module | str,
+    data: Data,
+    defense: Defense | Sequence[Defense],
+    device: torch.device | str | None,
+    batch_size: int | None,
+) -> Iterator[Prepared]:
+    """Prepare a victim and images inside a with block; afterwards the model is exactly as it was."""
     loaded = _loaded(model, data)
     network = loaded.module
     place = device_of(network) if device is None else torch.device(device)
@@ -139,35 +223,12 @@ def evaluate(
         with RowCounter(victim) as counter:
             module, order, home = _data(data, victim, place)
             answer_in_logits(victim, type(network).__name__, module.num_classes, module.image_shape, batch_size)
-        chosen = settle_eps(chosen, module)
         defenses = attached_defenses(network)
         for given in [defense] if isinstance(defense, Defense) else defense:
             stack.enter_context(given.on(network))
             defenses = [*defenses, given]
-        subject = Subject(
-            victim,
-            loaded.description,
-            module,
-            chosen,
-            defenses,
-            defended=network,
-            card=loaded.card,
-            checked_rows=loaded.checked_rows + counter.rows,
-        )
-        writer, processes = None, Processes()
-        if out is not None:
-            writer = RunWriter(Path(out), resume, processes)
-            stack.callback(writer.close)
-        evaluation = Evaluation(
-            subject,
-            config,
-            writer=writer,
-            processes=processes,
-            interface=log_interface(progress),
-            on_ready=lambda: _write_config(Path(str(out)), subject, config),
-        )
-        evaluation.run(place)
-        return conclude(evaluation, order).on(home)
+        checked = loaded.checked_rows + counter.rows
+        yield Prepared(loaded, victim, module, defenses, place, order, home, checked)
 
 
 def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
@@ -207,7 +268,7 @@ def _data(data: Data, victim: nn.Module, device: torch.device) -> tuple[ImageDat
 
 def _write_config(folder: Path, subject: Subject, config: EvaluationConfig) -> None:
     """Write the settings of an evaluation by Python code, for people and for reports."""
-    settings = {"evaluate": subject.settings(config, config.batch_size or 0)}
+    settings = {"evaluate": subject.settings(config, config.batch_size or 0) | {"level": config.level}}
     _io.write_file(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 

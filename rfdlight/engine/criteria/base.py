@@ -71,6 +71,7 @@ class SuccessCriterion(ABC):
 
     Args:
         final_evaluations: Most fresh evaluations of an image's final point, >= 1; a clean image gets at most 400.
+
     Attributes:
         final_test: The test of clean images and of final points, the same under every criterion.
         level: Largest probability of a wrong verdict "adversarial" at a final point, and at all candidates of an image

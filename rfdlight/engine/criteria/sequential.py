@@ -33,8 +33,8 @@ class SequentialCriterion(SuccessCriterion):
     of the image's final point.
 
     The k-th test of an image has the level L * 6 / (pi^2 k^2), so that all tests of a robust image succeed with a
-    probability of at most L, by default 0.025, however long they last and whenever they stop. After the f-th rejection, the image's
-    next f candidates are skipped.
+    probability of at most L, by default 0.025, however long they last and whenever they stop. After the f-th rejection,
+    the image's next f candidates are skipped.
     """
 
     reaches_verdict = True

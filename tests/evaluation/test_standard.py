@@ -1,0 +1,153 @@
+"""The standard evaluation on small victims whose truth is known."""
+
+from collections import Counter
+
+import pytest
+import torch
+from harness import centred_network, images
+from scipy.stats import binom
+from torch import nn
+
+import rfdlight as rfd
+from rfdlight.core.row_counter import RowCounter
+from rfdlight.evaluation.standard import STAGES, standard
+from rfdlight.testing.small_victims import IidVictim, normal
+
+QUICK = {"eps": 0.02, "budget": 12, "batch_size": 4}
+
+
+@pytest.fixture
+def model():
+    return centred_network()
+
+
+@pytest.fixture
+def pair(model):
+    x = images(8)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    y[0] = (y[0] + 1) % 5
+    return x, y
+
+
+def test_the_stages_attack_what_earlier_ones_left_and_the_ledger_has_every_row(model, pair, tmp_path):
+    with RowCounter(model) as counter:
+        run = standard(model, pair, **QUICK, out=tmp_path)
+    assert run.rows.total == run.summary.ledger["rows"] == counter.rows
+    assert [stage.facts.attack for stage in run.stages] == list(STAGES["linf"]["both"])
+    left = {image.id for image in run.images}
+    assert len(left) == 8
+    for number, stage in enumerate(run.stages, 1):
+        assert set(stage.ids) == left
+        taken = {record.id for record in stage.records if record.verdict == "adversarial"}
+        assert taken == {image.id for image in run.images if image.stage == number}
+        assert run.summary.stages[number - 1].adversarial == len(taken)
+        left -= taken | {record.id for record in stage.records if record.verdict == "misclassified"}
+        folder = f"{number}-{stage.facts.attack}"
+        assert rfd.load_run(tmp_path / folder).records == stage.records
+    assert Counter(image.verdict for image in run.images)["misclassified"] == 1
+    assert Counter(image.verdict for image in run.images)["adversarial"] >= 2
+    assert {image.id for image in run.images if image.verdict == "robust"} == left
+    assert run.summary.robust.value == len(left) / 8
+    assert [image.id for image in run.images] == [f"image/{i:05d}" for i in range(8)]
+    spent = Counter()
+    for stage in run.stages:
+        spent.update({record.id: record.billed for record in stage.records})
+    assert all(image.queries == spent[image.id] for image in run.images)
+    x = pair[0]
+    with torch.no_grad():
+        fooled = model(run.adversarial).argmax(1) != pair[1]
+    assert fooled.tolist() == [image.verdict in ("adversarial", "misclassified") for image in run.images]
+    assert float((run.adversarial - x).abs().max()) <= QUICK["eps"] + 1e-6
+    assert "standard-1" in str(run)
+    assert tuple(run) == (run.clean_accuracy, run.robust_accuracy)
+
+
+def test_a_stage_equals_the_ordinary_run_on_its_images(model, pair):
+    run = standard(model, pair, **QUICK, access="score")
+    for number in (0, 1):
+        stage = run.stages[number]
+        seed = 1000 * number
+        alone = rfd.evaluate(model, pair, attack=stage.facts.attack, **QUICK, seed=seed, sanity_checks=False)
+        assert stage.records == tuple(record for record in alone.records if record.id in stage.by_id)
+
+
+def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_path):
+    whole = standard(model, pair, **QUICK, access="decision")
+    calls = 0
+
+    def interrupt(module, inputs):
+        nonlocal calls
+        calls += (tmp_path / "2-rays/fingerprint.json").exists()
+        if calls == 12:
+            raise KeyboardInterrupt
+
+    hook = model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        standard(model, pair, **QUICK, access="decision", out=tmp_path)
+    hook.remove()
+    assert not (tmp_path / "3-bernoulli_decision").exists()
+    with pytest.raises(rfd.UserError, match="already holds"):
+        standard(model, pair, **QUICK, access="decision", out=tmp_path)
+    with pytest.raises(rfd.UserError, match="budget is 13, was 12"):
+        standard(model, pair, **QUICK | {"budget": 13}, access="decision", out=tmp_path, resume=True)
+    run = standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
+    assert [stage.records for stage in run.stages] == [stage.records for stage in whole.stages]
+    assert run.images == whole.images
+    assert run.stages[1].facts.attempts == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eps": None}, ["eps"]),
+        ({"norm": "l1"}, ["norm", "l1"]),
+        ({"access": "gradient"}, ["access", "gradient"]),
+        ({"resume": True}, ["resume", "out"]),
+    ],
+)
+def test_wrong_arguments_are_errors_of_one_line(model, pair, changes, words):
+    with pytest.raises(rfd.UserError) as caught:
+        standard(model, pair, **QUICK | changes)
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_victim_that_is_right_in_the_mean_is_rarely_called_adversarial():
+    torch.manual_seed(0)
+    x, y = images(40, (1, 4, 4)), torch.zeros(40, dtype=torch.int64)
+    model = IidVictim(normal(0.4), right_at_gray=False)
+    run = standard(model, (x, y), eps=0.1, budget=30)
+    wrong = sum(image.verdict == "adversarial" for image in run.images)
+    assert wrong <= binom.isf(1e-4, len(run.images), 0.05)
+    assert len(run.stages) == 7
+    assert run.settings.level == 0.025 / 7
+    assert run.summary.robust.value >= 0.85
+
+
+class LateNoise(nn.Module):
+    """Predicts class 0, with noise from the 61st forward pass on."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        margin = 1.0 + 0 * x.flatten(1).sum(1)
+        if self.passes > 60:
+            margin = margin + 0.1 * torch.randn(len(x))
+        return torch.stack([margin, torch.zeros_like(margin)], 1)
+
+
+def test_stages_are_void_if_the_victim_turns_out_to_be_random_later(tmp_path):
+    x, y = images(3, (1, 4, 4)), torch.zeros(3, dtype=torch.int64)
+    model = LateNoise()
+    with RowCounter(model) as counter:
+        run = standard(model, (x, y), eps=0.1, budget=8, access="decision", out=tmp_path)
+    assert len(run.void) >= 2
+    assert run.void[0].facts.deterministic
+    assert not any(stage.facts.deterministic for stage in run.stages)
+    assert all(record.final_evaluations > 1 for stage in run.stages for record in stage.records)
+    assert run.rows.total == counter.rows
+    assert (tmp_path / "random/1-random_noise/summary.json").exists()
