@@ -49,7 +49,7 @@ def expand(args: list[str]) -> tuple[list[str], str | None]:
     """
     if not args or args[0].startswith("-"):
         return args, None
-    command, words = args[0], _split(args[1:])
+    command, words = args[0], split(args[1:])
     if command == "test":
         words = _resumed(words)
     words = [_named(word) for word in words]
@@ -59,7 +59,8 @@ def expand(args: list[str]) -> tuple[list[str], str | None]:
     return [command, *(word.written() for word in (*chosen, *words))], notice
 
 
-def _split(args: list[str]) -> list[Word]:
+def split(args: list[str]) -> list[Word]:
+    """Return the options of a command with their values, and its positional arguments."""
     words: list[Word] = []
     for arg in args:
         flag, joined, value = arg.partition("=")

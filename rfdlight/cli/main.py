@@ -30,6 +30,7 @@ from rfdlight.cli.commands import COMMANDS, INJECTED, POSITIONALS
 from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, usage
 from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
 from rfdlight.cli.parser import MODE, Parser
+from rfdlight.cli.standard import names_standard, run_standard
 from rfdlight.core import registry, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
@@ -345,6 +346,8 @@ def main(args: list[str] | None = None) -> int:
     _be_quiet()
     try:
         _check_command(args)
+        if names_standard(args):
+            return run_standard(args, make)
         cli = RFDLightCLI(args)
     except ReportedByLeader:
         return 0  # at another status launchers kill process 0, which prints the error

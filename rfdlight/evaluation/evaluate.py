@@ -208,7 +208,7 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    model: nn.Module | str,
+    model: nn.Module | str | LoadedVictim,
     data: Data,
     defense: Defense | Sequence[Defense],
     device: torch.device | str | None,
@@ -245,8 +245,10 @@ def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted
     return attack
 
 
-def _loaded(model: nn.Module | str, data: Data) -> LoadedVictim:
+def _loaded(model: nn.Module | str | LoadedVictim, data: Data) -> LoadedVictim:
     """Return a given model, or load the victim of a name."""
+    if isinstance(model, LoadedVictim):
+        return model
     if isinstance(model, str):
         if isinstance(data, ImageData):
             return resolve_victim(model, None, data)

@@ -23,9 +23,8 @@ from rfdlight.errors import ResumeError, UserError, expect
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import EvaluationConfig, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
-from rfdlight.evaluation.run import Run
+from rfdlight.evaluation.run import Run, load_run
 from rfdlight.records.facts import Rows
-from rfdlight.records.runs import Run as RunRecords
 from rfdlight.records.schema import decode
 from rfdlight.records.standard import (
     Access,
@@ -38,6 +37,7 @@ from rfdlight.records.standard import (
 )
 from rfdlight.records.summary import Estimate
 from rfdlight.reporting.standard_table import standard_table
+from rfdlight.victims.resolve import LoadedVictim
 
 VERSION = "standard-1"
 
@@ -84,8 +84,15 @@ class StageConfig(EvaluationConfig):
         return not self.first
 
 
-class _File(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Begun(msgspec.Struct, frozen=True):
+    """The part of `FILE` that is read: the numbers are computed again."""
+
     settings: Settings
+
+
+class _File(_Begun, frozen=True, omit_defaults=True):
+    """The content of `FILE`."""
+
     summary: StandardSummary | None = None
 
 
@@ -94,8 +101,8 @@ class StandardRun:
     """Result of a standard evaluation; `print(run)` shows its table, `clean, robust = run` gives the two accuracies."""
 
     settings: Settings
-    stages: tuple[RunRecords, ...]
-    void: tuple[RunRecords, ...] = ()  # of a victim that turned out to be random later
+    stages: tuple[Run, ...]
+    void: tuple[Run, ...] = ()  # of a victim that turned out to be random later
     folder: Path | None = None
     order: tuple[str, ...] = field(default=(), repr=False)
 
@@ -138,9 +145,9 @@ class StandardRun:
         Raises:
             UserError: If a final point was not kept.
         """
-        points = {}
+        points: dict[str, Tensor] = {}
         for stage in self.stages:
-            points |= stage.points if isinstance(stage, Run) else {}
+            points |= stage.points
         missing = [name for name in self.ids if name not in points]
         if missing or not self.ids:
             raise UserError(f"adversarial: expected the final points of {len(self.ids)} images, {len(missing)} missing")
@@ -158,7 +165,7 @@ class StandardRun:
 
 
 def standard(
-    model: nn.Module | str,
+    model: nn.Module | str | LoadedVictim,
     data: Data,
     *,
     eps: float | None = None,
@@ -167,6 +174,7 @@ def standard(
     access: Access = "both",
     defense: Defense | Sequence[Defense] = (),
     batch_size: int | None = None,
+    keep_images: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
     out: str | Path | None = None,
@@ -184,6 +192,7 @@ def standard(
         access: What the attacker sees: "score", "decision", or "both" for all attacks.
         defense: Defenses that are attached for the call.
         batch_size: Rows per forward pass; by default chosen from the number of images.
+        keep_images: Images per stage whose clean and final pixels are stored in `out`, >= 0; by default all.
         seed: Seed of the first stage; stage k has seed + 1000 (k - 1).
         device: Device of the evaluation; by default the device of the model.
         out: Folder of the stages' run directories and of `standard.json`; by default no file is written.
@@ -205,7 +214,7 @@ def standard(
         StageConfig(
             budget=budget,
             batch_size=batch_size,
-            keep_images=None,
+            keep_images=keep_images,
             sanity_checks=number == 0,
             seed=seed + _SEED_STEP * number,
             stages=len(names),
@@ -221,11 +230,12 @@ def standard(
         if folder is not None:
             _take(folder, settings, resume)
         stages = _Stages(subject, attacks, configs, resume, progress)
-        runs, void = stages.run(folder), ()
-        if _is_void(runs):
-            void = tuple(runs)
-            runs = stages.run(folder and folder / _RANDOM, deterministic=False)
-    found = StandardRun(settings, tuple(runs), void, folder, subject.order)
+        void = _void_stages(folder) if folder is not None and resume else []
+        runs = [] if void else stages.run(folder)
+        if void or _is_void(runs):
+            void, checked = void or runs, not void
+            runs = stages.run(folder and folder / _RANDOM, deterministic=False, first=not checked)
+    found = StandardRun(settings, tuple(runs), tuple(void), folder, subject.order)
     if folder is not None:
         _write(folder, settings, found.summary)
     return found
@@ -241,8 +251,11 @@ class _Stages:
     resume: bool
     progress: bool | None
 
-    def run(self, folder: Path | None, deterministic: bool | None = None) -> list[Run]:
-        """Return the runs of the stages, below a folder if any; stop when verdicts of earlier ones turn out void."""
+    def run(self, folder: Path | None, deterministic: bool | None = None, first: bool = True) -> list[Run]:
+        """Return the runs of the stages, below a folder if any; stop when verdicts of earlier ones turn out void.
+
+        `first` is whether the rows that checked the victim count here.
+        """
         runs: list[Run] = []
         ids: list[str] | None = None
         for number, (attack, config) in enumerate(zip(self.attacks, self.configs, strict=True), 1):
@@ -255,7 +268,7 @@ class _Stages:
                 resume=self.resume and place is not None and (place / fingerprint.FILE).exists(),
                 progress=self.progress,
                 deterministic=deterministic,
-                first=not runs and deterministic is None,
+                first=first and not runs,
             )
             runs.append(run)
             ids = to_attack(run.records)
@@ -269,6 +282,14 @@ class _Stages:
 def _is_void(runs: Sequence[Run]) -> bool:
     """Return whether the last stage found a victim random that earlier stages took for deterministic."""
     return not runs[-1].facts.deterministic and any(run.facts.deterministic for run in runs)
+
+
+def _void_stages(folder: Path) -> list[Run]:
+    """Return the void stages of an evaluation that was begun anew, none of any other."""
+    if not (folder / _RANDOM).exists():
+        return []
+    numbered = {int(path.parent.name.partition("-")[0]): path.parent for path in folder.glob("*-*/summary.json")}
+    return [load_run(numbered[number]) for number in sorted(numbered)]
 
 
 def _settings(subject: Prepared, attack: Attack, config: StageConfig, names: Sequence[str], access: Access) -> Settings:
@@ -297,7 +318,7 @@ def _take(folder: Path, settings: Settings, resume: bool) -> None:
     if not path.exists():
         raise ResumeError(f"cannot resume {folder}: it has no {FILE}, so no standard evaluation was begun there")
     try:
-        before = decode(_io.read_bytes(path), _File).settings
+        before = decode(_io.read_bytes(path), _Begun).settings
     except ValueError as error:
         raise ResumeError(f"cannot resume {folder}: {FILE}: {error}") from error
     different = [name for name in Settings.__struct_fields__ if getattr(before, name) != getattr(settings, name)]

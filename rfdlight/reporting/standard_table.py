@@ -16,7 +16,7 @@ def standard_table(settings: Settings, summary: StandardSummary) -> Group:
     counts = summary.counts
     title = (
         f"\n{settings.version} ({settings.access}) against {short_victim(settings.victim)}: {settings.norm} eps "
-        f"{settings.eps:g}, {settings.budget:,} queries per image and attack"
+        f"{settings.eps:g}, {settings.budget:,} queries"
     )
     text = Text(title, style="bold")
     text.append(f"\ndata {settings.data}, defense {settings.defense}, seed {settings.seed}", style="not bold")
@@ -36,8 +36,9 @@ def standard_table(settings: Settings, summary: StandardSummary) -> Group:
     for name, value in rows.items():
         numbers.add_row(name, value, style="bold" if name == HEADLINE else "")
     stages = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("attack", "images", "adversarial", "of all", "queries", "victim rows", "seconds"):
-        stages.add_column(column, justify="left" if column == "attack" else "right")
+    stages.add_column("attack", no_wrap=True)
+    for column in ("images", "adversarial", "of all", "queries", "rows", "seconds"):
+        stages.add_column(column, justify="right")
     for stage in summary.stages:
         counted = (stage.images, stage.adversarial, percent(stage.share), stage.queries, stage.rows.total)
         cells = (cell if isinstance(cell, str) else f"{cell:,}" for cell in counted)

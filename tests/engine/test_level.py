@@ -7,7 +7,7 @@ from torch import nn
 
 from rfdlight.attacks import RandomNoise
 from rfdlight.engine import criterion_named
-from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL, EvaluationState, MeanMarginTest
 from rfdlight.testing.small_victims import IidVictim, images, normal
 
 
@@ -30,6 +30,20 @@ def test_a_smaller_level_needs_more_evidence_for_adversarial_alone():
             needed[wrong, level] = sum(record.clean_evaluations for record in run.records)
     assert needed[0.65, 0.025 / 1000] > 1.3 * needed[0.65, 0.025]
     assert needed[0.35, 0.025 / 1000] == needed[0.35, 0.025]
+
+
+def test_a_smaller_level_ends_tests_without_prospects_on_the_adversarial_side_alone():
+    y = torch.zeros(2, dtype=torch.int64)
+    state = EvaluationState.open(y, classes=2, wanted=100)
+    noise = torch.tensor([1.0, -1.0]).repeat(50)
+    for row, mean in enumerate((-0.1, 0.1)):
+        margins = noise + mean
+        state.add(torch.full((100,), row), torch.stack([margins, torch.zeros(100)], 1))
+    # 0.2 = |mean| + its standard error: 2 log(1 / level) / 0.04 evaluations, 184 of level 0.025 and 760 of the other.
+    more = {
+        level: MeanMarginTest(400, level=level).request(state, torch.arange(2)).tolist() for level in (0.025, 2.5e-7)
+    }
+    assert more == {0.025: [25, 25], 2.5e-7: [0, 25]}
 
 
 class Wrong(nn.Module):

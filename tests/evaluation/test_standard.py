@@ -1,5 +1,6 @@
 """The standard evaluation on small victims whose truth is known."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -11,9 +12,17 @@ from torch import nn
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation.standard import STAGES, standard
+from rfdlight.reporting import plots
 from rfdlight.testing.small_victims import IidVictim, normal
 
 QUICK = {"eps": 0.02, "budget": 12, "batch_size": 4}
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Stages draw no curves: how they look is tested where they are drawn."""
+    monkeypatch.setattr(plots, "draw_curves", lambda *_, **__: None)
+    monkeypatch.setattr(plots, "save", lambda *_: None)
 
 
 @pytest.fixture
@@ -45,6 +54,8 @@ def test_the_stages_attack_what_earlier_ones_left_and_the_ledger_has_every_row(m
         left -= taken | {record.id for record in stage.records if record.verdict == "misclassified"}
         folder = f"{number}-{stage.facts.attack}"
         assert rfd.load_run(tmp_path / folder).records == stage.records
+        begun = json.loads((tmp_path / folder / "fingerprint.json").read_text())
+        assert (begun["level"], begun["attacks_misclassified"]) == (0.025 / 7, number > 1)
     assert Counter(image.verdict for image in run.images)["misclassified"] == 1
     assert Counter(image.verdict for image in run.images)["adversarial"] >= 2
     assert {image.id for image in run.images if image.verdict == "robust"} == left
@@ -115,9 +126,9 @@ def test_wrong_arguments_are_errors_of_one_line(model, pair, changes, words):
 
 def test_a_victim_that_is_right_in_the_mean_is_rarely_called_adversarial():
     torch.manual_seed(0)
-    x, y = images(40, (1, 4, 4)), torch.zeros(40, dtype=torch.int64)
+    x, y = images(16, (1, 4, 4)), torch.zeros(16, dtype=torch.int64)
     model = IidVictim(normal(0.4), right_at_gray=False)
-    run = standard(model, (x, y), eps=0.1, budget=30)
+    run = standard(model, (x, y), eps=0.1, budget=8, batch_size=256)
     wrong = sum(image.verdict == "adversarial" for image in run.images)
     assert wrong <= binom.isf(1e-4, len(run.images), 0.05)
     assert len(run.stages) == 7
@@ -149,5 +160,10 @@ def test_stages_are_void_if_the_victim_turns_out_to_be_random_later(tmp_path):
     assert run.void[0].facts.deterministic
     assert not any(stage.facts.deterministic for stage in run.stages)
     assert all(record.final_evaluations > 1 for stage in run.stages for record in stage.records)
-    assert run.rows.total == counter.rows
+    assert run.rows.total == run.summary.ledger["rows"] == counter.rows
     assert (tmp_path / "random/1-random_noise/summary.json").exists()
+    with RowCounter(model) as more:
+        again = standard(model, (x, y), eps=0.1, budget=8, access="decision", out=tmp_path, resume=True)
+    assert [stage.records for stage in again.void] == [stage.records for stage in run.void]
+    assert again.images == run.images
+    assert again.rows.total == counter.rows + more.rows
