@@ -26,7 +26,8 @@ def test_a_smaller_level_needs_more_evidence_for_adversarial_alone():
             torch.manual_seed(0)
             victim = IidVictim(normal(wrong), right_at_gray=False)
             criterion = criterion_named("never", level=level)
-            run = Run(victim, RandomNoise(eps=0.1), x, y, budget=0, criterion=criterion, deterministic=False)
+            options = {"batch_size": 96, "pool_size": 12, "deterministic": False}
+            run = Run(victim, RandomNoise(eps=0.1), x, y, budget=0, criterion=criterion, **options)
             needed[wrong, level] = sum(record.clean_evaluations for record in run.records)
     assert needed[0.65, 0.025 / 1000] > 1.3 * needed[0.65, 0.025]
     assert needed[0.35, 0.025 / 1000] == needed[0.35, 0.025]
