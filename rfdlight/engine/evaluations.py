@@ -255,8 +255,8 @@ def majority_verdict(adversarial: int, count: int) -> Verdict:
     """Return whether more than half of the answers at a point are adversarial, by a test that is valid at any time.
 
     The wealth of the test is the likelihood ratio of a uniform mixture of the shares on one side of a half, and of a
-    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). Its levels are those of the
-    mean margin.
+    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). For one point, its levels
+    are those of the mean margin.
 
     Example:
         >>> majority_verdict(30, 40), majority_verdict(10, 40), majority_verdict(22, 40)

@@ -154,7 +154,7 @@ class Oracle:
 
     def _rows(self, points: Tensor) -> int:
         """Return the number of rows of the pass for some points."""
-        part = max(self.batch_size // 8, 1) if self._shorter_passes else self.batch_size
+        part = math.ceil(self.batch_size / 8) if self._shorter_passes else self.batch_size
         return min(math.ceil(len(points) / part) * part, self.batch_size)
 
     def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
@@ -221,6 +221,7 @@ class Oracle:
             remedy = "lower model.eot" if least > 1 else "lower data.size, or take a smaller victim"
             raise UserError(f"memory ran out in a forward pass of {self.batch_size} rows; {remedy}")
         self.batch_size = max(self.batch_size // 2, least)
+        self._shorter_passes = False  # some victims take multiples of one number of images
         self._batch = None
         self._message(f"memory ran out: forward passes of {self.batch_size} images from here on")
 

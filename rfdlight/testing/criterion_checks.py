@@ -451,21 +451,6 @@ def check_equal_runs(subject: Subject) -> None:
         raise AssertionError("the decision on an image depends on the images decided in the same call")
 
 
-def check_stopped_run(subject: Subject) -> None:
-    """Check that a run that is stopped while candidates are under evaluation goes on with its unfinished images.
-
-    These start anew: all counts of both parts are exact, and each image has one record.
-    """
-    victim, count = IidVictim(normal(0.55), right_at_gray=True), 8
-    options: dict[str, Any] = {"budget": 12, "pool_size": 4}
-    stopped = subject.run(victim, gray(count), records=2, **options)
-    finished = {record.id for record in stopped.records}
-    ids = [name for name in (f"image {row:02d}" for row in range(count)) if name not in finished]
-    rest = subject.run(victim, gray(len(ids)), ids=ids, **options) if ids else None
-    found = [record.id for run in (stopped, rest) if run for record in run.records]
-    _require(sorted(found) == sorted({*ids, *finished}), "a stopped run was resumed: an image has not one record")
-
-
 def check_criterion(
     criterion: SuccessCriterion | type[SuccessCriterion], *, attack: type[Attack] = RandomNoise
 ) -> None:
@@ -489,7 +474,6 @@ def check_criterion(
     check_equal_runs(subject)
     check_targeted(subject)
     check_repeated_evaluations(subject)
-    check_stopped_run(subject)
     check_power(subject)
     check_error(subject)
     check_ties(subject)
