@@ -155,9 +155,9 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     Three pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the mean share of
     right answers. `majority_vote` counts where more than half are right, and `mean_logits` where the largest mean logit
     is, as Definition 1 of Nguyen et al. (ICLR 2024) does. An image that is initially wrong by its mean logits is not
-    robust in these two, and counts in `single_query.robust` with the evaluations of its clean image, which is its final point.
-    The intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a share with
-    the same mean.
+    robust in these two, and counts in `single_query.robust` with the evaluations of its clean image, which is its final
+    point. The intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a
+    share with the same mean.
     """
     total = len(records)
     right = [record for record in records if record.clean_correct]
