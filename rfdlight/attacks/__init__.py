@@ -2,6 +2,8 @@
 
 from rfdlight.attacks.bandits import Bandits
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.bernoulli import Bernoulli
+from rfdlight.attacks.bernoulli_decision import BernoulliDecision
 from rfdlight.attacks.boundary import Boundary
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.geoda import GeoDA
@@ -24,6 +26,8 @@ __all__ = [
     "PGD",
     "Attack",
     "Bandits",
+    "Bernoulli",
+    "BernoulliDecision",
     "Boundary",
     "GeoDA",
     "RandomNoise",

@@ -13,6 +13,8 @@ from rfdlight.errors import unknown_name
 NAMES: dict[str, dict[str, str]] = {
     "attack": {
         "bandits": "rfdlight.attacks.bandits.Bandits",
+        "bernoulli": "rfdlight.attacks.bernoulli.Bernoulli",
+        "bernoulli_decision": "rfdlight.attacks.bernoulli_decision.BernoulliDecision",
         "boundary": "rfdlight.attacks.boundary.Boundary",
         "fgsm": "rfdlight.attacks.fgsm.FGSM",
         "geoda": "rfdlight.attacks.geoda.GeoDA",

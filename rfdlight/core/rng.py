@@ -61,6 +61,13 @@ def signs(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> 
     return bits.flatten(1)[:, :count].to(torch.int8).mul_(2).sub_(1).view(-1, *shape)
 
 
+def biased_signs(seed: Tensor, stream: int, number: Tensor, mean: Tensor) -> Tensor:
+    """Return draws from {-1, +1} with means in [-1, 1], like `mean`, (rows, ...), from 16 random bits each."""
+    count = mean[0].numel()
+    levels = words(seed, stream, number, -(-count // 4)).view(torch.int16)[:, :count].view_as(mean)
+    return torch.copysign(torch.ones((), device=mean.device), mean.mul(2**15).sub_(levels).sub_(0.5))
+
+
 def normal(seed: Tensor, stream: int, number: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Return float32 standard normal draws, (rows, *shape), each within 6.7 of zero.
 

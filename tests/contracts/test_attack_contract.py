@@ -20,7 +20,11 @@ from rfdlight.testing import check_attack
 EPS = {"linf": 0.08, "l2": 2.0}
 HELPERS = {"decision_based", "gradient_estimation", "paper", "square_l2"}
 """Files of attacks that are not attacks themselves."""
-BASE = {"rfdlight.attacks.base", "rfdlight.attacks.pgd"}  # FGSM is the one-step form of PGD
+BASE = {
+    "rfdlight.attacks.base",
+    "rfdlight.attacks.pgd",
+    "rfdlight.attacks.bernoulli",
+}  # each has another form in a file of its own
 BASE |= {f"rfdlight.attacks.{helper}" for helper in HELPERS} | {"rfdlight.errors"}
 
 OPTIONS = {

@@ -26,6 +26,15 @@ def signs(seed, stream, number, count):
     return [1 if (words[i // 64] >> (i % 64)) & 1 else -1 for i in range(count)]
 
 
+def biased_signs(seed, stream, number, means):
+    """Return signs with these means: each takes 16 bits of a word, the lowest first, as a signed number."""
+    signs = []
+    for i, mean in enumerate(means):
+        level = (word(seed, stream, number, i // 4) >> 16 * (i % 4)) & 0xFFFF
+        signs.append(1 if (level ^ 0x8000) - 0x8000 + 0.5 <= 2**15 * mean else -1)
+    return signs
+
+
 class SquareDraws:
     """What `square` draws for one image; steps count from 0."""
 
@@ -59,6 +68,16 @@ class NoiseDraws:
 
     def signs(self, number):
         return signs(self.seed, 0, number, self.size)
+
+
+class BernoulliDraws:
+    """What `bernoulli` draws for one image; queries count from 0."""
+
+    def __init__(self, seed):
+        self.seed = seed
+
+    def signs(self, number, means):
+        return biased_signs(self.seed, 0, number, means)
 
 
 class SignFlipDraws:

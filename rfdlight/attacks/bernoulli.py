@@ -1,0 +1,121 @@
+"""The Bernoulli attack."""
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.core import norms, rng
+from rfdlight.core.losses import Loss
+from rfdlight.core.tensors import Columns, per_row
+from rfdlight.errors import UserError
+
+_LARGEST = 2.5  # of |theta|: the rarer sign keeps a chance of 0.7 %
+_FINEST = 50  # cells per side by default
+_SILENT = 4  # first answers, which say what is usual and move nothing
+_MEMORY = 0.05  # weight of a new answer in the running mean and variance
+_OUTLIER = 3.0  # standard deviations, beyond which an answer weighs no more
+
+
+class Bernoulli(Attack):
+    """Bernoulli attack: score-based search over the corners of the ball by natural evolution strategies.
+
+    theta has one number per channel and cell of a grid, by default per pixel. In linf each query is clip(x + eps s),
+    where the signs s are independent, constant on cells, and +1 with probability sigmoid(2 theta). Every answer moves
+    every theta by r (s - tanh(theta)), the score-function gradient, where r is how far the loss was below its running
+    mean, in standard deviations. The signs of theta are submitted, those of the last query where theta is 0. No
+    comparison is decided by one answer, so the noise of a random victim averages out in theta. Queries: one per step.
+
+    In l2, s are fair signs, the query is x plus theta + s scaled to the norm eps, theta moves by r s and its root mean
+    square stays below 2.5, and theta scaled to the norm eps is submitted.
+
+    Source: none with this exact form. It is the score-function gradient with a baseline of Williams, Simple Statistical
+    Gradient-Following Algorithms, Machine Learning 1992, for independent signs, as in natural evolution strategies,
+    Wierstra et al., JMLR 2014.
+    Deviations from its relatives: Ilyas et al., ICML 2018, and NAttack, Li et al., ICML 2019, have a Gaussian of small
+    probes at full resolution or behind an upsampling, and populations of equal theta; population-based incremental
+    learning, Baluja 1994, moves the probabilities of signs towards the best of a population. Here every query is a
+    corner of the ball, or a point of its sphere, and every answer moves theta at once.
+
+    Args:
+        grid: Cells per side of the image, from 1 to the shorter side; by default that side, at most 50.
+        rate: Step of theta in units of 4 / sqrt(number of signs), > 0.
+        loss: "margin" or "cross_entropy".
+    """
+
+    access: ClassVar[Literal["decision", "score", "gradient"]] = "score"
+    norms = ("linf", "l2")
+    has_targeted_form = True
+
+    def __init__(self, grid: int | None = None, rate: float = 1.6, loss: Loss = "margin", **ball: Any) -> None:
+        super().__init__(**ball)
+        check_count(grid=grid)
+        check_positive(rate=rate)
+        self.grid = grid
+        self.rate = rate
+        self.loss = loss
+
+    def _cells(self, x: Tensor) -> int:
+        """Return the number of cells per side."""
+        side = min(x.shape[2:])
+        if self.grid is not None and self.grid > side:
+            raise UserError(f"attack.grid must be at most {side}, the shorter side of the images, got {self.grid}")
+        return min(side, _FINEST) if self.grid is None else self.grid
+
+    def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        grid = self._cells(x)
+        return {
+            "theta": torch.zeros(len(x), x.shape[1], grid, grid, device=x.device),
+            "mean": torch.zeros_like(y, dtype=torch.float32),  # of the loss, recent answers first
+            "variance": torch.zeros_like(y, dtype=torch.float32),
+            "step": torch.zeros_like(y),  # answers
+        }
+
+    def _point(self, x: Tensor, direction: Tensor) -> Tensor:
+        """Return the point of the ball in a direction of the grid, like `x`."""
+        if direction.shape != x.shape:
+            grid = direction.shape[2]
+            rows, columns = (torch.arange(side, device=x.device) * grid // side for side in x.shape[2:])
+            cell = (rows[:, None] * grid + columns).flatten()  # of each pixel
+            direction = direction.flatten(2).gather(2, cell.expand(*x.shape[:2], -1)).view_as(x)
+        if self.norm == "l2":
+            direction = direction / per_row(norms.norm(direction, "l2"), x)
+        return torch.add(x, direction, alpha=self.threat.eps).clamp_(0, 1)
+
+    def ask(self, state: Columns) -> Tensor:
+        theta = state["theta"]
+        mean = theta.tanh() if self.norm == "linf" else torch.zeros_like(theta)
+        signs = rng.biased_signs(state["seed"], 0, state["step"], mean)
+        state["surprise"] = signs - mean
+        return self._point(state["x"], signs if self.norm == "linf" else theta + signs)
+
+    def _losses(self, state: Columns, answer: Tensor) -> Tensor:
+        return self.objective(state, answer)
+
+    def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
+        theta, variance, step = state["theta"], state["variance"], state["step"]
+        change = self._losses(state, answer) - state["mean"]
+        fall = -change / variance.sqrt().clamp_min(1e-30)
+        fall = fall.clamp_(-_OUTLIER, _OUTLIER).where(step >= _SILENT, 0.0)
+        move = 4 * self.rate / math.sqrt(theta[0].numel()) * fall
+        state["theta"] = self._bounded(torch.addcmul(theta, per_row(move, theta), state["surprise"]))
+        weight = (1 / (step + 1)).clamp_min(_MEMORY)
+        state["mean"] = state["mean"] + weight * change
+        state["variance"] = (1 - weight) * (variance + weight * change.square())
+        state["step"] = step + 1
+
+    def _bounded(self, theta: Tensor) -> Tensor:
+        """Keep a chance for every sign, in l2 for every direction."""
+        if self.norm == "linf":
+            return theta.clamp_(-_LARGEST, _LARGEST)
+        size = norms.norm(theta, "l2") / math.sqrt(theta[0].numel())
+        return theta * per_row((_LARGEST / size.clamp_min(1e-12)).clamp_max(1.0), theta)
+
+    def best(self, state: Columns) -> Tensor:
+        theta = state["theta"]
+        last = (state["step"] - 1).clamp_min(0)
+        direction = theta.sign() if self.norm == "linf" else theta
+        fair = rng.biased_signs(state["seed"], 0, last, torch.zeros_like(theta))  # the last query's where theta is 0
+        return self._point(state["x"], torch.where(theta == 0, fair, direction))
