@@ -23,7 +23,11 @@ def check_reference(attack, victim, x, y, budget=20):
     target = (y + 1) % 5 if attack.targeted else torch.full_like(y, -1)
     decision = attack.access == "decision"
     options = {"eps": attack.eps, "norm": attack.norm, "grid": attack.init(x, y, seed)["theta"].shape[2]}
-    options |= {"rate": attack.rate or {"linf": 1.6, "l2": 0.4}[attack.norm], "loss": "decision" if decision else attack.loss, "budget": budget}
+    options |= {
+        "rate": attack.rate or {"linf": 1.6, "l2": 0.4}[attack.norm],
+        "loss": "decision" if decision else attack.loss,
+        "budget": budget,
+    }
     begun, _ = start(attack, x, y, seed, budget, target)
     ticks = list(drive(attack, answer, x, y, budget=budget, seed=seed, target=target))
 
