@@ -245,8 +245,9 @@ class MeanMarginTest:
         wanted = (count * 5 + 3) // 4
         for least in (self.least, self.least // 2):  # looks, where a verdict may end the test
             wanted = torch.where((count < least) & (wanted > least), least, wanted)
-        distance = state.mean_margin(rows).abs() + state.standard_error(rows)
-        needed = -2 * math.log(ADVERSARIAL_LEVEL) * count * (state.standard_error(rows) / distance).square()
+        error = state.standard_error(rows)
+        share = error / (state.mean_margin(rows).abs() + error)
+        needed = -2 * math.log(ADVERSARIAL_LEVEL) * count * share.square()
         hopeless = (count > self.least) & ~(needed <= most)  # also where all evaluations are equal and tied
         return (wanted.clamp_max(most) - count) * ~hopeless
 
