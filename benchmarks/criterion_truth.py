@@ -64,8 +64,8 @@ def counts(records: Sequence[rfd.Record], right: Sequence[bool]) -> list[str]:
     undecided = [i for i, record in enumerate(records) if record.verdict == "undecided"]
     shown = [sum(record.is_robust for record in records), sum(right), len(undecided)]
     wrong = sum(r.clean_correct and r.is_robust != right[i] for i, r in enumerate(records))
-    misfiled = sum(not r.clean_correct and right[i] for i, r in enumerate(records))
-    return [*(f"{100 * count / total:.1f} %" for count in shown), str(wrong), str(misfiled)]
+    initially_wrong = sum(not r.clean_correct and right[i] for i, r in enumerate(records))
+    return [*(f"{100 * count / total:.1f} %" for count in shown), str(wrong), str(initially_wrong)]
 
 
 def main() -> None:
@@ -75,7 +75,9 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="+", default=["square", "random_noise"])
     parser.add_argument("--defenses", nargs="+", default=["feature", "input"], choices=["feature", "input"])
     options = parser.parse_args()
-    print("| noise | attack | headline | truth | undecided | wrong verdicts | right images filed as wrong | cost |")
+    print(
+        "| noise | attack | headline | truth | undecided | wrong in the headline | right, but initially wrong | cost |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for kind in options.defenses:
         for attack in options.attacks:

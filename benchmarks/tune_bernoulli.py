@@ -42,7 +42,7 @@ def floats(pixels: Tensor) -> Tensor:
     return pixels if pixels.is_floating_point() else pixels / 255
 
 
-def trained(data: CIFAR10, weights: Path, epochs: int = 8) -> Victim:
+def trained(data: CIFAR10, weights: Path, epochs: int = 4) -> Victim:
     """Return the network, from the file if there is one."""
     torch.manual_seed(0)
     victim = Victim(create_network("resnet8", num_classes=10), data.mean, data.std).to(
@@ -130,6 +130,26 @@ class Refining(Bernoulli):
         signs = fine[
             rows, torch.arange(theta.shape[1])[:, None, None], place[:, None, :, None], place[:, None, None, :]
         ]
+        state["surprise"] = (signs - mean) * per_row(32 / level, mean)
+        return self._point(state["x"], signs)
+
+
+class Scales(Bernoulli):
+    """Queries take turns between sizes of cells: theta is one per pixel, and pixels of a cell share a random number."""
+
+    def __init__(self, levels: tuple[int, ...], **options: object) -> None:
+        super().__init__(grid=32, **options)
+        self.levels = levels
+
+    def ask(self, state: Columns) -> Tensor:
+        theta, step = state["theta"], state["step"]
+        level = torch.tensor(self.levels)[step % len(self.levels)]  # (rows,)
+        place = torch.arange(32) // (32 // level[:, None])  # (rows, 32)
+        cell = (place[:, :, None] * level[:, None, None] + place[:, None, :]).flatten(1)  # (rows, 1024)
+        mean = theta.tanh()
+        draws = rng.words(state["seed"], 0, step, 3 * 256).view(torch.int16).view(len(theta), 3, -1)
+        shared = draws.gather(2, cell[:, None].expand(-1, 3, -1)).view_as(theta)
+        signs = torch.copysign(torch.ones(()), mean.mul(2**15).sub_(shared).sub_(0.5))
         state["surprise"] = (signs - mean) * per_row(32 / level, mean)
         return self._point(state["x"], signs)
 
@@ -224,6 +244,9 @@ def variants() -> dict[str, Callable[..., Attack]]:
     schedules = {"4 8 16 32": {4: 40, 8: 120, 16: 400}, "8 16 32": {8: 60, 16: 250}}
     for name, until in schedules.items():
         found[f"refining {name}, rate 0.8"] = partial(Refining, until, rate=0.8)
+    for levels in ((8, 16, 32), (8, 32), (4, 8, 16, 32)):
+        for rate in (0.4, 0.8, 1.6):
+            found[f"scales {' '.join(map(str, levels))}, rate {rate}"] = partial(Scales, levels, rate=rate)
     for form in (NaturalGradient, Antithetic, Momentum, FadingRate, Stripes):
         found[f"{form.__name__}, grid 32, rate 1.6"] = partial(form, grid=32, rate=1.6)
     return found

@@ -132,7 +132,7 @@ class Run:
         if attack.targeted and attack.needs_starting_point:
             options.setdefault("starting_points", labelled(victim, x.shape[1:]))
         self.shapes.clear()
-        self.oracle.forwarded = 0
+        self.oracle.counter.rows = 0
         options |= {"classes": classes, "budget": budget, "pool_size": pool_size, "deterministic": deterministic}
         self.engine = engine_of(self.oracle, attack, self.observer, criterion, **options)
         if memory is not None:

@@ -20,7 +20,6 @@ from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.records import read_records
 from rfdlight.records.runs import load_run
-from rfdlight.records.summary import success_query_of
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 
@@ -84,9 +83,9 @@ def summary_of(folder: Path) -> dict:
 
 
 def withstood(folder: Path) -> list[int]:
-    """Whether the mean logits withstood the attack, in order of the images' ids."""
+    """Whether no query was a success, in order of the images' ids; what RayS submits at its end was never queried."""
     records = read_records(folder / "records.jsonl")
-    return [int(record.clean_correct and success_query_of(record) is None) for record in records]
+    return [int(record.clean_correct and record.success_query is None) for record in records]
 
 
 def test_a_small_victim_trains_in_seconds(trained):
@@ -97,7 +96,7 @@ def test_a_small_victim_trains_in_seconds(trained):
     assert (trained / "config.yaml").is_file()
 
 
-def test_the_attack_breaks_it_and_noise_defends_it(attacked, defended):
+def test_the_attack_succeeds_and_noise_hides_successes_from_it(attacked, defended):
     adversarial, kept = summary_of(attacked), summary_of(defended)
     assert adversarial["mean_logits"]["clean"]["value"] > 0.85
     assert adversarial["mean_logits"]["robust"]["value"] < 0.5

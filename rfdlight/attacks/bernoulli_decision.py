@@ -17,7 +17,7 @@ class BernoulliDecision(Bernoulli):
 
     Args:
         grid: Cells per side of the image, from 1 to the shorter side; by default that side, at most 50.
-        rate: Step of theta in units of 4 / sqrt(number of signs), > 0.
+        rate: Step of theta in units of 4 / sqrt(number of signs), > 0; by default 1.6 in linf and 0.4 in l2.
         eps: Radius of the ball in pixel units, > 0; by default, in linf, the data set's reference radius.
         norm: "linf" or "l2".
         targeted: Whether the attack has to reach a target class.
@@ -28,7 +28,7 @@ class BernoulliDecision(Bernoulli):
     def __init__(
         self,
         grid: int | None = None,
-        rate: float = 1.6,
+        rate: float | None = None,
         eps: float | None = None,
         norm: Norm | None = None,
         targeted: bool = False,

@@ -166,6 +166,8 @@ class CriterionStep:
 
     def _decided(self, rows: Tensor, limit: int | None = None) -> Tensor:
         """Return the images whose test has ended, and request more evaluations of the others."""
+        if not len(rows):
+            return rows
         evaluations = self.pool.images.evaluations
         undecided = rows[self.final_test.decide(evaluations, rows) == 0]
         evaluations.wanted[undecided] = self.final_test.request(evaluations, undecided, limit)

@@ -248,10 +248,11 @@ class MeanMarginTest:
         wanted = (count * 5 + 3) // 4
         for least in (self.least, self.least // 2):  # looks, where a verdict may end the test
             wanted = torch.where((count < least) & (wanted > least), least, wanted)
-        distance = state.mean_margin(rows).abs() + state.standard_error(rows)
-        evidence = torch.full_like(distance, -math.log(ADVERSARIAL_LEVEL))
+        error = state.standard_error(rows)
+        share = error / (state.mean_margin(rows).abs() + error)
+        evidence = torch.full_like(share, -math.log(ADVERSARIAL_LEVEL))
         evidence[state.is_adversarial(rows)] = -math.log(self.level)
-        needed = 2 * evidence * count * (state.standard_error(rows) / distance).square()
+        needed = 2 * evidence * count * share.square()
         hopeless = (count > self.least) & ~(needed <= most)  # also where all evaluations are equal and tied
         return (wanted.clamp_max(most) - count) * ~hopeless
 
@@ -260,8 +261,8 @@ def majority_verdict(adversarial: int, count: int) -> Verdict:
     """Return whether more than half of the answers at a point are adversarial, by a test that is valid at any time.
 
     The wealth of the test is the likelihood ratio of a uniform mixture of the shares on one side of a half, and of a
-    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). Its levels are those of the
-    mean margin.
+    half (Robbins, Statistical methods related to the law of the iterated logarithm, 1970). For one point, its levels
+    are those of the mean margin.
 
     Example:
         >>> majority_verdict(30, 40), majority_verdict(10, 40), majority_verdict(22, 40)

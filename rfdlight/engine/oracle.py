@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rfdlight.core.logits import check_logits
 from rfdlight.core.query_counts import ticking
+from rfdlight.core.row_counter import RowCounter
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
 from rfdlight.errors import DefenseError, UserError
 
@@ -75,14 +76,14 @@ class Oracle:
         self.batch_size = batch_size
         self.config = config
         self._shorter_passes = False
-        self.forwarded = 0  # rows counted by a hook on the victim
         self.spare = 0  # those that padded a pass, or belonged to a pass that failed
         self._message = message
         victim.eval()
         self._victim = victim
         self._answered = False
         self._set_format(torch.channels_last if config.channels_last else torch.contiguous_format)
-        self._hook = victim.register_forward_hook(self._count)
+        self._open = ExitStack()
+        self.counter = self._open.enter_context(RowCounter(victim))
         self._batch: Tensor | None = None
         self._advances = True
         self._streams: dict[str, list[Tensor]] = {}
@@ -105,10 +106,12 @@ class Oracle:
 
     def close(self) -> None:
         """Remove the counting hook from the victim."""
-        self._hook.remove()
+        self._open.close()
 
-    def _count(self, victim: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        self.forwarded += len(inputs[0])
+    @property
+    def forwarded(self) -> int:
+        """Rows counted by a hook on the victim."""
+        return self.counter.rows
 
     @torch.no_grad()
     def scores(self, points: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
@@ -154,7 +157,7 @@ class Oracle:
 
     def _rows(self, points: Tensor) -> int:
         """Return the number of rows of the pass for some points."""
-        part = max(self.batch_size // 8, 1) if self._shorter_passes else self.batch_size
+        part = math.ceil(self.batch_size / 8) if self._shorter_passes else self.batch_size
         return min(math.ceil(len(points) / part) * part, self.batch_size)
 
     def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
@@ -221,6 +224,7 @@ class Oracle:
             remedy = "lower model.eot" if least > 1 else "lower data.size, or take a smaller victim"
             raise UserError(f"memory ran out in a forward pass of {self.batch_size} rows; {remedy}")
         self.batch_size = max(self.batch_size // 2, least)
+        self._shorter_passes = False  # some victims take multiples of one number of images
         self._batch = None
         self._message(f"memory ran out: forward passes of {self.batch_size} images from here on")
 

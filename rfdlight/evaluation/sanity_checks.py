@@ -20,6 +20,7 @@ from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import spread
 from rfdlight.engine.config import MOST_ROWS, rows_per_pass
 from rfdlight.engine.engine import Engine
+from rfdlight.engine.evaluations import MOST_BEFORE_FINAL
 from rfdlight.engine.oracle import Oracle, OracleConfig
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
@@ -79,6 +80,7 @@ class SanityChecks:
         """Attack a sample with exact query counting and the sequential criterion."""
         config = EvaluationConfig(
             budget=self._queries,
+            final_evaluations=min(self.config.final_evaluations, MOST_BEFORE_FINAL),
             batch_size=min(self.engine.oracle.batch_size, rows_per_pass(len(sample))),
             channels_last=self.config.channels_last,
             seed=self.config.seed,
@@ -100,7 +102,7 @@ class SanityChecks:
     def _no_ball(self, sample: ImageSource, known: dict[str, Record]) -> NoBall:
         evaluation = self._attack(sample, self.subject.attack.configured(eps=_NO_SIZE))
         records = evaluation.writer.past.records
-        right = [record for record in records if record.clean_correct]
+        right = [record for record in records if record.clean_verdict == "right"]
         return NoBall(
             images=len(records),
             queries=self._queries,

@@ -65,17 +65,18 @@ class Record(Fields, frozen=True, kw_only=True):
     def clean_correct(self) -> bool:
         """Whether the clean image counts as right in the headline.
 
-        An undecided one counts by the sign of its mean margin, and as right if the image is robust: the attack chose
-        the final point, so the victim is no better there.
+        An undecided one counts by the sign of its mean margin, and as right if the final verdict is "robust": the
+        attack chose the final point, so the victim is no better there.
         """
         return self.clean_verdict == "right" or (
-            self.clean_verdict == "undecided" and (self.clean_margin >= 0 or self.is_robust)
+            self.clean_verdict == "undecided" and (self.clean_margin >= 0 or self.verdict == "robust")
         )
 
     @property
     def is_robust(self) -> bool:
         """Whether the image counts as robust in the headline: undecided margins count by their sign."""
-        return self.verdict == "robust" or (self.verdict == "undecided" and self.final_margin >= 0)
+        by_sign = self.verdict == "undecided" and self.clean_correct and self.final_margin >= 0
+        return self.verdict == "robust" or by_sign
 
     @property
     def is_decided(self) -> bool:

@@ -154,7 +154,8 @@ class Run:
 def _as_declared(record: Record) -> Record:
     if not record.clean_correct:
         return record
-    return msgspec.structs.replace(record, verdict="robust" if record.success_query is None else "adversarial")
+    verdict = "robust" if record.success_query is None else "adversarial"
+    return msgspec.structs.replace(record, clean_verdict="right", verdict=verdict)
 
 
 class _SummaryFile(msgspec.Struct):

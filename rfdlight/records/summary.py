@@ -61,7 +61,7 @@ class MeanLogits(Fields, frozen=True, kw_only=True):
 
 
 class MajorityVote(Fields, frozen=True, kw_only=True):
-    """Accuracy of the most frequent single answer; images that are not attacked, or wrong before, are not robust."""
+    """Accuracy of more than half of the answers; images that are not attacked, or wrong before, are not robust."""
 
     clean: Estimate
     robust: Estimate
@@ -140,8 +140,8 @@ def took_votes(records: Sequence[Record], run: RunFacts) -> bool:
 
     On a random victim "sequential" takes no votes, nor do "single" and "never", whose records show it.
     """
-    if run.criterion == "sequential" and not run.deterministic:
-        return False
+    if not run.deterministic and run.criterion != "paper":
+        return any(record.first_9_vote_success is not None for record in records)
     believed = any(r.success_query is not None and r.first_9_vote_success is None for r in records)
     ignored = any(r.candidates for r in records) and not any(
         r.voted_candidates or r.first_9_vote_success is not None for r in records
@@ -153,11 +153,11 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
     """Compute every number of an evaluation.
 
     Three pairs of accuracies are given; a gap is meaningful only within a pair. `single_query` is the mean share of
-    right answers. `majority_vote` classifies by the most frequent answer, and `mean_logits` by the largest mean logit,
-    as Definition 1 of Nguyen et al. (ICLR 2024) does. An image that is initially wrong by its mean logits is not robust
-    in these two, and counts in `single_query.robust` with the evaluations of its clean image, which is its final point.
-    The intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a share with
-    the same mean.
+    right answers. `majority_vote` counts where more than half are right, and `mean_logits` where the largest mean logit
+    is, as Definition 1 of Nguyen et al. (ICLR 2024) does. An image that is initially wrong by its mean logits is not
+    robust in these two, and counts in `single_query.robust` with the evaluations of its clean image, which is its final
+    point. The intervals of `single_query` are conservative: a mean of shares in [0, 1] varies at most as much as a
+    share with the same mean.
     """
     total = len(records)
     right = [record for record in records if record.clean_correct]

@@ -74,7 +74,12 @@ def _worst_line(row: Row, cell: Cell) -> dict[str, Any]:
 
 
 def _at_budget(row: Row, cell: Cell) -> dict[str, Any]:
-    shares = _bounds(robust_at_budget=cell.robust, robust_lower_at_budget=cell.lower, method_clean=row.clean)
+    shares = _bounds(
+        robust_at_budget=cell.robust,
+        robust_lower_at_budget=cell.lower,
+        robust_upper_at_budget=cell.upper,
+        method_clean=row.clean,
+    )
     return {"at_budget": cell.budget, **shares}
 
 

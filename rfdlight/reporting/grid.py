@@ -42,13 +42,14 @@ class Column:
 class Cell:
     """The share of the images of all `runs` that are robust in every run after a number of queries.
 
-    `lower` counts undecided images as adversarial. `runs` and `budget` are as in `Column`.
+    `lower` counts undecided images as adversarial, `upper` as robust. `runs` and `budget` are as in `Column`.
     """
 
     runs: dict[str, Run]
     budget: int | None
     robust: Estimate
     lower: Estimate
+    upper: Estimate
 
     @property
     def below_own(self) -> Sequence[Run]:
@@ -177,11 +178,9 @@ def _cell(column: Column, method: Method) -> Cell | None:
         return None
     budget = own.pop() if column.budget is None and len(own) == 1 else column.budget
     common = _common(runs)
-    counts: tuple[Undecided, Undecided] = ("sign", "adversarial")
-    robust, lower = (
-        Estimate.of(sum(standing(runs.values(), common, budget, undecided)), len(common)) for undecided in counts
-    )
-    return Cell(runs, budget, robust, lower)
+    counts: tuple[Undecided, ...] = ("sign", "adversarial", "robust")
+    shares = [Estimate.of(sum(standing(runs.values(), common, budget, each)), len(common)) for each in counts]
+    return Cell(runs, budget, *shares)
 
 
 def _common(runs: dict[str, Run]) -> set[str]:

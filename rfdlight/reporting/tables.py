@@ -23,7 +23,7 @@ HEADLINE = "robust accuracy (Definition 1)"
 """The name of the main accuracy."""
 
 COMPARE_ONE_KIND = (
-    "Compare clean and robust accuracy of one kind only: both by Definition 1, or both expected single-query."
+    "Compare clean and robust accuracy of one kind only: Definition 1, majority vote, or expected single-query."
 )
 
 _FLAG_STYLES = {"warn": "yellow", "fail": "bold red"}

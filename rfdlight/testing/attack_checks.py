@@ -19,6 +19,7 @@ from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.oracle import Oracle, OracleConfig
 from rfdlight.records.records import Record, in_order
+from rfdlight.testing.requirements import require
 from rfdlight.testing.small_victims import CLASSES, CoinFlip, Constant, OneHot, images, small_network
 
 ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget", "start")
@@ -31,11 +32,6 @@ _QUERIES = ("attack", "gradient", "success_check")
 """Columns of a record that count queries."""
 
 Records = list[Record]
-
-
-def _require(condition: bool | Tensor, message: str) -> None:
-    if not bool(condition):
-        raise AssertionError(message)
 
 
 class Watched(Attack):
@@ -53,12 +49,12 @@ class Watched(Attack):
         columns = super().init(x, y, seed)  # type: ignore[safe-super]
         _check_unchanged({"x": x, "y": y, "seed": seed}, given, "init")
         clashes = sorted(columns.keys() & set(ENGINE_COLUMNS))
-        _require(not clashes, f"init returned the engine's columns {', '.join(clashes)}: rename them")
+        require(not clashes, f"init returned the engine's columns {', '.join(clashes)}: rename them")
         for name, column in columns.items():
             rows = column.ndim > 0 and len(column) == len(x)
-            _require(rows, f"column {name} has shape {tuple(column.shape)}, not {len(x)} rows")
+            require(rows, f"column {name} has shape {tuple(column.shape)}, not {len(x)} rows")
         places = [column.data_ptr() for column in columns.values() if column.numel()]
-        _require(len(set(places)) == len(places), "two columns of init share memory: clone one of them")
+        require(len(set(places)) == len(places), "two columns of init share memory: clone one of them")
         self.column_form = {name: (column.dtype, column.shape[1:]) for name, column in columns.items()}
         return columns
 
@@ -66,9 +62,9 @@ class Watched(Attack):
         before, x = _copy(state), state["x"]
         points = super().ask(state)  # type: ignore[safe-super]
         found, expected = (tuple(points.shape), points.dtype), (tuple(x.shape), x.dtype)
-        _require(found == expected, f"ask returned shape and dtype {found}, expected {expected}")
+        require(found == expected, f"ask returned shape and dtype {found}, expected {expected}")
         low, high = float(points.min()), float(points.max())
-        _require(low >= 0 and high <= 1, f"ask returned pixels in [{low:g}, {high:g}], expected [0, 1]")
+        require(low >= 0 and high <= 1, f"ask returned pixels in [{low:g}, {high:g}], expected [0, 1]")
         _check_unchanged(state, before, "ask")
         self._check_form(state, "ask")
         return points
@@ -79,15 +75,15 @@ class Watched(Attack):
         _check_unchanged({**state, "points": points, "answer": answer}, before, "tell")
         self._check_form(state, "tell")
         best = self.best(state)
-        _require(self.threat.contains(state["x"], best).all(), f"best left the {self.norm} ball of {self.eps:g}")
-        _require((best >= 0).all() and (best <= 1).all(), "best left the pixel range [0, 1]")
+        require(self.threat.contains(state["x"], best).all(), f"best left the {self.norm} ball of {self.eps:g}")
+        require((best >= 0).all() and (best <= 1).all(), "best left the pixel range [0, 1]")
         for seed, point in zip(state["seed"].tolist(), points, strict=True):
             self.queried.setdefault(seed, []).append(point.clone())
 
     def _check_form(self, state: Columns, call: str) -> None:
         for name, expected in self.column_form.items():
             found = (state[name].dtype, state[name].shape[1:])
-            _require(found == expected, f"{call} changed column {name}: expected {expected}, got {found}")
+            require(found == expected, f"{call} changed column {name}: expected {expected}, got {found}")
 
 
 def _copy(state: Columns) -> Columns:
@@ -96,7 +92,7 @@ def _copy(state: Columns) -> Columns:
 
 def _check_unchanged(now: Columns, before: Columns, call: str) -> None:
     for name, value in before.items():
-        _require(torch.equal(now[name], value), f"{call} changed {name}: expected it unchanged")
+        require(torch.equal(now[name], value), f"{call} changed {name}: expected it unchanged")
 
 
 @dataclass(frozen=True)
@@ -172,9 +168,9 @@ def check_ledger(run: Run) -> None:
     """Check that each query and each evaluation of the victim is counted."""
     total = run.engine.ledger.total
     queries, counted = sum(map(len, run.queried.values())), sum(total[name] for name in _QUERIES)
-    _require(queries == counted, f"{queries} queries were answered, {counted} were counted")
+    require(queries == counted, f"{queries} queries were answered, {counted} were counted")
     ledger = sum(total.values())
-    _require(run.forwarded == ledger, f"the victim got {run.forwarded} images, the query ledger has {ledger}")
+    require(run.forwarded == ledger, f"the victim got {run.forwarded} images, the query ledger has {ledger}")
 
 
 def _attributes(attack: Attack) -> dict[str, str]:
@@ -190,13 +186,13 @@ def check_records(records: Records, attack: Attack, budget: int) -> None:
     """Check bills and budgets, and that final points lie in the ball and successes are confirmed."""
     for record in records:
         spent, billed = _queries(record), record.billed
-        _require(spent == billed <= budget, f"{record.id}: {spent} queries, {billed} billed, budget {budget}")
+        require(spent == billed <= budget, f"{record.id}: {spent} queries, {billed} billed, budget {budget}")
         complete = billed == budget or record.success_query is not None or spent == 0
-        _require(complete, f"{record.id}: ended after {billed} of {budget} queries without success")
+        require(complete, f"{record.id}: ended after {billed} of {budget} queries without success")
         distance, most = getattr(record, attack.norm), reach(attack.norm, attack.threat.eps)
-        _require(distance <= most, f"{record.id}: final point at {distance:g}, outside the ball of {most:g}")
+        require(distance <= most, f"{record.id}: final point at {distance:g}, outside the ball of {most:g}")
         confirmed = record.success_query is None or record.verdict == "adversarial"
-        _require(confirmed, f"{record.id}: success at query {record.success_query} is not adversarial at the end")
+        require(confirmed, f"{record.id}: success at query {record.success_query} is not adversarial at the end")
 
 
 def check_batch_composition(subject: Subject, run: Run) -> None:
@@ -206,13 +202,13 @@ def check_batch_composition(subject: Subject, run: Run) -> None:
         other = subject.run(**arrangement)
         kept = [record for record in run.records if record.id in {one.id for one in other.records}]
         same = other.records == kept and run.same_queries(other)
-        _require(same, "queries depend on which images are attacked together, or on an earlier run")
+        require(same, "queries depend on which images are attacked together, or on an earlier run")
 
 
 def check_misclassified(subject: Subject) -> None:
     """Check that images that are misclassified from the start are not attacked."""
     run = subject.run(y=(subject.y + 1) % CLASSES, budget=5)
-    _require(not run.queried, "misclassified images were attacked")
+    require(not run.queried, "misclassified images were attacked")
 
 
 def check_exact_budgets(subject: Subject) -> None:
@@ -220,18 +216,18 @@ def check_exact_budgets(subject: Subject) -> None:
     x, y = images(3, (3, 4, 4)), torch.zeros(3, dtype=torch.int64)
     for budget in (0, 1, 2, 3, 30):
         for record in subject.run(Constant(), x=x, y=y, budget=budget).records:
-            _require(_queries(record) == record.billed == budget, f"{_queries(record)} queries of a budget of {budget}")
-            _require(record.success_query is None, "success on a victim that predicts one class everywhere")
+            require(_queries(record) == record.billed == budget, f"{_queries(record)} queries of a budget of {budget}")
+            require(record.success_query is None, "success on a victim that predicts one class everywhere")
 
 
 def check_repeated_evaluations(subject: Subject, run: Run) -> None:
     """Check that two equal evaluations per query give the same attack at twice the bill."""
     twice = subject.run(budget=2 * subject.budget, eot=2)
-    _require(run.same_queries(twice), "two equal evaluations per query changed the queries")
+    require(run.same_queries(twice), "two equal evaluations per query changed the queries")
     for before, after in zip(run.records, twice.records, strict=True):
         for name in (*_QUERIES, "billed", "success_query"):
             expected = getattr(before, name) and 2 * getattr(before, name)
-            _require(
+            require(
                 getattr(after, name) == expected,
                 f"two evaluations per query: {name} is {getattr(after, name)}, not {expected}",
             )
@@ -245,8 +241,8 @@ def check_random_victims(subject: Subject) -> None:
         changes = {"budget": 25, "deterministic": False, "criterion": criterion, "query_counting": counting}
         for record in subject.run(CoinFlip(), x=x, y=y, **changes).records:
             numbers = [value for value in astuple(record) if isinstance(value, float)]
-            _require(all(map(math.isfinite, numbers)), f"{counting} query counting: a record holds NaN or infinity")
-            _require(record.billed <= 25, f"{counting} query counting billed {record.billed} of 25 queries")
+            require(all(map(math.isfinite, numbers)), f"{counting} query counting: a record holds NaN or infinity")
+            require(record.billed <= 25, f"{counting} query counting billed {record.billed} of 25 queries")
 
 
 def check_attack(attack: Attack, *, budget: int = 60, num_images: int = 6) -> None:
@@ -266,13 +262,13 @@ def check_attack(attack: Attack, *, budget: int = 60, num_images: int = 6) -> No
         subject = Subject(attack, budget, network, x, network(x).argmax(1))
     run = subject.run()
     unchanged = _attributes(run.engine.attack) == _attributes(attack)
-    _require(unchanged, "the attack changed its attributes: keep what lasts in columns")
+    require(unchanged, "the attack changed its attributes: keep what lasts in columns")
     check_ledger(run)
     check_records(run.records, attack, budget)
     check_batch_composition(subject, run)
     check_repeated_evaluations(subject, run)
     if attack.access == "decision":
-        _require(run.same_queries(subject.run(OneHot(network))), "a decision-based attack depends on scores")
+        require(run.same_queries(subject.run(OneHot(network))), "a decision-based attack depends on scores")
     check_misclassified(subject)
     check_exact_budgets(subject)
     check_random_victims(subject)

@@ -6,12 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.defenses.base import Defense, undefended
+from rfdlight.testing.requirements import require
 from rfdlight.testing.small_victims import images, small_network
-
-
-def _require(condition: bool | Tensor, message: str) -> None:
-    if not bool(condition):
-        raise AssertionError(message)
 
 
 def _hooks(model: nn.Module) -> int:
@@ -22,19 +18,19 @@ def check_switched_off(model: nn.Module, x: Tensor, plain: Tensor) -> None:
     """Check that `undefended` gives the logits of the undefended model, and draws no random numbers."""
     state = torch.get_rng_state()
     with undefended():
-        _require(torch.equal(model(x), plain), "logits inside undefended() are not those of the undefended model")
-    _require(torch.equal(torch.get_rng_state(), state), "random numbers were drawn inside undefended()")
+        require(torch.equal(model(x), plain), "logits inside undefended() are not those of the undefended model")
+    require(torch.equal(torch.get_rng_state(), state), "random numbers were drawn inside undefended()")
 
 
 def check_randomness(defense: Defense, model: nn.Module, x: Tensor) -> None:
     """Check that `is_random` is true exactly if logits differ from call to call, and then from row to row."""
     first, second = model(x), model(x)
     if not defense.is_random:
-        _require(torch.equal(first, second), "is_random is False, but two calls gave different logits")
+        require(torch.equal(first, second), "is_random is False, but two calls gave different logits")
         return
-    _require(not torch.equal(first, second), "is_random is True, but two calls gave the same logits")
+    require(not torch.equal(first, second), "is_random is True, but two calls gave the same logits")
     same = model(x[:1].expand(8, *x.shape[1:]).contiguous())
-    _require(not (same == same[:1]).all(), "equal images of a batch share their random numbers: draw them per row")
+    require(not (same == same[:1]).all(), "equal images of a batch share their random numbers: draw them per row")
 
 
 def check_defense(defense: Defense, network: nn.Module | None = None) -> None:
@@ -54,15 +50,15 @@ def check_defense(defense: Defense, network: nn.Module | None = None) -> None:
         torch.manual_seed(0)
         plain, pixels = model(x), x.clone()
         with defense.on(model):
-            _require(defense.describe(model).count("\n") == 0, "describe returned several lines, expected one")
+            require(defense.describe(model).count("\n") == 0, "describe returned several lines, expected one")
             defended = model(x)
             found, expected = (tuple(defended.shape), defended.dtype), (tuple(plain.shape), plain.dtype)
-            _require(found == expected, f"defended logits have shape and dtype {found}, expected {expected}")
-            _require(defended.isfinite().all(), "defended logits hold NaN or infinity")
-            _require(torch.equal(x, pixels), "the defense changed the input images in place")
+            require(found == expected, f"defended logits have shape and dtype {found}, expected {expected}")
+            require(defended.isfinite().all(), "defended logits hold NaN or infinity")
+            require(torch.equal(x, pixels), "the defense changed the input images in place")
             check_switched_off(model, x, plain)
             check_randomness(defense, model, x)
-        _require(_hooks(model) == hooks, "hooks are left on the model after the defense was detached")
-        _require(torch.equal(model(x), plain), "logits changed for good: the model is not as it was before the defense")
+        require(_hooks(model) == hooks, "hooks are left on the model after the defense was detached")
+        require(torch.equal(model(x), plain), "logits changed for good: the model is not as it was before the defense")
     for name, value in model.state_dict().items():
-        _require(torch.equal(value, weights[name]), f"the defense changed the weights {name}")
+        require(torch.equal(value, weights[name]), f"the defense changed the weights {name}")

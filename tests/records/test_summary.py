@@ -81,8 +81,9 @@ def test_an_undecided_image_counts_by_the_sign_of_its_margin():
     assert counts(final_margin=0.0) == ([1, 1, 0], 0, 1)
     assert counts(final_margin=-0.1) == ([1, 0, 1], 1, 0)
     assert counts(clean_verdict="undecided", clean_margin=-0.1, final_margin=-0.1)[0][:2] == [0, 0]
-    # A robust final point is better evidence than the sign at the clean image.
-    assert counts(clean_verdict="undecided", clean_margin=-0.1) == ([1, 1, 0], 0, 1)
+    # The verdict "robust" is better evidence than the sign at the clean image, the sign at the final point is not.
+    assert counts(clean_verdict="undecided", clean_margin=-0.1, verdict="robust") == ([1, 1, 0], 0, 1)
+    assert counts(clean_verdict="undecided", clean_margin=-0.1)[0][:2] == [0, 0]
     assert counts(clean_verdict="undecided", clean_margin=0.1) == ([1, 1, 0], 0, 1)
     # A verdict is worth more than a sign.
     assert counts(verdict="robust", final_margin=-0.1) == ([1, 1, 0], 0, 1)

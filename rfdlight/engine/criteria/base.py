@@ -13,6 +13,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, take
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL, MeanMarginTest
 from rfdlight.engine.state import ImageState
+from rfdlight.errors import UserError
 
 VOTES = 9
 """Fresh evaluations of a candidate, a majority of which has to be adversarial."""
@@ -70,7 +71,7 @@ class SuccessCriterion(ABC):
     in attributes. A decision depends on its own image alone. `rfdlight.testing.check_criterion` checks all this.
 
     Args:
-        final_evaluations: Most fresh evaluations of an image's final point, >= 1; a clean image gets at most 400.
+        final_evaluations: Most fresh evaluations of an image's final point, >= 2; a clean image gets at most 400.
 
     Attributes:
         final_test: The test of clean images and of final points, the same under every criterion.
@@ -90,6 +91,8 @@ class SuccessCriterion(ABC):
     level: float = ADVERSARIAL_LEVEL
 
     def __init__(self, final_evaluations: int = 1500) -> None:
+        if final_evaluations < 2:
+            raise UserError(f"final_evaluations: expected at least 2, got {final_evaluations}")
         self.final_test = MeanMarginTest(final_evaluations)
 
     def at_level(self, level: float) -> Self:
