@@ -1,114 +1,22 @@
-"""Compares grids, rates and variants of the Bernoulli attack on a network and on images that no reported table uses.
+"""Compares grids, rates and variants of the Bernoulli attack; see benchmarks/tuning.py for networks and table.
 
-Usage: RFDLIGHT_DATA=FOLDER python benchmarks/tune_bernoulli.py [--images 200] [--only PATTERN] [--weights FILE]
-
-A resnet8 is trained for a few minutes on CIFAR-10's training images without 2,000, and attacked at some of these. It is
-undefended, or has Gaussian noise after its last block that costs 2 points of accuracy. Pooling and the last layer are
-linear, so the mean logits are those without noise: an ideal criterion looks at them at every query, and at the end of
-each budget at what is submitted. The table has the images, in percent, that are robust with a budget of 100, 300 and
-1000 queries, and the mean number of queries up to a success, which counts 1000 where there is none.
+Usage: RFDLIGHT_DATA=FOLDER python benchmarks/tune_bernoulli.py [--images 200] [--only PATTERN]
 """
 
 from __future__ import annotations
 
-import argparse
 import math
-import re
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from tuning import main
 
 from rfdlight.attacks import Bernoulli, Square
 from rfdlight.attacks.base import Attack
 from rfdlight.core import rng
-from rfdlight.core.losses import margin
-from rfdlight.core.tensors import Columns, per_row, take
-from rfdlight.data import CIFAR10
-from rfdlight.victims.networks import create_network
-from rfdlight.victims.victim import Victim
-
-BUDGET = 1000
-MARKS = (100, 300, 1000)
-SWEEP = 20  # queries after which finished images are put away; each mark is one
-
-
-def floats(pixels: Tensor) -> Tensor:
-    """Return pixels in [0, 1], from the archive's bytes or from files."""
-    return pixels if pixels.is_floating_point() else pixels / 255
-
-
-def trained(data: CIFAR10, weights: Path, epochs: int = 4) -> Victim:
-    """Return the network, from the file if there is one."""
-    torch.manual_seed(0)
-    victim = Victim(create_network("resnet8", num_classes=10), data.mean, data.std).to(
-        memory_format=torch.channels_last
-    )
-    if weights.is_file():
-        victim.load_state_dict(torch.load(weights, weights_only=True))
-        return victim.eval()
-    source = data.images("train")
-    batches = len(source) // 128
-    optimizer = torch.optim.SGD(victim.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=epochs * batches, pct_start=0.2)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(source))[: batches * 128].view(batches, 128).tolist():
-            x = floats(source.read(rows, data.augment)).contiguous(memory_format=torch.channels_last)
-            optimizer.zero_grad()
-            cross_entropy(victim(x), source.labels[rows]).backward()
-            optimizer.step()
-            schedule.step()
-    torch.save(victim.state_dict(), weights)
-    return victim.eval()
-
-
-@torch.no_grad()
-def noise_of_two_points(victim: Victim, x: Tensor, y: Tensor) -> float:
-    """Return the deviation of the noise per pooled feature that costs 2 points of accuracy."""
-    logits, draws = victim(x), torch.randn(20, len(x), 64)
-    low, high = 0.0, 4.0
-    for _ in range(12):
-        sigma = (low + high) / 2
-        right = (logits + sigma * draws @ victim.network.fc.weight.T).argmax(2) == y
-        clean = (logits.argmax(1) == y).float().mean()
-        low, high = (low, sigma) if clean - right.float().mean() > 0.02 else (sigma, high)
-    return low
-
-
-@torch.no_grad()
-def robust_after(attack: Attack, victim: Victim, x: Tensor, y: Tensor, sigma: float) -> tuple[list[float], float]:
-    """Return the shares, in percent, that are robust at the marks, and the mean number of queries without success.
-
-    A success is a query whose mean logits are adversarial; at a mark what would be submitted counts too.
-    """
-    torch.manual_seed(1)
-    seed = torch.arange(len(x)) + 1000
-    state: Columns = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, BUDGET)}
-    state |= {"target": torch.full_like(y, -1), **attack.init(x, y, seed)}
-    lasting = tuple(state)
-    remains = torch.ones(len(x), dtype=torch.bool)
-    shares, queries = [], 0
-    for query in range(1, BUDGET + 1):
-        points = attack.ask(state)
-        logits = victim(points.contiguous(memory_format=torch.channels_last))
-        noise = sigma * torch.randn(len(logits), 64) @ victim.network.fc.weight.T
-        answer = logits + noise
-        attack.tell(state, points, answer if attack.access == "score" else answer.argmax(1))
-        queries += int(remains.sum())
-        remains = remains & (margin(logits, state["y"]) >= 0)
-        if query % SWEEP == 0:
-            state = take({name: state[name] for name in lasting}, remains)
-            remains = remains[remains]
-        if query in MARKS:
-            submitted = margin(victim(attack.best(state)), state["y"]) if len(remains) else torch.zeros(0)
-            shares.append(100 * int((submitted >= 0).sum()) / len(x))
-        if len(remains) == 0:
-            return shares + [0.0] * (len(MARKS) - len(shares)), queries / len(x)
-    return shares, queries / len(x)
+from rfdlight.core.tensors import Columns, per_row
 
 
 class Refining(Bernoulli):
@@ -252,43 +160,5 @@ def variants() -> dict[str, Callable[..., Attack]]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--eps", type=float, nargs="+", default=[0.05, 0.025])
-    parser.add_argument("--norm", choices=("linf", "l2"), default="linf")
-    parser.add_argument("--cells", default="", help="pattern of the columns")
-    parser.add_argument("--only", default="", help="pattern of variants")
-    parser.add_argument(
-        "--weights", type=Path, default=Path("tune_bernoulli.pt"), help="of the network, made if missing"
-    )
-    options = parser.parse_args()
-    data = CIFAR10(validation=2000)
-    start = time.perf_counter()
-    victim = trained(data, options.weights)
-    held = data.images("validation")
-    x, y = floats(held.read(list(range(len(held))))), held.labels
-    with torch.no_grad():
-        right = (victim(x).argmax(1) == y).nonzero()[:, 0]
-    sigma = noise_of_two_points(victim, x, y)
-    print(f"trained in {time.perf_counter() - start:.0f} s, accuracy {len(right) / len(y):.3f}, noise {sigma:.3f}")
-    chosen = right[torch.linspace(0, len(right) - 1, options.images).long()]
-    cells = {
-        f"eps {eps}, {'noise' if noise else 'undefended'}": (eps, noise)
-        for eps in options.eps
-        for noise in (0.0, sigma)
-    }
-    cells = {title: cell for title, cell in cells.items() if re.search(options.cells, title)}
-    print(f"| attack | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}")
-    for name, make in variants().items():
-        if not re.search(options.only, name):
-            continue
-        line = []
-        for eps, noise in cells.values():
-            shares, queries = robust_after(make(eps=eps, norm=options.norm), victim, x[chosen], y[chosen], noise)
-            line.append(" / ".join(f"{share:.0f}" for share in shares) + f" ({queries:.0f})")
-        print(f"| {name} | {' | '.join(line)} |", flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__.partition("\n")[0], variants())
