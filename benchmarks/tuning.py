@@ -44,7 +44,7 @@ def floats(pixels: Tensor) -> Tensor:
     return pixels if pixels.is_floating_point() else pixels / 255
 
 
-def ascended(victim: Victim, x: Tensor, y: Tensor, steps: int = 3) -> Tensor:
+def ascended(victim: Victim, x: Tensor, y: Tensor, steps: int = 2) -> Tensor:
     """Return points of the ball with a large cross-entropy, from a random start."""
     points = (x + TRAINING_EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     for _ in range(steps):
@@ -65,7 +65,7 @@ def trained(data: CIFAR10, weights: Path, adversarially: bool) -> Victim:
         victim.load_state_dict(torch.load(weights, weights_only=True))
         return victim.eval()
     source = data.images("train")
-    batches, epochs = len(source) // 128, 8 if adversarially else 4
+    batches, epochs = len(source) // 128, 3 if adversarially else 4
     optimizer = torch.optim.SGD(victim.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=epochs * batches, pct_start=0.2)
     for _ in range(epochs):
