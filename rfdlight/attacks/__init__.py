@@ -4,6 +4,7 @@ from rfdlight.attacks.bandits import Bandits
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.bernoulli import Bernoulli
 from rfdlight.attacks.bernoulli_decision import BernoulliDecision
+from rfdlight.attacks.bernoulli_multiscale import BernoulliMultiscale
 from rfdlight.attacks.boundary import Boundary
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.geoda import GeoDA
@@ -28,6 +29,7 @@ __all__ = [
     "Bandits",
     "Bernoulli",
     "BernoulliDecision",
+    "BernoulliMultiscale",
     "Boundary",
     "GeoDA",
     "RandomNoise",

@@ -15,6 +15,7 @@ NAMES: dict[str, dict[str, str]] = {
         "bandits": "rfdlight.attacks.bandits.Bandits",
         "bernoulli": "rfdlight.attacks.bernoulli.Bernoulli",
         "bernoulli_decision": "rfdlight.attacks.bernoulli_decision.BernoulliDecision",
+        "bernoulli_multiscale": "rfdlight.attacks.bernoulli_multiscale.BernoulliMultiscale",
         "boundary": "rfdlight.attacks.boundary.Boundary",
         "fgsm": "rfdlight.attacks.fgsm.FGSM",
         "geoda": "rfdlight.attacks.geoda.GeoDA",
