@@ -11,6 +11,7 @@ from reference.draws import SquareDraws, SquareL2Draws
 
 from rfdlight.attacks import AdaptiveSquare, Square
 from rfdlight.core.tensors import per_row
+from rfdlight.engine import criterion_named
 from rfdlight.errors import UserError
 
 EPS = {"linf": 0.05, "l2": 1.0}
@@ -164,11 +165,9 @@ def test_behind_noise_it_finds_more_than_square():
 @NORMS
 def test_a_victim_that_predicts_at_random_is_finished_within_the_budget(norm):
     x, y = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)
+    options = {"budget": 25, "deterministic": False, "criterion": criterion_named("sequential", 40)}
     for counting in ("exact", "paper"):
-        run = Run(
-            CoinFlip(), AdaptiveSquare(eps=EPS[norm], norm=norm), x, y, budget=25, deterministic=False,
-            query_counting=counting,
-        )  # fmt: skip
+        run = Run(CoinFlip(), AdaptiveSquare(eps=EPS[norm], norm=norm), x, y, query_counting=counting, **options)
         assert all(record.billed <= 25 for record in run.records)
 
 
