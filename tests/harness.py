@@ -73,6 +73,18 @@ class Mapped(nn.Module):
         return self.change(self.victim(x))
 
 
+def noisy(victim: Callable[[Tensor], Tensor], deviation: float, seed: int = 0) -> Callable[[Tensor], Tensor]:
+    """The answers of a victim with Gaussian noise on the logit of class 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def answer(points: Tensor) -> Tensor:
+        logits = victim(points).float()
+        logits[:, 0] += deviation * torch.randn(len(points), generator=generator)
+        return logits
+
+    return answer
+
+
 class Collector(RunObserver):
     """Keeps the records of a run, which it ends after so many forward passes."""
 

@@ -1,5 +1,7 @@
 """Query-based attacks: black-box (score-based and decision-based) and white-box."""
 
+from rfdlight.attacks.adaptive_nes import AdaptiveNES
+from rfdlight.attacks.adaptive_square import AdaptiveSquare
 from rfdlight.attacks.bandits import Bandits
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.bernoulli import Bernoulli
@@ -25,6 +27,8 @@ __all__ = [
     "HSJA",
     "NES",
     "PGD",
+    "AdaptiveNES",
+    "AdaptiveSquare",
     "Attack",
     "Bandits",
     "Bernoulli",

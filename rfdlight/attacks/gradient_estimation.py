@@ -15,6 +15,17 @@ def unit(direction: Tensor) -> Tensor:
     return direction / per_row(norms.norm(direction, "l2").clamp_min(1e-30), direction)
 
 
+def enlarged(coarse: Tensor, like: Tensor) -> Tensor:
+    """Return square grids of cells at the size of `like`: each pixel has the value of its cell."""
+    if coarse.shape == like.shape:
+        return coarse
+    side, (height, width) = coarse.shape[2], like.shape[2:]
+    down = torch.arange(height, device=coarse.device) * side // height
+    across = torch.arange(width, device=coarse.device) * side // width
+    cell = (down[:, None] * side + across).flatten().expand(*coarse.shape[:2], -1)
+    return coarse.flatten(2).gather(2, cell).view(*coarse.shape[:2], height, width)
+
+
 def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
     """Return one line if `steps` steps of length `step` cannot cross the radius `eps`, else None."""
     if steps * step >= eps * (1 - 1e-9):

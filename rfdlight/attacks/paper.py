@@ -349,6 +349,7 @@ class PaperZOSignSGD(PaperNES):
 
 
 BEHAVIOURS: dict[type[Attack], type[PaperBehaviour[Any]]] = {
+    attacks.AdaptiveSquare: PaperBehaviour,  # without published code, unlike Square
     attacks.Bandits: PaperBandits,
     attacks.Boundary: PaperBoundary,
     attacks.GeoDA: PaperGeoDA,

@@ -95,11 +95,19 @@ class Square(Attack):
         iterations = (self.schedule_clock or self.default_clock) == "iterations"
         return state["step"] - 1 if iterations else (state["queries"] - 1) * self.eot
 
-    def _paint(self, state: Columns, side: Tensor) -> Tensor:
-        """Return the signs with one window repainted; the kept signs for the start and for refreshes."""
+    @property
+    def _kept(self) -> str:
+        """Return the name of the column with the kept signs or, in l2, the kept point."""
+        return "signs" if self.norm == "linf" else "point"
+
+    def _default_length(self, state: Columns) -> Tensor:
+        """Return the length of the schedule without `schedule_len`, (rows,) int64."""
+        return state["budget"]
+
+    def _paint(self, state: Columns, side: Tensor, moves: Tensor) -> Tensor:
+        """Return the signs with one window repainted; the kept signs where not `moves`."""
         kept, seed, step = state["signs"], state["seed"], state["step"]
         channels, height, width = kept.shape[1:]
-        moves = (step > 0) & ~state["refreshing"]
         window, _, _ = square_l2.window(rng.uniform(seed, _WINDOW, step, 2), side, height, width)
         window &= per_row(moves, window)
         paint = rng.signs(seed, _SIGNS, step, (channels, 1, 1))
@@ -114,26 +122,29 @@ class Square(Attack):
             proposal = torch.where(window, paint * flips[:, :, None, None], kept)
         return proposal
 
+    def _proposal(self, state: Columns, moves: Tensor) -> Tensor:
+        """Return new signs or, in l2, new points; the kept ones where not `moves`."""
+        x = state["x"]
+        side = self.side(self._time(state), self._default_length(state), *x.shape[2:])
+        if self.norm == "linf":
+            return self._paint(state, side, moves)
+        moved = square_l2.propose(x, state["point"], state["seed"], state["step"], side, self.threat.eps)
+        return torch.where(per_row(moves, x), moved, state["point"])
+
     def _point(self, x: Tensor, signs: Tensor) -> Tensor:
-        return torch.add(x, signs, alpha=self.threat.eps).clamp_(0, 1)
+        """Return the points with these signs; in l2 they are points already."""
+        return signs if self.norm == "l2" else torch.add(x, signs, alpha=self.threat.eps).clamp_(0, 1)
 
     def ask(self, state: Columns) -> Tensor:
-        x, step = state["x"], state["step"]
-        side = self.side(self._time(state), state["budget"], *x.shape[2:])
-        if self.norm == "linf":
-            state["proposal"] = self._paint(state, side)
-            return self._point(x, state["proposal"])
-        moves = (step > 0) & ~state["refreshing"]
-        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps)
-        state["proposal"] = torch.where(per_row(moves, x), moved, state["point"])
-        return state["proposal"]
+        state["proposal"] = self._proposal(state, (state["step"] > 0) & ~state["refreshing"])
+        return self._point(state["x"], state["proposal"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss = self.objective(state, answer)
         refreshed = state["refreshing"]
         better = (loss < state["loss"]) & ~refreshed
-        name = "signs" if self.norm == "linf" else "point"
-        torch.where(per_row(better, points), state["proposal"], state[name], out=state[name])
+        kept = state[self._kept]
+        torch.where(per_row(better, points), state["proposal"], kept, out=kept)
         state["loss"] = torch.where(better | refreshed, loss, state["loss"])
         state["kept"] = better
         state["step"] = state["step"] + ~refreshed
@@ -142,4 +153,4 @@ class Square(Attack):
             state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
 
     def best(self, state: Columns) -> Tensor:
-        return self._point(state["x"], state["signs"]) if self.norm == "linf" else state["point"]
+        return self._point(state["x"], state[self._kept])

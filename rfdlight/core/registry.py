@@ -12,6 +12,8 @@ from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
     "attack": {
+        "adaptive_nes": "rfdlight.attacks.adaptive_nes.AdaptiveNES",
+        "adaptive_square": "rfdlight.attacks.adaptive_square.AdaptiveSquare",
         "bandits": "rfdlight.attacks.bandits.Bandits",
         "bernoulli": "rfdlight.attacks.bernoulli.Bernoulli",
         "bernoulli_decision": "rfdlight.attacks.bernoulli_decision.BernoulliDecision",

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from attack_checks import caught
-from harness import Constant, Linear, Mapped, Run, drive, images, one_by_one, start
+from harness import Constant, Linear, Mapped, Run, drive, images, noisy, one_by_one, start
 from reference.bernoulli import bernoulli
 from reference.draws import BernoulliDraws
 
@@ -79,17 +79,6 @@ def weights():
     of_cells *= torch.randint(0, 2, (16,), generator=generator) * 2 - 1
     pixels = of_cells.view(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3) / 4 / 0.05
     return of_cells, Linear(pixels, -float(pixels.sum()) / 2)
-
-
-def noisy(victim, deviation, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def answer(points):
-        logits = victim(points).float()
-        logits[:, 0] += deviation * torch.randn(len(points), generator=generator)
-        return logits
-
-    return answer
 
 
 def check_optimum(attack, deviation=6.0, budget=700):

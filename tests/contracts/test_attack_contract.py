@@ -18,12 +18,13 @@ from rfdlight.engine import criterion_named
 from rfdlight.testing import check_attack
 
 EPS = {"linf": 0.08, "l2": 2.0}
-HELPERS = {"decision_based", "gradient_estimation", "paper", "square_l2"}
+HELPERS = {"answer_noise", "decision_based", "gradient_estimation", "paper", "square_l2"}
 """Files of attacks that are not attacks themselves."""
 BASE = {
     "rfdlight.attacks.base",
     "rfdlight.attacks.pgd",
     "rfdlight.attacks.bernoulli",
+    "rfdlight.attacks.square",
 }  # each has another form in a file of its own
 BASE |= {f"rfdlight.attacks.{helper}" for helper in HELPERS} | {"rfdlight.errors"}
 
