@@ -8,7 +8,9 @@ from rfdlight.attacks.boundary import Boundary
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.geoda import GeoDA
 from rfdlight.attacks.hsja import HSJA
+from rfdlight.attacks.nattack import NAttack
 from rfdlight.attacks.nes import NES
+from rfdlight.attacks.parsimonious import Parsimonious
 from rfdlight.attacks.pgd import PGD
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
@@ -30,6 +32,8 @@ __all__ = [
     "BernoulliDecision",
     "Boundary",
     "GeoDA",
+    "NAttack",
+    "Parsimonious",
     "RandomNoise",
     "RayS",
     "SignFlip",

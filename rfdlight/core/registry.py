@@ -19,7 +19,9 @@ NAMES: dict[str, dict[str, str]] = {
         "fgsm": "rfdlight.attacks.fgsm.FGSM",
         "geoda": "rfdlight.attacks.geoda.GeoDA",
         "hsja": "rfdlight.attacks.hsja.HSJA",
+        "nattack": "rfdlight.attacks.nattack.NAttack",
         "nes": "rfdlight.attacks.nes.NES",
+        "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.attacks.pgd.PGD",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
         "rays": "rfdlight.attacks.rays.RayS",
@@ -50,6 +52,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "adversary": {
         "fgsm": "rfdlight.training.adversary.FGSMAdversary",
+        "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.training.adversary.PGDAdversary",
         "trades": "rfdlight.training.adversary.TRADESAdversary",
     },
