@@ -10,13 +10,13 @@ from functools import partial
 
 from tuning import main
 
-from rfdlight.attacks import NES, NAttack
+from rfdlight.attacks import HSJA, NES, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, Square
 from rfdlight.attacks.base import Attack
 
 
 def variants() -> dict[str, Callable[..., Attack]]:
-    """Return attacks by name, each a function of the ball."""
-    found: dict[str, Callable[..., Attack]] = {
+    """Return attacks by name, each a function of the ball; in l2, `--only` leaves out those of linf alone."""
+    score: dict[str, Callable[..., Attack]] = {
         "nes": NES,
         "nes, sigma 0.01": partial(NES, sigma=0.01),
         "nattack": NAttack,
@@ -26,8 +26,15 @@ def variants() -> dict[str, Callable[..., Attack]]:
             for step in (0.02, 0.05, 0.1):
                 options = {"population": population, "sigma": sigma, "step": step}
                 title = f"nattack, population {population}, sigma {sigma}, step {step}"
-                found[title] = partial(NAttack, **options)
-    return found
+                score[title] = partial(NAttack, **options)
+    linf: dict[str, Callable[..., Attack]] = {"signhunt": SignHunt, "square": Square, "parsimonious": Parsimonious}
+    linf |= {f"parsimonious, block {block}": partial(Parsimonious, block=block) for block in (2, 8)}
+    l2: dict[str, Callable[..., Attack]] = {"boundary": Boundary, "hsja": HSJA, "evolutionary": Evolutionary}
+    for grid in (8, 16, 32):
+        for mu, window in ((0.01, 30), (0.1, 5), (0.1, 10), (0.03, 10)):
+            options = {"grid": grid, "mu": mu, "window": window}
+            l2[f"evolutionary, grid {grid}, mu {mu}, window {window}"] = partial(Evolutionary, **options)
+    return score | linf | l2
 
 
 if __name__ == "__main__":

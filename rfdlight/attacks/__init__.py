@@ -5,6 +5,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.attacks.bernoulli import Bernoulli
 from rfdlight.attacks.bernoulli_decision import BernoulliDecision
 from rfdlight.attacks.boundary import Boundary
+from rfdlight.attacks.evolutionary import Evolutionary
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.geoda import GeoDA
 from rfdlight.attacks.hsja import HSJA
@@ -31,6 +32,7 @@ __all__ = [
     "Bernoulli",
     "BernoulliDecision",
     "Boundary",
+    "Evolutionary",
     "GeoDA",
     "NAttack",
     "Parsimonious",

@@ -17,11 +17,12 @@ _BATCH = 64  # blocks that are searched together
 class Parsimonious(Attack):
     """Parsimonious attack: score-based local search over the signs of blocks by lazy greedy steps, in linf.
 
-    Each square block of each channel is at +eps or -eps, at first all at -eps. The blocks are searched in random batches
-    of 64. Of a batch, blocks at -eps are raised first, then blocks at +eps are lowered: the block with the largest gain
-    first, and as long as there is a gain. A gain is how far the loss falls. Old gains serve as upper bounds, as they are
-    for a submodular loss, so only the block with the largest bound is queried again. After all batches the blocks have
-    half the side, down to single pixels. Queries: one per gain, and one per batch at the kept point.
+    Each square block of each channel is at +eps or -eps, at first all at -eps. The blocks are searched in random
+    batches of 64. Of a batch, blocks at -eps are raised first, then blocks at +eps are lowered: the block with the
+    largest gain first, and as long as there is a gain. A gain is how far the loss falls. Old gains serve as upper
+    bounds, which they are for a submodular loss, so only the block with the largest bound is queried again. After all
+    batches the blocks have half the side, down to single pixels. Queries: one per gain, and one per batch at the kept
+    point.
 
     Source: Moon, An, Song, Parsimonious Black-Box Adversarial Attacks via Efficient Combinatorial Optimization, ICML
     2019, algorithms 1 to 3, with the batches of the published code.

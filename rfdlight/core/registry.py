@@ -16,6 +16,7 @@ NAMES: dict[str, dict[str, str]] = {
         "bernoulli": "rfdlight.attacks.bernoulli.Bernoulli",
         "bernoulli_decision": "rfdlight.attacks.bernoulli_decision.BernoulliDecision",
         "boundary": "rfdlight.attacks.boundary.Boundary",
+        "evolutionary": "rfdlight.attacks.evolutionary.Evolutionary",
         "fgsm": "rfdlight.attacks.fgsm.FGSM",
         "geoda": "rfdlight.attacks.geoda.GeoDA",
         "hsja": "rfdlight.attacks.hsja.HSJA",

@@ -56,21 +56,16 @@ def check_search(attack, victim, x, y, budget=150):
 
 
 def check_linear(attack):
-    """A margin that is linear is modular: one sweep over 48 pixels finds the best corner, in at most 1 + 4 * 48 queries.
+    """A linear margin is modular: one sweep over 48 pixels finds the best corner, in less than 3 * 48 queries.
 
-    Each pixel is queried once to be raised; one with a gain is queried again before it is raised unless it is the first,
-    and once to be lowered, at most.
+    Every pixel is queried once. One with a gain is queried again before it is raised, and once more to be lowered.
     """
     victim, x = linear_victim((3, 4, 4))
     y = torch.zeros(3, dtype=torch.int64)
-    attack.eps = 0.05
-    spent = torch.zeros(3, dtype=torch.int64)
-    for before, _, _, after in drive(attack, lambda p: victim(p).float(), x, y, budget=194):
-        spent += after["sweep"] == 0
+    for *_, after in drive(attack, lambda p: victim(p).float(), x, y, budget=3 * 48):
         if (after["sweep"] > 0).all():
             break
-        assert (before["sweep"] <= 1).all()
-    assert (spent < 1 + 3 * 48).all()
+    assert (after["sweep"] > 0).all()
     assert torch.allclose(margin(victim(attack.best(after)), y), victim.least_margin(x, 0.05), rtol=0, atol=1e-5)
 
 
@@ -102,7 +97,7 @@ def test_a_query_negates_one_block_and_the_loss_never_rises(network, clean):
 
 
 def test_a_linear_victim_is_solved_exactly_in_one_sweep():
-    check_linear(Parsimonious())
+    check_linear(Parsimonious(eps=0.05))
 
 
 def test_blocks_have_the_authors_sides():

@@ -6,7 +6,7 @@ from reference.ascent import SpentError
 from reference.nes import loss_of
 
 
-def parsimonious(model, x, y, target, eps, block, loss, budget, order):
+def parsimonious(model, x, y, target, eps, block, loss, budget, order):  # noqa: C901 - the paper's loops
     """Return one entry per query: the point, and what would be submitted after the answer.
 
     `order(number, size)` gives a random order of so many places.
