@@ -10,7 +10,7 @@ from functools import partial
 
 from tuning import main
 
-from rfdlight.attacks import HSJA, NES, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, Square
+from rfdlight.attacks import HSJA, NES, OPT, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, SignOPT, Square
 from rfdlight.attacks.base import Attack
 
 
@@ -34,6 +34,10 @@ def variants() -> dict[str, Callable[..., Attack]]:
         for mu, window in ((0.01, 30), (0.1, 5), (0.1, 10), (0.03, 10)):
             options = {"grid": grid, "mu": mu, "window": window}
             l2[f"evolutionary, grid {grid}, mu {mu}, window {window}"] = partial(Evolutionary, **options)
+    for starting_points in (10, 100):
+        l2[f"signopt, {starting_points} starts"] = partial(SignOPT, starting_points=starting_points)
+        l2[f"signopt, {starting_points} starts, 50 samples"] = partial(SignOPT, starting_points, 50)
+        l2[f"opt, {starting_points} starts"] = partial(OPT, starting_points=starting_points)
     return score | linf | l2
 
 

@@ -11,6 +11,7 @@ from rfdlight.attacks.geoda import GeoDA
 from rfdlight.attacks.hsja import HSJA
 from rfdlight.attacks.nattack import NAttack
 from rfdlight.attacks.nes import NES
+from rfdlight.attacks.opt import OPT
 from rfdlight.attacks.parsimonious import Parsimonious
 from rfdlight.attacks.pgd import PGD
 from rfdlight.attacks.random_noise import RandomNoise
@@ -26,6 +27,7 @@ __all__ = [
     "FGSM",
     "HSJA",
     "NES",
+    "OPT",
     "PGD",
     "Attack",
     "Bandits",

@@ -22,6 +22,7 @@ NAMES: dict[str, dict[str, str]] = {
         "hsja": "rfdlight.attacks.hsja.HSJA",
         "nattack": "rfdlight.attacks.nattack.NAttack",
         "nes": "rfdlight.attacks.nes.NES",
+        "opt": "rfdlight.attacks.opt.OPT",
         "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.attacks.pgd.PGD",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
@@ -53,6 +54,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "adversary": {
         "fgsm": "rfdlight.training.adversary.FGSMAdversary",
+        "opt": "rfdlight.attacks.opt.OPT",
         "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.training.adversary.PGDAdversary",
         "trades": "rfdlight.training.adversary.TRADESAdversary",
