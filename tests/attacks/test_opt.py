@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attack_checks import caught, check_feasible
-from harness import Constant, Run, drive, images, labelled, one_by_one
+from harness import Constant, Linear, Run, drive, images, labelled, one_by_one
 from reference.opt import opt
 from test_signopt import check_linear, check_reference, linear_victim
 
@@ -39,22 +39,21 @@ def check_steps(attack, victim, x, y, steps=250):
 
 
 def check_gradient(attack):
-    """On a linear victim in l2 g(theta) = margin / -(w . theta), whose differences the sum of the samples holds.
+    """On a linear victim in l2, where g(theta) = -margin / (w . theta), samples add the differences that g has.
 
-    A difference is known to the tolerance of its bisection, beta / 500, so a slope to 0.002, and to beta in curvature.
+    A bisection to beta / 500 knows a slope to 0.002.
     """
-    victim, x = linear_victim()
-    y = torch.zeros(len(x), dtype=torch.int64)
-    w, margin, seen = victim.weight.double().flatten(), victim(x)[:, 0], 0
-    for before, _, _, after in drive(attack, victim, x, y, budget=200):
-        ends = after["sampled"] == before["sampled"] + 1
-        for i in ends.nonzero()[:, 0].tolist():
-            row = {name: column[i : i + 1] for name, column in before.items()}
-            u, theta = attack._u(row).double().flatten(), before["direction"][i].double().flatten()
-            around = theta + 1e-3 * u
-            g, at = -margin[i] / (w @ theta), -margin[i] * around.norm() / (w @ around)
-            slope = float((after["gathered"] - before["gathered"])[i].double().flatten() @ u)
-            assert abs(slope - float(at - g) / 1e-3) <= 0.03 + 1e-2 * abs(slope), (slope, float(at - g) / 1e-3)
+    weight = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(5))
+    x, y, seen = images(3, (1, 4, 4), seed=6) * 0.2 + 0.4, torch.zeros(3, dtype=torch.int64), 0
+    victim = Linear(weight, float(0.2 - (x * weight).flatten(1).sum(1).min()))
+    w, margin = weight.double().flatten(), victim(x)[:, 0]
+    for before, _, _, after in drive(attack, victim, x, y, budget=150):
+        for i in (after["sampled"] == before["sampled"] + 1).nonzero()[:, 0].tolist():
+            u = attack._u({name: column[i : i + 1] for name, column in before.items()}).double().flatten()
+            around = before["direction"][i].double().flatten() + 1e-3 * u
+            slope = float(-margin[i] * around.norm() / (w @ around) - before["radius"][i]) / 1e-3
+            added = float((after["gathered"] - before["gathered"])[i].double().flatten() @ u)
+            assert abs(added - slope) <= 0.003 + 1e-3 * abs(slope), (added, slope)
             seen += 1
     assert seen >= 10
 
@@ -97,15 +96,15 @@ def test_points_stay_in_the_ball(network, clean, norm):
 
 
 def test_a_search_ends_where_a_sample_has_no_boundary():
-    # Misclassified until the first gradient, right from then on: every sample grows to 20 and counts for nothing.
+    # Misclassified at its start alone: every sample grows to 20 and counts for nothing.
     x, y = images(1, (1, 4, 4)), torch.zeros(1, dtype=torch.int64)
     attack = OPT(norm="l2", starting_points=1, samples=2, eps=0.05)
     phase, seen = [START], []
 
     def answer(_):
-        return torch.tensor([[0.0, 1.0]] if phase[0] in (START, BISECT) else [[1.0, 0.0]])
+        return torch.tensor([[0.0, 1.0]] if phase[0] == START else [[1.0, 0.0]])
 
-    for before, _, _, after in drive(attack, answer, x, y, budget=2500):
+    for before, _, _, after in drive(attack, answer, x, y, budget=500):
         seen.append(int(before["phase"]))
         phase[0] = int(after["phase"])
         assert not after["gathered"].any()
@@ -171,7 +170,7 @@ CAUGHT = [
     (Climbs, ["check_opt_reference", "check_linear"]),
     (ForgetsBeta, ["check_gradient", "check_opt_reference"]),
     (ForgetsTheNearestSample, ["check_opt_reference"]),
-    (SamplesOnceMore, ["check_steps", "check_opt_reference"]),
+    (SamplesOnceMore, ["check_opt_reference"]),
     (ReadsTheOpposite, ["check_opt_reference", "check_steps"]),
     (LeavesTheBall, ["check_feasible"]),
 ]

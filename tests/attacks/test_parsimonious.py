@@ -14,7 +14,7 @@ from rfdlight.errors import UserError
 BASE = Parsimonious.BASE
 
 
-def check_reference(attack, victim, x, y, budget=150):
+def check_reference(attack, victim, x, y, budget=220):
     """Query by query, points and what would be submitted are the same bits as the reference's."""
     answer = one_by_one(victim)
     seed = torch.tensor([3 + 2**40 * i for i in range(len(x))])
