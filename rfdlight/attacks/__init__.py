@@ -8,10 +8,14 @@ from rfdlight.attacks.bernoulli import Bernoulli
 from rfdlight.attacks.bernoulli_decision import BernoulliDecision
 from rfdlight.attacks.bernoulli_multiscale import BernoulliMultiscale
 from rfdlight.attacks.boundary import Boundary
+from rfdlight.attacks.evolutionary import Evolutionary
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.geoda import GeoDA
 from rfdlight.attacks.hsja import HSJA
+from rfdlight.attacks.nattack import NAttack
 from rfdlight.attacks.nes import NES
+from rfdlight.attacks.opt import OPT
+from rfdlight.attacks.parsimonious import Parsimonious
 from rfdlight.attacks.pgd import PGD
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
@@ -26,6 +30,7 @@ __all__ = [
     "FGSM",
     "HSJA",
     "NES",
+    "OPT",
     "PGD",
     "AdaptiveNES",
     "AdaptiveSquare",
@@ -35,7 +40,10 @@ __all__ = [
     "BernoulliDecision",
     "BernoulliMultiscale",
     "Boundary",
+    "Evolutionary",
     "GeoDA",
+    "NAttack",
+    "Parsimonious",
     "RandomNoise",
     "RayS",
     "SignFlip",

@@ -18,7 +18,7 @@ from rfdlight.engine import criterion_named
 from rfdlight.testing import check_attack
 
 EPS = {"linf": 0.08, "l2": 2.0}
-HELPERS = {"answer_noise", "decision_based", "gradient_estimation", "paper", "square_l2"}
+HELPERS = {"answer_noise", "decision_based", "direction_descent", "gradient_estimation", "paper", "square_l2"}
 """Files of attacks that are not attacks themselves."""
 BASE = {
     "rfdlight.attacks.base",
@@ -31,7 +31,9 @@ BASE |= {f"rfdlight.attacks.{helper}" for helper in HELPERS} | {"rfdlight.errors
 OPTIONS = {
     "boundary": {"spherical_step": 0.05, "source_step": 0.02},
     "hsja": {"gap": 0.13, "init_probes": 4},
+    "nattack": {"population": 5, "sigma": 0.2, "step": 0.2},
     "nes": {"pairs": 3},
+    "opt": {"starting_points": 2, "samples": 2},
     "pgd": {"steps": 4},
     "signopt": {"starting_points": 2, "samples": 8},
     "zo_signsgd": {"samples": 5},
@@ -73,9 +75,9 @@ def test_an_attack_passes_all_checks(form):
 
 @each(ATTACKS)
 def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, network, clean):
-    budget = 400 if form[0] == "signopt" else 100  # a step of its line search alone takes a dozen queries
+    budget = 400 if form[0] in ("opt", "signopt") else 100  # a step of the line search alone takes a dozen queries
     rules = ["sequential"] if made(*form).access == "gradient" else ["sequential", "paper"]
-    few = 8 if form[0] == "signopt" else 5
+    few = 8 if form[0] in ("opt", "signopt") else 5
     for rule in rules:
         images = few if rule == "sequential" else 1
         run = Run(
