@@ -10,6 +10,7 @@ from rfdlight.attacks.geoda import GeoDA
 from rfdlight.attacks.hsja import HSJA
 from rfdlight.attacks.nes import NES
 from rfdlight.attacks.pgd import PGD
+from rfdlight.attacks.prgf import PRGF
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
 from rfdlight.attacks.signflip import SignFlip
@@ -17,6 +18,7 @@ from rfdlight.attacks.signhunt import SignHunt
 from rfdlight.attacks.signopt import SignOPT
 from rfdlight.attacks.simba import SimBA
 from rfdlight.attacks.square import Square
+from rfdlight.attacks.transfer import Transfer
 from rfdlight.attacks.zo_signsgd import ZOSignSGD
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "HSJA",
     "NES",
     "PGD",
+    "PRGF",
     "Attack",
     "Bandits",
     "Bernoulli",
@@ -37,5 +40,6 @@ __all__ = [
     "SignOPT",
     "SimBA",
     "Square",
+    "Transfer",
     "ZOSignSGD",
 ]
