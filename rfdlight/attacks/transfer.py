@@ -77,11 +77,15 @@ class Transfer(SurrogateAttack):
         direction = torch.zeros_like(x)
         for _ in range(self.steps):
             _, gradient = self.on_surrogate(state, point)
-            size = gradient.flatten(1).abs().sum(1).clamp_min(1e-30)
-            direction = self.momentum * direction + gradient / per_row(size, x)
+            direction = self._turned(direction, gradient)
             along = direction.sign() if self.norm == "linf" else unit(direction)
             point = self.threat.project(x, point - length * along)
         return point, self.on_surrogate(state, point)[0]
+
+    def _turned(self, direction: Tensor, gradient: Tensor) -> Tensor:
+        """Return the next direction of a run."""
+        size = gradient.flatten(1).abs().sum(1).clamp_min(1e-30)
+        return self.momentum * direction + gradient / per_row(size, gradient)
 
     def _made(self, state: Columns) -> Tensor:
         """Return the points of rows without queries, (rows, points, C, H, W), by the surrogate's loss, lowest first."""

@@ -293,21 +293,15 @@ class Climbs(Transfer):
 class ForgetsItsMomentum(Transfer):
     """Momentum: each step follows its own gradient alone."""
 
-    def _run(self, state, number):
-        momentum, self.momentum = self.momentum, 0.0
-        try:
-            return super()._run(state, number)
-        finally:
-            self.momentum = momentum
+    def _turned(self, direction, gradient):
+        return gradient
 
 
 class AddsGradientsAsTheyAre(Transfer):
     """Momentum: gradients are not divided by their norms."""
 
-    def on_surrogate(self, state, points):
-        loss, gradient = super().on_surrogate(state, points)
-        size = gradient.flatten(1).abs().sum(1).view(-1, 1, 1, 1)
-        return loss, gradient / size * (10 if torch.equal(points, state["x"]) else 1)
+    def _turned(self, direction, gradient):
+        return self.momentum * direction + gradient
 
 
 class StartsAtTheImage(Transfer):

@@ -12,6 +12,7 @@ from rfdlight.attacks import PRGF, Transfer
 from rfdlight.cli.main import main
 from rfdlight.data import Digits
 from rfdlight.evaluation import fingerprint
+from rfdlight.records.runs import load_runs
 from rfdlight.reporting.grid import build_grid
 
 QUICK = {"budget": 3, "sanity_checks": False, "progress": False}
@@ -47,7 +48,7 @@ def vars_of(rows):
 
 def test_a_given_network_is_named_by_its_class_and_weights():
     one, other = (evaluated(PRGF(network(seed=seed), eps=0.05)).facts for seed in (0, 1))
-    assert one.options == other.options == "surrogate Sequential"
+    assert one.options == other.options == "surrogate Sequential, step 0.005"
     assert one.surrogate.startswith("Sequential, weights ")
     assert one.surrogate != other.surrogate
 
@@ -138,7 +139,7 @@ def test_a_report_puts_attacks_with_a_surrogate_apart(tmp_path):
     for name, attack in named.items():
         eps = {} if name == "surrogate" else {"eps": 0.05}
         evaluated(attack, out=tmp_path / name, **eps)
-    grid = build_grid([rfd.load_run(tmp_path / name) for name in named])
+    grid = build_grid(load_runs([str(tmp_path / name) for name in named]))
     labels = [(column.label, column.worst) for column in grid.columns]
     assert labels == [
         ("square", False),
