@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from rfdlight.attacks.base import Attack
 from rfdlight.core.arguments import changed_arguments
 from rfdlight.core.tensors import Columns
+from rfdlight.core.user_code import guarded
 from rfdlight.errors import UserError
 
 _ROWS = 8
@@ -46,7 +47,8 @@ class SurrogateAttack(Attack):
         """Keep a copy of a network: hooks, defenses and training of the original do not concern it."""
         self.surrogate = surrogate
         if isinstance(surrogate, nn.Module):
-            self.surrogate = copy.deepcopy(surrogate).eval().requires_grad_(False)
+            with guarded("attack.surrogate: cannot copy the network"):
+                self.surrogate = copy.deepcopy(surrogate).eval().requires_grad_(False)
             self.reconfigure(surrogate=self.surrogate)
 
     def with_surrogate(self, network: nn.Module, text: str) -> Self:

