@@ -91,7 +91,7 @@ class Transfer(SurrogateAttack):
         """Return the points of rows without queries, (rows, points, C, H, W), by the surrogate's loss, lowest first."""
         runs = [self._run(state, number) for number in range(self.points)]
         points, losses = (torch.stack(each, 1) for each in zip(*runs, strict=True))
-        order = losses.argsort(1, stable=True)
+        order = losses.argsort(dim=1, stable=True)
         return points[torch.arange(len(order), device=order.device)[:, None], order]
 
     def _points(self, state: Columns) -> Tensor:

@@ -53,7 +53,9 @@ def _answer_in_logits(network: nn.Module, name: str, data: ImageData) -> None:
             f"attack.surrogate: expected a network of {data.num_classes} classes, as the victim has, got '{name}' "
             f"with an answer of {form_of(output)} for {_ROWS} images"
         )
-    if not logits.requires_grad or torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is None:
+    with torch.enable_grad():
+        total = logits.sum()
+    if not total.requires_grad or torch.autograd.grad(total, x, allow_unused=True)[0] is None:
         raise UserError(
             f"attack.surrogate: expected a differentiable network, got '{name}', in which something cuts the gradient "
             "off"
