@@ -122,8 +122,10 @@ def linear():
     return Linear(torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(1)), 0.0)
 
 
+FAR = {"eps": 0.4, "steps": 8, "step": 0.1}  # so far that the norm of the gradient changes
 FORMS = [
     {},
+    FAR,
     {"momentum": 0.0, "step": 0.04, "loss": "margin"},
     {"targeted": True, "points": 2},
     {"norm": "l2", "eps": 0.8},
@@ -372,6 +374,6 @@ def test_a_mutant_is_caught(mutant, check, network, clean):
     if check == "check_optimum":
         attack, arguments = mutant(linear(), eps=0.05, points=1, loss="margin"), ()
     elif check == "check_reference":
-        attack, arguments = mutant(SURROGATE, **SMALL), (network, x, y)
+        attack, arguments = mutant(SURROGATE, **{**SMALL, **FAR}), (network, x, y)
     with pytest.raises(AssertionError):
         globals()[check](attack, *arguments)
