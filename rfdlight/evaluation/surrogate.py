@@ -39,12 +39,14 @@ def settle_surrogate(attack: Attack, data: ImageData) -> Attack:
     return attack.with_surrogate(network, text)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def _answer_in_logits(network: nn.Module, name: str, data: ImageData) -> None:
     """Check one forward pass of a surrogate, and register a hook that takes the logits out of its output."""
     size = " x ".join(map(str, data.image_shape))
     x = torch.zeros(_ROWS, *data.image_shape, device=device_of(network), requires_grad=True)
     refused = f"attack.surrogate: '{name}' does not take images of {size}"
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad(), guarded(refused):
+    with torch.random.fork_rng(devices=[]), guarded(refused):
         output = network(x.clone())
     key = None if isinstance(output, torch.Tensor) else logits_key(output, _ROWS, data.num_classes)
     logits = as_logits(part(output, key), _ROWS, data.num_classes)
@@ -53,9 +55,7 @@ def _answer_in_logits(network: nn.Module, name: str, data: ImageData) -> None:
             f"attack.surrogate: expected a network of {data.num_classes} classes, as the victim has, got '{name}' "
             f"with an answer of {form_of(output)} for {_ROWS} images"
         )
-    with torch.enable_grad():
-        total = logits.sum()
-    if not total.requires_grad or torch.autograd.grad(total, x, allow_unused=True)[0] is None:
+    if not logits.requires_grad or torch.autograd.grad(logits.sum(), x, allow_unused=True)[0] is None:
         raise UserError(
             f"attack.surrogate: expected a differentiable network, got '{name}', in which something cuts the gradient "
             "off"
