@@ -1,7 +1,7 @@
 """The P-RGF attack (prior-guided random gradient-free)."""
 
 import math
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +60,6 @@ class PRGF(SurrogateAttack, GradientEstimation):
         loss: "margin" or "cross_entropy", on the victim and on the surrogate.
     """
 
-    access: ClassVar[Literal["decision", "score", "gradient"]] = "score"
     has_targeted_form = True
 
     def __init__(
