@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
 from rfdlight.attacks.paper import paper_behaviour, with_published_steps
+from rfdlight.attacks.surrogate import SurrogateAttack
 from rfdlight.engine import Engine, EngineConfig, Oracle, OracleConfig, RunObserver, SuccessCriterion, criterion_named
 from rfdlight.records.records import Record
 from rfdlight.testing.small_victims import CoinFlip as CoinFlip
@@ -167,6 +168,11 @@ class Run:
 
     def column(self, name: str) -> Tensor:
         return torch.tensor([getattr(record, name) for record in self.records])
+
+
+def required(kind: type[Attack]) -> dict[str, Any]:
+    """The options without which an attack of a kind cannot be made: its surrogate."""
+    return {"surrogate": small_network()} if issubclass(kind, SurrogateAttack) else {}
 
 
 def counted(attack: Attack, query_counting: str) -> Attack:

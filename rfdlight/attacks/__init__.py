@@ -17,6 +17,7 @@ from rfdlight.attacks.nes import NES
 from rfdlight.attacks.opt import OPT
 from rfdlight.attacks.parsimonious import Parsimonious
 from rfdlight.attacks.pgd import PGD
+from rfdlight.attacks.prgf import PRGF
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
 from rfdlight.attacks.signflip import SignFlip
@@ -24,6 +25,7 @@ from rfdlight.attacks.signhunt import SignHunt
 from rfdlight.attacks.signopt import SignOPT
 from rfdlight.attacks.simba import SimBA
 from rfdlight.attacks.square import Square
+from rfdlight.attacks.transfer import Transfer
 from rfdlight.attacks.zo_signsgd import ZOSignSGD
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "PGD",
     "AdaptiveNES",
     "AdaptiveSquare",
+    "PRGF",
     "Attack",
     "Bandits",
     "Bernoulli",
@@ -51,5 +54,6 @@ __all__ = [
     "SignOPT",
     "SimBA",
     "Square",
+    "Transfer",
     "ZOSignSGD",
 ]

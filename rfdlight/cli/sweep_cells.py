@@ -26,6 +26,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.errors import ResumeError, UserError, one_line
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import settle_eps
+from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.records.runs import load_run
 from rfdlight.reporting.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim
@@ -99,7 +100,7 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
                 found = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
                 loaded[key] = found.module, data.images("test"), data.num_images
             victim, images, count = loaded[key]
-            settle_eps(model.attack, data)
+            settle_surrogate(settle_eps(model.attack, data), data)
             for defense in made.trainer.callbacks if model.defended else ():
                 if isinstance(defense, Defense):
                     check_acts(defense, victim, images)

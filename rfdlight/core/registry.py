@@ -28,6 +28,7 @@ NAMES: dict[str, dict[str, str]] = {
         "opt": "rfdlight.attacks.opt.OPT",
         "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.attacks.pgd.PGD",
+        "prgf": "rfdlight.attacks.prgf.PRGF",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
         "rays": "rfdlight.attacks.rays.RayS",
         "signflip": "rfdlight.attacks.signflip.SignFlip",
@@ -35,6 +36,7 @@ NAMES: dict[str, dict[str, str]] = {
         "signopt": "rfdlight.attacks.signopt.SignOPT",
         "simba": "rfdlight.attacks.simba.SimBA",
         "square": "rfdlight.attacks.square.Square",
+        "transfer": "rfdlight.attacks.transfer.Transfer",
         "zo_signsgd": "rfdlight.attacks.zo_signsgd.ZOSignSGD",
     },
     "data": {

@@ -243,6 +243,8 @@ class Evaluation(RunObserver):
         config = self.config
         settings = self.subject.settings(config, self.rows)
         settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
+        if self.subject.surrogate is not None:
+            settings["weights of the surrogate"] = weights_digest(self.subject.surrogate)
         found = fingerprint(self.subject.victim, attacked, self.subject.code, settings)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")

@@ -96,7 +96,7 @@ def build_grid(runs: Sequence[Run], budgets: list[int] | None = None) -> Grid:
 
     The rows of a victim are together, in the order in which the runs were given. The worst case of a method counts an
     image as robust if it is robust in every run of the method with one norm, eps and query counting; white-box attacks
-    are excluded, since they have another threat model.
+    and attacks with a surrogate are excluded, since they have other threat models.
     """
     least = min(runs, key=lambda run: run.facts.budget)
     if budgets and max(budgets) > least.facts.budget:
@@ -156,7 +156,7 @@ def _worst_columns(settings: list[Setting], budgets: Sequence[int | None]) -> li
     threats: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
     for label, of_setting in settings:
         for method, run in of_setting.items():
-            if not run.summary.ledger["gradient"]:
+            if not run.summary.ledger["gradient"] and run.facts.surrogate is None:
                 shared = (run.facts.norm, run.facts.eps, run.facts.query_counting)
                 threats.setdefault(shared, {}).setdefault(method, {})[label] = run
     several = {}

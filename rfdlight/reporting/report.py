@@ -13,7 +13,10 @@ from rfdlight.reporting.paired import Comparison, Side, Subject, compare
 from rfdlight.reporting.tables import ball, side_by_side
 
 READING_GRID = "Cell: robust accuracy (Definition 1), undecided images by sign. Clean: mean over the method's runs."
-READING_WORST = "Worst case: robust in every black-box run of the method with one norm, eps and query counting."
+READING_WORST = (
+    "Worst case: robust in every black-box run of the method with one norm, eps and query counting; runs with a "
+    "surrogate are left out."
+)
 READING_PAIRS = (
     "B - A: gain in robust accuracy from A to B on common images, in points, with the 95% interval of Agresti and Min "
     "(2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here."

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import CoinFlip, Run, drive, images, labelled, one_by_one
+from harness import CoinFlip, Run, drive, images, labelled, one_by_one, required
 from msgspec.structs import astuple
 from torch import nn
 
@@ -18,7 +18,15 @@ from rfdlight.engine import criterion_named
 from rfdlight.testing import check_attack
 
 EPS = {"linf": 0.08, "l2": 2.0}
-HELPERS = {"answer_noise", "decision_based", "direction_descent", "gradient_estimation", "paper", "square_l2"}
+HELPERS = {
+    "answer_noise",
+    "decision_based",
+    "direction_descent",
+    "gradient_estimation",
+    "paper",
+    "square_l2",
+    "surrogate",
+}
 """Files of attacks that are not attacks themselves."""
 BASE = {
     "rfdlight.attacks.base",
@@ -35,6 +43,7 @@ OPTIONS = {
     "nes": {"pairs": 3},
     "opt": {"starting_points": 2, "samples": 2},
     "pgd": {"steps": 4},
+    "prgf": {"samples": 4, "norm_samples": 2, "sigma": 0.001},
     "signopt": {"starting_points": 2, "samples": 8},
     "zo_signsgd": {"samples": 5},
 }
@@ -61,7 +70,8 @@ QUICK = [
 def made(name, norm, targeted):
     # An image of another class is far away: what starts there needs room to arrive within these budgets.
     eps = EPS[norm] * (4 if targeted and attack_class(name).needs_starting_point else 1)
-    return attack_class(name)(eps=eps, norm=norm, targeted=targeted, **OPTIONS.get(name, {}))
+    options = OPTIONS.get(name, {}) | required(attack_class(name))
+    return attack_class(name)(eps=eps, norm=norm, targeted=targeted, **options)
 
 
 def each(forms):
@@ -97,7 +107,8 @@ def test_another_seed_changes_what_random_attacks_query(form, network, clean):
     ]
     own = {cls.__module__ for cls in attack_class(form[0]).__mro__ if cls.__module__.startswith("rfdlight.attacks")}
     shared = {"rfdlight.attacks.base", "rfdlight.attacks.decision_based"}
-    draws = any("rng" in inspect.getsource(sys.modules[module]) for module in own - shared)
+    sources = [inspect.getsource(sys.modules[module]) for module in own - shared]
+    draws = any("rng" in source or "random_point" in source for source in sources)
     assert torch.equal(*queried) != draws
 
 

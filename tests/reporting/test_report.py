@@ -43,6 +43,7 @@ Attacked in linf eps 0.2.
 | --- | --- | --- |
 | attack | square | square |
 | options | defaults | defaults |
+| surrogate | none | none |
 | victim | digits_small | digits_small |
 | defense | none | feature_noise a\\|b |
 | data | digits | digits |
