@@ -27,14 +27,6 @@ HELPERS = {
     "square_l2",
     "surrogate",
 }
-    "answer_noise",
-    "decision_based",
-    "direction_descent",
-    "gradient_estimation",
-    "paper",
-    "square_l2",
-    "surrogate",
-}
 """Files of attacks that are not attacks themselves."""
 BASE = {
     "rfdlight.attacks.base",
