@@ -1,6 +1,7 @@
 """Steps along estimated and true gradients, and the base classes of attacks that estimate the gradient from scores."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -8,6 +9,13 @@ from torch import Tensor
 from rfdlight.attacks.base import Attack
 from rfdlight.core import norms
 from rfdlight.core.tensors import Columns, per_row
+
+_PAPER_SIDE = 224  # of the paper's images, in pixels
+
+
+def by_size(sigma: float, x: Tensor) -> float:
+    """Return the probe size for images like `x` where it is `sigma` at the paper's size; it grows with the side."""
+    return sigma * min(min(x.shape[2:]) / _PAPER_SIDE, 1.0)
 
 
 def unit(direction: Tensor) -> Tensor:
@@ -45,6 +53,7 @@ class GradientEstimation(Attack):
     access = "score"
     norms = ("linf", "l2")
     signs_in_l2 = False  # whether steps are along signs in l2 too
+    paper_constants: ClassVar[bool] = False  # whether options that are not given are the paper's at every image size
 
     step: float
 

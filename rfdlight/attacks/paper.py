@@ -86,9 +86,10 @@ class FirstQueryFree(PaperBehaviour[A]):
 
 
 class PublishedSquare(attacks.Square):
-    """Square Attack whose schedule counts iterations."""
+    """Square Attack whose schedule counts iterations, from squares of the paper's share."""
 
     default_clock = "iterations"
+    default_p = 0.05
 
 
 class PaperSquare(FirstQueryFree[attacks.Square]):
@@ -275,6 +276,8 @@ class PaperSignHunt(PaperBehaviour[attacks.SignHunt]):
 
 class Unclipped(GradientEstimation):
     """Gradient estimation that clips neither probes nor iterates to [0, 1]; iterates are projected on the ball."""
+
+    paper_constants = True
 
     def in_range(self, probe: Tensor) -> Tensor:
         return probe
