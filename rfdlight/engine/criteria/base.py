@@ -92,7 +92,10 @@ class SuccessCriterion(ABC):
     """
 
     evaluates_interim: ClassVar[bool] = False
-    """Whether `conclude_interim` decides on the points that the attack would submit before its budget ends."""
+    """Whether `conclude_interim` decides on the points that the attack would submit before its budget ends.
+
+    Only of a criterion that `reaches_verdict`: the evaluations of a success are final ones.
+    """
 
     level: float = ADVERSARIAL_LEVEL
 
