@@ -20,6 +20,7 @@ from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
+from rfdlight.records.records import interim_queries
 from rfdlight.victims.card import VictimCard
 
 
@@ -94,6 +95,11 @@ class EvaluationConfig:
     def attacks_misclassified(self) -> bool:
         """Whether the attack is made on all images, since an earlier run has decided which clean images are wrong."""
         return False
+
+    @property
+    def interim_queries(self) -> tuple[int, ...]:
+        """Queries after which the point that the attack would submit is evaluated, see `EngineConfig`."""
+        return interim_queries(self.budget)
 
     def rows_for(self, images: int, processes: int = 1) -> int:
         """Return the rows of a forward pass for a number of images shared by a number of processes."""

@@ -231,6 +231,7 @@ class Evaluation(RunObserver):
             seed=config.seed,
             query_counting=config.query_counting,
             eot=config.eot,
+            interim_queries=config.interim_queries,
             starting_points=points,
             deterministic=not any(astuple(self.random)),
             attacks_misclassified=config.attacks_misclassified,

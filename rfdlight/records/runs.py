@@ -21,7 +21,7 @@ from rfdlight.records.diagnostic import Diagnostic
 from rfdlight.records.facts import RunFacts
 from rfdlight.records.records import Record, in_order, read_records
 from rfdlight.records.run_directory import refuse_links
-from rfdlight.records.schema import SCHEMA, read_versioned
+from rfdlight.records.schema import OLDEST, SCHEMA, read_versioned
 from rfdlight.records.summary import Estimate, Summary, summarize
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Run:
         if missing:
             raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
         refuse_links(folder)
-        facts = read_versioned(folder / "summary.json", _SummaryFile).run
+        facts = read_versioned(folder / "summary.json", _SummaryFile, OLDEST).run
         # Texts of a stranger's file may hold control characters.
         facts = msgspec.structs.replace(facts, **{k: shown(v) for k, v in asdict(facts).items() if isinstance(v, str)})
         path = folder / "records.jsonl"
@@ -155,7 +155,7 @@ def _as_declared(record: Record) -> Record:
     if not record.clean_correct:
         return record
     verdict = "robust" if record.success_query is None else "adversarial"
-    return msgspec.structs.replace(record, clean_verdict="right", verdict=verdict)
+    return msgspec.structs.replace(record, clean_verdict="right", verdict=verdict, interim=())
 
 
 class _SummaryFile(msgspec.Struct):

@@ -10,7 +10,7 @@ from rfdlight.records.facts import ROWS, Rows
 from rfdlight.records.records import CleanVerdict, Record, Verdict
 from rfdlight.records.runs import Run
 from rfdlight.records.schema import Count, Fields, PositiveCount
-from rfdlight.records.summary import CurvePoint, Estimate, Undecided, budgets, success_query_of
+from rfdlight.records.summary import CurvePoint, Estimate, Undecided, budgets, outcomes, success_query_of
 
 Access = Literal["score", "decision", "both"]
 
@@ -121,11 +121,11 @@ def _combined(records: Sequence[Record]) -> StandardImage:
     before, stage, success, first_undecided = 0, None, None, None
     undecided = [record for record in records if record.verdict == "undecided"]
     for number, record in enumerate(records, 1):
-        here = success_query_of(record, "adversarial")
-        if record.verdict == "adversarial" and here is not None:
-            stage, success = number, before + here
-        if record.verdict == "undecided" and here is not None and first_undecided is None:
-            first_undecided = before + here
+        end = outcomes(record)[-1].queries
+        if record.verdict == "adversarial":
+            stage, success = number, before + (success_query_of(record) or end)
+        if record.verdict == "undecided" and first_undecided is None:
+            first_undecided = before + end
         before += record.billed
     evaluations = sum(record.final_evaluations for record in undecided)
     margin = sum(record.final_margin * record.final_evaluations for record in undecided)

@@ -4,6 +4,7 @@ import pytest
 from hand import UNDECIDED, adversarial, facts, record
 
 from rfdlight.records.facts import Rows
+from rfdlight.records.records import InterimEvaluation
 from rfdlight.records.runs import Run
 from rfdlight.records.standard import combine, summarize_standard, to_attack
 
@@ -69,6 +70,14 @@ def test_undecided_images_count_by_the_mean_over_all_their_undecided_points(imag
     assert all(images[i].is_robust_at(None, "robust") for i in (2, 4, 5, 8))
 
 
+def test_a_stage_counts_from_its_interim_evaluations_on():
+    found = InterimEvaluation(queries=10, evaluations=50, margin=-0.1, verdict="undecided")
+    stages = [{"0": record(0, interim=(found,))}, {"0": adversarial(0, 30, success_query=None, interim=(found,))}]
+    (image,) = combine(stages)
+    assert (image.success_query, image.queries) == (40, 60)
+    assert [image.is_robust_at(queries) for queries in (10, 39, 40)] == [True, True, False]
+
+
 def test_the_headlines_the_shares_and_the_ledger(images):
     void = [Run.of([record(0)], facts(totals=Rows(attack=5), wall_seconds=1.0, killed_attempts=1))]
     summary = summarize_standard(list(images.values()), runs(), 30, planned=3, void=void)
@@ -80,8 +89,8 @@ def test_the_headlines_the_shares_and_the_ledger(images):
     # Within 30 queries only image 0 is adversarial, and image 2 by its sign.
     total = [summary.total_budget, summary.total_budget_lower, summary.total_budget_upper]
     assert [share.value * 8 for share in total] == [5, 3, 6]
-    assert {point.queries: point.value * 8 for point in summary.curve if point.queries in (5, 10, 30, 50, 90)} == {
-        5: 7, 10: 6, 30: 5, 50: 4, 90: 3,
+    assert {point.queries: point.value * 8 for point in summary.curve if point.queries in (3, 10, 30, 90)} == {
+        3: 7, 10: 6, 30: 5, 90: 3,
     }  # fmt: skip
     assert [stage.adversarial for stage in summary.stages] == [1, 2]
     assert [stage.images for stage in summary.stages] == [9, 6]
