@@ -30,7 +30,7 @@ class AdaptiveSquare(Square):
     Deviations: as Square's; standard errors of a normal distribution in the place of Hoeffding's or Bernstein's bounds.
 
     Args:
-        p: Share of the pixels in the first squares, in (0, 1].
+        p: Share of the pixels in the first squares, in (0, 1]; by default that of `Square`.
         schedule_len: Evaluations or iterations over which the squares shrink, >= 1; by default 10,000 where answers
             vary, and the budget where they do not.
         schedule_clock: Whether the schedule counts "evaluations" or "iterations", that is proposals alone.
@@ -44,7 +44,7 @@ class AdaptiveSquare(Square):
 
     def __init__(
         self,
-        p: float = 0.05,
+        p: float | None = None,
         schedule_len: int | None = None,
         schedule_clock: Literal["evaluations", "iterations"] | None = None,
         level: float = 0.5,
