@@ -41,17 +41,17 @@ from rfdlight.victims.resolve import LoadedVictim
 
 VERSION = "standard-1"
 
-_SCORE = ("random_noise", "bernoulli", "nes", "square", "signhunt")
+_SCORE = ("bernoulli", "random_noise", "nes", "square", "signhunt")
 STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
     "linf": {
         "score": _SCORE,
-        "decision": ("random_noise", "rays", "bernoulli_decision"),
-        "both": (*_SCORE, "rays", "bernoulli_decision"),
+        "decision": ("bernoulli_decision", "random_noise", "rays"),
+        "both": (*_SCORE, "bernoulli_decision", "rays"),
     },
     "l2": {
         "score": _SCORE,
-        "decision": ("random_noise", "hsja", "bernoulli_decision"),
-        "both": (*_SCORE, "hsja", "bernoulli_decision"),
+        "decision": ("bernoulli_decision", "random_noise", "hsja"),
+        "both": (*_SCORE, "bernoulli_decision", "hsja"),
     },
 }
 """The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""

@@ -42,7 +42,9 @@ class StandardImage(Fields, frozen=True, kw_only=True):
     stage: PositiveCount | None  # that found the image adversarial, from 1
     queries: Count  # billed over all stages
     success_query: Count | None  # queries over all stages at the success; None if no stage found it adversarial
-    undecided_query: Count | None  # the same at the first undecided final point
+    success_query_in_stage: Count | None  # queries of that stage alone at the success
+    undecided_query: Count | None  # queries over all stages at the first undecided final point
+    undecided_query_in_stage: Count | None  # fewest queries of a stage alone at its undecided final point
     undecided_margin: float | None  # mean over all evaluations of the undecided final points
 
     @property
@@ -54,18 +56,30 @@ class StandardImage(Fields, frozen=True, kw_only=True):
 
     def is_robust_at(self, queries: int | None, undecided: Undecided = "sign") -> bool:
         """Return whether the image is right and not adversarial after so many queries over all stages, None for all."""
-        right = self.clean_correct
-        if undecided != "sign" and self.clean_verdict == "undecided":
-            right = undecided == "robust"
         end = self._end(undecided)
-        return right and (end is None or (queries is not None and end > queries))
+        return self._is_right(undecided) and (end is None or (queries is not None and end > queries))
+
+    def is_robust_with(self, queries: int, undecided: Undecided = "sign") -> bool:
+        """Return whether the image is right, and no stage found it adversarial within so many queries of its own."""
+        ends = [self.success_query_in_stage]
+        if self._is_adversarial_by(undecided):
+            ends.append(self.undecided_query_in_stage)
+        return self._is_right(undecided) and all(end is None or end > queries for end in ends)
+
+    def _is_right(self, undecided: Undecided) -> bool:
+        if undecided != "sign" and self.clean_verdict == "undecided":
+            return undecided == "robust"
+        return self.clean_correct
+
+    def _is_adversarial_by(self, undecided: Undecided) -> bool:
+        """Return whether undecided final points count as adversarial."""
+        return undecided == "adversarial" or (undecided == "sign" and (self.undecided_margin or 0) < 0)
 
     def _end(self, undecided: Undecided) -> int | None:
         """Return the queries over all stages at which the image became adversarial, None if it is not."""
         if self.verdict != "undecided":
             return self.success_query
-        by_sign = "adversarial" if (self.undecided_margin or 0) < 0 else "robust"
-        return self.undecided_query if (by_sign if undecided == "sign" else undecided) == "adversarial" else None
+        return self.undecided_query if self._is_adversarial_by(undecided) else None
 
 
 class StageSummary(Fields, frozen=True, kw_only=True):
@@ -89,9 +103,10 @@ class StandardSummary(Fields, frozen=True, kw_only=True):
     robust: Estimate
     robust_lower: Estimate  # undecided images as adversarial
     robust_upper: Estimate  # undecided images as robust
-    total_budget: Estimate  # robust accuracy at the budget of one stage over all stages
-    total_budget_lower: Estimate
-    total_budget_upper: Estimate
+    stage_share: Count  # budget of one stage, split equally over the planned stages and rounded down
+    split_budget: Estimate  # robust accuracy with `stage_share` queries of each stage; an upper bound
+    split_budget_lower: Estimate  # undecided images as adversarial
+    split_budget_upper: Estimate  # undecided images as robust
     curve: list[CurvePoint]  # over the queries of all stages
     stages: list[StageSummary]
     ledger: dict[str, Any]  # over all stages, also void ones
@@ -118,14 +133,16 @@ def combine(stages: Sequence[Mapping[str, Record]]) -> list[StandardImage]:
 def _combined(records: Sequence[Record]) -> StandardImage:
     """Combine the records of one image, in order of the stages."""
     clean = records[0]
-    before, stage, success, first_undecided = 0, None, None, None
+    before, stage, success, success_in_stage, first_undecided = 0, None, None, None, None
+    undecided_in_stage: list[int] = []
     undecided = [record for record in records if record.verdict == "undecided"]
     for number, record in enumerate(records, 1):
         here = success_query_of(record, "adversarial")
         if record.verdict == "adversarial" and here is not None:
-            stage, success = number, before + here
-        if record.verdict == "undecided" and here is not None and first_undecided is None:
-            first_undecided = before + here
+            stage, success, success_in_stage = number, before + here, here
+        if record.verdict == "undecided" and here is not None:
+            first_undecided = before + here if first_undecided is None else first_undecided
+            undecided_in_stage.append(here)
         before += record.billed
     evaluations = sum(record.final_evaluations for record in undecided)
     margin = sum(record.final_margin * record.final_evaluations for record in undecided)
@@ -142,7 +159,9 @@ def _combined(records: Sequence[Record]) -> StandardImage:
         stage=stage,
         queries=before,
         success_query=success,
+        success_query_in_stage=success_in_stage,
         undecided_query=first_undecided,
+        undecided_query_in_stage=min(undecided_in_stage, default=None),
         undecided_margin=margin / evaluations if evaluations else None,
     )
 
@@ -159,6 +178,10 @@ def summarize_standard(
     def robust(queries: int | None, undecided: Undecided = "sign") -> Estimate:
         return share(lambda image: image.is_robust_at(queries, undecided))
 
+    def with_share(undecided: Undecided) -> Estimate:
+        return share(lambda image: image.is_robust_with(stage_share, undecided))
+
+    stage_share = budget // planned
     adversarial = [sum(image.stage == number for image in images) for number in range(1, len(stages) + 1)]
     rows = sum((run.facts.totals for run in (*void, *stages)), Rows())
     verdicts = [image.verdict for image in images]
@@ -172,9 +195,10 @@ def summarize_standard(
         robust=robust(None),
         robust_lower=robust(None, "adversarial"),
         robust_upper=robust(None, "robust"),
-        total_budget=robust(budget),
-        total_budget_lower=robust(budget, "adversarial"),
-        total_budget_upper=robust(budget, "robust"),
+        stage_share=stage_share,
+        split_budget=with_share("sign"),
+        split_budget_lower=with_share("adversarial"),
+        split_budget_upper=with_share("robust"),
         curve=[
             CurvePoint.of(sum(image.is_robust_at(queries) for image in images), total, queries=queries)
             for queries in sorted({budget, *budgets(budget * planned)})

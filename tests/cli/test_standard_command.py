@@ -18,7 +18,7 @@ def test_the_command_runs_all_stages_and_resumes(capsys, elsewhere):
     assert found["settings"]["eps"] == 0.2
     assert "sigma" in found["settings"]["defense"]
     assert found["summary"]["counts"]["images"] == 4
-    assert (elsewhere / "out/1-random_noise/summary.json").exists()
+    assert (elsewhere / "out/1-bernoulli_decision/summary.json").exists()
     assert main([*LINE, "--run", "out"]) == 2
     assert main([*LINE, "--resume", "out"]) == 3  # without its defense
     reasons = capsys.readouterr().err.splitlines()

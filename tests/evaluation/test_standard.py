@@ -89,7 +89,7 @@ def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_
 
     def interrupt(module, inputs):
         nonlocal calls
-        calls += (tmp_path / "2-rays/fingerprint.json").exists()
+        calls += (tmp_path / "2-random_noise/fingerprint.json").exists()
         if calls == 12:
             raise KeyboardInterrupt
 
@@ -97,7 +97,7 @@ def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_
     with pytest.raises(KeyboardInterrupt):
         standard(model, pair, **QUICK, access="decision", out=tmp_path)
     hook.remove()
-    assert not (tmp_path / "3-bernoulli_decision").exists()
+    assert not (tmp_path / "3-rays").exists()
     with pytest.raises(rfd.UserError, match="already holds"):
         standard(model, pair, **QUICK, access="decision", out=tmp_path)
     with pytest.raises(rfd.UserError, match="budget is 13, was 12"):
@@ -161,7 +161,7 @@ def test_stages_are_void_if_the_victim_turns_out_to_be_random_later(tmp_path):
     assert not any(stage.facts.deterministic for stage in run.stages)
     assert all(record.final_evaluations > 1 for stage in run.stages for record in stage.records)
     assert run.rows.total == run.summary.ledger["rows"] == counter.rows
-    assert (tmp_path / "random/1-random_noise/summary.json").exists()
+    assert (tmp_path / "random/1-bernoulli_decision/summary.json").exists()
     with RowCounter(model) as more:
         again = standard(model, (x, y), eps=0.1, budget=8, access="decision", out=tmp_path, resume=True)
     assert [stage.records for stage in again.void] == [stage.records for stage in run.void]

@@ -77,9 +77,10 @@ def test_the_headlines_the_shares_and_the_ledger(images):
     }  # fmt: skip
     shares = [summary.clean, summary.robust, summary.robust_lower, summary.robust_upper]
     assert [share.value * 8 for share in shares] == [7, 3, 1, 4]
-    # Within 30 queries only image 0 is adversarial, and image 2 by its sign.
-    total = [summary.total_budget, summary.total_budget_lower, summary.total_budget_upper]
-    assert [share.value * 8 for share in total] == [5, 3, 6]
+    # Within 10 queries of a stage only image 0 is adversarial; the undecided points are their stages' last queries.
+    assert summary.stage_share == 10
+    split = [summary.split_budget, summary.split_budget_lower, summary.split_budget_upper]
+    assert [share.value * 8 for share in split] == [6, 5, 6]
     assert {point.queries: point.value * 8 for point in summary.curve if point.queries in (5, 10, 30, 50, 90)} == {
         5: 7, 10: 6, 30: 5, 50: 4, 90: 3,
     }  # fmt: skip
@@ -88,3 +89,16 @@ def test_the_headlines_the_shares_and_the_ledger(images):
     assert summary.ledger["rows"] == 2 * 400 + 5
     assert summary.ledger["attack"] == 2 * 180 + 5
     assert (summary.killed_attempts, summary.wall_seconds) == (1, 4.0)
+
+
+def test_an_equal_share_of_the_budget_counts_the_queries_of_each_stage_alone(images):
+    by_stage = {i: image.success_query_in_stage for i, image in images.items() if image.stage}
+    assert by_stage == {0: 7, 1: 12, 6: 30}
+    assert [images[1].is_robust_with(queries) for queries in (11, 12)] == [True, False]
+    assert not images[3].is_robust_with(0)
+    # An undecided point of an earlier stage counts in the lower bound, though a later stage succeeded.
+    early = [record(6, **{**UNDECIDED, "success_query": 4}), adversarial(6, 30)]
+    (found,) = combine([{each.id: each} for each in early])
+    assert (found.stage, found.undecided_query_in_stage) == (2, 4)
+    assert [found.is_robust_with(10, how) for how in ("sign", "adversarial", "robust")] == [True, False, True]
+    assert not found.is_robust_with(30, "robust")
