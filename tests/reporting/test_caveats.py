@@ -3,7 +3,7 @@
 import pytest
 from hand import adversarial, record
 
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.report import compile_report
 
 
