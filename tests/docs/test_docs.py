@@ -19,7 +19,7 @@ import yaml
 from packaging.version import Version
 
 import rfdlight
-from rfdlight.cli import command_line, standard
+from rfdlight.cli import command_line
 from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
 from rfdlight.core.arguments import parameters
@@ -129,7 +129,6 @@ def test_every_command_line_shown_is_understood(parser, examples, capsys):
     for page, line in shown:
         try:
             args = shlex.split(line)[1:]
-            args = standard.first_stage(args) if standard.names_standard(args) else args
             parser.parse_args(command_line.expand(args)[0])
         except SystemExit as end:  # --help
             if end.code:
