@@ -1,6 +1,7 @@
 """`rfdlight recommend`: what it writes is what `rfdlight test` takes, from images that are nobody else's."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,8 @@ def test_a_named_attack_confirms_alone(command):
     assert "--attack random_noise" in said.out
 
 
-def test_the_short_form_is_the_first_two_stages_with_one_error_level():
+def test_the_short_form_is_the_first_two_stages_with_one_error_level(elsewhere):
+    sys.path.insert(0, str(elsewhere))
     loaded = resolve_victim("nearest_mean.WithSpare", None, Digits()).module
     fresh, _ = split_held_out(Digits(), 20, seed=0)
     data = GivenImages(fresh, 10)

@@ -24,6 +24,7 @@ from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
 from rfdlight.core.arguments import parameters
 from rfdlight.data import Digits
+from rfdlight.evaluation.standard import StandardAttack
 from rfdlight.records import consistency_checks as audit
 from rfdlight.records import facts, records, summary
 from rfdlight.victims.resolve import resolve_victim
@@ -144,6 +145,7 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
     for kind, flag in names.FLAGS.items():
         for path in names.NAMES[kind].values():
             known |= {f"--{flag}.{parameter}" for parameter in parameters(resolve_name(path))}
+    known |= {f"--attack.{parameter}" for parameter in parameters(StandardAttack)}
     known |= {"--attack.share"}  # of the examples
     unknown = []
     for page in PAGES:

@@ -50,7 +50,11 @@ def rows_in(log: Path) -> list[int]:
 
 def killed(log: Path, folder: Path, passes: int) -> int:
     """Evaluate in a process that is killed in a pass; return its exit status."""
-    line = [sys.executable, __file__, str(log), str(folder), str(passes)]
+    code = (  # imported by its name, as here: the code of the victim's module is a part of the fingerprint
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        f"import {__name__} as own; own.evaluate(Path({str(log)!r}), Path({str(folder)!r}), {passes})"
+    )
+    line = [sys.executable, "-c", code]
     return subprocess.run(line, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode
 
 
@@ -75,7 +79,7 @@ def check(tmp_path: Path, kills: int, seed: int) -> None:
     assert run.images == whole.images
     assert [stage.records for stage in run.stages] == [stage.records for stage in whole.stages]
     assert rfd.load_standard(folder).images == whole.images
-    assert run.summary.killed_attempts == died
+    assert run.summary.killed_attempts <= died  # a kill before the journal of a stage leaves no attempt
     assert run.summary.ledger["rows"] == run.rows.total
     # The ledger lacks the rows of unfinished images of killed attempts, and no others.
     assert whole.rows.total <= run.rows.total <= sum(rows_in(log))
@@ -91,7 +95,3 @@ def test_a_kill_in_a_later_stage_changes_no_record(tmp_path):
 @pytest.mark.parametrize("seed", range(1, 5))
 def test_kills_again_and_again_change_no_record(seed, tmp_path):
     check(tmp_path, kills=6, seed=seed)
-
-
-if __name__ == "__main__":
-    evaluate(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
