@@ -103,7 +103,8 @@ def robust_after(
 ) -> tuple[dict[int, float], Tensor]:
     """Return the shares, in percent, that are robust at the marks, and each image's number of queries, (images,) int64.
 
-    These are the queries without success, of robust images one more than the budget. A success is a query in the ball whose mean logits are adversarial; at a mark what would be submitted counts too.
+    These are the queries up to the success, of robust images one more than the budget. A success is a query in the ball
+    whose mean logits are adversarial; at a mark what would be submitted counts too.
     """
     torch.manual_seed(1)
     seed = torch.arange(len(x)) + 1000

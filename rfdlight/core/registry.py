@@ -59,8 +59,6 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "adversary": {
         "fgsm": "rfdlight.training.adversary.FGSMAdversary",
-        "opt": "rfdlight.attacks.opt.OPT",
-        "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.training.adversary.PGDAdversary",
         "trades": "rfdlight.training.adversary.TRADESAdversary",
     },

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run
+from rfdlight.records.standard import CombinedRun
 from rfdlight.records.summary import Estimate, Undecided, is_robust_at
 from rfdlight.reporting.settings import Method, Setting, method_of, settings_of
 from rfdlight.reporting.tables import defense_name, short_victim
@@ -58,8 +59,11 @@ class Cell:
 
     @property
     def remark(self) -> str:
-        """The number of runs as text, empty for one."""
-        return f"of {len(self.runs)} runs" if len(self.runs) > 1 else ""
+        """The number of several runs, or the bounds of a standard evaluation, as text; empty for another run."""
+        if len(self.runs) > 1:
+            return f"of {len(self.runs)} runs"
+        standard = any(isinstance(run, CombinedRun) for run in self.runs.values())
+        return f"bounds {100 * self.lower.value:.1f}-{100 * self.upper.value:.1f}" if standard else ""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rfdlight.attacks import PRGF, Transfer
 from rfdlight.cli.main import main
 from rfdlight.data import Digits
 from rfdlight.evaluation import fingerprint
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.grid import build_grid
 
 QUICK = {"budget": 3, "sanity_checks": False, "progress": False}

@@ -4,7 +4,7 @@ import pytest
 from hand import adversarial, record
 
 from rfdlight.records.records import InterimEvaluation
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.report import compile_report
 
 
