@@ -93,7 +93,7 @@ def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_
 
     def interrupt(module, inputs):
         nonlocal calls
-        calls += (tmp_path / "2-random_noise/fingerprint.json").exists()
+        calls += (tmp_path / "2-bernoulli_multiscale/fingerprint.json").exists()
         if calls == 12:
             raise KeyboardInterrupt
 

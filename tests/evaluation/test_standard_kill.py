@@ -14,7 +14,7 @@ from torch import nn
 import rfdlight as rfd
 
 SETTINGS = {"eps": 0.02, "budget": 30, "batch_size": 4, "access": "decision", "keep_images": 0}
-STAGES = ["1-bernoulli_decision", "2-random_noise", "3-rays"]
+STAGES = ["1-bernoulli_decision", "2-rays"]
 
 
 class Counted(nn.Module):
