@@ -67,7 +67,7 @@ def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
     plan = command("sweep", "both.yaml", "--dry_run", "true")
     assert (plan.status, plan.err) == (0, "")
     lines = [line.split() for line in plan.out.splitlines() if "none-standard" in line]
-    assert lines[0][1:3] == ["3", "9"]
+    assert lines[0][1:3] == ["3", "6"]
     assert command("sweep", "both.yaml").status == 0
     cell = Path("runs/both/noise-standard")
     report = (Path("runs/both/report-both/report.csv")).read_text().splitlines()
