@@ -109,9 +109,10 @@ class SequentialCriterion(SuccessCriterion):
     def conclude_interim(self, images: ImageState, rows: Tensor) -> Conclusion:
         own, evaluations = images.criterion, images.evaluations
         testing = own.testing[rows]
-        passed = ~testing & (evaluations.evidence(rows)[0] >= math.log(self.passes))
         decided = self._decide(images, rows)
         decided = torch.where(testing, decided, decided.clamp_max(0))
+        goes_on = (decided == 0) & (evaluations.count[rows] < self.most_interim)
+        passed = goes_on & ~testing & (evaluations.evidence(rows)[0] >= math.log(self.passes))
         # A test is counted only where the wealth has grown, so the test itself begins without this wealth.
         self._begin_tests(images, rows[passed])
         evaluations.drop_evidence(rows[passed])
