@@ -196,7 +196,7 @@ class LeavesTheBall(OPT):
 
 
 CAUGHT = [
-    (Climbs, ["check_opt_reference", "check_linear"]),
+    (Climbs, ["check_linear"]),
     (ForgetsBeta, ["check_gradient", "check_opt_reference"]),
     (ForgetsTheNearestSample, ["check_rugged_reference"]),
     (SamplesOnceMore, ["check_opt_reference"]),
