@@ -102,7 +102,7 @@ def robust_after(
 ) -> tuple[dict[int, float], float]:
     """Return the shares, in percent, that are robust at the marks, and the mean number of queries without success.
 
-    A success is a query whose mean logits are adversarial; at a mark what would be submitted counts too.
+    A success is a query in the ball whose mean logits are adversarial; at a mark what would be submitted counts too.
     """
     torch.manual_seed(1)
     seed = torch.arange(len(x)) + 1000
@@ -112,12 +112,14 @@ def robust_after(
     remains = torch.ones(len(x), dtype=torch.bool)
     shares, queries = dict.fromkeys((mark for mark in MARKS if mark <= budget), 0.0), 0
     for query in range(1, budget + 1):
+        state = {name: state[name] for name in lasting}
         points = attack.ask(state)
         logits = victim(points.contiguous(memory_format=torch.channels_last))
         answer = logits + sigma * torch.randn(len(logits), 64) @ victim.network.fc.weight.T
         attack.tell(state, points, answer if attack.access == "score" else answer.argmax(1))
         queries += int(remains.sum())
-        remains = remains & (margin(logits, state["y"]) >= 0)
+        inside = attack.threat.contains(state["x"], points)
+        remains = remains & ~(inside & (margin(logits, state["y"]) < 0))
         if query % SWEEP == 0:
             state = take({name: state[name] for name in lasting}, remains)
             remains = remains[remains]
