@@ -22,19 +22,21 @@ class RayS(VotedAttack):
     Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020, algorithm 3. Blocks
     run over the flattened (C, H, W) image as in the published code.
     Deviations: the point at radius eps along the best ray is submitted, where the authors submit the nearest
-    misclassified point: a random victim misclassifies that one by chance; `votes` and `verify` are not options of the
+    misclassified point: a random victim misclassifies that one by chance; `lead` and `verify` are not options of the
     authors.
 
     Args:
-        votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
+        lead: Answers by which one kind must lead the other before a query is decided, >= 1; its majority is taken after
+            6 lead - 1. Fewer are needed as long as no two answers at one point have differed: 2 at the first 16
+            decisions, and then 1.
         verify: Largest number of queries, odd, at the point of a radius inside the ball before it is adopted; their
             majority must be misclassified; 0 for none.
     """
 
     CHECK, BISECT, VERIFY = range(3)
 
-    def __init__(self, votes: int = 1, verify: int = 0, **ball: Any) -> None:
-        super().__init__(votes, verify, **ball)
+    def __init__(self, lead: int = 1, verify: int = 0, **ball: Any) -> None:
+        super().__init__(lead, verify, **ball)
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         return {

@@ -33,12 +33,14 @@ class SignFlip(VotedAttack):
     algorithm 1, with the published code's constants.
     Deviations: the radius less alpha stays above zero; zeros of an enlarged map count as +1, where the published code
     erases those pixels; an image for which no noise is adversarial uses up its own budget, where that code gives up all
-    images after 10,000 draws; `votes` and `verify` are not options of the authors.
+    images after 10,000 draws; `lead` and `verify` are not options of the authors.
 
     Args:
         resize: Factor by which the grid of signs and flips is coarser than the image, >= 1; the grid is rounded down
             and enlarged bilinearly. 1 is the paper's, 2 is that of the authors' example.
-        votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
+        lead: Answers by which one kind must lead the other before a query is decided, >= 1; its majority is taken after
+            6 lead - 1. Fewer are needed as long as no two answers at one point have differed: 2 at the first 16
+            decisions, and then 1.
         verify: Largest number of further queries, odd, at a proposal inside the ball before it is taken; their majority
             must be adversarial; 0 for none.
     """
@@ -48,8 +50,8 @@ class SignFlip(VotedAttack):
 
     DRAW, BISECT, PROJECT, FLIP = range(4)
 
-    def __init__(self, resize: int = 1, votes: int = 1, verify: int = 0, **ball: Any) -> None:
-        super().__init__(votes, verify, **ball)
+    def __init__(self, resize: int = 1, lead: int = 1, verify: int = 0, **ball: Any) -> None:
+        super().__init__(lead, verify, **ball)
         check_count(resize=resize)
         self.resize = resize
 

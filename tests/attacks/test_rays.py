@@ -102,32 +102,35 @@ def played(attack, answer, x, y, budget):
     ]
 
 
-@pytest.mark.parametrize("votes", [3, 5])
-def test_votes_repeat_each_query_of_a_deterministic_victim_until_the_majority_is_certain(network, clean, votes):
+@pytest.mark.parametrize("lead", [2, 5])
+def test_a_deterministic_victim_is_asked_twice_at_the_first_16_points_and_then_once(network, clean, lead):
     x, y = clean[0][:2], clean[1][:2]
-    answer, times = one_by_one(network), (votes + 1) // 2
+    answer = one_by_one(network)
     plain = played(RayS(eps=0.05), answer, x, y, 60)
-    voted = played(RayS(eps=0.05, votes=votes), answer, x, y, 60 * times)
-    for alone, repeated in zip(plain, voted, strict=True):
-        for q, (direction, radius, phase, point) in enumerate(alone):
-            for entry in repeated[q * times : (q + 1) * times]:
-                assert entry[:3] == (direction, radius, phase)
-                assert torch.equal(entry[3], point)
+    repeated = played(RayS(eps=0.05, lead=lead), answer, x, y, 76)
+    for alone, doubled in zip(plain, repeated, strict=True):
+        expected = [entry for entry in alone[:16] for _ in range(2)] + alone[16:]
+        for one, other in zip(expected, doubled, strict=True):
+            assert one[:3] == other[:3]
+            assert torch.equal(one[3], other[3])
 
 
-@pytest.mark.parametrize("options", [{"verify": 5}, {"votes": 3, "verify": 3}])
+@pytest.mark.parametrize("options", [{"verify": 5}, {"lead": 3, "verify": 3}])
 def test_verification_passes_on_a_deterministic_victim_and_only_adds_queries(options):
     victim, x = linear_victim((3, 4, 4))
     y = torch.zeros(3, dtype=torch.int64)
     budget, eps = 200, 1.3 * max(victim.least_radius(image[None]) for image in x)
     plain = played(RayS(eps=eps), victim, x, y, budget)
     verified = played(RayS(eps=eps, **options), victim, x, y, 4 * budget)
-    times, extra = (options.get("votes", 1) + 1) // 2, (options["verify"] + 1) // 2
+    extra, doubled = (options["verify"] + 1) // 2, 16 if "lead" in options else 0
     for alone, doubted in zip(plain, verified, strict=True):
         asked = [entry for entry in doubted if entry[2] < 2]
+        if doubled:  # none of the first 16 decisions verifies a radius
+            assert all(entry[2] < 2 for entry in doubted[: 2 * doubled])
+            asked = asked[: 2 * doubled : 2] + asked[2 * doubled :]
         for q, entry in enumerate(alone):
-            assert asked[q * times][:3] == entry[:3]
-            assert torch.equal(asked[q * times][3], entry[3])
+            assert asked[q][:3] == entry[:3]
+            assert torch.equal(asked[q][3], entry[3])
         # Each radius within the ball was verified once: (verify + 1) / 2 agreeing answers.
         radii = [entry[1] for entry in doubted]
         pixel = math.sqrt(x[0].numel())
@@ -156,7 +159,7 @@ def check_rejections(attack, rate=0.3):
     for before, _, logits, after in drive(attack, noisy(victim, rate), x, y, budget=800):
         ended = (before["phase"] == 2) & (after["phase"] == 0)
         assert ((after["phase"] == 0) | (after["phase"] == before["phase"]))[before["phase"] == 2].all()
-        is_adversarial = before["hits"] + (logits.argmax(1) != y)
+        is_adversarial = (before["ballots"] + before["balance"]) // 2 + (logits.argmax(1) != y)
         for i in range(3):
             kept = torch.equal(before["direction"][i], after["direction"][i]) and bool(
                 before["radius"][i] == after["radius"][i]
@@ -237,8 +240,7 @@ def test_a_mutant_of_verification_is_caught(mutant):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"votes": 2}, "attack.votes must be odd and at least 1, got 2"),
-        ({"votes": 0}, "attack.votes must be odd and at least 1, got 0"),
+        ({"lead": 0}, "attack.lead must be at least 1, got 0"),
         ({"verify": 2}, "attack.verify must be odd and at least 1, got 2"),
         ({"verify": -1}, "attack.verify must be odd and at least 1, got -1"),
         ({"targeted": True}, "RayS has no targeted form; leave attack.targeted at false"),
