@@ -1,4 +1,4 @@
-"""Base classes and steps that decision-based attacks share: phases, bisection, the nearest point, and votes."""
+"""Base classes and steps that decision-based attacks share: phases, bisection, nearest point, repeated queries."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -10,14 +10,9 @@ from torch import Tensor
 from rfdlight.attacks.base import Attack, check_count
 from rfdlight.core import rng
 from rfdlight.core.tensors import Columns, per_row, take
-from rfdlight.errors import UserError
 
 # Share of the segment at which the bisection of a starting point stops, in HSJA's and Boundary's code: 10 queries.
 BLEND_GAP = 1e-3
-
-_TRIALS = 16  # decisions that show whether answers differ
-_TRIAL_LEAD = 2
-_MOST_PER_LEAD = 6  # a decision takes at most this times the lead less 1, an odd number of answers
 
 # Returns the points of rows that are all in one phase; new entries of the state are kept for `Tell`.
 Ask = Callable[[Columns], Tensor]
@@ -136,46 +131,33 @@ def along(state: Columns, share: Tensor) -> Tensor:
     return (state["far"] - x).mul_(per_row(share.to(x.dtype), x)).add_(x)
 
 
-class VotedAttack(Attack):
-    """Base class of decision-based attacks that repeat a query until one kind of answer leads by `lead`.
+class RepeatingAttack(Attack):
+    """Base class of decision-based attacks that repeat an adversarial query in the ball until such answers lead.
 
-    Until two answers at one point differ, the victim may be deterministic: the first 16 decisions need a lead of 2, and
-    later ones a lead of 1. So a deterministic victim costs at most 16 answers more than with a lead of 1.
+    A point in the ball is adversarial once its adversarial answers lead the others by `lead`, and it is not once the
+    others lead; anywhere else the first answer decides. If an answer is adversarial with probability p < 1/2, and
+    r = (1 - p) / p, the point passes with probability (r - 1) / (r^(lead + 1) - 1). It takes `lead` answers on average
+    at p = 1/2, fewer below, and one for most points that are clearly right. A deterministic victim ends the attack at
+    the first adversarial answer in the ball, so nothing is repeated there.
     """
 
     access = "decision"
 
-    def __init__(self, lead: int, verify: int, **ball: Any) -> None:
+    def __init__(self, lead: int, **ball: Any) -> None:
         super().__init__(**ball)
         check_count(lead=lead)
-        if verify and (verify < 1 or verify % 2 == 0):
-            raise UserError(f"attack.verify must be odd and at least 1, got {verify}")
         self.lead = lead
-        self.verify = verify
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        return {
-            "ballots": torch.zeros_like(y),  # answers to the open decision,
-            "balance": torch.zeros_like(y),  # and the adversarial ones less the others
-            "decisions": torch.zeros_like(y),
-            "differed": torch.zeros_like(y, dtype=torch.bool),  # whether two answers at one point ever did
-        }
+        return {"balance": torch.zeros_like(y)}  # adversarial answers to the open decision less the others
 
-    def decide(self, state: Columns, adversarial: Tensor, verifying: Tensor) -> tuple[Tensor, Tensor]:
+    def decide(self, state: Columns, points: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
         """Count one answer per row; return the decided rows, and which of these are adversarial, (rows,) bool each.
 
-        Undecided rows have to query the same point again. A decision ends early if its last answers cannot change it.
+        Undecided rows have to query the same point again.
         """
-        ballots = state["ballots"] + 1
         balance = state["balance"] + 2 * adversarial.long() - 1
-        differed = state["differed"] | (balance.abs() < ballots)
-        presumed = torch.where(state["decisions"] < _TRIALS, min(_TRIAL_LEAD, self.lead), 1)
-        lead = torch.where(differed, self.lead, presumed)
-        most = torch.where(verifying, self.verify, _MOST_PER_LEAD * lead - 1)
-        lead = torch.where(verifying, self.verify, lead)
-        decided = (balance.abs() >= lead) | (balance.abs() > most - ballots)
-        state["ballots"] = torch.where(decided, 0, ballots)
+        passed = balance >= torch.where(self.threat.contains(state["x"], points), self.lead, 1)
+        decided = passed | (balance < 0)
         state["balance"] = torch.where(decided, 0, balance)
-        state["decisions"] = state["decisions"] + decided
-        state["differed"] = differed
-        return decided, decided & (balance > 0)
+        return decided, passed
