@@ -19,14 +19,14 @@ from rich.table import Table
 
 from rfdlight.records.records import Record
 from rfdlight.records.runs import Run, load_run
-from rfdlight.records.summary import Estimate, success_query_of
+from rfdlight.records.summary import Estimate, Outcome, outcomes
 from rfdlight.reporting.plots import steps
 from rfdlight.reporting.tables import interval, percent
 
 
-def declared_at(record: Record) -> int | None:
-    """Return the query at which the criterion called an image adversarial, whatever the final evaluations say."""
-    return record.success_query
+def declared(record: Record) -> list[Outcome]:
+    """Return when the criterion called an image adversarial, whatever the final evaluations say."""
+    return [] if record.success_query is None else [Outcome(record.success_query, True)]
 
 
 def main() -> None:
@@ -43,12 +43,12 @@ def main() -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     curves = (
-        (paper, declared_at, "#D55E00", "-", "paper's criterion: robust by its votes"),
-        (paper, success_query_of, "#D55E00", "--", "paper's criterion: robust by fresh evaluations"),
-        (default, success_query_of, "#0072B2", "-", "default criterion: robust by fresh evaluations"),
+        (paper, declared, "#D55E00", "-", "paper's criterion: robust by its votes"),
+        (paper, outcomes, "#D55E00", "--", "paper's criterion: robust by fresh evaluations"),
+        (default, outcomes, "#0072B2", "-", "default criterion: robust by fresh evaluations"),
     )
-    for run, falls, colour, style, label in curves:
-        queries, standing = steps(run.records, [falls(r) for r in run.records], 1, run.facts.budget)
+    for run, found, colour, style, label in curves:
+        queries, standing = steps(run.records, [found(r) for r in run.records], 1, run.facts.budget)
         axes.step(
             queries, standing / len(run.records), where="post", color=colour, linestyle=style, linewidth=2, label=label
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tuning import main
 
-from rfdlight.attacks import Bernoulli, Square
+from rfdlight.attacks import Bernoulli, BernoulliMultiscale, SignHunt, Square
 from rfdlight.attacks.base import Attack
 from rfdlight.core import rng
 from rfdlight.core.tensors import Columns, per_row
@@ -22,13 +22,14 @@ from rfdlight.core.tensors import Columns, per_row
 class Refining(Bernoulli):
     """Cells are halved after some queries: theta is one of 32 x 32 whose cells move together at first."""
 
-    def __init__(self, until: dict[int, int], **options: object) -> None:
+    def __init__(self, until: dict[int, int], finest: int, **options: object) -> None:
         super().__init__(grid=32, **options)
         self.until = until
+        self.finest = finest
 
     def ask(self, state: Columns) -> Tensor:
         theta, step = state["theta"], state["step"]
-        levels = torch.tensor([*self.until, 32])
+        levels = torch.tensor([*self.until, self.finest])
         ends = torch.tensor(list(self.until.values()))
         level = levels[(step[:, None] >= ends).sum(1)]  # (rows,)
         place = torch.arange(32) // (32 // level[:, None]) * (32 // level[:, None])  # (rows, 32)
@@ -144,14 +145,20 @@ def variants() -> dict[str, Callable[..., Attack]]:
     """Return attacks by name, each a function of the ball."""
     found: dict[str, Callable[..., Attack]] = {
         "square": Square,
+        "signhunt": SignHunt,
         "square, schedule 10000": partial(Square, schedule_len=10000),
     }
-    for grid in (4, 8, 16, 32):
+    for grid in (2, 4, 8, 16, 32):
         for rate in (0.2, 0.4, 0.8, 1.6, 3.2):
             found[f"grid {grid}, rate {rate}"] = partial(Bernoulli, grid=grid, rate=rate)
-    schedules = {"4 8 16 32": {4: 40, 8: 120, 16: 400}, "8 16 32": {8: 60, 16: 250}}
+    schedules = {"4 8 16 32": {4: 40, 8: 120, 16: 400}, "8 16 32": {8: 60, 16: 250}, "1 2 4 8": {1: 8, 2: 24, 4: 80}}
+    schedules |= {"2 4 8 16 32": {2: 20, 4: 60, 8: 200, 16: 600}, "4 8": {4: 150}}
     for name, until in schedules.items():
-        found[f"refining {name}, rate 0.8"] = partial(Refining, until, rate=0.8)
+        finest = int(name.split()[-1])
+        for rate in (0.4, 0.8, 1.6):
+            found[f"refining {name}, rate {rate}"] = partial(Refining, until, finest, rate=rate)
+    for rate in (0.2, 0.4, 0.8, 1.6):
+        found[f"multiscale, rate {rate}"] = partial(BernoulliMultiscale, rate=rate)
     for levels in ((8, 16, 32), (8, 32), (4, 8, 16, 32)):
         for rate in (0.4, 0.8, 1.6):
             found[f"scales {' '.join(map(str, levels))}, rate {rate}"] = partial(Scales, levels, rate=rate)

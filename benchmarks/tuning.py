@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def floats(pixels: Tensor) -> Tensor:
     return pixels if pixels.is_floating_point() else pixels / 255
 
 
-def ascended(victim: Victim, x: Tensor, y: Tensor, steps: int = 3) -> Tensor:
+def ascended(victim: Victim, x: Tensor, y: Tensor, steps: int = 2) -> Tensor:
     """Return points of the ball with a large cross-entropy, from a random start."""
     points = (x + TRAINING_EPS * (2 * torch.rand_like(x) - 1)).clamp(0, 1)
     for _ in range(steps):
@@ -65,7 +66,7 @@ def trained(data: CIFAR10, weights: Path, adversarially: bool) -> Victim:
         victim.load_state_dict(torch.load(weights, weights_only=True))
         return victim.eval()
     source = data.images("train")
-    batches, epochs = len(source) // 128, 8 if adversarially else 4
+    batches, epochs = len(source) // 128, 3 if adversarially else 4
     optimizer = torch.optim.SGD(victim.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=epochs * batches, pct_start=0.2)
     for _ in range(epochs):
@@ -99,36 +100,75 @@ def noise_of_two_points(victim: Victim, x: Tensor, y: Tensor) -> float:
 @torch.no_grad()
 def robust_after(
     attack: Attack, victim: Victim, x: Tensor, y: Tensor, sigma: float, budget: int = MARKS[-1]
-) -> tuple[dict[int, float], float]:
-    """Return the shares, in percent, that are robust at the marks, and the mean number of queries without success.
+) -> tuple[dict[int, float], Tensor]:
+    """Return the shares, in percent, that are robust at the marks, and each image's number of queries, (images,) int64.
 
-    A success is a query in the ball whose mean logits are adversarial; at a mark what would be submitted counts too.
+    These are the queries up to the success, of robust images one more than the budget. A success is a query in the ball
+    whose mean logits are adversarial; at a mark what would be submitted counts too.
     """
     torch.manual_seed(1)
     seed = torch.arange(len(x)) + 1000
     state: Columns = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, budget)}
     state |= {"target": torch.full_like(y, -1), **attack.init(x, y, seed)}
     lasting = tuple(state)
-    remains = torch.ones(len(x), dtype=torch.bool)
-    shares, queries = dict.fromkeys((mark for mark in MARKS if mark <= budget), 0.0), 0
+    remains, image = torch.ones(len(x), dtype=torch.bool), torch.arange(len(x))
+    shares, queries = dict.fromkeys((mark for mark in MARKS if mark <= budget), 0.0), torch.zeros_like(y)
     for query in range(1, budget + 1):
         state = {name: state[name] for name in lasting}
         points = attack.ask(state)
         logits = victim(points.contiguous(memory_format=torch.channels_last))
         answer = logits + sigma * torch.randn(len(logits), 64) @ victim.network.fc.weight.T
         attack.tell(state, points, answer if attack.access == "score" else answer.argmax(1))
-        queries += int(remains.sum())
+        queries[image[remains]] += 1
         inside = attack.threat.contains(state["x"], points)
         remains = remains & ~(inside & (margin(logits, state["y"]) < 0))
         if query % SWEEP == 0:
             state = take({name: state[name] for name in lasting}, remains)
-            remains = remains[remains]
+            image, remains = image[remains], remains[remains]
         if query in shares and len(remains):
-            submitted = margin(victim(attack.best(state)), state["y"])
-            shares[query] = 100 * int((submitted >= 0).sum()) / len(x)
+            robust = margin(victim(attack.best(state)), state["y"]) >= 0
+            shares[query] = 100 * int(robust.sum()) / len(x)
+            queries[image[robust]] += query == budget
         if len(remains) == 0:
             break
-    return shares, queries / len(x)
+    return shares, queries
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A network, undefended or with noise, and images that it classifies correctly."""
+
+    victim: Victim
+    x: Tensor
+    y: Tensor
+    eps: float
+    sigma: float
+
+
+def cells_of(weights: Path, radii: Sequence[float], images: int, pattern: str) -> dict[str, Cell]:
+    """Return the cells whose titles match a pattern; networks that are missing in the folder are trained."""
+    data = CIFAR10(validation=2000)
+    held = data.images("validation")
+    x, y = floats(held.read(list(range(len(held))))), held.labels
+    cells = {}
+    for name in NETWORKS:
+        titles = {
+            f"{name}, eps {eps}, {kind}": (eps, kind == "noise") for eps in radii for kind in ("undefended", "noise")
+        }
+        titles = {title: cell for title, cell in titles.items() if re.search(pattern, title)}
+        if not titles:
+            continue
+        start = time.perf_counter()
+        victim = trained(data, weights / f"{name}.pt", name.endswith("-at"))
+        with torch.no_grad():
+            right = (victim(x).argmax(1) == y).nonzero()[:, 0]
+        sigma = noise_of_two_points(victim, x, y)
+        seconds = time.perf_counter() - start
+        print(f"{name}: accuracy {len(right) / len(y):.3f}, noise {sigma:.3f}, ready after {seconds:.0f} s")
+        chosen = right[torch.linspace(0, len(right) - 1, images).long()]
+        for title, (eps, noise) in titles.items():
+            cells[title] = Cell(victim, x[chosen], y[chosen], eps, sigma if noise else 0.0)
+    return cells
 
 
 def main(description: str, variants: Variants) -> None:
@@ -142,36 +182,20 @@ def main(description: str, variants: Variants) -> None:
     parser.add_argument("--budgets", action="store_true", help="a run for each number of queries")
     parser.add_argument("--weights", type=Path, default=Path("tuning"), help="folder of the networks, made if missing")
     options = parser.parse_args()
-    data = CIFAR10(validation=2000)
-    held = data.images("validation")
-    x, y = floats(held.read(list(range(len(held))))), held.labels
-    cells = {}
-    for name in NETWORKS:
-        titles = [f"{name}, eps {eps}, {kind}" for eps in options.eps for kind in ("undefended", "noise")]
-        if not any(re.search(options.cells, title) for title in titles):
-            continue
-        start = time.perf_counter()
-        victim = trained(data, options.weights / f"{name}.pt", name.endswith("-at"))
-        with torch.no_grad():
-            right = (victim(x).argmax(1) == y).nonzero()[:, 0]
-        sigma = noise_of_two_points(victim, x, y)
-        seconds = time.perf_counter() - start
-        print(f"{name}: accuracy {len(right) / len(y):.3f}, noise {sigma:.3f}, ready after {seconds:.0f} s")
-        chosen = right[torch.linspace(0, len(right) - 1, options.images).long()]
-        for title in titles:
-            if re.search(options.cells, title):
-                eps = float(title.split()[2].rstrip(","))
-                cells[title] = (victim, chosen, eps, sigma if title.endswith("noise") else 0.0)
+    cells = cells_of(options.weights, options.eps, options.images, options.cells)
     print(f"| attack | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}")
     for name, make in variants.items():
         if not re.search(options.only, name):
             continue
         line = []
-        for victim, chosen, eps, noise in cells.values():
-            attack = make(eps=eps, norm=options.norm)
+        for cell in cells.values():
+            attack = make(eps=cell.eps, norm=options.norm)
             shares: dict[int, float] = {}
             for budget in MARKS if options.budgets else MARKS[-1:]:
-                found, queries = robust_after(attack, victim, x[chosen], y[chosen], noise, budget)
+                found, queries = robust_after(attack, cell.victim, cell.x, cell.y, cell.sigma, budget)
                 shares |= {budget: found[budget]} if options.budgets else found
-            line.append(" / ".join(f"{share:.0f}" for share in shares.values()) + f" ({queries:.0f})")
+            line.append(
+                " / ".join(f"{share:.0f}" for share in shares.values())
+                + f" ({queries.clamp_max(MARKS[-1]).float().mean():.0f})"
+            )
         print(f"| {name} | {' | '.join(line)} |", flush=True)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rfdlight.evaluation.compare import Comparison, compare
     from rfdlight.evaluation.evaluate import evaluate
     from rfdlight.evaluation.run import Run, load_run, report
-    from rfdlight.evaluation.standard import StandardRun, standard
+    from rfdlight.evaluation.standard import StandardRun, load_standard, standard
     from rfdlight.records.records import Record
     from rfdlight.records.summary import Estimate
     from rfdlight.training.classifier import Classifier
@@ -30,8 +30,8 @@ __all__ = [
     "AAA", "Attack", "AttackEvaluation", "Classifier", "Comparison", "Defense", "DefenseError", "Estimate",
     "FeatureNoise", "ImageData", "Images", "InputNoise", "LogitNoise", "Record", "Run", "StandardRun",
     "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses", "evaluate", "list_attacks",
-    "list_criteria", "list_data", "list_defenses", "list_victims", "load_run", "load_victim", "report", "standard",
-    "testing", "training", "undefended", "victims",
+    "list_criteria", "list_data", "list_defenses", "list_victims", "load_run", "load_standard", "load_victim", "report",
+    "standard", "testing", "training", "undefended", "victims",
 ]  # fmt: skip
 
 _ROOMS = ("attacks", "data", "defenses", "testing", "training", "victims")
@@ -44,7 +44,7 @@ _HOMES = {
     "evaluation.compare": ("Comparison", "compare"),
     "evaluation.evaluate": ("evaluate",),
     "evaluation.run": ("Run", "load_run", "report"),
-    "evaluation.standard": ("StandardRun", "standard"),
+    "evaluation.standard": ("StandardRun", "load_standard", "standard"),
     "records.records": ("Record",),
     "records.summary": ("Estimate",),
     "training.classifier": ("Classifier",),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rfdlight.attacks import Attack
 from rfdlight.attacks.paper import paper_behaviour, with_published_steps
+from rfdlight.attacks.surrogate import SurrogateAttack
 from rfdlight.engine import Engine, EngineConfig, Oracle, OracleConfig, RunObserver, SuccessCriterion, criterion_named
 from rfdlight.records.records import Record
 from rfdlight.testing.small_victims import CoinFlip as CoinFlip
@@ -71,6 +72,18 @@ class Mapped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.change(self.victim(x))
+
+
+def noisy(victim: Callable[[Tensor], Tensor], deviation: float, seed: int = 0) -> Callable[[Tensor], Tensor]:
+    """The answers of a victim with Gaussian noise on the logit of class 0."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def answer(points: Tensor) -> Tensor:
+        logits = victim(points).float()
+        logits[:, 0] += deviation * torch.randn(len(points), generator=generator)
+        return logits
+
+    return answer
 
 
 class Collector(RunObserver):
@@ -155,6 +168,11 @@ class Run:
 
     def column(self, name: str) -> Tensor:
         return torch.tensor([getattr(record, name) for record in self.records])
+
+
+def required(kind: type[Attack]) -> dict[str, Any]:
+    """The options without which an attack of a kind cannot be made: its surrogate."""
+    return {"surrogate": small_network()} if issubclass(kind, SurrogateAttack) else {}
 
 
 def counted(attack: Attack, query_counting: str) -> Attack:

@@ -12,7 +12,7 @@ from rfdlight.analysis.calibration import Calibration
 from rfdlight.analysis.candidates import Candidate
 from rfdlight.defenses.noise import Noise
 from rfdlight.evaluation.compare import compare
-from rfdlight.evaluation.run import Run
+from rfdlight.records.runs import Run
 from rfdlight.reporting.tables import interval, percent
 
 NO_NOISE = "no noise"
@@ -102,9 +102,10 @@ def choice_facts(confirmed: list[Confirmed], undefended: Run) -> dict[str, Any]:
 
 def _attack_facts(outcome: Run) -> dict[str, Any]:
     robust, summary = outcome.robust_accuracy, outcome.summary
+    single = summary.single_query.robust  # None of several attacks
     return {
         "robust": robust.value,
         "robust_interval": [robust.low, robust.high],
-        "single_query_robust": float(summary.single_query.robust or math.nan),
+        "single_query_robust": None if single is None else single.value,
         "criterion_rows": summary.ledger["criterion"],
     }

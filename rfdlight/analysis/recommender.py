@@ -19,9 +19,11 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.given import GivenImages
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
+from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.errors import UserError
 from rfdlight.evaluation.evaluate import evaluate
-from rfdlight.evaluation.run import Run
+from rfdlight.evaluation.standard import StandardAttack, short_standard
+from rfdlight.records.runs import Run
 from rfdlight.reporting.tables import interval, percent
 
 PREDICTED_ON = 200
@@ -43,6 +45,13 @@ class RecommendConfig:
     classes: int
 
 
+def attack_name(attack: Attack) -> str:
+    """Return the short name of an attack, or the stages of the short form of the standard evaluation."""
+    if isinstance(attack, StandardAttack):
+        return " and ".join(attack.short_stages)
+    return short_name("attack", type(attack))
+
+
 class Recommender:
     """Selects, calibrates and confirms noise for one victim, and prints one line per step and candidate.
 
@@ -59,7 +68,7 @@ class Recommender:
     ) -> None:
         self.meter, self.images, self.config, self.console = meter, images, config, console
         self.side = points[0].side
-        self.attack_name = short_name("attack", type(config.attack))
+        self.attack_name = attack_name(config.attack)
         rest = meter.images
         chosen = select(rest.ids, rest.labels.tolist(), min(PREDICTED_ON, len(rest)), "random", meter.seed)
         self.say(f"step 1 of 3: gradients at {len(points) + 1} insertion points, on {len(chosen)} images")
@@ -122,6 +131,7 @@ class Recommender:
             "eps": attack.threat.eps,
             "budget": self.config.budget,
             "criterion": "sequential",
+            "level": ADVERSARIAL_LEVEL / (len(attack.short_stages) if isinstance(attack, StandardAttack) else 1),
             **defense_file.image_facts(self.images),
             "step": self.config.step,
         }
@@ -145,19 +155,18 @@ class Recommender:
     def _attack(self, name: str) -> Run:
         """Attack the victim with the noise that is attached to it."""
         with self.console.status(Text(f"{name}: {self.attack_name} on {len(self.images)} images")):
-            outcome = evaluate(
-                self.meter.victim,
-                GivenImages(self.images, self.config.classes),
-                self.config.attack,
-                budget=self.config.budget,
-                device=self.meter.device,
-                seed=self.meter.seed,
-                sanity_checks=False,
-                progress=False,
-            )
+            outcome = self._outcome()
         share = outcome.robust_accuracy
         self.say(f"{name}: robust accuracy {percent(share)} ({interval(share)})", style="dim")
         return outcome
+
+    def _outcome(self) -> Run:
+        """Run the short attack, or the short form of the standard evaluation."""
+        victim, images, config = self.meter.victim, GivenImages(self.images, self.config.classes), self.config
+        shared: dict[str, Any] = {"budget": config.budget, "device": self.meter.device, "seed": self.meter.seed}
+        if isinstance(config.attack, StandardAttack):
+            return short_standard(victim, images, config.attack, **shared).combined
+        return evaluate(victim, images, config.attack, **shared, sanity_checks=False, progress=False)
 
     def _no_candidate(self) -> UserError:
         return UserError(f"no candidate has a sigma that costs {self.config.target.points}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import check_count, check_positive
-from rfdlight.attacks.gradient_estimation import GradientEstimation, unit
+from rfdlight.attacks.gradient_estimation import GradientEstimation, enlarged, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
@@ -79,15 +79,6 @@ class Bandits(GradientEstimation):
     def _v(self, state: Columns) -> Tensor:
         return state["prior"].tanh() if self.norm == "linf" else state["prior"]
 
-    @staticmethod
-    def _enlarge(coarse: Tensor, like: Tensor) -> Tensor:
-        """Return the coarse images at the size of `like`: each pixel has the value of its cell."""
-        side, (height, width) = coarse.shape[2], like.shape[2:]
-        down = torch.arange(height, device=coarse.device) * side // height
-        across = torch.arange(width, device=coarse.device) * side // width
-        cell = (down[:, None] * side + across).flatten().expand(*coarse.shape[:2], -1)
-        return coarse.flatten(2).gather(2, cell).view(*coarse.shape[:2], height, width)
-
     def ask(self, state: Columns) -> Tensor:
         x, position = state["x"], self.position(state)
         shape = tuple(state["prior"].shape[1:])
@@ -95,7 +86,7 @@ class Bandits(GradientEstimation):
         state["draw"] = scale * rng.normal(state["seed"], 0, state["queries"] // 3, shape)
         coarse = self._v(state) + per_row(1 - 2 * position, x) * state["draw"]
         length = per_row((position < 2) * self.probe, x).to(x.dtype)
-        return self.in_range(state["point"] + length * unit(self._enlarge(coarse, x)))
+        return self.in_range(state["point"] + length * unit(enlarged(coarse, x)))
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss, position = self.objective(state, answer), self.position(state)
@@ -105,4 +96,4 @@ class Bandits(GradientEstimation):
         state["prior"] += self.prior_step * per_row(fall, points) * state["draw"]
         state["queries"] = state["queries"] + 1
         if second.any():
-            self.step_along(state, second, self._enlarge(self._v(state), points))
+            self.step_along(state, second, enlarged(self._v(state), points))

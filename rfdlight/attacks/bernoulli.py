@@ -14,10 +14,8 @@ from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
 _LARGEST = 2.5  # of |theta|: the rarer sign keeps a chance of 0.7 %
-_FINEST = 50  # cells per side by default
 _SILENT = 4  # first answers, which say what is usual and move nothing
 _MEMORY = 0.05  # weight of a new answer in the running mean and variance
-_RATES: dict[Norm, float] = {"linf": 1.6, "l2": 0.4}
 _OUTLIER = 3.0  # standard deviations, beyond which an answer weighs no more
 
 
@@ -51,6 +49,9 @@ class Bernoulli(Attack):
     norms = ("linf", "l2")
     has_targeted_form = True
 
+    _rates: ClassVar[dict[Norm, float]] = {"linf": 1.6, "l2": 0.4}
+    _finest = 50  # cells per side by default
+
     def __init__(self, grid: int | None = None, rate: float | None = None, loss: Loss = "margin", **ball: Any) -> None:
         super().__init__(**ball)
         check_count(grid=grid)
@@ -64,7 +65,7 @@ class Bernoulli(Attack):
         side = min(x.shape[2:])
         if self.grid is not None and self.grid > side:
             raise UserError(f"attack.grid must be at most {side}, the shorter side of the images, got {self.grid}")
-        return min(side, _FINEST) if self.grid is None else self.grid
+        return min(side, self._finest) if self.grid is None else self.grid
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         grid = self._cells(x)
@@ -89,9 +90,17 @@ class Bernoulli(Attack):
     def ask(self, state: Columns) -> Tensor:
         theta = state["theta"]
         mean = theta.tanh() if self.norm == "linf" else torch.zeros_like(theta)
-        signs = rng.biased_signs(state["seed"], 0, state["step"], mean)
+        signs = self._signs(state, state["step"], mean)
         state["surprise"] = signs - mean
         return self._point(state["x"], signs if self.norm == "linf" else theta + signs)
+
+    def _signs(self, state: Columns, query: Tensor, mean: Tensor) -> Tensor:
+        """Return the signs of a query, counted from 0, with means like theta."""
+        return rng.biased_signs(state["seed"], 0, query, mean)
+
+    def _dimension(self, state: Columns) -> float | Tensor:
+        """Return the number of independent signs of the query that is answered, for all or each of the rows."""
+        return state["theta"][0].numel()
 
     def _losses(self, state: Columns, answer: Tensor) -> Tensor:
         return self.objective(state, answer)
@@ -101,8 +110,8 @@ class Bernoulli(Attack):
         change = self._losses(state, answer) - state["mean"]
         fall = -change / variance.sqrt().clamp_min(1e-30)
         fall = fall.clamp_(-_OUTLIER, _OUTLIER).where(step >= _SILENT, 0.0)
-        rate = _RATES[self.norm] if self.rate is None else self.rate
-        move = 4 * rate / math.sqrt(theta[0].numel()) * fall
+        rate = self._rates[self.norm] if self.rate is None else self.rate
+        move = 4 * rate / self._dimension(state) ** 0.5 * fall
         state["theta"] = self._bounded(torch.addcmul(theta, per_row(move, theta), state["surprise"]))
         weight = (1 / (step + 1)).clamp_min(_MEMORY)
         state["mean"] = state["mean"] + weight * change
@@ -120,5 +129,5 @@ class Bernoulli(Attack):
         theta = state["theta"]
         last = (state["step"] - 1).clamp_min(0)
         direction = theta.sign() if self.norm == "linf" else theta
-        fair = rng.biased_signs(state["seed"], 0, last, torch.zeros_like(theta))  # the last query's where theta is 0
+        fair = self._signs(state, last, torch.zeros_like(theta))  # the last query's where theta is 0
         return self._point(state["x"], torch.where(theta == 0, fair, direction))

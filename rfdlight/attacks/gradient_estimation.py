@@ -1,6 +1,7 @@
 """Steps along estimated and true gradients, and the base classes of attacks that estimate the gradient from scores."""
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,10 +10,28 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core import norms
 from rfdlight.core.tensors import Columns, per_row
 
+_PAPER_SIDE = 224  # of the paper's images, in pixels
+
+
+def by_size(sigma: float, x: Tensor) -> float:
+    """Return the probe size for images like `x` where it is `sigma` at the paper's size; it grows with the side."""
+    return sigma * min(min(x.shape[2:]) / _PAPER_SIDE, 1.0)
+
 
 def unit(direction: Tensor) -> Tensor:
     """Return each row divided by its l2 norm; rows of zeros stay zero."""
     return direction / per_row(norms.norm(direction, "l2").clamp_min(1e-30), direction)
+
+
+def enlarged(coarse: Tensor, like: Tensor) -> Tensor:
+    """Return square grids of cells at the size of `like`: each pixel has the value of its cell."""
+    if coarse.shape == like.shape:
+        return coarse
+    side, (height, width) = coarse.shape[2], like.shape[2:]
+    down = torch.arange(height, device=coarse.device) * side // height
+    across = torch.arange(width, device=coarse.device) * side // width
+    cell = (down[:, None] * side + across).flatten().expand(*coarse.shape[:2], -1)
+    return coarse.flatten(2).gather(2, cell).view(*coarse.shape[:2], height, width)
 
 
 def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
@@ -34,6 +53,7 @@ class GradientEstimation(Attack):
     access = "score"
     norms = ("linf", "l2")
     signs_in_l2 = False  # whether steps are along signs in l2 too
+    paper_constants: ClassVar[bool] = False  # whether options that are not given are the paper's at every image size
 
     step: float
 

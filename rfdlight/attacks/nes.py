@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import check_count, check_positive
-from rfdlight.attacks.gradient_estimation import SummedProbes
+from rfdlight.attacks.gradient_estimation import SummedProbes, by_size
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
 
 _PAIRS = {"linf": 20, "l2": 15}
-_SIGMA = {"linf": 0.1, "l2": 0.005}
-_STEP = {"linf": 0.01, "l2": 1.0}
+_SIGMA = {"linf": 0.1, "l2": 0.005}  # the paper's, for images of 224 pixels
+_STEP = {"linf": 0.01, "l2": 1.0}  # the paper's
 
 
 class NES(SummedProbes):
@@ -31,8 +31,9 @@ class NES(SummedProbes):
 
     Args:
         pairs: Pairs of probes per iteration, n, >= 1; by default 20 in linf, 15 in l2.
-        sigma: Standard deviation of a probe per pixel value, > 0; by default 0.1 in linf, 0.005 in l2 (the paper's).
-            Others divide by the square root of the number of values.
+        sigma: Standard deviation of a probe per pixel value, > 0; by default 0.1 s / 224 in linf for images of shorter
+            side s, at most 0.1, and 0.005 in l2; under the paper's query counting 0.1 and 0.005. Others divide by the
+            square root of the number of values.
         step: Length of a step, per pixel value in linf and in l2 norm in l2, > 0; by default 0.01 in linf and 1.0 in l2
             (the paper's, for images of 224 x 224 pixels).
         loss: "margin" or "cross_entropy".
@@ -52,9 +53,17 @@ class NES(SummedProbes):
         check_count(pairs=pairs)
         check_positive(sigma=sigma, step=step)
         self.pairs = _PAIRS[self.norm] if pairs is None else pairs
-        self.sigma = _SIGMA[self.norm] if sigma is None else sigma
+        self.sigma = sigma
         self.step = _STEP[self.norm] if step is None else step
         self.loss = loss
+
+    def probe_size(self, x: Tensor) -> float:
+        """Return the standard deviation of a probe per pixel value."""
+        if self.sigma is not None:
+            return self.sigma
+        if self.paper_constants or self.norm == "l2":
+            return _SIGMA[self.norm]
+        return by_size(_SIGMA[self.norm], x)
 
     @property
     def cycle(self) -> int:
@@ -66,11 +75,11 @@ class NES(SummedProbes):
         pair = state["queries"] // self.cycle * self.pairs + position // 2
         state["draw"] = rng.normal(state["seed"], 0, pair, tuple(x.shape[1:]))
         side = torch.where(position == 2 * self.pairs, 0, 1 - 2 * (position % 2))
-        return self.in_range(state["point"] + per_row(side * self.sigma, x).to(x.dtype) * state["draw"])
+        return self.in_range(state["point"] + per_row(side * self.probe_size(x), x).to(x.dtype) * state["draw"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss, position = self.objective(state, answer), self.position(state)
         second = position % 2 == 1
-        slope = torch.where(second, loss - state["first"], 0.0) / (2 * self.sigma)
+        slope = torch.where(second, loss - state["first"], 0.0) / (2 * self.probe_size(points))
         state["first"] = torch.where(second, state["first"], loss)
         self.collect(state, slope, position == 2 * self.pairs - 1)

@@ -86,9 +86,10 @@ class FirstQueryFree(PaperBehaviour[A]):
 
 
 class PublishedSquare(attacks.Square):
-    """Square Attack whose schedule counts iterations."""
+    """Square Attack whose schedule counts iterations, from squares of the paper's share."""
 
     default_clock = "iterations"
+    default_p = 0.05
 
 
 class PaperSquare(FirstQueryFree[attacks.Square]):
@@ -276,6 +277,8 @@ class PaperSignHunt(PaperBehaviour[attacks.SignHunt]):
 class Unclipped(GradientEstimation):
     """Gradient estimation that clips neither probes nor iterates to [0, 1]; iterates are projected on the ball."""
 
+    paper_constants = True
+
     def in_range(self, probe: Tensor) -> Tensor:
         return probe
 
@@ -349,6 +352,7 @@ class PaperZOSignSGD(PaperNES):
 
 
 BEHAVIOURS: dict[type[Attack], type[PaperBehaviour[Any]]] = {
+    attacks.AdaptiveSquare: PaperBehaviour,  # without published code, unlike Square
     attacks.Bandits: PaperBandits,
     attacks.Boundary: PaperBoundary,
     attacks.GeoDA: PaperGeoDA,

@@ -11,6 +11,7 @@ from rfdlight.attacks.gradient_estimation import short_of_the_ball, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.threat import ThreatModel
 
 
 class PGD(Attack):
@@ -65,14 +66,7 @@ class PGD(Attack):
         return {"point": point, "final": final, "run": run, "taken": run.clone()}  # complete runs, steps of this one
 
     def _start(self, x: Tensor, seed: Tensor, run: Tensor) -> Tensor:
-        shape = tuple(x.shape[1:])
-        if self.norm == "linf":
-            draws = rng.uniform(seed, 0, run, x[0].numel()).to(x.dtype).view_as(x)
-            offset = (2 * draws - 1) * self.threat.eps
-        else:
-            length = rng.uniform(seed, 1, run, 1).to(x.dtype)[:, 0] * self.threat.eps
-            offset = unit(rng.normal(seed, 0, run, shape)) * per_row(length, x)
-        return self.threat.project(x, x + offset)
+        return random_point(self.threat, x, seed, run)
 
     def ask(self, state: Columns) -> Tensor:
         return state["point"].clone()  # the engine uses the points after the column has changed
@@ -96,6 +90,17 @@ class PGD(Attack):
 
     def budget_warning(self, budget: int) -> str | None:
         return short_of_the_ball(min(budget, self.steps), self.step_length, self.threat.eps)
+
+
+def random_point(threat: ThreatModel, x: Tensor, seed: Tensor, number: Tensor) -> Tensor:
+    """Return random points of the balls around images, in l2 along a random direction at a uniform distance."""
+    if threat.norm == "linf":
+        draws = rng.uniform(seed, 0, number, x[0].numel()).to(x.dtype).view_as(x)
+        offset = (2 * draws - 1) * threat.eps
+    else:
+        length = rng.uniform(seed, 1, number, 1).to(x.dtype)[:, 0] * threat.eps
+        offset = unit(rng.normal(seed, 0, number, tuple(x.shape[1:]))) * per_row(length, x)
+    return threat.project(x, x + offset)
 
 
 def perturb(attack: PGD, gradient: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, seed: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from rfdlight.core import norms, rng
 from rfdlight.core.tensors import Columns, per_row
 
 _ORDER = 0  # the stream of random numbers
-_ROUNDS = 6  # of the network that permutes the coordinates; four already pass for random in large blocks
 
 
 class SimBA(Attack):
@@ -74,7 +73,7 @@ class SimBA(Attack):
         place = state["visited"] % size
         ring = torch.searchsorted(ends, place, right=True)  # block ring - 1 is complete, block ring is not
         number = state["visited"] // size * len(ends) + ring
-        within = permuted(state["seed"], number, place - ends[ring - 1], ends[ring] - ends[ring - 1])
+        within = rng.permuted(state["seed"], _ORDER, number, place - ends[ring - 1], ends[ring] - ends[ring - 1])
 
         (inner_height, inner_width), (outer_height, outer_width) = corners[ring - 1].T, corners[ring].T
         channel, within = within % channels, within // channels
@@ -135,32 +134,6 @@ class SimBA(Attack):
 
     def best(self, state: Columns) -> Tensor:
         return (state["x"] + state["delta"]).clamp_(0, 1)
-
-
-def permuted(seed: Tensor, number: Tensor, place: Tensor, size: Tensor) -> Tensor:
-    """Return the images of places in [0, size) under the seed's permutation of this number; all are (rows,) int64.
-
-    Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002, sections 4 and 5: a Feistel
-    network on a * b >= size places, walked until it comes back into range. It needs no storage.
-    """
-    left_size = size.double().sqrt().ceil().long()
-    right_size = (size + left_size - 1) // left_size
-
-    def walk(value: Tensor) -> Tensor:
-        left, right = value // right_size, value % right_size
-        for turn in range(_ROUNDS):
-            key = ((number * _ROUNDS + turn) << 32) + (left if turn % 2 else right)
-            word = rng.words(seed, _ORDER, key, 1)[:, 0]
-            if turn % 2:
-                right = (right + word % right_size) % right_size
-            else:
-                left = (left + word % left_size) % left_size
-        return left * right_size + right
-
-    value = walk(place)
-    while (outside := value >= size).any():
-        value = torch.where(outside, walk(value), value)
-    return value
 
 
 @lru_cache(maxsize=64)

@@ -9,11 +9,16 @@ from rfdlight.attacks import square_l2
 from rfdlight.attacks.base import Attack, check_count
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
+from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
 # After each of these 10,000ths of the schedule the squares' share of the pixels is halved.
 _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# By default, the first squares have this share of the pixels in images of the authors' size, ImageNet's.
+_SHARE: dict[Norm, float] = {"linf": 0.05, "l2": 0.1}
+_AUTHORS_SIDE = 224
+_LARGEST_SHARE = 0.8
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
 
 
@@ -31,8 +36,9 @@ class Square(Attack):
     cross entropy; `refresh` is not an option of the authors.
 
     Args:
-        p: Share of the pixels in the first squares, in (0, 1]; 0.05 is the authors' for ImageNet and the paper's, in l2
-            the authors recommend 0.1.
+        p: Share of the pixels in the first squares, in (0, 1]. By default min(0.8, 0.05 (224 / s)^2) in linf for images
+            of shorter side s, with 0.1 for 0.05 in l2: 0.8 up to 56 (79) pixels, the authors' at 224. Under the paper's
+            query counting 0.05.
         schedule_len: Evaluations or iterations over which the squares shrink, >= 1; by default the budget.
         schedule_clock: Whether the schedule counts evaluations, or iterations, that is proposals alone; they differ
             with `refresh` or several evaluations per query. By default "evaluations"; "iterations" under the paper's
@@ -43,13 +49,14 @@ class Square(Attack):
     """
 
     default_clock: ClassVar[Literal["evaluations", "iterations"]] = "evaluations"
+    default_p: ClassVar[float | None] = None  # instead of the share by the image's size
     access = "score"
     norms = ("linf", "l2")
     has_targeted_form = True
 
     def __init__(
         self,
-        p: float = 0.05,
+        p: float | None = None,
         schedule_len: int | None = None,
         schedule_clock: Literal["evaluations", "iterations"] | None = None,
         refresh: Literal["never", "every", "accept"] = "never",
@@ -57,7 +64,7 @@ class Square(Attack):
         **ball: Any,
     ) -> None:
         super().__init__(**ball)
-        if not 0 < p <= 1:
+        if p is not None and not 0 < p <= 1:
             raise UserError(f"attack.p must lie in (0, 1], got {p}")
         check_count(schedule_len=schedule_len)
         self.p = p
@@ -79,12 +86,19 @@ class Square(Attack):
         stripes = rng.signs(seed, _STRIPES, torch.zeros_like(y), (channels, 1, width))
         return {"signs": stripes.expand(-1, -1, height, -1).contiguous(), **columns}
 
+    def first_share(self, height: int, width: int) -> float:
+        """Return the share of the pixels in the first squares."""
+        chosen = self.default_p if self.p is None else self.p
+        if chosen is not None:
+            return chosen
+        return min(_SHARE[self.norm] * (_AUTHORS_SIDE / min(height, width)) ** 2, _LARGEST_SHARE)
+
     def side(self, t: Tensor, budget: Tensor, height: int, width: int) -> Tensor:
         """Return the side of the square at the time `t` of the schedule, counted from 0, (rows,) int64."""
         length = budget.clamp_min(1) if self.schedule_len is None else self.schedule_len
         elapsed = (t.double() / length * 10000).floor()
         halvings = (elapsed[:, None] > torch.tensor(_BREAKS, device=t.device)).sum(1)
-        share = self.p * 0.5**halvings
+        share = self.first_share(height, width) * 0.5**halvings
         side = (share * height * width).sqrt().round().long()
         if self.norm == "l2":
             return square_l2.odd_side(side, height, width)
@@ -95,11 +109,19 @@ class Square(Attack):
         iterations = (self.schedule_clock or self.default_clock) == "iterations"
         return state["step"] - 1 if iterations else (state["queries"] - 1) * self.eot
 
-    def _paint(self, state: Columns, side: Tensor) -> Tensor:
-        """Return the signs with one window repainted; the kept signs for the start and for refreshes."""
+    @property
+    def _kept(self) -> str:
+        """Return the name of the column with the kept signs or, in l2, the kept point."""
+        return "signs" if self.norm == "linf" else "point"
+
+    def _default_length(self, state: Columns) -> Tensor:
+        """Return the length of the schedule without `schedule_len`, (rows,) int64."""
+        return state["budget"]
+
+    def _paint(self, state: Columns, side: Tensor, moves: Tensor) -> Tensor:
+        """Return the signs with one window repainted; the kept signs where not `moves`."""
         kept, seed, step = state["signs"], state["seed"], state["step"]
         channels, height, width = kept.shape[1:]
-        moves = (step > 0) & ~state["refreshing"]
         window, _, _ = square_l2.window(rng.uniform(seed, _WINDOW, step, 2), side, height, width)
         window &= per_row(moves, window)
         paint = rng.signs(seed, _SIGNS, step, (channels, 1, 1))
@@ -114,26 +136,29 @@ class Square(Attack):
             proposal = torch.where(window, paint * flips[:, :, None, None], kept)
         return proposal
 
+    def _proposal(self, state: Columns, moves: Tensor) -> Tensor:
+        """Return new signs or, in l2, new points; the kept ones where not `moves`."""
+        x = state["x"]
+        side = self.side(self._time(state), self._default_length(state), *x.shape[2:])
+        if self.norm == "linf":
+            return self._paint(state, side, moves)
+        moved = square_l2.propose(x, state["point"], state["seed"], state["step"], side, self.threat.eps)
+        return torch.where(per_row(moves, x), moved, state["point"])
+
     def _point(self, x: Tensor, signs: Tensor) -> Tensor:
-        return torch.add(x, signs, alpha=self.threat.eps).clamp_(0, 1)
+        """Return the points with these signs; in l2 they are points already."""
+        return signs if self.norm == "l2" else torch.add(x, signs, alpha=self.threat.eps).clamp_(0, 1)
 
     def ask(self, state: Columns) -> Tensor:
-        x, step = state["x"], state["step"]
-        side = self.side(self._time(state), state["budget"], *x.shape[2:])
-        if self.norm == "linf":
-            state["proposal"] = self._paint(state, side)
-            return self._point(x, state["proposal"])
-        moves = (step > 0) & ~state["refreshing"]
-        moved = square_l2.propose(x, state["point"], state["seed"], step, side, self.threat.eps)
-        state["proposal"] = torch.where(per_row(moves, x), moved, state["point"])
-        return state["proposal"]
+        state["proposal"] = self._proposal(state, (state["step"] > 0) & ~state["refreshing"])
+        return self._point(state["x"], state["proposal"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss = self.objective(state, answer)
         refreshed = state["refreshing"]
         better = (loss < state["loss"]) & ~refreshed
-        name = "signs" if self.norm == "linf" else "point"
-        torch.where(per_row(better, points), state["proposal"], state[name], out=state[name])
+        kept = state[self._kept]
+        torch.where(per_row(better, points), state["proposal"], kept, out=kept)
         state["loss"] = torch.where(better | refreshed, loss, state["loss"])
         state["kept"] = better
         state["step"] = state["step"] + ~refreshed
@@ -142,4 +167,4 @@ class Square(Attack):
             state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
 
     def best(self, state: Columns) -> Tensor:
-        return self._point(state["x"], state["signs"]) if self.norm == "linf" else state["point"]
+        return self._point(state["x"], state[self._kept])

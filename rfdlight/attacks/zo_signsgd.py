@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import check_count, check_positive
-from rfdlight.attacks.gradient_estimation import SummedProbes
+from rfdlight.attacks.gradient_estimation import SummedProbes, by_size
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
+
+_SIGMA = 0.1  # the paper's, for images of 224 pixels
 
 
 class ZOSignSGD(SummedProbes):
@@ -25,7 +27,8 @@ class ZOSignSGD(SummedProbes):
 
     Args:
         samples: Probes per iteration, n, >= 1.
-        sigma: Standard deviation of a probe per pixel value, > 0.
+        sigma: Standard deviation of a probe per pixel value, > 0; by default 0.1 s / 224 for images of shorter side s,
+            at most 0.1; under the paper's query counting 0.1.
         step: Length of a step per pixel value, > 0.
         loss: "margin" or "cross_entropy".
     """
@@ -33,7 +36,12 @@ class ZOSignSGD(SummedProbes):
     signs_in_l2 = True
 
     def __init__(
-        self, samples: int = 15, sigma: float = 0.1, step: float = 0.01, loss: Loss = "margin", **ball: Any
+        self,
+        samples: int = 15,
+        sigma: float | None = None,
+        step: float = 0.01,
+        loss: Loss = "margin",
+        **ball: Any,
     ) -> None:
         super().__init__(**ball)
         check_count(samples=samples)
@@ -42,6 +50,12 @@ class ZOSignSGD(SummedProbes):
         self.sigma = sigma
         self.step = step
         self.loss = loss
+
+    def probe_size(self, x: Tensor) -> float:
+        """Return the standard deviation of a probe per pixel value."""
+        if self.sigma is not None:
+            return self.sigma
+        return _SIGMA if self.paper_constants else by_size(_SIGMA, x)
 
     @property
     def cycle(self) -> int:
@@ -56,7 +70,7 @@ class ZOSignSGD(SummedProbes):
         x = state["x"]
         draw = state["queries"] // self.cycle * self.samples + number
         state["draw"] = rng.normal(state["seed"], 0, draw, tuple(x.shape[1:]))
-        return self.in_range(state["point"] + per_row(probes * self.sigma, x).to(x.dtype) * state["draw"])
+        return self.in_range(state["point"] + per_row(probes * self.probe_size(x), x).to(x.dtype) * state["draw"])
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss, position = self.objective(state, answer), self.position(state)

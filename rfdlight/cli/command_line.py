@@ -11,13 +11,13 @@ import yaml
 
 from rfdlight._io import config_path, read_config
 from rfdlight.cli.values import number_of, structure, with_names
-from rfdlight.core.registry import FLAGS, resolve
+from rfdlight.core.registry import FLAGS
 from rfdlight.errors import SettingError
 from rfdlight.evaluation.fingerprint import cannot_go_on, mixed
 from rfdlight.records import run_directory
 from rfdlight.victims.resolve import SHIPPED_DATA, card_of
 
-DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "square")}
+DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "standard")}
 """The component that a command uses if none is named, by command."""
 CONFIG = "config.yaml"
 """File of a run directory with the settings of the run."""
@@ -125,7 +125,7 @@ def _defaults(command: str, words: list[Word]) -> tuple[list[Word], str | None]:
         if card.data != chosen.get("data"):
             notice = f"data {card.data}, on which the victim '{victim}' was trained; --data names other data"
         chosen["data"] = card.data
-    return [Word(f"--{kind}", resolve(kind, name)) for kind, name in chosen.items()], notice
+    return [Word(f"--{kind}", with_names(name, kind)) for kind, name in chosen.items()], notice
 
 
 def _data_and_victim(command: str, words: list[Word]) -> tuple[bool, str | None]:

@@ -30,13 +30,14 @@ from rfdlight.cli.commands import COMMANDS, INJECTED, POSITIONALS
 from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, usage
 from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
 from rfdlight.cli.parser import MODE, Parser
-from rfdlight.cli.standard import names_standard, run_standard
+from rfdlight.cli.standard import is_standard, run_standard
 from rfdlight.core import registry, user_code
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, expect, legible, one_line, shown, unknown_name
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation, exit_reason
 from rfdlight.evaluation.processes import ReportedByLeader
+from rfdlight.evaluation.standard import VERSION, StandardAttack
 from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier
 from rfdlight.training.export import export_victim, take_best_weights
@@ -228,7 +229,8 @@ class RFDLightCLI(LightningCLI):
             command_line.check_unchanged(self.run, self._settings())
             self.model.resume = True
             return
-        attack = registry.short_name("attack", type(self.model.attack)).rpartition(".")[2]
+        kind = type(self.model.attack)
+        attack = VERSION if kind is StandardAttack else registry.short_name("attack", kind).rpartition(".")[2]
         self.run = self._place(f"{attack}-{self.datamodule.name}")
         self.model.on_ready = self.save_config
 
@@ -254,6 +256,8 @@ class RFDLightCLI(LightningCLI):
         elif subcommand == "fit" and is_first(os.environ):
             with run_directory.left_out_unless(self.run, lambda: self.timer.start_time("train") is not None):
                 super()._run_subcommand(subcommand)
+        elif is_standard(self.model):
+            self.status = run_standard(self.model, self.datamodule, self.trainer, str(self.run), self.model.on_ready)
         else:
             super()._run_subcommand(subcommand)
 
@@ -346,8 +350,6 @@ def main(args: list[str] | None = None) -> int:
     _be_quiet()
     try:
         _check_command(args)
-        if names_standard(args):
-            return run_standard(args, make)
         cli = RFDLightCLI(args)
     except ReportedByLeader:
         return 0  # at another status launchers kill process 0, which prints the error
@@ -360,7 +362,7 @@ def main(args: list[str] | None = None) -> int:
             raise
         print(f"rfdlight: {legible(line)}", file=sys.stderr)  # noqa: T201
         return error.exit_status if isinstance(error, UserError) else UserError.exit_status
-    wrong = exit_reason(cli.model) if cli.subcommand == "test" else None
+    wrong = exit_reason(cli.model) if cli.subcommand == "test" and not is_standard(cli.model) else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
     return 1 if wrong else cli.status

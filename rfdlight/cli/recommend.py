@@ -26,8 +26,9 @@ from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
 from rfdlight.errors import expect
 from rfdlight.evaluation.config import settle_eps
-from rfdlight.evaluation.run import Run
-from rfdlight.reporting.tables import number
+from rfdlight.evaluation.standard import StandardAttack
+from rfdlight.records.runs import Run
+from rfdlight.reporting.tables import number, percent
 from rfdlight.victims.resolve import resolve_victim
 
 
@@ -62,7 +63,8 @@ def recommend(
     Args:
         victim: As `--model.victim` of `rfdlight test`.
         data: Data set, by default the victim card's; its test images are used, except the attacked ones.
-        attack: Attack of the confirmation, black-box and untargeted; "square" by default.
+        attack: Attack of the confirmation, black-box and untargeted; by default the short form of the standard
+            evaluation, its first two stages.
         checkpoint: As `--model.checkpoint` of `rfdlight test`.
         layers: Patterns over module paths; by default the network's default insertion points.
         at: Output or input of the layers; by default as `feature_noise` chooses.
@@ -72,7 +74,7 @@ def recommend(
         step: Standard deviation of the random steps of the predicted attacker, in pixel units; by default as long as
             the radius of `attack`.
         confirm: Number of best predicted candidates to calibrate and attack, the pixels not counted.
-        budget: Queries per image of the short attacks.
+        budget: Queries per image of each short attack.
         num_images: Images of the short attacks, chosen at random.
         seed: Seed of the images, the draws and the attacks.
         output: File to write, a .yaml.
@@ -105,10 +107,11 @@ def recommend(
     defense_file.write(file, config_of(best.noise), calibration=calibration, recommendation=reasons)
     _render(console, recommender, undefended, confirmed)
     recommender.say(f"{file}: {best.noise.description(loaded)}")
+    named = "standard" if isinstance(attack, StandardAttack) else recommender.attack_name
     recommender.say(
         "The robust accuracy of the best is biased upward, since these attacks chose it. To measure it on other "
         "images, with the same options of data and attack:\n"
-        f"rfdlight test --data {short_name('data', type(data))} --attack {recommender.attack_name} "
+        f"rfdlight test --data {short_name('data', type(data))} --attack {named} "
         f"--model.victim {victim} {f'--model.checkpoint {checkpoint} ' if checkpoint else ''}--defense {file}"
     )
 
@@ -162,7 +165,7 @@ def _attack_cells(outcome: Run) -> list[str]:
     robust, summary = outcome.robust_accuracy, outcome.summary
     return [
         _with_interval(robust.value, robust.low, robust.high, digits=1),
-        f"{100 * float(summary.single_query.robust or math.nan):.1f}",
+        percent(summary.single_query.robust).removesuffix("%"),
         number(summary.ledger["criterion_ratio"], 2),
     ]
 

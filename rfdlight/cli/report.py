@@ -6,7 +6,7 @@ from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.paired import Subject
 from rfdlight.reporting.report import compile_report
 from rfdlight.reporting.report_files import FILES, write_report
@@ -24,7 +24,7 @@ def report(
     """Show finished runs as one table of defenses by attacks, and compare them on the same images.
 
     Args:
-        runs: Run directories, or folders of finished runs.
+        runs: Run directories, folders of standard evaluations, or folders of finished ones.
         output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv`,
             `curves.png` and `curves.pdf`; by default nothing is written.
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most the

@@ -26,7 +26,10 @@ from rfdlight.defenses.base import Defense
 from rfdlight.errors import ResumeError, UserError, one_line
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import settle_eps
-from rfdlight.records.runs import load_run
+from rfdlight.evaluation.standard import StandardAttack
+from rfdlight.evaluation.surrogate import settle_surrogate
+from rfdlight.records import standard
+from rfdlight.records.run_folders import load_any
 from rfdlight.reporting.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim
 
@@ -70,6 +73,8 @@ class Attempt(NamedTuple):
 
 def size_of(place: Path) -> Size | None:
     """Return the size of the complete run in a directory, None if there is none; images that failed count as done."""
+    if (place / standard.FILE).exists():
+        return _size_of_standard(place)
     try:
         run = parse_json(read_text(place / "summary.json"))["run"]
         return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
@@ -77,9 +82,19 @@ def size_of(place: Path) -> Size | None:
         return None
 
 
+def _size_of_standard(place: Path) -> Size | None:
+    """Return the size of the finished standard evaluation in a folder, with the queries of all its stages."""
+    try:
+        settings = standard.begun_in(place).settings
+    except UserError:
+        return None
+    queries = settings.budget * len(settings.stages)
+    return Size(settings.num_images, queries) if standard.is_finished(place) else None
+
+
 def headline(place: Path) -> str:
     """Return the clean and robust accuracy of a finished run as text."""
-    accuracies = load_run(place).summary.mean_logits
+    accuracies = load_any(place).summary.mean_logits
     robust = accuracies.robust
     return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
 
@@ -99,11 +114,12 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
                 found = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
                 loaded[key] = found.module, data.images("test"), data.num_images
             victim, images, count = loaded[key]
-            settle_eps(model.attack, data)
+            settle_surrogate(settle_eps(model.attack, data), data)
             for defense in made.trainer.callbacks if model.defended else ():
                 if isinstance(defense, Defense):
                     check_acts(defense, victim, images)
-            size, trainer = Size(count, model.config.budget), made.trainer
+            stages = model.attack.stages if isinstance(model.attack, StandardAttack) else (model.attack,)
+            size, trainer = Size(count, model.config.budget * len(stages)), made.trainer
             device, apart = trainer.strategy.root_device, trainer.world_size > 1
             checked[cell.name] = Checked(size, victim, images, data.num_classes, device, apart)
     return checked
@@ -123,7 +139,7 @@ def run_cell(folder: Path, cell: Cell, run: Run | None, console: Console) -> Att
     """Run or resume a cell, in a new process without `run`, and write its output into its folder."""
     run = run or _run_apart
     place, done = folder / cell.name, None
-    if (place / fingerprint.FILE).is_file():
+    if any((place / begun).is_file() for begun in (fingerprint.FILE, standard.FILE)):
         done = _attempt(["test", "--resume", str(place)], run)
         if done.status == ResumeError.exit_status:
             console.print(Text(f"{done.reason}; it begins anew", style="yellow"), soft_wrap=True)

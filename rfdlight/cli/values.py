@@ -15,10 +15,15 @@ from rfdlight.core import user_code
 from rfdlight.core.registry import resolve
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
+from rfdlight.errors import expect, shown
+from rfdlight.evaluation.standard import VERSION
 from rfdlight.training.adversary import Adversary
 
 BASES: dict[str, type] = {"attack": Attack, "data": ImageData, "defense": Defense, "adversary": Adversary}
 """The base class of each kind of component."""
+
+STANDARD = "rfdlight.evaluation.standard.StandardAttack"
+"""Import path of the options of the standard evaluation, which a command line names in the place of an attack."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _FRACTION = re.compile(rf"\s*({_NUMBER})\s*/\s*({_NUMBER})\s*")
@@ -90,6 +95,9 @@ def with_names(value: Any, kind: str) -> Any:
         return value
     if value.endswith((".yaml", ".yml")):
         return with_names(read_config(config_path(value)), kind)
+    if kind == "attack" and value.partition("-")[0] == "standard":
+        expect(value in ("standard", VERSION), "--attack", f"{VERSION}, the only version of the standard", shown(value))
+        return STANDARD
     path = resolve(kind, value)
     user_code.check_component(kind, path)
     return path

@@ -12,15 +12,23 @@ from rfdlight.errors import unknown_name
 
 NAMES: dict[str, dict[str, str]] = {
     "attack": {
+        "adaptive_nes": "rfdlight.attacks.adaptive_nes.AdaptiveNES",
+        "adaptive_square": "rfdlight.attacks.adaptive_square.AdaptiveSquare",
         "bandits": "rfdlight.attacks.bandits.Bandits",
         "bernoulli": "rfdlight.attacks.bernoulli.Bernoulli",
         "bernoulli_decision": "rfdlight.attacks.bernoulli_decision.BernoulliDecision",
+        "bernoulli_multiscale": "rfdlight.attacks.bernoulli_multiscale.BernoulliMultiscale",
         "boundary": "rfdlight.attacks.boundary.Boundary",
+        "evolutionary": "rfdlight.attacks.evolutionary.Evolutionary",
         "fgsm": "rfdlight.attacks.fgsm.FGSM",
         "geoda": "rfdlight.attacks.geoda.GeoDA",
         "hsja": "rfdlight.attacks.hsja.HSJA",
+        "nattack": "rfdlight.attacks.nattack.NAttack",
         "nes": "rfdlight.attacks.nes.NES",
+        "opt": "rfdlight.attacks.opt.OPT",
+        "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.attacks.pgd.PGD",
+        "prgf": "rfdlight.attacks.prgf.PRGF",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
         "rays": "rfdlight.attacks.rays.RayS",
         "signflip": "rfdlight.attacks.signflip.SignFlip",
@@ -28,6 +36,7 @@ NAMES: dict[str, dict[str, str]] = {
         "signopt": "rfdlight.attacks.signopt.SignOPT",
         "simba": "rfdlight.attacks.simba.SimBA",
         "square": "rfdlight.attacks.square.Square",
+        "transfer": "rfdlight.attacks.transfer.Transfer",
         "zo_signsgd": "rfdlight.attacks.zo_signsgd.ZOSignSGD",
     },
     "data": {

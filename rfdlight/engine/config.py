@@ -39,6 +39,9 @@ class EngineConfig:
     budget; "paper" bills, wastes and exceeds as the paper's code does, and records at most the budget. In lockstep
     as many images start together as the pool holds, and candidates are evaluated before further queries: images then
     end together, so that few passes are padded at the end, but results come later.
+
+    After each number of `interim_queries`, the point that the attack would submit is evaluated, if the victim is random
+    and the criterion has a rule for it.
     """
 
     classes: int  # of the victim
@@ -50,6 +53,7 @@ class EngineConfig:
     eot: int = 1  # evaluations per query, all billed; the attack gets their mean logits or most frequent label
     lockstep: bool = False
     attacks_misclassified: bool = False  # an earlier run has decided which clean images are wrong
+    interim_queries: tuple[int, ...] = ()  # in rising order, below the budget
     starting_points: tuple[Tensor, Tensor] | None = None  # images (images, C, H, W) and their classes (images,)
 
 

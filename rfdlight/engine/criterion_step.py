@@ -22,7 +22,7 @@ from rfdlight.engine.state import Phase
 
 @dataclass(frozen=True)
 class CriterionStep:
-    """Evaluates clean images, candidates and final points for the success criterion.
+    """Evaluates clean images, candidates, would-be submissions and final points for the success criterion.
 
     For a deterministic victim, one evaluation replaces the evaluations that the criterion wants.
     """
@@ -35,6 +35,7 @@ class CriterionStep:
     criterion: SuccessCriterion
     deterministic: bool  # whether the victim answers equal images equally, which is then checked
     attacks_misclassified: bool = False  # whether no clean image counts as wrong
+    interim_queries: tuple[int, ...] = ()  # after which a random victim is evaluated at the would-be submission
 
     @property
     def final_test(self) -> MeanMarginTest:
@@ -42,13 +43,13 @@ class CriterionStep:
         return MeanMarginTest(1) if self.deterministic else self.criterion.final_test
 
     def consider(self, queries: Queries) -> None:
-        """Send candidates to their evaluations, and images without budget to their final evaluations."""
+        """Send candidates to their evaluations, and other images where their queries so far require evaluations."""
         images = self.pool.images
         images.candidates.candidates[queries.rows] += queries.adversarial
         positions = self.criterion.candidates(queries, images)
         if len(positions):
             self._start_candidates(queries if len(positions) == len(queries.rows) else queries.take(positions))
-        self._end_exhausted(queries.rows, queries.state)
+        self._proceed(queries.rows, queries.state)
 
     def _start_candidates(self, queries: Queries) -> None:
         points, rows = self.pool.images.points, queries.rows
@@ -81,6 +82,33 @@ class CriterionStep:
         if self.deterministic:
             images.candidates.first_9_vote_success[rows] = billed
         self._finish(rows)
+
+    def _proceed(self, rows: Tensor, state: Columns | None = None) -> None:
+        """Send images in their attack to their final or interim evaluations, where these are due."""
+        self._end_exhausted(rows, state)
+        if self.interim_queries and not self.deterministic:
+            self._start_interim(rows, state)
+
+    def _start_interim(self, rows: Tensor, state: Columns | None) -> None:
+        """Evaluate the point that the attack would submit if its budget were the interim queries that it has reached.
+
+        A point that was evaluated at the last interim queries is not evaluated again.
+        """
+        images, billed = self.pool.images, self.counting.billed(rows, state)
+        limits = torch.tensor(self.interim_queries, device=billed.device)
+        passed = torch.searchsorted(limits, billed + self.counting.eot)
+        due = (images.points.phase[rows] == Phase.ATTACK) & (passed > images.interim.passed[rows])
+        if not due.any():
+            return
+        rows, billed = rows[due], billed[due]
+        images.interim.passed[rows] = passed[due]
+        state = self.pool.attack_state(rows)
+        submission = self.attack.threat.admit(state["x"], self.attack.best(state))
+        new = (submission != images.interim.point[rows]).flatten(1).any(1)
+        rows = rows[new]
+        images.interim.point[rows] = images.points.point[rows] = submission[new]
+        images.points.clock[rows] = images.points.billed[rows] = billed[new]
+        self._request(rows, Phase.INTERIM, self.final_test.first)
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send images without budget to their final evaluations, at the attack's best point."""
@@ -162,6 +190,9 @@ class CriterionStep:
         candidates = rows[phases == Phase.CANDIDATE]
         if len(candidates):
             finished.append(self._conclude(candidates))
+        submissions = rows[phases == Phase.INTERIM]
+        if len(submissions):
+            finished.append(self._conclude_interim(submissions))
         return torch.cat(finished).sort(descending=True).values.tolist()
 
     def _decided(self, rows: Tensor, limit: int | None = None) -> Tensor:
@@ -207,10 +238,30 @@ class CriterionStep:
         success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
         images.points.phase[rejected] = Phase.ATTACK
-        self._end_exhausted(rejected)
+        self._proceed(rejected)
         if self.deterministic or not self.criterion.reaches_verdict:
             self._succeed(success)
             return success[:0]
+        return self._end_decided(success)
+
+    def _conclude_interim(self, rows: Tensor) -> Tensor:
+        """Continue or record interim evaluations; return the images that are adversarial by a final verdict."""
+        images = self.pool.images
+        conclusion = self.criterion.conclude_interim(images, rows)
+        images.evaluations.wanted[rows] = conclusion.more
+        ended, adversarial = rows[conclusion.more <= 0], conclusion.adversarial[conclusion.more <= 0]
+        which = ended, images.interim.passed[ended] - 1
+        images.interim.queries[which] = images.points.billed[ended]
+        images.interim.evaluations[which] = images.evaluations.count[ended]
+        images.interim.margin[which] = images.evaluations.mean_margin(ended)
+        robust = self.final_test.decide(images.evaluations, ended).clamp_max(0)
+        images.interim.verdict[which] = torch.where(adversarial, 1, robust)
+        images.points.phase[ended[~adversarial]] = Phase.ATTACK
+        return self._end_decided(ended[adversarial])
+
+    def _end_decided(self, success: Tensor) -> Tensor:
+        """End the attack on adversarial images; return those whose evaluations decide as final ones."""
+        images = self.pool.images
         reached = self.final_test.decide(images.evaluations, success) > 0
         self._succeed(success[~reached])
         images.candidates.success_query[success[reached]] = images.points.billed[success[reached]]

@@ -24,7 +24,7 @@ from rfdlight.engine.pool import Pool, columns_of
 from rfdlight.engine.query_counting import COUNTINGS
 from rfdlight.engine.query_step import QueryStep
 from rfdlight.engine.scheduler import Scheduler
-from rfdlight.engine.state import CandidateState, CleanState, ImageState, Phase, PointState, describe
+from rfdlight.engine.state import CandidateState, CleanState, ImageState, InterimState, Phase, PointState, describe
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 
@@ -68,6 +68,7 @@ class Engine:
             criterion,
             config.deterministic,
             config.attacks_misclassified,
+            config.interim_queries if criterion.evaluates_interim else (),
         )
 
     @property
@@ -182,6 +183,7 @@ class Engine:
             evaluations=EvaluationState.open(y, config.classes, wanted),
             candidates=CandidateState(zero, zero, zero, none, none),
             clean=CleanState(zero, zero, zero.double(), none, zero),
+            interim=InterimState.open(x, len(self._criterion_step.interim_queries)),
         )
 
     def _query(self, rows: slice | Tensor) -> None:

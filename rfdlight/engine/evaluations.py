@@ -100,12 +100,18 @@ class EvaluationState:
     def restart(self, rows: Tensor, wanted: int, keep_stakes: bool = False) -> None:
         """Reset the sums of some images and request so many fresh evaluations, at the same point to keep the stakes."""
         self.wanted[rows] = wanted
-        for column in (self.count, self.adversarial, self.margins, self.squares, self.below, self.above):
+        self.drop_evidence(rows)
+        for column in (self.count, self.adversarial, self.margins, self.squares):
             column[rows] = 0
         self.lowest[rows], self.highest[rows] = math.inf, -math.inf
         if not keep_stakes:
             self.stake_below[rows] = 0
             self.stake_above[rows] = 0
+
+    def drop_evidence(self, rows: Tensor) -> None:
+        """Let the tests of some images begin anew, with the evaluations to come; sums and stakes stay."""
+        self.below[rows] = 0
+        self.above[rows] = 0
 
     def add(self, rows: Tensor, logits: Tensor) -> None:
         """Add evaluations with logits (evaluations, classes) to the sums of their rows; a row may occur repeatedly."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from rfdlight.core.norms import norm
 from rfdlight.core.tensors import Columns
 from rfdlight.engine.evaluations import EvaluationState, MeanMarginTest, Verdict, majority_verdict
 from rfdlight.engine.ledger import QueryCounts
-from rfdlight.records.records import CleanVerdict, Record
+from rfdlight.records.records import CleanVerdict, InterimEvaluation, Record
 
 _OR_NONE = ("success_query", "first_9_vote_success")
 """Fields of a record that are None where the state holds -1."""
@@ -28,12 +28,13 @@ class Phase(IntEnum):
     CLEAN = 0  # fresh evaluations of its clean image
     ATTACK = 1  # its next query
     CANDIDATE = 2  # fresh evaluations of a candidate
-    FINAL = 3  # fresh evaluations of its final point
+    INTERIM = 3  # fresh evaluations of the point that the attack would submit
+    FINAL = 4  # fresh evaluations of its final point
 
 
 @dataclass
 class PointState:
-    """The point of each image that the success criterion evaluates: clean image, candidate or final point."""
+    """The point of each image that is evaluated: clean image, candidate, would-be submission or final point."""
 
     phase: Tensor  # (rows,) int64, see `Phase`
     point: Tensor  # (rows, C, H, W)
@@ -66,6 +67,33 @@ class CleanState:
 
 
 @dataclass
+class InterimState:
+    """Results of each image's interim evaluations: (rows, most) where not said otherwise, in order of the queries."""
+
+    passed: Tensor  # (rows,) int64, interim queries that the image has reached
+    point: Tensor  # (rows, C, H, W), the last evaluated submission, at first the clean image; C = 0 where none follow
+    queries: Tensor  # int64, queries billed
+    evaluations: Tensor  # int64, 0 where the point was not evaluated
+    margin: Tensor  # float64, of the mean logits
+    verdict: Tensor  # int64, 1 for adversarial, -1 for robust, 0 for undecided
+
+    @classmethod
+    def open(cls, x: Tensor, most: int) -> Self:
+        """Return the state of new images with the pixels `x` and at most `most` interim evaluations each."""
+        counts = torch.zeros(len(x), most, dtype=torch.int64, device=x.device)
+        return cls(counts.sum(1), x if most else x[:, :0], counts, counts, counts.double(), counts)
+
+    def results(self, row: int) -> tuple[InterimEvaluation, ...]:
+        """Return the interim evaluations of an image."""
+        columns = (self.queries, self.evaluations, self.margin, self.verdict)
+        return tuple(
+            InterimEvaluation(queries=queries, evaluations=made, margin=margin, verdict=_VERDICTS[verdict])
+            for queries, made, margin, verdict in zip(*(column[row].tolist() for column in columns), strict=True)
+            if made
+        )
+
+
+@dataclass
 class ImageState:
     """All tensors of the images in the pool, grouped in dictionaries and dataclasses."""
 
@@ -77,6 +105,7 @@ class ImageState:
     evaluations: EvaluationState
     candidates: CandidateState
     clean: CleanState
+    interim: InterimState
 
 
 def describe(image_id: str, images: ImageState, row: int, billed: int, test: MeanMarginTest) -> Record:
@@ -111,4 +140,5 @@ def describe(image_id: str, images: ImageState, row: int, billed: int, test: Mea
         l2=float(norm(delta, "l2")),
         low=float(point.min()),
         high=float(point.max()),
+        interim=images.interim.results(row),
     )

@@ -25,6 +25,7 @@ from rfdlight.evaluation.interface import console_interface
 from rfdlight.evaluation.processes import Processes, ReportedByLeader
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
+from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.reporting.tables import checks_text, failures_text, run_table
 from rfdlight.victims.import_path import maker_module
 from rfdlight.victims.resolve import LoadedVictim, resolve_victim
@@ -109,7 +110,7 @@ class AttackEvaluation(LightningModule):
             self._take_signals()
             loaded = self.load_victim(self.data)
             self.victim = loaded.module
-            self.attack = settle_eps(self.attack, self.data)
+            self.attack = settle_surrogate(settle_eps(self.attack, self.data), self.data)
             subject = Subject(
                 self.victim,
                 loaded.description,

@@ -9,7 +9,7 @@ from typing import overload
 
 from rfdlight.core.statistics import PairedCounts, count_pairs, holm
 from rfdlight.errors import UserError
-from rfdlight.evaluation.run import Run
+from rfdlight.records.runs import Run
 from rfdlight.reporting.grid import standing
 
 

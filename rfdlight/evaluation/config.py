@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.surrogate import SurrogateAttack
 from rfdlight.core.registry import short_name
 from rfdlight.core.threat import check_eps
 from rfdlight.data.base import ImageData
@@ -19,6 +20,7 @@ from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
+from rfdlight.records.records import interim_queries
 from rfdlight.victims.card import VictimCard
 
 
@@ -94,6 +96,11 @@ class EvaluationConfig:
         """Whether the attack is made on all images, since an earlier run has decided which clean images are wrong."""
         return False
 
+    @property
+    def interim_queries(self) -> tuple[int, ...]:
+        """Queries after which the point that the attack would submit is evaluated, see `EngineConfig`."""
+        return interim_queries(self.budget)
+
     def rows_for(self, images: int, processes: int = 1) -> int:
         """Return the rows of a forward pass for a number of images shared by a number of processes."""
         return self.batch_size or rows_per_pass(images, self.eot, processes)
@@ -123,10 +130,17 @@ class Subject:
         return self.victim if self.defended is None else self.defended
 
     @property
+    def surrogate(self) -> nn.Module | None:
+        """The loaded surrogate of the attack, None if it has none."""
+        found = self.attack.surrogate if isinstance(self.attack, SurrogateAttack) else None
+        return None if isinstance(found, str) else found
+
+    @property
     def code(self) -> list[object]:
         """The objects whose source code decides the numbers of the evaluation, besides the victim."""
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
-        parts = (self.attack, self.data, *self.defenses, *schedules, self.maker)
+        surrogate = () if self.surrogate is None else self.surrogate.modules()
+        parts = (self.attack, *surrogate, self.data, *self.defenses, *schedules, self.maker)
         return [part for part in parts if part is not None]
 
     @property
@@ -145,6 +159,7 @@ class Subject:
             "defense": "; ".join(defense.description(self.network) for defense in self.defenses) or "none",
             "attack": self.attack_name,
             "options": attack.options(),
+            "surrogate": attack.surrogate_text if isinstance(attack, SurrogateAttack) else None,
             "norm": attack.threat.norm,
             "eps": attack.threat.eps,
             "budget": config.budget,

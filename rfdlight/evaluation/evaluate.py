@@ -34,6 +34,7 @@ from rfdlight.evaluation.interface import log_interface
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run
 from rfdlight.evaluation.run_writer import RunWriter
+from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.victims.answers import Answering, answer_in_logits, count_classes, device_of
 from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.resolve import LoadedVictim, load, resolve_victim
@@ -77,7 +78,8 @@ def evaluate(
             `rfdlight.Victim`), or a name for `rfdlight.load_victim`. Answers that hold logits (`.logits`, a tuple, a
             dict) are unwrapped. Defenses that are attached to it stay in force.
         data: Images in [0, 1], float32 (N, C, H, W) or uint8, and labels, int64 (N,).
-        attack: A short name (see `rfdlight.list_attacks`) or an attack object, which has eps and norm of its own.
+        attack: A short name (see `rfdlight.list_attacks`) or an attack object, which has eps and norm of its own, such
+            as `Transfer(surrogate=network, eps=0.05)`.
         eps: Radius of the ball in pixel units, > 0. There is no default except for shipped data sets.
         norm: Norm of the ball, "linf" or "l2"; by default linf if the attack supports it.
         targeted: Whether the attack must reach a target class, drawn once per image.
@@ -156,7 +158,7 @@ class Prepared:
             self.victim,
             self.loaded.description,
             data,
-            settle_eps(attack, data),
+            settle_surrogate(settle_eps(attack, data), data),
             self.defenses,
             defended=self.loaded.module,
             card=self.loaded.card,

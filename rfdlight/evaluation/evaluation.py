@@ -231,6 +231,7 @@ class Evaluation(RunObserver):
             seed=config.seed,
             query_counting=config.query_counting,
             eot=config.eot,
+            interim_queries=config.interim_queries,
             starting_points=points,
             deterministic=not any(astuple(self.random)),
             attacks_misclassified=config.attacks_misclassified,
@@ -243,6 +244,8 @@ class Evaluation(RunObserver):
         config = self.config
         settings = self.subject.settings(config, self.rows)
         settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
+        if self.subject.surrogate is not None:
+            settings["weights of the surrogate"] = weights_digest(self.subject.surrogate)
         found = fingerprint(self.subject.victim, attacked, self.subject.code, settings)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")

@@ -62,6 +62,7 @@ def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warning
         f"defense  {settings['defense']}",
         f"attack   {name}, {_ACCESS[attack.access]}, {settings['norm']} ball of eps {settings['eps']:g}",
         f"options  {settings['options']}",
+        *([f"with a surrogate: {settings['surrogate']}"] if settings["surrogate"] else []),
         f"budget   {settings['budget']} queries per image{averaged}, query counting {settings['query_counting']}, "
         f"criterion {settings['criterion']}, attack in {settings['precision']}",
         f"images   {settings['num_images']} of {settings['data']} ({settings['selection']}), "

@@ -15,6 +15,8 @@ from torch import Tensor
 from rfdlight._io import plain_console
 from rfdlight.errors import UserError
 from rfdlight.records import images, runs
+from rfdlight.records.run_folders import load_any
+from rfdlight.records.standard import Standard
 from rfdlight.reporting import plots
 from rfdlight.reporting.report import Report
 from rfdlight.reporting.report_files import write_report
@@ -100,12 +102,18 @@ def load_run(folder: str | Path) -> Run:
     return Run.load(folder)
 
 
-def report(runs: Sequence[Run | str | Path], folder: str | Path) -> Report:
-    """Write a report on runs or run directories into a folder, which is made if it is missing.
+def report(runs: Sequence[Run | Standard | str | Path], folder: str | Path) -> Report:
+    """Write a report on runs, standard evaluations or their directories into a folder, which is made if it is missing.
 
     The files are tables of defenses by attacks as Markdown, CSV, HTML and LaTeX, and the curves.
 
     Raises:
         UserError: If there is no run, a directory holds none, or a file cannot be written.
     """
-    return write_report([run if isinstance(run, Run) else load_run(run) for run in runs], Path(folder))
+    return write_report([_as_run(run) for run in runs], Path(folder))
+
+
+def _as_run(run: runs.Run | Standard | str | Path) -> runs.Run:
+    if isinstance(run, Standard):
+        return run.combined
+    return run if isinstance(run, runs.Run) else load_any(Path(run))

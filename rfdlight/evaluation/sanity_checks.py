@@ -43,6 +43,15 @@ _ANSWERS = 8
 """Answers to each of the attack's first two queries."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(EvaluationConfig):
+    """Settings of a small attack, whose curve is of no use."""
+
+    @property
+    def interim_queries(self) -> tuple[int, ...]:
+        return ()
+
+
 @dataclass(frozen=True)
 class SanityChecks:
     """Sanity checks of an ended run, on as many images as two forward passes hold, but at most 64 or one pass."""
@@ -78,7 +87,7 @@ class SanityChecks:
 
     def _attack(self, sample: ImageSource, attack: Attack) -> Evaluation:
         """Attack a sample with exact query counting and the sequential criterion."""
-        config = EvaluationConfig(
+        config = CheckConfig(
             budget=self._queries,
             final_evaluations=min(self.config.final_evaluations, MOST_BEFORE_FINAL),
             batch_size=min(self.engine.oracle.batch_size, rows_per_pass(len(sample))),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -15,57 +15,78 @@ from torch import Tensor, nn
 from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core.norms import Norm
 from rfdlight.core.registry import component, short_name
+from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
-from rfdlight.errors import ResumeError, UserError, expect
+from rfdlight.errors import UserError, expect
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import EvaluationConfig, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
 from rfdlight.evaluation.run import Run, load_run
-from rfdlight.records.facts import Rows
-from rfdlight.records.schema import decode
+from rfdlight.records.run_directory import create
 from rfdlight.records.standard import (
+    FILE,
+    RANDOM,
     Access,
+    Begun,
     Settings,
-    StandardImage,
+    Standard,
     StandardSummary,
-    combine,
-    summarize_standard,
+    begun_in,
+    loaded_stages,
+    stage_folder,
     to_attack,
 )
-from rfdlight.records.summary import Estimate
 from rfdlight.reporting.standard_table import standard_table
 from rfdlight.victims.resolve import LoadedVictim
 
 VERSION = "standard-1"
 
-_SCORE = ("random_noise", "bernoulli", "nes", "square", "signhunt")
+_SCORE = ("bernoulli", "random_noise", "nes", "square", "signhunt")
 STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
     "linf": {
         "score": _SCORE,
-        "decision": ("random_noise", "rays", "bernoulli_decision"),
-        "both": (*_SCORE, "rays", "bernoulli_decision"),
+        "decision": ("bernoulli_decision", "random_noise", "rays"),
+        "both": (*_SCORE, "bernoulli_decision", "rays"),
     },
     "l2": {
         "score": _SCORE,
-        "decision": ("random_noise", "hsja", "bernoulli_decision"),
-        "both": (*_SCORE, "hsja", "bernoulli_decision"),
+        "decision": ("bernoulli_decision", "random_noise", "hsja"),
+        "both": (*_SCORE, "bernoulli_decision", "hsja"),
     },
 }
 """The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""
 
-FILE = "standard.json"
-"""In the folder of a standard evaluation: its settings, and once all stages are done its numbers."""
-
-_RANDOM = "random"
-"""Folder of the stages that are run anew, when the victim turns out to be random after the first stage."""
-
 _SEED_STEP = 1000
 
-_DESCRIBED = ("norm", "eps", "budget", "seed", "victim", "defense", "data", "num_images")
-"""Settings of the first stage that are those of the evaluation."""
+
+class StandardAttack(RandomNoise):
+    """The options of the standard evaluation, in the place of an attack; see docs/standard-evaluation.md.
+
+    It is never run itself: its stages are.
+
+    Args:
+        eps: Radius of the ball in pixel units, > 0; by default, in linf, the data set's reference radius.
+        norm: Norm of the ball.
+        access: What the attacker sees: scores, decisions, or both for all attacks.
+    """
+
+    def __init__(self, eps: float | None = None, norm: Norm = "linf", access: Access = "both") -> None:
+        super().__init__(eps=eps, norm=norm)
+        self.stages_access: Access = access
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The attacks of the stages."""
+        return STAGES[self.norm][self.stages_access]
+
+    @property
+    def short_stages(self) -> tuple[str, ...]:
+        """The attacks of the short form, which finds most of what all find."""
+        return self.stages[:2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,59 +105,17 @@ class StageConfig(EvaluationConfig):
         return not self.first
 
 
-class _Begun(msgspec.Struct, frozen=True):
-    """The part of `FILE` that is read: the numbers are computed again."""
-
-    settings: Settings
-
-
-class _File(_Begun, frozen=True, omit_defaults=True):
+class _File(Begun, frozen=True, omit_defaults=True):
     """The content of `FILE`."""
 
     summary: StandardSummary | None = None
 
 
 @dataclass(frozen=True)
-class StandardRun:
+class StandardRun(Standard):
     """Result of a standard evaluation; `print(run)` shows its table, `clean, robust = run` gives the two accuracies."""
 
-    settings: Settings
     stages: tuple[Run, ...]
-    void: tuple[Run, ...] = ()  # of a victim that turned out to be random later
-    folder: Path | None = None
-    order: tuple[str, ...] = field(default=(), repr=False)
-
-    @cached_property
-    def images(self) -> tuple[StandardImage, ...]:
-        """The result on each image, in the order of the given data."""
-        found = {image.id: image for image in combine([stage.by_id for stage in self.stages])}
-        return tuple(found[name] for name in self.order or found if name in found)
-
-    @cached_property
-    def summary(self) -> StandardSummary:
-        """Every number, computed from the records of the stages."""
-        settings = self.settings
-        return summarize_standard(self.images, self.stages, settings.budget, len(settings.stages), self.void)
-
-    @property
-    def clean_accuracy(self) -> Estimate:
-        """Accuracy of the mean logits on the clean images."""
-        return self.summary.clean
-
-    @property
-    def robust_accuracy(self) -> Estimate:
-        """Share of images on which every stage fails, undecided ones by the sign of their mean margin."""
-        return self.summary.robust
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Image ids in the order of `images` and `adversarial`."""
-        return tuple(image.id for image in self.images)
-
-    @property
-    def rows(self) -> Rows:
-        """Rows of the victim's forward passes over all stages, by purpose."""
-        return sum((run.facts.totals for run in (*self.void, *self.stages)), Rows())
 
     @property
     def adversarial(self) -> Tensor:
@@ -153,15 +132,21 @@ class StandardRun:
             raise UserError(f"adversarial: expected the final points of {len(self.ids)} images, {len(missing)} missing")
         return torch.stack([points[name] for name in self.ids])
 
-    def __iter__(self) -> Iterator[Estimate]:
-        return iter((self.clean_accuracy, self.robust_accuracy))
-
     def __str__(self) -> str:
         console = plain_console(file=io.StringIO())
         console.width = 100
         with console.capture() as captured:
             console.print(standard_table(self.settings, self.summary))
         return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
+
+
+def load_standard(folder: str | Path) -> StandardRun:
+    """Read the folder of a finished standard evaluation, which holds `standard.json`.
+
+    Raises:
+        UserError: If the folder holds none, one that is not finished, or stages of another evaluation.
+    """
+    return StandardRun.load(folder, load_run)
 
 
 def standard(
@@ -180,6 +165,7 @@ def standard(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
+    on_ready: Callable[[], None] = lambda: None,
 ) -> StandardRun:
     """Evaluate the robust accuracy of an image classifier under the attacks of `standard-1` in turn.
 
@@ -198,6 +184,7 @@ def standard(
         out: Folder of the stages' run directories and of `standard.json`; by default no file is written.
         resume: Continue the evaluation that `out` holds, which must have the same settings.
         progress: Show a progress line for each stage.
+        on_ready: Called when all arguments are checked and `out` is taken, before the first stage.
 
     Returns:
         The finished `StandardRun`.
@@ -210,35 +197,52 @@ def standard(
     expect(access in STAGES[ball], "access", "score, decision or both", repr(access))
     expect(not resume or out is not None, "resume", "a folder in `out`", out, "give the evaluation to continue")
     names = STAGES[ball][access]
-    configs = [
-        StageConfig(
-            budget=budget,
-            batch_size=batch_size,
-            keep_images=keep_images,
-            sanity_checks=number == 0,
-            seed=seed + _SEED_STEP * number,
-            stages=len(names),
-            first=number == 0,
-        )
-        for number in range(len(names))
-    ]
+    configs = _configs(names, budget, seed, batch_size=batch_size, keep_images=keep_images)
     attacks: list[Attack] = [component("attack", name)(eps=eps, norm=ball) for name in names]
     folder = None if out is None else Path(out)
     with prepared(model, data, defense, device, batch_size) as subject:
         attacks = [settle_eps(attack, subject.data) for attack in attacks]
         settings = _settings(subject, attacks[0], configs[0], names, access)
         if folder is not None:
-            _take(folder, settings, resume)
-        stages = _Stages(subject, attacks, configs, resume, progress)
-        void = _void_stages(folder) if folder is not None and resume else []
-        runs = [] if void else stages.run(folder)
-        if void or _is_void(runs):
-            void, checked = void or runs, not void
-            runs = stages.run(folder and folder / _RANDOM, deterministic=False, first=not checked)
-    found = StandardRun(settings, tuple(runs), tuple(void), folder, subject.order)
+            _take(folder, settings, resume, on_ready)
+        found = _Stages(subject, attacks, configs, settings, folder, resume, progress).evaluate()
     if folder is not None:
         _write(folder, settings, found.summary)
     return found
+
+
+def short_standard(
+    model: nn.Module, data: ImageData, attack: StandardAttack, *, budget: int, device: torch.device, seed: int
+) -> StandardRun:
+    """Evaluate a model, with the defenses attached to it, under the short form of the standard evaluation, in memory.
+
+    Its stages share one error level, as all stages of the standard evaluation do. `budget` is that of each stage.
+    """
+    names = attack.short_stages
+    configs = _configs(names, budget, seed, sanity_checks=False)
+    with prepared(model, data, (), device, None) as subject:
+        made: Attack = settle_eps(attack, subject.data)
+        attacks = [component("attack", name)(eps=made.eps, norm=made.norm) for name in names]
+        settings = _settings(subject, attacks[0], configs[0], names, attack.stages_access)
+        settings = msgspec.structs.replace(settings, version=f"{VERSION}, short form")
+        return _Stages(subject, attacks, configs, settings, progress=False).evaluate()
+
+
+def _configs(
+    names: Sequence[str], budget: int, seed: int, sanity_checks: bool = True, **more: Any
+) -> list[StageConfig]:
+    """Return the settings of each stage; the sanity checks follow the first."""
+    return [
+        StageConfig(
+            budget=budget,
+            sanity_checks=sanity_checks and number == 0,
+            seed=seed + _SEED_STEP * number,
+            stages=len(names),
+            first=number == 0,
+            **more,
+        )
+        for number in range(len(names))
+    ]
 
 
 @dataclass(frozen=True)
@@ -248,8 +252,21 @@ class _Stages:
     subject: Prepared
     attacks: Sequence[Attack]
     configs: Sequence[StageConfig]
-    resume: bool
-    progress: bool | None
+    settings: Settings
+    folder: Path | None = None
+    resume: bool = False
+    progress: bool | None = None
+
+    def evaluate(self) -> StandardRun:
+        """Run all stages, and again from the first if a later one finds the victim random."""
+        folder = self.folder
+        again = folder is not None and self.resume and (folder / RANDOM).exists()
+        void = loaded_stages(folder, self.settings, load_run) if folder and again else []
+        runs = [] if void else self.run(folder)
+        if void or _is_void(runs):
+            void, checked = void or runs, not void
+            runs = self.run(folder and folder / RANDOM, deterministic=False, first=not checked)
+        return StandardRun(self.settings, tuple(runs), tuple(void), folder, self.subject.order)
 
     def run(self, folder: Path | None, deterministic: bool | None = None, first: bool = True) -> list[Run]:
         """Return the runs of the stages, below a folder if any; stop when verdicts of earlier ones turn out void.
@@ -259,7 +276,7 @@ class _Stages:
         runs: list[Run] = []
         ids: list[str] | None = None
         for number, (attack, config) in enumerate(zip(self.attacks, self.configs, strict=True), 1):
-            place = folder and folder / f"{number}-{short_name('attack', type(attack))}"
+            place = folder and stage_folder(folder, number, short_name("attack", type(attack)))
             run = self.subject.attack(
                 attack,
                 config,
@@ -284,14 +301,6 @@ def _is_void(runs: Sequence[Run]) -> bool:
     return not runs[-1].facts.deterministic and any(run.facts.deterministic for run in runs)
 
 
-def _void_stages(folder: Path) -> list[Run]:
-    """Return the void stages of an evaluation that was begun anew, none of any other."""
-    if not (folder / _RANDOM).exists():
-        return []
-    numbered = {int(path.parent.name.partition("-")[0]): path.parent for path in folder.glob("*-*/summary.json")}
-    return [load_run(numbered[number]) for number in sorted(numbered)]
-
-
 def _settings(subject: Prepared, attack: Attack, config: StageConfig, names: Sequence[str], access: Access) -> Settings:
     described = subject.subject(attack).settings(config, 0)
     return Settings(
@@ -306,25 +315,24 @@ def _settings(subject: Prepared, attack: Attack, config: StageConfig, names: Seq
     )
 
 
-def _take(folder: Path, settings: Settings, resume: bool) -> None:
+def _take(folder: Path, settings: Settings, resume: bool, on_ready: Callable[[], None]) -> None:
     """Begin an evaluation in a folder, or check that the one there has the same settings."""
     path = folder / FILE
     if not resume:
         if path.exists():
             raise UserError(f"{folder} already holds a standard evaluation; give another folder, or resume it")
-        folder.mkdir(parents=True, exist_ok=True)
+        create(folder)
+        on_ready()
         _write(folder, settings)
         return
-    if not path.exists():
-        raise ResumeError(f"cannot resume {folder}: it has no {FILE}, so no standard evaluation was begun there")
     try:
-        before = decode(_io.read_bytes(path), _Begun).settings
-    except ValueError as error:
-        raise ResumeError(f"cannot resume {folder}: {FILE}: {error}") from error
+        before = begun_in(folder).settings
+    except UserError as error:
+        raise fingerprint.cannot_go_on(folder, str(error)) from error
     different = [name for name in Settings.__struct_fields__ if getattr(before, name) != getattr(settings, name)]
     if different:
         changes = "; ".join(f"{name} is {getattr(settings, name)}, was {getattr(before, name)}" for name in different)
-        raise ResumeError(f"cannot resume {folder}: two evaluations would be mixed: {changes}")
+        raise fingerprint.mixed(folder, changes)
 
 
 def _write(folder: Path, settings: Settings, summary: StandardSummary | None = None) -> None:

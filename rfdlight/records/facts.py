@@ -116,6 +116,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     name: str
     attack: str
     options: str  # options of the attack that are not at their defaults
+    surrogate: str | None = None  # the network whose gradients the attack uses, with its weights
     norm: Literal["linf", "l2"]
     eps: Annotated[float, Meta(gt=0)]  # in pixel units
     budget: Count  # billed queries per image

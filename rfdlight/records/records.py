@@ -20,6 +20,15 @@ HEAVY_TAIL = 0.25
 """Share of the squared deviations of the margin, carried by one evaluation, above which the mean is undecided."""
 
 
+class InterimEvaluation(Fields, frozen=True, kw_only=True):
+    """The evaluation of the point that the attack would have submitted after a number of queries."""
+
+    queries: PositiveCount  # billed so far
+    evaluations: PositiveCount  # fresh evaluations of the point
+    margin: float  # attack loss at the mean logits
+    verdict: Literal["robust", "adversarial", "undecided"]  # "adversarial" ends the attack
+
+
 class Record(Fields, frozen=True, kw_only=True):
     """The result of the attack on one image; docs/records.md explains the fields.
 
@@ -56,6 +65,7 @@ class Record(Fields, frozen=True, kw_only=True):
     l2: float
     low: float | None  # smallest pixel of the final point; None in runs converted from an earlier schema
     high: float | None  # largest pixel of the final point
+    interim: tuple[InterimEvaluation, ...] = ()  # of a random victim, in order; none in files of schema 3
 
     def __post_init__(self) -> None:
         check_part("clean_wrong", self.clean_wrong, "clean evaluations", self.clean_evaluations)
@@ -97,6 +107,16 @@ class Record(Fields, frozen=True, kw_only=True):
     def evaluated_once(self) -> bool:
         """Whether single evaluations decided, as for a deterministic victim."""
         return self.clean_evaluations == 1
+
+
+def interim_queries(budget: int) -> tuple[int, ...]:
+    """Return the queries, below a budget, after which the point that an attack would submit is evaluated.
+
+    Example:
+        >>> interim_queries(1000)
+        (10, 30, 100, 300)
+    """
+    return tuple(step for power in range(1, len(str(budget))) for step in (10**power, 3 * 10**power) if step < budget)
 
 
 def read_records(path: Path) -> list[Record]:

@@ -21,7 +21,7 @@ from rfdlight.records.diagnostic import Diagnostic
 from rfdlight.records.facts import RunFacts
 from rfdlight.records.records import Record, in_order, read_records
 from rfdlight.records.run_directory import refuse_links
-from rfdlight.records.schema import SCHEMA, read_versioned
+from rfdlight.records.schema import OLDEST, SCHEMA, read_versioned
 from rfdlight.records.summary import Estimate, Summary, summarize
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Run:
         if missing:
             raise UserError(f"{folder} is no run directory: it lacks {', '.join(missing)}")
         refuse_links(folder)
-        facts = read_versioned(folder / "summary.json", _SummaryFile).run
+        facts = read_versioned(folder / "summary.json", _SummaryFile, OLDEST).run
         # Texts of a stranger's file may hold control characters.
         facts = msgspec.structs.replace(facts, **{k: shown(v) for k, v in asdict(facts).items() if isinstance(v, str)})
         path = folder / "records.jsonl"
@@ -155,7 +155,7 @@ def _as_declared(record: Record) -> Record:
     if not record.clean_correct:
         return record
     verdict = "robust" if record.success_query is None else "adversarial"
-    return msgspec.structs.replace(record, clean_verdict="right", verdict=verdict)
+    return msgspec.structs.replace(record, clean_verdict="right", verdict=verdict, interim=())
 
 
 class _SummaryFile(msgspec.Struct):
@@ -167,30 +167,3 @@ class _SummaryFile(msgspec.Struct):
 def load_run(folder: str | Path, label: str | None = None) -> Run:
     """Read a finished run directory; its label is by default the name of the folder."""
     return Run.load(folder, label)
-
-
-def load_runs(paths: Iterable[str | Path]) -> list[Run]:
-    """Read run directories, and all finished runs in other folders, at any depth.
-
-    The runs are labelled by the names of their folders, or by the paths where two names are equal.
-    """
-    folders = [folder for path in paths for folder in _runs_in(Path(path))]
-    if not folders:
-        raise UserError("expected at least one run directory, got none")
-    places = [folder.resolve() for folder in folders]
-    twice = next((folder for i, folder in enumerate(folders) if places[i] in places[:i]), None)
-    if twice is not None:
-        raise UserError(f"the run {twice} is given twice")
-    unique = len({place.name for place in places}) == len(places)
-    return [load_run(folder, None if unique else str(folder)) for folder in folders]
-
-
-def _runs_in(folder: Path) -> list[Path]:
-    """Return the finished runs in a folder, in order of their paths; the folder itself if it holds no finished run."""
-    if any((folder / name).exists() for name in FILES):
-        return [folder]
-    try:
-        found = sorted(path.parent for path in folder.rglob("summary.json"))
-    except OSError as error:
-        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    return [run for run in found if all((run / name).is_file() for name in FILES)] or [folder]

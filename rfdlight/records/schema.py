@@ -12,8 +12,11 @@ from msgspec import Meta, Struct
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the files of a run. Files without a version have version 1."""
+
+OLDEST = 3
+"""Oldest version whose finished runs can be read; version 4 added `interim` to records."""
 
 Count = Annotated[int, Meta(ge=0, lt=2**53)]
 """A whole number that float64 holds exactly."""
@@ -71,12 +74,12 @@ class _Version(Struct):
     schema: int = 1
 
 
-def read_versioned(path: Path, kind: type[T]) -> T:
-    """Read a JSON file of a run of this schema version."""
+def read_versioned(path: Path, kind: type[T], oldest: int = SCHEMA) -> T:
+    """Read a JSON file of a run of this schema version, or of one from `oldest` on."""
     try:
         content = read_bytes(path)
         version = decode(content, _Version).schema
-        if version == SCHEMA:
+        if oldest <= version <= SCHEMA:
             return decode(content, kind)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error

@@ -13,7 +13,7 @@ from msgspec.structs import asdict
 
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
-from rfdlight.records.records import Record
+from rfdlight.records.records import Record, interim_queries
 from rfdlight.records.schema import Fields
 
 
@@ -97,26 +97,48 @@ Undecided = Literal["sign", "adversarial", "robust"]
 """How an undecided image counts: by the sign of its mean margin, as wrong or adversarial, or as right and robust."""
 
 
-def success_query_of(record: Record, undecided: Undecided = "sign") -> int | None:
-    """Return the billed queries at which an image became adversarial, None if it is not adversarial.
+@dataclass(frozen=True)
+class Outcome:
+    """Whether the point that the attack submits counts as adversarial, from a number of billed queries on."""
 
-    The final evaluation decides whether the image is adversarial. An image that the success criterion did not call
-    adversarial before counts from its last query on.
+    queries: int
+    adversarial: bool
+
+
+def outcomes(record: Record, undecided: Undecided = "sign") -> list[Outcome]:
+    """Return the outcomes of the interim evaluations and of the final evaluation, in order of their queries.
+
+    The final outcome counts from the success on; without success during the attack, from the last query on.
     """
-    by_sign = "adversarial" if record.final_margin < 0 else "robust"
-    counted = by_sign if undecided == "sign" else undecided
-    if record.verdict != "adversarial" and not (record.verdict == "undecided" and counted == "adversarial"):
-        return None
-    return record.billed if record.success_query is None else record.success_query
+    end = record.billed if record.success_query is None else record.success_query
+    evaluated = [(each.queries, each.verdict, each.margin) for each in record.interim if each.queries < end]
+    return [
+        Outcome(queries, verdict == "adversarial" or (verdict == "undecided" and _is_adversarial(margin, undecided)))
+        for queries, verdict, margin in [*evaluated, (end, record.verdict, record.final_margin)]
+    ]
+
+
+def _is_adversarial(margin: float, undecided: Undecided) -> bool:
+    return margin < 0 if undecided == "sign" else undecided == "adversarial"
+
+
+def success_query_of(record: Record, undecided: Undecided = "sign") -> int | None:
+    """Return the billed queries from which on every outcome is adversarial, None if the final one is not."""
+    found = None
+    for outcome in reversed(outcomes(record, undecided)):
+        if not outcome.adversarial:
+            break
+        found = outcome.queries
+    return found
 
 
 def is_robust_at(record: Record, queries: int, undecided: Undecided = "sign") -> bool:
-    """Return whether an image is initially right and not adversarial after a number of queries."""
+    """Return whether an image is initially right and its last outcome within a number of queries not adversarial."""
     right = record.clean_correct
     if undecided != "sign" and record.clean_verdict == "undecided":
         right = undecided == "robust"
-    end = success_query_of(record, undecided)
-    return right and (end is None or end > queries)
+    last = next((each for each in reversed(outcomes(record, undecided)) if each.queries <= queries), None)
+    return right and not (last and last.adversarial)
 
 
 def robust_at(records: Sequence[Record], queries: int, undecided: Undecided = "sign") -> Estimate:
@@ -125,14 +147,13 @@ def robust_at(records: Sequence[Record], queries: int, undecided: Undecided = "s
 
 
 def budgets(budget: int) -> list[int]:
-    """Return 1, 2, 5, 10, ... below the budget, and the budget.
+    """Return 1, 3, the queries of the interim evaluations, and the budget.
 
     Example:
-        >>> budgets(30)
-        [1, 2, 5, 10, 20, 30]
+        >>> budgets(40)
+        [1, 3, 10, 30, 40]
     """
-    steps = (digit * 10**power for power in range(len(str(budget))) for digit in (1, 2, 5))
-    return [*(step for step in steps if step < budget), budget]
+    return [*(step for step in (1, 3) if step < budget), *interim_queries(budget), budget]
 
 
 def took_votes(records: Sequence[Record], run: RunFacts) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rfdlight.records.records import interim_queries
 from rfdlight.records.runs import Run
 from rfdlight.reporting.grid import Grid
 from rfdlight.reporting.tables import COMPARE_ONE_KIND, run_warnings
@@ -55,18 +56,25 @@ def _settings(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _budgets(grid: Grid) -> Iterator[str]:
-    below = {run.label: run.summary.counts["late"] for _, _, cell in grid.filled for run in cell.below_own}
+    below = [(run, cell.budget) for _, _, cell in grid.filled for run in cell.below_own]
     if below:
         yield (
             "Numbers below a run's own budget are computed from its records; an attack that plans with its budget may "
             "be stronger when run with the smaller budget."
         )
-    late = ", ".join(f"{label} ({count:,})" for label, count in below.items() if count)
-    if late:
+    late = {run.label: run.summary.counts["late"] for run, budget in below if not _has_interim(run, budget)}
+    named = ", ".join(f"{label} ({count:,})" for label, count in late.items() if count)
+    if named:
         yield (
-            "Robust accuracy below a run's own budget is too high: images found adversarial by the final evaluation "
-            f"only count as robust there: {late}. Run smaller budgets separately."
+            "Robust accuracy below a run's own budget is too high without interim evaluations at these queries: images "
+            f"found adversarial by the final evaluation only count as robust there: {named}. Run smaller budgets "
+            "separately."
         )
+
+
+def _has_interim(run: Run, queries: int | None) -> bool:
+    """Return whether the points that the attack would submit after a number of queries were evaluated."""
+    return queries in interim_queries(run.facts.budget) and any(record.interim for record in run.records)
 
 
 def _worst_cases(grid: Grid) -> Iterator[str]:

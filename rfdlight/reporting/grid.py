@@ -9,6 +9,7 @@ from string import ascii_uppercase
 
 from rfdlight.errors import UserError
 from rfdlight.records.runs import Run
+from rfdlight.records.standard import CombinedRun
 from rfdlight.records.summary import Estimate, Undecided, is_robust_at
 from rfdlight.reporting.settings import Method, Setting, method_of, settings_of
 from rfdlight.reporting.tables import defense_name, short_victim
@@ -58,8 +59,11 @@ class Cell:
 
     @property
     def remark(self) -> str:
-        """The number of runs as text, empty for one."""
-        return f"of {len(self.runs)} runs" if len(self.runs) > 1 else ""
+        """The number of several runs, or the bounds of a standard evaluation, as text; empty for another run."""
+        if len(self.runs) > 1:
+            return f"of {len(self.runs)} runs"
+        standard = any(isinstance(run, CombinedRun) for run in self.runs.values())
+        return f"bounds {100 * self.lower.value:.1f}-{100 * self.upper.value:.1f}" if standard else ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def build_grid(runs: Sequence[Run], budgets: list[int] | None = None) -> Grid:
 
     The rows of a victim are together, in the order in which the runs were given. The worst case of a method counts an
     image as robust if it is robust in every run of the method with one norm, eps and query counting; white-box attacks
-    are excluded, since they have another threat model.
+    and attacks with a surrogate are excluded, since they have other threat models.
     """
     least = min(runs, key=lambda run: run.facts.budget)
     if budgets and max(budgets) > least.facts.budget:
@@ -156,7 +160,7 @@ def _worst_columns(settings: list[Setting], budgets: Sequence[int | None]) -> li
     threats: dict[tuple[str, float, str], dict[Method, dict[str, Run]]] = {}
     for label, of_setting in settings:
         for method, run in of_setting.items():
-            if not run.summary.ledger["gradient"]:
+            if not run.summary.ledger["gradient"] and run.facts.surrogate is None:
                 shared = (run.facts.norm, run.facts.eps, run.facts.query_counting)
                 threats.setdefault(shared, {}).setdefault(method, {})[label] = run
     several = {}

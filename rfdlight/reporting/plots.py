@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from rfdlight._io import write_file
 from rfdlight.core.statistics import wilson
 from rfdlight.records.records import Record
-from rfdlight.records.summary import success_query_of
+from rfdlight.records.summary import Outcome, outcomes
 
 Curve = tuple[str, Sequence[Record], int]
 """Label, records and budget of a run."""
@@ -109,17 +109,30 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
     return handles
 
 
-def steps(records: Sequence[Record], ends: list[int | None], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a step curve of the number of images that are initially correct and still robust.
+def steps(
+    records: Sequence[Record], found: Sequence[Sequence[Outcome]], start: int, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a step curve of the number of images that are initially correct and robust by their last outcome.
 
-    `ends` holds the query of each image's success, None for none. Returns queries from `start` to `stop` and numbers of
-    robust images, (points,) int64 both; a number holds up to the next query.
+    `found` holds the outcomes of each image, in order of their queries. Returns queries from `start` to `stop` and
+    numbers of robust images, (points,) int64 both; a number holds up to the next query.
     """
     right = [record.clean_correct for record in records]
-    fallen = np.sort([end for end, ok in zip(ends, right, strict=True) if ok and end is not None])
-    queries = np.unique(np.concatenate([[start, stop], fallen])).astype(np.int64)
+    changes = [change for each, ok in zip(found, right, strict=True) if ok for change in _changes(each)]
+    fallen, risen = (np.sort([query for query, falls in changes if falls == kind]) for kind in (True, False))
+    queries = np.unique(np.concatenate([[start, stop], fallen, risen])).astype(np.int64)
     queries = queries[(queries >= start) & (queries <= stop)]
-    return queries, sum(right) - np.searchsorted(fallen, queries, side="right")
+    robust = [np.searchsorted(each, queries, side="right") for each in (risen, fallen)]
+    return queries, sum(right) + robust[0] - robust[1]
+
+
+def _changes(found: Sequence[Outcome]) -> Iterator[tuple[int, bool]]:
+    """Yield the queries at which an image becomes adversarial, True, or robust again, False."""
+    before = False
+    for outcome in found:
+        if outcome.adversarial != before:
+            yield outcome.queries, outcome.adversarial
+        before = outcome.adversarial
 
 
 def _with_legend(figure: Figure, handles: list[Line2D]) -> Figure:
@@ -130,7 +143,7 @@ def _with_legend(figure: Figure, handles: list[Line2D]) -> Figure:
 def _draw(axes: Axes, label: str, records: Sequence[Record], span: tuple[int, int], number: int) -> Line2D:
     colour, style = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "-."
     total = len(records)
-    queries, standing = steps(records, [success_query_of(record) for record in records], *span)
+    queries, standing = steps(records, [outcomes(record) for record in records], *span)
     bounds = np.array([wilson(int(count), total) for count in standing])
     axes.fill_between(queries, bounds[:, 0], bounds[:, 1], step="post", color=colour, alpha=0.15, linewidth=0)
     name = " " + label.replace("$", r"\$")  # a legend leaves out a label that begins with "_"
@@ -138,7 +151,9 @@ def _draw(axes: Axes, label: str, records: Sequence[Record], span: tuple[int, in
     # A dot marks the end; the dots of earlier curves are larger, so that no dot hides another.
     line.set(marker="o", markersize=max(3, 9 - 1.5 * number), markevery=[len(queries) - 1], clip_on=False)
     if _voted(records):
-        screened, passed = steps(records, [record.first_9_vote_success for record in records], *span)
+        votes = [record.first_9_vote_success for record in records]
+        found = [[] if query is None else [Outcome(query, True)] for query in votes]
+        screened, passed = steps(records, found, *span)
         axes.step(screened, passed / total, where="post", color=colour, linewidth=1, linestyle="--")
     return line
 

@@ -7,13 +7,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rfdlight.records.runs import Run
+from rfdlight.records.standard import CombinedRun
 from rfdlight.reporting.caveats import caveats_of, warnings_of
 from rfdlight.reporting.grid import Grid, Row, build_grid
 from rfdlight.reporting.paired import Comparison, Side, Subject, compare
 from rfdlight.reporting.tables import ball, side_by_side
 
 READING_GRID = "Cell: robust accuracy (Definition 1), undecided images by sign. Clean: mean over the method's runs."
-READING_WORST = "Worst case: robust in every black-box run of the method with one norm, eps and query counting."
+READING_STANDARD = (
+    "standard-1: robust in every stage of the standard evaluation, each with the queries of the column; bounds: "
+    "undecided images as adversarial, and as robust."
+)
+READING_WORST = (
+    "Worst case: robust in every black-box run of the method with one norm, eps and query counting; runs with a "
+    "surrogate are left out."
+)
 READING_PAIRS = (
     "B - A: gain in robust accuracy from A to B on common images, in points, with the 95% interval of Agresti and Min "
     "(2005). p: McNemar's exact test. p Holm: adjusted for all comparisons here."
@@ -48,8 +56,12 @@ class Report:
     def reading(self) -> list[str]:
         """The lines that explain the grid."""
         balls = dict.fromkeys(ball(run.facts) for run in self.runs)
-        worst = any(column.worst for column in self.grid.columns)
-        return [f"Attacked in {' and '.join(balls)}.", READING_GRID, *([READING_WORST] if worst else [])]
+        lines = [f"Attacked in {' and '.join(balls)}.", READING_GRID]
+        if any(isinstance(run, CombinedRun) for run in self.runs):
+            lines.append(READING_STANDARD)
+        if any(column.worst for column in self.grid.columns):
+            lines.append(READING_WORST)
+        return lines
 
     @property
     def paired_title(self) -> str:

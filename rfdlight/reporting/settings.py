@@ -6,10 +6,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from msgspec.structs import replace
+
 from rfdlight.records.runs import Run
 from rfdlight.reporting.tables import attack_name, ball
 
-SETTINGS = ("attack", "targeted", "options", "norm", "eps", "criterion", "query_counting", "eot")
+SETTINGS = ("attack", "targeted", "surrogate", "options", "norm", "eps", "criterion", "query_counting", "eot")
 """The facts that all runs of one column share."""
 
 TIEBREAKS = ("budget", "seed", "selection", "num_images", "precision", "batch_size")
@@ -37,12 +39,14 @@ def method_of(run: Run) -> Method:
 def settings_of(runs: Sequence[Run]) -> list[Setting]:
     """Group runs into columns, in the order of their first runs.
 
-    Runs that agree in all of `SETTINGS` share a column. A column that would hold two runs of one method is split by
-    the `TIEBREAKS` in which these runs differ, and, if they differ in none, by the order in which the runs were given.
+    Attacks with a surrogate have another threat model and come last. Runs that agree in all of `SETTINGS` share a
+    column. A column that would hold two runs of one method is split by the `TIEBREAKS` in which these runs differ, and,
+    if they differ in none, by the order in which the runs were given.
     """
-    shown = _differing(SETTINGS[3:], runs)
+    shown = _differing(SETTINGS[4:], runs)
     settings: list[Setting] = []
-    for group in _grouped(runs, _facts(SETTINGS)):
+    ordered = sorted(runs, key=lambda run: run.facts.surrogate is not None)
+    for group in _grouped(ordered, _facts(SETTINGS)):
         methods = _grouped(group, method_of)
         apart = [name for name in TIEBREAKS if any(_differing([name], same) for same in methods)]
         for alike in _grouped(group, _facts(apart)):
@@ -74,4 +78,7 @@ def _label(run: Run, shown: Sequence[str]) -> str:
     differing = [
         ball(facts) if name in ("norm", "eps") else f"{name.replace('_', ' ')} {getattr(facts, name)}" for name in shown
     ]
-    return ", ".join([attack_name(facts), *options, *dict.fromkeys(differing)])
+    name = attack_name(facts)
+    if facts.surrogate is not None:
+        name = attack_name(replace(facts, surrogate=None))  # the options name it
+    return ", ".join([name, *options, *dict.fromkeys(differing)])

@@ -16,7 +16,7 @@ def standard_table(settings: Settings, summary: StandardSummary) -> Group:
     counts = summary.counts
     title = (
         f"\n{settings.version} ({settings.access}) against {short_victim(settings.victim)}: {settings.norm} eps "
-        f"{settings.eps:g}, {settings.budget:,} queries"
+        f"{settings.eps:g}, {settings.budget:,} queries per attack"
     )
     text = Text(title, style="bold")
     text.append(f"\ndata {settings.data}, defense {settings.defense}, seed {settings.seed}", style="not bold")
@@ -27,7 +27,7 @@ def standard_table(settings: Settings, summary: StandardSummary) -> Group:
         HEADLINE: with_interval(summary.robust),
         "  undecided images as adversarial": with_interval(summary.robust_lower),
         "  undecided images as robust": with_interval(summary.robust_upper),
-        f"  at {settings.budget:,} queries over all attacks": with_interval(summary.total_budget),
+        f"  with {summary.stage_share:,} queries per attack, at most": with_interval(summary.split_budget),
         "undecided images": f"{counts['undecided']:,}",
         "queries": f"{summary.ledger['queries']:,}",
         "victim rows": f"{summary.ledger['rows']:,}",

@@ -165,6 +165,7 @@ def _settings(run: RunFacts) -> dict[str, str]:
     return {
         "attack": attack_name(run),
         "options": run.options,
+        "surrogate": run.surrogate or "none",
         "victim": run.victim,
         "defense": run.defense or "none",
         "data": run.data,
@@ -276,8 +277,9 @@ def short_victim(victim: str) -> str:
 
 
 def attack_name(run: RunFacts) -> str:
-    """Return the attack of a run's facts as text, with the word "targeted" for a targeted run."""
-    return f"targeted {run.attack}" if run.targeted else run.attack
+    """Return the attack of a run's facts as text, with its surrogate and the word "targeted" where it has them."""
+    attack = f"targeted {run.attack}" if run.targeted else run.attack
+    return attack if run.surrogate is None else f"{attack} with a surrogate {short_victim(run.surrogate)}"
 
 
 def incomplete(summary: Summary) -> str:

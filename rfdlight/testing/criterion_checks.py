@@ -26,7 +26,7 @@ from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Oracle, Purpose
 from rfdlight.engine.pool import columns_of
 from rfdlight.engine.state import ImageState
-from rfdlight.records.records import Record, in_order
+from rfdlight.records.records import Record, in_order, interim_queries
 from rfdlight.testing.requirements import require
 from rfdlight.testing.small_victims import Around, IidVictim, Pattern, Tied, normal
 
@@ -121,6 +121,19 @@ class Watched(SuccessCriterion):
             require(self.log.current[key] <= _LONGEST, f"a candidate is undecided after {_LONGEST} evaluations")
         return conclusion
 
+    def conclude_interim(self, images: ImageState, rows: Tensor) -> Conclusion:
+        before = _copy(columns_of(images))
+        conclusion = super().conclude_interim(images, rows)
+        after = columns_of(images)
+        for path in [path for path in before if path.startswith(("criterion.", "evaluations."))]:
+            before[path][rows] = after[path][rows]
+        _check_unchanged(before, after, "conclude_interim")
+        _check_form("Conclusion.more", conclusion.more, torch.int64, rows.shape)
+        _check_form("Conclusion.adversarial", conclusion.adversarial, torch.bool, rows.shape)
+        made = images.evaluations.count[rows] + conclusion.more
+        require((made <= _LONGEST).all(), f"a submission is undecided after {_LONGEST} evaluations")
+        return conclusion
+
 
 class Divided(SuccessCriterion):
     """Extension of a criterion that decides on each query and each candidate alone."""
@@ -131,7 +144,14 @@ class Divided(SuccessCriterion):
 
     def conclude(self, images: ImageState, rows: Tensor) -> Conclusion:
         alone = [super(Divided, self).conclude(images, row[None]) for row in rows]
-        return Conclusion(torch.cat([one.more for one in alone]), torch.cat([one.adversarial for one in alone]))
+        return _joined(alone)
+
+    def conclude_interim(self, images: ImageState, rows: Tensor) -> Conclusion:
+        return _joined([super(Divided, self).conclude_interim(images, row[None]) for row in rows])
+
+
+def _joined(alone: list[Conclusion]) -> Conclusion:
+    return Conclusion(torch.cat([one.more for one in alone]), torch.cat([one.adversarial for one in alone]))
 
 
 def _extended(criterion: SuccessCriterion, *extensions: type[SuccessCriterion]) -> SuccessCriterion:
@@ -239,6 +259,7 @@ class Subject:
         with torch.random.fork_rng(devices=[]):
             classes = victim(x[:1]).shape[1]
         options = {"classes": classes, "pool_size": len(x), "deterministic": False, **changes}
+        options["interim_queries"] = interim_queries(options["budget"])
         observer = _Collector()
         tests = 2 * criterion.final_test.most
         oracle = _Oracle(victim, options.pop("rows", 400), len(x) * (tests + options["budget"] * _LONGEST))
@@ -292,7 +313,8 @@ def check_final_evaluations(record: Record, criterion: SuccessCriterion) -> None
 def check_evaluations(run: Run, record: Record, criterion: SuccessCriterion) -> None:
     """Check that an image of a random victim has exactly the evaluations that the criterion and its tests request."""
     requested, started = run.log.requested[run.key(record)], run.log.started[run.key(record)]
-    rest = record.criterion - record.clean_evaluations - requested
+    interim = sum(each.evaluations for each in record.interim)
+    rest = record.criterion - record.clean_evaluations - requested - interim
     if record.verdict == "misclassified":
         final = [0]
     elif criterion.reaches_verdict and record.success_query is not None and record.verdict == "adversarial":
@@ -302,7 +324,7 @@ def check_evaluations(run: Run, record: Record, criterion: SuccessCriterion) -> 
     require(
         rest in final,
         f"{record.criterion} evaluations: {record.clean_evaluations} of the clean image, {requested} requested for "
-        f"candidates, {record.final_evaluations} of the final point",
+        f"candidates, {interim} of would-be submissions, {record.final_evaluations} of the final point",
     )
     counted = record.voted_candidates
     require(counted == started, f"{counted} candidates with evaluations were counted, {started} were started")
@@ -417,10 +439,10 @@ def check_equal_runs(subject: Subject) -> None:
     """Check that equal runs have equal records, and that the decision on an image does not depend on other images."""
     victim = IidVictim(normal(0.6), right_at_gray=True)
     run, divided = (
-        subject.run(victim, gray(6), extensions=form, budget=10) for form in ((Watched,), (Watched, Divided))
+        subject.run(victim, gray(6), extensions=form, budget=12) for form in ((Watched,), (Watched, Divided))
     )
     if divided.records != run.records:
-        equal = subject.run(victim, gray(6), budget=10).records == run.records
+        equal = subject.run(victim, gray(6), budget=12).records == run.records
         require(equal, "two equal runs have other records")
         raise AssertionError("the decision on an image depends on the images decided in the same call")
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 from attack_checks import caught
-from harness import Constant, Linear, Mapped, Run, drive, images, one_by_one, start
+from harness import Constant, Linear, Mapped, Run, drive, images, noisy, one_by_one, start
 from reference.bernoulli import bernoulli
 from reference.draws import BernoulliDraws
 
-from rfdlight.attacks import Bernoulli, BernoulliDecision
+from rfdlight.attacks import Bernoulli, BernoulliDecision, BernoulliMultiscale
 from rfdlight.core import rng
 from rfdlight.errors import UserError
 
@@ -23,8 +23,11 @@ def check_reference(attack, victim, x, y, budget=20):
     target = (y + 1) % 5 if attack.targeted else torch.full_like(y, -1)
     decision = attack.access == "decision"
     options = {"eps": attack.eps, "norm": attack.norm, "grid": attack.init(x, y, seed)["theta"].shape[2]}
+    multiscale = isinstance(attack, BernoulliMultiscale)
+    if multiscale:
+        options["scales"] = [(end, min(side, options["grid"])) for end, side in ((20, 2), (80, 4))]
     options |= {
-        "rate": attack.rate or {"linf": 1.6, "l2": 0.4}[attack.norm],
+        "rate": attack.rate or {"linf": 0.4 if multiscale else 1.6, "l2": 0.4}[attack.norm],
         "loss": "decision" if decision else attack.loss,
         "budget": budget,
     }
@@ -76,17 +79,6 @@ def weights():
     of_cells *= torch.randint(0, 2, (16,), generator=generator) * 2 - 1
     pixels = of_cells.view(1, 1, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3) / 4 / 0.05
     return of_cells, Linear(pixels, -float(pixels.sum()) / 2)
-
-
-def noisy(victim, deviation, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-
-    def answer(points):
-        logits = victim(points).float()
-        logits[:, 0] += deviation * torch.randn(len(points), generator=generator)
-        return logits
-
-    return answer
 
 
 def check_optimum(attack, deviation=6.0, budget=700):
@@ -179,6 +171,21 @@ def check_bound(attack):
     assert 1.5 <= float(size) <= 2.5 + 1e-5
 
 
+def check_scales(attack):
+    """The signs are constant on 2 by 2 cells up to query 20, on 4 by 4 up to 80, then on 8 by 8."""
+    x, y = torch.full((3, 1, 16, 16), 0.5), torch.zeros(3, dtype=torch.int64)
+    for query, (_, points, _, _) in enumerate(drive(attack, Constant(), x, y, budget=84)):
+        side = 2 if query < 20 else 4 if query < 80 else 8
+        signs = (points - x).sign()
+
+        def spread(cells, signs=signs):
+            blocks = signs.view(3, 1, cells, 16 // cells, cells, 16 // cells)
+            return (blocks.amax((3, 5)) - blocks.amin((3, 5))).amax()
+
+        assert not spread(side)
+        assert spread(side // 2)
+
+
 FORMS = [
     (Bernoulli, {}),
     (Bernoulli, {"grid": None, "rate": 0.6}),
@@ -187,6 +194,9 @@ FORMS = [
     (Bernoulli, {"targeted": True}),
     (Bernoulli, {"norm": "l2", "eps": 1.0}),
     (Bernoulli, {"norm": "l2", "eps": 1.0, "grid": 5, "targeted": True}),
+    (BernoulliMultiscale, {"grid": None, "rate": None}),
+    (BernoulliMultiscale, {"grid": 7}),
+    (BernoulliMultiscale, {"norm": "l2", "eps": 1.0}),
     (BernoulliDecision, {}),
     (BernoulliDecision, {"targeted": True}),
 ]
@@ -200,7 +210,7 @@ def test_each_query_is_the_references(network, clean, form, options):
         y = network(x).argmax(1)
         if options:
             y = (network(x).topk(2).indices[:, 1] - 1) % 5
-    check_reference(form(**{**SMALL, **options}), network, x, y)
+    check_reference(form(**{**SMALL, **options}), network, x, y, budget=90 if form is BernoulliMultiscale else 20)
 
 
 def nearly(network, image, label):
@@ -227,6 +237,10 @@ def test_cells_of_any_image_are_the_references(shape):
 
 def test_each_query_is_a_corner_of_the_ball_and_constant_on_cells():
     check_corners(Bernoulli(**SMALL))
+
+
+def test_multiscale_halves_its_cells():
+    check_scales(BernoulliMultiscale(eps=0.05))
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "l2", "eps": 0.4}])
@@ -483,6 +497,27 @@ class CountsTheWrongVotes(BernoulliDecision):
         return (answer == state["y"]).float()
 
 
+class HalvesOnce(BernoulliMultiscale):
+    """Scales: the second one lasts."""
+
+    def _cells_at(self, query, grid):
+        return super()._cells_at(query.clamp_max(79), grid)
+
+
+class HalvesEarly(BernoulliMultiscale):
+    """Scales: the first one is a query shorter."""
+
+    def _cells_at(self, query, grid):
+        return super()._cells_at(query + 1, grid)
+
+
+class CountsFineCells(BernoulliMultiscale):
+    """Size: steps are those of the last scale at all of them."""
+
+    def _dimension(self, state):
+        return state["theta"][0].numel()
+
+
 CAUGHT = [
     (Climbs, {}, ["check_reference", "check_rate"]),
     (ForgetsTheMean, {"rate": 0.2}, ["check_reference", "check_no_drift"]),
@@ -498,6 +533,9 @@ CAUGHT = [
     (SubmitsTheMean, {}, ["check_reference", "check_corners"]),
     (SmearsCells, {}, ["check_reference", "check_corners"]),
     (RoundsCells, {"grid": 5}, ["check_reference"]),
+    (HalvesOnce, {"grid": None}, ["check_scales"]),
+    (HalvesEarly, {"grid": None}, ["check_scales"]),
+    (CountsFineCells, {}, ["check_reference"]),
     (CountsTheWrongVotes, {"targeted": True}, ["check_reference"]),
 ]
 

@@ -68,8 +68,8 @@ class SquareForgetsTheKept(Square):
 class SquareReachesTheEdge(Square):
     """Schedule: windows also cover the last row and column."""
 
-    def _paint(self, state, side):
-        proposal = super()._paint(state, side)
+    def _paint(self, state, side, moves):
+        proposal = super()._paint(state, side, moves)
         return torch.where(per_row(state["step"] > 0, proposal), proposal.roll((1, 1), (2, 3)), proposal)
 
 

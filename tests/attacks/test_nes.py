@@ -161,10 +161,16 @@ def test_under_the_papers_accounting_images_break_after_whole_iterations(network
     check_paper_boundaries(NES(eps=0.1, **SMALL), network, *clean, used=6, budget=40)
 
 
-def test_defaults_are_the_papers_in_each_norm():
+@pytest.mark.parametrize(
+    ("size", "sigma"), [((32, 32), 1 / 70), ((112, 150), 0.05), ((224, 224), 0.1), ((300, 300), 0.1)]
+)
+def test_by_default_probes_in_linf_grow_with_the_image_and_all_else_is_the_papers(size, sigma):
+    x = torch.zeros(1, 3, *size)
     flat, round_ = NES(eps=0.05), NES(eps=5.0, norm="l2")
-    assert (flat.pairs, flat.sigma, flat.step) == (20, 0.1, 0.01)
-    assert (round_.pairs, round_.sigma, round_.step) == (15, 0.005, 1.0)
+    assert (flat.pairs, flat.probe_size(x), flat.step) == (20, pytest.approx(sigma), 0.01)
+    assert (round_.pairs, round_.probe_size(x), round_.step) == (15, 0.005, 1.0)
+    assert [counted(attack, "paper").probe_size(x) for attack in (flat, round_)] == [0.1, 0.005]
+    assert NES(eps=0.05, sigma=0.3).probe_size(x) == 0.3
 
 
 @pytest.mark.parametrize(
@@ -181,14 +187,14 @@ def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, b
 
 @pytest.mark.parametrize(("query_counting", "enough"), [("exact", 204), ("paper", 161)])
 def test_the_least_budget_that_suffices_is_not_warned_of(query_counting, enough):
-    attack = counted(NES(eps=0.05), query_counting)
+    attack = counted(NES(eps=0.05, step=0.01), query_counting)
     assert attack.budget_warning(enough) is None
     assert attack.budget_warning(enough - 1) is not None
     # That many queries do reach a corner on a victim whose gradient never changes.
     x = torch.full((1, 1, 2, 2), 0.5)
     victim = Linear(torch.ones(1, 1, 2, 2), 10.0)
     for limit, reached in ((enough, True), (enough - 1, False)):
-        attack = NES(eps=0.05, sigma=0.01)
+        attack = NES(eps=0.05, sigma=0.01, step=0.01)
         run = Run(victim, attack, x, torch.zeros(1, dtype=torch.int64), budget=limit, query_counting=query_counting)
         assert (run.records[0].linf >= 0.05 - 1e-6) == reached
 

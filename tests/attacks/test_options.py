@@ -4,6 +4,7 @@ import inspect
 from pkgutil import resolve_name
 
 import pytest
+from harness import required
 
 from rfdlight.attacks import NES, Boundary, RandomNoise, Square
 from rfdlight.core.registry import NAMES
@@ -12,7 +13,7 @@ from rfdlight.core.registry import NAMES
 @pytest.mark.parametrize("path", NAMES["attack"].values())
 def test_every_option_is_an_attribute_of_its_name(path):
     made = resolve_name(path)
-    attack = made(eps=0.1)
+    attack = made(eps=0.1, **required(made))
     for parameter in inspect.signature(made.__init__).parameters.values():
         if parameter.default is not parameter.empty:
             assert hasattr(attack, parameter.name), parameter.name

@@ -18,7 +18,7 @@ START, CHECK, SAMPLE, TRY, SHRINK, GROW, BISECT = range(7)
 SMALL = {"starting_points": 3, "samples": 12, "eps": 0.05}
 
 
-def check_reference(attack, victim, x, y, steps, target=None, begin=None):
+def check_reference(attack, victim, x, y, steps, target=None, begin=None, reference=signopt):
     """Query by query, points are the same bits as the reference's, for the same purpose at the same radius."""
     answer = one_by_one(victim)
     histories = []
@@ -37,7 +37,7 @@ def check_reference(attack, victim, x, y, steps, target=None, begin=None):
             "samples": attack.samples,
         }
         options["start"] = None if begin is None else begin[i]
-        history, _ = signopt(lambda p: answer(p[None])[0], x[i], attack.norm, steps, draws, **options)
+        history, _ = reference(lambda p: answer(p[None])[0], x[i], attack.norm, steps, draws, **options)
         histories.append(history)
         assert {"start", "sample", "try", "bisect"} <= {entry["purpose"] for entry in history}
     ticks = drive(attack, answer, x, y, budget=steps, target=target, starting_points=begin)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from attack_checks import caught, check_feasible
 from harness import Constant, Linear, Run, drive, images, one_by_one
-from reference.draws import SimBADraws
+from reference.draws import OrderDraws
 from reference.simba import blocks, simba, vector
 
 from rfdlight.attacks import SimBA
-from rfdlight.attacks.simba import permuted
+from rfdlight.core.rng import permuted
 from rfdlight.errors import UserError
 
 
@@ -35,7 +35,7 @@ def check_reference(attack, victim, x, y, budget, target=None):
             attack.basis,
             step_of(attack),
             budget,
-            SimBADraws(int(seed[i])).order,
+            OrderDraws(int(seed[i])).order,
         )
         for q, (entry, (_, points, _, after)) in enumerate(zip(history, ticks, strict=True)):
             assert torch.allclose(points[i], entry["point"], rtol=0, atol=tolerance), f"image {i}, query {q}"
@@ -182,9 +182,9 @@ def test_signs_that_clipping_hides_are_not_asked():
 def test_orders_are_permutations(size):
     place = torch.arange(size)
     for seed in (0, 2**62 + 5):
-        sent = permuted(torch.full_like(place, seed), torch.full_like(place, 3), place, torch.full_like(place, size))
+        sent = permuted(torch.full_like(place, seed), 0, torch.full_like(place, 3), place, torch.full_like(place, size))
         assert torch.equal(sent.sort().values, place)
-        assert sent.tolist() == SimBADraws(seed).order(3, size)
+        assert sent.tolist() == OrderDraws(seed).order(3, size)
 
 
 def test_orders_are_uniform_over_images_and_passes():
@@ -193,7 +193,7 @@ def test_orders_are_uniform_over_images_and_passes():
     rows, size = 6000, 12
     seed, number = torch.arange(rows) // 3, torch.arange(rows) % 3
     sizes = torch.full((rows,), size)
-    sent = torch.stack([permuted(seed, number, torch.full((rows,), k), sizes) for k in range(size)], 1)
+    sent = torch.stack([permuted(seed, 0, number, torch.full((rows,), k), sizes) for k in range(size)], 1)
     for k in range(size):
         counts = sent[:, k].bincount(minlength=size).double()
         assert float(((counts - rows / size) ** 2 / (rows / size)).sum()) <= 31.3

@@ -10,6 +10,7 @@ from attack_checks import (
     check_square_schedule,
     check_square_windows,
 )
+from harness import counted
 
 from rfdlight.attacks import Square
 from rfdlight.core import rng
@@ -24,6 +25,30 @@ def test_each_query_is_the_references(network, clean, p, schedule_len):
 
 def test_schedule_and_sides_are_the_published_ones():
     check_square_schedule(Square(eps=0.05))
+
+
+@pytest.mark.parametrize(
+    ("norm", "size", "share"),
+    [
+        ("linf", (8, 8), 0.8),
+        ("linf", (32, 32), 0.8),
+        ("linf", (56, 56), 0.8),
+        ("linf", (112, 150), 0.2),
+        ("linf", (224, 224), 0.05),
+        ("linf", (448, 448), 0.0125),
+        ("l2", (32, 32), 0.8),
+        ("l2", (112, 112), 0.4),
+        ("l2", (224, 299), 0.1),
+    ],
+)
+def test_by_default_the_first_squares_are_as_wide_as_the_authors_within_the_image(norm, size, share):
+    attack = Square(eps=0.05, norm=norm)
+    assert attack.first_share(*size) == pytest.approx(share)
+    assert Square(eps=0.05, norm=norm, p=0.3).first_share(*size) == 0.3
+    assert counted(attack, "paper").first_share(*size) == 0.05
+    t = torch.zeros(1, dtype=torch.int64)
+    same = Square(eps=0.05, norm=norm, p=share)
+    assert torch.equal(attack.side(t, t + 1000, *size), same.side(t, t + 1000, *size))
 
 
 def test_the_schedule_runs_over_the_budget_by_default():
@@ -91,15 +116,15 @@ def test_windows_are_uniform_and_never_reach_the_last_row_and_column():
 
 
 def test_the_loss_never_rises_and_is_that_of_the_kept_point(network, clean):
-    check_square_loss(Square(eps=0.05), network, clean[0][:3], clean[1][:3])
+    check_square_loss(Square(p=0.05, eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
 def test_points_stay_in_the_ball(network, clean):
-    check_feasible(Square(eps=0.05), network, clean[0][:3], clean[1][:3])
+    check_feasible(Square(p=0.05, eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
-    check_square_linear(Square(eps=0.04))
+    check_square_linear(Square(p=0.05, eps=0.04))
 
 
 def test_stripes_are_drawn_from_the_images_own_key():

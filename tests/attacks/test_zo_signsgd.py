@@ -132,14 +132,18 @@ def test_under_the_papers_accounting_images_break_after_whole_iterations(network
     check_paper_boundaries(ZOSignSGD(eps=0.1, **SMALL), network, *clean, used=8, budget=60)
 
 
-def test_defaults_are_the_papers():
+@pytest.mark.parametrize(("size", "sigma"), [((32, 32), 1 / 70), ((150, 112), 0.05), ((300, 300), 0.1)])
+def test_by_default_probes_grow_with_the_image_and_all_else_is_the_papers(size, sigma):
+    x = torch.zeros(1, 3, *size)
     attack = ZOSignSGD(eps=0.05)
-    assert (attack.samples, attack.sigma, attack.step, attack.loss) == (15, 0.1, 0.01, "margin")
+    assert (attack.samples, attack.probe_size(x), attack.step) == (15, pytest.approx(sigma), 0.01)
+    assert counted(attack, "paper").probe_size(x) == 0.1
+    assert ZOSignSGD(eps=0.05, sigma=0.3).probe_size(x) == 0.3
 
 
 @pytest.mark.parametrize(("query_counting", "enough"), [("exact", 80), ("paper", 121)])
 def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, enough):
-    attack = counted(ZOSignSGD(eps=0.05), query_counting)
+    attack = counted(ZOSignSGD(eps=0.05, step=0.01), query_counting)
     assert attack.budget_warning(enough) is None
     assert attack.budget_warning(enough - 1) == (
         "this budget allows 4 steps of 0.01, so the attack stays within 0.04 of the image although eps is 0.05; "

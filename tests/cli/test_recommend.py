@@ -1,15 +1,19 @@
 """`rfdlight recommend`: what it writes is what `rfdlight test` takes, from images that are nobody else's."""
 
 import hashlib
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from rfdlight.analysis.clean_cost import CleanCostMeter, cost_of
 from rfdlight.cli.recommend import split_held_out
 from rfdlight.data import Digits
+from rfdlight.data.given import GivenImages
 from rfdlight.defenses import FeatureNoise, InputNoise
+from rfdlight.evaluation.standard import StandardAttack, short_standard
 from rfdlight.victims.resolve import resolve_victim
 
 LINE = (
@@ -55,7 +59,10 @@ def test_the_file_is_the_best_defense_and_says_why(command):
     fresh, rest = split_held_out(Digits(), 20, seed=0)
     assert (reasons["images"], reasons["image_ids_sha256"]) == (20, digest(fresh.ids))
     assert (measured["images"], measured["image_ids_sha256"]) == (len(rest), digest(rest.ids))
-    assert (reasons["attack"], reasons["eps"], reasons["step"], reasons["budget"]) == ("square", 0.2, 0.2, 10)
+    assert (reasons["attack"], reasons["level"]) == ("bernoulli and random_noise", 0.0125)
+    assert (reasons["eps"], reasons["step"], reasons["budget"]) == (0.2, 0.2, 10)
+    assert "attacks by bernoulli and random_noise" in said.out
+    assert "--attack standard" in said.out
 
     # by other draws than those of the command
     arguments = written["init_args"]
@@ -79,3 +86,28 @@ def test_a_victim_without_default_points_asks_for_layers(command):
     assert (said.status, said.out) == (2, "")
     assert said.err.startswith("rfdlight: --layers: expected layers, got none")
     assert "spare, pixels, distances" in said.err
+
+
+def test_a_named_attack_confirms_alone(command):
+    said = command(
+        *(LINE + "--attack random_noise --output own.yaml").replace("spare,pixels,distances", "pixels").split()
+    )
+    assert (said.status, said.err) == (0, "")
+    reasons = yaml.safe_load(Path("own.yaml").read_text())["recommendation"]
+    assert (reasons["attack"], reasons["level"]) == ("random_noise", 0.025)
+    assert "--attack random_noise" in said.out
+
+
+def test_the_short_form_is_the_first_two_stages_with_one_error_level(elsewhere):
+    sys.path.insert(0, str(elsewhere))
+    loaded = resolve_victim("nearest_mean.WithSpare", None, Digits()).module
+    fresh, _ = split_held_out(Digits(), 20, seed=0)
+    data = GivenImages(fresh, 10)
+    attack = StandardAttack(eps=0.2, access="decision")
+    run = short_standard(loaded, data, attack, budget=8, device=torch.device("cpu"), seed=3)
+    assert [stage.facts.attack for stage in run.stages] == ["bernoulli_decision", "random_noise"]
+    assert (run.settings.level, run.stages[1].facts.seed) == (0.0125, 1003)
+    left = {record.id for record in run.stages[0].records if record.verdict == "robust"}
+    assert 0 < len(left) < 20
+    assert set(run.stages[1].ids) == left
+    assert run.combined.robust_accuracy.value == sum(record.is_robust for record in run.stages[1].records) / 20

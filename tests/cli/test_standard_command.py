@@ -1,12 +1,15 @@
-"""`rfdlight test --attack standard`."""
+"""`rfdlight test --attack standard`, also from a file and in a sweep."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+import rfdlight as rfd
 from rfdlight.cli.main import main
+from rfdlight.evaluation.standard import STAGES
 
-LINE = ["test", "--attack", "standard", "--data.num_images", "4", "--model.budget", "6", "--attack.access", "decision"]
+LINE = ["test", "--attack", "standard", "--data.num_images", "4", "--model.budget", "4", "--attack.access", "decision"]
 
 
 def test_the_command_runs_all_stages_and_resumes(capsys, elsewhere):
@@ -18,22 +21,82 @@ def test_the_command_runs_all_stages_and_resumes(capsys, elsewhere):
     assert found["settings"]["eps"] == 0.2
     assert "sigma" in found["settings"]["defense"]
     assert found["summary"]["counts"]["images"] == 4
-    assert (elsewhere / "out/1-random_noise/summary.json").exists()
+    assert (elsewhere / "out/1-bernoulli_decision/summary.json").exists()
     assert main([*LINE, "--run", "out"]) == 2
-    assert main([*LINE, "--resume", "out"]) == 3  # without its defense
-    reasons = capsys.readouterr().err.splitlines()
-    assert "already holds" in reasons[0]
-    assert "defense is none" in reasons[1]
+    assert "already holds" in capsys.readouterr().err
+    assert main(["test", "--resume", "out", "--model.budget", "5"]) == 3
+    assert "model.budget is 5, was 4" in capsys.readouterr().err
+    assert main(["test", "--resume", "out"]) == 0
+    assert "standard-1 (decision)" in capsys.readouterr().out
+    assert rfd.load_standard("out").stages[0].facts.attempts == 2
+    assert main(["report", "out"]) == 0
+    shown = capsys.readouterr().out
+    assert "standard-1" in shown
+    assert "access=decision" in shown
+    assert "random_noise" not in shown
+
+
+def test_a_file_names_it_with_its_options(capsys, elsewhere):
+    Path("own.yaml").write_text("""
+attack: {class_path: standard-1, init_args: {access: decision, eps: 8/255}}
+model: {budget: 2}
+data: {class_path: digits, init_args: {num_images: 3}}
+""")
+    assert main(["test", "--config", "own.yaml", "--attack.norm", "l2", "--attack.eps", "0.5", "--run", "out"]) == 0
+    settings = rfd.load_standard("out").settings
+    assert (settings.norm, settings.eps, settings.budget, settings.num_images) == ("l2", 0.5, 2, 3)
+    assert settings.stages == list(STAGES["l2"]["decision"])
+
+
+SWEEP = """
+common:
+  data: {class_path: digits, init_args: {num_images: 3}}
+  model: {budget: 3}
+axes:
+  defense:
+    none: {}
+    noise: {defense: {class_path: input_noise, init_args: {sigma: 0.05}}}
+  attack:
+    square: {attack: square}
+    standard: {attack: {class_path: standard, init_args: {access: decision}}}
+"""
+
+
+def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
+    Path("both.yaml").write_text(SWEEP)
+    plan = command("sweep", "both.yaml", "--dry_run", "true")
+    assert (plan.status, plan.err) == (0, "")
+    lines = [line.split() for line in plan.out.splitlines() if "none-standard" in line]
+    assert lines[0][1:3] == ["3", "9"]
+    assert command("sweep", "both.yaml").status == 0
+    cell = Path("runs/both/noise-standard")
+    report = (Path("runs/both/report-both/report.csv")).read_text().splitlines()
+    assert [row.split(",")[0] for row in report[1:5]] == [
+        "none-square", "none-standard", "noise-square", "noise-standard",
+    ]  # fmt: skip
+    # What a kill in the second stage leaves
+    content = json.loads((cell / "standard.json").read_text())
+    del content["summary"]
+    (cell / "standard.json").write_text(json.dumps(content))
+    (cell / "2-random_noise/summary.json").unlink()
+    before = rfd.load_run(cell / "1-bernoulli_decision").facts
+    again = command("sweep", "both.yaml")
+    assert again.status == 0
+    assert "cell 1 of 1, noise-standard: robust" in again.out
+    assert rfd.load_standard(cell).stages[0].facts.attempts == before.attempts + 1
+    assert "0 of 4 to run" in command("sweep", "both.yaml", "--dry_run", "true").out
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["--attack", "standard-9"], "standard-1"),
-        (["--attack", "standard", "--attack.rate", "2"], "--attack.rate"),
+        (["--attack", "standard", "--attack.rate", "2"], "attack.rate"),
         (["--attack", "standard", "--model.criterion", "single"], "model.criterion"),
-        (["--attack", "standard", "--attack.access", "gradient"], "access"),
+        (["--attack", "standard", "--attack.access", "gradient"], "known: both, decision, score"),
         (["--attack", "standard", "--attack.norm", "l1"], "norm"),
+        (["--attack", "standard", "--attack.norm", "l2"], "eps"),
+        (["--attack", "standard", "--trainer.devices", "2"], "one process"),
     ],
 )
 def test_other_versions_and_options_are_refused_in_one_line(words, reason, capsys, elsewhere):

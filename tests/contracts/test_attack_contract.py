@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import CoinFlip, Run, drive, images, labelled, one_by_one
+from harness import CoinFlip, Run, drive, images, labelled, one_by_one, required
 from msgspec.structs import astuple
 from torch import nn
 
@@ -18,20 +18,32 @@ from rfdlight.engine import criterion_named
 from rfdlight.testing import check_attack
 
 EPS = {"linf": 0.08, "l2": 2.0}
-HELPERS = {"decision_based", "gradient_estimation", "paper", "square_l2"}
+HELPERS = {
+    "answer_noise",
+    "decision_based",
+    "direction_descent",
+    "gradient_estimation",
+    "paper",
+    "square_l2",
+    "surrogate",
+}
 """Files of attacks that are not attacks themselves."""
 BASE = {
     "rfdlight.attacks.base",
     "rfdlight.attacks.pgd",
     "rfdlight.attacks.bernoulli",
+    "rfdlight.attacks.square",
 }  # each has another form in a file of its own
 BASE |= {f"rfdlight.attacks.{helper}" for helper in HELPERS} | {"rfdlight.errors"}
 
 OPTIONS = {
     "boundary": {"spherical_step": 0.05, "source_step": 0.02},
     "hsja": {"gap": 0.13, "init_probes": 4},
+    "nattack": {"population": 5, "sigma": 0.2, "step": 0.2},
     "nes": {"pairs": 3},
+    "opt": {"starting_points": 2, "samples": 2},
     "pgd": {"steps": 4},
+    "prgf": {"samples": 4, "norm_samples": 2, "sigma": 0.001},
     "signopt": {"starting_points": 2, "samples": 8},
     "zo_signsgd": {"samples": 5},
 }
@@ -58,7 +70,8 @@ QUICK = [
 def made(name, norm, targeted):
     # An image of another class is far away: what starts there needs room to arrive within these budgets.
     eps = EPS[norm] * (4 if targeted and attack_class(name).needs_starting_point else 1)
-    return attack_class(name)(eps=eps, norm=norm, targeted=targeted, **OPTIONS.get(name, {}))
+    options = OPTIONS.get(name, {}) | required(attack_class(name))
+    return attack_class(name)(eps=eps, norm=norm, targeted=targeted, **options)
 
 
 def each(forms):
@@ -72,9 +85,9 @@ def test_an_attack_passes_all_checks(form):
 
 @each(ATTACKS)
 def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, network, clean):
-    budget = 400 if form[0] == "signopt" else 100  # a step of its line search alone takes a dozen queries
+    budget = 400 if form[0] in ("opt", "signopt") else 100  # a step of the line search alone takes a dozen queries
     rules = ["sequential"] if made(*form).access == "gradient" else ["sequential", "paper"]
-    few = 8 if form[0] == "signopt" else 5
+    few = 8 if form[0] in ("opt", "signopt") else 5
     for rule in rules:
         images = few if rule == "sequential" else 1
         run = Run(
@@ -94,7 +107,8 @@ def test_another_seed_changes_what_random_attacks_query(form, network, clean):
     ]
     own = {cls.__module__ for cls in attack_class(form[0]).__mro__ if cls.__module__.startswith("rfdlight.attacks")}
     shared = {"rfdlight.attacks.base", "rfdlight.attacks.decision_based"}
-    draws = any("rng" in inspect.getsource(sys.modules[module]) for module in own - shared)
+    sources = [inspect.getsource(sys.modules[module]) for module in own - shared]
+    draws = any("rng" in source or "random_point" in source for source in sources)
     assert torch.equal(*queried) != draws
 
 

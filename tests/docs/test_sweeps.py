@@ -11,10 +11,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
 
 def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
     shown = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(shown) == 2
+    assert len(shown) == 3
     for text, names in (
         (shown[0], ("none-square-m1", "feature-random-m1")),
         (shown[1], ("resnet20-feature-square", "vit-feature-square")),
+        (shown[2], ("square", "standard")),
     ):
         (tmp_path / "mine.yaml").write_text(text)
         cells = read_cells(tmp_path / "mine.yaml")

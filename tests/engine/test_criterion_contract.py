@@ -273,9 +273,16 @@ def test_a_fault_that_takes_long_to_show_is_named_by_its_check(check, fault, nam
         check(Subject(fault(100), RandomNoise))
 
 
-@pytest.mark.parametrize("rule", ["sequential", "test_criterion_contract.Votes"])
-def test_a_run_stopped_while_candidates_are_under_evaluation_is_resumed(rule, tmp_path, monkeypatch):
-    victim, seen, lost, attacked = IidVictim(normal(0.7), right_at_gray=True), [], {}, set()
+@pytest.mark.parametrize(
+    ("rule", "phase", "wrong"),
+    [
+        ("sequential", Phase.CANDIDATE, 0.7),
+        ("test_criterion_contract.Votes", Phase.CANDIDATE, 0.7),
+        ("sequential", Phase.INTERIM, 0.4),
+    ],
+)
+def test_a_run_stopped_while_points_are_under_evaluation_is_resumed(rule, phase, wrong, tmp_path, monkeypatch):
+    victim, seen, lost, attacked = IidVictim(normal(wrong), right_at_gray=True), [], {}, set()
     victim.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
     options = {
         "attack": "random_noise", "eps": 0.1, "budget": 20, "criterion": rule, "final_evaluations": 40, "pool_size": 4,
@@ -285,7 +292,7 @@ def test_a_run_stopped_while_candidates_are_under_evaluation_is_resumed(rule, tm
 
     def interrupt(step):
         images, occupied = step.pool.images, step.pool.occupied
-        under_evaluation = images.points.phase[occupied] == Phase.CANDIDATE
+        under_evaluation = images.points.phase[occupied] == phase
         attacked.update(step.pool.ids)
         if len(attacked) <= 6 or not under_evaluation.any():
             return evaluate(step)

@@ -5,7 +5,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import Run, images
+from harness import Run, images, required
 
 from rfdlight.core.registry import NAMES
 from rfdlight.engine.pool import columns_of
@@ -25,7 +25,7 @@ def run(name, clean, **options):
     victim, x, y = clean
     made = resolve_name(NAMES["attack"][name])
     norm = made.norms[0]
-    attack = made(eps=0.05 if norm == "linf" else 2.0, norm=norm)
+    attack = made(eps=0.05 if norm == "linf" else 2.0, norm=norm, **required(made))
     return Run(victim, attack, x, y, budget=20, batch_size=BATCH, pool_size=COUNT, **options)
 
 

@@ -81,7 +81,8 @@ def test_the_code_of_a_module_that_makes_the_victim_counts(tmp_path, monkeypatch
     del sys.modules["maker_of_nets"]
 
 
-def test_a_run_of_an_older_schema_is_refused_with_both_versions(tmp_path):
-    (tmp_path / "fingerprint.json").write_text('{"budget": 10}')
-    with pytest.raises(ResumeError, match="expected a run of schema version 3, got version 1"):
+@pytest.mark.parametrize(("stored", "version"), [('{"budget": 10}', 1), ('{"schema": 3}', 3)])
+def test_a_run_of_an_older_schema_is_refused_with_both_versions(tmp_path, stored, version):
+    (tmp_path / "fingerprint.json").write_text(stored)
+    with pytest.raises(ResumeError, match=f"expected a run of schema version 4, got version {version}"):
         check_same(tmp_path, found())

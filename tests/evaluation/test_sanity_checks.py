@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import Linear, Mapped, Run, images
+from harness import Linear, Mapped, Run, images, required
 from msgspec.structs import asdict
 from torch import nn
 
@@ -94,7 +94,7 @@ def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, network, clean):
     kind = resolve_name(NAMES["attack"][name])
     source = Images((x * 255).round().byte(), y, [f"test/{i:04d}" for i in range(len(x))])
     for norm in kind.norms:
-        run = attacked(network, kind(eps=0.5, norm=norm), source, budget=10)
+        run = attacked(network, kind(eps=0.5, norm=norm, **required(kind)), source, budget=10)
         found = checks_of(network, run, source)._no_ball(source, {record.id: record for record in run.records})
         assert found.adversarial == 0
         assert found.right > 0

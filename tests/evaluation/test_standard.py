@@ -71,6 +71,10 @@ def test_the_stages_attack_what_earlier_ones_left_and_the_ledger_has_every_row(m
     assert fooled.tolist() == [image.verdict in ("adversarial", "misclassified") for image in run.images]
     assert float((run.adversarial - x).abs().max()) <= QUICK["eps"] + 1e-6
     assert "standard-1" in str(run)
+    loaded = rfd.load_standard(tmp_path)
+    assert str(loaded) == str(run)
+    assert loaded.images == run.images
+    assert torch.equal(loaded.adversarial, run.adversarial)
     assert tuple(run) == (run.clean_accuracy, run.robust_accuracy)
 
 
@@ -89,22 +93,26 @@ def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_
 
     def interrupt(module, inputs):
         nonlocal calls
-        calls += (tmp_path / "2-rays/fingerprint.json").exists()
+        calls += (tmp_path / "2-random_noise/fingerprint.json").exists()
         if calls == 12:
             raise KeyboardInterrupt
 
     hook = model.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with RowCounter(model) as first, pytest.raises(KeyboardInterrupt):
         standard(model, pair, **QUICK, access="decision", out=tmp_path)
     hook.remove()
-    assert not (tmp_path / "3-bernoulli_decision").exists()
+    with pytest.raises(rfd.UserError, match="finished"):
+        rfd.load_standard(tmp_path)
+    assert not (tmp_path / "3-rays").exists()
     with pytest.raises(rfd.UserError, match="already holds"):
         standard(model, pair, **QUICK, access="decision", out=tmp_path)
     with pytest.raises(rfd.UserError, match="budget is 13, was 12"):
         standard(model, pair, **QUICK | {"budget": 13}, access="decision", out=tmp_path, resume=True)
-    run = standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
+    with RowCounter(model) as second:
+        run = standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
     assert [stage.records for stage in run.stages] == [stage.records for stage in whole.stages]
     assert run.images == whole.images
+    assert run.rows.total == first.rows + second.rows
     assert run.stages[1].facts.attempts == 2
 
 
@@ -161,7 +169,7 @@ def test_stages_are_void_if_the_victim_turns_out_to_be_random_later(tmp_path):
     assert not any(stage.facts.deterministic for stage in run.stages)
     assert all(record.final_evaluations > 1 for stage in run.stages for record in stage.records)
     assert run.rows.total == run.summary.ledger["rows"] == counter.rows
-    assert (tmp_path / "random/1-random_noise/summary.json").exists()
+    assert (tmp_path / "random/1-bernoulli_decision/summary.json").exists()
     with RowCounter(model) as more:
         again = standard(model, (x, y), eps=0.1, budget=8, access="decision", out=tmp_path, resume=True)
     assert [stage.records for stage in again.void] == [stage.records for stage in run.void]

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import torch
 from hand import facts, record, ten
+from msgspec.structs import asdict
 
 from rfdlight.errors import UserError
 from rfdlight.records.records import Record
@@ -40,6 +41,18 @@ def test_a_run_comes_back_from_its_folder_as_it_was(tmp_path):
     back = load_run(write(tmp_path / "mine", run))
     assert (back.records, back.facts, back.summary) == (run.records, run.facts, run.summary)
     assert (back.label, back.folder) == ("mine", tmp_path / "mine")
+
+
+def test_a_finished_run_of_the_schema_before_interim_evaluations_is_read(tmp_path):
+    folder = write(tmp_path / "mine", Run.of(ten(), facts()))
+    stored = msgspec.json.decode((folder / "summary.json").read_bytes()) | {"schema": 3}
+    (folder / "summary.json").write_bytes(msgspec.json.encode(stored))
+    earlier = [asdict(each) for each in ten()]
+    fields = [name for name in earlier[0] if name != "interim"]
+    form = msgspec.defstruct("Earlier", fields)
+    lines = [seal(form(**{name: each[name] for name in fields})) + b"\n" for each in earlier]
+    (folder / "records.jsonl").write_bytes(b"".join(lines))
+    assert load_run(folder).records == tuple(ten())
 
 
 def test_a_data_frame_has_one_row_per_image_and_the_columns_of_the_file():

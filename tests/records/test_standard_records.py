@@ -1,11 +1,24 @@
 """Combination of the records of several stages, from records written by hand."""
 
+import csv
+import io
+import json
+from pathlib import Path
+
+import msgspec
 import pytest
 from hand import UNDECIDED, adversarial, facts, record
 
+from rfdlight.errors import UserError
 from rfdlight.records.facts import Rows
+from rfdlight.records.records import InterimEvaluation
+from rfdlight.records.run_folders import load_runs
 from rfdlight.records.runs import Run
-from rfdlight.records.standard import combine, summarize_standard, to_attack
+from rfdlight.records.schema import seal
+from rfdlight.records.standard import Settings, Standard, combine, summarize_standard, to_attack
+from rfdlight.reporting.comma_separated import grid_csv
+from rfdlight.reporting.formats import markdown
+from rfdlight.reporting.report import compile_report
 
 NEGATIVE = {**UNDECIDED, "final_margin": -0.2}
 WRONG = {"verdict": "misclassified", "clean_verdict": "wrong", "clean_margin": -1.0, "billed": 0, "final_margin": -1.0}
@@ -69,6 +82,14 @@ def test_undecided_images_count_by_the_mean_over_all_their_undecided_points(imag
     assert all(images[i].is_robust_at(None, "robust") for i in (2, 4, 5, 8))
 
 
+def test_a_stage_counts_from_its_interim_evaluations_on():
+    found = InterimEvaluation(queries=10, evaluations=50, margin=-0.1, verdict="undecided")
+    stages = [{"0": record(0, interim=(found,))}, {"0": adversarial(0, 30, success_query=None, interim=(found,))}]
+    (image,) = combine(stages)
+    assert (image.success_query, image.queries) == (40, 60)
+    assert [image.is_robust_at(queries) for queries in (10, 39, 40)] == [True, True, False]
+
+
 def test_the_headlines_the_shares_and_the_ledger(images):
     void = [Run.of([record(0)], facts(totals=Rows(attack=5), wall_seconds=1.0, killed_attempts=1))]
     summary = summarize_standard(list(images.values()), runs(), 30, planned=3, void=void)
@@ -77,14 +98,125 @@ def test_the_headlines_the_shares_and_the_ledger(images):
     }  # fmt: skip
     shares = [summary.clean, summary.robust, summary.robust_lower, summary.robust_upper]
     assert [share.value * 8 for share in shares] == [7, 3, 1, 4]
-    # Within 30 queries only image 0 is adversarial, and image 2 by its sign.
-    total = [summary.total_budget, summary.total_budget_lower, summary.total_budget_upper]
-    assert [share.value * 8 for share in total] == [5, 3, 6]
-    assert {point.queries: point.value * 8 for point in summary.curve if point.queries in (5, 10, 30, 50, 90)} == {
-        5: 7, 10: 6, 30: 5, 50: 4, 90: 3,
+    # Within 10 queries of a stage only image 0 is adversarial; the undecided points are their stages' last queries.
+    assert summary.stage_share == 10
+    split = [summary.split_budget, summary.split_budget_lower, summary.split_budget_upper]
+    assert [share.value * 8 for share in split] == [6, 5, 6]
+    assert {point.queries: point.value * 8 for point in summary.curve if point.queries in (3, 10, 30, 90)} == {
+        3: 7, 10: 6, 30: 5, 90: 3,
     }  # fmt: skip
     assert [stage.adversarial for stage in summary.stages] == [1, 2]
     assert [stage.images for stage in summary.stages] == [9, 6]
     assert summary.ledger["rows"] == 2 * 400 + 5
     assert summary.ledger["attack"] == 2 * 180 + 5
     assert (summary.killed_attempts, summary.wall_seconds) == (1, 4.0)
+
+
+def test_an_equal_share_of_the_budget_counts_the_queries_of_each_stage_alone(images):
+    by_stage = {i: image.success_query_in_stage for i, image in images.items() if image.stage}
+    assert by_stage == {0: 7, 1: 12, 6: 30}
+    assert [images[1].is_robust_with(queries) for queries in (11, 12)] == [True, False]
+    assert not images[3].is_robust_with(0)
+    # An undecided point of an earlier stage counts in the lower bound, though a later stage succeeded.
+    early = [record(6, **{**UNDECIDED, "success_query": 4}), adversarial(6, 30)]
+    (found,) = combine([{each.id: each} for each in early])
+    assert (found.stage, found.undecided_query_in_stage) == (2, 4)
+    assert [found.is_robust_with(10, how) for how in ("sign", "adversarial", "robust")] == [True, False, True]
+    assert not found.is_robust_with(30, "robust")
+
+
+SETTINGS = Settings(
+    version="standard-1", norm="linf", eps=0.2, budget=30, access="both", stages=["bernoulli", "square", "nes"],
+    level=0.025 / 3, seed=0, victim="digits_small", defense="none", data="digits", num_images=10,
+)  # fmt: skip
+
+
+def evaluation():
+    of_stage = [{"attack": name, "num_images": 10 if name == "bernoulli" else 7} for name in ("bernoulli", "square")]
+    stages = [
+        Run.of(run.records, msgspec.structs.replace(run.facts, **own))
+        for run, own in zip(runs(), of_stage, strict=True)
+    ]
+    third = Run.of([record(i) for i in (2, 4, 5, 8)], facts(attack="nes", num_images=4))
+    return Standard(SETTINGS, (*stages, third))
+
+
+def test_the_combined_run_has_the_numbers_of_the_standard_evaluation():
+    standard = evaluation()
+    run, summary = standard.combined, standard.summary
+    assert run.summary.counts["images"] == 8
+    found = run.summary.mean_logits
+    assert (found.clean, found.robust) == (summary.clean, summary.robust)
+    assert (found.robust_lower, found.robust_upper) == (summary.robust_lower, summary.robust_upper)
+    assert run.summary.ledger["rows"] == standard.rows.total == 1200
+    assert run.summary.ledger["billed"] == summary.ledger["queries"]
+    assert (run.facts.attack, run.facts.budget, run.facts.num_images) == ("standard-1", 30, 10)
+    # The point on the curve of the budget's share is the accuracy of the split budget.
+    assert {point.queries: point.value for point in run.summary.curve}[10] == summary.split_budget.value
+    assert run.by_id["digits/test/0001"].success_query == 12
+    assert run.by_id["digits/test/0002"].final_margin == standard.images[2].undecided_margin
+    checks = {found.check for found in run.diagnostics}
+    assert {"bernoulli: clean accuracy", "bernoulli: queries", "square: queries", "nes: rows"} <= checks
+    assert "square: clean accuracy" not in checks
+
+
+def write(standard, folder: Path, finished=True):
+    (folder / "x").parent.mkdir(parents=True)
+    content = {"settings": msgspec.to_builtins(standard.settings)} | ({"summary": {}} if finished else {})
+    (folder / "standard.json").write_text(json.dumps(content))
+    for number, run in enumerate(standard.stages, 1):
+        write_run(run, folder / f"{number}-{run.facts.attack}")
+
+
+def write_run(run, folder):
+    folder.mkdir()
+    (folder / "records.jsonl").write_bytes(b"".join(seal(each) + b"\n" for each in run.records))
+    (folder / "summary.json").write_bytes(run.summary_json())
+    (folder / "config.yaml").write_text("{}")
+
+
+def test_a_report_has_one_column_for_a_standard_evaluation_and_none_for_its_stages(tmp_path):
+    write(evaluation(), tmp_path / "all/standard")
+    write(evaluation(), tmp_path / "all/stopped", finished=False)
+    write_run(Run.of([record(i) for i in range(9)], facts(num_images=9)), tmp_path / "all/square")
+    loaded = load_runs([tmp_path / "all"])
+    assert [run.label for run in loaded] == ["square", "standard"]
+    report = compile_report(loaded)
+    assert [column.label for column in report.grid.columns] == ["square", "standard-1", "worst case"]
+    (row,) = report.grid.rows
+    assert (row.cells[1].robust.value, row.cells[1].lower.value, row.cells[1].upper.value) == (3 / 8, 1 / 8, 4 / 8)
+    text = markdown(report)
+    assert "37.5% (13.7 to 69.4) bounds 12.5-50.0" in text
+    assert "robust in every stage" in text
+    lines = list(csv.DictReader(io.StringIO(grid_csv(report))))
+    assert [line["attack"] for line in lines] == ["square", "standard-1", "worst case"]
+    assert lines[1]["robust_at_budget"] == "0.375"
+    assert [run.label for run in load_runs([tmp_path / "all/standard/2-square"])] == ["2-square"]
+    assert compile_report(load_runs([tmp_path / "all/standard"])).grid.columns[0].label == "standard-1"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda folder: (folder / "standard.json").write_text("{}"), ["settings"]),
+        (lambda folder: (folder / "standard.json").unlink(), ["standard.json"]),
+        (lambda folder: (folder / "3-nes/summary.json").unlink(), ["finished", "resume"]),
+        (lambda folder: (folder / "3-nes").rename(folder / "2-square/x"), ["finished", "resume"]),
+        (lambda folder: write_run(Run.of([], facts(eps=0.1)), folder / "random"), ["finished"]),
+    ],
+)
+def test_a_damaged_or_unfinished_evaluation_is_an_error_of_one_line(change, words, tmp_path):
+    write(evaluation(), tmp_path / "one")
+    change(tmp_path / "one")
+    with pytest.raises(UserError) as caught:
+        Standard.load(tmp_path / "one")
+    assert all(word in str(caught.value) for word in words)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_stage_of_another_evaluation_is_refused(tmp_path):
+    standard = evaluation()
+    other = Run.of(standard.stages[1].records, msgspec.structs.replace(standard.stages[1].facts, eps=0.1))
+    write(Standard(SETTINGS, (standard.stages[0], other, standard.stages[2])), tmp_path / "one")
+    with pytest.raises(UserError, match="another eps"):
+        Standard.load(tmp_path / "one")

@@ -11,9 +11,10 @@ from scipy.stats import binomtest
 
 from rfdlight.core.statistics import wilson
 from rfdlight.records.facts import Rows, RunFacts
+from rfdlight.records.records import InterimEvaluation
 from rfdlight.records.runs import Run
 from rfdlight.records.schema import decode
-from rfdlight.records.summary import Estimate, Summary, budgets, robust_at, success_query_of, summarize
+from rfdlight.records.summary import Estimate, Summary, budgets, is_robust_at, robust_at, success_query_of, summarize
 
 # The 95 % quantile of the normal distribution squared, from a table.
 Z2 = 3.841459
@@ -155,10 +156,8 @@ def test_curve_falls_at_the_query_that_broke_each_image():
     curve = summarize(ten(), facts()).curve
     assert [(point.queries, point.value) for point in curve] == [
         (1, 0.8),
-        (2, 0.8),
-        (5, 0.8),
+        (3, 0.8),
         (10, 0.7),
-        (20, 0.6),
         (30, 0.5),
     ]
     assert robust_at(ten(), 0).value == 0.9
@@ -228,9 +227,9 @@ def test_first_9_vote_success_is_unknown_if_the_criterion_took_no_votes():
         (0, [0]),
         (1, [1]),
         (2, [1, 2]),
-        (7, [1, 2, 5, 7]),
-        (10, [1, 2, 5, 10]),
-        (300, [1, 2, 5, 10, 20, 50, 100, 200, 300]),
+        (7, [1, 3, 7]),
+        (10, [1, 3, 10]),
+        (300, [1, 3, 10, 30, 100, 300]),
     ],
 )
 def test_budgets_end_at_the_budget(budget, expected):
@@ -242,7 +241,7 @@ def test_the_result_is_documented_json_of_this_schema_and_keeps_the_facts():
     assert summarize(ten(), run).run == run
     written = json.loads(Run.of(ten(), run).summary_json())
     assert list(written) == ["schema", *Summary.__struct_fields__, "consistency_checks"]
-    assert written["schema"] == 3
+    assert written["schema"] == 4
     assert decode(json.dumps(written["run"]).encode(), RunFacts) == run
 
 
@@ -301,6 +300,35 @@ def test_curve_falls_from_the_clean_to_the_robust_accuracy(records):
     assert (upper - lower) * len(records) <= counts["undecided"] + 1e-9
     assert mean.robust.value <= mean.clean.value
     assert summary.majority_vote.robust.value <= summary.majority_vote.clean.value
+
+
+INTERIM = tuple(
+    InterimEvaluation(queries=queries, evaluations=50, margin=margin, verdict=verdict)
+    for queries, margin, verdict in [(3, -0.1, "undecided"), (10, 1.0, "robust"), (20, -0.2, "undecided")]
+)
+"""Of an image that is adversarial by its sign from 3 to 9 queries, and from 20 on."""
+
+
+def test_an_image_counts_by_its_last_interim_evaluation():
+    late, robust = record(0, verdict="adversarial", final_margin=-1.0, interim=INTERIM), record(1, interim=INTERIM)
+    fates = {2: True, 3: False, 9: False, 10: True, 19: True, 20: False, 29: False}
+    for each in (late, robust):
+        assert {queries: is_robust_at(each, queries) for queries in fates} == fates
+        assert [is_robust_at(each, queries, "adversarial") for queries in (2, 3, 10, 20)] == [True, False, True, False]
+        assert [is_robust_at(each, queries, "robust") for queries in (3, 10, 20, 29)] == [True] * 4
+    assert [is_robust_at(each, 30) for each in (late, robust)] == [False, True]
+    assert [success_query_of(each) for each in (late, robust)] == [20, None]
+    assert success_query_of(late, "robust") == 30
+    curve = {point.queries: point.value for point in summarize([late, robust], facts()).curve}
+    assert curve == {1: 1, 3: 0, 10: 1, 30: 0.5}
+    assert Run.of([late, robust], facts()).as_declared().records[0].interim == ()
+
+
+def test_a_success_at_an_interim_evaluation_counts_once():
+    last = InterimEvaluation(queries=10, evaluations=60, margin=-1.0, verdict="adversarial")
+    found = adversarial(0, 10, interim=(*INTERIM[:1], last))
+    assert [is_robust_at(found, queries) for queries in (2, 3, 9, 10)] == [True, False, False, False]
+    assert success_query_of(found) == 3
 
 
 @pytest.mark.parametrize("total", [1, 2, 17, 1000])

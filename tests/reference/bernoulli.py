@@ -3,10 +3,11 @@
 import math
 
 
-def bernoulli(model, x, y, target, eps, norm, grid, rate, loss, budget, draws):
+def bernoulli(model, x, y, target, eps, norm, grid, rate, loss, budget, draws, scales=()):
     """Return one entry per query, the point, theta after it and the submitted point, before it the first submission.
 
-    `model` answers logits, or a label for a decision; `loss` is "margin", "cross_entropy" or "decision".
+    `model` answers logits, or a label for a decision; `loss` is "margin", "cross_entropy" or "decision". `scales` has
+    pairs of a query and the cells per side of the signs before it; later ones have those of the grid.
     """
     channels, height, width = x.shape
     pixels = x.tolist()
@@ -25,23 +26,30 @@ def bernoulli(model, x, y, target, eps, norm, grid, rate, loss, budget, draws):
             moved[c, i, j] = min(max(pixels[c][i][j] + eps * change, 0.0), 1.0)
         return moved
 
+    def drawn(k, means):
+        fine = dict(zip(cells, draws.signs(k, means), strict=True))
+        side = min([side for end, side in scales if k < end] or [grid])
+        firsts = [min(i for i in range(grid) if i * side // grid == j) for j in range(side)]
+        shared = {(c, i, j): fine[c, firsts[i * side // grid], firsts[j * side // grid]] for c, i, j in cells}
+        return shared, channels * side**2
+
     def submitted():
         if norm == "l2":
             return point({cell: theta[cell] or signs[cell] for cell in cells})
         return point({cell: math.copysign(1, theta[cell]) if theta[cell] else signs[cell] for cell in cells})
 
     places = [(c, i, j) for c in range(channels) for i in range(height) for j in range(width)]
-    signs = dict(zip(cells, draws.signs(0, [0.0] * len(cells)), strict=True))
+    signs, _ = drawn(0, [0.0] * len(cells))
     first = submitted()
     history = []
     for k in range(budget):
         means = [math.tanh(theta[cell]) if norm == "linf" else 0.0 for cell in cells]
-        signs = dict(zip(cells, draws.signs(k, means), strict=True))
+        signs, count = drawn(k, means)
         asked = point(signs if norm == "linf" else {cell: theta[cell] + signs[cell] for cell in cells})
         value = loss_of(model(asked), y, target, loss)
         fall = max(-3.0, min(3.0, (average - value) / max(math.sqrt(spread), 1e-30))) if k >= 4 else 0.0
         for cell, mean in zip(cells, means, strict=True):
-            theta[cell] += rate * 4 / math.sqrt(len(cells)) * fall * (signs[cell] - mean)
+            theta[cell] += rate * 4 / math.sqrt(count) * fall * (signs[cell] - mean)
         if norm == "linf":
             theta = {cell: max(-2.5, min(2.5, t)) for cell, t in theta.items()}
         else:

@@ -126,11 +126,11 @@ class SquareL2Draws:
         return signs(self.seed, 8, t + 1, 1)[0] > 0
 
 
-class SimBADraws:
-    """What `simba` draws for one image."""
+class OrderDraws:
+    """The random orders that `simba`, and with its stream `parsimonious`, draw for one image."""
 
-    def __init__(self, seed):
-        self.seed = seed
+    def __init__(self, seed, stream=0):
+        self.seed, self.stream = seed, stream
 
     def order(self, number, size):
         """Return a random order of `size` places: a Feistel network, walked until it comes back into range."""
@@ -140,7 +140,7 @@ class SimBADraws:
         b = -(-size // a)
 
         def signed_word(key):
-            value = word(self.seed, 0, key, 0)
+            value = word(self.seed, self.stream, key, 0)
             return value - 2**64 if value >= 2**63 else value
 
         def walk(value):

@@ -3,7 +3,8 @@
 import pytest
 from hand import adversarial, record
 
-from rfdlight.records.runs import load_runs
+from rfdlight.records.records import InterimEvaluation
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.report import compile_report
 
 
@@ -43,6 +44,14 @@ def test_runs_with_late_adversarial_images_are_named_where_they_are_read_at_smal
     (caveat,) = [caveat for caveat in caveats_of(names, [10]) if "own budget is too high" in caveat]
     assert "noise (1)" in caveat
     assert "none" not in caveat
+
+
+def test_runs_with_interim_evaluations_are_read_at_their_queries(write):
+    found = InterimEvaluation(queries=10, evaluations=20, margin=1.0, verdict="robust")
+    late = record(2, verdict="adversarial", final_adversarial=90, final_margin=-1.0, interim=(found,))
+    names = [write("noise", [record(0), late])]
+    assert not any("own budget is too high" in caveat for caveat in caveats_of(names, [10]))
+    assert any("own budget is too high" in caveat for caveat in caveats_of(names, [20]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hand import adversarial, record
 from rich.console import Console
 
 from rfdlight.cli.report import report
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.formats import html_page, latex, markdown
 from rfdlight.reporting.report import compile_report
 from rfdlight.reporting.tables import run_html

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from rfdlight.cli.report import report
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting import gallery
 from rfdlight.reporting.formats import html_page
 from rfdlight.reporting.gallery import examples

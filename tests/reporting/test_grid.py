@@ -5,7 +5,7 @@ from hand import UNDECIDED, adversarial, record, ten
 from scipy.stats import binomtest
 
 from rfdlight.errors import UserError
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.records.summary import is_robust_at, robust_at
 from rfdlight.reporting.grid import build_grid
 from rfdlight.reporting.report import compile_report

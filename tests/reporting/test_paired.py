@@ -1,7 +1,7 @@
 import pytest
 from hand import adversarial, record
 
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.grid import build_grid
 from rfdlight.reporting.paired import compare
 

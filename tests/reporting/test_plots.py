@@ -7,14 +7,14 @@ import pytest
 from hand import record, ten
 
 from rfdlight.errors import UserError
-from rfdlight.records.summary import robust_at, success_query_of
+from rfdlight.records.summary import Outcome, outcomes, robust_at
 from rfdlight.reporting import plots
 from rfdlight.reporting.plots import begin, draw_curves, draw_on, draw_panels, encoded, save, steps
 
 
 def test_steps_agree_with_the_accuracy_at_every_query():
     records = ten()
-    queries, standing = steps(records, [success_query_of(each) for each in records], 0, 30)
+    queries, standing = steps(records, [outcomes(each) for each in records], 0, 30)
     assert queries.tolist() == [0, 1, 7, 20, 30]
     assert standing.tolist() == [9, 8, 7, 6, 5]
     for query, count in zip(queries.tolist(), standing.tolist(), strict=True):
@@ -23,13 +23,19 @@ def test_steps_agree_with_the_accuracy_at_every_query():
 
 def test_steps_of_a_later_start_begin_with_what_still_stands():
     records = ten()
-    queries, standing = steps(records, [success_query_of(each) for each in records], 5, 20)
+    queries, standing = steps(records, [outcomes(each) for each in records], 5, 20)
     assert queries.tolist() == [5, 7, 20]
     assert standing.tolist() == [8, 7, 6]
 
 
+def test_steps_rise_where_a_later_submission_is_robust():
+    found = [Outcome(10, True), Outcome(10, True), Outcome(20, False), Outcome(30, True)]
+    queries, standing = steps([record(0), record(1)], [found, []], 0, 30)
+    assert (queries.tolist(), standing.tolist()) == ([0, 10, 20, 30], [2, 1, 2, 1])
+
+
 def test_steps_without_a_break_are_flat():
-    queries, standing = steps([record(0)], [None], 0, 30)
+    queries, standing = steps([record(0)], [[]], 0, 30)
     assert (queries.tolist(), standing.tolist()) == ([0, 30], [1, 1])
 
 

@@ -7,7 +7,7 @@ from hand import adversarial, record
 from scipy.stats import binomtest
 
 from rfdlight.cli.report import report
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting import report_files
 from rfdlight.reporting.comma_separated import grid_csv, paired_csv
 from rfdlight.reporting.formats import markdown
@@ -43,6 +43,7 @@ Attacked in linf eps 0.2.
 | --- | --- | --- |
 | attack | square | square |
 | options | defaults | defaults |
+| surrogate | none | none |
 | victim | digits_small | digits_small |
 | defense | none | feature_noise a\\|b |
 | data | digits | digits |

@@ -63,24 +63,24 @@ def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(write, tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("stored", ["", "[]", '{"schema": 3}', '{"schema": 3, "run": 3}', '{"schema": "2"}', '"run"'])
+@pytest.mark.parametrize("stored", ["", "[]", '{"schema": 4}', '{"schema": 4, "run": 3}', '{"schema": "2"}', '"run"'])
 def test_a_broken_summary_is_refused(write, tmp_path, stored):
     run = write("run", [record(0)])
     (tmp_path / "run" / "summary.json").write_text(stored)
     assert refusal([run]).startswith("run/summary.json: ")
 
 
-@pytest.mark.parametrize(("stored", "version"), [("{}", 1), ('{"run": {"judge": "paper"}}', 1), ('{"schema": 4}', 4)])
+@pytest.mark.parametrize(("stored", "version"), [("{}", 1), ('{"run": {"judge": "paper"}}', 1), ('{"schema": 5}', 5)])
 def test_a_run_of_another_schema_is_refused_with_both_versions(write, tmp_path, stored, version):
     run = write("run", [record(0)])
     (tmp_path / "run" / "summary.json").write_text(stored)
-    told = f"run/summary.json: expected a run of schema version 3, got version {version}; run it again"
+    told = f"run/summary.json: expected a run of schema version 4, got version {version}; run it again"
     assert refusal([run]) == told
 
 
 def test_a_summary_without_a_fact_is_refused(write, tmp_path):
     run = write("run", [record(0)])
-    lacking = {"schema": 3, "run": {k: v for k, v in msgspec.to_builtins(facts()).items() if k != "budget"}}
+    lacking = {"schema": 4, "run": {k: v for k, v in msgspec.to_builtins(facts()).items() if k != "budget"}}
     (tmp_path / "run" / "summary.json").write_text(json.dumps(lacking))
     assert refusal([run]) == "run/summary.json: run: object missing required field budget"
 

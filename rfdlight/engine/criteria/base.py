@@ -58,6 +58,9 @@ class SuccessCriterion(ABC):
        evaluations of each candidate, in passes that images share; the attack on these images waits;
     3. `conclude`, when the requested evaluations of some candidates are complete, repeatedly while it wants more.
 
+    Where `evaluates_interim`, the engine also evaluates the point that the attack would submit after 10, 30, 100, ...
+    queries, and calls `conclude_interim` in the place of `conclude`; an adversarial submission is a success too.
+
     An adversarial candidate is a success: it ends the attack on its image, at the query of the candidate. After a
     rejected one, the attack continues. Final evaluations of the candidate, or of the attack's best point without
     success, then decide the verdict by `final_test`. Before the attack, it decides in the same way whether the clean
@@ -75,8 +78,8 @@ class SuccessCriterion(ABC):
 
     Attributes:
         final_test: The test of clean images and of final points, the same under every criterion.
-        level: Largest probability of a wrong verdict "adversarial" at a final point, and at all candidates of an image
-            together.
+        level: Largest probability of a wrong verdict "adversarial" at a final point, and at all candidates and
+            would-be submissions of an image together.
     """
 
     reaches_verdict: ClassVar[bool] = False
@@ -86,6 +89,12 @@ class SuccessCriterion(ABC):
     follow as after any other success. They have to be fresh from the start of the test on: `conclude` calls `restart`
     of `images.evaluations` before the test, and does not continue the evaluations by which it chose the candidate. All
     tests of a robust image together succeed with a probability of at most `level`.
+    """
+
+    evaluates_interim: ClassVar[bool] = False
+    """Whether `conclude_interim` decides on the points that the attack would submit before its budget ends.
+
+    Only of a criterion that `reaches_verdict`: the evaluations of a success are final ones.
     """
 
     level: float = ADVERSARIAL_LEVEL
@@ -155,6 +164,15 @@ class SuccessCriterion(ABC):
             rows: (rows,) int64, the rows of the images.
         """
         return majority(images, rows)
+
+    def conclude_interim(self, images: ImageState, rows: Tensor) -> Conclusion:
+        """Decide on the points that the attack would submit, as `conclude` on candidates; not called by default.
+
+        The evaluations begin with `final_test.first`. The point is not chosen by them, so all of them may count, and
+        the sign of their mean margin is that of an undecided image in a curve of robust accuracy: they may not end at a
+        mean margin only because its sign is not adversarial.
+        """
+        raise NotImplementedError
 
 
 def majority(images: ImageState, rows: Tensor) -> Conclusion:

@@ -18,7 +18,8 @@ from rfdlight.engine.state import ImageState
 class SequentialState:
     """The criterion's own state, (rows,) each."""
 
-    testing: Tensor  # bool, whether the candidate has passed the screen
+    testing: Tensor  # bool, whether the candidate or the would-be submission is in its test
+    tests: Tensor  # int64, tests so far
     failures: Tensor  # int64, rejected candidates
     skip: Tensor  # int64, candidates that will be skipped
 
@@ -32,17 +33,23 @@ class SequentialCriterion(SuccessCriterion):
     rejected as soon as their mean logits are not adversarial. A success is final: the evaluations of the test are those
     of the image's final point.
 
+    A point that the attack would submit is evaluated at most 400 times. Once the wealth is multiplied by 4, its test
+    begins with a wealth of 1. The evaluations continue whatever the sign of their mean margin, until they decide or
+    have no prospect of it.
+
     The k-th test of an image has the level L * 6 / (pi^2 k^2), so that all tests of a robust image succeed with a
     probability of at most L, by default 0.025, however long they last and whenever they stop. After the f-th rejection,
     the image's next f candidates are skipped.
     """
 
     reaches_verdict = True
+    evaluates_interim = True
     screen = 32
     passes = 4.0
 
     def open(self, y: Tensor) -> SequentialState:
-        return SequentialState(torch.zeros_like(y, dtype=torch.bool), torch.zeros_like(y), torch.zeros_like(y))
+        zero = torch.zeros_like(y)
+        return SequentialState(torch.zeros_like(y, dtype=torch.bool), zero, zero, zero)
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
         positions = super().candidates(queries, images)
@@ -79,13 +86,34 @@ class SequentialCriterion(SuccessCriterion):
         more = evaluations.count[rows] * undecided
         evaluations.bet(rows)
         tested = rows[passed]
-        images.criterion.testing[tested] = True
+        self._begin_tests(images, tested)
         images.candidates.tested_candidates[tested] += 1
         evaluations.restart(tested, self.final_test.first, keep_stakes=True)
         return Conclusion(more + self.final_test.first * passed, torch.zeros_like(hit))
 
     def _test(self, images: ImageState, rows: Tensor) -> Conclusion:
-        tests = images.candidates.tested_candidates[rows].double()
-        adversarial = self.final_test.decide(images.evaluations, rows, self.level * 6 / (math.pi * tests) ** 2) > 0
+        adversarial = self._decide(images, rows) > 0
         undecided = ~adversarial & images.evaluations.is_adversarial(rows)
         return Conclusion(self.final_test.request(images.evaluations, rows, MOST_BEFORE_FINAL) * undecided, adversarial)
+
+    def _begin_tests(self, images: ImageState, rows: Tensor) -> None:
+        images.criterion.testing[rows] = True
+        images.criterion.tests[rows] += 1
+
+    def _decide(self, images: ImageState, rows: Tensor) -> Tensor:
+        """Return the verdicts of the test that each image is in, (rows,), as `MeanMarginTest.decide`."""
+        tests = images.criterion.tests[rows].double()
+        return self.final_test.decide(images.evaluations, rows, self.level * 6 / (math.pi * tests) ** 2)
+
+    def conclude_interim(self, images: ImageState, rows: Tensor) -> Conclusion:
+        own, evaluations = images.criterion, images.evaluations
+        testing = own.testing[rows]
+        passed = ~testing & (evaluations.evidence(rows)[0] >= math.log(self.passes))
+        decided = self._decide(images, rows)
+        decided = torch.where(testing, decided, decided.clamp_max(0))
+        # A test is counted only where the wealth has grown, so the test itself begins without this wealth.
+        self._begin_tests(images, rows[passed])
+        evaluations.drop_evidence(rows[passed])
+        more = self.final_test.request(evaluations, rows, MOST_BEFORE_FINAL) * (decided == 0)
+        own.testing[rows[more <= 0]] = False
+        return Conclusion(more, decided > 0)

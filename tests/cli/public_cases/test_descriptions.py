@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.records.runs import load_runs
+from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.grid import build_grid
 
 OWN = """

@@ -1,0 +1,45 @@
+"""Compares published attacks with their nearest neighbours; see benchmarks/tuning.py for networks and table.
+
+Usage: RFDLIGHT_DATA=FOLDER python benchmarks/tune_known.py [--images 60] [--norm l2] [--only PATTERN]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from tuning import main
+
+from rfdlight.attacks import HSJA, NES, OPT, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, SignOPT, Square
+from rfdlight.attacks.base import Attack
+
+
+def variants() -> dict[str, Callable[..., Attack]]:
+    """Return attacks by name, each a function of the ball; in l2, `--only` leaves out those of linf alone."""
+    score: dict[str, Callable[..., Attack]] = {
+        "nes": NES,
+        "nes, sigma 0.01": partial(NES, sigma=0.01),
+        "nattack": NAttack,
+    }
+    for population in (10, 20, 40):
+        for sigma in (0.1, 0.2):
+            for step in (0.02, 0.05, 0.1):
+                options = {"population": population, "sigma": sigma, "step": step}
+                title = f"nattack, population {population}, sigma {sigma}, step {step}"
+                score[title] = partial(NAttack, **options)
+    linf: dict[str, Callable[..., Attack]] = {"signhunt": SignHunt, "square": Square, "parsimonious": Parsimonious}
+    linf |= {f"parsimonious, block {block}": partial(Parsimonious, block=block) for block in (2, 8)}
+    l2: dict[str, Callable[..., Attack]] = {"boundary": Boundary, "hsja": HSJA, "evolutionary": Evolutionary}
+    for grid in (8, 16, 32):
+        for mu, window in ((0.01, 30), (0.1, 5), (0.1, 10), (0.03, 10)):
+            options = {"grid": grid, "mu": mu, "window": window}
+            l2[f"evolutionary, grid {grid}, mu {mu}, window {window}"] = partial(Evolutionary, **options)
+    for starting_points in (10, 100):
+        l2[f"signopt, {starting_points} starts"] = partial(SignOPT, starting_points=starting_points)
+        l2[f"signopt, {starting_points} starts, 50 samples"] = partial(SignOPT, starting_points, 50)
+        l2[f"opt, {starting_points} starts"] = partial(OPT, starting_points=starting_points)
+    return score | linf | l2
+
+
+if __name__ == "__main__":
+    main(__doc__.partition("\n")[0], variants())
