@@ -19,9 +19,7 @@ from tuning import MARKS, cells_of, robust_after
 from rfdlight.core.registry import component
 
 CANDIDATES = {
-    "score": (
-        "bernoulli bernoulli_multiscale square adaptive_square nes adaptive_nes nattack signhunt parsimonious simba"
-    ),
+    "score": "bernoulli bernoulli_multiscale square nes adaptive_nes signhunt parsimonious",
     "decision": "random_noise bernoulli_decision rays signflip hsja",
 }
 

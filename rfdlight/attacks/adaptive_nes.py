@@ -27,11 +27,11 @@ class AdaptiveNES(Attack):
     a running sum with momentum, steps along the sum (l2) or its signs (linf), and queries the new iterate.
 
     Noise is the variance of the answers at x: of 2, or of 5 where these vary. Signal is the variance that the probes
-    alone cause, a running mean of squared half differences less the noise. Both choose the next iteration: probes as
-    long as makes the signal as large as the noise, from 0.5 to 1 eps, the latter also in the first iteration behind
-    noise; pairs / share pairs, at most 10 times as many, with share the signal's share of the variance of a half
-    difference; and where these do not suffice, shorter steps, by the square root of the pairs that are missing, at
-    least a quarter. Without noise these are probes of 0.5 eps, `pairs` and `step`.
+    alone cause, a running mean of squared half differences less the noise. Both choose the next iteration. Its
+    probes have the length at which the signal is as large as the noise, from 0.5 to 1 eps; behind noise, the first
+    iteration has 1 eps. It has pairs / share pairs, at most 10 times as many, with share the signal's share of the
+    variance of a half difference. Where these do not suffice, its step is shorter, by the square root of the pairs that
+    are missing, at least a quarter. Without noise these are probes of 0.5 eps, `pairs` and `step`.
 
     Source: Ilyas, Engstrom, Athalye, Lin, Black-box Adversarial Attacks with Limited Queries and Information, ICML
     2018, with momentum as in their code; none for the choice by the noise.

@@ -30,7 +30,8 @@ class AdaptiveSquare(Square):
     Deviations: as Square's; standard errors of a normal distribution in the place of Hoeffding's or Bernstein's bounds.
 
     Args:
-        p: Share of the pixels in the first squares, in (0, 1]; by default that of `Square`.
+        p: Share of the pixels in the first squares, in (0, 1]; by default that of `Square`, under the paper's query
+            counting too.
         schedule_len: Evaluations or iterations over which the squares shrink, >= 1; by default 10,000 where answers
             vary, and the budget where they do not.
         schedule_clock: Whether the schedule counts "evaluations" or "iterations", that is proposals alone.

@@ -98,9 +98,9 @@ class Bernoulli(Attack):
         """Return the signs of a query, counted from 0, with means like theta."""
         return rng.biased_signs(state["seed"], 0, query, mean)
 
-    def _dimension(self, state: Columns) -> float | Tensor:
-        """Return the number of independent signs of the query that is answered, for all or each of the rows."""
-        return state["theta"][0].numel()
+    def _root_of_count(self, state: Columns) -> float | Tensor:
+        """Return the square root of the number of independent signs of a query, for all or each of the rows."""
+        return math.sqrt(state["theta"][0].numel())
 
     def _losses(self, state: Columns, answer: Tensor) -> Tensor:
         return self.objective(state, answer)
@@ -111,7 +111,7 @@ class Bernoulli(Attack):
         fall = -change / variance.sqrt().clamp_min(1e-30)
         fall = fall.clamp_(-_OUTLIER, _OUTLIER).where(step >= _SILENT, 0.0)
         rate = self._rates[self.norm] if self.rate is None else self.rate
-        move = 4 * rate / self._dimension(state) ** 0.5 * fall
+        move = 4 * rate / self._root_of_count(state) * fall
         state["theta"] = self._bounded(torch.addcmul(theta, per_row(move, theta), state["surprise"]))
         weight = (1 / (step + 1)).clamp_min(_MEMORY)
         state["mean"] = state["mean"] + weight * change

@@ -1,5 +1,6 @@
 """The coarse-to-fine form of the Bernoulli attack."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -16,10 +17,10 @@ class BernoulliMultiscale(Bernoulli):
     """Multiscale Bernoulli attack: the score-based Bernoulli attack from coarse cells to fine ones.
 
     The signs of a query are constant on a grid of 2 by 2 cells during the first 20 queries, of 4 by 4 during the next
-    60, and then of 8 by 8. theta has one number per channel and cell of the last grid, and a cell begins a scale with
-    the theta of the cell that it was part of. An adversarially trained victim hardly reacts to single pixels: signs on
-    few, large cells change its loss by more, and its noise hides less of that. Other victims fall to the Bernoulli
-    attack in fewer queries.
+    60, and then of `grid` by `grid`. theta has one number per channel and cell of the last grid, and a cell begins a
+    scale with the theta of the cell that it was part of. An adversarially trained victim hardly reacts to single
+    pixels: signs on few, large cells change its loss by more, and its noise hides less of that. Other victims fall to
+    the Bernoulli attack in fewer queries.
 
     Source: see `rfdlight.attacks.bernoulli`. Attacks that go from coarse cells to fine ones: Moon et al., Parsimonious
     Black-Box Adversarial Attacks via Efficient Combinatorial Optimization, ICML 2019.
@@ -36,7 +37,7 @@ class BernoulliMultiscale(Bernoulli):
     def _cells_at(self, query: Tensor, grid: int) -> Tensor:
         """Return the number of cells per side at a query, like `query`."""
         halvings = torch.stack([query >= start for start in _HALVINGS]).sum(0)
-        return (2 * 2**halvings).clamp_max(grid)
+        return torch.where(halvings == len(_HALVINGS), grid, (2 * 2**halvings).clamp_max(grid))
 
     def _signs(self, state: Columns, query: Tensor, mean: Tensor) -> Tensor:
         """Return signs that are equal within the cells of the query's scale: those of each cell's first place."""
@@ -48,6 +49,6 @@ class BernoulliMultiscale(Bernoulli):
         signs = super()._signs(state, query, mean)
         return signs.flatten(2).gather(2, place[:, None].expand(-1, mean.shape[1], -1)).view_as(mean)
 
-    def _dimension(self, state: Columns) -> Tensor:
+    def _root_of_count(self, state: Columns) -> Tensor:
         theta = state["theta"]
-        return theta.shape[1] * self._cells_at(state["step"], theta.shape[2]).square()
+        return math.sqrt(theta.shape[1]) * self._cells_at(state["step"], theta.shape[2])

@@ -159,11 +159,12 @@ class DirectionDescent(PhasedAttack):
 
     def _sample(self, state: Columns) -> Tensor:
         state["u"] = self._u(state)
-        return self.point(state["x"], self._around(state, state["u"]), state["radius"])
+        return self.point(state["x"], self._normalised(self._around(state, state["u"]))[0], state["radius"])
 
-    def _around(self, state: Columns, u: Tensor) -> Tensor:
-        """Return theta + beta u, normalised, like `x`."""
-        return self._normalised(state["direction"] + per_row(state["beta"].to(u.dtype), u) * u)[0]
+    @staticmethod
+    def _around(state: Columns, u: Tensor) -> Tensor:
+        """Return theta + beta u, like `x`; not normalised."""
+        return state["direction"] + per_row(state["beta"].to(u.dtype), u) * u
 
     @abstractmethod
     def _after_sample(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:

@@ -13,7 +13,7 @@ from rfdlight.core import norms, rng
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
 
-_FINEST = 45  # values per side by default, the authors' for faces of 112 x 112 pixels
+_FINEST = 45  # most values per side by default, the authors' for faces of 112 x 112 pixels
 _ACTIVE = 20  # one value in so many is changed by a proposal
 _PATH_RATE, _VARIANCE_RATE = 0.01, 0.001  # of the evolution path and of the variances
 _SUCCESSES = 0.2  # share of proposals taken at which mu stays as it is
@@ -32,11 +32,11 @@ class Evolutionary(NearestPointAttack):
 
     Source: Dong, Su, Wu, Li, Liu, Zhang, Zhu, Efficient Decision-based Black-box Adversarial Attacks on Face
     Recognition, CVPR 2019, algorithm 1.
-    Deviations: the start is bisected; mu is at most 1; proposals are clipped to [0, 1]; the defaults of mu, the window
-    and the grid; a targeted start is queried once, and again until it is adversarial.
+    Deviations: the start is bisected; mu is at most 1; proposals are clipped to [0, 1]; the defaults of mu and of
+    the window; a targeted start is queried once, and again until it is adversarial.
 
     Args:
-        grid: Side of the grid of z, >= 1, at most the image's shorter side; by default half of it, at most 45.
+        grid: Side of the grid of z, >= 1, at most the image's shorter side; by default 45, the authors'.
         mu: First step towards x, as a share of the distance, in (0, 1].
         window: Proposals between two changes of mu, >= 1.
 
@@ -61,7 +61,7 @@ class Evolutionary(NearestPointAttack):
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         shorter = min(x.shape[2:])
-        side = min(_FINEST, (shorter + 1) // 2) if self.grid is None else min(self.grid, shorter)
+        side = min(_FINEST if self.grid is None else self.grid, shorter)
         grid = torch.ones(len(x), x.shape[1], side, side, device=x.device)
         return {
             **super().init(x, y, seed),

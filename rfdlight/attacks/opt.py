@@ -73,7 +73,7 @@ class OPT(DirectionDescent):
     def _nearest(self, state: Columns) -> tuple[Tensor, Tensor]:
         """Return the directions of the least radii, like `x`, and these radii."""
         theta, nearer = self._theta(state), state["sample_radius"] < state["radius"]
-        sample = self._around(state, self._u({**state, "drawn": state["sample"]}))
+        sample = self._normalised(self._around(state, self._u({**state, "drawn": state["sample"]})))[0]
         return torch.where(per_row(nearer, theta), sample, theta), state["radius"].minimum(state["sample_radius"])
 
     def _take_step(self, state: Columns, rows: Tensor) -> None:

@@ -16,13 +16,13 @@ from rfdlight.core.registry import resolve
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import expect, shown
-from rfdlight.evaluation.standard import VERSION
+from rfdlight.evaluation.standard import VERSION, StandardAttack
 from rfdlight.training.adversary import Adversary
 
 BASES: dict[str, type] = {"attack": Attack, "data": ImageData, "defense": Defense, "adversary": Adversary}
 """The base class of each kind of component."""
 
-STANDARD = "rfdlight.evaluation.standard.StandardAttack"
+STANDARD = f"{StandardAttack.__module__}.{StandardAttack.__qualname__}"
 """Import path of the options of the standard evaluation, which a command line names in the place of an attack."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"

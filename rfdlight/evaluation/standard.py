@@ -45,17 +45,17 @@ from rfdlight.victims.resolve import LoadedVictim
 
 VERSION = "standard-1"
 
-_SCORE = ("bernoulli", "random_noise", "nes", "square", "signhunt")
+_SCORE = ("bernoulli", "bernoulli_multiscale", "square", "signhunt")
 STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
     "linf": {
-        "score": _SCORE,
-        "decision": ("bernoulli_decision", "random_noise", "rays"),
-        "both": (*_SCORE, "bernoulli_decision", "rays"),
+        "score": (*_SCORE, "parsimonious"),
+        "decision": ("bernoulli_decision", "rays"),
+        "both": (*_SCORE, "parsimonious", "rays"),
     },
     "l2": {
         "score": _SCORE,
-        "decision": ("bernoulli_decision", "random_noise", "hsja"),
-        "both": (*_SCORE, "bernoulli_decision", "hsja"),
+        "decision": ("bernoulli_decision", "hsja"),
+        "both": (*_SCORE, "hsja"),
     },
 }
 """The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""

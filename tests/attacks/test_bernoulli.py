@@ -175,7 +175,7 @@ def check_scales(attack):
     """The signs are constant on 2 by 2 cells up to query 20, on 4 by 4 up to 80, then on 8 by 8."""
     x, y = torch.full((3, 1, 16, 16), 0.5), torch.zeros(3, dtype=torch.int64)
     for query, (_, points, _, _) in enumerate(drive(attack, Constant(), x, y, budget=84)):
-        side = 2 if query < 20 else 4 if query < 80 else 8
+        side = 2 if query < 20 else 4 if query < 80 else attack.grid or 8
         signs = (points - x).sign()
 
         def spread(cells, signs=signs):
@@ -241,6 +241,7 @@ def test_each_query_is_a_corner_of_the_ball_and_constant_on_cells():
 
 def test_multiscale_halves_its_cells():
     check_scales(BernoulliMultiscale(eps=0.05))
+    check_scales(BernoulliMultiscale(eps=0.05, grid=16))
 
 
 @pytest.mark.parametrize("options", [{}, {"norm": "l2", "eps": 0.4}])
@@ -514,8 +515,8 @@ class HalvesEarly(BernoulliMultiscale):
 class CountsFineCells(BernoulliMultiscale):
     """Size: steps are those of the last scale at all of them."""
 
-    def _dimension(self, state):
-        return state["theta"][0].numel()
+    def _root_of_count(self, state):
+        return math.sqrt(state["theta"][0].numel())
 
 
 CAUGHT = [

@@ -41,10 +41,6 @@ class Plane(nn.Module):
         return torch.stack([margin, torch.zeros_like(margin)], 1)
 
 
-def grey(rows):
-    return images(rows, (3, 4, 4), seed=5) * 0.2 + 0.4
-
-
 def zeros(rows):
     return torch.zeros(rows, dtype=torch.int64)
 
@@ -111,12 +107,17 @@ def check_choice(attack, draws=4000):
 
 
 def check_plane(attack):
-    """A plane's exact distance is approached to a third, and never beaten."""
-    x = grey(3)
-    least = (x.double().flatten(1).mean(1) - 0.46) * math.sqrt(48)
-    for *_, after in drive(attack, Plane(), x, zeros(3), budget=500):
+    """A plane's exact distance is never beaten, and approached: 12 values and 700 queries, median of 12 runs.
+
+    Steps are a hundredth of the distance, so the descent is slow: of the least distance, starts are at 3.4 times, and
+    the medians of ten other sets of seeds at 1.52 to 1.67; with steps away from x they are at 2.2 or more.
+    """
+    x = (images(3, (3, 2, 2), seed=5) * 0.2 + 0.4).repeat(4, 1, 1, 1)
+    least = (x.double().flatten(1).mean(1) - 0.46) * math.sqrt(12)
+    for *_, after in drive(attack, Plane(), x, zeros(12), budget=700):
         assert (after["distance"] >= least * (1 - 1e-5)).all()
-    assert (after["distance"] <= 1.35 * least).all(), after["distance"] / least
+    ratio = after["distance"] / least
+    assert ratio.median() <= 1.75, ratio
 
 
 @pytest.mark.parametrize("options", [{"mu": 0.01}, {"grid": 3, "mu": 0.03, "window": 4}], ids=str)
@@ -142,11 +143,11 @@ def test_values_are_chosen_in_proportion_to_their_variances():
 
 
 def test_a_planes_exact_distance_is_approached_and_never_beaten():
-    check_plane(Evolutionary(eps=0.5, grid=4))
+    check_plane(Evolutionary(eps=0.5))
 
 
-@pytest.mark.parametrize(("pixels", "side"), [(32, 16), (112, 45), (224, 45), (7, 4)])
-def test_the_grid_is_half_the_image_and_at_most_the_authors(pixels, side):
+@pytest.mark.parametrize(("pixels", "side"), [(32, 32), (112, 45), (224, 45), (7, 7)])
+def test_the_grid_is_as_fine_as_the_image_and_at_most_the_authors(pixels, side):
     attack = Evolutionary(eps=0.5)
     columns = attack.init(torch.zeros(1, 3, pixels, pixels), zeros(1), zeros(1))
     assert columns["variance"].shape == (1, 3, side, side)
@@ -246,7 +247,7 @@ def test_a_mutant_is_caught(mutant, check, network, clean):
         "reference": lambda: check_reference(mutant(eps=0.5, mu=0.01), *victim),
         "proposals": lambda: check_proposals(mutant(eps=0.5, grid=8, mu=0.01), *victim),
         "choice": lambda: check_choice(mutant(eps=0.5)),
-        "plane": lambda: check_plane(mutant(eps=0.5, grid=4)),
+        "plane": lambda: check_plane(mutant(eps=0.5)),
     }
     with pytest.raises(AssertionError):
         checks[check]()

@@ -5,7 +5,7 @@ import torch
 from attack_checks import caught, check_feasible
 from harness import Constant, Linear, Run, drive, images, labelled, one_by_one
 from reference.opt import opt
-from test_signopt import check_linear, check_reference, linear_victim
+from test_signopt import check_reference, linear_victim
 
 from rfdlight.attacks import OPT
 from rfdlight.core.norms import norm as norm_of
@@ -47,7 +47,7 @@ def check_gradient(attack):
     x, y, seen = images(3, (1, 4, 4), seed=6) * 0.2 + 0.4, torch.zeros(3, dtype=torch.int64), 0
     victim = Linear(weight, float(0.2 - (x * weight).flatten(1).sum(1).min()))
     w, margin = weight.double().flatten(), victim(x)[:, 0]
-    for before, _, _, after in drive(attack, victim, x, y, budget=150):
+    for before, _, _, after in drive(attack, victim, x, y, budget=250):
         for i in (after["sampled"] == before["sampled"] + 1).nonzero()[:, 0].tolist():
             u = attack._u({name: column[i : i + 1] for name, column in before.items()}).double().flatten()
             around = before["direction"][i].double().flatten() + 1e-3 * u
@@ -56,6 +56,30 @@ def check_gradient(attack):
             assert abs(added - slope) <= 0.003 + 1e-3 * abs(slope), (added, slope)
             seen += 1
     assert seen >= 10
+
+
+def check_linear(attack, most):
+    """On a linear victim of 6 values, 500 queries come near its boundary in the median, and never nearer than it."""
+    weight = torch.randn(1, 1, 2, 3, generator=torch.Generator().manual_seed(5))
+    x, y = (images(3, (1, 2, 3), seed=6) * 0.2 + 0.4).repeat(4, 1, 1, 1), torch.zeros(12, dtype=torch.int64)
+    victim = Linear(weight, float(0.4 - (x * weight).flatten(1).sum(1).min()))
+    margin, weight = victim(x)[:, 0], weight.double()
+    dual = weight.norm() if attack.norm == "l2" else weight.abs().sum()
+    for *_, after in drive(attack, victim, x, y, budget=500):
+        assert (after["radius"] * dual >= margin * (1 - 1e-5)).all()
+    ratio = after["radius"] * dual / margin
+    assert ratio.median() <= most, ratio
+
+
+def check_rugged_reference(attack):
+    """On a boundary with waves as long as the samples, where line searches fail and samples are taken."""
+    victim, x = linear_victim()
+    waves = torch.tensor([0.03, 0.0])
+
+    def rugged(points):
+        return victim(points).float() + waves * torch.sin(3000 * points.flatten(1).sum(1, keepdim=True))
+
+    check_opt_reference(attack, rugged, x[:1], torch.zeros(1, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])
@@ -67,6 +91,10 @@ def test_each_query_is_the_references_past_the_smallest_samples():
     victim, x = linear_victim()
     attack = OPT(norm="l2", starting_points=2, samples=1, eps=0.05)
     check_opt_reference(attack, lambda p: victim(p).float(), x[:1], torch.zeros(1, dtype=torch.int64), 900)
+
+
+def test_each_query_is_the_references_where_samples_are_nearer_than_steps():
+    check_rugged_reference(OPT(norm="l2", starting_points=2, samples=3, eps=0.05))
 
 
 def test_each_targeted_query_is_the_references(network, clean):
@@ -85,8 +113,9 @@ def test_samples_measure_the_slopes_of_a_plane():
     check_gradient(OPT(norm="l2", **SMALL))
 
 
-@pytest.mark.parametrize(("norm", "most"), [("l2", 1.15), ("linf", 2.5)])
+@pytest.mark.parametrize(("norm", "most"), [("l2", 1.06), ("linf", 1.55)])
 def test_a_linear_victims_distance_is_approached_and_never_beaten(norm, most):
+    # The medians of ten other sets of seeds are at most 1.052 and 1.53; up the gradient at least 1.33 and 1.96.
     check_linear(OPT(norm=norm, starting_points=5, samples=6, eps=0.05), most)
 
 
@@ -167,18 +196,22 @@ class LeavesTheBall(OPT):
 
 
 CAUGHT = [
-    (Climbs, ["check_opt_reference", "check_linear"]),
+    (Climbs, ["check_linear"]),
     (ForgetsBeta, ["check_gradient", "check_opt_reference"]),
-    (ForgetsTheNearestSample, ["check_opt_reference"]),
+    (ForgetsTheNearestSample, ["check_rugged_reference"]),
     (SamplesOnceMore, ["check_opt_reference"]),
     (ReadsTheOpposite, ["check_opt_reference", "check_steps"]),
     (LeavesTheBall, ["check_feasible"]),
 ]
 
 
+OWN = {"check_linear": (1.06,), "check_gradient": (), "check_rugged_reference": ()}
+"""The checks that take no victim, and their arguments."""
+
+
 @pytest.mark.parametrize(("mutant", "check"), caught(CAUGHT))
 def test_a_mutant_is_caught(mutant, check, network, clean):
     attack = mutant(norm="l2", **{**SMALL, "eps": 0.02})
-    victim = () if check in ("check_linear", "check_gradient") else (network, clean[0][:1], clean[1][:1], 200)
+    victim = OWN.get(check, (network, clean[0][:1], clean[1][:1], 200))
     with pytest.raises(AssertionError):
         globals()[check](attack, *victim)

@@ -33,7 +33,7 @@ def test_the_command_runs_all_stages_and_resumes(capsys, elsewhere):
     shown = capsys.readouterr().out
     assert "standard-1" in shown
     assert "access=decision" in shown
-    assert "random_noise" not in shown
+    assert "rays" not in shown
 
 
 def test_a_file_names_it_with_its_options(capsys, elsewhere):
@@ -67,7 +67,7 @@ def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
     plan = command("sweep", "both.yaml", "--dry_run", "true")
     assert (plan.status, plan.err) == (0, "")
     lines = [line.split() for line in plan.out.splitlines() if "none-standard" in line]
-    assert lines[0][1:3] == ["3", "9"]
+    assert lines[0][1:3] == ["3", "6"]
     assert command("sweep", "both.yaml").status == 0
     cell = Path("runs/both/noise-standard")
     report = (Path("runs/both/report-both/report.csv")).read_text().splitlines()
@@ -78,7 +78,7 @@ def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
     content = json.loads((cell / "standard.json").read_text())
     del content["summary"]
     (cell / "standard.json").write_text(json.dumps(content))
-    (cell / "2-random_noise/summary.json").unlink()
+    (cell / "2-rays/summary.json").unlink()
     before = rfd.load_run(cell / "1-bernoulli_decision").facts
     again = command("sweep", "both.yaml")
     assert again.status == 0

@@ -38,10 +38,11 @@ BASE |= {f"rfdlight.attacks.{helper}" for helper in HELPERS} | {"rfdlight.errors
 
 OPTIONS = {
     "boundary": {"spherical_step": 0.05, "source_step": 0.02},
+    "evolutionary": {"mu": 0.03},
     "hsja": {"gap": 0.13, "init_probes": 4},
     "nattack": {"population": 5, "sigma": 0.2, "step": 0.2},
     "nes": {"pairs": 3},
-    "opt": {"starting_points": 2, "samples": 2},
+    "opt": {"starting_points": 4, "samples": 2},
     "pgd": {"steps": 4},
     "prgf": {"samples": 4, "norm_samples": 2, "sigma": 0.001},
     "signopt": {"starting_points": 2, "samples": 8},
@@ -85,7 +86,7 @@ def test_an_attack_passes_all_checks(form):
 
 @each(ATTACKS)
 def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, network, clean):
-    budget = 400 if form[0] in ("opt", "signopt") else 100  # a step of the line search alone takes a dozen queries
+    budget = {"opt": 250, "signopt": 400}.get(form[0], 100)  # a step of the line search alone takes a dozen queries
     rules = ["sequential"] if made(*form).access == "gradient" else ["sequential", "paper"]
     few = 8 if form[0] in ("opt", "signopt") else 5
     for rule in rules:

@@ -68,9 +68,11 @@ def run(victim, attack, count=10, budget=200, **options):
     x, y = torch.full((count, 1, 2, 2), 0.5), torch.zeros(count, dtype=torch.int64)
     done = Run(victim, attack, x, y, budget=budget, **options)
     assert sum(done.total.values()) == done.oracle.counter.rows
+    ends_with_a_verdict = options["criterion"].reaches_verdict
     for record in done.records:
         rest = record.criterion - record.clean_evaluations - sum(each.evaluations for each in record.interim)
-        assert rest == (0 if record.success_query is not None else record.final_evaluations)
+        decided = ends_with_a_verdict and record.success_query is not None
+        assert rest == (0 if decided else record.final_evaluations)
     return done.records
 
 
@@ -92,17 +94,17 @@ def test_an_undecided_submission_counts_by_its_sign_and_is_not_evaluated_again()
     for record in undecided:
         (found,) = record.interim
         assert (found.queries, record.billed) == (30, 200)
-        assert found.verdict != "undecided" or 40 < found.evaluations <= 400
+        assert found.verdict != "undecided" or 40 < found.evaluations <= 100
         for queries in (30, 199):
             assert is_robust_at(record, queries) == (found.margin >= 0)
     assert {each.interim[0].margin < 0 for each in undecided} == {True, False}
 
 
 def test_the_sign_of_an_adversarial_submission_is_not_lost_by_an_early_end():
-    # Half a deviation: a rejection at the first positive mean, as of candidates, would lose about half of them.
-    records = run(Bright(-0.5), Hidden(EPS), count=40)
+    # 0.7 deviations: a rejection at the first positive mean, as of candidates, would lose about a third of them.
+    records = run(Bright(-0.7), Hidden(EPS), count=40)
     assert all(each.interim[0].margin < 0 for each in records)
-    assert sum(each.success_query == 30 for each in records) > 30
+    assert sum(each.success_query == 30 for each in records) > 10
 
 
 def test_other_submissions_are_evaluated_anew():

@@ -14,7 +14,7 @@ from torch import nn
 import rfdlight as rfd
 
 SETTINGS = {"eps": 0.02, "budget": 30, "batch_size": 4, "access": "decision", "keep_images": 0}
-STAGES = ["1-bernoulli_decision", "2-random_noise", "3-rays"]
+STAGES = ["1-bernoulli_decision", "2-rays"]
 
 
 class Counted(nn.Module):
@@ -50,8 +50,9 @@ def rows_in(log: Path) -> list[int]:
 
 def killed(log: Path, folder: Path, passes: int) -> int:
     """Evaluate in a process that is killed in a pass; return its exit status."""
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     code = (  # imported by its name, as here: the code of the victim's module is a part of the fingerprint
-        f"import sys; from pathlib import Path; sys.path.insert(0, {str(Path(__file__).parent)!r}); "
+        f"import sys; from pathlib import Path; sys.path[:0] = {folders!r}; "
         f"import {__name__} as own; own.evaluate(Path({str(log)!r}), Path({str(folder)!r}), {passes})"
     )
     line = [sys.executable, "-c", code]

@@ -33,7 +33,7 @@ class SequentialCriterion(SuccessCriterion):
     rejected as soon as their mean logits are not adversarial. A success is final: the evaluations of the test are those
     of the image's final point.
 
-    A point that the attack would submit is evaluated at most 400 times. Once the wealth is multiplied by 4, its test
+    A point that the attack would submit is evaluated at most 100 times. Once the wealth is multiplied by 4, its test
     begins with a wealth of 1. The evaluations continue whatever the sign of their mean margin, until they decide or
     have no prospect of it.
 
@@ -46,6 +46,7 @@ class SequentialCriterion(SuccessCriterion):
     evaluates_interim = True
     screen = 32
     passes = 4.0
+    most_interim = 100
 
     def open(self, y: Tensor) -> SequentialState:
         zero = torch.zeros_like(y)
@@ -108,12 +109,13 @@ class SequentialCriterion(SuccessCriterion):
     def conclude_interim(self, images: ImageState, rows: Tensor) -> Conclusion:
         own, evaluations = images.criterion, images.evaluations
         testing = own.testing[rows]
-        passed = ~testing & (evaluations.evidence(rows)[0] >= math.log(self.passes))
         decided = self._decide(images, rows)
         decided = torch.where(testing, decided, decided.clamp_max(0))
+        goes_on = (decided == 0) & (evaluations.count[rows] < self.most_interim)
+        passed = goes_on & ~testing & (evaluations.evidence(rows)[0] >= math.log(self.passes))
         # A test is counted only where the wealth has grown, so the test itself begins without this wealth.
         self._begin_tests(images, rows[passed])
         evaluations.drop_evidence(rows[passed])
-        more = self.final_test.request(evaluations, rows, MOST_BEFORE_FINAL) * (decided == 0)
+        more = self.final_test.request(evaluations, rows, self.most_interim) * (decided == 0)
         own.testing[rows[more <= 0]] = False
         return Conclusion(more, decided > 0)
