@@ -1,4 +1,4 @@
-"""Base classes and steps that decision-based attacks share: phases, bisection, the nearest point, and votes."""
+"""Base classes and steps that decision-based attacks share: phases, bisection, nearest point, repeated queries."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import Attack
+from rfdlight.attacks.base import Attack, check_count
 from rfdlight.core import rng
 from rfdlight.core.tensors import Columns, per_row, take
-from rfdlight.errors import UserError
 
 # Share of the segment at which the bisection of a starting point stops, in HSJA's and Boundary's code: 10 queries.
 BLEND_GAP = 1e-3
@@ -132,31 +131,33 @@ def along(state: Columns, share: Tensor) -> Tensor:
     return (state["far"] - x).mul_(per_row(share.to(x.dtype), x)).add_(x)
 
 
-class VotedAttack(Attack):
-    """Base class of decision-based attacks that repeat queries behind random victims: the majority decides."""
+class RepeatingAttack(Attack):
+    """Base class of decision-based attacks that repeat an adversarial query in the ball until such answers lead.
+
+    A point in the ball is adversarial once its adversarial answers lead the others by `lead`, and it is not once the
+    others lead; anywhere else the first answer decides. If an answer is adversarial with probability p < 1/2, and
+    r = (1 - p) / p, the point passes with probability (r - 1) / (r^(lead + 1) - 1). It takes `lead` answers on average
+    at p = 1/2, fewer below, and one for most points that are clearly right. A deterministic victim ends the attack at
+    the first adversarial answer in the ball, so nothing is repeated there.
+    """
 
     access = "decision"
 
-    def __init__(self, votes: int, verify: int, **ball: Any) -> None:
+    def __init__(self, lead: int, **ball: Any) -> None:
         super().__init__(**ball)
-        for name, most in (("votes", votes), ("verify", verify or 1)):
-            if most < 1 or most % 2 == 0:
-                raise UserError(f"attack.{name} must be odd and at least 1, got {most}")
-        self.votes = votes
-        self.verify = verify
+        check_count(lead=lead)
+        self.lead = lead
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        return {"ballots": torch.zeros_like(y), "hits": torch.zeros_like(y)}  # of open votes, and the adversarial ones
+        return {"balance": torch.zeros_like(y)}  # adversarial answers to the open decision less the others
 
-    def decide(self, state: Columns, adversarial: Tensor, verifying: Tensor) -> tuple[Tensor, Tensor]:
+    def decide(self, state: Columns, points: Tensor, adversarial: Tensor) -> tuple[Tensor, Tensor]:
         """Count one answer per row; return the decided rows, and which of these are adversarial, (rows,) bool each.
 
-        A vote ends as soon as its majority is certain. Undecided rows have to query the same point again.
+        Undecided rows have to query the same point again.
         """
-        ballots, hits = state["ballots"] + 1, state["hits"] + adversarial
-        majority = torch.where(verifying, self.verify, self.votes) // 2 + 1
-        outcome = hits >= majority
-        decided = outcome | (ballots - hits >= majority)
-        state["ballots"] = torch.where(decided, 0, ballots)
-        state["hits"] = torch.where(decided, 0, hits)
-        return decided, outcome
+        balance = state["balance"] + 2 * adversarial.long() - 1
+        passed = balance >= torch.where(self.threat.contains(state["x"], points), self.lead, 1)
+        decided = passed | (balance < 0)
+        state["balance"] = torch.where(decided, 0, balance)
+        return decided, passed

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import check_count
-from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, begin_bisection, halve, middle
+from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, along, begin_bisection, halve, middle
 from rfdlight.core import norms, rng
 from rfdlight.core.tensors import Columns, per_row
 from rfdlight.errors import UserError
@@ -71,6 +71,11 @@ class HSJA(NearestPointAttack):
             "draws": torch.zeros_like(y),  # random starts and probes
         }
 
+    @property
+    def first_bisection(self) -> int:
+        """The phase after a start."""
+        return self.PROJECT if self.targeted else self.BLEND
+
     def phases(self) -> Phases:
         return (
             (self._start, self._after_start),
@@ -86,18 +91,21 @@ class HSJA(NearestPointAttack):
     def _after_start(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         self._move(state, points, adversarial)
         state["draws"] = state["draws"] + 1
-        self._bisect(state, adversarial, self.PROJECT if self.targeted else self.BLEND)
+        self._bisect(state, adversarial, self.first_bisection)
 
     def _after_blend(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         self._move(state, points, adversarial)
         self._bisect(state, halve(state, adversarial) <= BLEND_GAP, self.PROJECT)
 
     def _projected(self, state: Columns) -> Tensor:
-        """Return the middle of the bracket: on the segment to `far` in l2, the clamp of `far` around x in linf."""
+        return self.projection(state, middle(state))
+
+    def projection(self, state: Columns, share: Tensor) -> Tensor:
+        """Return the points at a share, (rows,), of the way to `far`: on the segment in l2, `far` clamped in linf."""
         if self.norm == "l2":
-            return self.halfway(state)
+            return along(state, share).clamp_(0, 1)
         x = state["x"]
-        radius = per_row((middle(state) * state["reach"]).to(x.dtype), x)
+        radius = per_row((share * state["reach"]).to(x.dtype), x)
         return state["far"].clamp(x - radius, x + radius).clamp_(0, 1)
 
     def _after_projection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
@@ -119,7 +127,7 @@ class HSJA(NearestPointAttack):
     def _after_probe(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         self._count(state, points, adversarial)
         state["draws"] = state["draws"] + 1
-        complete = state["probes"] == self.probes_wanted(state["iteration"])
+        complete = state["probes"] == self.wanted(state)
         state["halvings"] = state["halvings"].masked_fill(complete, 0)
         state["phase"] = state["phase"].masked_fill(complete, self.STEP)
 
@@ -173,6 +181,10 @@ class HSJA(NearestPointAttack):
     def probes_wanted(self, iteration: Tensor) -> Tensor:
         """Return the number of probes of an iteration, (rows,) int64."""
         return (self.init_probes * iteration.double().sqrt()).long().clamp_max(self.max_probes)
+
+    def wanted(self, state: Columns) -> Tensor:
+        """Return the number of probes of this iteration, (rows,) int64."""
+        return self.probes_wanted(state["iteration"])
 
     def probe_size(self, state: Columns) -> Tensor:
         """Return the l2 length of the probes, (rows,) float64."""

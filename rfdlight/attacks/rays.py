@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.decision_based import VotedAttack, middle
+from rfdlight.attacks.decision_based import RepeatingAttack, middle
 from rfdlight.core.tensors import Columns, per_row
 
 _TOLERANCE = 1e-3  # l2 length along the ray at which bisection stops (the authors' value)
 
 
-class RayS(VotedAttack):
+class RayS(RepeatingAttack):
     """RayS: decision-based search over sign directions for the nearest misclassified point in linf.
 
     Each step negates one block of the best v in {-1, +1}^d and queries the ray along v / sqrt(d) at the best radius. If
@@ -22,19 +22,17 @@ class RayS(VotedAttack):
     Source: Chen and Gu, RayS: A Ray Searching Method for Hard-label Adversarial Attack, KDD 2020, algorithm 3. Blocks
     run over the flattened (C, H, W) image as in the published code.
     Deviations: the point at radius eps along the best ray is submitted, where the authors submit the nearest
-    misclassified point: a random victim misclassifies that one by chance; `votes` and `verify` are not options of the
-    authors.
+    misclassified point: a random victim misclassifies that one by chance; `lead` is not an option of the authors.
 
     Args:
-        votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
-        verify: Largest number of queries, odd, at the point of a radius inside the ball before it is adopted; their
-            majority must be misclassified; 0 for none.
+        lead: Answers by which misclassified ones must lead the others at a point in the ball, >= 1, before it counts as
+            misclassified; a point whose right answers lead does not.
     """
 
-    CHECK, BISECT, VERIFY = range(3)
+    CHECK, BISECT = range(2)
 
-    def __init__(self, votes: int = 1, verify: int = 0, **ball: Any) -> None:
-        super().__init__(votes, verify, **ball)
+    def __init__(self, lead: int = 1, **ball: Any) -> None:
+        super().__init__(lead, **ball)
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         return {
@@ -76,25 +74,20 @@ class RayS(VotedAttack):
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         phase, reach = state["phase"], state["reach"]
-        decided, wrong = self.decide(state, self.is_adversarial(state, answer), phase == self.VERIFY)
-        checks, bisects, verifies = (decided & (phase == which) for which in (self.CHECK, self.BISECT, self.VERIFY))
+        decided, wrong = self.decide(state, points, self.is_adversarial(state, answer))
+        checks, bisects = (decided & (phase == which) for which in (self.CHECK, self.BISECT))
 
         found = wrong & checks
-        high = torch.where(wrong & (checks | bisects), reach, state["high"])
+        high = torch.where(wrong, reach, state["high"])
         low = torch.where(found, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
         converged = bisects & (high - low <= _TOLERANCE)
         nearer = converged & (high < state["radius"])
-        doubtful = torch.zeros_like(nearer)
-        if self.verify:
-            doubtful = nearer & self.threat.contains(state["x"], self.point(state["x"], state["trial"], high))
-        adopted = (nearer & ~doubtful) | (verifies & wrong)
-        ends = (checks & ~wrong) | (converged & ~doubtful) | verifies
+        ends = (checks & ~wrong) | converged
 
-        torch.where(per_row(adopted, points), state["trial"], state["direction"], out=state["direction"])
-        state["radius"] = torch.where(adopted, high, state["radius"])
+        torch.where(per_row(nearer, points), state["trial"], state["direction"], out=state["direction"])
+        state["radius"] = torch.where(nearer, high, state["radius"])
         state["low"], state["high"] = low, high
-        phase = torch.where(found, self.BISECT, phase)
-        state["phase"] = torch.where(doubtful, self.VERIFY, torch.where(ends, self.CHECK, phase))
+        state["phase"] = torch.where(found, self.BISECT, torch.where(ends, self.CHECK, phase))
         block = state["block"] + 1
         past = (block >= 2 ** state["level"].clamp_max(40)) | (block * self._length(state) >= points[0].numel())
         state["block"] = torch.where(ends, torch.where(past, 0, block), state["block"])

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from rfdlight.attacks.base import check_count
-from rfdlight.attacks.decision_based import VotedAttack
+from rfdlight.attacks.decision_based import RepeatingAttack
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
 from rfdlight.core.tensors import Columns, per_row
@@ -21,7 +21,7 @@ _KEEP_LEARNED, _KEEP_SHIFT = 1e-4, 0.001
 _START, _NOISE, _FLIPS = range(3)  # streams of random numbers
 
 
-class SignFlip(VotedAttack):
+class SignFlip(RepeatingAttack):
     """SignFlip: decision-based attack in linf that shrinks a perturbation under random steps and sign flips.
 
     The start is uniform noise, or an image of the target class, bisected 10 times. Each iteration queries two
@@ -33,14 +33,13 @@ class SignFlip(VotedAttack):
     algorithm 1, with the published code's constants.
     Deviations: the radius less alpha stays above zero; zeros of an enlarged map count as +1, where the published code
     erases those pixels; an image for which no noise is adversarial uses up its own budget, where that code gives up all
-    images after 10,000 draws; `votes` and `verify` are not options of the authors.
+    images after 10,000 draws; `lead` is not an option of the authors.
 
     Args:
         resize: Factor by which the grid of signs and flips is coarser than the image, >= 1; the grid is rounded down
             and enlarged bilinearly. 1 is the paper's, 2 is that of the authors' example.
-        votes: Largest number of queries per decision, odd; the majority decides, and no more are made than it needs.
-        verify: Largest number of further queries, odd, at a proposal inside the ball before it is taken; their majority
-            must be adversarial; 0 for none.
+        lead: Answers by which adversarial ones must lead the others at a point in the ball, >= 1, before it counts as
+            adversarial; a point whose other answers lead does not.
     """
 
     has_targeted_form = True
@@ -48,8 +47,8 @@ class SignFlip(VotedAttack):
 
     DRAW, BISECT, PROJECT, FLIP = range(4)
 
-    def __init__(self, resize: int = 1, votes: int = 1, verify: int = 0, **ball: Any) -> None:
-        super().__init__(votes, verify, **ball)
+    def __init__(self, resize: int = 1, lead: int = 1, **ball: Any) -> None:
+        super().__init__(lead, **ball)
         check_count(resize=resize)
         self.resize = resize
 
@@ -66,7 +65,6 @@ class SignFlip(VotedAttack):
             "step": torch.zeros_like(y),  # draws, then bisections, then iterations that are complete
             "projected": torch.zeros_like(y),  # proposals taken since the last adaptation
             "flipped": torch.zeros_like(y),
-            "verifying": torch.zeros_like(y, dtype=torch.bool),  # whether the proposal is being verified
         }
 
     def ask(self, state: Columns) -> Tensor:
@@ -119,7 +117,7 @@ class SignFlip(VotedAttack):
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         phase, step, proposal = state["phase"], state["step"], state["proposal"]
         length = norm(proposal, "linf")
-        decided, hit = self._decide(state, self.is_adversarial(state, answer), length)
+        decided, hit = self.decide(state, points, self.is_adversarial(state, answer))
         drawn, bisected, projected, flipped = (decided & (phase == which) for which in range(4))
 
         taken = hit | (phase == self.DRAW)
@@ -139,16 +137,6 @@ class SignFlip(VotedAttack):
         state["flipped"] = state["flipped"] + (flipped & hit)
         self._learn(state, flipped & hit)
         self._adapt(state, flipped & (step % _WINDOW == 0))
-
-    def _decide(self, state: Columns, adversarial: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Return which proposals are decided, and which of these are adversarial."""
-        verifying = state["verifying"]
-        decided, hit = self.decide(state, adversarial, verifying)
-        if self.verify:
-            doubtful = hit & ~verifying & (length <= self.threat.eps)
-            state["verifying"] = doubtful | (verifying & ~decided)
-            decided, hit = decided & ~doubtful, hit & ~doubtful
-        return decided, hit
 
     @staticmethod
     def _learn(state: Columns, rows: Tensor) -> None:

@@ -52,9 +52,9 @@ def test_what_is_left_out_is_a_list_of_rules(cells):
 
 
 def test_arguments_of_another_class_do_not_stay():
-    first = {"class_path": "rays", "init_args": {"votes": 3}}
+    first = {"class_path": "rays", "init_args": {"lead": 3}}
     assert merged(first, {"class_path": "square"}) == {"class_path": "square"}
-    assert merged(first, {"class_path": "rays", "init_args": {"eps": 1}})["init_args"] == {"votes": 3, "eps": 1}
+    assert merged(first, {"class_path": "rays", "init_args": {"eps": 1}})["init_args"] == {"lead": 3, "eps": 1}
     assert merged(first, "square") == "square"
     assert merged("square", first) == first
 
