@@ -18,7 +18,7 @@ PARSED = {
     # commands and names of components
     "": "expected a command: fit, test, analyze, ",
     "tets": "unknown command 'tets'; did you mean test?",
-    "test": "attack: expected a value, got none; known: bandits, ",
+    "test": "attack: expected a value, got none; known: adaptive_nes, ",
     "test --attack rayz": "unknown attack 'rayz'; did you mean rays?",
     "test -c name.yaml": "unknown attack 'rayz'; did you mean rays?",
     RAYS + "--defense feature_nose": "unknown defense 'feature_nose'; did you mean feature_noise or ",
@@ -88,7 +88,7 @@ MADE = {
     RECOMMEND + "--confirm 0": "confirm: expected at least 1, got 0",
     RECOMMEND + "--num_images 398": "num_images: expected at most 397, got 398; 399 test images of digits are not ",
     RECOMMEND + "--attack pgd": "--attack: expected a black-box attack, got pgd",
-    RECOMMEND + "--attack.targeted true": "attack.targeted: expected false, got true; ",
+    RECOMMEND + "--attack.targeted true": "attack.targeted: unknown option; ",
     ANALYZE + "--step 0": "step: expected a positive number, got 0.0",
     ANALYZE + "--num_images 400": "num_images: expected at most 399 test images that are not attacked, got 400",
     "layers resnt20-cifar10": "unknown victim 'resnt20-cifar10'; did you mean resnet20-cifar10 or ",
@@ -99,7 +99,7 @@ MADE = {
     "scales resnet8-digits --data digits --num_images 0": "num_images must be from 1 to 1198, the training images of ",
     "report a_file": "expected a run directory, got a_file",
     "report finished --budgets 0": "budgets: expected numbers of queries of at least 1, got 0",
-    "sweep grid.yaml": "cell shipped-wrong: unknown attack 'sqare'; did you mean square?",
+    "sweep grid.yaml": "cell shipped-wrong: unknown attack 'sqare'; did you mean square or adaptive_square?",
 }
 """Lines that a component, a command or the trainer refuses, and the beginning of the error."""
 

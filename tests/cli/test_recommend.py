@@ -59,9 +59,9 @@ def test_the_file_is_the_best_defense_and_says_why(command):
     fresh, rest = split_held_out(Digits(), 20, seed=0)
     assert (reasons["images"], reasons["image_ids_sha256"]) == (20, digest(fresh.ids))
     assert (measured["images"], measured["image_ids_sha256"]) == (len(rest), digest(rest.ids))
-    assert (reasons["attack"], reasons["level"]) == ("bernoulli and random_noise", 0.0125)
+    assert (reasons["attack"], reasons["level"]) == ("bernoulli and bernoulli_multiscale", 0.0125)
     assert (reasons["eps"], reasons["step"], reasons["budget"]) == (0.2, 0.2, 10)
-    assert "attacks by bernoulli and random_noise" in said.out
+    assert "attacks by bernoulli and bernoulli_multiscale" in said.out
     assert "--attack standard" in said.out
 
     # by other draws than those of the command
@@ -105,7 +105,7 @@ def test_the_short_form_is_the_first_two_stages_with_one_error_level(elsewhere):
     data = GivenImages(fresh, 10)
     attack = StandardAttack(eps=0.2, access="decision")
     run = short_standard(loaded, data, attack, budget=8, device=torch.device("cpu"), seed=3)
-    assert [stage.facts.attack for stage in run.stages] == ["bernoulli_decision", "random_noise"]
+    assert [stage.facts.attack for stage in run.stages] == ["bernoulli_decision", "rays"]
     assert (run.settings.level, run.stages[1].facts.seed) == (0.0125, 1003)
     left = {record.id for record in run.stages[0].records if record.verdict == "robust"}
     assert 0 < len(left) < 20
