@@ -264,20 +264,21 @@ class _Stages:
         void = loaded_stages(folder, self.settings, load_run) if folder and again else []
         runs = [] if void else self.run(folder)
         if void or _is_void(runs):
-            void, checked = void or runs, not void
-            runs = self.run(folder and folder / RANDOM, deterministic=False, first=not checked)
+            void = void or runs
+            runs = self.run(folder and folder / RANDOM, deterministic=False)
         return StandardRun(self.settings, tuple(runs), tuple(void), folder, self.subject.order)
 
-    def run(self, folder: Path | None, deterministic: bool | None = None, first: bool = True) -> list[Run]:
+    def run(self, folder: Path | None, deterministic: bool | None = None) -> list[Run]:
         """Return the runs of the stages, below a folder if any; stop when verdicts of earlier ones turn out void.
 
-        `first` is whether the rows that checked the victim count here.
+        A finished stage is read: its failed images are not tried again, since the next stage did not attack them.
         """
         runs: list[Run] = []
         ids: list[str] | None = None
         for number, (attack, config) in enumerate(zip(self.attacks, self.configs, strict=True), 1):
             place = folder and stage_folder(folder, number, short_name("attack", type(attack)))
-            run = self.subject.attack(
+            run = self.subject.finished(attack, config, place, ids) if place and self.resume else None
+            run = run or self.subject.attack(
                 attack,
                 config,
                 ids=ids,
@@ -285,7 +286,6 @@ class _Stages:
                 resume=self.resume and place is not None and (place / fingerprint.FILE).exists(),
                 progress=self.progress,
                 deterministic=deterministic,
-                first=first and not runs,
             )
             runs.append(run)
             ids = to_attack(run.records)
