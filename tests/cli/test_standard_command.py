@@ -87,6 +87,19 @@ def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
 
 
 @pytest.mark.parametrize(
+    ("settings", "reason"),
+    [("model: {budget: 3, criterion: single}", "model.criterion"), ("trainer: {devices: 2}", "one process")],
+)
+def test_a_sweep_refuses_a_cell_that_cannot_run_before_the_first_runs(settings, reason, command, elsewhere):
+    Path("both.yaml").write_text(SWEEP.replace("model: {budget: 3}", settings))
+    found = command("sweep", "both.yaml")
+    assert found.status == 2
+    assert "cell none-standard: " in found.err
+    assert reason in found.err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["--attack", "standard-9"], "standard-1"),
