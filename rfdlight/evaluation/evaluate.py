@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,6 +193,7 @@ class Prepared:
         resume: bool = False,
         progress: bool | None = None,
         deterministic: bool | None = None,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> Run:
         """Evaluate one attack; see `evaluate` for the arguments.
 
@@ -204,10 +205,16 @@ class Prepared:
             resume: Continue the run in `out`.
             progress: Show a progress line.
             deterministic: Whether the victim is known to be deterministic or random.
+            on_ready: Called when `out` is locked, before anything is written into it.
         """
         subject = self.subject(attack, ids)
         self.checked_rows = 0  # the first run counts them
         writer, processes = None, Processes()
+
+        def begin() -> None:
+            on_ready()
+            _write_config(Path(str(out)), subject, config)
+
         with ExitStack() as stack:
             if out is not None:
                 writer = RunWriter(Path(out), resume, processes)
@@ -219,7 +226,7 @@ class Prepared:
                 processes=processes,
                 interface=log_interface(progress),
                 deterministic=deterministic,
-                on_ready=lambda: _write_config(Path(str(out)), subject, config),
+                on_ready=begin,
             )
             evaluation.run(self.device)
             return conclude(evaluation, self._order(ids)).on(self.home)

@@ -26,7 +26,7 @@ from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import EvaluationConfig, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
 from rfdlight.evaluation.run import Run, load_run
-from rfdlight.records.run_directory import create
+from rfdlight.records.runs import FILES
 from rfdlight.records.standard import (
     FILE,
     RANDOM,
@@ -184,7 +184,7 @@ def standard(
         out: Folder of the stages' run directories and of `standard.json`; by default no file is written.
         resume: Continue the evaluation that `out` holds, which must have the same settings.
         progress: Show a progress line for each stage.
-        on_ready: Called when all arguments are checked and `out` is taken, before the first stage.
+        on_ready: Called when the victim was probed and `out` is locked, before anything is written into it.
 
     Returns:
         The finished `StandardRun`.
@@ -204,8 +204,8 @@ def standard(
         attacks = [settle_eps(attack, subject.data) for attack in attacks]
         settings = _settings(subject, attacks[0], configs[0], names, access)
         if folder is not None:
-            _take(folder, settings, resume, on_ready)
-        found = _Stages(subject, attacks, configs, settings, folder, resume, progress).evaluate()
+            _check_place(folder, settings, resume)
+        found = _Stages(subject, attacks, configs, settings, folder, resume, progress, on_ready).evaluate()
     if folder is not None:
         _write(folder, settings, found.summary)
     return found
@@ -256,6 +256,7 @@ class _Stages:
     folder: Path | None = None
     resume: bool = False
     progress: bool | None = None
+    on_ready: Callable[[], None] = lambda: None
 
     def evaluate(self) -> StandardRun:
         """Run all stages, and again from the first if a later one finds the victim random."""
@@ -286,6 +287,7 @@ class _Stages:
                 resume=self.resume and place is not None and (place / fingerprint.FILE).exists(),
                 progress=self.progress,
                 deterministic=deterministic,
+                on_ready=self.begin,
             )
             runs.append(run)
             ids = to_attack(run.records)
@@ -294,6 +296,12 @@ class _Stages:
             if not run.facts.deterministic:
                 deterministic = False
         return runs
+
+    def begin(self) -> None:
+        """Write the settings before the first stage counts as begun; a folder with them is that of an evaluation."""
+        if self.folder is not None and not (self.folder / FILE).exists():
+            self.on_ready()
+            _write(self.folder, self.settings)
 
 
 def _is_void(runs: Sequence[Run]) -> bool:
@@ -315,15 +323,14 @@ def _settings(subject: Prepared, attack: Attack, config: StageConfig, names: Seq
     )
 
 
-def _take(folder: Path, settings: Settings, resume: bool, on_ready: Callable[[], None]) -> None:
-    """Begin an evaluation in a folder, or check that the one there has the same settings."""
-    path = folder / FILE
+def _check_place(folder: Path, settings: Settings, resume: bool) -> None:
+    """Refuse a folder that holds a run, whose stages reports would mix up, or to resume one of other settings."""
     if not resume:
-        if path.exists():
+        if (folder / FILE).exists():
             raise UserError(f"{folder} already holds a standard evaluation; give another folder, or resume it")
-        create(folder)
-        on_ready()
-        _write(folder, settings)
+        held = next((path for name in (fingerprint.FILE, *FILES[1:]) for path in folder.rglob(name)), None)
+        if held is not None:
+            raise UserError(f"{folder} already holds another run, {held}; give another folder")
         return
     try:
         before = begun_in(folder).settings

@@ -11,7 +11,9 @@ from torch import nn
 
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
+from rfdlight.evaluation.evaluate import prepared
 from rfdlight.evaluation.standard import STAGES, standard
+from rfdlight.records import run_directory
 from rfdlight.reporting import plots
 from rfdlight.testing.small_victims import IidVictim, normal
 
@@ -136,6 +138,49 @@ def test_an_image_that_failed_in_a_finished_stage_stays_failed_when_a_later_one_
         next(model.parameters()).mul_(2)
     with pytest.raises(rfd.UserError, match="two experiments"):
         standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
+
+
+def test_a_folder_holds_one_evaluation(model, pair, tmp_path):
+    alone = {**QUICK, "budget": 1}
+    rfd.evaluate(model, pair, **alone, sanity_checks=False, out=tmp_path / "runs/one")
+    for place in ("runs/one", "runs"):
+        with pytest.raises(rfd.UserError, match="already holds another run"):
+            standard(model, pair, **alone, access="decision", out=tmp_path / place)
+    standard(model, pair, **alone, access="decision", out=tmp_path / "standard")
+    with pytest.raises(rfd.UserError, match="already holds a standard evaluation"):
+        rfd.evaluate(model, pair, **alone, out=tmp_path / "standard")
+    assert not (tmp_path / "standard/journal").exists()
+
+
+def test_an_error_before_the_first_query_leaves_no_folder(model, pair, tmp_path):
+    calls, checks = [], [10**6]
+
+    def fail(module, inputs):
+        calls.append(len(inputs[0]))
+        if len(calls) > checks[0]:
+            raise rfd.UserError("model: not of this size")
+
+    hook = model.register_forward_pre_hook(fail)
+    with prepared(model, pair, (), None, 4):
+        checks[0] = len(calls)
+    calls.clear()
+    with pytest.raises(rfd.UserError, match="not of this size"):
+        standard(model, pair, **QUICK, access="decision", out=tmp_path / "out")
+    hook.remove()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used(model, pair, tmp_path):
+    config = tmp_path / "out/config.yaml"
+
+    def killed():
+        config.write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        standard(model, pair, **QUICK, access="decision", out=config.parent, on_ready=killed)
+    assert run_directory.plan(str(config.parent), "") == config.parent
+    standard(model, pair, **QUICK, access="decision", out=config.parent)
 
 
 @pytest.mark.parametrize(
