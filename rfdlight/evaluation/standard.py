@@ -18,6 +18,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core.norms import Norm
 from rfdlight.core.registry import component, short_name
+from rfdlight.core.threat import ThreatModel
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
@@ -77,6 +78,11 @@ class StandardAttack(RandomNoise):
     def __init__(self, eps: float | None = None, norm: Norm = "linf", access: Access = "both") -> None:
         super().__init__(eps=eps, norm=norm)
         self.stages_access: Access = access
+
+    @property
+    def threat(self) -> ThreatModel:
+        """A UserError: an evaluation of one attack would need it."""
+        raise UserError(f"attack: expected one attack, got {VERSION}, which has several; call rfdlight.standard")
 
     @property
     def stages(self) -> tuple[str, ...]:

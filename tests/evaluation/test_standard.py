@@ -12,7 +12,7 @@ from torch import nn
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation.evaluate import prepared
-from rfdlight.evaluation.standard import STAGES, standard
+from rfdlight.evaluation.standard import STAGES, StandardAttack, standard
 from rfdlight.records import run_directory
 from rfdlight.reporting import plots
 from rfdlight.testing.small_victims import IidVictim, normal
@@ -138,6 +138,12 @@ def test_an_image_that_failed_in_a_finished_stage_stays_failed_when_a_later_one_
         next(model.parameters()).mul_(2)
     with pytest.raises(rfd.UserError, match="two experiments"):
         standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
+
+
+def test_the_standard_is_refused_in_the_place_of_one_attack(model, pair, tmp_path):
+    with pytest.raises(rfd.UserError, match=r"got standard-1, which has several; call rfdlight\.standard"):
+        rfd.evaluate(model, pair, StandardAttack(eps=0.1), budget=2, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_holds_one_evaluation(model, pair, tmp_path):
