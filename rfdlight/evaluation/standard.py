@@ -199,8 +199,8 @@ def standard(
         UserError: If an argument cannot be used; the message names it.
     """
     ball: Norm = "linf" if norm is None else norm
-    expect(ball in STAGES, "norm", "linf or l2", repr(ball))
-    expect(access in STAGES[ball], "access", "score, decision or both", repr(access))
+    expect(ball in list(STAGES), "norm", "linf or l2", repr(ball))
+    expect(access in list(STAGES[ball]), "access", "score, decision or both", repr(access))
     expect(not resume or out is not None, "resume", "a folder in `out`", out, "give the evaluation to continue")
     names = STAGES[ball][access]
     configs = _configs(names, budget, seed, batch_size=batch_size, keep_images=keep_images)

@@ -194,7 +194,13 @@ def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used
     [
         ({"eps": None}, ["eps"]),
         ({"norm": "l1"}, ["norm", "l1"]),
+        ({"norm": ["linf"]}, ["norm", "['linf']"]),
         ({"access": "gradient"}, ["access", "gradient"]),
+        ({"access": ["score"]}, ["access", "['score']"]),
+        ({"budget": "10"}, ["budget", "whole number", "'10'"]),
+        ({"budget": 1.5}, ["budget", "whole number", "1.5"]),
+        ({"seed": "a"}, ["seed", "whole number", "'a'"]),
+        ({"eps": "a"}, ["eps", "positive number", "a"]),
         ({"resume": True}, ["resume", "out"]),
     ],
 )
@@ -203,6 +209,10 @@ def test_wrong_arguments_are_errors_of_one_line(model, pair, changes, words):
         standard(model, pair, **QUICK | changes)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
+    if not {"access", "resume"} & changes.keys():
+        with pytest.raises(rfd.UserError) as caught:
+            rfd.evaluate(model, pair, **QUICK | changes)
+        assert all(word in str(caught.value) for word in words)
 
 
 def test_a_victim_that_is_right_in_the_mean_is_rarely_called_adversarial():
