@@ -39,6 +39,7 @@ from rfdlight.records.standard import (
     begun_in,
     loaded_stages,
     stage_folder,
+    stage_seed,
     to_attack,
 )
 from rfdlight.reporting.standard_table import standard_table
@@ -60,8 +61,6 @@ STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
     },
 }
 """The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""
-
-_SEED_STEP = 1000
 
 
 class StandardAttack(RandomNoise):
@@ -201,6 +200,7 @@ def standard(
     ball: Norm = "linf" if norm is None else norm
     expect(ball in list(STAGES), "norm", "linf or l2", repr(ball))
     expect(access in list(STAGES[ball]), "access", "score, decision or both", repr(access))
+    expect(isinstance(seed, int), "seed", "a whole number", repr(seed))
     expect(not resume or out is not None, "resume", "a folder in `out`", out, "give the evaluation to continue")
     names = STAGES[ball][access]
     configs = _configs(names, budget, seed, batch_size=batch_size, keep_images=keep_images)
@@ -242,7 +242,7 @@ def _configs(
         StageConfig(
             budget=budget,
             sanity_checks=sanity_checks and number == 0,
-            seed=seed + _SEED_STEP * number,
+            seed=stage_seed(seed, number + 1),
             stages=len(names),
             first=number == 0,
             **more,

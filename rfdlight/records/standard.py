@@ -476,6 +476,11 @@ def begun_in(folder: Path) -> Begun:
     return Begun(msgspec.structs.replace(found.settings, **texts, stages=list(map(shown, found.settings.stages))))
 
 
+def stage_seed(seed: int, number: int) -> int:
+    """Return the seed of a stage, counted from 1, in an evaluation with a seed."""
+    return seed + 1000 * (number - 1)
+
+
 def stage_folder(folder: Path, number: int, attack: str) -> Path:
     """Return the run directory of a stage, counted from 1."""
     return folder / f"{number}-{attack}"
@@ -489,9 +494,13 @@ def loaded_stages(folder: Path, settings: Settings, load: Callable[[Path], AnyRu
         if not (place / "summary.json").is_file():
             break
         run = load(place)
-        shared = {name: getattr(settings, name) for name in ("norm", "eps", "budget", "victim", "defense")}
-        found = {name: getattr(run.facts, name) for name in shared} | {"attack": run.facts.attack}
-        different = [name for name, value in (shared | {"attack": attack}).items() if found[name] != value]
+        shared = {name: getattr(settings, name) for name in ("norm", "eps", "budget", "victim", "defense", "data")}
+        expected = shared | {"attack": attack, "seed": stage_seed(settings.seed, number)}
+        different = [name for name, value in expected.items() if getattr(run.facts, name) != value]
+        if stages and run.facts.complete:
+            left, done = {*to_attack(stages[-1].records)}, {*run.by_id}
+            if not done <= left <= done | run.facts.failed.keys():
+                different.append("selection of images")
         if different:
             raise UserError(f"{place}: expected a stage of {settings.version} in {folder}, got another {different[0]}")
         stages.append(run)

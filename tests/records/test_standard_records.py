@@ -157,12 +157,12 @@ SETTINGS = Settings(
 
 
 def evaluation():
-    of_stage = [{"attack": name, "num_images": 10 if name == "bernoulli" else 7} for name in ("bernoulli", "square")]
+    of_stage = [{"attack": "bernoulli"}, {"attack": "square", "num_images": 7, "seed": 1000}]
     stages = [
         Run.of(run.records, msgspec.structs.replace(run.facts, **own))
         for run, own in zip(runs(), of_stage, strict=True)
     ]
-    third = Run.of([record(i) for i in (2, 4, 5, 8)], facts(attack="nes", num_images=4))
+    third = Run.of([record(i) for i in (2, 4, 5, 8)], facts(attack="nes", num_images=4, seed=2000))
     return Standard(SETTINGS, (*stages, third))
 
 
@@ -242,9 +242,20 @@ def test_a_damaged_or_unfinished_evaluation_is_an_error_of_one_line(change, word
     assert "\n" not in str(caught.value)
 
 
-def test_a_stage_of_another_evaluation_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "records", "different"),
+    [
+        ({"eps": 0.1}, slice(None), "eps"),
+        ({"data": "digits, seed=1"}, slice(None), "data"),
+        ({"seed": 1}, slice(None), "seed"),
+        ({}, slice(1), "selection of images"),
+        ({"failed": {}}, slice(None), "selection of images"),
+    ],
+)
+def test_a_stage_of_another_evaluation_is_refused(changes, records, different, tmp_path):
     standard = evaluation()
-    other = Run.of(standard.stages[1].records, msgspec.structs.replace(standard.stages[1].facts, eps=0.1))
+    stage = standard.stages[1]
+    other = Run.of(stage.records[records], msgspec.structs.replace(stage.facts, **changes))
     write(Standard(SETTINGS, (standard.stages[0], other, standard.stages[2])), tmp_path / "one")
-    with pytest.raises(UserError, match="another eps"):
+    with pytest.raises(UserError, match=f"another {different}"):
         Standard.load(tmp_path / "one")
