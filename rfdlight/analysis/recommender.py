@@ -128,7 +128,7 @@ class Recommender:
             "attack": self.attack_name,
             "options": attack.options(),
             "norm": attack.norm,
-            "eps": attack.threat.eps,
+            "eps": attack.eps,
             "budget": self.config.budget,
             "criterion": "sequential",
             "level": ADVERSARIAL_LEVEL / (len(attack.short_stages) if isinstance(attack, StandardAttack) else 1),

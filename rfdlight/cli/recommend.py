@@ -133,7 +133,8 @@ def split_held_out(data: ImageData, num_images: int, seed: int) -> tuple[ImageSo
 
 def _radius(attack: Attack, data: ImageData) -> float:
     """Return the standard deviation of steps that are about as long as the radius of the ball."""
-    eps = attack.threat.eps
+    eps = attack.eps
+    assert eps is not None  # settled
     return eps if attack.norm == "linf" else eps / math.prod(data.image_shape) ** 0.5
 
 

@@ -39,8 +39,7 @@ def run_standard(
     """
     attack = model.attack
     assert isinstance(attack, StandardAttack)
-    expect(trainer.world_size == 1, "--trainer.devices", "1", trainer.world_size, f"{VERSION} runs in one process")
-    _check_settings(model.config)
+    check_standard(model.config, trainer)
     loaded = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
     model.trainer = trainer
     with nullcontext() if model.defended else undefended():
@@ -67,8 +66,9 @@ def run_standard(
     return 1 if failed else 0
 
 
-def _check_settings(config: EvaluationConfig) -> None:
-    """Refuse settings that a standard evaluation fixes."""
+def check_standard(config: EvaluationConfig, trainer: Trainer) -> None:
+    """Refuse several processes, and settings that a standard evaluation fixes."""
+    expect(trainer.world_size == 1, "--trainer.devices", "1", trainer.world_size, f"{VERSION} runs in one process")
     for setting in fields(EvaluationConfig):
         value = getattr(config, setting.name)
         if setting.name not in _FREE and value != setting.default:

@@ -20,6 +20,7 @@ from torch import nn
 
 from rfdlight._io import parse_json, read_text, write_file
 from rfdlight.analysis.insertion_points import check_acts
+from rfdlight.cli.standard import check_standard, is_standard
 from rfdlight.cli.sweep_config import Cell
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import Defense
@@ -108,6 +109,8 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
             cell.file(scratch).write_text(cell.as_yaml())
             made = make(["test", "-c", str(cell.file(scratch))])
             model, data = made.model, made.datamodule
+            if is_standard(model):
+                check_standard(model.config, made.trainer)
             key = json.dumps([cell.config.get("data"), model.victim_spec, model.checkpoint], default=str)
             if key not in loaded:
                 data.setup("test")

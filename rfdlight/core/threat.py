@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ def check_eps(eps: float, norm: norms.Norm, option: str, shape: Sequence[int] | 
 
     The shape of an image, (C, H, W), bounds an l2 radius by the diagonal of [0, 1]^(C*H*W).
     """
-    if not (eps > 0 and math.isfinite(eps)):
+    if not (isinstance(eps, Real) and eps > 0 and math.isfinite(eps)):
         raise UserError(f"{option} must be a positive number of pixel units, got {eps}")
     most = 1.0 if norm == "linf" else math.inf if shape is None else math.sqrt(math.prod(shape))
     if eps >= most:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +20,12 @@ from rfdlight.engine.config import LARGEST, rows_per_pass
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, expect
 from rfdlight.records.records import interim_queries
 from rfdlight.victims.card import VictimCard
+
+_OPTIONAL = ("batch_size", "pool_size", "keep_images")
+"""Numbers that may be None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +76,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         least = {"budget": 0, "final_evaluations": 40, "batch_size": 1, "pool_size": 1, "eot": 1, "keep_images": 0}
+        for name in (*least, "seed"):
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            expect(whole or (value is None and name in _OPTIONAL), f"model.{name}", "a whole number", repr(value))
+        expect(isinstance(self.memory, Real), "model.memory", "a number of GB", repr(self.memory))
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +27,13 @@ from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
+from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.conclusion import conclude
 from rfdlight.evaluation.config import EvaluationConfig, Subject, settle_eps
-from rfdlight.evaluation.evaluation import Evaluation
+from rfdlight.evaluation.evaluation import Evaluation, fingerprint_of
 from rfdlight.evaluation.interface import log_interface
 from rfdlight.evaluation.processes import Processes
-from rfdlight.evaluation.run import Run
+from rfdlight.evaluation.run import Run, load_run
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.victims.answers import Answering, answer_in_logits, count_classes, device_of
@@ -138,7 +139,7 @@ def evaluate(
         return subject.attack(chosen, config, out=out, resume=resume, progress=progress)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prepared:
     """A victim in eval mode with its defenses attached, and the attacked images, on which several attacks can run."""
 
@@ -149,9 +150,9 @@ class Prepared:
     device: torch.device
     order: tuple[str, ...]  # image ids in the order of the given data
     home: torch.device  # of the given images
-    checked_rows: int  # that checked the victim
+    checked_rows: int  # that checked the victim and count in no run yet
 
-    def subject(self, attack: Attack, ids: Collection[str] | None = None, first: bool = True) -> Subject:
+    def subject(self, attack: Attack, ids: Collection[str] | None = None) -> Subject:
         """Return what an attack evaluates; see `attack` for the arguments."""
         data = self.data if ids is None else self.data.only(ids)
         return Subject(
@@ -162,8 +163,25 @@ class Prepared:
             self.defenses,
             defended=self.loaded.module,
             card=self.loaded.card,
-            checked_rows=self.checked_rows if first else 0,
+            checked_rows=self.checked_rows,
         )
+
+    def finished(
+        self, attack: Attack, config: EvaluationConfig, folder: Path, ids: Collection[str] | None = None
+    ) -> Run | None:
+        """Read the finished run of an attack in a folder, None if there is none; its failed images stay failed.
+
+        Raises:
+            ResumeError: If the run has other settings, weights, images or code.
+        """
+        if not (folder / "summary.json").is_file():
+            return None
+        rows = config.batch_size or fingerprint.read(folder).get("batch_size", 0)
+        fingerprint.check_same(folder, fingerprint_of(self.subject(attack, ids), config, rows))
+        return replace(load_run(folder), order=self._order(ids)).on(self.home)
+
+    def _order(self, ids: Collection[str] | None) -> tuple[str, ...]:
+        return tuple(name for name in self.order if ids is None or name in ids)
 
     def attack(
         self,
@@ -175,7 +193,7 @@ class Prepared:
         resume: bool = False,
         progress: bool | None = None,
         deterministic: bool | None = None,
-        first: bool = True,
+        on_ready: Callable[[], None] = lambda: None,
     ) -> Run:
         """Evaluate one attack; see `evaluate` for the arguments.
 
@@ -187,10 +205,16 @@ class Prepared:
             resume: Continue the run in `out`.
             progress: Show a progress line.
             deterministic: Whether the victim is known to be deterministic or random.
-            first: Whether the rows that checked the victim count in this run.
+            on_ready: Called when `out` is locked, before anything is written into it.
         """
-        subject = self.subject(attack, ids, first)
+        subject = self.subject(attack, ids)
+        self.checked_rows = 0  # the first run counts them
         writer, processes = None, Processes()
+
+        def begin() -> None:
+            on_ready()
+            _write_config(Path(str(out)), subject, config)
+
         with ExitStack() as stack:
             if out is not None:
                 writer = RunWriter(Path(out), resume, processes)
@@ -202,10 +226,10 @@ class Prepared:
                 processes=processes,
                 interface=log_interface(progress),
                 deterministic=deterministic,
-                on_ready=lambda: _write_config(Path(str(out)), subject, config),
+                on_ready=begin,
             )
             evaluation.run(self.device)
-            return conclude(evaluation, tuple(name for name in self.order if ids is None or name in ids)).on(self.home)
+            return conclude(evaluation, self._order(ids)).on(self.home)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.loaders import Batch, loader
-from rfdlight.data.sources import ImageSource
 from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
@@ -175,7 +174,7 @@ class Evaluation(RunObserver):
         attacked = self.subject.data.attacked()
         if isinstance(self.writer, RunWriter):
             keep = len(attacked) if config.keep_images is None else config.keep_images
-            self.writer.begin(self._fingerprint(attacked), self._on_ready, attacked.ids, keep)
+            self.writer.begin(self._fingerprint(), self._on_ready, attacked.ids, keep)
         if not self.engine.deterministic:
             self.writer.append(random=True)
         for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
@@ -239,14 +238,8 @@ class Evaluation(RunObserver):
         criterion = criterion_named(config.criterion, config.final_evaluations, config.level)
         return Engine(self._oracle, attack, criterion, engine, observer=self)
 
-    def _fingerprint(self, attacked: ImageSource) -> dict[str, Any]:
-        """Return the facts that every attempt at the run must share."""
-        config = self.config
-        settings = self.subject.settings(config, self.rows)
-        settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
-        if self.subject.surrogate is not None:
-            settings["weights of the surrogate"] = weights_digest(self.subject.surrogate)
-        found = fingerprint(self.subject.victim, attacked, self.subject.code, settings)
+    def _fingerprint(self) -> dict[str, Any]:
+        found = fingerprint_of(self.subject, self.config, self.rows)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
@@ -287,3 +280,12 @@ class Evaluation(RunObserver):
         total = self.engine.ledger.total
         queries = total["attack"] + total["gradient"] + total["success_check"]
         return Tally(self._done, self._robust, *self.engine.in_progress, queries, self._settled)
+
+
+def fingerprint_of(subject: Subject, config: EvaluationConfig, rows: int) -> dict[str, Any]:
+    """Return the facts that every attempt at a run with a number of rows per forward pass must share."""
+    settings = subject.settings(config, rows)
+    settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
+    if subject.surrogate is not None:
+        settings["weights of the surrogate"] = weights_digest(subject.surrogate)
+    return fingerprint(subject.victim, subject.data.attacked(), subject.code, settings)

@@ -14,7 +14,7 @@ from rfdlight.core.row_counter import RowCounter
 from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.processes import Processes
-from rfdlight.records import images, journal
+from rfdlight.records import images, journal, standard
 from rfdlight.records.journal import End, Entry, Past
 
 
@@ -112,6 +112,8 @@ class RunWriter(MemoryWriter):
                 raise fingerprint.mixed(self.folder, f"it has a record of {strange[0]}, which is no image of the run")
             on_ready()
             return
+        if (self.folder / standard.FILE).exists():
+            raise UserError(f"{self.folder} already holds a standard evaluation; give another folder")
         self._lock(self.folder)
         if (self.folder / fingerprint.FILE).exists() or (self.folder / journal.RECORDS).exists():
             raise UserError(f"{self.folder} already holds another run; give --run another folder, or resume: --resume")

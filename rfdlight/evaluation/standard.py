@@ -18,6 +18,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core.norms import Norm
 from rfdlight.core.registry import component, short_name
+from rfdlight.core.threat import ThreatModel
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
@@ -26,7 +27,7 @@ from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import EvaluationConfig, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
 from rfdlight.evaluation.run import Run, load_run
-from rfdlight.records.run_directory import create
+from rfdlight.records.runs import FILES
 from rfdlight.records.standard import (
     FILE,
     RANDOM,
@@ -38,6 +39,7 @@ from rfdlight.records.standard import (
     begun_in,
     loaded_stages,
     stage_folder,
+    stage_seed,
     to_attack,
 )
 from rfdlight.reporting.standard_table import standard_table
@@ -60,8 +62,6 @@ STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
 }
 """The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""
 
-_SEED_STEP = 1000
-
 
 class StandardAttack(RandomNoise):
     """The options of the standard evaluation, in the place of an attack; see docs/standard-evaluation.md.
@@ -77,6 +77,11 @@ class StandardAttack(RandomNoise):
     def __init__(self, eps: float | None = None, norm: Norm = "linf", access: Access = "both") -> None:
         super().__init__(eps=eps, norm=norm)
         self.stages_access: Access = access
+
+    @property
+    def threat(self) -> ThreatModel:
+        """A UserError: an evaluation of one attack would need it."""
+        raise UserError(f"attack: expected one attack, got {VERSION}, which has several; call rfdlight.standard")
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -184,7 +189,7 @@ def standard(
         out: Folder of the stages' run directories and of `standard.json`; by default no file is written.
         resume: Continue the evaluation that `out` holds, which must have the same settings.
         progress: Show a progress line for each stage.
-        on_ready: Called when all arguments are checked and `out` is taken, before the first stage.
+        on_ready: Called when the victim was probed and `out` is locked, before anything is written into it.
 
     Returns:
         The finished `StandardRun`.
@@ -193,8 +198,9 @@ def standard(
         UserError: If an argument cannot be used; the message names it.
     """
     ball: Norm = "linf" if norm is None else norm
-    expect(ball in STAGES, "norm", "linf or l2", repr(ball))
-    expect(access in STAGES[ball], "access", "score, decision or both", repr(access))
+    expect(ball in list(STAGES), "norm", "linf or l2", repr(ball))
+    expect(access in list(STAGES[ball]), "access", "score, decision or both", repr(access))
+    expect(isinstance(seed, int), "seed", "a whole number", repr(seed))
     expect(not resume or out is not None, "resume", "a folder in `out`", out, "give the evaluation to continue")
     names = STAGES[ball][access]
     configs = _configs(names, budget, seed, batch_size=batch_size, keep_images=keep_images)
@@ -204,8 +210,8 @@ def standard(
         attacks = [settle_eps(attack, subject.data) for attack in attacks]
         settings = _settings(subject, attacks[0], configs[0], names, access)
         if folder is not None:
-            _take(folder, settings, resume, on_ready)
-        found = _Stages(subject, attacks, configs, settings, folder, resume, progress).evaluate()
+            _check_place(folder, settings, resume)
+        found = _Stages(subject, attacks, configs, settings, folder, resume, progress, on_ready).evaluate()
     if folder is not None:
         _write(folder, settings, found.summary)
     return found
@@ -236,7 +242,7 @@ def _configs(
         StageConfig(
             budget=budget,
             sanity_checks=sanity_checks and number == 0,
-            seed=seed + _SEED_STEP * number,
+            seed=stage_seed(seed, number + 1),
             stages=len(names),
             first=number == 0,
             **more,
@@ -256,6 +262,7 @@ class _Stages:
     folder: Path | None = None
     resume: bool = False
     progress: bool | None = None
+    on_ready: Callable[[], None] = lambda: None
 
     def evaluate(self) -> StandardRun:
         """Run all stages, and again from the first if a later one finds the victim random."""
@@ -264,20 +271,21 @@ class _Stages:
         void = loaded_stages(folder, self.settings, load_run) if folder and again else []
         runs = [] if void else self.run(folder)
         if void or _is_void(runs):
-            void, checked = void or runs, not void
-            runs = self.run(folder and folder / RANDOM, deterministic=False, first=not checked)
+            void = void or runs
+            runs = self.run(folder and folder / RANDOM, deterministic=False)
         return StandardRun(self.settings, tuple(runs), tuple(void), folder, self.subject.order)
 
-    def run(self, folder: Path | None, deterministic: bool | None = None, first: bool = True) -> list[Run]:
+    def run(self, folder: Path | None, deterministic: bool | None = None) -> list[Run]:
         """Return the runs of the stages, below a folder if any; stop when verdicts of earlier ones turn out void.
 
-        `first` is whether the rows that checked the victim count here.
+        A finished stage is read: its failed images are not tried again, since the next stage did not attack them.
         """
         runs: list[Run] = []
         ids: list[str] | None = None
         for number, (attack, config) in enumerate(zip(self.attacks, self.configs, strict=True), 1):
             place = folder and stage_folder(folder, number, short_name("attack", type(attack)))
-            run = self.subject.attack(
+            run = self.subject.finished(attack, config, place, ids) if place and self.resume else None
+            run = run or self.subject.attack(
                 attack,
                 config,
                 ids=ids,
@@ -285,7 +293,7 @@ class _Stages:
                 resume=self.resume and place is not None and (place / fingerprint.FILE).exists(),
                 progress=self.progress,
                 deterministic=deterministic,
-                first=first and not runs,
+                on_ready=self.begin,
             )
             runs.append(run)
             ids = to_attack(run.records)
@@ -294,6 +302,12 @@ class _Stages:
             if not run.facts.deterministic:
                 deterministic = False
         return runs
+
+    def begin(self) -> None:
+        """Write the settings before the first stage counts as begun; a folder with them is that of an evaluation."""
+        if self.folder is not None and not (self.folder / FILE).exists():
+            self.on_ready()
+            _write(self.folder, self.settings)
 
 
 def _is_void(runs: Sequence[Run]) -> bool:
@@ -315,15 +329,14 @@ def _settings(subject: Prepared, attack: Attack, config: StageConfig, names: Seq
     )
 
 
-def _take(folder: Path, settings: Settings, resume: bool, on_ready: Callable[[], None]) -> None:
-    """Begin an evaluation in a folder, or check that the one there has the same settings."""
-    path = folder / FILE
+def _check_place(folder: Path, settings: Settings, resume: bool) -> None:
+    """Refuse a folder that holds a run, whose stages reports would mix up, or to resume one of other settings."""
     if not resume:
-        if path.exists():
+        if (folder / FILE).exists():
             raise UserError(f"{folder} already holds a standard evaluation; give another folder, or resume it")
-        create(folder)
-        on_ready()
-        _write(folder, settings)
+        held = next((path for name in (fingerprint.FILE, *FILES[1:]) for path in folder.rglob(name)), None)
+        if held is not None:
+            raise UserError(f"{folder} already holds another run, {held}; give another folder")
         return
     try:
         before = begun_in(folder).settings

@@ -29,9 +29,14 @@ def plan(path: str | None, label: str) -> Path:
 
 
 def _has_not_begun(folder: Path) -> bool:
-    """Return whether a folder holds only the files of a run that was killed before it began."""
+    """Return whether a folder holds only the files of a run that was killed before it began.
+
+    The journal of a standard evaluation is in the folder of its first stage.
+    """
     kept = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.name.startswith(PARTIAL)}
-    return journal.FOLDER in kept <= {journal.FOLDER, f"{journal.FOLDER}/lock", "config.yaml"}
+    journals = [journal.FOLDER, *(f"{path.name}/{journal.FOLDER}" for path in folder.glob("1-*"))]
+    known = {"config.yaml"}.union(*({place, place.split("/")[0], f"{place}/lock"} for place in journals))
+    return any(place in kept for place in journals) and kept <= known
 
 
 def refuse_links(run: Path) -> None:

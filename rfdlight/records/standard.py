@@ -17,11 +17,11 @@ from rfdlight.core.norms import Norm
 from rfdlight.errors import UserError, shown
 from rfdlight.records.diagnostic import Diagnostic
 from rfdlight.records.facts import ROWS, InProgress, Rows
-from rfdlight.records.records import CleanVerdict, Record, Verdict
+from rfdlight.records.records import CleanVerdict, InterimEvaluation, Record, Verdict
 from rfdlight.records.run_directory import refuse_links
 from rfdlight.records.runs import Run, load_run
 from rfdlight.records.schema import Count, Fields, PositiveCount, decode
-from rfdlight.records.summary import CurvePoint, Estimate, Summary, Undecided, budgets, outcomes, success_query_of
+from rfdlight.records.summary import CurvePoint, Estimate, Summary, budgets, outcomes, robust_at, success_query_of
 
 FILE = "standard.json"
 """In the folder of a standard evaluation: its settings, and once all stages are done its numbers."""
@@ -33,6 +33,8 @@ Access = Literal["score", "decision", "both"]
 
 _OF_FIRST = ("clean accuracy", "randomness")
 """Consistency checks whose warnings say something about the first stage alone."""
+
+_GRAVEST: tuple[Literal["adversarial", "undecided", "robust"], ...] = ("adversarial", "undecided", "robust")
 
 AnyRun = TypeVar("AnyRun", bound=Run)
 
@@ -64,9 +66,7 @@ class StandardImage(Fields, frozen=True, kw_only=True):
     stage: PositiveCount | None  # that found the image adversarial, from 1
     queries: Count  # billed over all stages
     success_query: Count | None  # queries over all stages at the success; None if no stage found it adversarial
-    success_query_in_stage: Count | None  # queries of that stage alone at the success
     undecided_query: Count | None  # queries over all stages at the first undecided final point
-    undecided_query_in_stage: Count | None  # fewest queries of a stage alone at its undecided final point
     undecided_margin: float | None  # mean over all evaluations of the undecided final points
 
     @property
@@ -76,32 +76,12 @@ class StandardImage(Fields, frozen=True, kw_only=True):
             self.clean_verdict == "undecided" and (self.clean_margin >= 0 or self.verdict == "robust")
         )
 
-    def is_robust_at(self, queries: int | None, undecided: Undecided = "sign") -> bool:
-        """Return whether the image is right and not adversarial after so many queries over all stages, None for all."""
-        end = self._end(undecided)
-        return self._is_right(undecided) and (end is None or (queries is not None and end > queries))
-
-    def is_robust_with(self, queries: int, undecided: Undecided = "sign") -> bool:
-        """Return whether the image is right, and no stage found it adversarial within so many queries of its own."""
-        ends = [self.success_query_in_stage]
-        if self._is_adversarial_by(undecided):
-            ends.append(self.undecided_query_in_stage)
-        return self._is_right(undecided) and all(end is None or end > queries for end in ends)
-
-    def _is_right(self, undecided: Undecided) -> bool:
-        if undecided != "sign" and self.clean_verdict == "undecided":
-            return undecided == "robust"
-        return self.clean_correct
-
-    def _is_adversarial_by(self, undecided: Undecided) -> bool:
-        """Return whether undecided final points count as adversarial."""
-        return undecided == "adversarial" or (undecided == "sign" and (self.undecided_margin or 0) < 0)
-
-    def _end(self, undecided: Undecided) -> int | None:
-        """Return the queries over all stages at which the image became adversarial, None if it is not."""
-        if self.verdict != "undecided":
-            return self.success_query
-        return self.undecided_query if self._is_adversarial_by(undecided) else None
+    def is_robust_at(self, queries: int) -> bool:
+        """Return whether the image is right and not adversarial after so many queries over all stages."""
+        end = self.success_query
+        if self.verdict == "undecided" and (self.undecided_margin or 0) < 0:
+            end = self.undecided_query
+        return self.clean_correct and (end is None or end > queries)
 
 
 class StageSummary(Fields, frozen=True, kw_only=True):
@@ -126,12 +106,12 @@ class StandardSummary(Fields, frozen=True, kw_only=True):
     robust_lower: Estimate  # undecided images as adversarial
     robust_upper: Estimate  # undecided images as robust
     stage_share: Count  # budget of one stage, split equally over the planned stages and rounded down
-    split_budget: Estimate  # robust accuracy with `stage_share` queries of each stage; an upper bound
+    split_budget: Estimate  # robust accuracy with `stage_share` queries of each stage; usually an upper bound
     split_budget_lower: Estimate  # undecided images as adversarial
     split_budget_upper: Estimate  # undecided images as robust
     curve: list[CurvePoint]  # over the queries of all stages
     stages: list[StageSummary]
-    ledger: dict[str, Any]  # over all stages, also void ones
+    ledger: dict[str, Any]  # over all stages; rows also of void ones
     killed_attempts: Count  # whose rows are not all in the ledger
     wall_seconds: float
 
@@ -155,20 +135,15 @@ def combine(stages: Sequence[Mapping[str, Record]]) -> list[StandardImage]:
 def _combined(records: Sequence[Record]) -> StandardImage:
     """Combine the records of one image, in order of the stages."""
     clean = records[0]
-    before, stage, success, success_in_stage, first_undecided = 0, None, None, None, None
-    undecided_in_stage: list[int] = []
-    undecided = [record for record in records if record.verdict == "undecided"]
+    before, stage, success, first_undecided = 0, None, None, None
     for number, record in enumerate(records, 1):
-        end = outcomes(record)[-1].queries
+        end = before + outcomes(record)[-1].queries
         if record.verdict == "adversarial":
-            here = success_query_of(record) or end
-            stage, success, success_in_stage = number, before + here, here
-        if record.verdict == "undecided":
-            first_undecided = before + end if first_undecided is None else first_undecided
-            undecided_in_stage.append(end)
+            stage, success = number, before + (success_query_of(record) or end - before)
+        if record.verdict == "undecided" and first_undecided is None:
+            first_undecided = end
         before += record.billed
-    evaluations = sum(record.final_evaluations for record in undecided)
-    margin = sum(record.final_margin * record.final_evaluations for record in undecided)
+    undecided = [record for record in records if record.verdict == "undecided"]
     verdict: Verdict = "undecided" if undecided else "robust"
     if stage is not None:
         verdict = "adversarial"
@@ -182,28 +157,95 @@ def _combined(records: Sequence[Record]) -> StandardImage:
         stage=stage,
         queries=before,
         success_query=success,
-        success_query_in_stage=success_in_stage,
         undecided_query=first_undecided,
-        undecided_query_in_stage=min(undecided_in_stage, default=None),
-        undecided_margin=margin / evaluations if evaluations else None,
+        undecided_margin=_mean([(each.final_margin, each.final_evaluations) for each in undecided]),
     )
 
 
+def combined_record(records: Sequence[Record]) -> Record:
+    """Return one record for an image, from its records in order of the stages.
+
+    It has the final evaluation of the deciding stage and the clean evaluations of the first. Its interim evaluations
+    combine, after each number of queries of a stage, the last evaluations of all stages.
+    """
+    image = _combined(records)
+    if image.verdict in ("adversarial", "misclassified"):
+        final = records[-1]
+    else:  # the latest, before which every interim evaluation counts
+        final = max((each for each in reversed(records) if each.verdict == image.verdict), key=_end)
+    first = asdict(records[0])
+    clean = {name: value for name, value in first.items() if name.startswith("clean_")}
+    margin = {"final_margin": image.undecided_margin} if image.verdict == "undecided" else {}
+    return msgspec.structs.replace(
+        final,
+        **clean,
+        **margin,
+        first_9_vote_success=None,
+        interim=_interim(records, _end(final)),
+    )
+
+
+def _end(record: Record) -> int:
+    """Return the queries from which on the final evaluation of a record counts."""
+    return outcomes(record)[-1].queries
+
+
+def _interim(records: Sequence[Record], end: int) -> tuple[InterimEvaluation, ...]:
+    """Combine the evaluations of all stages, interim and final ones, before a number of queries."""
+    if not any(record.interim or record.verdict == "undecided" for record in records):
+        return ()
+    by_stage = [
+        [each for each in record.interim if each.queries < _end(record)]
+        + [
+            InterimEvaluation(
+                queries=max(1, _end(record)),
+                evaluations=record.final_evaluations,
+                margin=record.final_margin,
+                verdict=record.verdict,
+            )
+        ]
+        for record in records
+        if record.verdict != "misclassified"
+    ]
+    found = []
+    for queries in sorted({each.queries for evaluated in by_stage for each in evaluated if each.queries < end}):
+        last = [
+            max(before, key=lambda each: each.queries)
+            for evaluated in by_stage
+            if (before := [each for each in evaluated if each.queries <= queries])
+        ]
+        verdict = next(verdict for verdict in _GRAVEST if any(each.verdict == verdict for each in last))
+        alike = [each for each in last if each.verdict == verdict]
+        found.append(
+            InterimEvaluation(
+                queries=queries,
+                evaluations=sum(each.evaluations for each in alike),
+                margin=_mean([(each.margin, each.evaluations) for each in alike]) or 0.0,
+                verdict=verdict,
+            )
+        )
+    return tuple(found)
+
+
+def _mean(margins: Sequence[tuple[float, int]]) -> float | None:
+    """Return the mean over all evaluations of mean margins, each with its number of evaluations, None of none."""
+    evaluations = sum(count for _, count in margins)
+    return sum(margin * count for margin, count in margins) / evaluations if evaluations else None
+
+
 def summarize_standard(
-    images: Sequence[StandardImage], stages: Sequence[Run], budget: int, planned: int, void: Sequence[Run] = ()
+    images: Sequence[StandardImage],
+    records: Sequence[Record],
+    stages: Sequence[Run],
+    budget: int,
+    planned: int,
+    void: Sequence[Run] = (),
 ) -> StandardSummary:
-    """Compute every number of a standard evaluation with a number of planned stages."""
+    """Compute every number of a standard evaluation with a number of planned stages; `records` are the combined ones.
+
+    The curve alone is over the queries of all stages, and computed from `images`.
+    """
     total = len(images)
-
-    def share(holds: Callable[[StandardImage], bool]) -> Estimate:
-        return Estimate.of(sum(map(holds, images)), total)
-
-    def robust(queries: int | None, undecided: Undecided = "sign") -> Estimate:
-        return share(lambda image: image.is_robust_at(queries, undecided))
-
-    def with_share(undecided: Undecided) -> Estimate:
-        return share(lambda image: image.is_robust_with(stage_share, undecided))
-
     stage_share = budget // planned
     adversarial = [sum(image.stage == number for image in images) for number in range(1, len(stages) + 1)]
     rows = sum((run.facts.totals for run in (*void, *stages)), Rows())
@@ -214,14 +256,14 @@ def summarize_standard(
             "failed": len({name for run in stages for name in run.facts.failed}),
             **{verdict: verdicts.count(verdict) for verdict in ("misclassified", "adversarial", "undecided", "robust")},
         },
-        clean=share(lambda image: image.clean_correct),
-        robust=robust(None),
-        robust_lower=robust(None, "adversarial"),
-        robust_upper=robust(None, "robust"),
+        clean=Estimate.of(sum(record.clean_correct for record in records), total),
+        robust=robust_at(records, budget),
+        robust_lower=robust_at(records, budget, "adversarial"),
+        robust_upper=robust_at(records, budget, "robust"),
         stage_share=stage_share,
-        split_budget=with_share("sign"),
-        split_budget_lower=with_share("adversarial"),
-        split_budget_upper=with_share("robust"),
+        split_budget=robust_at(records, stage_share),
+        split_budget_lower=robust_at(records, stage_share, "adversarial"),
+        split_budget_upper=robust_at(records, stage_share, "robust"),
         curve=[
             CurvePoint.of(sum(image.is_robust_at(queries) for image in images), total, queries=queries)
             for queries in sorted({budget, *budgets(budget * planned)})
@@ -233,16 +275,20 @@ def summarize_standard(
                 images=len(run.records),
                 adversarial=count,
                 share=Estimate.of(count, total),
-                queries=sum(record.billed for record in run.records),
+                queries=_billed([run]),
                 rows=run.facts.totals,
                 seconds=run.facts.wall_seconds,
             )
             for run, count in zip(stages, adversarial, strict=True)
         ],
-        ledger={"queries": sum(image.queries for image in images), **_rows(rows)},
+        ledger={"queries": _billed(stages), **_rows(rows)},
         killed_attempts=sum(run.facts.killed_attempts for run in (*void, *stages)),
         wall_seconds=sum(run.facts.wall_seconds for run in (*void, *stages)),
     )
+
+
+def _billed(runs: Sequence[Run]) -> int:
+    return sum(record.billed for run in runs for record in run.records)
 
 
 def _rows(rows: Rows) -> dict[str, int]:
@@ -282,10 +328,20 @@ class Standard:
         return tuple(found[name] for name in self.order or found if name in found)
 
     @cached_property
+    def records(self) -> dict[str, Record]:
+        """The combined record of each image, by its id, in the order of `images`."""
+        by_stage = [stage.by_id for stage in self.stages]
+        return {
+            image.id: combined_record([records[image.id] for records in by_stage if image.id in records])
+            for image in self.images
+        }
+
+    @cached_property
     def summary(self) -> StandardSummary:
         """Every number, computed from the records of the stages."""
         settings = self.settings
-        return summarize_standard(self.images, self.stages, settings.budget, len(settings.stages), self.void)
+        records = [self.records[image.id] for image in self.images]
+        return summarize_standard(self.images, records, self.stages, settings.budget, len(settings.stages), self.void)
 
     @property
     def clean_accuracy(self) -> Estimate:
@@ -312,10 +368,9 @@ class Standard:
 
     @cached_property
     def combined(self) -> CombinedRun:
-        """The evaluation as one run, for reports and comparisons: each image has the record that decides it.
+        """The evaluation as one run, for reports and comparisons: each image has its combined record.
 
-        Its queries are those of the deciding stage alone, so its robust accuracy after q queries is that of stages
-        with q queries each.
+        Its robust accuracy after q queries is at most that of stages with q queries each.
         """
         return CombinedRun.of_standard(self)
 
@@ -332,7 +387,6 @@ class CombinedRun(Run):
         """Combine the stages of a standard evaluation."""
         settings, stages = standard.settings, standard.stages
         every, first = [run.facts for run in (*standard.void, *stages)], stages[0].facts
-        names = {image.id for image in standard.images}
         seen = [facts.forwarded for facts in every]
         facts = msgspec.structs.replace(
             first,
@@ -351,8 +405,7 @@ class CombinedRun(Run):
             attempts=max(facts.attempts for facts in every),
             killed_attempts=standard.summary.killed_attempts,
         )
-        records = (_deciding([stage.by_id[name] for stage in stages if name in stage.by_id]) for name in names)
-        run = cls.of(records, facts, standard.folder)
+        run = cls.of(standard.records.values(), facts, standard.folder)
         return replace(run, stages=stages, queries_of_all=standard.summary.ledger["queries"])
 
     @cached_property
@@ -423,6 +476,11 @@ def begun_in(folder: Path) -> Begun:
     return Begun(msgspec.structs.replace(found.settings, **texts, stages=list(map(shown, found.settings.stages))))
 
 
+def stage_seed(seed: int, number: int) -> int:
+    """Return the seed of a stage, counted from 1, in an evaluation with a seed."""
+    return seed + 1000 * (number - 1)
+
+
 def stage_folder(folder: Path, number: int, attack: str) -> Path:
     """Return the run directory of a stage, counted from 1."""
     return folder / f"{number}-{attack}"
@@ -436,24 +494,14 @@ def loaded_stages(folder: Path, settings: Settings, load: Callable[[Path], AnyRu
         if not (place / "summary.json").is_file():
             break
         run = load(place)
-        shared = {name: getattr(settings, name) for name in ("norm", "eps", "budget", "victim", "defense")}
-        found = {name: getattr(run.facts, name) for name in shared} | {"attack": run.facts.attack}
-        different = [name for name, value in (shared | {"attack": attack}).items() if found[name] != value]
+        shared = {name: getattr(settings, name) for name in ("norm", "eps", "budget", "victim", "defense", "data")}
+        expected = shared | {"attack": attack, "seed": stage_seed(settings.seed, number)}
+        different = [name for name, value in expected.items() if getattr(run.facts, name) != value]
+        if stages and run.facts.complete:
+            left, done = {*to_attack(stages[-1].records)}, {*run.by_id}
+            if not done <= left <= done | run.facts.failed.keys():
+                different.append("selection of images")
         if different:
             raise UserError(f"{place}: expected a stage of {settings.version} in {folder}, got another {different[0]}")
         stages.append(run)
     return stages
-
-
-def _deciding(records: Sequence[Record]) -> Record:
-    """Return one record for an image: of the stage that decides it, with the clean evaluations of the first stage."""
-    image = _combined(records)
-    if image.verdict == "undecided":
-        undecided = [record for record in records if record.verdict == "undecided"]
-        final = min(undecided, key=lambda record: success_query_of(record, "adversarial") or 0)
-        final = msgspec.structs.replace(final, final_margin=image.undecided_margin)
-    else:
-        final = records[-1]
-    first = asdict(records[0])
-    clean = {name: value for name, value in first.items() if name.startswith("clean_")}
-    return msgspec.structs.replace(final, **clean, first_9_vote_success=None)

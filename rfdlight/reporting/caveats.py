@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rfdlight.records.records import interim_queries
 from rfdlight.records.runs import Run
+from rfdlight.records.standard import CombinedRun
 from rfdlight.reporting.grid import Grid
 from rfdlight.reporting.tables import COMPARE_ONE_KIND, run_warnings
 
@@ -61,6 +62,11 @@ def _budgets(grid: Grid) -> Iterator[str]:
         yield (
             "Numbers below a run's own budget are computed from its records; an attack that plans with its budget may "
             "be stronger when run with the smaller budget."
+        )
+    if any(isinstance(run, CombinedRun) for run, _ in below):
+        yield (
+            "Below its own budget the number of a standard evaluation is an upper bound of that of stages with so many "
+            "queries each: later stages did not attack an image that an earlier one found adversarial after more."
         )
     late = {run.label: run.summary.counts["late"] for run, budget in below if not _has_interim(run, budget)}
     named = ", ".join(f"{label} ({count:,})" for label, count in late.items() if count)

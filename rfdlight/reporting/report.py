@@ -15,7 +15,7 @@ from rfdlight.reporting.tables import ball, side_by_side
 
 READING_GRID = "Cell: robust accuracy (Definition 1), undecided images by sign. Clean: mean over the method's runs."
 READING_STANDARD = (
-    "standard-1: robust in every stage of the standard evaluation, each with the queries of the column; bounds: "
+    "standard-1: robust in every stage of the standard evaluation, below its budget at most, see the caveats; bounds: "
     "undecided images as adversarial, and as robust."
 )
 READING_WORST = (

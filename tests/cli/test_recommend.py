@@ -105,7 +105,7 @@ def test_the_short_form_is_the_first_two_stages_with_one_error_level(elsewhere):
     data = GivenImages(fresh, 10)
     attack = StandardAttack(eps=0.2, access="decision")
     run = short_standard(loaded, data, attack, budget=8, device=torch.device("cpu"), seed=3)
-    assert [stage.facts.attack for stage in run.stages] == ["bernoulli_decision", "rays"]
+    assert [stage.facts.attack for stage in run.stages] == list(attack.short_stages)
     assert (run.settings.level, run.stages[1].facts.seed) == (0.0125, 1003)
     left = {record.id for record in run.stages[0].records if record.verdict == "robust"}
     assert 0 < len(left) < 20

@@ -28,7 +28,7 @@ def test_the_command_runs_all_stages_and_resumes(capsys, elsewhere):
     assert "model.budget is 5, was 4" in capsys.readouterr().err
     assert main(["test", "--resume", "out"]) == 0
     assert "standard-1 (decision)" in capsys.readouterr().out
-    assert rfd.load_standard("out").stages[0].facts.attempts == 2
+    assert rfd.load_standard("out").stages[0].facts.attempts == 1
     assert main(["report", "out"]) == 0
     shown = capsys.readouterr().out
     assert "standard-1" in shown
@@ -79,12 +79,24 @@ def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
     del content["summary"]
     (cell / "standard.json").write_text(json.dumps(content))
     (cell / "2-rays/summary.json").unlink()
-    before = rfd.load_run(cell / "1-bernoulli_decision").facts
     again = command("sweep", "both.yaml")
     assert again.status == 0
     assert "cell 1 of 1, noise-standard: robust" in again.out
-    assert rfd.load_standard(cell).stages[0].facts.attempts == before.attempts + 1
+    assert [stage.facts.attempts for stage in rfd.load_standard(cell).stages] == [1, 2]
     assert "0 of 4 to run" in command("sweep", "both.yaml", "--dry_run", "true").out
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [("model: {budget: 3, criterion: single}", "model.criterion"), ("trainer: {devices: 2}", "one process")],
+)
+def test_a_sweep_refuses_a_cell_that_cannot_run_before_the_first_runs(settings, reason, command, elsewhere):
+    Path("both.yaml").write_text(SWEEP.replace("model: {budget: 3}", settings))
+    found = command("sweep", "both.yaml")
+    assert found.status == 2
+    assert "cell none-standard: " in found.err
+    assert reason in found.err
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize(

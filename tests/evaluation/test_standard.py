@@ -11,7 +11,9 @@ from torch import nn
 
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
-from rfdlight.evaluation.standard import STAGES, standard
+from rfdlight.evaluation.evaluate import prepared
+from rfdlight.evaluation.standard import STAGES, StandardAttack, standard
+from rfdlight.records import run_directory
 from rfdlight.reporting import plots
 from rfdlight.testing.small_victims import IidVictim, normal
 
@@ -112,7 +114,79 @@ def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_
     assert [stage.records for stage in run.stages] == [stage.records for stage in whole.stages]
     assert run.images == whole.images
     assert run.rows.total == first.rows + second.rows
-    assert run.stages[1].facts.attempts == 2
+    assert [stage.facts.attempts for stage in run.stages] == [1, 2]
+
+
+def test_an_image_that_failed_in_a_finished_stage_stays_failed_when_a_later_one_goes_on(model, pair, tmp_path):
+    x, _ = pair
+    failing = [True]
+
+    def fail(module, inputs, logits):
+        bad = (inputs[0] == x[5]).flatten(1).all(1) & failing[0]
+        return logits.masked_fill(bad[:, None], float("nan"))
+
+    model.register_forward_hook(fail)
+    run = standard(model, pair, **QUICK, access="decision", out=tmp_path)
+    assert set(run.stages[0].facts.failed) == {"image/00005"}
+    assert len(run.stages[1].records) >= 2
+    failing[0] = False
+    (tmp_path / "2-rays/summary.json").unlink()
+    again = standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
+    assert again.images == run.images
+    assert again.summary.counts["failed"] == 1
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    with pytest.raises(rfd.UserError, match="two experiments"):
+        standard(model, pair, **QUICK, access="decision", out=tmp_path, resume=True)
+
+
+def test_the_standard_is_refused_in_the_place_of_one_attack(model, pair, tmp_path):
+    with pytest.raises(rfd.UserError, match=r"got standard-1, which has several; call rfdlight\.standard"):
+        rfd.evaluate(model, pair, StandardAttack(eps=0.1), budget=2, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_holds_one_evaluation(model, pair, tmp_path):
+    alone = {**QUICK, "budget": 1}
+    rfd.evaluate(model, pair, **alone, sanity_checks=False, out=tmp_path / "runs/one")
+    for place in ("runs/one", "runs"):
+        with pytest.raises(rfd.UserError, match="already holds another run"):
+            standard(model, pair, **alone, access="decision", out=tmp_path / place)
+    standard(model, pair, **alone, access="decision", out=tmp_path / "standard")
+    with pytest.raises(rfd.UserError, match="already holds a standard evaluation"):
+        rfd.evaluate(model, pair, **alone, out=tmp_path / "standard")
+    assert not (tmp_path / "standard/journal").exists()
+
+
+def test_an_error_before_the_first_query_leaves_no_folder(model, pair, tmp_path):
+    calls, checks = [], [10**6]
+
+    def fail(module, inputs):
+        calls.append(len(inputs[0]))
+        if len(calls) > checks[0]:
+            raise rfd.UserError("model: not of this size")
+
+    hook = model.register_forward_pre_hook(fail)
+    with prepared(model, pair, (), None, 4):
+        checks[0] = len(calls)
+    calls.clear()
+    with pytest.raises(rfd.UserError, match="not of this size"):
+        standard(model, pair, **QUICK, access="decision", out=tmp_path / "out")
+    hook.remove()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used(model, pair, tmp_path):
+    config = tmp_path / "out/config.yaml"
+
+    def killed():
+        config.write_text("{}")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        standard(model, pair, **QUICK, access="decision", out=config.parent, on_ready=killed)
+    assert run_directory.plan(str(config.parent), "") == config.parent
+    standard(model, pair, **QUICK, access="decision", out=config.parent)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +194,13 @@ def test_an_interrupted_evaluation_goes_on_in_its_second_stage(model, pair, tmp_
     [
         ({"eps": None}, ["eps"]),
         ({"norm": "l1"}, ["norm", "l1"]),
+        ({"norm": ["linf"]}, ["norm", "['linf']"]),
         ({"access": "gradient"}, ["access", "gradient"]),
+        ({"access": ["score"]}, ["access", "['score']"]),
+        ({"budget": "10"}, ["budget", "whole number", "'10'"]),
+        ({"budget": 1.5}, ["budget", "whole number", "1.5"]),
+        ({"seed": "a"}, ["seed", "whole number", "'a'"]),
+        ({"eps": "a"}, ["eps", "positive number", "a"]),
         ({"resume": True}, ["resume", "out"]),
     ],
 )
@@ -129,6 +209,10 @@ def test_wrong_arguments_are_errors_of_one_line(model, pair, changes, words):
         standard(model, pair, **QUICK | changes)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
+    if not {"access", "resume"} & changes.keys():
+        with pytest.raises(rfd.UserError) as caught:
+            rfd.evaluate(model, pair, **QUICK | changes)
+        assert all(word in str(caught.value) for word in words)
 
 
 def test_a_victim_that_is_right_in_the_mean_is_rarely_called_adversarial():
@@ -169,8 +253,7 @@ def test_stages_are_void_if_the_victim_turns_out_to_be_random_later(tmp_path):
     assert all(record.final_evaluations > 1 for stage in run.stages for record in stage.records)
     assert run.rows.total == run.summary.ledger["rows"] == counter.rows
     assert (tmp_path / "random/1-bernoulli_decision/summary.json").exists()
-    with RowCounter(model) as more:
-        again = standard(model, (x, y), eps=0.1, budget=8, access="decision", out=tmp_path, resume=True)
+    again = standard(model, (x, y), eps=0.1, budget=8, access="decision", out=tmp_path, resume=True)
     assert [stage.records for stage in again.void] == [stage.records for stage in run.void]
     assert again.images == run.images
-    assert again.rows.total == counter.rows + more.rows
+    assert again.rows.total == counter.rows

@@ -15,7 +15,8 @@ from rfdlight.records.records import InterimEvaluation
 from rfdlight.records.run_folders import load_runs
 from rfdlight.records.runs import Run
 from rfdlight.records.schema import seal
-from rfdlight.records.standard import Settings, Standard, combine, summarize_standard, to_attack
+from rfdlight.records.standard import Settings, Standard, combine, combined_record, summarize_standard, to_attack
+from rfdlight.records.summary import is_robust_at
 from rfdlight.reporting.comma_separated import grid_csv
 from rfdlight.reporting.formats import markdown
 from rfdlight.reporting.report import compile_report
@@ -50,6 +51,12 @@ def runs():
     return [Run.of(records, facts(failed={"digits/test/0007": "NaN"} if i else {})) for i, records in enumerate(STAGES)]
 
 
+def record_of(index):
+    by_stage = [run.by_id for run in runs()]
+    name = f"digits/test/{index:04d}"
+    return combined_record([records[name] for records in by_stage if name in records])
+
+
 @pytest.fixture
 def images():
     return {int(image.id[-1]): image for image in combine([run.by_id for run in runs()])}
@@ -76,10 +83,10 @@ def test_verdicts_stages_and_queries(images):
 def test_undecided_images_count_by_the_mean_over_all_their_undecided_points(images):
     assert images[2].undecided_margin == pytest.approx((100 * 0.1 - 1000 * 0.2) / 1100)
     assert images[4].undecided_margin == pytest.approx((-100 * 0.2 + 900 * 0.1) / 1000)
-    assert [images[i].is_robust_at(None) for i in (2, 4)] == [False, True]
+    assert [record_of(i).is_robust for i in (2, 4)] == [False, True]
     assert [images[2].is_robust_at(queries) for queries in (29, 30)] == [True, False]
-    assert not any(images[i].is_robust_at(None, "adversarial") for i in (2, 4, 8))
-    assert all(images[i].is_robust_at(None, "robust") for i in (2, 4, 5, 8))
+    assert not any(is_robust_at(record_of(i), 30, "adversarial") for i in (2, 4, 8))
+    assert all(is_robust_at(record_of(i), 30, "robust") for i in (2, 4, 5, 8))
 
 
 def test_a_stage_counts_from_its_interim_evaluations_on():
@@ -92,7 +99,8 @@ def test_a_stage_counts_from_its_interim_evaluations_on():
 
 def test_the_headlines_the_shares_and_the_ledger(images):
     void = [Run.of([record(0)], facts(totals=Rows(attack=5), wall_seconds=1.0, killed_attempts=1))]
-    summary = summarize_standard(list(images.values()), runs(), 30, planned=3, void=void)
+    records = [record_of(i) for i in images]
+    summary = summarize_standard(list(images.values()), records, runs(), 30, planned=3, void=void)
     assert summary.counts == {
         "images": 8, "failed": 1, "misclassified": 1, "adversarial": 3, "undecided": 2, "robust": 2,
     }  # fmt: skip
@@ -110,19 +118,36 @@ def test_the_headlines_the_shares_and_the_ledger(images):
     assert summary.ledger["rows"] == 2 * 400 + 5
     assert summary.ledger["attack"] == 2 * 180 + 5
     assert (summary.killed_attempts, summary.wall_seconds) == (1, 4.0)
+    # Image 7 was lost in the second stage, and its queries in the first were billed.
+    assert summary.ledger["queries"] == sum(stage.queries for stage in summary.stages) == 7 + 7 * 30 + 12 + 5 * 30
 
 
-def test_an_equal_share_of_the_budget_counts_the_queries_of_each_stage_alone(images):
-    by_stage = {i: image.success_query_in_stage for i, image in images.items() if image.stage}
-    assert by_stage == {0: 7, 1: 12, 6: 30}
-    assert [images[1].is_robust_with(queries) for queries in (11, 12)] == [True, False]
-    assert not images[3].is_robust_with(0)
+def test_an_equal_share_of_the_budget_counts_the_queries_of_each_stage_alone():
+    assert [is_robust_at(record_of(1), queries) for queries in (11, 12)] == [True, False]
+    assert not is_robust_at(record_of(3), 0)
     # An undecided point of an earlier stage counts in the lower bound, though a later stage succeeded.
-    early = [record(6, **{**UNDECIDED, "success_query": 4}), adversarial(6, 30)]
-    (found,) = combine([{each.id: each} for each in early])
-    assert (found.stage, found.undecided_query_in_stage) == (2, 4)
-    assert [found.is_robust_with(10, how) for how in ("sign", "adversarial", "robust")] == [True, False, True]
-    assert not found.is_robust_with(30, "robust")
+    found = combined_record([record(6, **{**UNDECIDED, "success_query": 4}), adversarial(6, 30)])
+    assert found.verdict == "adversarial"
+    assert [is_robust_at(found, 10, how) for how in ("sign", "adversarial", "robust")] == [True, False, True]
+    assert not is_robust_at(found, 30, "robust")
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_an_interim_evaluation_counts_in_whatever_stage_it_is(stage):
+    found = InterimEvaluation(queries=10, evaluations=50, margin=-0.1, verdict="undecided")
+    records = [record(0, **({"interim": (found,)} if stage == number else {})) for number in (0, 1)]
+    combined = combined_record(records)
+    assert [is_robust_at(combined, queries) for queries in (9, 10, 29, 30)] == [True, False, False, True]
+    assert is_robust_at(combined, 10, "robust")
+    # Two undecided evaluations count by the mean over both.
+    other = InterimEvaluation(queries=10, evaluations=100, margin=0.1, verdict="undecided")
+    records[1 - stage] = record(0, interim=(other,))
+    assert is_robust_at(combined_record(records), 10)
+    last = combined_record([records[stage], adversarial(0, 30, success_query=None, interim=(other,))])
+    assert [is_robust_at(last, queries) for queries in (10, 30)] == [True, False]
+    # A success that the final evaluation did not confirm ends that stage alone.
+    records[1 - stage] = record(0, success_query=4)
+    assert [is_robust_at(combined_record(records), queries) for queries in (5, 10)] == [True, False]
 
 
 SETTINGS = Settings(
@@ -132,12 +157,12 @@ SETTINGS = Settings(
 
 
 def evaluation():
-    of_stage = [{"attack": name, "num_images": 10 if name == "bernoulli" else 7} for name in ("bernoulli", "square")]
+    of_stage = [{"attack": "bernoulli"}, {"attack": "square", "num_images": 7, "seed": 1000}]
     stages = [
         Run.of(run.records, msgspec.structs.replace(run.facts, **own))
         for run, own in zip(runs(), of_stage, strict=True)
     ]
-    third = Run.of([record(i) for i in (2, 4, 5, 8)], facts(attack="nes", num_images=4))
+    third = Run.of([record(i) for i in (2, 4, 5, 8)], facts(attack="nes", num_images=4, seed=2000))
     return Standard(SETTINGS, (*stages, third))
 
 
@@ -188,6 +213,9 @@ def test_a_report_has_one_column_for_a_standard_evaluation_and_none_for_its_stag
     text = markdown(report)
     assert "37.5% (13.7 to 69.4) bounds 12.5-50.0" in text
     assert "robust in every stage" in text
+    assert "is an upper bound" not in text
+    below = markdown(compile_report(loaded, [10]))
+    assert "Below its own budget the number of a standard evaluation is an upper bound" in below
     lines = list(csv.DictReader(io.StringIO(grid_csv(report))))
     assert [line["attack"] for line in lines] == ["square", "standard-1", "worst case"]
     assert lines[1]["robust_at_budget"] == "0.375"
@@ -214,9 +242,20 @@ def test_a_damaged_or_unfinished_evaluation_is_an_error_of_one_line(change, word
     assert "\n" not in str(caught.value)
 
 
-def test_a_stage_of_another_evaluation_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("changes", "records", "different"),
+    [
+        ({"eps": 0.1}, slice(None), "eps"),
+        ({"data": "digits, seed=1"}, slice(None), "data"),
+        ({"seed": 1}, slice(None), "seed"),
+        ({}, slice(1), "selection of images"),
+        ({"failed": {}}, slice(None), "selection of images"),
+    ],
+)
+def test_a_stage_of_another_evaluation_is_refused(changes, records, different, tmp_path):
     standard = evaluation()
-    other = Run.of(standard.stages[1].records, msgspec.structs.replace(standard.stages[1].facts, eps=0.1))
+    stage = standard.stages[1]
+    other = Run.of(stage.records[records], msgspec.structs.replace(stage.facts, **changes))
     write(Standard(SETTINGS, (standard.stages[0], other, standard.stages[2])), tmp_path / "one")
-    with pytest.raises(UserError, match="another eps"):
+    with pytest.raises(UserError, match=f"another {different}"):
         Standard.load(tmp_path / "one")
