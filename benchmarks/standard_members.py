@@ -11,6 +11,7 @@ queries. An attack that finds none is left out.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=0.05)
     parser.add_argument("--access", choices=tuple(CANDIDATES), default="score")
     parser.add_argument("--cells", default="", help="pattern of the cells")
+    parser.add_argument("--only", default="", help="pattern of the attacks")
     parser.add_argument("--weights", type=Path, default=Path("tuning"), help="folder of the networks, made if missing")
     options = parser.parse_args()
     cells = cells_of(options.weights, [options.eps], options.images, options.cells)
@@ -37,6 +39,8 @@ def main() -> None:
     print(f"| attack | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}")
     queries = {}
     for name in CANDIDATES[options.access].split():
+        if not re.search(options.only, name):
+            continue
         attack = component("attack", name)(eps=options.eps, norm="linf")
         runs = [robust_after(attack, cell.victim, cell.x, cell.y, cell.sigma)[1] for cell in cells.values()]
         queries[name] = torch.stack(runs)  # (cells, images)
