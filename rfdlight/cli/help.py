@@ -27,6 +27,7 @@ _NEEDED = {
 
 EXAMPLES = {
     "test": """examples:
+  rfdlight test --attack standard --data.num_images 50
   rfdlight test --attack square --attack.eps 8/255 --data.num_images 50
   rfdlight test --attack rays --defense input_noise --defense.sigma 0.1
   rfdlight test --attack square --model.victim my_module.my_net \\
@@ -43,6 +44,7 @@ TITLES = {
 """Titles of the groups of options, in order, by command and by the first part of the options."""
 
 _TEXTS = {
+    "attack": "Attack, or standard: the standard evaluation, several attacks in turn.",
     "help": "Print this help and exit.",
     "config": "YAML file of settings; several are read in order, and later ones override.",
     "print_config": "Print the resolved settings and exit.",

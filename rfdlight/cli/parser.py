@@ -128,7 +128,8 @@ class Parser(LightningArgumentParser):
             self._subcommands_action.choices[command]._refuse_missing(namespace[command])
         for name in iter_required_keys(self):
             if namespace.get(name) is None:
-                known = f"; known: {', '.join(registry.names(name))}" if name in registry.FLAGS else ""
+                standard = ["standard"] if name == "attack" else []
+                known = f"; known: {', '.join(standard + registry.names(name))}" if name in registry.FLAGS else ""
                 self._refuse(name, f"expected a value, got none{known}")
 
     def _meant(self, error: BaseException) -> UserError:

@@ -18,7 +18,7 @@ PARSED = {
     # commands and names of components
     "": "expected a command: fit, test, analyze, ",
     "tets": "unknown command 'tets'; did you mean test?",
-    "test": "attack: expected a value, got none; known: adaptive_nes, ",
+    "test": "attack: expected a value, got none; known: standard, ",
     "test --attack rayz": "unknown attack 'rayz'; did you mean rays?",
     "test -c name.yaml": "unknown attack 'rayz'; did you mean rays?",
     RAYS + "--defense feature_nose": "unknown defense 'feature_nose'; did you mean feature_noise or ",
