@@ -183,7 +183,7 @@ class Engine:
             evaluations=EvaluationState.open(y, config.classes, wanted),
             candidates=CandidateState(zero, zero, zero, none, none),
             clean=CleanState(zero, zero, zero.double(), none, zero),
-            interim=InterimState.open(x, 0 if self.deterministic else len(self._criterion_step.interim_queries)),
+            interim=InterimState.open(x, len(self._criterion_step.interim_queries)),
         )
 
     def _query(self, rows: slice | Tensor) -> None:

@@ -114,7 +114,7 @@ def test_yaml_on_the_command_line_is_written_out(form):
     [["--attack", "squar"], ["--attack=squar"], ["--attack.class_path", "squar"], ["--attack.help=squar"]],
 )
 def test_an_unknown_name_on_the_command_line_names_the_nearest(args):
-    with pytest.raises(UserError, match=r"^unknown attack 'squar'; did you mean square\?$"):
+    with pytest.raises(UserError, match=r"^unknown attack 'squar'; did you mean square or adaptive_square\?$"):
         arguments(args)
 
 

@@ -512,8 +512,8 @@ def test_the_conclusion_of_a_test_follows_wealth_count_and_mean():
     evaluations.below[:] = (
         torch.tensor([first, first, first, first - 1, first, first, second], dtype=torch.float64) + 1e-9
     )
-    candidates = SimpleNamespace(tested_candidates=torch.tensor([1, 2, 1, 1, 1, 1, 2]))
-    state = SimpleNamespace(evaluations=evaluations, criterion=own, candidates=candidates)
+    own.tests = torch.tensor([1, 2, 1, 1, 1, 1, 2])
+    state = SimpleNamespace(evaluations=evaluations, criterion=own)
     conclusion = criterion.conclude(state, rows)
     assert conclusion.adversarial.tolist() == [True, False, False, False, False, False, True]
     assert conclusion.more.tolist() == [0, 10, 1, 0, 0, 10, 0]

@@ -118,13 +118,16 @@ SCORES = [("raise", phase) for phase in (*Phase, "test")] + [
 ]
 
 
+INTERIM = {"interim_queries": (2,)}
+
+
 @pytest.fixture(scope="module")
 def whole(network):
     """The images, and a run without a fault in which the one that is going to fail is tested by the criterion."""
     x = images(10)
     with torch.no_grad():
         y = network(x).argmax(1)
-    records, failed, _ = attacked(Mapped(network, lambda logits: logits), RandomNoise(eps=EPS), x, y)
+    records, failed, _ = attacked(Mapped(network, lambda logits: logits), RandomNoise(eps=EPS), x, y, **INTERIM)
     assert not failed
     bad = next(number for number in range(10) if records[f"test/{number:04d}"].tested_candidates)
     return x, y, records, bad
@@ -138,10 +141,10 @@ def standing(records):
 @pytest.mark.parametrize(("how", "phase"), SCORES)
 def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_records(network, whole, how, phase):
     x, y, records, number = whole
-    number = standing(records) if phase == Phase.FINAL else number
+    number = standing(records) if phase in (Phase.INTERIM, Phase.FINAL) else number
     bad = names([number])
     victim = Faulty(network, x[[number]], bad, how, phase)
-    found, failed, _ = attacked(victim, RandomNoise(eps=EPS), x, y)
+    found, failed, _ = attacked(victim, RandomNoise(eps=EPS), x, y, **INTERIM)
     assert failed == {bad[0]: REASONS[how]}
     assert found == {image_id: record for image_id, record in records.items() if image_id not in bad}
     assert set(victim.shapes) == {(4, 3, 16, 16)}
@@ -151,7 +154,7 @@ def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_re
 def test_two_images_of_one_pass_that_fail_are_both_found(network, whole, how):
     x, y, records, _ = whole
     bad = names([1, 2])
-    found, failed, engine = attacked(Faulty(network, x[[1, 2]], bad, how), RandomNoise(eps=EPS), x, y)
+    found, failed, engine = attacked(Faulty(network, x[[1, 2]], bad, how), RandomNoise(eps=EPS), x, y, **INTERIM)
     assert failed == dict.fromkeys(bad, REASONS[how])
     assert found == {image_id: record for image_id, record in records.items() if image_id not in bad}
     total = engine.ledger.total
