@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
-from rich.console import Console
+from rich.console import Console, RenderableType
 from safetensors import SafetensorError
 
 from rfdlight.errors import UserError, one_line, unknown_name
@@ -200,6 +201,15 @@ def read_config(path: Path) -> dict[str, Any]:
 def plain_console(stderr: bool = False, file: TextIO | None = None, quiet: bool = False) -> Console:
     """Return a rich console without markup and emoji, so that `[bold]` and `:warning:` in names print unchanged."""
     return Console(stderr=stderr, file=file, quiet=quiet, markup=False, emoji=False)
+
+
+def plain_text(shown: RenderableType, width: int) -> str:
+    """Return what a console of this width prints, without spaces at the ends of lines."""
+    console = plain_console(file=io.StringIO())
+    console.width = width
+    with console.capture() as captured:
+        console.print(shown)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
 
 
 def is_first(environ: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.attacks.gradient_estimation import enlarged
 from rfdlight.core import norms, rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
@@ -78,11 +79,7 @@ class Bernoulli(Attack):
 
     def _point(self, x: Tensor, direction: Tensor) -> Tensor:
         """Return the point of the ball in a direction of the grid, like `x`."""
-        if direction.shape != x.shape:
-            grid = direction.shape[2]
-            rows, columns = (torch.arange(side, device=x.device) * grid // side for side in x.shape[2:])
-            cell = (rows[:, None] * grid + columns).flatten()  # of each pixel
-            direction = direction.flatten(2).gather(2, cell.expand(*x.shape[:2], -1)).view_as(x)
+        direction = enlarged(direction, x)
         if self.norm == "l2":
             direction = direction / per_row(norms.norm(direction, "l2"), x)
         return torch.add(x, direction, alpha=self.threat.eps).clamp_(0, 1)

@@ -86,7 +86,7 @@ def size_of(place: Path) -> Size | None:
 def _size_of_standard(place: Path) -> Size | None:
     """Return the size of the finished standard evaluation in a folder, with the queries of all its stages."""
     try:
-        settings = standard.begun_in(place).settings
+        settings = standard.settings_in(place)
     except UserError:
         return None
     queries = settings.budget * len(settings.stages)

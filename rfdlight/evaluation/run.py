@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +11,7 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from rfdlight._io import plain_console
+from rfdlight._io import plain_text
 from rfdlight.errors import UserError
 from rfdlight.records import images, runs
 from rfdlight.records.run_folders import load_any
@@ -83,11 +82,7 @@ class Run(runs.Run):
         return target
 
     def __str__(self) -> str:
-        console = plain_console(file=io.StringIO())
-        console.width = _WIDTH
-        with console.capture() as captured:
-            console.print(run_table(self.summary))
-        return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
+        return plain_text(run_table(self.summary), _WIDTH)
 
     def _repr_html_(self) -> str:
         return run_html(self.summary)

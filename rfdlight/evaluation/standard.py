@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight import _io
-from rfdlight._io import plain_console
+from rfdlight._io import plain_text
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.core.norms import Norm
@@ -36,8 +35,8 @@ from rfdlight.records.standard import (
     Settings,
     Standard,
     StandardSummary,
-    begun_in,
     loaded_stages,
+    settings_in,
     stage_folder,
     stage_seed,
     to_attack,
@@ -138,11 +137,7 @@ class StandardRun(Standard):
         return torch.stack([points[name] for name in self.ids])
 
     def __str__(self) -> str:
-        console = plain_console(file=io.StringIO())
-        console.width = 100
-        with console.capture() as captured:
-            console.print(standard_table(self.settings, self.summary))
-        return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
+        return plain_text(standard_table(self.settings, self.summary), width=100)
 
 
 def load_standard(folder: str | Path) -> StandardRun:
@@ -339,7 +334,7 @@ def _check_place(folder: Path, settings: Settings, resume: bool) -> None:
             raise UserError(f"{folder} already holds another run, {held}; give another folder")
         return
     try:
-        before = begun_in(folder).settings
+        before = settings_in(folder)
     except UserError as error:
         raise fingerprint.cannot_go_on(folder, str(error)) from error
     different = [name for name in Settings.__struct_fields__ if getattr(before, name) != getattr(settings, name)]

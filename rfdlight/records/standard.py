@@ -248,7 +248,7 @@ def summarize_standard(
     total = len(images)
     stage_share = budget // planned
     adversarial = [sum(image.stage == number for image in images) for number in range(1, len(stages) + 1)]
-    rows = sum((run.facts.totals for run in (*void, *stages)), Rows())
+    rows = _totals((*void, *stages))
     verdicts = [image.verdict for image in images]
     return StandardSummary(
         counts={
@@ -291,6 +291,10 @@ def _billed(runs: Sequence[Run]) -> int:
     return sum(record.billed for run in runs for record in run.records)
 
 
+def _totals(runs: Sequence[Run]) -> Rows:
+    return sum((run.facts.totals for run in runs), Rows())
+
+
 def _rows(rows: Rows) -> dict[str, int]:
     return {**{kind: getattr(rows, kind) for kind in ROWS}, "rows": rows.total}
 
@@ -312,7 +316,7 @@ class Standard:
     def load(cls, folder: str | Path, load: Callable[[Path], Run] = load_run) -> Self:
         """Read the folder of a finished standard evaluation; `load` reads the run directory of a stage."""
         folder = Path(folder)
-        settings = begun_in(folder).settings
+        settings = settings_in(folder)
         refuse_links(folder)
         again = (folder / RANDOM).is_dir()
         stages = loaded_stages(folder / RANDOM if again else folder, settings, load)
@@ -361,7 +365,7 @@ class Standard:
     @property
     def rows(self) -> Rows:
         """Rows of the victim's forward passes over all stages, by purpose."""
-        return sum((run.facts.totals for run in (*self.void, *self.stages)), Rows())
+        return _totals((*self.void, *self.stages))
 
     def __iter__(self) -> Iterator[Estimate]:
         return iter((self.clean_accuracy, self.robust_accuracy))
@@ -460,11 +464,11 @@ def is_finished(folder: Path) -> bool:
         return True
 
 
-def begun_in(folder: Path) -> Begun:
+def settings_in(folder: Path) -> Settings:
     """Read the settings of the standard evaluation in a folder."""
     path = folder / FILE
     try:
-        found = decode(read_bytes(path), Begun)
+        found = decode(read_bytes(path), Begun).settings
     except FileNotFoundError:
         raise UserError(f"expected the folder of a standard evaluation, got {folder}, which lacks {FILE}") from None
     except OSError as error:
@@ -472,8 +476,8 @@ def begun_in(folder: Path) -> Begun:
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     # Texts of a stranger's file may hold control characters.
-    texts = {name: shown(text) for name, text in asdict(found.settings).items() if isinstance(text, str)}
-    return Begun(msgspec.structs.replace(found.settings, **texts, stages=list(map(shown, found.settings.stages))))
+    texts = {name: shown(text) for name, text in asdict(found).items() if isinstance(text, str)}
+    return msgspec.structs.replace(found, **texts, stages=list(map(shown, found.stages)))
 
 
 def stage_seed(seed: int, number: int) -> int:
