@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rfdlight.attacks import Attack
     from rfdlight.core.registry import list_attacks, list_criteria, list_data, list_defenses, list_victims
     from rfdlight.data import ImageData, Images
-    from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise, undefended
+    from rfdlight.defenses import AAA, AveragedAnswers, Defense, FeatureNoise, InputNoise, LogitNoise, undefended
     from rfdlight.engine.criteria import SuccessCriterion
     from rfdlight.errors import DefenseError, UserError
     from rfdlight.evaluation.attack_evaluation import AttackEvaluation
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AAA", "Attack", "AttackEvaluation", "Classifier", "Comparison", "Defense", "DefenseError", "Estimate",
-    "FeatureNoise", "ImageData", "Images", "InputNoise", "LogitNoise", "Record", "Run", "StandardRun",
+    "AAA", "Attack", "AttackEvaluation", "AveragedAnswers", "Classifier", "Comparison", "Defense", "DefenseError",
+    "Estimate", "FeatureNoise", "ImageData", "Images", "InputNoise", "LogitNoise", "Record", "Run", "StandardRun",
     "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses", "evaluate", "list_attacks",
     "list_criteria", "list_data", "list_defenses", "list_victims", "load_run", "load_standard", "load_victim", "report",
     "standard", "testing", "training", "undefended", "victims",
@@ -51,7 +51,7 @@ _HOMES = {
     "victims.resolve": ("load_victim",),
     "attacks": ("Attack",),
     "data": ("ImageData", "Images"),
-    "defenses": ("AAA", "Defense", "FeatureNoise", "InputNoise", "LogitNoise", "undefended"),
+    "defenses": ("AAA", "AveragedAnswers", "Defense", "FeatureNoise", "InputNoise", "LogitNoise", "undefended"),
     "victims": ("Victim",),
 }
 """The module of each public name."""

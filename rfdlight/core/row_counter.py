@@ -23,15 +23,24 @@ class RowCounter:
     def __init__(self, module: nn.Module) -> None:
         self.rows = 0
         self._module = module
+        self._given = 0
 
     def __enter__(self) -> Self:
-        self._hook = self._module.register_forward_hook(self._count)
+        # First of all hooks, since a defense may repeat rows before the module.
+        self._hooks = [
+            self._module.register_forward_pre_hook(self._receive, prepend=True),
+            self._module.register_forward_hook(self._count),
+        ]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _receive(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._given = len(inputs[0])
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        self.rows += len(inputs[0])
+        self.rows += self._given

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rfdlight.defenses import LogitNoise
+from rfdlight.errors import UserError
 
 
 @pytest.fixture
@@ -37,3 +38,19 @@ def test_it_acts_after_the_model_and_leaves_the_image_alone(logits):
 
 def test_it_says_what_it_does():
     assert LogitNoise(0.5).describe(nn.Identity()) == "LogitNoise sigma 0.5 on the logits"
+
+
+def test_below_a_confidence_alone_answers_get_noise():
+    logits = torch.tensor([[4.0, 0.0, 0.0], [0.2, 0.0, 0.0], [0.0, 5.0, 1.0]])  # confidences 0.96, 0.38, 0.98
+    torch.manual_seed(0)
+    with LogitNoise(0.7, below=0.9).on(nn.Identity()) as model:
+        answers = torch.stack([model(logits) for _ in range(1000)])
+    assert torch.equal(answers[:, [0, 2]], logits[[0, 2]].expand(1000, 2, 3))
+    assert abs(float(answers[:, 1].std(0).mean()) - 0.7) < 5 * 0.7 / 6000**0.5
+    assert LogitNoise(below=1.0).describe(nn.Identity()).endswith("on the logits where the confidence is below 1")
+
+
+@pytest.mark.parametrize("below", [0.0, -1.0, 1.1, float("nan")])
+def test_a_confidence_outside_of_its_range_is_refused(below):
+    with pytest.raises(UserError, match="below"):
+        LogitNoise(below=below)

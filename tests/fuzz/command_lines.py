@@ -125,7 +125,12 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     if command == "test":
         parts.insert(0, [f"--attack={draw(st.sampled_from(('square', 'rays', *NAMES['attack'])))}", *SMALL])
         if draw(st.booleans()):
-            parts.append(["--defense", draw(st.sampled_from(("input_noise", "feature_noise", "logit_noise", "aaa")))])
+            parts.append(
+                [
+                    "--defense",
+                    draw(st.sampled_from(tuple(NAMES["defense"]))),
+                ]
+            )
         if draw(st.booleans()):
             parts.append(["--run", "run"])
     elif command in POSITIONALS and draw(st.integers(0, 3)):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rfdlight.attacks import RandomNoise, RayS
-from rfdlight.defenses import AAA, FeatureNoise, InputNoise, LogitNoise
+from rfdlight.defenses import AAA, AveragedAnswers, FeatureNoise, InputNoise, LogitNoise
 from rfdlight.testing import check_attack, check_defense
 from rfdlight.testing.small_victims import OneHot, small_network
 
@@ -150,7 +150,7 @@ def test_a_faulty_defense_is_named(fault, named):
 
 @pytest.mark.parametrize(
     "defense",
-    [InputNoise(0.1), LogitNoise(0.1), FeatureNoise(sigma=0.1, layers="3"), AAA()],
+    [InputNoise(0.1), LogitNoise(0.1), FeatureNoise(sigma=0.1, layers="3"), AAA(), AveragedAnswers()],
     ids=lambda d: type(d).__name__,
 )
 def test_shipped_defenses_pass(defense):
