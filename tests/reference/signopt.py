@@ -1,97 +1,27 @@
 """Sign-OPT, l2 and linf, on one image."""
 
-import math
-
 import torch
 
-
-class BudgetSpentError(Exception):
-    pass
+from reference.nearest_direction import BudgetSpentError, NearestDirection
 
 
-def signopt(model, x, norm, steps, draws, *, hit, starting_points, samples, start=None):  # noqa: C901 - the paper's steps
+def signopt(model, x, norm, steps, draws, *, hit, starting_points, samples, start=None):
     """Return one entry per query (its point, purpose and the best radius before it) and the final direction.
 
     `draws(stream, number, shape)` returns normal numbers, `hit(label)` whether a label is what the attacker wants.
     """
-    history, best = [], {"radius": math.inf}
-
-    def size(v):
-        row = v.reshape(1, -1)
-        return (row.abs().amax(1) if norm == "linf" else torch.linalg.vector_norm(row, dim=1)).item()
-
-    def unit(v):
-        return v / torch.tensor(size(v))
-
-    def wrong(theta, radius, purpose):
-        if len(history) == steps:
-            raise BudgetSpentError
-        point = (x + torch.tensor(radius) * theta).clamp(0, 1)
-        history.append({"point": point, "purpose": purpose, "radius": best["radius"]})
-        return hit(model(point).argmax().item())
-
-    def bisect(theta, low, high, gap):
-        while True:
-            middle = (low + high) / 2
-            if wrong(theta, middle, "bisect"):
-                high = middle
-            else:
-                low = middle
-            if high - low <= gap:
-                return high
-
-    def nearer(theta, gap):
-        """Return the radius along theta, or infinity if it is not below the best one."""
-        high = best["radius"]
-        if not wrong(theta, high, "try"):
-            return math.inf
-        low = 0.0
-        for _ in range(100):
-            if not wrong(theta, 0.99 * high, "shrink"):
-                low = 0.99 * high
-                break
-            high = 0.99 * high
-        return bisect(theta, low, high, gap)
-
-    theta = None
-    alpha, beta, number, tried = 0.2, 1e-3, 0, 0
+    search = NearestDirection(model, x, norm, steps, hit)
+    alpha, beta, number = 0.2, 1e-3, 0
     try:
-        while tried < starting_points or theta is None:
-            raw = draws(0, tried, x.shape) if start is None else start - x
-            reach = min(size(raw), best["radius"])
-            if wrong(unit(raw), reach, "start"):
-                radius = bisect(unit(raw), 0.0, reach, 1e-5)
-                if radius < best["radius"]:
-                    best["radius"], theta = radius, unit(raw)
-            tried += 1
+        search.begin(draws, starting_points, start)
         while True:
             total = torch.zeros_like(x)
             for _ in range(samples):
-                u = unit(draws(1, number, x.shape))
+                u = search.unit(draws(1, number, x.shape))
                 number += 1
-                sign = -1 if wrong(unit(theta + torch.tensor(beta) * u), best["radius"], "sample") else 1
-                total = total + sign * u
-
-            def stepped(a, theta=theta, total=total):
-                return unit(theta - torch.tensor(a / samples) * total)
-
-            found = None
-            for _ in range(15):
-                radius, tested = nearer(stepped(alpha), beta / 500), alpha
-                alpha *= 2
-                if radius >= best["radius"]:
-                    break
-                best["radius"], found = radius, stepped(tested)
-            if found is None:
-                for _ in range(15):
-                    alpha *= 0.25
-                    radius = nearer(stepped(alpha), beta / 500)
-                    if radius < best["radius"]:
-                        best["radius"], found = radius, stepped(alpha)
-                        break
-            theta = theta if found is None else found
-            if alpha < (1e-4 if norm == "l2" else 1e-6):
-                alpha, beta = 1.0, 0.1 * beta
-                beta = 1e-3 if beta < 1e-8 else beta
+                direction = search.unit(search.theta + torch.tensor(beta) * u)
+                total = total + (-1 if search.wrong(direction, search.radius, "sample") else 1) * u
+            alpha = search.line_search(total, samples, alpha, beta / 500)
+            alpha, beta = search.restarted(alpha, beta)
     except BudgetSpentError:
-        return history, theta
+        return search.history, search.theta

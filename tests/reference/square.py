@@ -41,7 +41,17 @@ def painted(kept, top, left, s, colours):
     return new
 
 
-def square(model, x, y, eps, p, n, budget, draws):
+def followed(change, follow, jump):
+    """Return whether a step with this change of the loss is kept."""
+    if follow == "down":
+        return change < 0
+    if follow == "up":
+        return change > 0
+    upwards = abs(change) > jump if follow == "both" else abs(change) <= jump
+    return change > 0 if upwards else change < 0
+
+
+def square(model, x, y, eps, p, n, budget, draws, follow="down", jump=6.0):
     """Return one entry per query: the point, the recorded loss after it, and the side of its window."""
     channels, height, width = x.shape
     history = []
@@ -64,7 +74,7 @@ def square(model, x, y, eps, p, n, budget, draws):
             candidate = painted(kept, top, left, s, colours)
         point = point_of(x, candidate, eps)
         value = margin(model(point), y)
-        if value < loss:
+        if followed(value - loss, follow, jump):
             kept, loss = candidate, value
         history.append({"point": point, "loss": loss, "side": s})
     return history
