@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.answer_noise import answers_vary, is_measured
-from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.attacks.base import Attack, check_count, check_positive, check_side
 from rfdlight.attacks.gradient_estimation import enlarged, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
@@ -39,8 +39,8 @@ class AdaptiveNES(Attack):
     queried; lengths are in units of eps; the margin by default; the query at the new iterate is billed.
 
     Args:
-        grid: Cells per side of the image on which a draw is constant, >= 1; by default, and at more than the shorter
-            side, a draw per pixel value.
+        grid: Cells per side of the image on which a draw is constant, from 1 to the shorter side; by default a draw
+            per pixel value.
         pairs: Pairs of probes per iteration without noise, >= 1.
         step: Length of a step without noise in units of eps, per pixel value in linf and in l2 norm in l2, > 0.
         momentum: Share of the earlier directions in the running sum, in [0, 1).
@@ -74,11 +74,12 @@ class AdaptiveNES(Attack):
 
     def _shape(self, x: Tensor) -> tuple[int, ...]:
         """Return the shape of a draw."""
-        if self.grid is None or self.grid >= min(x.shape[2:]):
+        if self.grid is None or self.grid == min(x.shape[2:]):
             return tuple(x.shape[1:])
         return x.shape[1], self.grid, self.grid
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        check_side(x, grid=self.grid)
         none, zero = torch.zeros_like(y, dtype=torch.float32), torch.zeros_like(y)
         return {
             "point": x.clone(),

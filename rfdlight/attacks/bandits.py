@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import check_count, check_positive
+from rfdlight.attacks.base import check_count, check_positive, check_side
 from rfdlight.attacks.gradient_estimation import GradientEstimation, enlarged, unit
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
@@ -33,8 +33,8 @@ class Bandits(GradientEstimation):
     stored, so that rounding cannot trap v at -1 or 1.
 
     Args:
-        prior_side: Side s of the prior, >= 1, at most that of the image; by default 5/8 of the image's shorter side and
-            at most 50, which gives 20 at 32 pixels and 50 at 224.
+        prior_side: Side s of the prior, from 1 to the image's shorter side; by default 5/8 of that side and at most 50,
+            which gives 20 at 32 pixels and 50 at 224.
         probe: l2 length of a probe, > 0; by default 0.1 in linf, 0.01 in l2.
         exploration: l2 length of u, about, > 0; by default 1.0 in linf, 0.01 in l2.
         prior_step: Step of the prior, > 0; by default 100 in linf, 0.1 in l2.
@@ -69,9 +69,10 @@ class Bandits(GradientEstimation):
         shorter = min(height, width)
         if self.prior_side is None:
             return max(min(50, 5 * shorter // 8), 1)
-        return min(self.prior_side, shorter)
+        return self.prior_side
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        check_side(x, prior_side=self.prior_side)
         side = self.side(*x.shape[2:])
         prior = x.new_zeros(len(x), x.shape[1], side, side)  # v, in linf atanh(v)
         return {"prior": prior, **super().init(x, y, seed)}

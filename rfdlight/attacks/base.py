@@ -15,7 +15,7 @@ from rfdlight.core.losses import Loss, attacker_loss
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns
 from rfdlight.core.threat import ThreatModel
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, expect
 
 
 def check_positive(**options: float | None) -> None:
@@ -30,6 +30,14 @@ def check_count(**options: int | None) -> None:
     for name, value in options.items():
         if value is not None and not 1 <= value < 2**63:
             raise UserError(f"attack.{name} must be {'at least 1' if value < 1 else 'less than 2^63'}, got {value}")
+
+
+def check_side(x: Tensor, **options: int | None) -> None:
+    """Raise a UserError for an option that is neither None nor at most the shorter side of images like `x`."""
+    side = min(x.shape[2:])
+    for name, value in options.items():
+        fits = value is None or value <= side
+        expect(fits, f"attack.{name}", f"at most {side}, the shorter side of the images", value, f"lower attack.{name}")
 
 
 class Attack(Configurable, ABC):

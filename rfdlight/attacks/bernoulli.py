@@ -6,13 +6,12 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.attacks.base import Attack, check_count, check_positive, check_side
 from rfdlight.attacks.gradient_estimation import enlarged
 from rfdlight.core import norms, rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
-from rfdlight.errors import UserError
 
 _LARGEST = 2.5  # of |theta|: the rarer sign keeps a chance of 0.7 %
 _SILENT = 4  # first answers, which say what is usual and move nothing
@@ -63,10 +62,8 @@ class Bernoulli(Attack):
 
     def _cells(self, x: Tensor) -> int:
         """Return the number of cells per side."""
-        side = min(x.shape[2:])
-        if self.grid is not None and self.grid > side:
-            raise UserError(f"attack.grid must be at most {side}, the shorter side of the images, got {self.grid}")
-        return min(side, self._finest) if self.grid is None else self.grid
+        check_side(x, grid=self.grid)
+        return min(*x.shape[2:], self._finest) if self.grid is None else self.grid
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         grid = self._cells(x)

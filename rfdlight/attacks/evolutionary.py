@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight.attacks.base import check_count
+from rfdlight.attacks.base import check_count, check_side
 from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, begin_bisection, halve
 from rfdlight.core import norms, rng
 from rfdlight.core.tensors import Columns, per_row
@@ -36,12 +36,13 @@ class Evolutionary(NearestPointAttack):
     the window; a targeted start is queried once, and again until it is adversarial.
 
     Args:
-        grid: Side of the grid of z, >= 1, at most the image's shorter side; by default 45, the authors'.
+        grid: Side of the grid of z, from 1 to the image's shorter side; by default that side, at most 45, the
+            authors'.
         mu: First step towards x, as a share of the distance, in (0, 1].
         window: Proposals between two changes of mu, >= 1.
 
     Raises:
-        UserError: If an option is out of range.
+        UserError: If an option is out of range, or `init` gets images smaller than the grid.
     """
 
     norms = ("l2",)
@@ -60,8 +61,8 @@ class Evolutionary(NearestPointAttack):
         self.window = window
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
-        shorter = min(x.shape[2:])
-        side = min(_FINEST if self.grid is None else self.grid, shorter)
+        check_side(x, grid=self.grid)
+        side = min(_FINEST if self.grid is None else self.grid, *x.shape[2:])
         grid = torch.ones(len(x), x.shape[1], side, side, device=x.device)
         return {
             **super().init(x, y, seed),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.attacks.base import Attack, check_count, check_positive, check_side
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
@@ -34,11 +34,11 @@ class NAttack(Attack):
         population: Samples per step, n, >= 2.
         sigma: Standard deviation of a sample per value of the grid, before the tanh, > 0.
         step: Learning rate of mu, > 0.
-        grid: Side of the grid, >= 1, at most the image's shorter side; by default 32, the authors'.
+        grid: Side of the grid, from 1 to the image's shorter side; by default that side, at most 32, the authors'.
         loss: "margin" or "cross_entropy".
 
     Raises:
-        UserError: If an option is out of range.
+        UserError: If an option is out of range, or `init` gets images smaller than the grid.
     """
 
     access = "score"
@@ -72,6 +72,7 @@ class NAttack(Attack):
         return f"a population of {self.population} leaves no step of {queries} queries; lower attack.population"
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        check_side(x, grid=self.grid)
         side = min(_FINEST if self.grid is None else self.grid, *x.shape[2:])
         grid = torch.zeros(len(x), x.shape[1], side, side, device=x.device)
         real = torch.zeros_like(y, dtype=torch.float32)

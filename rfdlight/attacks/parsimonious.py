@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import Attack, check_count
+from rfdlight.attacks.base import Attack, check_count, check_side
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
@@ -35,7 +35,7 @@ class Parsimonious(Attack):
         loss: "margin" or "cross_entropy", the authors'.
 
     Raises:
-        UserError: If `block` is not a power of 2.
+        UserError: If `block` is not a power of 2, or `init` gets images smaller than the block.
     """
 
     access = "score"
@@ -52,6 +52,7 @@ class Parsimonious(Attack):
         self.loss = loss
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
+        check_side(x, block=self.block)
         batch = (len(x), _BATCH)
         return {
             "signs": torch.full_like(x, -1, dtype=torch.int8),

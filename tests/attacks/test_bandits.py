@@ -195,7 +195,7 @@ def test_defaults_are_the_authors_in_each_norm():
 )
 def test_the_priors_side_follows_the_images(size, side):
     assert Bandits(eps=0.05).side(*size) == side
-    assert Bandits(eps=0.05, prior_side=6).side(*size) == min(6, *size)
+    assert Bandits(eps=0.05, prior_side=1).side(*size) == 1
 
 
 def test_a_budget_that_cannot_reach_the_balls_surface_is_named():

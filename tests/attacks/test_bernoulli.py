@@ -342,13 +342,6 @@ def test_options_out_of_range_are_refused_in_one_line(options, text):
         Bernoulli(**options)
 
 
-def test_a_grid_finer_than_the_pixels_is_refused_in_one_line():
-    text = "attack.grid must be at most 16, the shorter side of the images, got 17"
-    x, y = torch.zeros(1, 3, 16, 20), torch.zeros(1, dtype=torch.int64)
-    with pytest.raises(UserError, match=f"^{text}$"):
-        Bernoulli(eps=0.1, grid=17).init(x, y, y)
-
-
 def test_a_decision_has_no_loss_to_choose():
     with pytest.raises(TypeError):
         BernoulliDecision(loss="margin")
