@@ -57,7 +57,8 @@ def check_square_reference(attack: Square, victim: nn.Module, x: Tensor, y: Tens
     for i in range(len(x)):
         draws = SquareDraws(int(seed[i]), x.shape[1], x.shape[3])
         n = budget if attack.schedule_len is None else attack.schedule_len
-        history = square(lambda p: answer(p[None])[0], x[i], int(y[i]), attack.eps, attack.p, n, budget, draws)
+        own = (int(y[i]), attack.eps, attack.p, n, budget, draws, attack.follow, attack.jump)
+        history = square(lambda p: answer(p[None])[0], x[i], *own)
         assert len(history) == len(ticks)
         for q, (entry, (_, points, _, after)) in enumerate(zip(history, ticks, strict=True)):
             assert torch.equal(points[i], entry["point"]), f"image {i}, query {q}"

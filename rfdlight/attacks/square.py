@@ -1,17 +1,17 @@
 """The Square attack."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks import square_l2
-from rfdlight.attacks.base import Attack, check_count
+from rfdlight.attacks.base import Attack, check_count, check_positive
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, unknown_name
 
 # After each of these 10,000ths of the schedule the squares' share of the pixels is halved.
 _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -19,6 +19,8 @@ _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _SHARE: dict[Norm, float] = {"linf": 0.05, "l2": 0.1}
 _AUTHORS_SIDE = 224
 _LARGEST_SHARE = 0.8
+Follow = Literal["down", "up", "both", "sawtooth"]
+_FOLLOWED: tuple[Follow, ...] = get_args(Follow)
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
 
 
@@ -33,7 +35,11 @@ class Square(Attack):
     code's window range: the last row and column are never inside a window.
     Deviations: each image has its own windows and signs; beyond `schedule_len` the squares stay small, where the
     published code returns to the first size; the targeted form lowers the margin by default, the published one the
-    cross entropy; `refresh` is not an option of the authors.
+    cross entropy; `refresh` and `follow` are not options of the authors.
+    `follow` "up" and "both" are the adaptive attacks up and bi of Chen et al., Adversarial Attack on Attackers, NeurIPS
+    2022, written without their code: that paper's threshold is not known here, the start is always kept, and the
+    submission is the kept point, which "up" may have moved away from the boundary. "sawtooth" is ours: it fits AAA,
+    whose scores rise while the model's margin falls, and fall where it crosses into the next period.
 
     Args:
         p: Share of the pixels in the first squares, in (0, 1]. By default min(0.8, 0.05 (224 / s)^2) in linf for images
@@ -46,6 +52,10 @@ class Square(Attack):
         refresh: When the kept point is queried again and its loss replaced: "never", before "every" step, or once after
             each "accept"ed step. It matters behind random victims alone.
         loss: "margin" or "cross_entropy".
+        follow: Which changes of the loss a step is kept for: "down", a fall, "up", a rise, "both", a small fall or a
+            rise by a jump, or "sawtooth", a small rise or a fall by a jump. All but "down" are for victims whose scores
+            mislead, such as those behind `aaa`.
+        jump: Change of the loss beyond which it is a jump, > 0; by default the period of `aaa`.
     """
 
     default_clock: ClassVar[Literal["evaluations", "iterations"]] = "evaluations"
@@ -61,17 +71,24 @@ class Square(Attack):
         schedule_clock: Literal["evaluations", "iterations"] | None = None,
         refresh: Literal["never", "every", "accept"] = "never",
         loss: Loss = "margin",
+        follow: Follow = "down",
+        jump: float = 6.0,
         **ball: Any,
     ) -> None:
         super().__init__(**ball)
         if p is not None and not 0 < p <= 1:
             raise UserError(f"attack.p must lie in (0, 1], got {p}")
         check_count(schedule_len=schedule_len)
+        check_positive(jump=jump)
         self.p = p
         self.schedule_len = schedule_len
         self.schedule_clock = schedule_clock
         self.refresh = refresh
+        if follow not in _FOLLOWED:
+            raise unknown_name("attack.follow", follow, _FOLLOWED)
         self.loss = loss
+        self.follow = follow
+        self.jump = jump
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         columns = {
@@ -153,10 +170,23 @@ class Square(Attack):
         state["proposal"] = self._proposal(state, (state["step"] > 0) & ~state["refreshing"])
         return self._point(state["x"], state["proposal"])
 
+    def _follows(self, kept: Tensor, loss: Tensor) -> Tensor:
+        """Return which losses replace those of the kept points, (rows,) bool."""
+        falls, rises = loss < kept, loss > kept
+        if self.follow == "down":
+            return falls
+        jumps = (loss - kept).abs() > self.jump
+        followed = {
+            "up": rises,
+            "both": torch.where(jumps, rises, falls),
+            "sawtooth": torch.where(jumps, falls, rises),
+        }[self.follow]
+        return followed | kept.isposinf()  # the start has nothing to be compared with
+
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss = self.objective(state, answer)
         refreshed = state["refreshing"]
-        better = (loss < state["loss"]) & ~refreshed
+        better = self._follows(state["loss"], loss) & ~refreshed
         kept = state[self._kept]
         torch.where(per_row(better, points), state["proposal"], kept, out=kept)
         state["loss"] = torch.where(better | refreshed, loss, state["loss"])

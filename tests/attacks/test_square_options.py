@@ -4,13 +4,15 @@ import math
 
 import pytest
 import torch
-from harness import CoinFlip, Constant, Run, counted, drive, images, one_by_one
+from attack_checks import caught, check_square_reference
+from harness import CoinFlip, Constant, Linear, Mapped, Run, counted, drive, images, one_by_one
 from msgspec.structs import asdict
 
 from rfdlight.attacks import Square
 from rfdlight.attacks.paper import BEHAVIOURS, PaperSquare, paper_behaviour
 from rfdlight.core.norms import norm
 from rfdlight.engine import criterion_named
+from rfdlight.errors import UserError
 
 EPS = {"linf": 0.05, "l2": 1.0}
 NORMS = pytest.mark.parametrize("ball", ["linf", "l2"])
@@ -285,3 +287,111 @@ def test_a_mutant_in_the_targeted_objective_is_caught(mutant, network, clean):
     attack = mutant(p=0.1, targeted=True, eps=0.05)
     with pytest.raises(AssertionError):
         check_objective(attack, network, clean[0][:3], clean[1][:3], target_margin)
+
+
+PERIOD = 1.0
+
+
+def forward(margin):
+    """A sawtooth that rises with the margin within each period."""
+    return margin.remainder(PERIOD)
+
+
+def backward(margin):
+    """The margins of AAA: within each period they fall where the model's rise."""
+    return 2 * PERIOD * (margin / PERIOD).floor() + PERIOD - margin
+
+
+def periods_crossed(attack, sawtooth):
+    """How many periods the model's margin has fallen by on 8 images; steps are below half a period."""
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.randn(3, 8, 8, generator=generator).sign()
+    x, y = images(8, (3, 8, 8)) * 0.5 + 0.25, torch.zeros(8, dtype=torch.int64)
+    model = Linear(weight, 0.0)
+    model.offset = 12 - model(x)[:, 0]
+    answers = Mapped(model, lambda logits: logits * 0 + sawtooth(logits[:, :1]) * torch.tensor([1.0, 0.0]))
+    margins = [model(attack.best(after))[:, 0] for *_, after in drive(attack, answers, x, y, budget=300)]
+    return (margins[0] / PERIOD).floor() - (margins[-1] / PERIOD).floor()
+
+
+def check_follows_the_sawtooth(attack):
+    sawtooth = forward if attack.follow == "both" else backward
+    assert (periods_crossed(attack, sawtooth) >= 3).all()
+
+
+TEETH = {"p": 0.01, "eps": 0.05, "jump": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("follow", "sawtooth"), [("down", forward), ("down", backward), ("up", forward), ("up", backward)]
+)
+def test_one_direction_stalls_behind_a_sawtooth(follow, sawtooth):
+    assert not (periods_crossed(Square(follow=follow, **TEETH), sawtooth) > 0).any()
+
+
+@pytest.mark.parametrize("follow", ["both", "sawtooth"])
+def test_the_model_s_margin_falls_period_by_period_where_jumps_are_followed_the_other_way(follow):
+    check_follows_the_sawtooth(Square(follow=follow, **TEETH))
+
+
+def check_follow_reference(attack, victim, x, y):
+    check_square_reference(attack, victim, x, y, 120)
+
+
+@pytest.mark.parametrize("follow", ["up", "both", "sawtooth"])
+def test_each_query_is_the_references_whatever_is_followed(network, clean, follow):
+    check_follow_reference(Square(p=0.3, eps=0.05, follow=follow, jump=0.05), network, clean[0][:2], clean[1][:2])
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"follow": "sideways"}, "unknown attack.follow 'sideways'; .*"),
+        ({"jump": 0.0}, "attack.jump must be a positive number, got 0.0"),
+    ],
+)
+def test_what_is_followed_is_checked_in_one_line(options, text):
+    with pytest.raises(UserError, match=f"^{text}$"):
+        Square(**options)
+
+
+class TakesNoJump(Square):
+    """Sign: jumps are followed like small changes."""
+
+    def _follows(self, kept, loss):
+        jump, self.jump = self.jump, math.inf
+        follows = super()._follows(kept, loss)
+        self.jump = jump
+        return follows
+
+
+class TakesOnlyJumps(Square):
+    """Sign: small changes are followed like jumps."""
+
+    def _follows(self, kept, loss):
+        jump, self.jump = self.jump, 0.0
+        follows = super()._follows(kept, loss)
+        self.jump = jump
+        return follows
+
+
+class DropsTheStart(Square):
+    """Reading: the start is not kept."""
+
+    def _follows(self, kept, loss):
+        return super()._follows(kept, loss) & ~kept.isposinf()
+
+
+FOLLOWING = [
+    (mutant, {"follow": follow}, [check_follow_reference, check_follows_the_sawtooth])
+    for mutant in (TakesNoJump, TakesOnlyJumps)
+    for follow in ("both", "sawtooth")
+] + [(DropsTheStart, {"follow": "up"}, [check_follow_reference])]
+
+
+@pytest.mark.parametrize(("mutant", "options", "check"), caught(FOLLOWING))
+def test_a_mutant_in_what_is_followed_is_caught(mutant, options, check, network, clean):
+    victim = (network, clean[0][:2], clean[1][:2]) if check is check_follow_reference else ()
+    attack = mutant(**{**TEETH, "jump": 0.05 if victim else 0.5, "p": 0.3 if victim else 0.01, **options})
+    with pytest.raises(AssertionError):
+        check(attack, *victim)
