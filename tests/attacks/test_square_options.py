@@ -340,7 +340,7 @@ def check_follow_reference(attack, victim, x, y):
 
 @pytest.mark.parametrize("follow", ["up", "both", "sawtooth"])
 def test_each_query_is_the_references_whatever_is_followed(network, clean, follow):
-    check_follow_reference(Square(p=0.3, eps=0.05, follow=follow, jump=0.05), network, clean[0][:2], clean[1][:2])
+    check_follow_reference(Square(p=0.3, eps=0.05, follow=follow, jump=0.0005), network, clean[0][:2], clean[1][:2])
 
 
 @pytest.mark.parametrize(
@@ -392,6 +392,6 @@ FOLLOWING = [
 @pytest.mark.parametrize(("mutant", "options", "check"), caught(FOLLOWING))
 def test_a_mutant_in_what_is_followed_is_caught(mutant, options, check, network, clean):
     victim = (network, clean[0][:2], clean[1][:2]) if check is check_follow_reference else ()
-    attack = mutant(**{**TEETH, "jump": 0.05 if victim else 0.5, "p": 0.3 if victim else 0.01, **options})
+    attack = mutant(**{**TEETH, "jump": 0.0005 if victim else 0.5, "p": 0.3 if victim else 0.01, **options})
     with pytest.raises(AssertionError):
         check(attack, *victim)
