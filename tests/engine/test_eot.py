@@ -96,7 +96,7 @@ def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, clean):
             attack(eps=0.08),
             x,
             y % 3,
-            budget=30,
+            budget=12,
             criterion=criterion_named("never", 40),
             deterministic=False,
             **options,
