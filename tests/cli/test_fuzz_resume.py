@@ -90,6 +90,7 @@ def test_a_whole_record_of_an_image_that_the_run_does_not_attack_is_refused(orig
     )
 
 
+@pytest.mark.slow
 def test_a_journal_that_is_lost_costs_no_record(original):
     content = {name: part for name, part in original.killed.items() if name != record_files.JOURNAL}
     with workplace() as folder:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from harness import Run
+from harness import Run, others_slow
 from scipy import stats
 
 import rfdlight as rfd
@@ -19,7 +19,14 @@ from rfdlight.engine.state import Phase
 from rfdlight.errors import UserError
 from rfdlight.records.records import read_records
 from rfdlight.testing import check_criterion
-from rfdlight.testing.criterion_checks import Subject, check_error, check_ties, gray
+from rfdlight.testing.criterion_checks import (
+    Subject,
+    check_equal_runs,
+    check_error,
+    check_targeted,
+    check_ties,
+    gray,
+)
 from rfdlight.testing.small_victims import IidVictim, normal
 
 
@@ -250,9 +257,6 @@ FAULTS = [
     (SetsThePhase, "changed points.phase"),
     (WritesTheSuccess, "changed candidates.success_query"),
     (CountsOnItself, "attributes"),
-    (FollowsTheBatch, "decided in the same call"),
-    (DrawsLots, "two equal runs"),
-    (IgnoresTheTarget, "target"),
     (BelievesEveryQuery, "select adversarial answers alone"),
     (BetsForOthers, "changed evaluations."),
 ]
@@ -268,20 +272,30 @@ def test_a_faulty_criterion_is_named(fault, named):
 
 @pytest.mark.parametrize(
     ("check", "fault", "named"),
-    [(check_error, ClaimsTooMuch, "called adversarial"), (check_ties, NeverEnds, "undecided after 2000")],
+    [
+        (check_equal_runs, FollowsTheBatch, "decided in the same call"),
+        (check_equal_runs, DrawsLots, "two equal runs"),
+        (check_targeted, IgnoresTheTarget, "target"),
+        (check_ties, NeverEnds, "undecided after 2000"),
+        pytest.param(check_error, ClaimsTooMuch, "called adversarial", marks=pytest.mark.slow),
+    ],
 )
-def test_a_fault_that_takes_long_to_show_is_named_by_its_check(check, fault, named):
+def test_a_fault_is_named_by_its_check(check, fault, named):
     with pytest.raises(AssertionError, match=named):
         check(Subject(fault(100), RandomNoise))
 
 
 @pytest.mark.parametrize(
     ("rule", "phase", "wrong"),
-    [
-        ("sequential", Phase.CANDIDATE, 0.7),
-        ("test_criterion_contract.Votes", Phase.CANDIDATE, 0.7),
-        ("sequential", Phase.INTERIM, 0.4),
-    ],
+    others_slow(
+        [
+            ("sequential", Phase.CANDIDATE, 0.7),
+            ("test_criterion_contract.Votes", Phase.CANDIDATE, 0.7),
+            ("sequential", Phase.INTERIM, 0.4),
+        ],
+        1,
+        2,
+    ),
 )
 def test_a_run_stopped_while_points_are_under_evaluation_is_resumed(rule, phase, wrong, tmp_path, monkeypatch):
     victim, seen, lost, attacked = IidVictim(normal(wrong), right_at_gray=True), [], {}, set()

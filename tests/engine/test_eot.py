@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import CoinFlip, Constant, Run, images
+from harness import CoinFlip, Constant, Run, images, others_slow
 from torch import nn
 
 from rfdlight.attacks import Attack, RandomNoise, RayS, Square
@@ -87,7 +87,7 @@ def test_ties_of_labels_go_to_the_right_one_else_to_the_first(labels, y, mode):
     assert most_frequent(torch.tensor([labels]), torch.tensor([y]), 4).tolist() == [mode]
 
 
-@pytest.mark.parametrize("attack", [RayS, Square])
+@pytest.mark.parametrize("attack", others_slow([RayS, Square], 0))
 def test_one_evaluation_is_the_plain_attack_to_the_bit(attack, clean):
     x, y = clean
     noisy = [
