@@ -29,6 +29,7 @@ IMAGES, BUDGET = 24, 50
 ATTACK = [
     "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "40",
     "--model.batch_size", str(IMAGES), "--data.num_images", str(IMAGES), "--data.selection", "random",
+    "--model.sanity_checks", "false",
 ]  # fmt: skip
 NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.6"]
 TINY = ["--attack", "square", "--model.budget", "5", "--data.num_images", "5", "--model.batch_size", "5"]
@@ -68,7 +69,7 @@ def attacked(tmp_path_factory) -> Path:
 def defended(attacked: Path) -> Path:
     """The run directory of the same attack on the defended victim."""
     folder = attacked.parent / "defended"
-    assert run(folder, *ATTACK, *NOISE, "--model.sanity_checks", "false") == 0
+    assert run(folder, *ATTACK, *NOISE) == 0
     return folder
 
 

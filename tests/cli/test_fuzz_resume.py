@@ -16,6 +16,7 @@ def original():
         return record_files.make(folder)
 
 
+@pytest.mark.slow
 @bounded(3)
 @given(data=st.data())
 def test_any_damage_is_refused_or_left_out(original, data):

@@ -121,6 +121,7 @@ def test_other_weights_images_and_code_are_refused(whole, command):
         assert not (run / "records.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_code_of_a_users_defense_counts(command, monkeypatch, elsewhere):
     source = "from rfdlight.defenses.input_noise import InputNoise\n\n\nclass Mine(InputNoise):\n    pass\n"
     Path("own_noise.py").write_text(source)
