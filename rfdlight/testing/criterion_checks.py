@@ -262,7 +262,7 @@ class Subject:
         options["interim_queries"] = interim_queries(options["budget"])
         observer = _Collector()
         tests = 2 * criterion.final_test.most
-        oracle = _Oracle(victim, options.pop("rows", 800), len(x) * (tests + options["budget"] * _LONGEST))
+        oracle = _Oracle(victim, options.pop("rows", 400), len(x) * (tests + options["budget"] * _LONGEST))
         engine = Engine(oracle, attack, criterion, EngineConfig(**options), observer)
         before = _attributes(criterion)
         engine.submit(x[order], y[order], [f"image {row:02d}" for row in order])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from harness import Collector, Constant, Run, engine_of, images
+from harness import Collector, Constant, Run, engine_of, images, others_slow
 from scipy import stats
 from torch import nn
 
@@ -82,7 +82,7 @@ class TwoPoints(nn.Module):
 
 # The bound is 5 %. Candidates are rejected at the first mean of the label, and then some are skipped: the error is far
 # smaller: none of these 200 images is called, or one.
-@pytest.mark.parametrize("victim", [AfterClean(0.5), TwoPoints(0.2)], ids=["normal", "two"])
+@pytest.mark.parametrize("victim", others_slow([AfterClean(0.5), TwoPoints(0.2)], 1), ids=["normal", "two"])
 def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(victim):
     records, _ = attacked(victim)
     assert called(records) <= 4

@@ -70,7 +70,8 @@ def test_a_criterion_that_is_not_defined_for_the_attack_says_so():
 # probability of at most 5 %, a wrong one at 60 % with at least 99 %; each bound has room that chance leaves once in
 # 100,000 runs.
 @pytest.mark.parametrize(
-    ("wrong", "adversarial"), [pytest.param(0.2, False, marks=pytest.mark.slow), (0.45, False), (0.6, True)]
+    ("wrong", "adversarial"),
+    [pytest.param(0.2, False, marks=pytest.mark.slow), (0.45, False), pytest.param(0.6, True, marks=pytest.mark.slow)],
 )
 def test_the_default_criterion_keeps_its_bounds(wrong, adversarial):
     criterion = criterion_named("sequential", 400 if adversarial else 200)
