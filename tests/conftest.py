@@ -9,7 +9,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
+    from matplotlib.figure import Figure
 
 # A conftest.py is no module with examples; collected as one, the second file of this name would clash with the first.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
@@ -31,6 +34,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
     torch.set_num_threads(1)
     config.pluginmanager.import_plugin("written_runs")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Figures as small files, except where it is tested how they look."""
+    if "plots" in request.path.name:
+        yield
+        return
+    from rfdlight.reporting import plots
+
+    encoded = plots.encoded
+
+    def small(figure: Figure, kind: str) -> bytes:
+        figure.set_layout_engine("none")
+        figure.set_size_inches(1, 1)
+        return encoded(figure, kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "encoded", small)
+        yield
 
 
 @pytest.fixture(scope="session")

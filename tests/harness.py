@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,16 @@ from rfdlight.testing.small_victims import images, small_network
 from rfdlight.victims.cifar_resnet import CifarResNet
 
 ENGINE_COLUMNS = ("x", "y", "target", "seed", "budget")
+
+
+def others_slow(cases: Iterable[Any], *positions: int) -> list[Any]:
+    """The cases of a test, of which those at other positions are slow."""
+    marked = []
+    for position, case in enumerate(cases):
+        values = case.values if hasattr(case, "marks") else case if isinstance(case, tuple) else (case,)
+        marks = [*getattr(case, "marks", ()), *([] if position in positions else [pytest.mark.slow])]
+        marked.append(pytest.param(*values, id=getattr(case, "id", None), marks=marks))
+    return marked
 
 
 def centred_network(deep: bool = False) -> nn.Module:

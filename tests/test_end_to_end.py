@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import others_slow
 from msgspec.structs import asdict
 from safetensors import safe_open
 
@@ -23,11 +24,12 @@ from rfdlight.records.runs import load_run
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 
-IMAGES, BUDGET = 32, 60
-# RayS is the strongest attack here at so few queries; 32 rows a pass waste the fewest.
+IMAGES, BUDGET = 24, 50
+# RayS is the strongest attack here at so few queries; a row per image of a pass wastes the fewest.
 ATTACK = [
     "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "40",
     "--model.batch_size", str(IMAGES), "--data.num_images", str(IMAGES), "--data.selection", "random",
+    "--model.sanity_checks", "false",
 ]  # fmt: skip
 NOISE = ["--defense", "feature_noise", "--defense.layers", "[layer1,layer2,layer3]", "--defense.sigma", "0.6"]
 TINY = ["--attack", "square", "--model.budget", "5", "--data.num_images", "5", "--model.batch_size", "5"]
@@ -67,7 +69,7 @@ def attacked(tmp_path_factory) -> Path:
 def defended(attacked: Path) -> Path:
     """The run directory of the same attack on the defended victim."""
     folder = attacked.parent / "defended"
-    assert run(folder, *ATTACK, *NOISE, "--model.sanity_checks", "false") == 0
+    assert run(folder, *ATTACK, *NOISE) == 0
     return folder
 
 
@@ -188,7 +190,7 @@ def test_one_set_of_weights_gives_the_same_records_by_card_by_timm_and_by_import
         "import": ["--model.victim", "end_to_end_victim.build"],
     }
     for name, form in forms.items():
-        assert run(elsewhere / name, "test", *TINY, *form) == 0
+        assert run(elsewhere / name, "test", *TINY, "--model.sanity_checks", "false", *form) == 0
     sys.modules.pop("end_to_end_victim")
     lines = {name: sorted((elsewhere / name / "records.jsonl").read_bytes().splitlines()) for name in forms}
     assert len(lines["card"]) == 5
@@ -196,7 +198,7 @@ def test_one_set_of_weights_gives_the_same_records_by_card_by_timm_and_by_import
     assert summary_of(elsewhere / "timm")["run"]["victim"].startswith(f"timm:resnet8 with {weights}, weights sha256 ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", others_slow([signal.SIGINT, signal.SIGTERM], 1))
 def test_a_signal_ends_the_run_with_what_it_has(trained, elsewhere, monkeypatch, capsys, number):
     write = Evaluation.on_record
 

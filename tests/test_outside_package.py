@@ -57,7 +57,7 @@ def test_components_of_another_package_are_listed_and_keep_the_contracts(registe
     assert "one_pixel" in rfdlight.list_attacks()
     assert "quantization" in rfdlight.list_defenses()
     assert "three_in_a_row" in rfdlight.list_criteria()
-    check_attack(component("attack", "one_pixel")(eps=0.3))
+    check_attack(component("attack", "one_pixel")(eps=0.3), budget=20, num_images=3)
     check_defense(component("defense", "quantization")(levels=4))
     check_criterion(component("criterion", "three_in_a_row"))
 

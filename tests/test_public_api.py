@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from harness import centred_network, images
+from harness import centred_network, images, others_slow
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -78,12 +78,16 @@ def test_the_same_call_gives_the_same_records_as_the_command_line(tmp_path, mode
 
 @pytest.mark.parametrize(
     "form",
-    [
-        lambda x, y: (x, y),
-        lambda x, y: DataLoader(TensorDataset(x, y), batch_size=4),
-        lambda x, y: [(x[:2], y[:2], ["a", "b"]), (x[2:], y[2:], ["c", "d", "e", "f"])],
-        lambda x, y: zip(x, y, strict=True),
-    ],
+    others_slow(
+        [
+            lambda x, y: (x, y),
+            lambda x, y: DataLoader(TensorDataset(x, y), batch_size=4),
+            lambda x, y: [(x[:2], y[:2], ["a", "b"]), (x[2:], y[2:], ["c", "d", "e", "f"])],
+            lambda x, y: zip(x, y, strict=True),
+        ],
+        2,
+        3,
+    ),
 )
 def test_all_forms_of_data_give_the_same_points(model, pair, form):
     runs = [rfd.evaluate(model, data, **QUICK) for data in (pair, form(*pair))]
@@ -97,7 +101,7 @@ class Answer:
         self.loss, self.logits = None, logits
 
 
-@pytest.mark.parametrize("wrap", [lambda z: (z, z), lambda z: {"logits": z}, Answer])
+@pytest.mark.parametrize("wrap", others_slow([lambda z: (z, z), lambda z: {"logits": z}, Answer], 1))
 def test_answers_that_hold_logits_are_unwrapped(model, pair, wrap):
     class Wrapped(nn.Module):
         def __init__(self):
@@ -148,9 +152,9 @@ def test_the_model_is_restored_after_an_error(model, pair):
 
 def test_an_attached_defense_is_honoured_like_a_given_one(model, pair):
     noise = rfd.InputNoise(sigma=0.3)
-    given = rfd.evaluate(model, pair, **QUICK, defense=noise)
+    given = rfd.evaluate(model, pair, **QUICK, final_evaluations=40, defense=noise)
     with noise.on(model):
-        attached = rfd.evaluate(model, pair, **QUICK)
+        attached = rfd.evaluate(model, pair, **QUICK, final_evaluations=40)
     assert given.facts.defense == attached.facts.defense != "none"
     assert given.records == attached.records
     assert not given.facts.deterministic
@@ -177,7 +181,7 @@ def test_a_run_directory_is_the_same_run(model, pair, tmp_path):
     assert (tmp_path / "run/fingerprint.json").read_bytes() == before
 
 
-@pytest.mark.parametrize("passes", [20, 26])  # before and after the first images are finished
+@pytest.mark.parametrize("passes", others_slow([20, 26], 1))  # before and after the first images are finished
 def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path, passes):
     x, y = pair
     whole = rfd.evaluate(model, (x, y), **QUICK, pool_size=4)

@@ -177,6 +177,9 @@ class RFDLightCLI(LightningCLI):
         if self.config.subcommand in MODELS:
             cast(Parser, self.parser).make(super()._set_seed, "seed_everything")
 
+    def _add_instantiators(self) -> None:
+        """Leave out Lightning's, which dump the configuration as hyperparameters that nothing stores."""
+
     def instantiate_classes(self) -> None:
         """Make the model, the data and the trainer, or the components of a command without a trainer."""
         parser = cast(Parser, self._parser(self.subcommand))

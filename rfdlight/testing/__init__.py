@@ -6,7 +6,7 @@ Example:
     >>> from rfdlight.attacks import RandomNoise
     >>> from rfdlight.defenses import InputNoise
     >>> from rfdlight.testing import check_attack, check_criterion, check_defense
-    >>> check_attack(RandomNoise(eps=0.1))
+    >>> check_attack(RandomNoise(eps=0.1), budget=20, num_images=3)
     >>> check_defense(InputNoise(sigma=0.1))
     >>> from rfdlight.engine.criteria.single import SingleCriterion
     >>> check_criterion(SingleCriterion)  # doctest: +SKIP

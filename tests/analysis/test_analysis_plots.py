@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from harness import others_slow
 from matplotlib.colors import to_hex
 
 from rfdlight.analysis import plots as analysis_plots
@@ -182,7 +183,7 @@ def test_without_a_place_that_misleads_the_picture_is_empty(figure):
 
 
 @pytest.mark.parametrize(
-    "names", [["layer1", "layer2"], ["features.3", "features.10", "features.23", "features.49"] * 2]
+    "names", others_slow([["layer1", "layer2"], ["features.3", "features.10", "features.23", "features.49"] * 2], 1)
 )
 @pytest.mark.parametrize("draw", [draw_magnitudes, draw_misled])
 def test_names_of_points_do_not_run_into_each_other(figure, draw, names):

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from harness import others_slow
 from scipy.stats import binom, multinomial, norm
 from torch import nn
 
@@ -74,7 +75,9 @@ def simulated(images, seed, unlucky=range(0)):
 
 
 @pytest.mark.parametrize(
-    ("defense", "margin"), [(InputNoise(0.001), 1.0), (FeatureNoise(200.0, "feature"), 2.0)], ids=["pixels", "layer"]
+    ("defense", "margin"),
+    others_slow([(InputNoise(0.001), 1.0), (FeatureNoise(200.0, "feature"), 2.0)], 0),
+    ids=["pixels", "layer"],
 )
 def test_the_sigma_is_that_of_the_closed_form_wherever_the_search_begins(defense, margin):
     found, sigma = calibrated(Threshold(), bright(2000), defense)
@@ -103,6 +106,7 @@ def test_a_drop_that_is_about_a_power_of_sigma_takes_few_sigmas(power, most):
     assert max(tries(0.01), tries(30.0)) <= 6
 
 
+@pytest.mark.slow
 def test_the_interval_over_draws_covers_the_true_drop_as_often_as_it_says():
     """Of 80 intervals of 95 %, so few or so many would happen less than twice in 1000 times."""
     images = bright(120)
@@ -237,7 +241,7 @@ class Mending(nn.Module):
         return torch.cat([torch.zeros_like(z), torch.where(z.abs() < 0.6, z.abs() - 0.2, z)], 1)
 
 
-@pytest.mark.parametrize("begin", [0.002, 1.0])
+@pytest.mark.parametrize("begin", others_slow([0.002, 1.0], 0))
 def test_a_reachable_target_is_found_though_fainter_noise_mends_images(begin):
     images = bright(1000)
     images.pixels[:180] = 50

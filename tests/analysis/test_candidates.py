@@ -67,6 +67,7 @@ class Chain(nn.Module):
         return self.out(self.two(self.one(x.flatten(1).double())))
 
 
+@pytest.mark.slow
 def test_noise_at_several_layers_misleads_as_often_as_predicted_on_a_linear_victim():
     victim, y = Chain(), torch.tensor([0, 1, 0, 1, 0, 1])
     pixels = torch.randint(256, (6, 3, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))

@@ -90,6 +90,7 @@ def test_the_ranking_leaves_out_what_has_no_sigma(points):
     assert means == sorted(means, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_same_seed_measures_the_same(images):
     victim = Scaled()
     places = FeatureNoise(layers="tenfold").insertion_points(victim)

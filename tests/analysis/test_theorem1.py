@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from harness import others_slow
 from scipy.stats import norm
 from torch import nn
 
@@ -95,7 +96,7 @@ def test_the_direction_at_the_image_agrees_with_finite_differences(linear):
     torch.testing.assert_close((found.direction * u).flatten(1).sum(1), change)
 
 
-@pytest.mark.parametrize(("layer", "sigma", "step"), [("hidden", 0.3, 1.0), ("image", 4.0, 0.5)])
+@pytest.mark.parametrize(("layer", "sigma", "step"), others_slow([("hidden", 0.3, 1.0), ("image", 4.0, 0.5)], 0))
 def test_the_probability_is_the_frequency_on_a_linear_victim(linear, sigma, step, layer):
     victim, x, y = linear
     found = gradients(victim, [(x, y)], places(victim, "hidden"))

@@ -160,6 +160,7 @@ def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(AdaptiveNES(eps=0.05), 600, 0.75)
 
 
+@pytest.mark.slow
 def test_behind_noise_a_linear_victims_minimum_is_approached():
     victim, x, y = linear(1.0, 10)
     *_, (_, _, _, after) = drive(AdaptiveNES(eps=0.05), noisy(victim, 1.0), x, y, budget=1000)

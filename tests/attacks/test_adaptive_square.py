@@ -125,7 +125,7 @@ def test_each_query_is_the_references(network, clean, options):
 
 def test_the_schedule_counts_queries_up_to_a_proposals_first(network, clean):
     attack = AdaptiveSquare(eps=0.05, p=0.3, schedule_len=60)
-    check_reference(attack, network, clean[0][:3], clean[1][:3])
+    check_reference(attack, network, clean[0][:1], clean[1][:1])
 
 
 @NORMS
@@ -162,6 +162,7 @@ def test_behind_noise_it_finds_more_than_square():
     assert shares[1] >= shares[0] + 0.05, shares
 
 
+@pytest.mark.slow
 @NORMS
 def test_a_victim_that_predicts_at_random_is_finished_within_the_budget(norm):
     x, y = torch.rand(4, 3, 6, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(4, dtype=torch.int64)

@@ -123,7 +123,7 @@ def check_plane(attack):
 @pytest.mark.parametrize("options", [{"mu": 0.01}, {"grid": 3, "mu": 0.03, "window": 4}], ids=str)
 def test_each_query_is_the_references(network, clean, options):
     attack = Evolutionary(eps=0.5, **options)
-    check_reference(attack, one_by_one(network), clean[0][:2], clean[1][:2], 50)
+    check_reference(attack, one_by_one(network), clean[0][:1], clean[1][:1], 50)
 
 
 def test_a_targeted_attack_is_the_references_from_its_start(network, clean):

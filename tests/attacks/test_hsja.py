@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from harness import Run, drive, images, labelled, one_by_one
+from harness import Run, drive, images, labelled, one_by_one, others_slow
 from reference.hsja import hsja
 
 from rfdlight.attacks import HSJA
@@ -213,7 +213,7 @@ def test_each_query_is_the_references(norm, network, clean):
     check_reference(attack, one_by_one(network), clean[0][:2], clean[1][:2], 100)
 
 
-@pytest.mark.parametrize(("norm", "shape"), [("l2", (3, 4, 4)), ("linf", (1, 3, 3))])
+@pytest.mark.parametrize(("norm", "shape"), others_slow([("l2", (3, 4, 4)), ("linf", (1, 3, 3))], 1))
 def test_each_query_is_the_references_over_many_iterations(norm, shape):
     x = grey(2, shape)
     attack = HSJA(eps=0.05, norm=norm, init_probes=30, max_probes=50)
@@ -230,6 +230,7 @@ def test_a_targeted_attack_is_the_references_from_its_start(norm, network, clean
     check_reference(attack, one_by_one(network), x, y, 80, target, starting_points)
 
 
+@pytest.mark.slow
 def test_phases_take_the_queries_of_the_paper():
     check_counts(HSJA(eps=0.05, norm="linf", init_probes=40, max_probes=60))
 
@@ -246,7 +247,7 @@ def test_probes_grow_with_the_root_of_the_iteration_up_to_the_most():
     assert wanted.tolist() == [100, 141, 173, 200, 300, 9999, 10_000, 10_000, 10_000]
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("norm", others_slow(["l2", "linf"], 0))
 def test_probes_steps_and_boundary_points_measure_as_in_the_paper(norm):
     check_geometry(HSJA(eps=0.05, norm=norm, init_probes=40))
 

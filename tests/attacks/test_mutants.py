@@ -6,7 +6,7 @@ import attack_checks
 import pytest
 import torch
 from attack_checks import caught
-from harness import Run
+from harness import Run, others_slow
 from msgspec.structs import asdict
 
 from rfdlight.attacks import RandomNoise, RayS, Square
@@ -193,7 +193,7 @@ def test_each_attack_has_at_least_three_mutants(attack):
     assert sum(issubclass(mutant, attack) for mutant, *_ in CAUGHT) >= 3
 
 
-@pytest.mark.parametrize("mutant", [SquareLeavesTheBall, NoiseForgetsTheRoot])
+@pytest.mark.parametrize("mutant", others_slow([SquareLeavesTheBall, NoiseForgetsTheRoot], 0))
 def test_the_engine_believes_no_point_outside_the_ball(mutant, network, clean):
     norm = "l2" if mutant is NoiseForgetsTheRoot else "linf"
     run = Run(network, mutant(eps=0.03, norm=norm), *clean, budget=40)

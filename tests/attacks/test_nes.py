@@ -15,7 +15,7 @@ from ascent_checks import (
     grey,
 )
 from attack_checks import caught
-from harness import Constant, Linear, Run, counted, drive, images, takes_published_steps
+from harness import Constant, Linear, Run, counted, drive, images, others_slow, takes_published_steps
 from reference.nes import nes
 
 from rfdlight.attacks import NES
@@ -113,7 +113,7 @@ CASES = [
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_each_query_is_the_references(network, clean, options, query_counting):
     attack = counted(NES(**{"eps": 0.05, **SMALL, **options}), query_counting)
-    check_nes_reference(attack, network, *clean)
+    check_nes_reference(attack, network, clean[0][:2], clean[1][:2])
 
 
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
@@ -129,6 +129,7 @@ def test_the_probes_of_a_pair_are_opposite_draws_from_the_normal_distribution():
     check_pairs(NES(eps=0.05, **SMALL))
 
 
+@pytest.mark.slow
 def test_the_direction_is_the_gradient_on_average():
     check_direction(NES(eps=0.05))
 
@@ -148,7 +149,7 @@ def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
 
 
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
-@pytest.mark.parametrize(("budget", "eot"), [(50, 1), (42, 1), (60, 1), (50, 2)])
+@pytest.mark.parametrize(("budget", "eot"), others_slow([(50, 1), (42, 1), (60, 1), (50, 2)], 1, 3))
 def test_bills_are_those_of_the_specification(query_counting, budget, eot):
     check_nes_billing(NES(eps=0.05, **SMALL), query_counting, budget, eot)
 
@@ -185,7 +186,8 @@ def test_a_budget_that_cannot_reach_the_balls_surface_is_named(query_counting, b
     )
 
 
-@pytest.mark.parametrize(("query_counting", "enough"), [("exact", 204), ("paper", 161)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("query_counting", "enough"), others_slow([("exact", 204), ("paper", 161)], 0))
 def test_the_least_budget_that_suffices_is_not_warned_of(query_counting, enough):
     attack = counted(NES(eps=0.05, step=0.01), query_counting)
     assert attack.budget_warning(enough) is None

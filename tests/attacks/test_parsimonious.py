@@ -83,12 +83,13 @@ def check_sides(attack, expected=((32, [4, 2, 1, 1]), (224, [16, 8, 4, 2, 1]), (
     "options", [{}, {"block": 2, "loss": "cross_entropy"}, {"block": 4, "targeted": True}], ids=str
 )
 def test_each_query_is_the_references(network, clean, options):
-    check_reference(Parsimonious(eps=0.05, **options), network, clean[0][:2], clean[1][:2])
+    check_reference(Parsimonious(eps=0.05, **options), network, clean[0][:1], clean[1][:1])
 
 
+@pytest.mark.slow
 def test_each_query_is_the_references_where_blocks_do_not_divide_the_image(network):
     # 18, 60 and 210 blocks: 18 and 60 fit into one batch, the last batch of 210 has 18.
-    x, y = images(2, (3, 7, 10)), torch.tensor([0, 1])
+    x, y = images(1, (3, 7, 10)), torch.tensor([0])
     check_reference(Parsimonious(eps=0.1, block=4), network, x, y, 600)
 
 
@@ -171,13 +172,13 @@ class KeepsTheOrder(Parsimonious):
 
 
 CAUGHT = [
-    (Climbs, {}, ["check_reference", "check_linear"]),
     (LeavesTheBall, {}, ["check_search"]),
     (NeverHalves, {}, ["check_sides", "check_search", "check_reference"]),
     (NeverLowers, {}, ["check_reference"]),
     (TrustsOldBounds, {}, ["check_search", "check_reference"]),
     (AlwaysAsksAgain, {}, ["check_reference"]),
     (KeepsTheOrder, {"block": 1}, ["check_reference"]),
+    (Climbs, {}, ["check_reference", "check_linear"]),
 ]
 
 

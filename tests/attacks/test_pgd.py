@@ -112,7 +112,11 @@ def test_the_bill_tells_gradients_from_looks(network, clean):
 def test_more_steps_break_what_one_step_breaks(network, clean):
     x, y = clean
     adversarial = {
-        name: {r.id for r in Run(network, attack, x, y, budget=40).records if r.verdict == "adversarial"}
+        name: {
+            r.id
+            for r in Run(network, attack, x, y, budget=40, batch_size=10, pool_size=10).records
+            if r.verdict == "adversarial"
+        }
         for name, attack in (("fgsm", FGSM(eps=0.004)), ("pgd", PGD(eps=0.004, steps=20)))
     }
     assert adversarial["fgsm"] <= adversarial["pgd"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from ascent_checks import check_reference, check_scale, grey
 from attack_checks import caught
-from harness import Linear, drive, one_by_one
+from harness import Linear, drive, one_by_one, others_slow
 from reference.prgf import prgf
 from test_transfer import SURROGATE, surrogate_of
 
@@ -131,7 +131,7 @@ def test_each_query_is_the_references(network, clean, options):
     check_prgf_reference(PRGF(SURROGATE, **{**SMALL, **options}), network, *clean)
 
 
-@pytest.mark.parametrize(("size", "samples"), [(50, 2), (50, 5), (3072, 50)])
+@pytest.mark.parametrize(("size", "samples"), others_slow([(50, 2), (50, 5), (3072, 50)], 0))
 def test_the_weight_minimises_the_error_of_the_estimate(size, samples):
     # Theorem 1: the error is |g|^2 less the square of g'Cg over (1 - 1/q) g'C^2g + g'Cg / q.
     cosine = torch.cat([torch.linspace(-1, 1, 81), torch.linspace(0, 4, 41) / math.sqrt(size)]).double()

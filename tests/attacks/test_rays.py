@@ -11,7 +11,7 @@ from attack_checks import (
     check_rays_steps,
     linear_victim,
 )
-from harness import Linear, Run, drive, images, one_by_one
+from harness import Linear, Run, drive, images, one_by_one, others_slow
 from reference.rays import rays
 
 from rfdlight.attacks import RayS
@@ -22,7 +22,7 @@ def test_each_query_is_the_references(network, clean):
     check_rays_reference(RayS(eps=0.05), network, clean[0][:3], clean[1][:3], 300)
 
 
-@pytest.mark.parametrize("shape", [(3, 5, 5), (1, 3, 3)])
+@pytest.mark.parametrize("shape", [pytest.param((3, 5, 5), marks=pytest.mark.slow), (1, 3, 3)])
 def test_each_query_is_the_references_past_the_last_full_level(shape):
     # A linear victim of few values passes through every level within the budget, also those with ragged blocks.
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def test_a_linear_victims_least_radius_is_found_and_never_beaten():
     check_rays_linear(RayS(eps=0.05))
 
 
-@pytest.mark.parametrize(("factor", "adversarial"), [(0.99, False), (1.1, True)])
+@pytest.mark.parametrize(("factor", "adversarial"), others_slow([(0.99, False), (1.1, True)], 1))
 def test_the_engine_breaks_linear_victims_exactly_outside_their_least_radius(factor, adversarial):
     victim, x = linear_victim((3, 4, 4))
     for image in x[:1]:
@@ -133,6 +133,7 @@ def noisy(victim, rate, seed=0):
     return answer
 
 
+@pytest.mark.slow
 def test_a_lead_keeps_a_noisy_victims_radius_from_collapsing():
     # 3 answers in 10 are wrong: without a lead the radius falls to nothing. With 14, a point passes with a chance
     # of 4 in a million, and 800 queries of three images are at most 2400 points.

@@ -5,7 +5,7 @@ import pytest
 import signflip_checks
 import torch
 from attack_checks import caught, check_feasible
-from harness import CoinFlip, Constant, Run, drive, images, one_by_one
+from harness import CoinFlip, Constant, Run, drive, images, one_by_one, others_slow
 from signflip_checks import (
     BISECT,
     DRAW,
@@ -51,7 +51,7 @@ def test_each_query_is_the_references_where_the_start_is_drawn_again():
     assert len(starting_points.unique()) >= 2
 
 
-@pytest.mark.parametrize("resize", [1, 2])
+@pytest.mark.parametrize("resize", others_slow([1, 2], 0))
 def test_radii_sizes_and_counts_obey_the_paper(network, breakable, resize):
     check_iterations(SignFlip(eps=0.05, resize=resize), network, *breakable)
 
@@ -69,7 +69,7 @@ def test_steps_and_probabilities_adapt_as_published(takes):
     check_adaptation(SignFlip(eps=0.05), takes)
 
 
-@pytest.mark.parametrize("resize", [1, 3])
+@pytest.mark.parametrize("resize", others_slow([1, 3], 0))
 def test_where_everything_is_misclassified_the_perturbation_shrinks_to_nothing(resize):
     # A step longer than the radius may not turn the clamp inside out.
     x, y = images(2, (3, 6, 6)), torch.zeros(2, dtype=torch.int64)
@@ -166,6 +166,7 @@ def test_an_image_is_claimed_between_iterations_once_its_radius_is_in_the_ball(n
     assert claimed
 
 
+@pytest.mark.slow
 def test_the_attack_goes_on_after_it_has_reached_the_ball(network, breakable):
     attack = SignFlip(eps=0.2)
     last = None
@@ -192,6 +193,7 @@ def test_a_deterministic_victim_is_asked_again_only_at_adversarial_points_in_the
     assert inside
 
 
+@pytest.mark.slow
 def test_a_lead_keeps_a_noisy_victims_perturbations_out_of_the_ball():
     # Near x, answers are wrong with probability 0.1: a point passes with a chance of 8 / (9^7 - 1), and there are at
     # most 40 * 300.

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from attack_checks import caught, check_feasible
-from harness import Constant, Linear, Run, counted, drive, images, one_by_one, takes_published_steps
+from harness import Constant, Linear, Run, counted, drive, images, one_by_one, others_slow, takes_published_steps
 from reference.signhunt import signhunt
 
 from rfdlight.attacks import SignHunt
@@ -110,7 +110,7 @@ def in_paper_mode(eps=0.05, **options):
     ids=["chw", "hwc", "base", "l2"],
 )
 def test_each_query_is_the_references(network, clean, options):
-    check_reference(SignHunt(**{"eps": 0.05, **options}), network, clean[0][:2], clean[1][:2], 120)
+    check_reference(SignHunt(**{"eps": 0.05, **options}), network, clean[0][:1], clean[1][:1], 120)
 
 
 @pytest.mark.parametrize("options", [{"base_query": True}, {"flatten": "hwc", "norm": "l2", "eps": 0.5}])
@@ -135,7 +135,7 @@ def test_probes_lie_on_the_surface_of_the_ball(norm):
     check_size(SignHunt(eps=0.3, norm=norm))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", others_slow(["linf", "l2"], 0))
 def test_queries_stay_in_the_pixel_range_and_points_in_the_ball_over_several_passes(network, norm):
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)
     attack = SignHunt(eps=0.3, norm=norm)
@@ -166,6 +166,7 @@ def test_the_base_changes_no_sign_on_a_deterministic_victim(network, clean):
         assert torch.equal(without["signs"], with_base["signs"]), f"step {q}"
 
 
+@pytest.mark.slow
 def test_the_papers_mode_leaves_the_pixel_range_and_probes_up_to_twice_the_radius(network):
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)
     attack = in_paper_mode()
@@ -199,7 +200,7 @@ def test_exact_accounting_bills_every_evaluation_and_looks_at_nothing(budget):
         assert (record.attack, record.success_check, record.billed) == (budget, 0, budget)
 
 
-@pytest.mark.parametrize(("budget", "eot"), [(0, 1), (1, 1), (3, 1), (4, 1), (50, 1), (50, 4), (51, 2)])
+@pytest.mark.parametrize(("budget", "eot"), [(0, 1), (1, 1), (3, 1), (4, 1), (51, 2)])
 def test_the_paper_bills_one_query_per_step_and_two_more_and_evaluates_twice(budget, eot):
     x, y = images(4), torch.zeros(4, dtype=torch.int64)
     run = Run(Constant(), SignHunt(eps=0.05), x, y, budget=budget, query_counting="paper", eot=eot)

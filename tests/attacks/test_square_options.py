@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from attack_checks import caught, check_square_reference
-from harness import CoinFlip, Constant, Linear, Mapped, Run, counted, drive, images, one_by_one
+from harness import CoinFlip, Constant, Linear, Mapped, Run, counted, drive, images, one_by_one, others_slow
 from msgspec.structs import asdict
 
 from rfdlight.attacks import Square
@@ -34,7 +34,7 @@ def trajectory(attack, victim, x, y, budget):
 
 
 @NORMS
-@pytest.mark.parametrize("refresh", ["every", "accept"])
+@pytest.mark.parametrize("refresh", others_slow(["every", "accept"], 0))
 def test_refreshing_changes_no_proposal_of_a_deterministic_victim(network, clean, ball, refresh):
     x, y = clean[0][:3], clean[1][:3]
     own = {"eps": EPS[ball], "norm": ball, "p": 0.1, "schedule_len": 60, "schedule_clock": "iterations"}
@@ -230,14 +230,15 @@ def test_refreshes_are_billed_and_points_stay_in_the_ball_of_a_random_victim(bal
         attack,
         x,
         y,
-        budget=60,
+        budget=20,
+        batch_size=40,
         deterministic=False,
         criterion=criterion_named("never", final_evaluations=40),
     )
     for record in run.records:
-        assert record.billed == (60 if record.attack else 0)
+        assert record.billed == (20 if record.attack else 0)
         assert asdict(record)[ball] <= attack.eps * (1 + 1e-4)
-    *_, (*_, after) = drive(attack, CoinFlip(), x, y, budget=60)
+    *_, (*_, after) = drive(attack, CoinFlip(), x, y, budget=20)
     assert (norm(attack.best(after) - x, ball) <= attack.eps * (1 + 1e-4)).all()
 
 

@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 from attack_checks import caught
-from harness import Linear, Run, drive, images, one_by_one, start
+from harness import Linear, Run, drive, images, one_by_one, others_slow, start
 from reference import draws
 from reference.transfer import crafted, transfer
 from torch import nn
@@ -174,6 +174,7 @@ class NoisyHead(nn.Module):
         return self.head(features + self.scale * torch.randn_like(features))
 
 
+@pytest.mark.slow
 def test_noise_after_the_last_block_gains_nothing_against_transfer(network):
     # Every verdict is that of the mean logits, which the noise does not change, and no query chooses the point.
     x = images(16, (3, 8, 8))
@@ -235,7 +236,7 @@ def test_the_mode_of_the_caller_changes_nothing(clean, form):
     assert torch.equal(queried[0], queried[2])
 
 
-@pytest.mark.parametrize("form", [Transfer, PRGF])
+@pytest.mark.parametrize("form", others_slow([Transfer, PRGF], 1))
 def test_copies_have_the_surrogate(clean, form):
     attack = form(surrogate=SURROGATE, eps=0.05)
     copies = [attack.configured(eot=2), pickle.loads(pickle.dumps(attack))]

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from rfdlight.cli import main as cli
-from rfdlight.reporting import plots
 
 from .sweep_grid import GRID, VICTIM
 
@@ -18,18 +17,10 @@ installed = functools.cache(metadata.entry_points)
 """The entry points of the installed packages, which every parser lists several times."""
 
 
-def drawn_small(figure, kind, encoded=plots.encoded):
-    """A figure as a small file: how figures look is tested where they are drawn."""
-    figure.set_layout_engine("none")
-    figure.set_size_inches(1, 1)
-    return encoded(figure, kind)
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No second look at the installed packages, and small pictures."""
+    """No second look at the installed packages."""
     monkeypatch.setattr(metadata, "entry_points", installed)
-    monkeypatch.setattr(plots, "encoded", drawn_small)
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import pytest
 
 from rfdlight.analysis import calibration
 
-LINE = "analyze resnet8-digits --data digits --num_images 12 --draws 2 "
+LINE = "analyze resnet8-digits --data digits --num_images 6 --draws 2 "
 
 
 @pytest.fixture(autouse=True)
 def cheap(monkeypatch):
     """Costs on 60 images: how near they come to the drop is tested where costs are known."""
-    monkeypatch.setattr(calibration, "ROUGH_IMAGES", 60)
+    monkeypatch.setattr(calibration, "ROUGH_IMAGES", 40)
 
 
 def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
@@ -23,9 +23,9 @@ def test_the_folder_holds_the_numbers_of_every_image_and_the_pictures(command):
     assert (said.status, said.err) == (0, "")
     facts = json.loads(Path("folder", "analysis.json").read_text())
     assert [place["name"] for place in facts["places"]] == ["the image", "layer3"]
-    assert len(facts["image_ids"]) == len(facts["places"][1]["measured"]) == len(facts["places"][1]["norms"]) == 12
+    assert len(facts["image_ids"]) == len(facts["places"][1]["measured"]) == len(facts["places"][1]["norms"]) == 6
     assert facts["attacker"] == {"step": 0.2, "eps": 0.2, "draws": 2}
-    assert facts["costs_measured_on"] == 60
+    assert facts["costs_measured_on"] == 40
     assert sorted(facts["ranking"]) == ["layer3", "the image"]
     for place in facts["places"]:
         assert 0 < place["drop"] < 0.06

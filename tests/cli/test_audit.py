@@ -21,7 +21,7 @@ class Forgetful(NearestMean):
         self.rows += len(x)
         return super().forward(x) * (0.9 if self.rows > int(open("rows").read()) else 1)
 """
-LINE = "test --attack square --data digits --data.num_images 12 --model.batch_size 4 --model.budget 20 --run run"
+LINE = "test --attack square --data digits --data.num_images 8 --model.batch_size 4 --model.budget 10 --run run"
 
 
 @pytest.fixture(autouse=True)

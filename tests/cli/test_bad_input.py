@@ -130,7 +130,15 @@ def names(folder: Path) -> set[Path]:
     return {path for path in folder.rglob("*") if "__pycache__" not in path.parts}
 
 
-@pytest.mark.parametrize("cases", [PARSED, MADE], ids=["parsed", "made"])
+@pytest.mark.parametrize(
+    "cases",
+    [
+        PARSED,
+        {line: MADE[line] for line in list(MADE)[::3]},
+        pytest.param({line: MADE[line] for line in MADE if line not in list(MADE)[::3]}, marks=pytest.mark.slow),
+    ],
+    ids=["parsed", "made", "made too"],
+)
 def test_bad_input_is_one_line_status_2_and_nothing_written(cases, prepared, command, monkeypatch):
     monkeypatch.chdir(prepared)
     before = names(prepared)

@@ -58,7 +58,7 @@ def check_kept(outcome, original) -> None:
     ("size", "kept", "file"),
     [
         (0, "2", "config.yaml"),
-        (1500, "0", "journal/0-0.jsonl"),
+        pytest.param(1500, "0", "journal/0-0.jsonl", marks=pytest.mark.slow),
         pytest.param(4500, "0", "summary.json", marks=pytest.mark.slow),
         pytest.param(7000, "0", "curves.png", marks=pytest.mark.slow),
         pytest.param(20_000, "1", "journal/image-0.safetensors", marks=pytest.mark.slow),

@@ -8,7 +8,7 @@ from hypothesis import given
 from rfdlight.errors import legible
 
 
-@bounded(8)
+@bounded(4)
 @given(command_lines())
 def test_any_command_line_ends_as_it_should(args):
     low_watermark(args)

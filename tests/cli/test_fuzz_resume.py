@@ -16,6 +16,7 @@ def original():
         return record_files.make(folder)
 
 
+@pytest.mark.slow
 @bounded(3)
 @given(data=st.data())
 def test_any_damage_is_refused_or_left_out(original, data):
@@ -90,6 +91,7 @@ def test_a_whole_record_of_an_image_that_the_run_does_not_attack_is_refused(orig
     )
 
 
+@pytest.mark.slow
 def test_a_journal_that_is_lost_costs_no_record(original):
     content = {name: part for name, part in original.killed.items() if name != record_files.JOURNAL}
     with workplace() as folder:

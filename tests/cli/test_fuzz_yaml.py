@@ -7,7 +7,7 @@ from fuzz.running import bounded
 from hypothesis import given
 
 
-@bounded(8)
+@bounded(4)
 @given(cases())
 def test_any_config_ends_as_it_should(case):
     low_watermark(*case)

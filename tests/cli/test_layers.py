@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from harness import others_slow
 from safetensors import safe_open
 from torch import nn
 
@@ -60,7 +61,7 @@ def test_depth_limits_the_nesting_but_never_hides_a_default_point(command):
     assert [table[name][2] for name in convolutions] == [f"{index}: before" for index in range(8)]
 
 
-@pytest.mark.parametrize("name", ["resnet8", "test_vit"])
+@pytest.mark.parametrize("name", others_slow(["resnet8", "test_vit"], 0))
 def test_the_closing_line_is_the_default_in_the_form_of_options(capsys, built, name):
     layers(f"timm:{name}", image_size=160)
     closing = capsys.readouterr().out.rstrip().splitlines()[-1]

@@ -40,6 +40,7 @@ def test_the_three_sets_of_images_have_none_in_common():
     assert set(split_held_out(data, 100, seed=1)[0].ids) != sets[1]
 
 
+@pytest.mark.slow
 def test_the_file_is_the_best_defense_and_says_why(command):
     said = command(*LINE.split())
     assert (said.status, said.err) == (0, "")

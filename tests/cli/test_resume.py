@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 from hand import cut_journal
+from harness import others_slow
 
 from rfdlight.cli import main as cli
 from rfdlight.errors import ResumeError
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.records.records import read_records
 
-TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "12", "--model.batch_size",
+TEST = ("test", "--attack", "square", "--data.num_images", "10", "--model.budget", "6", "--model.batch_size",
         "4", "--model.sanity_checks", "false")  # fmt: skip
 
 
@@ -41,7 +42,7 @@ def killed(whole: Path, finished: int, torn: str = "") -> Path:
     return run
 
 
-@pytest.mark.parametrize("finished", [0, 9])
+@pytest.mark.parametrize("finished", others_slow([0, 9], 0))
 def test_a_killed_run_ends_with_the_records_of_one_that_was_not(finished, whole, command):
     run = killed(whole, finished, torn='{"id": "digits/te')
     said = command("test", "--resume", str(run))
@@ -91,10 +92,13 @@ def test_pool_and_devices_may_change(whole, command):
 
 @pytest.mark.parametrize(
     ("changed", "name"),
-    [
-        (("--model.budget", "13"), "model.budget is 13, was 12"),
-        (("--attack.eps", "0.1"), "attack.init_args.eps is 0.1, was None"),
-    ],
+    others_slow(
+        [
+            (("--model.budget", "7"), "model.budget is 7, was 6"),
+            (("--attack.eps", "0.1"), "attack.init_args.eps is 0.1, was None"),
+        ],
+        1,
+    ),
 )
 def test_other_settings_are_refused(changed, name, whole, command):
     run = killed(whole, 4)
@@ -117,6 +121,7 @@ def test_other_weights_images_and_code_are_refused(whole, command):
         assert not (run / "records.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_code_of_a_users_defense_counts(command, monkeypatch, elsewhere):
     source = "from rfdlight.defenses.input_noise import InputNoise\n\n\nclass Mine(InputNoise):\n    pass\n"
     Path("own_noise.py").write_text(source)

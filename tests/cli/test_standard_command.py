@@ -62,6 +62,7 @@ axes:
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
     Path("both.yaml").write_text(SWEEP)
     plan = command("sweep", "both.yaml", "--dry_run", "true")

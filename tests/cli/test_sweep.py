@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from hand import cut_journal
+from harness import others_slow
 
 from rfdlight.attacks import Square
 from rfdlight.cli import main as cli
@@ -35,7 +36,9 @@ def test_every_cell_is_run_with_its_settings_and_reported(swept):
 
 @pytest.mark.parametrize(
     ("given", "meant", "refined"),
-    [("cifar10", CIFAR10, "{init_args: {num_images: 5}}"), ("{class_path: digits}", Digits, "{num_images: 5}")],
+    others_slow(
+        [("cifar10", CIFAR10, "{init_args: {num_images: 5}}"), ("{class_path: digits}", Digits, "{num_images: 5}")], 0
+    ),
 )
 def test_data_that_an_axis_refines_stay_the_data_that_were_named(given, meant, refined):
     Path("grid.yaml").write_text(
@@ -72,6 +75,7 @@ def test_only_what_is_missing_is_run_again(command, swept):
     assert (cut / "records.jsonl").read_text().splitlines() == lines
 
 
+@pytest.mark.slow
 def test_a_cell_of_older_code_is_not_gone_on_with(command, swept):
     cut = Path("runs/grid/shipped-rays")
     (cut / "summary.json").unlink()

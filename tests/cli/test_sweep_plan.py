@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import others_slow
 
 from rfdlight.cli import main as cli
 from rfdlight.cli import sweep, sweep_cells
@@ -28,6 +29,7 @@ def test_a_dry_run_lists_the_cells_with_times_and_makes_nothing(command, elsewhe
     ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_lists_cells_that_are_complete_too(command, swept):
     said = command("sweep", "grid.yaml", "--dry_run", "true")
     assert all(re.search(rf"{cell} +4 +4 +done", said.out) for cell in CELLS)
@@ -72,6 +74,7 @@ def own():
     sys.modules.pop("own", None)
 
 
+@pytest.mark.slow
 def test_classes_of_ones_own_need_not_have_the_options_of_ours(command, own):
     Path("grid.yaml").write_text(
         "common: {data: own.Few, model: {budget: 4, sanity_checks: false}}\naxes: {a: {x: {attack: own.Plain}}}"
@@ -95,12 +98,15 @@ def test_cells_of_other_settings_are_not_taken_for_these(command, swept):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [
-        ("attack: own.Raising", "RuntimeError: no luck at all (own.py, line "),
-        ("model: {victim: resnet8-digit}", "unknown victim 'resnet8-digit'; did you mean resnet8-digits or "),
-        ("defense: {class_path: feature_noise, init_args: {sigma: 1, layers: nowhere}}", "no layer "),
-        ("trainer: {accelerator: abacus}", "You selected an invalid accelerator name"),
-    ],
+    others_slow(
+        [
+            ("attack: own.Raising", "RuntimeError: no luck at all (own.py, line "),
+            ("model: {victim: resnet8-digit}", "unknown victim 'resnet8-digit'; did you mean resnet8-digits or "),
+            ("defense: {class_path: feature_noise, init_args: {sigma: 1, layers: nowhere}}", "no layer "),
+            ("trainer: {accelerator: abacus}", "You selected an invalid accelerator name"),
+        ],
+        1,
+    ),
 )
 def test_what_is_wrong_with_any_cell_is_found_before_the_first_runs(command, own, settings, said):
     Path("grid.yaml").write_text(f"{GRID}  last:\n    good: {{}}\n    bad: {{{settings}}}\n")

@@ -57,6 +57,7 @@ def test_a_cell_run_apart_that_was_stopped_ends_the_sweep(command, monkeypatch):
     assert "cell 2 of 4" not in said.out
 
 
+@pytest.mark.slow
 def test_a_cell_run_apart_that_cannot_be_resumed_begins_anew(command, swept, monkeypatch):
     lines = []
 

@@ -81,30 +81,30 @@ def each(forms):
 
 @each([form if form in QUICK else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
 def test_an_attack_passes_all_checks(form):
-    check_attack(made(*form), budget=20, num_images=3)
+    check_attack(made(*form), budget=12, num_images=3)
 
 
+@pytest.mark.parametrize("rule", ["sequential", pytest.param("paper", marks=pytest.mark.slow)])
 @each(ATTACKS)
-def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, network, clean):
+def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, rule, network, clean):
+    attack = made(*form)
+    if rule == "paper" and attack.access == "gradient":
+        pytest.skip("the paper has no query counting for gradients")
     budget = {"opt": 250, "signopt": 400}.get(form[0], 100)  # a step of the line search alone takes a dozen queries
-    rules = ["sequential"] if made(*form).access == "gradient" else ["sequential", "paper"]
-    few = 8 if form[0] in ("opt", "signopt") else 5
-    for rule in rules:
-        images = few if rule == "sequential" else 1
-        run = Run(
-            network, made(*form), clean[0][:images], clean[1][:images], budget=budget, criterion=criterion_named(rule)
-        )
-        successes = [record for record in run.records if record.success_query is not None]
-        assert len(successes) >= (2 if rule == "sequential" else 0)
-        assert all(record.verdict == "adversarial" for record in successes)
+    x, y = (each[: 8 if form[0] in ("opt", "signopt") else 5] for each in clean)
+    options = {"batch_size": len(x), "pool_size": len(x), "criterion": criterion_named(rule)}
+    records = Run(network, attack, x, y, budget=budget, **options).records
+    successes = [record for record in records if record.success_query is not None]
+    assert rule == "paper" or len(successes) >= 2
+    assert all(record.verdict == "adversarial" for record in successes)
 
 
 @each(ATTACKS)
 def test_another_seed_changes_what_random_attacks_query(form, network, clean):
     x, y = clean
     queried = [
-        torch.stack([p for _, p, _, _ in drive(made(*form), one_by_one(network), x[:2], y[:2], budget=20, seed=seed)])
-        for seed in (torch.tensor([1, 2]), torch.tensor([3, 4]))
+        torch.stack([p for _, p, _, _ in drive(made(*form), one_by_one(network), x[:1], y[:1], budget=20, seed=seed)])
+        for seed in (torch.tensor([1]), torch.tensor([3]))
     ]
     own = {cls.__module__ for cls in attack_class(form[0]).__mro__ if cls.__module__.startswith("rfdlight.attacks")}
     shared = {"rfdlight.attacks.base", "rfdlight.attacks.decision_based"}
@@ -123,7 +123,7 @@ def test_a_decision_based_attack_is_given_labels_alone(form, network, clean):
         tell(state, points, answer)
 
     attack.tell = spy
-    Run(network, attack, *clean, budget=10)
+    Run(network, attack, clean[0][:3], clean[1][:3], budget=10)
     assert kinds == {(torch.int64, 1)}
 
 
@@ -140,7 +140,7 @@ def test_a_decision_based_attack_is_given_labels_alone(form, network, clean):
 def test_a_victim_that_predicts_at_random_is_finished_under_every_criterion(name, rule, query_counting):
     x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
     criterion = criterion_named(rule, 40)
-    options = {"budget": 25, "deterministic": False, "pool_size": 8, "criterion": criterion}
+    options = {"budget": 25, "deterministic": False, "pool_size": 8, "batch_size": 64, "criterion": criterion}
     run = Run(CoinFlip(), made(name, "linf", False), x, y, query_counting=query_counting, **options)
     assert len(run.records) == 8
     for record in run.records:
@@ -158,14 +158,21 @@ class LabelNoise(nn.Module):
         return 3 * nn.functional.one_hot(other, 3).float() + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
-@pytest.mark.parametrize("victim", [LabelNoise, CoinFlip])
-@pytest.mark.parametrize("name", ["square", "rays"])
+@pytest.mark.parametrize(
+    ("name", "victim"),
+    [
+        ("square", LabelNoise),
+        ("rays", CoinFlip),
+        pytest.param("square", CoinFlip, marks=pytest.mark.slow),
+        pytest.param("rays", LabelNoise, marks=pytest.mark.slow),
+    ],
+)
 def test_no_attack_is_credited_with_images_that_a_thousand_evaluations_call_robust(name, victim):
     # An image is wrongly called adversarial with probability at most 0.05, at one in five wrong answers about never
     # (decision 13's simulation): 7 of 40 or more would come in 1 of 300 runs at the stated level.
     x, y = images(40, (3, 4, 4)), torch.zeros(40, dtype=torch.int64)
     criterion = criterion_named("sequential", 1000)
-    options = {"budget": 60, "batch_size": 200, "pool_size": 40, "criterion": criterion, "deterministic": False}
+    options = {"budget": 60, "batch_size": 1000, "pool_size": 40, "criterion": criterion, "deterministic": False}
     run = Run(victim(), made(name, "linf", False), x, y, **options)
     assert len(run.records) == 40
     credited = [r for r in run.records if r.success_query is not None and r.verdict == "robust"]

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from harness import others_slow
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -88,7 +89,7 @@ def test_a_size_of_the_user_wins_over_the_networks_but_not_over_its_interpolatio
     assert x.shape[1:] == (3, 64, 64)
 
 
-@pytest.mark.parametrize("validation", [0, 10, 55])
+@pytest.mark.parametrize("validation", others_slow([0, 10, 55], 2))
 def test_held_out_images_are_balanced_and_never_trained_on(validation):
     data = Digits(validation=validation, batch_size=32)
     train, held = data.images("train"), data.images("validation")

@@ -50,6 +50,7 @@ def test_a_network_of_the_paper_has_its_points(name, expected):
     assert points(meta(name)) == expected
 
 
+@pytest.mark.slow
 def test_other_networks_have_none():
     for name in (
         "mixer_s32_224", "test_convnext", "test_efficientnet", "densenet121", "resnetv2_50", "hrnet_w18_small",

@@ -5,9 +5,12 @@ import sys
 import tarfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_the_page_has_the_tables_of_the_records(tmp_path, monkeypatch):
     with tarfile.open(ROOT / "docs/reproduction-records.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")

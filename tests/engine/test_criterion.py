@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from harness import Collector, Constant, Run, engine_of, images
+from harness import Collector, Constant, Run, engine_of, images, others_slow
 from scipy import stats
 from torch import nn
 
@@ -47,12 +47,12 @@ class AfterClean(Gaussian):
         return logits
 
 
-def attacked(victim, criterion=None, count=200, budget=250):
+def attacked(victim, criterion=None, count=200, budget=100):
     """Records of random noise against a victim of one class, and criterion rows per row of the attack."""
     x, y = torch.full((count, 1, 2, 2), 0.5), torch.zeros(count, dtype=torch.int64)
     run = Run(
         victim, RandomNoise(eps=0.1), x, y,
-        budget=budget, batch_size=count, pool_size=count,
+        budget=budget, batch_size=10 * count, pool_size=count,
         criterion=criterion or criterion_named("sequential", 400), deterministic=False,
     )  # fmt: skip
     assert all(record.attack > 0 for record in run.records)
@@ -82,7 +82,7 @@ class TwoPoints(nn.Module):
 
 # The bound is 5 %. Candidates are rejected at the first mean of the label, and then some are skipped: the error is far
 # smaller: none of these 200 images is called, or one.
-@pytest.mark.parametrize("victim", [AfterClean(0.5), TwoPoints(0.2)], ids=["normal", "two"])
+@pytest.mark.parametrize("victim", others_slow([AfterClean(0.5), TwoPoints(0.2)], 1), ids=["normal", "two"])
 def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(victim):
     records, _ = attacked(victim)
     assert called(records) <= 4
@@ -152,11 +152,12 @@ def test_a_success_before_the_final_test_decides_gets_final_evaluations(p):
 
 
 def test_the_votes_alone_would_break_most_images_that_are_wrong_once_in_five_draws():
-    # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2.
+    # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2,
+    # and 32 % within 100.
     records, _ = attacked(AfterClean(0.2), Votes(40))
     adversarial = sum(record.success_query is not None for record in records)
-    # 200 images: six standard errors around 63 %.
-    assert abs(adversarial / 200 - 0.63) <= 6 * math.sqrt(0.63 * 0.37 / 200)
+    # 200 images: six standard errors around 32 %.
+    assert abs(adversarial / 200 - 0.325) <= 6 * math.sqrt(0.325 * 0.675 / 200)
 
 
 class Scripted:
@@ -226,22 +227,23 @@ class Loops:
         )
 
 
-def test_the_engine_judges_a_candidate_as_plain_loops_do_for_every_period_of_nine_answers():
+@pytest.mark.parametrize("step", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_engine_judges_a_candidate_as_plain_loops_do_for_every_period_of_nine_answers(step):
     # The nine pixels of an image hold its answers, which repeat; at clean images and final points all are right.
-    periods = torch.tensor(list(product([0.0, 1.0], repeat=9)))
+    periods = torch.tensor(list(product([0.0, 1.0], repeat=9))[::step])
     expected = [Loops(period * 60) for period in periods.bool().tolist()]
     judged = [loops.judge() for loops in expected]
-    visits = [0] * 512
+    visits = [0] * len(periods)
 
     def script(purpose, point, _):
         if purpose == "attack":
             return True
-        row = int((point.flatten().round() * 2 ** torch.arange(8, -1, -1)).sum())
+        row = int((point.flatten().round() * 2 ** torch.arange(8, -1, -1)).sum()) // step
         visits[row] += 1
         number = visits[row] - 1 - CLEAN
         return bool(periods[row][number % 9]) if 0 <= number < expected[row].used else False
 
-    records = scripted(Scripted(512, script), periods.view(512, 1, 3, 3), 1, criterion_named("sequential"))
+    records = scripted(Scripted(512, script), periods.view(-1, 1, 3, 3), 1, criterion_named("sequential"))
     for record, loops, (tested, adversarial) in zip(records, expected, judged, strict=True):
         assert record.tested_candidates == tested
         assert record.success_query == (1 if adversarial else None)
@@ -283,7 +285,9 @@ def rejected_before(number):
 
 # A wealth of 1.25^40 = 7523 suffices for the 10th test, whose level is 0.025 * 6 / (pi * 10)^2 = 1 / 6580, but not for
 # the 11th; the 20th needs a wealth of 26,319.
-@pytest.mark.parametrize(("number", "evaluations"), [(0, 40), (9, 40), (10, 50), (19, 50)])
+@pytest.mark.parametrize(
+    ("number", "evaluations"), [(0, 40), (9, 40), (10, 50), pytest.param(19, 50, marks=pytest.mark.slow)]
+)
 def test_the_level_of_a_test_falls_with_its_number(number, evaluations):
     oracle = Scripted(1, rejected_before(number))
     (record,) = scripted(oracle, torch.full((1, 1, 6, 6), 0.5), 300, criterion_named("sequential"))
@@ -395,7 +399,9 @@ def test_unfinished_images_count_as_the_finished_ones_will():
     assert {record.clean_verdict for record in observer.records} >= {"undecided"}
 
 
-@pytest.mark.parametrize("rule", ["sequential", "single", "never"])
+@pytest.mark.parametrize(
+    "rule", ["sequential", *(pytest.param(each, marks=pytest.mark.slow) for each in ("single", "never"))]
+)
 def test_a_final_point_is_decided_until_certain_at_most_so_many_evaluations(rule):
     class Uncertain(nn.Module):
         """Right by two deviations at clean images, by a fifth elsewhere."""
@@ -409,7 +415,7 @@ def test_a_final_point_is_decided_until_certain_at_most_so_many_evaluations(rule
         x, y = torch.full((40, 1, 2, 2), 0.5), torch.zeros(40, dtype=torch.int64)
         return Run(
             Uncertain(), RandomNoise(eps=0.1), x, y,
-            budget=2, batch_size=40, pool_size=40, criterion=criterion_named(rule, most), deterministic=False,
+            budget=2, batch_size=400, pool_size=40, criterion=criterion_named(rule, most), deterministic=False,
         ).records  # fmt: skip
 
     few, many = records(40), records(2000)
@@ -461,7 +467,7 @@ def attack_noise(rule, monkeypatch):
         patch.setattr(Oracle, "scores", spy)
         x, y = images(8, (1, 2, 2)), torch.zeros(8, dtype=torch.int64)
         criterion = criterion_named(rule, 40)
-        Run(victim, RandomNoise(eps=0.1), x, y, budget=20, criterion=criterion, deterministic=False)
+        Run(victim, RandomNoise(eps=0.1), x, y, budget=10, criterion=criterion, deterministic=False)
     # The harness asks once for the number of classes.
     return [noise for noise, purpose in zip(victim.noise[1:], purposes, strict=True) if purpose == "attack"], purposes
 

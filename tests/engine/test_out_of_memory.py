@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import Linear, Run, images
+from harness import Linear, Run, images, others_slow
 from torch import nn
 
 from rfdlight.attacks import PGD, RandomNoise, RayS
@@ -52,12 +52,16 @@ def run(attack, victim, **options):
 
 @pytest.mark.parametrize(
     ("attack", "eot", "deterministic"),
-    [
-        (RandomNoise(eps=0.05), 1, True),
-        (RayS(eps=0.05), 2, False),
-        (PGD(eps=0.05, steps=4), 2, True),
-        (PGD(eps=0.05, steps=4), 1, False),
-    ],
+    others_slow(
+        [
+            (RandomNoise(eps=0.05), 1, True),
+            (RayS(eps=0.05), 2, False),
+            (PGD(eps=0.05, steps=4), 2, True),
+            (PGD(eps=0.05, steps=4), 1, False),
+        ],
+        1,
+        2,
+    ),
 )
 def test_smaller_passes_have_the_same_records(attack, eot, deterministic):
     options = {

@@ -88,7 +88,7 @@ def test_the_papers_criterion_votes_on_geoda_and_believes_the_other_label_attack
             wrong = (torch.rand(len(x)) < 1 / 3) & (x != 0.5).flatten(1).any(1)
             return nn.functional.one_hot(wrong.long(), 2).float()
 
-    x, y = torch.full((8, 1, 4, 4), 0.5), torch.zeros(8, dtype=torch.int64)
+    x, y = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
     voted_candidates = {}
     for attack in (GeoDA(eps=0.4), RayS(eps=0.4)):
         criterion = criterion_named("paper", 40)

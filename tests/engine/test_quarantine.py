@@ -88,7 +88,7 @@ def names(numbers):
     return [f"test/{number:04d}" for number in numbers]
 
 
-def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **options):
+def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=12, **options):
     """Attack some of the images; return the records and the failures by id, and the engine."""
     numbers = list(range(len(x))) if numbers is None else numbers
     oracle = Oracle(victim, batch_size)
@@ -109,13 +109,16 @@ def attacked(victim, attack, x, y, numbers=None, *, batch_size=4, budget=30, **o
 
 REASONS = {"raise": "ValueError: cannot look", "nan": "the victim answered NaN or infinity"}
 REASONS |= dict.fromkeys(["inf", "-inf", "contagious"], REASONS["nan"])
-SCORES = [("raise", phase) for phase in (*Phase, "test")] + [
-    ("nan", Phase.ATTACK),
-    ("nan", "test"),
-    ("contagious", Phase.FINAL),
+SCORES = [
     ("inf", Phase.CLEAN),
+    ("raise", Phase.ATTACK),
     ("-inf", Phase.CANDIDATE),
+    ("nan", "test"),
+    ("raise", Phase.INTERIM),
+    ("contagious", Phase.FINAL),
 ]
+"""Each failure and each phase once."""
+REST = [(how, phase) for how in ("raise", "nan") for phase in (*Phase, "test") if (how, phase) not in SCORES]
 
 
 INTERIM = {"interim_queries": (2,)}
@@ -138,7 +141,7 @@ def standing(records):
     return next(number for number in range(1, 10) if records[f"test/{number:04d}"].success_query is None)
 
 
-@pytest.mark.parametrize(("how", "phase"), SCORES)
+@pytest.mark.parametrize(("how", "phase"), [*SCORES, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
 def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_records(network, whole, how, phase):
     x, y, records, number = whole
     number = standing(records) if phase in (Phase.INTERIM, Phase.FINAL) else number
@@ -150,7 +153,7 @@ def test_an_image_that_fails_in_any_phase_is_out_and_the_others_have_the_same_re
     assert set(victim.shapes) == {(4, 3, 16, 16)}
 
 
-@pytest.mark.parametrize("how", ["raise", "nan"])
+@pytest.mark.parametrize("how", ["raise", pytest.param("nan", marks=pytest.mark.slow)])
 def test_two_images_of_one_pass_that_fail_are_both_found(network, whole, how):
     x, y, records, _ = whole
     bad = names([1, 2])
@@ -186,8 +189,8 @@ def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
 @pytest.mark.parametrize(
     ("how", "reason", "eot"),
     [
-        ("raise", REASONS["raise"], 2),
-        ("nan", REASONS["nan"], 1),
+        pytest.param("raise", REASONS["raise"], 2, marks=pytest.mark.slow),
+        pytest.param("nan", REASONS["nan"], 1, marks=pytest.mark.slow),
         ("gradient", "the victim's gradient is NaN or infinity", 2),
         ("backward", "RuntimeError: no way back", 1),
     ],
@@ -285,7 +288,7 @@ def test_a_pass_that_only_a_crowd_fails_harms_nobody():
     found, failed, _ = attacked(Crowded(), RandomNoise(eps=EPS), x, y, classes=3, deterministic=True)
     assert failed == {}
     assert len(found) == 6
-    assert {record.attack for record in found.values()} == {30}
+    assert {record.attack for record in found.values()} == {12}
 
 
 # A victim that is broken, and not its images

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from harness import engine_of, images
+from harness import engine_of, images, others_slow
 from torch import nn
 
 from rfdlight.attacks import RandomNoise
@@ -72,7 +72,7 @@ def test_images_that_keep_lockstep_begin_together(engine):
     assert 0 < len(engine._pool) < 2 * BATCH, "it has no more pool_size"
 
 
-@pytest.mark.parametrize("sigma", [0, 1])
+@pytest.mark.parametrize("sigma", others_slow([0, 1], 0))
 def test_images_that_keep_lockstep_end_together_and_leave_few_padded_passes(sigma):
     def padded(pool_size, lockstep):
         options = {"budget": 40, "pool_size": pool_size, "lockstep": lockstep, "deterministic": not sigma}

@@ -20,7 +20,7 @@ def run(victim, attack, rows=60, budget=100, **options):
         x,
         y,
         budget=budget,
-        batch_size=rows,
+        batch_size=10 * rows,
         pool_size=rows,
         criterion=criterion,
         deterministic=False,
@@ -35,8 +35,8 @@ def test_targets_are_wrong_classes_drawn_evenly_and_once_per_image():
         def forward(self, x):
             return torch.zeros(len(x), 4)
 
-    records = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=64, pool_size=64).records
-    again = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=8, pool_size=9).records
+    records = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=600, pool_size=600).records
+    again = Run(Right(), RandomNoise(eps=0.1, targeted=True), x, y, budget=0, batch_size=100, pool_size=90).records
     assert [r.target for r in records] == [r.target for r in again]
     shift = (torch.tensor([r.target for r in records]) - y) % 4
     counts = shift.bincount(minlength=4)
@@ -61,7 +61,7 @@ def test_only_the_target_counts():
 
 def test_a_target_slightly_below_another_wrong_class_is_not_credited():
     # The target of most draws is close: class 1 leads class 2 by 0.3 deviations, far from the label's -3.
-    records = run(Around([-3.0, 0.15, -0.15]), RandomNoise(eps=0.1, targeted=True), budget=250).records
+    records = run(Around([-3.0, 0.15, -0.15]), RandomNoise(eps=0.1, targeted=True)).records
     second = [r for r in records if r.target == 2]
     assert len(second) >= 15
     # Each of them is wrongly broken with probability at most 0.05; no one, as a rule.
@@ -70,14 +70,14 @@ def test_a_target_slightly_below_another_wrong_class_is_not_credited():
 
 
 def test_a_target_that_leads_is_broken():
-    records = run(Around([-3.0, 0.7, -0.7]), RandomNoise(eps=0.1, targeted=True), budget=250).records
+    records = run(Around([-3.0, 0.7, -0.7]), RandomNoise(eps=0.1, targeted=True)).records
     first = [r for r in records if r.target == 1]
     assert sum(r.success_query is not None for r in first) >= 0.9 * len(first)
     assert all(r.verdict == "adversarial" for r in first if r.success_query is not None)
     assert all(r.final_margin < 0 for r in first)
 
 
-@pytest.mark.parametrize("rule", ["single", "paper", "never", "sequential"])
+@pytest.mark.parametrize("rule", ["single", "paper", "never"])  # the default: the test above
 def test_every_rule_knows_the_target(rule):
     attack = Square(eps=0.1, targeted=True)
     records = run(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from harness import images
+from harness import images, others_slow
 from torch import nn
 
 import rfdlight as rfd
@@ -59,15 +59,20 @@ def check(run, rows):
 
 @pytest.mark.parametrize(
     ("attack", "noise", "late", "options"),
-    [
-        ("square", 0.0, 0, {"sanity_checks": False}),
-        ("square", 0.3, 0, {}),
-        ("square", 0.3, 150, {"sanity_checks": False}),  # it turns out to be random, and the attack begins again
-        ("rays", 0.0, 0, {"eot": 2, "pool_size": 3}),
-        ("pgd", 0.0, 0, {}),
-        ("signopt", 0.0, 0, {"targeted": True}),
-        ("boundary", 0.3, 0, {"targeted": True, "sanity_checks": False}),
-    ],
+    others_slow(
+        [
+            ("square", 0.0, 0, {"sanity_checks": False}),
+            ("square", 0.3, 0, {}),
+            ("square", 0.3, 150, {"sanity_checks": False}),  # it turns out to be random, and the attack begins again
+            ("rays", 0.0, 0, {"eot": 2, "pool_size": 3}),
+            ("pgd", 0.0, 0, {}),
+            ("signopt", 0.0, 0, {"targeted": True}),
+            ("boundary", 0.3, 0, {"targeted": True, "sanity_checks": False}),
+        ],
+        2,
+        3,
+        4,
+    ),
 )
 def test_the_sum_of_the_ledger_is_all_that_the_victim_answered(attack, noise, late, options):
     victim = Counting(noise, late)
@@ -205,6 +210,7 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("own_counting", None)
 
 
+@pytest.mark.slow
 def test_a_command_line_counts_every_row_of_each_attempt(own):
     assert cli.main([*LINE, "8", "--run", "run"]) == 0
     check(rfd.load_run("run"), own())

@@ -94,7 +94,7 @@ def test_no_attack_breaks_anything_in_a_ball_of_no_size(name, network, clean):
     kind = resolve_name(NAMES["attack"][name])
     source = Images((x * 255).round().byte(), y, [f"test/{i:04d}" for i in range(len(x))])
     for norm in kind.norms:
-        run = attacked(network, kind(eps=0.5, norm=norm, **required(kind)), source, budget=10)
+        run = attacked(network, kind(eps=0.5, norm=norm, **required(kind)), source, budget=4)
         found = checks_of(network, run, source)._no_ball(source, {record.id: record for record in run.records})
         assert found.adversarial == 0
         assert found.right > 0
@@ -133,17 +133,17 @@ def test_random_noise_is_not_compared_with_itself():
 @pytest.mark.parametrize("sigma", [0.0, 5.0])
 def test_the_step_is_that_of_the_first_two_queries_whatever_the_noise(sigma):
     """NES asks at x + s u and x - s u; the margin of a linear victim differs there by 2 s w u, of deviation 2 s |w|."""
-    source = Images(torch.full((600, *SHAPE), 128, dtype=torch.uint8), torch.zeros(600, dtype=torch.int64), [])
-    source = Images(source.pixels, source.labels, [f"test/{i:04d}" for i in range(600)])
+    source = Images(torch.full((100, *SHAPE), 128, dtype=torch.uint8), torch.zeros(100, dtype=torch.int64), [])
+    source = Images(source.pixels, source.labels, [f"test/{i:04d}" for i in range(100)])
     step, norm = 0.05, math.sqrt(5)
     noisy = Mapped(linear(offset=9.0), lambda logits: logits + sigma * torch.randn(logits.shape) * torch.tensor([1, 0]))
     run = attacked(noisy, NES(eps=0.3, sigma=step), source.take([0, 1]), budget=2, deterministic=sigma == 0)
     found = checks_of(noisy, run, source)._step(source)
     signal, noise = found.signal, found.noise
     assert noise == pytest.approx(math.sqrt(2) * sigma, rel=0.05)
-    # The mean of 600 squares, each estimated from 8 draws: four standard deviations.
+    # The mean of 100 squares, each estimated from 8 draws: four standard deviations.
     expected = 4 * step**2 * norm**2
-    bound = 4 * math.sqrt((2 * expected**2 + 2 * (2 * sigma**2 / 8) ** 2 + 4 * expected * 2 * sigma**2 / 8) / 600)
+    bound = 4 * math.sqrt((2 * expected**2 + 2 * (2 * sigma**2 / 8) ** 2 + 4 * expected * 2 * sigma**2 / 8) / 100)
     assert signal**2 == pytest.approx(expected, abs=bound)
 
 

@@ -88,6 +88,7 @@ def check(tmp_path: Path, kills: int, seed: int) -> None:
     assert all(stage.facts.totals.total == stage.facts.forwarded for stage in exact)
 
 
+@pytest.mark.slow
 def test_a_kill_in_a_later_stage_changes_no_record(tmp_path):
     check(tmp_path, kills=1, seed=0)
 

@@ -53,6 +53,7 @@ def test_a_given_network_is_named_by_its_class_and_weights():
     assert one.surrogate != other.surrogate
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_the_same_surrogate(tmp_path):
     attack, out = Transfer(network(), eps=0.05, points=1, steps=1), tmp_path / "run"
     before = evaluated(attack, out=out)

@@ -28,7 +28,7 @@ def sgd(parameters):
 def fit(folder, epochs=1, data=None, callbacks=(), ckpt_path=None, steps=-1, limit=4, **options):
     seed_everything(2, verbose=False)
     options.setdefault("optimizer", sgd)
-    module, data = Classifier("resnet8", **options), data or Digits(batch_size=64)
+    module, data = Classifier("resnet8", **options), data or Digits(batch_size=16)
     trainer = Trainer(
         max_epochs=epochs,
         max_steps=steps,
@@ -88,7 +88,7 @@ def test_layer_decay_lowers_the_rate_away_from_the_head_and_spares_vectors_of_de
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer.fit(module, Digits())
+        trainer.fit(module, Digits(batch_size=4))
     rate = {name: values[0] for name, values in seen.items()}
     last = rate["head.weight"]
     for block in range(5):
@@ -107,13 +107,14 @@ def test_layer_decay_needs_an_order_of_layers(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_weights_of_the_best_epoch_are_taken_where_one_is_monitored(tmp_path):
     class Score(Callback):
         def on_validation_epoch_end(self, trainer, module):
             module.log("score", (0.1, 0.9, 0.2)[trainer.current_epoch])
 
     saver = ModelCheckpoint(tmp_path / "best", monitor="score", mode="max")
-    data = Digits(batch_size=64, validation=20)
+    data = Digits(batch_size=16, validation=20)
     module, trainer, _ = fit(tmp_path, epochs=3, data=data, callbacks=[Score(), saver])
     assert "epoch=1" in saver.best_model_path
     best = torch.load(saver.best_model_path, weights_only=False)["state_dict"]
@@ -127,9 +128,10 @@ def test_the_weights_of_the_best_epoch_are_taken_where_one_is_monitored(tmp_path
     assert equal(found, {key.removeprefix("victim.network."): v for key, v in best.items() if "network." in key})
 
 
+@pytest.mark.slow
 def test_early_stopping_looks_at_held_out_images(tmp_path):
     stopper = EarlyStopping("val_accuracy", mode="max", patience=1, min_delta=2.0)
-    _, trainer, _ = fit(tmp_path, epochs=9, data=Digits(batch_size=64, validation=50), callbacks=[stopper])
+    _, trainer, _ = fit(tmp_path, epochs=9, data=Digits(batch_size=16, validation=50), callbacks=[stopper])
     assert trainer.current_epoch == 2
 
 
@@ -231,8 +233,8 @@ def test_adversarial_training_hardens(tmp_path):
 
 def test_adversarial_training_is_logged_and_counted_on_the_card(tmp_path):
     adversary, plain, watched = FGSMAdversary(eps=0.05), Logged(), Logged()
-    fit(tmp_path, steps=2, data=Digits(batch_size=64, validation=20), callbacks=[plain])
-    data = Digits(batch_size=64, validation=20, num_images=30)
+    fit(tmp_path, steps=2, data=Digits(batch_size=16, validation=20), callbacks=[plain])
+    data = Digits(batch_size=16, validation=20, num_images=10)
     module, _, data = fit(tmp_path, data=data, adversary=adversary, callbacks=[watched])
     usual = {"val_loss", "val_accuracy", "train_loss", "train_accuracy"}
     assert usual <= watched.last.keys()
@@ -240,7 +242,7 @@ def test_adversarial_training_is_logged_and_counted_on_the_card(tmp_path):
     assert "val_pgd_accuracy" not in plain.last
     card = export_victim(module, data, tmp_path, "rfdlight fit", seed=0, seconds=12.6)
     assert card.pgd10_correct == pgd10(module, data)["pgd10_correct"]
-    assert (card.pgd10_total, card.pgd10_eps, card.train_seconds) == (30, 0.05, 13)
+    assert (card.pgd10_total, card.pgd10_eps, card.train_seconds) == (10, 0.05, 13)
 
 
 def test_noise_is_part_of_the_training_and_not_of_the_victim(tmp_path):

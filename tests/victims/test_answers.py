@@ -187,7 +187,9 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "compiled" else name for name in MAKERS]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_network_of_unusual_make_answers_as_by_itself_and_keeps_its_digest(name):
     victim = as_module(MAKERS[name](), "own")

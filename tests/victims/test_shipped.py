@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from harness import others_slow
 from pixels import NEEDS_PIXELS, ROOT
 from scipy.stats import hypergeom
 
@@ -31,7 +32,7 @@ def test_the_files_are_small_and_the_card_names_a_config_of_ours(name):
     assert _io.find_shipped("configs", config[1], ".yaml").is_file()
 
 
-@pytest.mark.parametrize("name", [cifar10(name) for name in ON_CIFAR10])
+@pytest.mark.parametrize("name", others_slow([cifar10(name) for name in ON_CIFAR10], 0))
 def test_some_test_images_agree_with_the_cards_count(name):
     victim, card = load_victim(CARDS[name])
     correct, _ = count_correct(victim, CIFAR10(ROOT, num_images=200).attacked())

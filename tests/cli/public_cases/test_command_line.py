@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from harness import others_slow
 
 from rfdlight.attacks import PGD, Square
 from rfdlight.core.threat import ThreatModel, check_eps
@@ -57,12 +58,16 @@ FAILING = {
 
 @pytest.mark.parametrize(
     ("option", "fault"),
-    [
-        *(("--model.victim", fault) for fault in FAILING),
-        ("--attack", "leaving"),
-        ("--defense", "undefined"),
-        ("--data", "missing"),
-    ],
+    others_slow(
+        [
+            *(("--model.victim", fault) for fault in FAILING),
+            ("--attack", "leaving"),
+            ("--defense", "undefined"),
+            ("--data", "missing"),
+        ],
+        0,
+        2,
+    ),
 )
 def test_a_module_that_fails_when_it_is_imported_is_named_with_file_and_line(command, module, option, fault):
     """https://github.com/oobabooga/textgen/issues/3016"""
@@ -79,7 +84,7 @@ MAKERS = {
 }
 
 
-@pytest.mark.parametrize("fault", MAKERS)
+@pytest.mark.parametrize("fault", others_slow(MAKERS, 1))
 def test_a_function_that_fails_to_make_the_victim_is_named_with_file_and_line(command, module, fault):
     text, reason = MAKERS[fault]
     name = module(f"maker_{fault}", text)
@@ -136,14 +141,14 @@ def test_a_component_in_a_file_is_named_with_file_and_line(command, module):
 # Seeds
 
 
-@pytest.mark.parametrize("seed", ["-1", "5000000000", "none"])
+@pytest.mark.parametrize("seed", others_slow(["-1", "5000000000", "none"], 0))
 @pytest.mark.parametrize("line", ["test --attack square", "fit"])
 def test_a_seed_out_of_range_is_refused(command, line, seed):
     """https://github.com/Lightning-AI/pytorch-lightning/issues/21028"""
     refusal(command(*line.split(), "--seed_everything", seed), "seed_everything")
 
 
-@pytest.mark.parametrize("seed", ["4294967295", "true", "false"])
+@pytest.mark.parametrize("seed", others_slow(["4294967295", "true", "false"], 1))
 def test_the_largest_seed_a_drawn_one_and_none_are_taken(built, seed):
     taken = built("test", "--attack", "square", "--seed_everything", seed).config["test"]["seed_everything"]
     assert taken is False if seed == "false" else 0 <= taken <= 2**32 - 1
@@ -152,7 +157,7 @@ def test_the_largest_seed_a_drawn_one_and_none_are_taken(built, seed):
 # Radii
 
 
-@pytest.mark.parametrize("eps", ["12.75", "8", "1", "255/255"])
+@pytest.mark.parametrize("eps", others_slow(["12.75", "8", "1", "255/255"], 1, 3))
 def test_an_linf_radius_on_the_scale_of_255_is_refused(command, eps):
     """https://github.com/MadryLab/mnist_challenge/issues/13"""
     shown = "1" if eps == "255/255" else eps
@@ -171,7 +176,9 @@ def test_a_reference_radius_of_ones_own_data_on_the_scale_of_255_is_refused(comm
     refusal(command("test", *line), "reference_eps", "8/255")
 
 
-@pytest.mark.parametrize("options", [("8",), ("128", "--model.adversary.norm", "l2")])
+@pytest.mark.parametrize(
+    "options", [("8",), pytest.param(("128", "--model.adversary.norm", "l2"), marks=pytest.mark.slow)]
+)
 def test_a_radius_of_a_training_that_holds_every_image_is_refused(command, options):
     line = ("fit", "--model.network", "resnet8", "--model.adversary", "pgd", "--model.adversary.eps", *options)
     refusal(command(*line, "--trainer.max_epochs", "1"), "model.adversary.eps", f"{options[0]}/255")
@@ -291,16 +298,22 @@ HUGE = str(10**20)
 
 @pytest.mark.parametrize(
     ("line", "setting"),
-    [
-        (f"test --attack square --model.budget {HUGE}", "model.budget"),
-        (f"test --attack square --model.budget {2**53}", "model.budget"),
-        ("test --attack square --model.memory 1e300", "model.memory"),
-        (f"test --attack nes --attack.pairs {HUGE}", "attack.pairs"),
-        (f"test --attack square --data.size [{HUGE},3]", "data.size"),
-        (f"test --attack square --trainer.devices {HUGE}", "the trainer"),
-        (f"test --attack square --trainer.num_nodes {HUGE}", "trainer.num_nodes"),
-        (f"layers resnet8-digits --depth {HUGE}", "depth"),
-    ],
+    others_slow(
+        [
+            (f"test --attack square --model.budget {HUGE}", "model.budget"),
+            (f"test --attack square --model.budget {2**53}", "model.budget"),
+            ("test --attack square --model.memory 1e300", "model.memory"),
+            (f"test --attack nes --attack.pairs {HUGE}", "attack.pairs"),
+            (f"test --attack square --data.size [{HUGE},3]", "data.size"),
+            (f"test --attack square --trainer.devices {HUGE}", "the trainer"),
+            (f"test --attack square --trainer.num_nodes {HUGE}", "trainer.num_nodes"),
+            (f"layers resnet8-digits --depth {HUGE}", "depth"),
+        ],
+        1,
+        3,
+        5,
+        7,
+    ),
 )
 def test_a_number_that_is_too_large_is_refused(command, line, setting):
     refusal(command(*line.split()), setting)

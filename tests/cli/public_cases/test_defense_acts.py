@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import others_slow
 
 VICTIMS = """
 import torch
@@ -116,11 +117,14 @@ def test_a_schedule_at_rows_that_are_no_images_is_refused(attacked):
 
 @pytest.mark.parametrize(
     ("victim", "layer", "hint"),
-    [
-        ("Bypassed", "spare", ".forward()"),
-        ("Paired", "spare", "tuple"),
-        ("Rounded", "spare", "int64"),
-    ],
+    others_slow(
+        [
+            ("Bypassed", "spare", ".forward()"),
+            ("Paired", "spare", "tuple"),
+            ("Rounded", "spare", "int64"),
+        ],
+        0,
+    ),
 )
 def test_noise_that_cannot_act_is_refused_in_one_line(attacked, victim, layer, hint):
     said = attacked(victim, layer)
@@ -130,17 +134,21 @@ def test_noise_that_cannot_act_is_refused_in_one_line(attacked, victim, layer, h
     assert len(said.err.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_defense_that_is_switched_off_is_not_checked(attacked):
     assert attacked("Bypassed", "spare", "--model.defended", "false").status == 0
 
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "calibrate --defense feature_noise --defense.layers [distances,spare]",
-        "analyze --layers [distances,spare] --num_images 2",
-        "recommend --layers [distances,spare] --num_images 2",
-    ],
+    others_slow(
+        [
+            "calibrate --defense feature_noise --defense.layers [distances,spare]",
+            "analyze --layers [distances,spare] --num_images 2",
+            "recommend --layers [distances,spare] --num_images 2",
+        ],
+        0,
+    ),
 )
 def test_every_command_refuses_a_layer_whose_calls_run_no_hooks(command, line):
     name, *options = line.split()

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import others_slow
 
 from rfdlight.cli.command_line import expand
 from rfdlight.core.chance import is_chance
@@ -35,7 +36,7 @@ class Untrained(NearestMean):
         super().__init__()
         nn.init.normal_(self.distances.weight, generator=torch.Generator().manual_seed(1))
 """
-TEST = "test --attack square --data.num_images 40 --model.budget 2 --model.sanity_checks false --run run"
+TEST = "test --attack square --data.num_images 20 --model.budget 2 --model.sanity_checks false --run run"
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +64,12 @@ def clean_accuracy_check() -> dict:
 @pytest.mark.parametrize(
     "victim",
     [
-        ("--model.victim", "resnet20-cifar10"),
         ("-c", "victim.yaml"),
-        ("--model.victim", "resnet8-digits", "--data.seed", "3", "--model.victim", "resnet20-at-cifar10"),
+        pytest.param(("--model.victim", "resnet20-cifar10"), marks=pytest.mark.slow),
+        pytest.param(
+            ("--model.victim", "resnet8-digits", "--data.seed", "3", "--model.victim", "resnet20-at-cifar10"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_data_that_are_not_named_are_those_of_the_card(built, victim):
@@ -102,13 +106,17 @@ def test_data_of_the_card_that_cannot_be_had_are_one_line(command):
 
 @pytest.mark.parametrize(
     "line",
-    [
-        f"{TEST} --data digits --model.victim resnet20-cifar10",
-        "calibrate resnet20-cifar10 --data digits --defense input_noise",
-        "analyze resnet20-cifar10 --data digits --output run",
-        "recommend resnet20-cifar10 --data digits --output run.yaml",
-        "scales resnet20-cifar10 --data digits",
-    ],
+    others_slow(
+        [
+            f"{TEST} --data digits --model.victim resnet20-cifar10",
+            "calibrate resnet20-cifar10 --data digits --defense input_noise",
+            "analyze resnet20-cifar10 --data digits --output run",
+            "recommend resnet20-cifar10 --data digits --output run.yaml",
+            "scales resnet20-cifar10 --data digits",
+        ],
+        0,
+        1,
+    ),
 )
 def test_a_victim_of_another_shipped_data_set_is_refused_and_nothing_is_left(command, elsewhere, line):
     before = set(elsewhere.iterdir())

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from harness import others_slow
 from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
@@ -124,11 +125,14 @@ def test_ids_with_line_breaks_keep_their_records(my_data, command):
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [
-        ("Numbered", ("ids", "int", "position 0", ":05d")),
-        ("Raising", ("load('test')", "KeyError")),
-        ("Plain", ("my_data.Plain", "does not correspond to a subclass of ImageData")),
-    ],
+    others_slow(
+        [
+            ("Numbered", ("ids", "int", "position 0", ":05d")),
+            ("Raising", ("load('test')", "KeyError")),
+            ("Plain", ("my_data.Plain", "does not correspond to a subclass of ImageData")),
+        ],
+        0,
+    ),
 )
 def test_data_that_cannot_be_used_is_one_line_and_no_run(my_data, command, name, words):
     # https://github.com/bethgelab/foolbox/issues/701

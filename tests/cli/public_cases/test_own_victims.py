@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from harness import others_slow
 
 from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.import_path import import_victim
@@ -172,11 +173,14 @@ def test_a_victim_that_changes_its_input_fails_over_to_contiguous_memory_with_th
 
 @pytest.mark.parametrize(
     ("name", "hints"),
-    [
-        ("Six --model.batch_size 4", ["does not take images", "shape"]),
-        ("Wide", ["(6, 10)", "(6, 9)"]),
-        ("Detector", ["(6, 10)", "(5, 10)"]),
-    ],
+    others_slow(
+        [
+            ("Six --model.batch_size 4", ["does not take images", "shape"]),
+            ("Wide", ["(6, 10)", "(6, 9)"]),
+            ("Detector", ["(6, 10)", "(5, 10)"]),
+        ],
+        2,
+    ),
 )
 def test_a_victim_that_cannot_be_attacked_is_one_line(command, name, hints):
     """https://github.com/huggingface/transformers/issues/35057, https://github.com/pytorch/pytorch/issues/38472"""
@@ -216,13 +220,17 @@ def test_a_file_and_the_name_in_it_are_a_victim_and_may_import_their_neighbours(
 
 @pytest.mark.parametrize(
     ("spec", "hint"),
-    [
-        ("missing.py:net", "no file missing.py"),
-        ("odd_nets.py:bass", "did you mean"),
-        ("weights.pth", "--model.checkpoint"),
-        ("net.onnx", "my_file.py:my_function"),
-        ("some/model", "--model.checkpoint"),
-    ],
+    others_slow(
+        [
+            ("missing.py:net", "no file missing.py"),
+            ("odd_nets.py:bass", "did you mean"),
+            ("weights.pth", "--model.checkpoint"),
+            ("net.onnx", "my_file.py:my_function"),
+            ("some/model", "--model.checkpoint"),
+        ],
+        1,
+        2,
+    ),
 )
 def test_what_is_no_victim_by_itself_is_one_line_with_the_way_to_use_it(command, spec, hint):
     said = command(*TEST.split(), "--model.victim", spec)

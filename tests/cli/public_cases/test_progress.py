@@ -17,7 +17,7 @@ from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.interface import ProgressDisplay, Tally, progress_line
 
 VICTIM = "--model.victim nearest_mean.NearestMean --model.sanity_checks false"
-TEST = f"test --attack square {VICTIM} --data.num_images 30 --model.budget 20 --run run"
+TEST = f"test --attack square {VICTIM} --data.num_images 30 --model.budget 10 --run run"
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import others_slow
 from msgspec.structs import replace
 from safetensors import safe_open
 
@@ -167,7 +168,7 @@ def test_a_deterministic_victim_stays_one(tested):
 
 
 @pytest.mark.parametrize("images", ["3"])
-@pytest.mark.parametrize("victim", ["BatchStatistics", "SoftmaxOverTheBatch"])
+@pytest.mark.parametrize("victim", others_slow(["BatchStatistics", "SoftmaxOverTheBatch"], 0))
 def test_a_victim_whose_answer_depends_on_its_batch_is_refused(victim, images, tested):
     said, summary = tested(victim, "--data.num_images", images, "--data.selection", "random")
     assert (said.status, summary) == (2, None)
