@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 from torch import Tensor
 
-_clock: ContextVar[Tensor | None] = ContextVar("query_clock", default=None)
+
+class _Clock:
+    """Holds the clock of the process; a compiled victim cannot read a ContextVar."""
+
+    now: Tensor | None = None
+
+
+_clock = _Clock()
 
 
 @contextmanager
 def ticking(clock: Tensor) -> Iterator[None]:
     """Set the clock, (rows,) int64, for the forward passes inside."""
-    token = _clock.set(clock)
+    before, _clock.now = _clock.now, clock
     try:
         yield
     finally:
-        _clock.reset(token)
+        _clock.now = before
 
 
 def current() -> Tensor | None:
     """Return the clock of the running forward pass, (images,) int64, or None outside of an attack."""
-    return _clock.get()
+    return _clock.now

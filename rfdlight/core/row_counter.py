@@ -1,11 +1,22 @@
-"""Counter of the rows that a module answers."""
+"""Counter of the rows that a module answers, eagerly or compiled."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from torch import Tensor, nn
+
+
+class _Switch:
+    """Turns the counters of the process on and off; a compiled victim changes none."""
+
+    on = True
+
+
+_switch = _Switch()
 
 
 class RowCounter:
@@ -40,7 +51,23 @@ class RowCounter:
             hook.remove()
 
     def _receive(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._given = len(inputs[0])
+        if _switch.on:
+            self._given = len(inputs[0])
 
     def _count(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        self.rows += self._given
+        if _switch.on:
+            self.rows += self._given
+
+
+@contextmanager
+def counted_once(module: nn.Module, rows: int) -> Iterator[None]:
+    """Count the rows of the compiled forward pass inside, unless it raises, in all counters of a module."""
+    _switch.on = False
+    try:
+        yield
+    finally:
+        _switch.on = True
+    for hook in module._forward_hooks.values():
+        counter = getattr(hook, "__self__", None)
+        if isinstance(counter, RowCounter):
+            counter.rows += rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,20 @@ from rfdlight.core.activations import InsertionPoint
 from rfdlight.core.arguments import class_name, text_of
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import DefenseError, UserError, unknown_name
+
+_INSTANCES: WeakValueDictionary[int, AAA] = WeakValueDictionary()
+"""The defenses that a compiled victim calls, by their ids."""
+
+
+@torch.library.custom_op("rfdlight::aaa", mutates_args=())
+def _changed_logits(logits: Tensor, instance: int) -> Tensor:
+    """Call a defense from a compiled victim, whose graph torch's optimizers break."""
+    return _INSTANCES[instance].changed(logits)
+
+
+@_changed_logits.register_fake
+def _like(logits: Tensor, instance: int) -> Tensor:
+    return torch.empty_like(logits)
 
 
 class AAA(Defense):
@@ -84,15 +99,25 @@ class AAA(Defense):
             f"lr {text_of(self.lr)} steps {self.steps} temperature {text_of(self.temperature)} on the logits"
         )
 
+    def attach(self, model: nn.Module) -> None:
+        """Register the hooks."""
+        super().attach(model)
+        _INSTANCES[id(self)] = self
+
     def transform(self, x: Tensor, point: int) -> Tensor:
         """Return the changed logits, computed in float32 or higher, of the dtype of `x`."""
         if x.ndim != 2 or x.shape[1] < 2:
             raise DefenseError(f"aaa needs logits (rows, classes) of at least two classes, got shape {tuple(x.shape)}")
+        if torch.compiler.is_compiling():
+            return _changed_logits(x, id(self))
+        return self.changed(x) + (x - x.detach())  # adds 0, and the gradient of the identity
+
+    def changed(self, x: Tensor) -> Tensor:
+        """Return the changed logits without a gradient, of the dtype of `x`."""
         # Adam writes in place, which a tensor made under inference_mode would later refuse.
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             logits = x.detach().to(torch.promote_types(x.dtype, torch.float32)).clone()
-            changed = self._optimised(logits).to(x.dtype)
-        return changed + (x - x.detach())  # adds 0, and the gradient of the identity
+            return self._optimised(logits).to(x.dtype)
 
     def target(self, margin: Tensor) -> Tensor:
         """Return the target margins for the margins >= 0 of the model's logits, of the same shape."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,19 @@ from rfdlight.core.activations import InsertionPoint, check_hookable, never_call
 from rfdlight.core.arguments import Configurable, changed_arguments
 from rfdlight.errors import DefenseError, UserError
 
-_defended: ContextVar[bool] = ContextVar("defended", default=True)
+
+class _Switch:
+    """Turns the defenses of the process on and off; a compiled victim cannot read a ContextVar."""
+
+    on = True
+
+
+_switch = _Switch()
 
 
 @contextmanager
 def undefended() -> Iterator[None]:
-    """Disable every attached defense inside a with block, on all models of this thread.
+    """Disable every attached defense inside a with block, on all models of this process.
 
     The hooks stay registered, but change no activation and draw no random numbers: the outputs are those of the
     undefended model, bit for bit. Blocks may be nested.
@@ -34,11 +40,11 @@ def undefended() -> Iterator[None]:
         ...     model(torch.ones(1, 1, 1, 2))
         tensor([[1., 1.]])
     """
-    token = _defended.set(False)
+    before, _switch.on = _switch.on, False
     try:
         yield
     finally:
-        _defended.reset(token)
+        _switch.on = before
 
 
 def attached_defenses(model: nn.Module) -> list[Defense]:
@@ -138,11 +144,12 @@ class Defense(Configurable, Callback, ABC):
             self._handles.pop().remove()
 
     def _begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._counts = [0] * len(self._points)
+        if not self._calls:
+            self._counts = [0] * len(self._points)
 
     def _end(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         """Check the calls of the first defended forward pass."""
-        if self._calls or not _defended.get():
+        if self._calls or not _switch.on:
             return
         for point, count in zip(self._points, self._counts, strict=True):
             if count == 0:
@@ -150,20 +157,21 @@ class Defense(Configurable, Callback, ABC):
         self._calls = list(self._counts)
 
     def _before(self, point: int, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not _defended.get():
+        if not _switch.on:
             return None
         if not inputs:
             raise self._refused(point, "is called by keywords alone; choose the output of a layer before it")
         return (self._changed(inputs[0], point), *inputs[1:])
 
     def _after(self, point: int, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-        return self._changed(output, point) if _defended.get() else None
+        return self._changed(output, point) if _switch.on else None
 
     def _changed(self, x: Any, point: int) -> Tensor:
         if not isinstance(x, Tensor):
             got = type(x).__name__
             raise self._refused(point, f"must be a tensor, got a {got}; choose a layer inside of it or after it")
-        self._counts[point] += 1
+        if not self._calls:  # only the first pass is counted: a compiled victim changes no list
+            self._counts[point] += 1
         return self.transform(x, point)
 
     def _refused(self, point: int, why: str) -> DefenseError:

@@ -82,7 +82,8 @@ class FeatureNoise(Noise):
         """Add the noise, in units of the features' scales if these are chosen."""
         if self.scale == "fixed" or self._sigmas[point] == 0:
             return super().transform(x, point)
-        self._scales[point] = self._scales[point].to(x.device)
+        if self._scales[point].device != x.device:
+            self._scales[point] = self._scales[point].to(x.device)
         scale = self._scales[point].to(x.dtype)
         noise = super().transform(torch.zeros_like(x), point)
         return torch.addcmul(x, noise, scale.view(-1, 1, 1) if x.ndim == 4 else scale)
