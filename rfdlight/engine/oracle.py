@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from rfdlight.core.logits import check_logits
 from rfdlight.core.query_counts import ticking
 from rfdlight.core.row_counter import RowCounter
+from rfdlight.engine.compilation import CompiledVictim, agree, quiet_compiler
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
 from rfdlight.errors import DefenseError, UserError
 
@@ -82,6 +84,8 @@ class Oracle:
         self._victim = victim
         self._answered = False
         self._set_format(torch.channels_last if config.channels_last else torch.contiguous_format)
+        self.seconds_per_row = math.inf  # of the fastest pass so far
+        self._compiled: CompiledVictim | None = None
         self._open = ExitStack()
         self.counter = self._open.enter_context(RowCounter(victim))
         self._batch: Tensor | None = None
@@ -103,6 +107,53 @@ class Oracle:
             self.scores(x, torch.zeros(1, dtype=torch.int64, device=x.device), "criterion")
         except (VictimError, OutOfMemory):  # some victims take one number of images
             self._shorter_passes = False
+
+    def compile(self, points: Tensor, compiled: CompiledVictim) -> bool:
+        """Answer full passes by a compiled victim from here on, unless it fails; return whether it does not.
+
+        Compiled and eager victim answer the same points twice, with the same random numbers, and must agree to
+        rounding: so the compiled noise is the eager noise, and is fresh in each pass. The noise streams do not advance.
+        Gradients, and passes of another number of rows, stay eager.
+        """
+        rows = self.batch_size
+        if compiled.failure is None and rows not in compiled.rows:
+            full = points[torch.arange(rows, device=points.device) % len(points)]
+            compiled.rows.add(rows)
+            if not self._agrees(full, compiled):
+                compiled.rows.discard(rows)
+        self._compiled = compiled if rows in compiled.rows else None
+        return self.is_compiled
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether a compiled victim answers full passes."""
+        return self._compiled is not None
+
+    def _agrees(self, points: Tensor, compiled: CompiledVictim) -> bool:
+        """Return whether a compiled victim answers a full pass as the eager one does."""
+        clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+        streams = self._streams
+
+        def answers(used: CompiledVictim | None) -> Tensor:
+            self._streams, self._compiled = dict(streams), used
+            return torch.cat([self.scores(points, clock, "criterion") for _ in range(2)])
+
+        try:
+            eager = answers(None)
+            with quiet_compiler():
+                if not agree(eager, answers(compiled)) and compiled.failure is None:
+                    self._give_up(compiled, "its compiled answers differ from its eager ones")
+        except (VictimError, OutOfMemory) as error:
+            self._give_up(compiled, str(error))
+        finally:
+            self._streams = streams
+        return compiled.failure is None
+
+    def _give_up(self, compiled: CompiledVictim, reason: str) -> None:
+        """Run the victim eagerly from here on."""
+        compiled.failure = reason
+        self._compiled = None
+        self._message(f"the victim runs eagerly, not compiled: {reason}")
 
     def close(self) -> None:
         """Remove the counting hook from the victim."""
@@ -158,17 +209,35 @@ class Oracle:
     def _rows(self, points: Tensor) -> int:
         """Return the number of rows of the pass for some points."""
         part = math.ceil(self.batch_size / 8) if self._shorter_passes else self.batch_size
-        return min(math.ceil(len(points) / part) * part, self.batch_size)
+        rows = min(math.ceil(len(points) / part) * part, self.batch_size)
+        # A compiled pass of all rows takes about as long as an eager one of half of them.
+        return self.batch_size if self.is_compiled and 2 * rows > self.batch_size else rows
 
     def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
         """Return the logits of the rows that have a clock."""
+        start = time.perf_counter()
         padded = torch.zeros(len(batch), dtype=clock.dtype, device=clock.device)
         padded[: len(clock)] = clock
         with self._arithmetic(purpose, batch.device), ticking(padded):
             # A copy: the victim may reuse the memory of its answer in the next pass.
-            logits = check_logits(self._answer(batch), len(batch))[: len(clock)].to(torch.float32, copy=True)
+            logits = check_logits(self._run(batch), len(batch))[: len(clock)].to(torch.float32, copy=True)
         check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
+        self.seconds_per_row = min(self.seconds_per_row, (time.perf_counter() - start) / len(batch))
         return logits
+
+    def _run(self, batch: Tensor) -> Any:
+        """Return the answer of the compiled victim, if there is one for these passes, else of the eager one."""
+        compiled = self._compiled
+        if compiled is None or len(batch) not in compiled.rows or torch.is_grad_enabled():
+            return self._answer(batch)
+        try:
+            return compiled(batch)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            output = self._answer(batch)  # which raises where the victim itself fails
+            self._give_up(compiled, raised(error).reason)
+            return output
 
     def _answer(self, batch: Tensor) -> Any:
         """Return the victim's answer; before its first answer, switch to contiguous memory where channels-last fails.

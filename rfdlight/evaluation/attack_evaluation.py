@@ -16,6 +16,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import Batch
 from rfdlight.defenses.base import Defense, undefended
+from rfdlight.engine.compilation import CompiledVictim
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.errors import UserError, shown
 from rfdlight.evaluation.conclusion import conclude
@@ -120,6 +121,7 @@ class AttackEvaluation(LightningModule):
                 card=loaded.card,
                 maker=maker_module(self.victim_spec),
                 checked_rows=self._checked_rows,
+                compiled=CompiledVictim(self.victim),
             )
             self._checked_rows = 0
             writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)

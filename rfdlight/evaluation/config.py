@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,6 +16,7 @@ from rfdlight.core.registry import short_name
 from rfdlight.core.threat import check_eps
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
+from rfdlight.engine.compilation import CompiledVictim
 from rfdlight.engine.config import LARGEST, rows_per_pass
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Precision
@@ -23,6 +24,9 @@ from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, expect
 from rfdlight.records.records import interim_queries
 from rfdlight.victims.card import VictimCard
+
+Compile = bool | Literal["auto"]
+"""Whether the victim is compiled."""
 
 _OPTIONAL = ("batch_size", "pool_size", "keep_images")
 """Numbers that may be None."""
@@ -52,6 +56,8 @@ class EvaluationConfig:
         precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
             small changes of the scores from a score-based attack, which weakens it.
         channels_last: Run the victim in channels-last memory format, usually faster.
+        compile: Compile the victim's float32 forward passes with torch.compile, which takes a minute; "auto" does so if
+            the queries to come are worth it. Where it fails, the victim runs eagerly. Gradients are always eager.
         keep_images: Images whose clean and final pixels are stored, >= 0; null stores all.
         sanity_checks: Run small attacks with a known outcome at the end, see `rfdlight.evaluation.sanity_checks`.
         seed: Seed of the attack's and of the victim's random numbers.
@@ -70,6 +76,7 @@ class EvaluationConfig:
     memory: float = 4.0
     precision: Precision = "float32"
     channels_last: bool = True
+    compile: Compile = "auto"
     keep_images: int | None = 16
     sanity_checks: bool = True
     seed: int = 0
@@ -80,6 +87,7 @@ class EvaluationConfig:
             value = getattr(self, name)
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             expect(whole or (value is None and name in _OPTIONAL), f"model.{name}", "a whole number", repr(value))
+        expect(self.compile in (True, False, "auto"), "model.compile", "auto, true or false", repr(self.compile))
         expect(isinstance(self.memory, Real), "model.memory", "a number of GB", repr(self.memory))
         for name, bound in least.items():
             value = getattr(self, name)
@@ -110,6 +118,10 @@ class EvaluationConfig:
         """Queries after which the point that the attack would submit is evaluated, see `EngineConfig`."""
         return interim_queries(self.budget)
 
+    def most_queries(self, images: int) -> int:
+        """Return the most queries that a compiled victim may answer, for a number of images."""
+        return images * self.budget
+
     def rows_for(self, images: int, processes: int = 1) -> int:
         """Return the rows of a forward pass for a number of images shared by a number of processes."""
         return self.batch_size or rows_per_pass(images, self.eot, processes)
@@ -132,6 +144,7 @@ class Subject:
     card: VictimCard | None = None
     maker: ModuleType | None = None  # the user's module that made the victim
     checked_rows: int = 0  # of the forward passes that checked the victim when it was loaded
+    compiled: CompiledVictim | None = None  # which several evaluations may share; None runs eagerly
 
     @property
     def network(self) -> nn.Module:
@@ -157,8 +170,8 @@ class Subject:
         """The short name of the attack, or its import path."""
         return short_name("attack", type(self.attack))
 
-    def settings(self, config: EvaluationConfig, rows: int) -> dict[str, Any]:
-        """Return the settings that decide the numbers, with a number of rows per forward pass."""
+    def settings(self, config: EvaluationConfig, rows: int, compiled: bool = False) -> dict[str, Any]:
+        """Return the settings that decide the numbers, with the rows per forward pass and whether it is compiled."""
         data, attack = self.data, self.attack
         return {
             "data": data.describe(),
@@ -177,6 +190,7 @@ class Subject:
             "eot": config.eot,
             "targeted": attack.targeted,
             "precision": config.precision,
+            "compiled": compiled,
             "batch_size": rows,
             "seed": config.seed,
         }

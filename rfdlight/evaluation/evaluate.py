@@ -23,13 +23,14 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.given import GivenImages, images_from
 from rfdlight.defenses.base import Defense, attached_defenses
+from rfdlight.engine.compilation import CompiledVictim
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.conclusion import conclude
-from rfdlight.evaluation.config import EvaluationConfig, Subject, settle_eps
+from rfdlight.evaluation.config import Compile, EvaluationConfig, Subject, settle_eps
 from rfdlight.evaluation.evaluation import Evaluation, fingerprint_of
 from rfdlight.evaluation.interface import log_interface
 from rfdlight.evaluation.processes import Processes
@@ -63,6 +64,7 @@ def evaluate(
     memory: float = 4.0,
     precision: Precision = "float32",
     channels_last: bool = True,
+    compile: Compile = "auto",
     sanity_checks: bool = True,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -95,6 +97,7 @@ def evaluate(
         memory: Upper bound on the memory of the pool in GB.
         precision: Arithmetic of the attack's forward passes.
         channels_last: Run the model in channels-last memory format.
+        compile: Compile the model: True, False, or "auto", which does so if the queries to come are worth a minute.
         sanity_checks: Run small attacks with a known outcome at the end.
         seed: Seed of the attack's and of the model's random numbers.
         device: Device of the evaluation; by default the device of the model.
@@ -127,6 +130,7 @@ def evaluate(
         memory=memory,
         precision=precision,
         channels_last=channels_last,
+        compile=compile,
         keep_images=None,
         sanity_checks=sanity_checks,
         seed=seed,
@@ -151,6 +155,7 @@ class Prepared:
     order: tuple[str, ...]  # image ids in the order of the given data
     home: torch.device  # of the given images
     checked_rows: int  # that checked the victim and count in no run yet
+    compiled: CompiledVictim  # for all attacks
 
     def subject(self, attack: Attack, ids: Collection[str] | None = None) -> Subject:
         """Return what an attack evaluates; see `attack` for the arguments."""
@@ -164,6 +169,7 @@ class Prepared:
             defended=self.loaded.module,
             card=self.loaded.card,
             checked_rows=self.checked_rows,
+            compiled=self.compiled,
         )
 
     def finished(
@@ -176,8 +182,9 @@ class Prepared:
         """
         if not (folder / "summary.json").is_file():
             return None
-        rows = config.batch_size or fingerprint.read(folder).get("batch_size", 0)
-        fingerprint.check_same(folder, fingerprint_of(self.subject(attack, ids), config, rows))
+        begun = fingerprint.read(folder)
+        rows, compiled = config.batch_size or begun.get("batch_size", 0), begun.get("compiled", False)
+        fingerprint.check_same(folder, fingerprint_of(self.subject(attack, ids), config, rows, compiled))
         return replace(load_run(folder), order=self._order(ids)).on(self.home)
 
     def _order(self, ids: Collection[str] | None) -> tuple[str, ...]:
@@ -213,7 +220,7 @@ class Prepared:
 
         def begin() -> None:
             on_ready()
-            _write_config(Path(str(out)), subject, config)
+            _write_config(Path(str(out)), subject, config, evaluation.compiled)
 
         with ExitStack() as stack:
             if out is not None:
@@ -254,7 +261,7 @@ def prepared(
             stack.enter_context(given.on(network))
             defenses = [*defenses, given]
         checked = loaded.checked_rows + counter.rows
-        yield Prepared(loaded, victim, module, defenses, place, order, home, checked)
+        yield Prepared(loaded, victim, module, defenses, place, order, home, checked, CompiledVictim(victim))
 
 
 def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
@@ -294,9 +301,9 @@ def _data(data: Data, victim: nn.Module, device: torch.device) -> tuple[ImageDat
     return GivenImages(source, classes), tuple(source.ids), home
 
 
-def _write_config(folder: Path, subject: Subject, config: EvaluationConfig) -> None:
+def _write_config(folder: Path, subject: Subject, config: EvaluationConfig, compiled: bool) -> None:
     """Write the settings of an evaluation by Python code, for people and for reports."""
-    settings = {"evaluate": subject.settings(config, config.batch_size or 0) | {"level": config.level}}
+    settings = {"evaluate": subject.settings(config, config.batch_size or 0, compiled) | {"level": config.level}}
     _io.write_file(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.loaders import Batch, loader
+from rfdlight.engine.compilation import compile_seconds, is_worthwhile
 from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
@@ -65,6 +66,7 @@ class Evaluation(RunObserver):
         self.processes = Processes() if processes is None else processes
         self.writer = MemoryWriter() if writer is None else writer
         self.clean_warning: str | None = None
+        self.compiled = False  # whether the victim is
         self.random = Randomness(declared=False, measured=False)
         self._interface = interface
         self._deterministic = deterministic
@@ -106,6 +108,37 @@ class Evaluation(RunObserver):
             self.processes.publish("rows", resumed or self.config.rows_for(images, self.processes.size))
         rows: int = self.processes.wait_for("rows")
         return rows
+
+    def _agreed_mode(self, x: Tensor) -> bool:
+        """Compile the victim if every process and every attempt does; return whether it is compiled."""
+        compiled = self.subject.compiled
+        if self.processes.leads:
+            made = compiled is not None and self._wants_compiled() and self._oracle.compile(x, compiled)
+            self.processes.publish("compiled", made)
+        elif self.processes.wait_for("compiled") and compiled is not None:
+            self._oracle.compile(x, compiled)
+        return self._oracle.is_compiled
+
+    def _wants_compiled(self) -> bool:
+        """Return whether the settings, an earlier attempt, or the queries to come want the victim compiled."""
+        config, compiled = self.config, self.subject.compiled
+        if compiled is None or self.subject.attack.access == "gradient" or config.precision != "float32":
+            if config.compile is True:
+                self._interface.message("the victim runs eagerly, not compiled: that needs float32 and no gradients")
+            return False
+        if config.compile != "auto":
+            return config.compile
+        if self.writer.begun:
+            return self.writer.begun.get("compiled") is True
+        if self._oracle.batch_size in compiled.rows:
+            return True
+        queries, takes = config.most_queries(self._unfinished), compile_seconds(compiled.victim)
+        random = any(astuple(self.random))
+        seconds = self._oracle.seconds_per_row
+        if compiled.failure or not is_worthwhile(queries, seconds, takes, deterministic=not random):
+            return False
+        self._interface.message(f"up to {queries:,} queries: the victim is compiled first, some {takes:.0f} s")
+        return True
 
     def _batches(self) -> Iterator[Batch]:
         for x, y, ids in self.subject.data.test_dataloader():
@@ -165,6 +198,7 @@ class Evaluation(RunObserver):
         behaviour = self._behaviour(x)
         if any(astuple(self.random)):
             self._oracle.allow_shorter_passes(x[:1])
+        self.compiled = self._agreed_mode(x)
         warnings = self._warnings(behaviour) if behaviour else []
         self.engine = self._make_engine(x)
         self.engine.ledger.charge_checks(self.subject.checked_rows + self._oracle.forwarded)
@@ -179,7 +213,7 @@ class Evaluation(RunObserver):
             self.writer.append(random=True)
         for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
             self.on_failure(image_id, reason)
-        settings = self.subject.settings(config, self.rows)
+        settings = self.subject.settings(config, self.rows, self.compiled)
         interface.message(run_banner(settings, self.engine.attack, self.engine.pool_size, warnings))
         self._display = interface.progress(self.subject.data.num_images, config.budget)
         if self._display is not None:
@@ -239,7 +273,7 @@ class Evaluation(RunObserver):
         return Engine(self._oracle, attack, criterion, engine, observer=self)
 
     def _fingerprint(self) -> dict[str, Any]:
-        found = fingerprint_of(self.subject, self.config, self.rows)
+        found = fingerprint_of(self.subject, self.config, self.rows, self.compiled)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
@@ -282,9 +316,9 @@ class Evaluation(RunObserver):
         return Tally(self._done, self._robust, *self.engine.in_progress, queries, self._settled)
 
 
-def fingerprint_of(subject: Subject, config: EvaluationConfig, rows: int) -> dict[str, Any]:
-    """Return the facts that every attempt at a run with a number of rows per forward pass must share."""
-    settings = subject.settings(config, rows)
+def fingerprint_of(subject: Subject, config: EvaluationConfig, rows: int, compiled: bool) -> dict[str, Any]:
+    """Return the facts that every attempt at a run must share; for the arguments see `Subject.settings`."""
+    settings = subject.settings(config, rows, compiled)
     settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
     if subject.surrogate is not None:
         settings["weights of the surrogate"] = weights_digest(subject.surrogate)

@@ -57,6 +57,7 @@ def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warning
     """Return the lines before the first query: the settings of `Subject.settings`, and warnings of one line each."""
     name = f"{settings['attack']}, targeted" if settings["targeted"] else settings["attack"]
     averaged = f", {settings['eot']} evaluations averaged in each" if settings["eot"] > 1 else ""
+    compiled = ", victim compiled" if settings["compiled"] else ""
     lines = [
         f"victim   {settings['victim']}",
         f"defense  {settings['defense']}",
@@ -64,7 +65,7 @@ def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warning
         f"options  {settings['options']}",
         *([f"with a surrogate: {settings['surrogate']}"] if settings["surrogate"] else []),
         f"budget   {settings['budget']} queries per image{averaged}, query counting {settings['query_counting']}, "
-        f"criterion {settings['criterion']}, attack in {settings['precision']}",
+        f"criterion {settings['criterion']}, attack in {settings['precision']}{compiled}",
         f"images   {settings['num_images']} of {settings['data']} ({settings['selection']}), "
         f"up to {min(pool_size, settings['num_images'])} at a time",
         *(f"warning  {warning}" for warning in warnings),

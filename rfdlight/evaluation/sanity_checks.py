@@ -51,6 +51,9 @@ class CheckConfig(EvaluationConfig):
     def interim_queries(self) -> tuple[int, ...]:
         return ()
 
+    def most_queries(self, images: int) -> int:
+        return 0  # no compilation is worth it
+
 
 @dataclass(frozen=True)
 class SanityChecks:
@@ -94,8 +97,10 @@ class SanityChecks:
             channels_last=self.config.channels_last,
             seed=self.config.seed,
         )
+        images = GivenImages(sample, self.engine.config.classes)
+        compiled = self.subject.compiled if self.engine.oracle.is_compiled else None
         evaluation = Evaluation(
-            Subject(self.subject.victim, self.subject.text, GivenImages(sample, self.engine.config.classes), attack),
+            Subject(self.subject.victim, self.subject.text, images, attack, compiled=compiled),
             config,
             deterministic=self.engine.deterministic,
             starting_points=self.engine.config.starting_points,

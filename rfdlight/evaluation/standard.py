@@ -98,7 +98,7 @@ class StageConfig(EvaluationConfig):
     """Settings of one stage, which shares the error probability with the others."""
 
     stages: int
-    first: bool
+    left: int  # stages from this one on
 
     @property
     def level(self) -> float:
@@ -106,7 +106,10 @@ class StageConfig(EvaluationConfig):
 
     @property
     def attacks_misclassified(self) -> bool:
-        return not self.first
+        return self.left < self.stages
+
+    def most_queries(self, images: int) -> int:
+        return self.left * images * self.budget
 
 
 class _File(Begun, frozen=True, omit_defaults=True):
@@ -239,7 +242,7 @@ def _configs(
             sanity_checks=sanity_checks and number == 0,
             seed=stage_seed(seed, number + 1),
             stages=len(names),
-            first=number == 0,
+            left=len(names) - number,
             **more,
         )
         for number in range(len(names))

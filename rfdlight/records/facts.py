@@ -125,6 +125,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     eot: PositiveCount  # evaluations averaged in each query
     targeted: bool
     precision: str  # of the attack's forward passes
+    compiled: bool = False  # the victim's float32 forward passes
     victim: str
     data: str
     num_images: Count
