@@ -59,11 +59,19 @@ def agree(eager: Tensor, compiled: Tensor) -> bool:
 
 def inductor(answer: Answer) -> Answer:
     """Compile a function as one graph with constant weights, which draws random numbers as the function does."""
-    options: dict[str, Any] = {"freezing": True, "fallback_random": True}
+    from torch._inductor import config  # slow to import
+
+    options: dict[str, Any] = {"fallback_random": True}
     if torch.cuda.is_available():
         options["triton.cudagraphs"] = True  # as in the mode reduce-overhead
     compiled: Answer = torch.compile(answer, fullgraph=True, dynamic=False, options=options)
-    return compiled
+
+    def run(batch: Tensor) -> Any:
+        # No option of torch.compile: the trace, which decides which weights are constant, does not see its options.
+        with config.patch(freezing=True):
+            return compiled(batch)
+
+    return run
 
 
 class CompiledVictim:

@@ -103,7 +103,7 @@ def test_a_victim_that_does_not_compile_runs_eagerly_and_is_not_tried_again(vict
     compiled, x, lines = CompiledVictim(victim, compiler := Compiler(change)), images(8), []
     oracle = Oracle(victim, 8, message=lines.append)
     assert not oracle.compile(x, compiled)
-    assert not Oracle(victim, 4).compile(x, compiled)
+    assert not Oracle(victim, 4, message=lines.append).compile(x, compiled)
     assert len(lines) == 1
     assert reason in lines[0]
     calls, eager = compiler.calls, Oracle(victim, 8)
