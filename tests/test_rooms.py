@@ -84,6 +84,11 @@ def test_the_engine_imports_neither_lightning_nor_a_user_interface(module):
     assert not foreign(module) & HEAVY
 
 
+@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) in ("records", "reporting")))
+def test_records_and_reporting_import_no_torch(module):
+    assert not foreign(module) & {"torch", "lightning", "timm", "torchvision", "jsonargparse"}
+
+
 @pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) == "defenses"))
 def test_defenses_import_torch_and_lightning_alone(module):
     assert not foreign(module) & {"timm", "torchvision", "jsonargparse", "rich", "numpy", "scipy"}

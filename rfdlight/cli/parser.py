@@ -23,7 +23,7 @@ from rfdlight._io import parse_yaml
 from rfdlight.cli.help import HelpFormatter, is_of_trainer
 from rfdlight.cli.values import BASES, kind_of, parts, structure, with_names, with_numbers
 from rfdlight.core import registry, user_code
-from rfdlight.core.arguments import parameters
+from rfdlight.core.signatures import parameters
 from rfdlight.errors import SettingError, UserError, nearest, one_line
 
 MODE = "rfdlight"

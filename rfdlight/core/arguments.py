@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rfdlight.core.signatures import parameters
+
 _PLAIN_TEXT = re.compile(r"[\w.+/-]+")
 _DEEPEST = 4
 """Levels of objects within objects that are written out."""
@@ -34,22 +36,6 @@ class Configurable:
         for name, value in arguments.items():
             setattr(self, name, value)
         self._arguments = {**self._arguments, **arguments}
-
-
-def parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """Return the parameters of a constructor, with those of base classes to which it passes keywords on."""
-    found: dict[str, inspect.Parameter] = {}
-    for init in (vars(base).get("__init__") for base in cls.__mro__):
-        if not inspect.isfunction(init):
-            continue
-        own = list(inspect.signature(init).parameters.values())[1:]
-        passed_on = [parameter for parameter in own if parameter.kind is parameter.VAR_KEYWORD]
-        for parameter in own:
-            if parameter not in passed_on:
-                found.setdefault(parameter.name, parameter)
-        if not passed_on:
-            break
-    return found
 
 
 def argument(made: Configurable, name: str) -> Any:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scipy.stats import binomtest
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CAUSES = "labels shifted by one, pixels scaled twice, missing normalisation, random weights, or another class order"
 """Usual causes of accuracy at chance level."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from rfdlight.core.balls import Norm
 from rfdlight.core.tensors import per_row
-
-Norm = Literal["linf", "l2"]
 
 
 def norm(delta: Tensor, which: Norm) -> Tensor:

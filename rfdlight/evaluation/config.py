@@ -12,8 +12,8 @@ from torch import nn
 
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.surrogate import SurrogateAttack
+from rfdlight.core.balls import check_eps
 from rfdlight.core.registry import short_name
-from rfdlight.core.threat import check_eps
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.compilation import CompiledVictim

@@ -41,7 +41,19 @@ class Run(runs.Run):
     @property
     def ids(self) -> tuple[str, ...]:
         """Image ids in the order of `queries`, `success` and `adversarial`."""
-        return self.order or super().ids
+        return self.order or tuple(record.id for record in self.records)
+
+    @property
+    def queries(self) -> Tensor:
+        """Queries billed per image, (N,) int64, in order of `ids`; 0 for an image without a record."""
+        billed = {record.id: record.billed for record in self.records}
+        return torch.tensor([billed.get(name, 0) for name in self.ids], dtype=torch.int64)
+
+    @property
+    def success(self) -> Tensor:
+        """Whether the attack succeeded on each image, (N,) bool, in order of `ids`; not on one without a record."""
+        adversarial = {record.id for record in self.records if record.clean_correct and not record.is_robust}
+        return torch.tensor([name in adversarial for name in self.ids], dtype=torch.bool)
 
     @cached_property
     def points(self) -> Mapping[str, Tensor]:

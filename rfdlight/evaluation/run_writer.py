@@ -128,7 +128,7 @@ class RunWriter(MemoryWriter):
         """Write the pixels of an image, (C, H, W) both, if it is one of the kept images."""
         if image_id in self._kept:
             path = self.folder / journal.FOLDER / f"image-{self._kept[image_id]}.safetensors"
-            images.save(path, {image_id: (clean, final)})
+            images.save(path, {image_id: (clean.cpu().numpy(), final.cpu().numpy())})
 
     def end(self, last: End, waiting: Callable[[], Any]) -> None:
         """End the attack of this process; process 0 waits for the others, and writes the records of all."""

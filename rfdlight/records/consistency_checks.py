@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from scipy.stats import binomtest, norm
 
 from rfdlight.core import chance
+from rfdlight.core.balls import reach
 from rfdlight.core.statistics import mcnemar, wilson
-from rfdlight.core.threat import reach
 from rfdlight.errors import shown
 from rfdlight.records.diagnostic import Diagnostic, State
 from rfdlight.records.facts import RunFacts

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.numpy import save_file
 
 from rfdlight._io import check_regular, replacing
 from rfdlight.errors import UserError, one_line
@@ -32,20 +30,20 @@ def chosen(ids: list[str], most: int) -> dict[str, int]:
     return {ids[position]: position for position in positions}
 
 
-def save(path: Path, pixels: dict[str, tuple[Tensor, Tensor]]) -> None:
+def save(path: Path, pixels: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     """Write the clean pixels and the final points of images, (C, H, W) both, by id."""
-    clean, final = (torch.stack(images) for images in zip(*pixels.values(), strict=True))
+    clean, final = (np.stack(images) for images in zip(*pixels.values(), strict=True))
     with replacing(path) as partial:
-        save_file({"clean": clean.cpu(), "adversarial": final.cpu()}, partial, {"ids": json.dumps(list(pixels))})
+        save_file({"clean": clean, "adversarial": final}, partial, {"ids": json.dumps(list(pixels))})
 
 
 def gather(run: Path, parts: list[Path]) -> None:
     """Move the images of several files into the run's `FILE`, in order of id; a damaged file counts as empty."""
-    pixels: dict[str, tuple[Tensor, Tensor]] = {}
+    pixels: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for path in [run / FILE, *parts]:
         try:
             clean, final, ids = read_images(path)
-            pixels |= dict(zip(ids, zip(torch.from_numpy(clean), torch.from_numpy(final), strict=True), strict=True))
+            pixels |= dict(zip(ids, zip(clean, final, strict=True), strict=True))
         except (UserError, ValueError, TypeError):  # no result depends on these pixels
             continue
     if parts and pixels:

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import msgspec
-import torch
 from msgspec.structs import asdict, astuple
-from torch import Tensor
 
 from rfdlight._io import read_text
 from rfdlight.errors import UserError, shown
@@ -98,23 +96,6 @@ class Run:
     def attack_success_rate(self) -> Estimate:
         """Adversarial share of the images that are classified correctly before the attack."""
         return self.summary.attack_success
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Image ids in the order of `queries` and `success`."""
-        return tuple(record.id for record in self.records)
-
-    @property
-    def queries(self) -> Tensor:
-        """Queries billed per image, (N,) int64, in order of `ids`; 0 for an image without a record."""
-        billed = {record.id: record.billed for record in self.records}
-        return torch.tensor([billed.get(name, 0) for name in self.ids], dtype=torch.int64)
-
-    @property
-    def success(self) -> Tensor:
-        """Whether the attack succeeded on each image, (N,) bool, in order of `ids`; not on one without a record."""
-        adversarial = {record.id for record in self.records if record.clean_correct and not record.is_robust}
-        return torch.tensor([name in adversarial for name in self.ids], dtype=torch.bool)
 
     def __iter__(self) -> Iterator[Estimate]:
         return iter((self.clean_accuracy, self.robust_accuracy))

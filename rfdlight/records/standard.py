@@ -13,7 +13,7 @@ from msgspec import Meta
 from msgspec.structs import asdict
 
 from rfdlight._io import read_bytes, read_text
-from rfdlight.core.norms import Norm
+from rfdlight.core.balls import Norm
 from rfdlight.errors import UserError, shown
 from rfdlight.records.diagnostic import Diagnostic
 from rfdlight.records.facts import ROWS, InProgress, Rows

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.arguments import text_of
+from rfdlight.core.balls import reach
 from rfdlight.core.tensors import Columns
-from rfdlight.core.threat import reach
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine

@@ -12,8 +12,8 @@ from torch.nn.functional import cross_entropy, kl_div
 from rfdlight.attacks.base import check_count, check_positive
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.pgd import PGD, perturb
-from rfdlight.core.norms import Norm
-from rfdlight.core.threat import ThreatModel, check_eps
+from rfdlight.core.balls import Norm, check_eps
+from rfdlight.core.threat import ThreatModel
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """From logits (rows, classes) and labels (rows,) to the mean loss."""

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import MixUp
 from rfdlight._io import expanded, plain_console
 from rfdlight.attacks.fgsm import FGSM
 from rfdlight.attacks.pgd import PGD
-from rfdlight.core.threat import check_eps
+from rfdlight.core.balls import check_eps
 from rfdlight.data.base import ImageData
 from rfdlight.data.loaders import Batch
 from rfdlight.errors import UserError, shown, unknown_name

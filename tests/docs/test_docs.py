@@ -22,7 +22,7 @@ import rfdlight
 from rfdlight.cli import command_line
 from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
-from rfdlight.core.arguments import parameters
+from rfdlight.core.signatures import parameters
 from rfdlight.data import Digits
 from rfdlight.evaluation.standard import StandardAttack
 from rfdlight.records import consistency_checks as audit

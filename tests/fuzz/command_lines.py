@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from rfdlight.cli import main as cli
 from rfdlight.cli.commands import POSITIONALS
-from rfdlight.core.arguments import parameters
 from rfdlight.core.registry import FLAGS, NAMES
+from rfdlight.core.signatures import parameters
 
 from .running import SMALL, check, run, workplace
 

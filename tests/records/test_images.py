@@ -1,5 +1,5 @@
+import numpy as np
 import pytest
-import torch
 
 from rfdlight.records import images
 
@@ -16,7 +16,7 @@ def test_the_chosen_are_spread_evenly_and_never_more(most, chosen):
 def part(folder, number, image_id):
     """A file of one image, whose clean pixels and final point tell its id."""
     path = folder / f"image-{number}.safetensors"
-    x = torch.full((1, 2, 2), float(image_id))
+    x = np.full((1, 2, 2), float(image_id), np.float32)
     images.save(path, {image_id: (x, x + 0.5)})
     return path
 
@@ -38,7 +38,7 @@ def test_the_images_of_all_attempts_are_gathered_in_order_of_id(tmp_path):
 def test_an_image_that_is_attacked_anew_has_its_new_point(tmp_path):
     images.gather(tmp_path, [part(tmp_path, 0, "005"), part(tmp_path, 1, "000")])
     path = tmp_path / "image-0.safetensors"
-    images.save(path, {"005": (torch.full((1, 2, 2), 5.0), torch.full((1, 2, 2), 7.0))})
+    images.save(path, {"005": (np.full((1, 2, 2), 5.0), np.full((1, 2, 2), 7.0))})
     images.gather(tmp_path, [path])
     assert gathered(tmp_path) == (["000", "005"], [0.0, 5.0], [0.5, 7.0])
 

@@ -4,7 +4,6 @@ import math
 
 import msgspec
 import pytest
-import torch
 from hand import facts, record, ten
 from msgspec.structs import asdict
 
@@ -29,9 +28,6 @@ def test_a_run_in_memory_has_its_numbers_per_run_and_per_image():
     assert (run.clean_accuracy, run.robust_accuracy) == (clean, robust)
     assert float(run.attack_success_rate) == pytest.approx(4 / 9)
     assert run.robust_accuracy.low < 0.5 < run.robust_accuracy.high
-    assert run.queries.tolist() == [each.billed for each in ten()]
-    assert run.success.tolist() == [True] * 4 + [False] * 6
-    assert (run.queries.dtype, run.success.dtype) == (torch.int64, torch.bool)
     assert (run.label, run.folder, run.config) == ("hand", None, "")
     assert run.diagnostics[0].check == "images"
 

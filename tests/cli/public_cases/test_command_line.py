@@ -11,7 +11,8 @@ import yaml
 from harness import others_slow
 
 from rfdlight.attacks import PGD, Square
-from rfdlight.core.threat import ThreatModel, check_eps
+from rfdlight.core.balls import check_eps
+from rfdlight.core.threat import ThreatModel
 from rfdlight.data import Digits
 from rfdlight.errors import UserError
 from rfdlight.evaluation.config import settle_eps

@@ -1,0 +1,21 @@
+"""Signatures of constructors, with those of base classes."""
+
+from __future__ import annotations
+
+import inspect
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a constructor, with those of base classes to which it passes keywords on."""
+    found: dict[str, inspect.Parameter] = {}
+    for init in (vars(base).get("__init__") for base in cls.__mro__):
+        if not inspect.isfunction(init):
+            continue
+        own = list(inspect.signature(init).parameters.values())[1:]
+        passed_on = [parameter for parameter in own if parameter.kind is parameter.VAR_KEYWORD]
+        for parameter in own:
+            if parameter not in passed_on:
+                found.setdefault(parameter.name, parameter)
+        if not passed_on:
+            break
+    return found
