@@ -16,7 +16,7 @@ export RFDLIGHT_DATA := $(CURDIR)/.data
 DATA := .data/cifar10/test
 endif
 
-.PHONY: demo test test-slow faults lint bench reproduce-quick data clean
+.PHONY: demo test test-slow faults lint help-texts bench reproduce-quick data clean
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -40,6 +40,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+help-texts: $(READY)
+	PYTHONPATH=tests $(BIN)/python tests/help_texts.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/engine.py

@@ -63,6 +63,7 @@ def test_the_wheel_holds_configs_and_checkpoints_and_nothing_beside_the_package(
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"rfdlight"}
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "rfdlight").rglob("*.py")}
     assert modules <= names
+    assert {f"rfdlight/cli/help_texts/{name}" for name in ("rfdlight.txt", "test.txt", "options.json")} <= names
 
 
 def test_the_unpacked_wheel_finds_its_files_from_an_empty_folder(wheel, tmp_path):

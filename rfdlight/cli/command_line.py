@@ -5,20 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from rfdlight._io import config_path, read_config
-from rfdlight.cli.values import number_of, structure, with_names
+from rfdlight.cli.commands import DEFAULTS
+from rfdlight.cli.values import structure, with_names
+from rfdlight.cli.words import Word, split
 from rfdlight.core.registry import FLAGS
 from rfdlight.errors import SettingError
 from rfdlight.evaluation.fingerprint import cannot_go_on, mixed
 from rfdlight.records import run_directory
 from rfdlight.victims.resolve import SHIPPED_DATA, card_of
 
-DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "standard")}
-"""The component that a command uses if none is named, by command."""
 CONFIG = "config.yaml"
 """File of a run directory with the settings of the run."""
 
@@ -27,19 +27,6 @@ _FREE = ("trainer", "run", "resume", "model.pool_size", "model.memory", "data.in
 _CONFIG = ("-c", "--config")
 _WITH_VICTIM = ("analyze", "calibrate", "recommend", "scales")
 """The commands whose positional argument is a victim."""
-
-
-class Word(NamedTuple):
-    """An option with its value, or a positional argument, whose flag is empty."""
-
-    flag: str
-    value: str | None = None
-
-    def written(self) -> str:
-        """Return the argument that the parser reads; a value such as -8/255 apart would be an option to it."""
-        if self.value is None:
-            return self.flag
-        return f"{self.flag}={self.value}" if self.flag else self.value
 
 
 def expand(args: list[str]) -> tuple[list[str], str | None]:
@@ -57,20 +44,6 @@ def expand(args: list[str]) -> tuple[list[str], str | None]:
         words = _selector_first(words, flag)
     chosen, notice = _defaults(command, words)
     return [command, *(word.written() for word in (*chosen, *words))], notice
-
-
-def split(args: list[str]) -> list[Word]:
-    """Return the options of a command with their values, and its positional arguments."""
-    words: list[Word] = []
-    for arg in args:
-        flag, joined, value = arg.partition("=")
-        if arg.startswith("-") and number_of(arg) is None:
-            words.append(Word(flag, value if joined else None))
-        elif words and words[-1].flag not in ("", "--") and words[-1].value is None:
-            words[-1] = Word(words[-1].flag, arg)
-        else:
-            words.append(Word("", arg))
-    return words
 
 
 def _resumed(words: list[Word]) -> list[Word]:

@@ -1,47 +1,29 @@
-"""The commands without a trainer, by name."""
+"""The commands by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pkgutil import resolve_name
 
-from rfdlight._io import shipped_names
-from rfdlight.cli.analyze import analyze
-from rfdlight.cli.calibrate import calibrate
-from rfdlight.cli.doctor import doctor
-from rfdlight.cli.layers import layers
-from rfdlight.cli.recommend import recommend
-from rfdlight.cli.report import report
-from rfdlight.cli.scales import scales
-from rfdlight.cli.sweep import sweep
-
-COMMANDS: dict[str, Callable[..., int | None]] = {
-    "analyze": analyze,
-    "calibrate": calibrate,
-    "doctor": doctor,
-    "layers": layers,
-    "recommend": recommend,
-    "report": report,
-    "scales": scales,
-    "sweep": sweep,
+COMMANDS = {
+    "analyze": "rfdlight.cli.analyze.analyze",
+    "calibrate": "rfdlight.cli.calibrate.calibrate",
+    "doctor": "rfdlight.cli.doctor.doctor",
+    "layers": "rfdlight.cli.layers.layers",
+    "recommend": "rfdlight.cli.recommend.recommend",
+    "report": "rfdlight.cli.report.report_runs",
+    "scales": "rfdlight.cli.scales.scales",
+    "sweep": "rfdlight.cli.sweep.sweep",
 }
-"""Functions that return the exit status, or None for 0."""
+"""Import paths of the commands without a trainer."""
 
-_SHIPPED = f"A shipped victim ({', '.join(shipped_names('checkpoints', '.json'))})"
-_VICTIM = {"dest": "victim", "help": f"{_SHIPPED}, a card's path, timm:NAME, or an import path of a network."}
-_EXPERIMENTS = [name.rpartition("/")[2] for name in shipped_names("configs", ".yaml") if "experiment/" in name]
+KNOWN = ("fit", "test", *COMMANDS)
+"""All commands, in the order in which they are listed."""
 
-POSITIONALS: dict[str, dict[str, Any]] = {
-    "analyze": _VICTIM,
-    "calibrate": _VICTIM,
-    "layers": {**_VICTIM, "dest": "model"},
-    "recommend": _VICTIM,
-    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
-    "scales": {"dest": "victim", "help": f"{_SHIPPED}, or a card's path."},
-    "sweep": {"dest": "experiment", "help": f"A file, or experiment/NAME with a NAME of {', '.join(_EXPERIMENTS)}."},
-}
-"""The positional argument of a command, as keyword arguments of argparse."""
+DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "standard")}
+"""The component that a command uses if none is named, by command."""
 
-INJECTED = {"parsed", "make", "run"}
-"""Parameters of commands that are no options: the parsed settings, and the functions that make the components of a
-command line and that run it."""
+
+def function_of(command: str) -> Callable[..., int | None]:
+    """Import the function of a command without a trainer; it returns the exit status, or None for 0."""
+    return resolve_name(COMMANDS[command])

@@ -63,6 +63,11 @@ def usage(command: str) -> str:
 _KINDS = {flag: kind for kind, flag in registry.FLAGS.items()}
 
 
+def first_line(thing: Any) -> str:
+    """Return the first line of a docstring."""
+    return (thing.__doc__ or "").partition("\n")[0]
+
+
 class HelpFormatter(DefaultHelpFormatter):
     """A formatter of options with their defaults, without types, subclasses and the library's own options."""
 

@@ -26,15 +26,18 @@ import rfdlight
 from rfdlight._io import expanded, is_first, replacing
 from rfdlight.attacks.base import Attack
 from rfdlight.cli import command_line
-from rfdlight.cli.commands import COMMANDS, INJECTED, POSITIONALS
-from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, usage
+from rfdlight.cli.command_parser import INJECTED, command_parser
+from rfdlight.cli.commands import COMMANDS, KNOWN, function_of
+from rfdlight.cli.front import main
+from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, first_line, usage
 from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
 from rfdlight.cli.parser import MODE, Parser
 from rfdlight.cli.standard import is_standard, run_standard
-from rfdlight.core import registry, user_code
+from rfdlight.cli.trainer_parser import TrainerParser
+from rfdlight.core import registry
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
-from rfdlight.errors import UserError, expect, legible, one_line, shown, unknown_name
+from rfdlight.errors import UserError, expect, one_line, shown
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation, exit_reason
 from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.evaluation.standard import VERSION, StandardAttack
@@ -56,9 +59,6 @@ _INTENDED = (
 
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 
-_KNOWN = [*MODELS, *COMMANDS]
-"""The commands, in the order in which they are listed."""
-
 
 class RFDLightCLI(LightningCLI):
     """The LightningCLI of rfdlight: one model class per command, short names, and a run directory."""
@@ -70,13 +70,13 @@ class RFDLightCLI(LightningCLI):
         self.command = shlex.join(["rfdlight", *args])
         expanded, self._notice = command_line.expand(args)
         named = next(iter(args), None)
-        self._wanted = [named] if named in _KNOWN else _KNOWN
+        self._wanted = (named,) if named in KNOWN else KNOWN
         super().__init__(
             model_class=Classifier,
             datamodule_class=ImageData,
             subclass_mode_data=True,
             trainer_class=Trainer,
-            parser_class=Parser,
+            parser_class=TrainerParser,
             save_config_callback=None,
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -98,7 +98,7 @@ class RFDLightCLI(LightningCLI):
         """Make a parser that reads YAML and accepts no abbreviated options."""
         kwargs.setdefault("prog", "rfdlight")
         kwargs.setdefault("usage", "rfdlight COMMAND [options]")
-        kwargs.setdefault("description", _first_line(rfdlight))
+        kwargs.setdefault("description", first_line(rfdlight))
         kwargs.setdefault("parser_mode", MODE)
         kwargs.setdefault("allow_abbrev", False)
         parser = super().init_parser(**kwargs)
@@ -109,27 +109,17 @@ class RFDLightCLI(LightningCLI):
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         super()._add_subcommands(parser, **kwargs)
         for listed in parser._subcommands_action._choices_actions:  # type: ignore[union-attr]
-            listed.help = _first_line(MODELS[listed.dest])  # not the docstrings of the Trainer's methods
-        for name, function in COMMANDS.items():
-            if name not in self._wanted:
-                continue
-            command = Parser(usage=usage(name), description=_first_line(function), parser_mode=MODE, allow_abbrev=False)
-            positional = dict(POSITIONALS.get(name, {}))
-            dest = positional.pop("dest", "")
-            command.add_function_arguments(function, as_group=False, skip={dest, *INJECTED})
-            if dest:
-                command.add_argument(dest, type=str, **positional)
-            for action in command._actions:
-                if action.dest == command_line.DEFAULTS.get(name, ("", ""))[0]:
-                    action.required = False
-            self._subcommand_parsers[name] = command
-            parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
-                name, command, help=command.description
-            )
+            listed.help = first_line(MODELS[listed.dest])  # not the docstrings of the Trainer's methods
+        for name in COMMANDS:
+            if name in self._wanted:
+                self._subcommand_parsers[name] = command = command_parser(name)  # type: ignore[assignment]
+                parser._subcommands_action.add_subcommand(  # type: ignore[union-attr]
+                    name, command, help=command.description
+                )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         self._model_class = MODELS[subcommand]
-        kwargs["description"] = _first_line(MODELS[subcommand])
+        kwargs["description"] = first_line(MODELS[subcommand])
         kwargs |= {"usage": usage(subcommand), "epilog": EXAMPLES[subcommand]}
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         titles = TITLES[subcommand]
@@ -251,7 +241,7 @@ class RFDLightCLI(LightningCLI):
         if self._notice and is_first(os.environ):
             print(f"rfdlight: {shown(self._notice)}")  # noqa: T201
         if subcommand in COMMANDS:
-            function, arguments = COMMANDS[subcommand], dict(self.config_init)
+            function, arguments = function_of(subcommand), dict(self.config_init)
             injected = {"parsed": self._settings(), "make": make, "run": main}
             for name in INJECTED & inspect.signature(function).parameters.keys():
                 arguments[name] = injected[name]
@@ -307,10 +297,6 @@ class RFDLightCLI(LightningCLI):
             parser.save(self.config[self.subcommand].clone(), str(partial), skip_validation=True, overwrite=True)
 
 
-def _first_line(thing: Any) -> str:
-    return (thing.__doc__ or "").partition("\n")[0]
-
-
 def _processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the Trainer settings of an evaluation: by default the processes of torchrun or srun, or one.
 
@@ -335,36 +321,13 @@ def _processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
     return settings
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run a command line.
-
-    Args:
-        args: The arguments after the name of the program; by default those of this process.
-
-    Returns:
-        The exit status: 0; 1 for an evaluation that was stopped or in which images failed, and for a sweep with a cell
-        that failed; 2 for input that cannot be used; 3 for a run that cannot be resumed; 130 for any other command that
-        Ctrl-C ended.
-    """
-    args = sys.argv[1:] if args is None else args
-    if os.getcwd() not in sys.path:
-        # A console script does not search the working folder, in which users keep their modules.
-        sys.path.insert(0, os.getcwd())
+def run(args: list[str]) -> int:
+    """Run a command line that begins with a command, and return its exit status."""
     _be_quiet()
     try:
-        _check_command(args)
         cli = RFDLightCLI(args)
     except ReportedByLeader:
         return 0  # at another status launchers kill process 0, which prints the error
-    except KeyboardInterrupt:
-        print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except (Exception, SystemExit) as error:
-        line = _failure(error)
-        if line is None:
-            raise
-        print(f"rfdlight: {legible(line)}", file=sys.stderr)  # noqa: T201
-        return error.exit_status if isinstance(error, UserError) else UserError.exit_status
     wrong = exit_reason(cli.model) if cli.subcommand == "test" and not is_standard(cli.model) else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
@@ -377,26 +340,6 @@ def _be_quiet() -> None:
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for part in _INTENDED:
         warnings.filterwarnings("ignore", f".*{part}.*")
-
-
-def _check_command(args: list[str]) -> None:
-    for arg in args:
-        plain = arg.encode(errors="ignore").replace(b"\0", b"").decode()
-        expect(plain == arg, "command line", "arguments in UTF-8 without NUL characters", ascii(arg))
-    if not args:
-        raise UserError(f"expected a command: {', '.join(_KNOWN)}")
-    if not args[0].startswith("-") and args[0] not in _KNOWN:
-        raise unknown_name("command", args[0], _KNOWN)
-
-
-def _failure(error: BaseException) -> str | None:
-    """Return a line for an error in the user's input, code or files; None for a fault of rfdlight itself."""
-    if isinstance(error, UserError):
-        return str(error)
-    fault = user_code.fault_of(error)
-    if fault is None and isinstance(error, OSError):  # for example a name that is too long, or a full disk
-        return one_line(error)
-    return fault
 
 
 class _Made(RFDLightCLI):

@@ -8,20 +8,17 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from pkgutil import resolve_name
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
-from jsonargparse import Namespace, add_instantiator, get_loader, set_loader, set_parsing_settings
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 from jsonargparse._common import lenient_check
 from jsonargparse._required import iter_required_keys
 from jsonargparse._typehints import typehint_from_action
-from lightning.pytorch import Callback
-from lightning.pytorch.cli import LightningArgumentParser
-from torch.optim import SGD
 
 from rfdlight._io import parse_yaml
 from rfdlight.cli.help import HelpFormatter, is_of_trainer
-from rfdlight.cli.values import BASES, kind_of, parts, structure, with_names, with_numbers
+from rfdlight.cli.values import kind_of, parts, structure, with_names, with_numbers
 from rfdlight.core import registry, user_code
 from rfdlight.core.signatures import parameters
 from rfdlight.errors import SettingError, UserError, nearest, one_line
@@ -30,8 +27,6 @@ MODE = "rfdlight"
 """The parser mode of every command line: YAML of bounded size."""
 
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-ClassType = TypeVar("ClassType")
 
 set_loader(MODE, lambda text: parse_yaml(text, get_loader("yaml")), exceptions=(yaml.YAMLError,))
 # An import runs the module before its class can be checked, and functions such as os.abort and shutil.rmtree do harm.
@@ -57,7 +52,7 @@ class UnknownOption(SettingError):  # noqa: N818
         return UnknownOption(f"{group}.{self.setting}", [f"{group}.{name}" for name in self.known])
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """A parser that writes out short names and fractions, and raises one-line errors.
 
     The parser of a component is of this class too. Each parser remembers the setting that it checks, so that an
@@ -120,7 +115,7 @@ class Parser(LightningArgumentParser):
         dests = [action.dest for action in self._actions if not self._is_group(action)]
         for key in namespace.keys():  # noqa: SIM118  a namespace iterates over its branches
             if not any(f"{key}.".startswith(f"{dest}.") for dest in dests):
-                raise UnknownOption(key.replace(".init_args.", "."), _flags_of(self._actions))
+                raise UnknownOption(key.replace(".init_args.", "."), flags_of(self._actions))
 
     def _refuse_missing(self, namespace: Namespace) -> None:
         if self._subcommands_action is not None:
@@ -148,7 +143,7 @@ class Parser(LightningArgumentParser):
     def _unrecognized(self, argument: str) -> UserError:
         if not argument.startswith("-"):
             return UserError(f"expected options, which begin with --, got '{argument}'")
-        return UnknownOption(argument.lstrip("-").partition("=")[0], _flags_of(self._actions))
+        return UnknownOption(argument.lstrip("-").partition("=")[0], flags_of(self._actions))
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         value = super()._get_value(action, arg_string)
@@ -187,7 +182,7 @@ class Parser(LightningArgumentParser):
         return self._checked[:2]
 
 
-def _flags_of(actions: Iterable[argparse.Action]) -> list[str]:
+def flags_of(actions: Iterable[argparse.Action]) -> list[str]:
     """Return the options of a parser, without dashes, and the options of its components."""
     flags = [flag[2:].rstrip("+") for action in actions for flag in action.option_strings if flag.startswith("--")]
     own = [flag for flag in flags if not flag.endswith("help")]
@@ -198,7 +193,7 @@ def _flags_of(actions: Iterable[argparse.Action]) -> list[str]:
         for path in registry.NAMES[kind].values()
         for name in parameters(resolve_name(path))
     }
-    optimizers = inspect.signature(SGD).parameters if "model.optimizer" in own else ()
+    optimizers = inspect.signature(resolve_name("torch.optim.SGD")).parameters if "model.optimizer" in own else ()
     return [*own, *sorted(of_components), *(f"model.optimizer.{name}" for name in optimizers)]
 
 
@@ -214,15 +209,3 @@ def _reason(hint: Any, value: Any, error: BaseException) -> str:
         return f"expected --{registry.FLAGS[kind]} NAME for its options, got '{value}'; known: {known}"
     expected = next((name for part, name in _TYPES.items() if part in accepted), None)
     return one_line(error) if expected is None or kind is not None else f"expected {expected}, got {value!r}"
-
-
-def _instantiate(class_type: type[ClassType], *args: Any, **arguments: Any) -> ClassType:
-    try:
-        return class_type(*args, **arguments)
-    except Exception as error:
-        Parser._latest = error
-        raise
-
-
-for _base in (*BASES.values(), Callback):
-    add_instantiator(_instantiate, _base)

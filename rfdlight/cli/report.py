@@ -9,11 +9,11 @@ from rfdlight.errors import UserError
 from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.paired import Subject
 from rfdlight.reporting.report import compile_report
-from rfdlight.reporting.report_files import FILES, write_report
 from rfdlight.reporting.terminal import terminal
 
 
-def report(
+# The parser looks for this name in `rfdlight` too, where `report` is another function, which imports torch.
+def report_runs(
     runs: list[str],
     output: str | None = None,
     budgets: int | list[int] | None = None,
@@ -49,6 +49,8 @@ def report(
     if output is None:
         compiled = compile_report(loaded, chosen, compare)
     else:
+        from rfdlight.reporting.report_files import FILES, write_report  # matplotlib takes long to import
+
         compiled = write_report(loaded, output, chosen, compare)
     console = plain_console()
     for part in terminal(compiled, console.width, details or len(loaded) == 1):

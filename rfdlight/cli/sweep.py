@@ -16,7 +16,7 @@ from rich.text import Text
 from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
-from rfdlight.cli.report import report
+from rfdlight.cli.report import report_runs
 from rfdlight.cli.sweep_cells import INTERRUPTED, Checked, Make, Run, Size, check_cells, headline, run_cell, size_of
 from rfdlight.cli.sweep_config import Cell, merged, read_cells
 from rfdlight.data.given import GivenImages
@@ -84,7 +84,7 @@ def sweep(
         return 1
     finished = [str(folder / cell.name) for cell in cells if size_of(folder / cell.name)]
     if finished:
-        report(finished, str(folder / f"report-{name}"))
+        report_runs(finished, str(folder / f"report-{name}"))
     if failed:
         console.print(Text(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", style="red"))
     return 1 if failed else 0

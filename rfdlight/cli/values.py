@@ -10,19 +10,19 @@ import yaml
 from jsonargparse import get_loader
 
 from rfdlight._io import config_path, parse_yaml, read_config
-from rfdlight.attacks.base import Attack
 from rfdlight.core import user_code
 from rfdlight.core.registry import resolve
-from rfdlight.data.base import ImageData
-from rfdlight.defenses.base import Defense
 from rfdlight.errors import expect, shown
-from rfdlight.evaluation.standard import VERSION, StandardAttack
-from rfdlight.training.adversary import Adversary
 
-BASES: dict[str, type] = {"attack": Attack, "data": ImageData, "defense": Defense, "adversary": Adversary}
-"""The base class of each kind of component."""
+BASES = {
+    "attack": "rfdlight.attacks.base.Attack",
+    "data": "rfdlight.data.base.ImageData",
+    "defense": "rfdlight.defenses.base.Defense",
+    "adversary": "rfdlight.training.adversary.Adversary",
+}
+"""Import path of the base class of each kind of component; the classes need torch, which not every command imports."""
 
-STANDARD = f"{StandardAttack.__module__}.{StandardAttack.__qualname__}"
+STANDARD = "rfdlight.evaluation.standard.StandardAttack"
 """Import path of the options of the standard evaluation, which a command line names in the place of an attack."""
 
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
@@ -50,7 +50,7 @@ def structure(text: str) -> Any:
 
 def kind_of(hint: Any) -> str | None:
     """Return the kind of component that a type hint accepts, None for other types."""
-    accepted = list(parts(hint))
+    accepted = {f"{part.__module__}.{part.__qualname__}" for part in parts(hint) if isinstance(part, type)}
     return next((kind for kind, base in BASES.items() if base in accepted), None)
 
 
@@ -96,6 +96,8 @@ def with_names(value: Any, kind: str) -> Any:
     if value.endswith((".yaml", ".yml")):
         return with_names(read_config(config_path(value)), kind)
     if kind == "attack" and value.partition("-")[0] == "standard":
+        from rfdlight.evaluation.standard import VERSION  # it imports torch
+
         expect(value in ("standard", VERSION), "--attack", f"{VERSION}, the only version of the standard", shown(value))
         return STANDARD
     path = resolve(kind, value)

@@ -159,6 +159,7 @@ def test_the_program_reports_libraries_that_cannot_be_imported_in_one_line(monke
     monkeypatch.setattr("sys.argv", ["rfdlight", "tets"])
     assert program.main() == 2
     assert capsys.readouterr().err == "rfdlight: unknown command 'tets'; did you mean test?\n"
+    monkeypatch.setattr("sys.argv", ["rfdlight", "layers"])
     monkeypatch.delattr("rfdlight.cli.main")
     monkeypatch.setitem(__import__("sys").modules, "rfdlight.cli.main", None)
     assert program.main() == 2

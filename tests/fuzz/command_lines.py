@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from rfdlight.cli import main as cli
-from rfdlight.cli.commands import POSITIONALS
+from rfdlight.cli.command_parser import POSITIONALS
 from rfdlight.core.registry import FLAGS, NAMES
 from rfdlight.core.signatures import parameters
 

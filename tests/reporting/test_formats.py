@@ -8,7 +8,7 @@ import pytest
 from hand import adversarial, record
 from rich.console import Console
 
-from rfdlight.cli.report import report
+from rfdlight.cli.report import report_runs
 from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting.formats import html_page, latex, markdown
 from rfdlight.reporting.report import compile_report
@@ -103,11 +103,11 @@ def test_many_columns_fold_into_several_tables(write, width):
 
 
 def test_the_details_are_shown_for_one_run_or_with_the_option(four, capsys):
-    report(four[:1])
+    report_runs(four[:1])
     assert "criterion rows per attack row" in capsys.readouterr().out
-    report(four)
+    report_runs(four)
     assert "criterion rows per attack row" not in capsys.readouterr().out
-    report(four, details=True)
+    report_runs(four, details=True)
     assert capsys.readouterr().out.count("criterion rows per attack row") == 2
 
 

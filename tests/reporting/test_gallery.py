@@ -8,7 +8,7 @@ from hand import adversarial, record
 from PIL import Image
 from safetensors.numpy import save_file
 
-from rfdlight.cli.report import report
+from rfdlight.cli.report import report_runs
 from rfdlight.errors import UserError
 from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting import gallery
@@ -104,7 +104,7 @@ def test_the_page_shows_the_first_images_with_what_became_of_them(write):
 
 def refusal(name):
     with pytest.raises(UserError) as caught:
-        report([name], "out")
+        report_runs([name], "out")
     assert "\n" not in str(caught.value)
     return str(caught.value)
 

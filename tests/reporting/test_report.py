@@ -6,7 +6,7 @@ import pytest
 from hand import adversarial, record
 from scipy.stats import binomtest
 
-from rfdlight.cli.report import report
+from rfdlight.cli.report import report_runs
 from rfdlight.records.run_folders import load_runs
 from rfdlight.reporting import report_files
 from rfdlight.reporting.comma_separated import grid_csv, paired_csv
@@ -189,7 +189,7 @@ def said(capsys):
 
 
 def test_terminal_shows_the_runs_in_detail_and_nothing_is_written_by_default(two, tmp_path, capsys):
-    report(two, details=True)
+    report_runs(two, details=True)
     shown = capsys.readouterr().out
     lines = [" ".join(each.split()) for each in shown.splitlines()]
     assert "bare noise" in lines
@@ -200,7 +200,7 @@ def test_terminal_shows_the_runs_in_detail_and_nothing_is_written_by_default(two
 
 
 def test_many_runs_are_shown_in_several_tables(write, capsys):
-    report([write(f"run{i}", [record(0)]) for i in range(5)], details=True)
+    report_runs([write(f"run{i}", [record(0)]) for i in range(5)], details=True)
     shown = capsys.readouterr().out
     assert all(f"run{i}" in shown for i in range(5))
     assert shown.count("\nrobust accuracy (Definition 1)") == 3
@@ -208,7 +208,7 @@ def test_many_runs_are_shown_in_several_tables(write, capsys):
 
 
 def test_runs_of_one_budget_have_no_line_for_a_smaller_one(write, capsys):
-    report([write("a", [record(0)]), write("b", [record(0)])])
+    report_runs([write("a", [record(0)]), write("b", [record(0)])])
     shown = said(capsys)
     assert "robust accuracy at" not in shown
     assert "own budget" not in shown
@@ -216,7 +216,7 @@ def test_runs_of_one_budget_have_no_line_for_a_smaller_one(write, capsys):
 
 
 def test_runs_of_one_name_have_their_paths_as_labels(write, capsys):
-    report([write("x/run", [record(0)]), write("y/run", [record(0)])], details=True)
+    report_runs([write("x/run", [record(0)]), write("y/run", [record(0)])], details=True)
     assert "x/run y/run" in said(capsys)
 
 
@@ -252,7 +252,7 @@ def test_a_name_is_no_formula_of_a_spreadsheet(write):
 
 
 def test_the_files_of_loaded_runs_are_those_of_the_command_and_compare_attacks(four, tmp_path):
-    report(four, "out", [10, 30], compare="attacks")
+    report_runs(four, "out", [10, 30], compare="attacks")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
     written = write_report(load_runs(four), tmp_path / "own", [10, 30], "attacks")
     assert written.subject == "attacks"
@@ -313,5 +313,5 @@ def test_runs_under_the_papers_criterion_can_be_counted_as_its_code_does(write, 
     records += [adversarial(number, 5, verdict="robust") for number in (0, 4)]
     runs = [write("paper", records, criterion="paper", query_counting="paper"), write("own", records)]
     for as_declared, expected in ((False, "60.0% (23.1 to 88.2) 60.0%"), (True, "40.0% (11.8 to 76.9) 60.0%")):
-        report(runs, details=True, as_declared=as_declared)
+        report_runs(runs, details=True, as_declared=as_declared)
         assert f"robust accuracy (Definition 1) {expected}" in said(capsys)

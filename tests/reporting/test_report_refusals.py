@@ -6,13 +6,13 @@ import msgspec
 import pytest
 from hand import facts, record
 
-from rfdlight.cli.report import report
+from rfdlight.cli.report import report_runs
 from rfdlight.errors import UserError
 
 
 def refusal(*args):
     with pytest.raises(UserError) as caught:
-        report(*args)
+        report_runs(*args)
     return str(caught.value)
 
 

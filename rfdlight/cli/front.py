@@ -1,0 +1,130 @@
+"""The start of the command line: what needs neither torch nor Lightning is done before they are imported.
+
+Importing them takes most of the time of a short command. This module itself imports the standard library alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import rfdlight
+from rfdlight.cli.commands import KNOWN
+from rfdlight.core import user_code
+from rfdlight.errors import UserError, expect, legible, one_line, unknown_name
+
+_HELP = ("-h", "--help")
+_TEXTS = Path(__file__).with_name("help_texts")
+"""The help of the program and of every command, and the options of every command, written by `make help-texts`."""
+_CLOSED = "model"
+"""A group whose options are all known; those of components depend on the class, those of the Trainer on its version."""
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run a command line.
+
+    Args:
+        args: The arguments after the name of the program; by default those of this process.
+
+    Returns:
+        The exit status: 0; 1 for an evaluation that was stopped or in which images failed, and for a sweep with a cell
+        that failed; 2 for input that cannot be used; 3 for a run that cannot be resumed; 130 for any other command that
+        Ctrl-C ended.
+    """
+    args = sys.argv[1:] if args is None else args
+    if os.getcwd() not in sys.path:
+        # A console script does not search the working folder, in which users keep their modules.
+        sys.path.insert(0, os.getcwd())
+    try:
+        _check_command(args)
+        return _run(args)
+    except KeyboardInterrupt:
+        print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except (Exception, SystemExit) as error:
+        line = _failure(error)
+        if line is None:
+            raise
+        print(f"rfdlight: {legible(line)}", file=sys.stderr)  # noqa: T201
+        return error.exit_status if isinstance(error, UserError) else UserError.exit_status
+
+
+def _check_command(args: list[str]) -> None:
+    for arg in args:
+        plain = arg.encode(errors="ignore").replace(b"\0", b"").decode()
+        expect(plain == arg, "command line", "arguments in UTF-8 without NUL characters", ascii(arg))
+    if not args:
+        raise UserError(f"expected a command: {', '.join(KNOWN)}")
+    if not args[0].startswith("-") and args[0] not in KNOWN:
+        raise unknown_name("command", args[0], KNOWN)
+
+
+def _run(args: list[str]) -> int:
+    text = _text(args)
+    if text is not None:
+        sys.stdout.write(text)
+        return 0
+    if args[0] == "report":
+        from rfdlight.cli.command_parser import run_command
+
+        return run_command(args[0], args[1:])
+    if not _has_components_of_others():
+        _refuse_unknown(args)
+    return _command_with_torch()(args)
+
+
+def _text(args: list[str]) -> str | None:
+    """Return the help or the version if a command line asks for nothing else."""
+    if args[0] == "--version":
+        return f"rfdlight {rfdlight.__version__}\n"
+    if args[0] in _HELP:
+        return (_TEXTS / "rfdlight.txt").read_text("utf-8")
+    if args[1:] in ([flag] for flag in _HELP) and not _has_components_of_others():
+        return (_TEXTS / f"{args[0]}.txt").read_text("utf-8")
+    return None
+
+
+def _refuse_unknown(args: list[str]) -> None:
+    """Raise the error of the parser for an option that no class and no version of Lightning can have."""
+    from rfdlight.cli.parser import UnknownOption
+    from rfdlight.cli.words import split
+
+    command, words = (args[0], args[1:]) if args[0] in KNOWN else ("rfdlight", args[:1])
+    flags = [word.flag for word in split(words)]
+    if any(flag in ("--", "-h") or flag.endswith("help") or flag.startswith("--print_") for flag in flags):
+        return  # the parser prints help after a wrong option too, and adds options of completion on demand
+    known = json.loads((_TEXTS / "options.json").read_text("utf-8"))[command]
+    open_groups = [f"{name}." for name in known if name != _CLOSED]
+    for name in (flag[2:].rstrip("+") for flag in flags if flag.startswith("--")):
+        if name != _CLOSED and not f"{name}.".startswith(tuple(open_groups)):
+            raise UnknownOption(name, known)
+
+
+def _has_components_of_others() -> bool:
+    """Return whether other packages register components, which the written help does not list."""
+    from rfdlight.core.registry import GROUPS, NAMES, names
+
+    return any(len(names(kind)) > len(NAMES.get(kind, ())) for kind in GROUPS)
+
+
+def _command_with_torch() -> Callable[[list[str]], int]:
+    """Import the commands that need torch and Lightning."""
+    try:
+        from rfdlight.cli.main import run
+    except Exception as error:
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise UserError(f"cannot start: {reason}; python -c 'import rfdlight.cli.main' shows where") from error
+    return run
+
+
+def _failure(error: BaseException) -> str | None:
+    """Return a line for an error in the user's input, code or files; None for a fault of rfdlight itself."""
+    if isinstance(error, UserError):
+        return str(error)
+    fault = user_code.fault_of(error)
+    if fault is None and isinstance(error, OSError):  # for example a name that is too long, or a full disk
+        return one_line(error)
+    return fault
