@@ -32,15 +32,16 @@ from rfdlight.cli.front import main
 from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, first_line, usage
 from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
 from rfdlight.cli.parser import MODE, Parser
-from rfdlight.cli.standard import is_standard, run_standard
+from rfdlight.cli.standard import check_standard, is_standard
 from rfdlight.cli.trainer_parser import TrainerParser
 from rfdlight.core import registry
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, expect, one_line, shown
-from rfdlight.evaluation.attack_evaluation import AttackEvaluation, exit_reason
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.evaluation.standard import VERSION, StandardAttack
+from rfdlight.evaluation.standard_evaluation import StandardEvaluation
 from rfdlight.records import run_directory
 from rfdlight.training.classifier import Classifier
 from rfdlight.training.export import export_victim, take_best_weights
@@ -249,9 +250,10 @@ class RFDLightCLI(LightningCLI):
         elif subcommand == "fit" and is_first(os.environ):
             with run_directory.left_out_unless(self.run, lambda: self.timer.start_time("train") is not None):
                 super()._run_subcommand(subcommand)
-        elif is_standard(self.model):
-            self.status = run_standard(self.model, self.datamodule, self.trainer, str(self.run), self.model.on_ready)
         else:
+            if is_standard(self.model):
+                check_standard(self.model.config)
+                self.model = StandardEvaluation.of(self.model)
             super()._run_subcommand(subcommand)
 
     def before_test(self) -> None:
@@ -328,7 +330,7 @@ def run(args: list[str]) -> int:
         cli = RFDLightCLI(args)
     except ReportedByLeader:
         return 0  # at another status launchers kill process 0, which prints the error
-    wrong = exit_reason(cli.model) if cli.subcommand == "test" and not is_standard(cli.model) else None
+    wrong = cli.model.exit_reason if cli.subcommand == "test" else None
     if wrong:
         print(f"rfdlight: {wrong}", file=sys.stderr)  # noqa: T201
     return 1 if wrong else cli.status

@@ -157,11 +157,12 @@ def _run_missing(
     queries = [checked[cell.name].size.images * checked[cell.name].size.budget for cell in missing]
     for number, cell in enumerate(missing, 1):
         place = folder / cell.name
-        summary = _modified(place / "summary.json")
+        summaries = _summaries(place)
         done = run_cell(folder, cell, None if checked[cell.name].apart else run, console)
         complete = size_of(place) is not None
-        # A run that is stopped writes the summary of its first images; one that crashes writes none.
-        if not complete and (done.status == INTERRUPTED or _modified(place / "summary.json") != summary):
+        # A run that is stopped writes the summary of its first images, a standard evaluation in the folder of a stage.
+        stopped = done.status == 1 and _summaries(place) - summaries
+        if not complete and (stopped or done.status == INTERRUPTED):
             return None
         result = headline(place) if complete else "no result"
         now = time.monotonic()
@@ -178,5 +179,6 @@ def _run_missing(
     return failed
 
 
-def _modified(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.exists() else None
+def _summaries(place: Path) -> set[tuple[Path, int]]:
+    """Return the summaries of the runs in and below a folder, with the times of their changes."""
+    return {(path, path.stat().st_mtime_ns) for path in place.rglob("summary.json")}

@@ -110,7 +110,7 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
             made = make(["test", "-c", str(cell.file(scratch))])
             model, data = made.model, made.datamodule
             if is_standard(model):
-                check_standard(model.config, made.trainer)
+                check_standard(model.config)
             key = json.dumps([cell.config.get("data"), model.victim_spec, model.checkpoint], default=str)
             if key not in loaded:
                 data.setup("test")

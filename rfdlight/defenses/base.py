@@ -48,7 +48,9 @@ def undefended() -> Iterator[None]:
 
 
 def attached_defenses(model: nn.Module) -> list[Defense]:
-    """Return the defenses that are attached to a model, in the order of their attachment."""
+    """Return the defenses that are attached to a model and not disabled, in the order of their attachment."""
+    if not _switch.on:
+        return []
     owners = [getattr(getattr(hook, "func", hook), "__self__", None) for hook in model._forward_hooks.values()]
     return list(dict.fromkeys(owner for owner in owners if isinstance(owner, Defense)))
 

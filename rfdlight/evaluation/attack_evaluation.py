@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,39 +105,44 @@ class AttackEvaluation(LightningModule):
         return loaded
 
     def setup(self, stage: str) -> None:
-        """Load the victim and take the run directory."""
+        """Load the victim and prepare its evaluation."""
         self.processes = Processes(self.trainer.global_rank, self.trainer.world_size)
         self.console.quiet = not self.processes.leads
         try:
             self._take_signals()
-            loaded = self.load_victim(self.data)
-            self.victim = loaded.module
-            self.attack = settle_surrogate(settle_eps(self.attack, self.data), self.data)
-            subject = Subject(
-                self.victim,
-                loaded.description,
-                self.data,
-                self.attack,
-                self.defenses,
-                card=loaded.card,
-                maker=maker_module(self.victim_spec),
-                checked_rows=self._checked_rows,
-                compiled=CompiledVictim(self.victim),
-            )
+            loaded = replace(self.load_victim(self.data), checked_rows=self._checked_rows)
             self._checked_rows = 0
-            writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
-            self._open.callback(writer.close)
-            self._evaluation = Evaluation(
-                subject,
-                self.config,
-                writer=writer,
-                processes=self.processes,
-                interface=console_interface(self.console),
-                on_ready=self.on_ready,
-            )
+            self.victim = loaded.module
+            self.prepare(loaded)
+            self.data.share((), lambda images: ())  # of which the trainer makes its own loader, before the attack
         except BaseException as error:
             self._close(error)
             raise
+
+    def prepare(self, loaded: LoadedVictim) -> None:
+        """Take the run directory."""
+        self.attack = settle_surrogate(settle_eps(self.attack, self.data), self.data)
+        subject = Subject(
+            self.victim,
+            loaded.description,
+            self.data,
+            self.attack,
+            self.defenses,
+            card=loaded.card,
+            maker=maker_module(self.victim_spec),
+            checked_rows=loaded.checked_rows,
+            compiled=CompiledVictim(self.victim),
+        )
+        writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
+        self._open.callback(writer.close)
+        self._evaluation = Evaluation(
+            subject,
+            self.config,
+            writer=writer,
+            processes=self.processes,
+            interface=console_interface(self.console),
+            on_ready=self.on_ready,
+        )
 
     def _take_signals(self) -> None:
         """Have Ctrl-C and SIGTERM stop the run and keep its finished images.
@@ -148,17 +154,22 @@ class AttackEvaluation(LightningModule):
             self._open.callback(signal.signal, number, signal.signal(number, lambda *_: self.processes.stop()))
 
     def on_test_start(self) -> None:
-        """Attack all images and report; the trainer's own loop then finds no batch left."""
+        """Attack all images and report; the trainer's own loop finds no batch."""
         try:
             with nullcontext() if self.defended else undefended():
-                self._evaluation.run(self.device)
-                if self.processes.leads:
-                    self.run = conclude(self._evaluation)
-                    self._report(self.run)
+                self.evaluate()
         except BaseException as error:
             self._close(error)
-            raise
+            if not (isinstance(error, ReportedByLeader) and self.processes.lost):
+                raise
         self._open.close()
+
+    def evaluate(self) -> None:
+        """Attack all images and report."""
+        self._evaluation.run(self.device)
+        if self.processes.leads:
+            self.run = conclude(self._evaluation)
+            self._report(self.run)
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
         """Do nothing: Lightning requires a test step, but `on_test_start` has attacked all images."""
@@ -180,19 +191,29 @@ class AttackEvaluation(LightningModule):
         self.console.print(checks_text(run.diagnostics), soft_wrap=True)
         self.console.print(f"records, summary and picture: {shown(str(run.folder))}", soft_wrap=True)
 
+    @property
+    def exit_reason(self) -> str | None:
+        """Why the evaluation is incomplete or untrustworthy; None if it is neither or another process reports it."""
+        if self.processes.lost:
+            return "process 0 of the run is gone; the records so far are kept"
+        if not self.processes.leads:
+            return None
+        return "stopped before all images were done; the records so far are kept" if self.stopped else self.fault
 
-def exit_reason(model: AttackEvaluation) -> str | None:
-    """Return why an evaluation is incomplete or untrustworthy; None if it is neither or another process reports it."""
-    if model.processes.lost:
-        return "process 0 of the run is gone; the records so far are kept"
-    if not model.processes.leads:
+    @property
+    def stopped(self) -> bool:
+        """Whether images are left."""
+        return self.run is None or not self.run.facts.complete
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the complete run, None if nothing is."""
+        assert self.run is not None
+        facts = self.run.facts
+        if facts.failed:
+            return (
+                f"{len(facts.failed)} of {facts.num_images} images failed and are in no number; summary.json says why"
+            )
+        if not self.run.is_consistent:
+            return "the run contradicts itself, see its consistency checks; none of its numbers can be trusted"
         return None
-    run = model.run
-    if run is None or not run.facts.complete:
-        return "stopped before all images were done; the records so far are kept"
-    if run.facts.failed:
-        planned = run.facts.num_images
-        return f"{len(run.facts.failed)} of {planned} images failed and are in no number; summary.json says why"
-    if not run.is_consistent:
-        return "the run contradicts itself, see its consistency checks; none of its numbers can be trusted"
-    return None

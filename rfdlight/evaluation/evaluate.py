@@ -32,7 +32,7 @@ from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.conclusion import conclude
 from rfdlight.evaluation.config import Compile, EvaluationConfig, Subject, settle_eps
 from rfdlight.evaluation.evaluation import Evaluation, fingerprint_of
-from rfdlight.evaluation.interface import log_interface
+from rfdlight.evaluation.interface import SILENT, log_interface
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run, load_run
 from rfdlight.evaluation.run_writer import RunWriter
@@ -140,7 +140,9 @@ def evaluate(
     chosen = _attack(attack, eps, norm, targeted)
     criterion_named(criterion).check(chosen)
     with prepared(model, data, defense, device, batch_size) as subject:
-        return subject.attack(chosen, config, out=out, resume=resume, progress=progress)
+        run = subject.attack(chosen, config, out=out, resume=resume, progress=progress)
+    assert run is not None, "one process leads itself"
+    return run
 
 
 @dataclass
@@ -175,7 +177,7 @@ class Prepared:
     def finished(
         self, attack: Attack, config: EvaluationConfig, folder: Path, ids: Collection[str] | None = None
     ) -> Run | None:
-        """Read the finished run of an attack in a folder, None if there is none; its failed images stay failed.
+        """Read the complete run of an attack in a folder, None if there is none; its failed images stay failed.
 
         Raises:
             ResumeError: If the run has other settings, weights, images or code.
@@ -185,7 +187,8 @@ class Prepared:
         begun = fingerprint.read(folder)
         rows, compiled = config.batch_size or begun.get("batch_size", 0), begun.get("compiled", False)
         fingerprint.check_same(folder, fingerprint_of(self.subject(attack, ids), config, rows, compiled))
-        return replace(load_run(folder), order=self._order(ids)).on(self.home)
+        run = load_run(folder)
+        return replace(run, order=self._order(ids)).on(self.home) if run.facts.complete else None
 
     def _order(self, ids: Collection[str] | None) -> tuple[str, ...]:
         return tuple(name for name in self.order if ids is None or name in ids)
@@ -200,9 +203,10 @@ class Prepared:
         resume: bool = False,
         progress: bool | None = None,
         deterministic: bool | None = None,
+        processes: Processes | None = None,
         on_ready: Callable[[], None] = lambda: None,
-    ) -> Run:
-        """Evaluate one attack; see `evaluate` for the arguments.
+    ) -> Run | None:
+        """Evaluate one attack, and return its run in process 0; see `evaluate` for the arguments.
 
         Args:
             attack: The attack; without a radius, that of the data.
@@ -212,11 +216,12 @@ class Prepared:
             resume: Continue the run in `out`.
             progress: Show a progress line.
             deterministic: Whether the victim is known to be deterministic or random.
-            on_ready: Called when `out` is locked, before anything is written into it.
+            processes: All processes that attack the images, by default this one alone; several need `out`.
+            on_ready: Called in process 0 when `out` is locked, before anything is written into it.
         """
         subject = self.subject(attack, ids)
         self.checked_rows = 0  # the first run counts them
-        writer, processes = None, Processes()
+        writer, processes = None, Processes() if processes is None else processes
 
         def begin() -> None:
             on_ready()
@@ -231,12 +236,12 @@ class Prepared:
                 config,
                 writer=writer,
                 processes=processes,
-                interface=log_interface(progress),
+                interface=log_interface(progress) if processes.leads else SILENT,
                 deterministic=deterministic,
                 on_ready=begin,
             )
             evaluation.run(self.device)
-            return conclude(evaluation, self._order(ids)).on(self.home)
+            return conclude(evaluation, self._order(ids)).on(self.home) if processes.leads else None
 
 
 @contextmanager

@@ -102,11 +102,9 @@ class Evaluation(RunObserver):
 
     def _agreed_rows(self, images: int) -> int:
         """Return the rows of a forward pass in every process and every attempt at the run."""
-        if self.processes.leads:
-            before = self.writer.begun.get("batch_size") if self.config.batch_size is None else None
-            resumed = before if type(before) is int and self.config.eot <= before <= LARGEST else None
-            self.processes.publish("rows", resumed or self.config.rows_for(images, self.processes.size))
-        rows: int = self.processes.wait_for("rows")
+        before = self.writer.begun.get("batch_size") if self.config.batch_size is None else None
+        resumed = before if type(before) is int and self.config.eot <= before <= LARGEST else None
+        rows: int = self.processes.agreed("rows", lambda: resumed or self.config.rows_for(images, self.processes.size))
         return rows
 
     def _agreed_mode(self, x: Tensor) -> bool:
@@ -218,7 +216,7 @@ class Evaluation(RunObserver):
         self._display = interface.progress(self.subject.data.num_images, config.budget)
         if self._display is not None:
             stack.callback(self._display.close)
-        stack.callback(self._end)
+        stack.push(lambda kind, error, trace: self._end(error))
 
     def _behaviour(self, x: Tensor) -> Behaviour | None:
         """Measure whether the victim is random, unless the caller knows."""
@@ -278,7 +276,10 @@ class Evaluation(RunObserver):
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
 
-    def _end(self) -> None:
+    def _end(self, error: BaseException | None) -> None:
+        """End the attack of this process; the others hear of its error before they see it leave."""
+        if error is not None:
+            self.processes.report_failure(error)
         oracle, engine = self._oracle, self.engine
         begun, robust = engine.in_progress
         last = End(

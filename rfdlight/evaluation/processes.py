@@ -36,6 +36,9 @@ class Processes:
 
     There is no collective operation: no process waits for a forward pass of another one, and nothing times out.
     Process 0 holds the store and leaves last; a process that loses the store stops and keeps its results.
+
+    Several runs may follow each other, in the same order in all processes: `next_run` begins the next one, which shares
+    nothing with those before it but the end of all, by a stop or by a failure.
     """
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
@@ -48,6 +51,7 @@ class Processes:
             f"rfdlight-{next(_runs) if size > 1 else 'alone'}", _get_default_store() if size > 1 else dist.HashStore()
         )
         self._looked = 0.0
+        self._number = 0  # of the run
         self._together: list[int] = []
 
     @property
@@ -55,14 +59,26 @@ class Processes:
         """Whether this is process 0, which writes the run directory and prints messages."""
         return self.rank == 0
 
+    def next_run(self) -> None:
+        """Begin the next run of the same processes."""
+        self._number += 1
+        self.random = False
+        self._together = []
+
     def publish(self, name: str, value: Any) -> None:
         """Send a JSON value to all other processes."""
-        self._store.set(name, json.dumps(value))
+        self._store.set(self._key(name), json.dumps(value))
 
     def wait_for(self, name: str) -> Any:
         """Wait for the value that process 0 publishes under a name."""
         self._wait(lambda: self._has(name))
-        return json.loads(self._store.get(name))
+        return self._get(name)
+
+    def agreed(self, name: str, value: Callable[[], Any]) -> Any:
+        """Return a JSON value that process 0 computes, in every process."""
+        if self.leads:
+            self.publish(name, value())
+        return self.wait_for(name)
 
     def barrier(self) -> None:
         """Wait until every process has reached this call, or one of them has failed."""
@@ -113,7 +129,7 @@ class Processes:
             return
         reason = str(error) if isinstance(error, UserError) else one_line(f"{type(error).__name__}: {error}")
         with self._losing():
-            self.publish("end" if self.leads else "failed", f"process {self.rank}: {reason}")
+            self._store.set("end" if self.leads else "failed", f"process {self.rank}: {reason}")
 
     def finish_together(self, waiting: Callable[[], Any]) -> None:
         """Wait until every process has attacked its images, or the run is stopped; `waiting` is called repeatedly."""
@@ -127,6 +143,7 @@ class Processes:
         """Leave the run; process 0 waits for all others, at most a minute if the run is stopped."""
         if not self.leads:
             with self._losing():
+                self._send_stop()
                 self.publish(f"left/{self.rank}", True)
             return
         patience = time.monotonic() + _GRACE
@@ -155,39 +172,52 @@ class Processes:
     def _dealt(self, more: int) -> int:
         """Take a number of images, and return how many are taken."""
         with self._losing():
-            return self._store.add("dealt", more)
+            return self._store.add(self._key("dealt"), more)
         return 0
 
     def _exchange(self, counts: Callable[[], Sequence[int]]) -> None:
-        if self.stopping:
-            self.publish("stop", True)
-        self.stopping = self.stopping or self._has("stop") or self._has("end")
+        self._send_stop()
+        self.stopping = self.stopping or self._store.check(["stop"]) or self._store.check(["end"])
         self.random = self.random or self._has("random")
         if self.leads:
             self._check_others()
-            counted = [self._store.get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
-            self._together = [sum(counts) for counts in zip(*map(json.loads, counted), strict=True)]
+            counted = [self._get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
+            self._together = [sum(counts) for counts in zip(*counted, strict=True)]
         else:
             self.publish(f"done/{self.rank}", list(counts()))
 
     def _wait(self, come: Callable[[], bool]) -> None:
         try:
             while not come():
+                self._send_stop()
                 if self.leads:
                     self._check_others()
-                elif self._has("end"):
+                elif self._store.check(["end"]):
                     raise ReportedByLeader("process 0 ends the run")
                 time.sleep(_PAUSE)
         except RuntimeError as error:
+            self.lost = self.stopping = True
             raise ReportedByLeader("process 0 is gone") from error
 
     def _check_others(self) -> None:
         """Raise if another process failed."""
-        if self._has("failed"):
-            raise UserError(json.loads(self._store.get("failed")))
+        if self._store.check(["failed"]):
+            raise UserError(self._store.get("failed").decode())
+
+    def _send_stop(self) -> None:
+        """Publish the stop of this process, if there is one; it holds for all runs."""
+        if self.stopping:
+            self._store.set("stop", "")
 
     def _all_have(self, name: str) -> bool:
         return all(self._has(f"{name}/{rank}") for rank in range(self.size))
 
     def _has(self, name: str) -> bool:
-        return bool(self._store.check([name]))
+        return bool(self._store.check([self._key(name)]))
+
+    def _get(self, name: str) -> Any:
+        return json.loads(self._store.get(self._key(name)))
+
+    def _key(self, name: str) -> str:
+        """Return the key of a value of the current run."""
+        return f"{self._number}/{name}"

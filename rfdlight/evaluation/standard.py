@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rfdlight.errors import UserError, expect
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import EvaluationConfig, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
+from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run, load_run
 from rfdlight.records.runs import FILES
 from rfdlight.records.standard import (
@@ -35,6 +37,7 @@ from rfdlight.records.standard import (
     Settings,
     Standard,
     StandardSummary,
+    are_finished,
     loaded_stages,
     settings_in,
     stage_folder,
@@ -168,7 +171,6 @@ def standard(
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool | None = None,
-    on_ready: Callable[[], None] = lambda: None,
 ) -> StandardRun:
     """Evaluate the robust accuracy of an image classifier under the attacks of `standard-1` in turn.
 
@@ -187,7 +189,6 @@ def standard(
         out: Folder of the stages' run directories and of `standard.json`; by default no file is written.
         resume: Continue the evaluation that `out` holds, which must have the same settings.
         progress: Show a progress line for each stage.
-        on_ready: Called when the victim was probed and `out` is locked, before anything is written into it.
 
     Returns:
         The finished `StandardRun`.
@@ -200,17 +201,60 @@ def standard(
     expect(access in list(STAGES[ball]), "access", "score, decision or both", repr(access))
     expect(isinstance(seed, int), "seed", "a whole number", repr(seed))
     expect(not resume or out is not None, "resume", "a folder in `out`", out, "give the evaluation to continue")
-    names = STAGES[ball][access]
+    run = run_standard(
+        model,
+        data,
+        StandardAttack(eps, ball, access),
+        budget=budget,
+        processes=Processes(),
+        defense=defense,
+        batch_size=batch_size,
+        keep_images=keep_images,
+        seed=seed,
+        device=device,
+        folder=None if out is None else Path(out),
+        resume=resume,
+        progress=progress,
+    )
+    assert run is not None, "one process leads itself, and no signal stops it"
+    return run
+
+
+def run_standard(
+    model: nn.Module | str | LoadedVictim,
+    data: Data,
+    attack: StandardAttack,
+    *,
+    budget: int,
+    processes: Processes,
+    defense: Defense | Sequence[Defense] = (),
+    batch_size: int | None = None,
+    keep_images: int | None = None,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    on_ready: Callable[[], None] = lambda: None,
+) -> StandardRun | None:
+    """Run or resume a standard evaluation in this process, one of `processes`; see `standard` for the arguments.
+
+    Several processes need a folder. `on_ready` is called in process 0 when the victim was probed and the folder is
+    locked, before anything is written into it.
+
+    Returns:
+        The finished evaluation in process 0; None in the others, and if the processes were stopped.
+    """
+    names = attack.stages
     configs = _configs(names, budget, seed, batch_size=batch_size, keep_images=keep_images)
-    attacks: list[Attack] = [component("attack", name)(eps=eps, norm=ball) for name in names]
-    folder = None if out is None else Path(out)
+    attacks: list[Attack] = [component("attack", name)(eps=attack.eps, norm=attack.norm) for name in names]
     with prepared(model, data, defense, device, batch_size) as subject:
         attacks = [settle_eps(attack, subject.data) for attack in attacks]
-        settings = _settings(subject, attacks[0], configs[0], names, access)
-        if folder is not None:
+        settings = _settings(subject, attacks[0], configs[0], names, attack.stages_access)
+        if folder is not None and processes.leads:
             _check_place(folder, settings, resume)
-        found = _Stages(subject, attacks, configs, settings, folder, resume, progress, on_ready).evaluate()
-    if folder is not None:
+        found = _Stages(subject, attacks, configs, settings, processes, folder, resume, progress, on_ready).evaluate()
+    if folder is not None and found is not None:
         _write(folder, settings, found.summary)
     return found
 
@@ -229,7 +273,9 @@ def short_standard(
         attacks = [component("attack", name)(eps=made.eps, norm=made.norm) for name in names]
         settings = _settings(subject, attacks[0], configs[0], names, attack.stages_access)
         settings = msgspec.structs.replace(settings, version=f"{VERSION}, short form")
-        return _Stages(subject, attacks, configs, settings, progress=False).evaluate()
+        run = _Stages(subject, attacks, configs, settings, Processes(), progress=False).evaluate()
+    assert run is not None, "one process leads itself, and no signal stops it"
+    return run
 
 
 def _configs(
@@ -251,26 +297,36 @@ def _configs(
 
 @dataclass(frozen=True)
 class _Stages:
-    """Runs the stages in turn, each on the images that no earlier one found adversarial."""
+    """Runs the stages in turn, each on the images that no earlier one found adversarial.
+
+    Process 0 concludes each stage, and tells the others which images the next one attacks; it alone gets the runs.
+    """
 
     subject: Prepared
     attacks: Sequence[Attack]
     configs: Sequence[StageConfig]
     settings: Settings
+    processes: Processes
     folder: Path | None = None
     resume: bool = False
     progress: bool | None = None
     on_ready: Callable[[], None] = lambda: None
 
-    def evaluate(self) -> StandardRun:
-        """Run all stages, and again from the first if a later one finds the victim random."""
-        folder = self.folder
-        again = folder is not None and self.resume and (folder / RANDOM).exists()
-        void = loaded_stages(folder, self.settings, load_run) if folder and again else []
-        runs = [] if void else self.run(folder)
-        if void or _is_void(runs):
+    def evaluate(self) -> StandardRun | None:
+        """Run all stages, and again from the first if a later one finds the victim random; None as `run_standard`."""
+        folder, leads = self.folder, self.processes.leads
+        void: list[Run] = []
+        if folder is not None and leads and self.resume and (folder / RANDOM).exists():
+            void = loaded_stages(folder, self.settings, load_run)
+        again = self.processes.agreed("again", lambda: bool(void))
+        runs = [] if again else self.run(folder)
+        if again or self.processes.agreed("void", lambda: _is_void(runs)):
             void = void or runs
             runs = self.run(folder and folder / RANDOM, deterministic=False)
+        self.processes.next_run()
+        self.processes.leave()  # process 0 keeps the store until the others have read all of it
+        if not (leads and are_finished(runs, self.settings)):
+            return None
         return StandardRun(self.settings, tuple(runs), tuple(void), folder, self.subject.order)
 
     def run(self, folder: Path | None, deterministic: bool | None = None) -> list[Run]:
@@ -281,25 +337,34 @@ class _Stages:
         runs: list[Run] = []
         ids: list[str] | None = None
         for number, (attack, config) in enumerate(zip(self.attacks, self.configs, strict=True), 1):
+            self.processes.next_run()
             place = folder and stage_folder(folder, number, short_name("attack", type(attack)))
-            run = self.subject.finished(attack, config, place, ids) if place and self.resume else None
-            run = run or self.subject.attack(
-                attack,
-                config,
-                ids=ids,
-                out=place,
-                resume=self.resume and place is not None and (place / fingerprint.FILE).exists(),
-                progress=self.progress,
-                deterministic=deterministic,
-                on_ready=self.begin,
-            )
-            runs.append(run)
-            ids = to_attack(run.records)
-            if not ids or _is_void(runs):
+            reads = self.resume and self.processes.leads and place is not None
+            run = self.subject.finished(attack, config, place, ids) if place and reads else None
+            if not self.processes.agreed("finished", partial(bool, run)):
+                run = self.subject.attack(
+                    attack,
+                    config,
+                    ids=ids,
+                    out=place,
+                    resume=self.resume and place is not None and (place / fingerprint.FILE).exists(),
+                    progress=self.progress,
+                    deterministic=deterministic,
+                    processes=self.processes,
+                    on_ready=self.begin,
+                )
+            if run is not None:
+                runs.append(run)
+            ids, deterministic = self.processes.agreed("next", lambda: self.next_stage(runs))
+            if not ids:
                 break
-            if not run.facts.deterministic:
-                deterministic = False
         return runs
+
+    def next_stage(self, runs: Sequence[Run]) -> tuple[list[str], bool | None]:
+        """Return the ids that the next stage attacks, none to end, and whether it knows the victim to be random."""
+        last = runs[-1]
+        goes_on = last.facts.complete and not (_is_void(runs) or self.processes.stopping)
+        return to_attack(last.records) if goes_on else [], None if last.facts.deterministic else False
 
     def begin(self) -> None:
         """Write the settings before the first stage counts as begun; a folder with them is that of an evaluation."""

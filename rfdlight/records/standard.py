@@ -320,8 +320,7 @@ class Standard:
         refuse_links(folder)
         again = (folder / RANDOM).is_dir()
         stages = loaded_stages(folder / RANDOM if again else folder, settings, load)
-        left = len(to_attack(stages[-1].records)) if stages else settings.num_images
-        if not all(run.facts.complete for run in stages) or (left and len(stages) < len(settings.stages)):
+        if not are_finished(stages, settings):
             raise UserError(f"{folder}: expected a finished standard evaluation, got one with images left; resume it")
         return cls(settings, tuple(stages), tuple(loaded_stages(folder, settings, load) if again else ()), folder)
 
@@ -488,6 +487,12 @@ def stage_seed(seed: int, number: int) -> int:
 def stage_folder(folder: Path, number: int, attack: str) -> Path:
     """Return the run directory of a stage, counted from 1."""
     return folder / f"{number}-{attack}"
+
+
+def are_finished(stages: Sequence[Run], settings: Settings) -> bool:
+    """Return whether stages that were run in turn are all, or have left no image to attack."""
+    left = len(to_attack(stages[-1].records)) if stages else settings.num_images
+    return all(run.facts.complete for run in stages) and (not left or len(stages) == len(settings.stages))
 
 
 def loaded_stages(folder: Path, settings: Settings, load: Callable[[Path], AnyRun]) -> list[AnyRun]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hand import cut_journal
 
+from rfdlight import load_standard
 from rfdlight.cli import main as cli
 from rfdlight.records.records import read_records
 from rfdlight.victims.card import read_card
@@ -113,6 +114,25 @@ def test_a_finished_run_that_two_processes_go_on_with_stays_as_it_is(whole, tmp_
     said = shell(*PYTHON, "test", "--resume", str(run), "--trainer.devices", "2")
     assert said.returncode == 0, said.stderr
     assert (run / "records.jsonl").read_bytes() == (whole / "records.jsonl").read_bytes()
+
+
+STANDARD = [
+    "test", "--attack", "standard", "--attack.access", "decision", "--data.num_images", "6", "--model.budget", "6",
+    "--model.batch_size", "4", "--trainer.accelerator", "cpu",
+]  # fmt: skip
+
+
+def test_two_processes_run_the_stages_of_a_standard_evaluation_and_write_the_records_of_one(tmp_path):
+    assert cli.main([*STANDARD, "--run", str(tmp_path / "whole")]) == 0
+    said = shell(*PYTHON, *STANDARD, "--trainer.devices", "2", "--run", str(tmp_path / "run"))
+    assert said.returncode == 0, said.stderr
+    assert "rfdlight: " not in said.stderr
+    assert said.stdout.count("standard-1 (decision)") == 1, "process 0 alone talks"
+    whole, run = (load_standard(tmp_path / name) for name in ("whole", "run"))
+    assert [stage.records for stage in run.stages] == [stage.records for stage in whole.stages]
+    assert run.images == whole.images
+    assert [stage.facts.processes for stage in run.stages] == [2] * len(whole.stages)
+    assert run.rows.total == sum(stage.facts.forwarded for stage in run.stages)
 
 
 VICTIM = """

@@ -1,12 +1,15 @@
 """`rfdlight test --attack standard`, also from a file and in a sweep."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
 import rfdlight as rfd
 from rfdlight.cli.main import main
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.standard import STAGES
 
 LINE = ["test", "--attack", "standard", "--data.num_images", "4", "--model.budget", "4", "--attack.access", "decision"]
@@ -87,16 +90,76 @@ def test_a_sweep_runs_it_as_a_cell_and_resumes_it(command, elsewhere):
     assert "0 of 4 to run" in command("sweep", "both.yaml", "--dry_run", "true").out
 
 
+STANDARD_FIRST = """
+common:
+  data: {class_path: digits, init_args: {num_images: 3}}
+  model: {budget: 3, victim: nearest_mean.NearestMean}
+axes:
+  attack:
+    standard: {attack: {class_path: standard, init_args: {access: decision, eps: 0.001}}}
+    square: {attack: square}
+"""
+
+
 @pytest.mark.parametrize(
-    ("settings", "reason"),
-    [("model: {budget: 3, criterion: single}", "model.criterion"), ("trainer: {devices: 2}", "one process")],
+    ("method", "stage"),
+    [
+        pytest.param("on_record", "1-bernoulli_decision", id="at the end of the first stage"),
+        pytest.param("run", "2-rays", id="at the begin of the second"),
+    ],
 )
-def test_a_sweep_refuses_a_cell_that_cannot_run_before_the_first_runs(settings, reason, command, elsewhere):
-    Path("both.yaml").write_text(SWEEP.replace("model: {budget: 3}", settings))
+def test_a_signal_in_a_stage_ends_the_sweep_which_goes_on_from_there(method, stage, command, nearest_mean, monkeypatch):
+    Path("both.yaml").write_text(STANDARD_FIRST)
+    unchanged = getattr(Evaluation, method)
+
+    def signalled(self, argument):
+        if self.writer.folder and self.writer.folder.name == stage:  # sanity checks have none
+            signal.raise_signal(signal.SIGTERM)
+        return unchanged(self, argument)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluation, method, signalled)
+        said = command("sweep", "both.yaml")
+    assert said.status == 1
+    assert said.out.endswith("stopped; the same command goes on from here\n")
+    assert not Path("runs/both/square").exists()
+    assert Path("runs/both/standard/2-rays").exists() == (stage == "2-rays")
+    assert command("sweep", "both.yaml").status == 0
+    assert len(rfd.load_standard("runs/both/standard").stages) == 2
+
+
+def test_a_cell_that_fails_in_its_second_stage_is_told_and_the_others_go_on(command, nearest_mean, monkeypatch):
+    Path("both.yaml").write_text(STANDARD_FIRST)
+    attack = Evaluation.run
+
+    def fail(self, device):
+        if self.writer.folder and self.writer.folder.name == "2-rays":
+            raise rfd.UserError("the disk is full")
+        attack(self, device)
+
+    monkeypatch.setattr(Evaluation, "run", fail)
+    said = command("sweep", "both.yaml")
+    assert said.status == 1
+    assert "standard failed: the disk is full" in said.out
+    assert Path("runs/both/standard/1-bernoulli_decision/summary.json").exists()
+    assert Path("runs/both/square/summary.json").exists()
+
+
+@pytest.mark.parametrize("attack", [["standard", "--attack.access", "decision"], ["square"]], ids=" ".join)
+def test_the_trainer_itself_reads_no_image(attack, nearest_mean, monkeypatch):
+    read = []
+    monkeypatch.setattr(AttackEvaluation, "test_step", lambda self, batch, index: read.append(batch))
+    line = ["--data.num_images", "4", "--model.budget", "4", "--model.victim", "nearest_mean.NearestMean"]
+    assert main(["test", "--attack", *attack, *line]) == 0
+    assert read == []
+
+
+def test_a_sweep_refuses_a_cell_that_cannot_run_before_the_first_runs(command, elsewhere):
+    Path("both.yaml").write_text(SWEEP.replace("model: {budget: 3}", "model: {budget: 3, criterion: single}"))
     found = command("sweep", "both.yaml")
     assert found.status == 2
     assert "cell none-standard: " in found.err
-    assert reason in found.err
+    assert "model.criterion" in found.err
     assert not Path("runs").exists()
 
 
@@ -109,7 +172,6 @@ def test_a_sweep_refuses_a_cell_that_cannot_run_before_the_first_runs(settings, 
         (["--attack", "standard", "--attack.access", "gradient"], "known: both, decision, score"),
         (["--attack", "standard", "--attack.norm", "l1"], "norm"),
         (["--attack", "standard", "--attack.norm", "l2"], "eps"),
-        (["--attack", "standard", "--trainer.devices", "2"], "one process"),
     ],
 )
 def test_other_versions_and_options_are_refused_in_one_line(words, reason, capsys, elsewhere):

@@ -129,3 +129,5 @@ def test_detaching_one_defense_leaves_the_others(victim, x):
 
 def test_attached_defenses_are_found_once_each_in_their_order(victim, every):
     assert attached_defenses(attached(every, victim)) == every
+    with undefended():
+        assert attached_defenses(victim) == []

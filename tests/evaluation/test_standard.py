@@ -12,7 +12,8 @@ from torch import nn
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation.evaluate import prepared
-from rfdlight.evaluation.standard import STAGES, StandardAttack, standard
+from rfdlight.evaluation.processes import Processes
+from rfdlight.evaluation.standard import STAGES, StandardAttack, run_standard, standard
 from rfdlight.records import run_directory
 from rfdlight.reporting import plots
 from rfdlight.testing.small_victims import IidVictim, normal
@@ -184,7 +185,15 @@ def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        standard(model, pair, **QUICK, access="decision", out=config.parent, on_ready=killed)
+        run_standard(
+            model,
+            pair,
+            StandardAttack(eps=0.02, access="decision"),
+            budget=12,
+            folder=config.parent,
+            processes=Processes(),
+            on_ready=killed,
+        )
     assert run_directory.plan(str(config.parent), "") == config.parent
     standard(model, pair, **QUICK, access="decision", out=config.parent)
 

@@ -1,0 +1,67 @@
+"""The standard evaluation on the devices of a trainer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from rfdlight.errors import shown
+from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.evaluation.standard import StandardAttack, StandardRun, run_standard
+from rfdlight.records.standard import FILE
+from rfdlight.reporting.standard_table import standard_table
+from rfdlight.victims.resolve import LoadedVictim
+
+FREE = ("batch_size", "budget", "keep_images", "seed")
+"""Fields of `EvaluationConfig` that a standard evaluation has."""
+
+
+class StandardEvaluation(AttackEvaluation):
+    """Run the stages of a standard evaluation in turn, each in all processes of the trainer, below its directory.
+
+    Its attack is a `StandardAttack`. After the test, `standard_run` holds the result in process 0.
+    """
+
+    standard_run: StandardRun | None = None
+
+    @classmethod
+    def of(cls, model: AttackEvaluation) -> StandardEvaluation:
+        """Return the standard evaluation that an `AttackEvaluation` with a `StandardAttack` stands for."""
+        made = cls(model.victim_spec, model.checkpoint, model.attack, model.defended, **asdict(model.config))
+        made.resume, made.on_ready = model.resume, model.on_ready
+        return made
+
+    def prepare(self, loaded: LoadedVictim) -> None:
+        """Keep the victim for the stages, which take their run directories themselves."""
+        self._loaded = loaded
+
+    def evaluate(self) -> None:
+        """Run or resume all stages and report."""
+        assert isinstance(self.attack, StandardAttack)
+        folder = Path(self.trainer.default_root_dir)
+        self.standard_run = run_standard(
+            self._loaded,
+            self.data,
+            self.attack,
+            device=self.device,
+            folder=folder,
+            resume=self.resume,
+            processes=self.processes,
+            on_ready=self.on_ready,
+            **{name: getattr(self.config, name) for name in FREE},
+        )
+        if self.standard_run is not None:
+            self.console.print(standard_table(self.standard_run.settings, self.standard_run.summary))
+            self.console.print(f"stages and {FILE}: {shown(str(folder))}", soft_wrap=True)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether images are left in some stage."""
+        return self.standard_run is None
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with the finished evaluation, None if nothing is."""
+        assert self.standard_run is not None
+        failed = self.standard_run.summary.counts["failed"]
+        return f"{failed} images failed and are in no number; the summary.json of a stage says why" if failed else None
