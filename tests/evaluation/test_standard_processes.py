@@ -71,9 +71,12 @@ def team(monkeypatch, tmp_path):
             except BaseException as error:
                 process.report_failure(error)
                 met.abort()
+                returned.set()
                 raise
             if process.leads:
                 returned.set()
+            elif not returned.wait(LIMIT):
+                process.report_failure(rfd.UserError("process 0 goes on alone"))
             return found, counter.rows
 
         with ThreadPoolExecutor(2) as pool:
