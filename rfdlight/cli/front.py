@@ -1,6 +1,7 @@
 """The start of the command line: what needs neither torch nor Lightning is done before they are imported.
 
-Importing them takes most of the time of a short command. This module itself imports the standard library alone.
+Importing them takes most of the time of a short command. This module
+imports the standard library and modules of rfdlight that import nothing else.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _text(args: list[str]) -> str | None:
         return f"rfdlight {rfdlight.__version__}\n"
     if args[0] in _HELP:
         return (_TEXTS / "rfdlight.txt").read_text("utf-8")
-    if args[1:] in ([flag] for flag in _HELP) and not _has_components_of_others():
+    if args[0] in KNOWN and args[1:] in ([flag] for flag in _HELP) and not _has_components_of_others():
         return (_TEXTS / f"{args[0]}.txt").read_text("utf-8")
     return None
 

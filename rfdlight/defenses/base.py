@@ -83,7 +83,7 @@ class Defense(Configurable, Callback, ABC):
 
     @abstractmethod
     def transform(self, x: Tensor, point: int) -> Tensor:
-        """Return the replacement of the activation `x`, (rows, ...), of the same shape.
+        """Return the replacement of the activation `x`, (rows, ...), of the same shape in each row.
 
         Args:
             x: The activation; it must not be changed.

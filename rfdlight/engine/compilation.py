@@ -78,7 +78,7 @@ class CompiledVictim:
     """Compiles a victim for full forward passes; several oracles may share it.
 
     Args:
-        victim: In eval mode, with its defenses attached; its weights must not change any more.
+        victim: In eval mode, with its defenses attached; its weights and hooks must not change any more.
         compiler: From a function of a batch to a faster one.
     """
 

@@ -129,6 +129,10 @@ class Oracle:
         """Whether a compiled victim answers full passes."""
         return self._compiled is not None
 
+    def run_eagerly(self) -> None:
+        """Answer by the eager victim from here on."""
+        self._compiled = None
+
     def _agrees(self, points: Tensor, compiled: CompiledVictim) -> bool:
         """Return whether a compiled victim answers a full pass as the eager one does."""
         clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
@@ -152,7 +156,8 @@ class Oracle:
     def _give_up(self, compiled: CompiledVictim, reason: str) -> None:
         """Run the victim eagerly from here on."""
         compiled.failure = reason
-        self._compiled = None
+        compiled.rows.clear()
+        self.run_eagerly()
         self._message(f"the victim runs eagerly, not compiled: {reason}")
 
     def close(self) -> None:
@@ -293,6 +298,8 @@ class Oracle:
             remedy = "lower model.eot" if least > 1 else "lower data.size, or take a smaller victim"
             raise UserError(f"memory ran out in a forward pass of {self.batch_size} rows; {remedy}")
         self.batch_size = max(self.batch_size // 2, least)
+        if self._compiled is not None and self.batch_size not in self._compiled.rows:
+            self.run_eagerly()
         self._shorter_passes = False  # some victims take multiples of one number of images
         self._batch = None
         self._message(f"memory ran out: forward passes of {self.batch_size} images from here on")

@@ -109,12 +109,13 @@ class Evaluation(RunObserver):
 
     def _agreed_mode(self, x: Tensor) -> bool:
         """Compile the victim if every process and every attempt does; return whether it is compiled."""
-        compiled = self.subject.compiled
-        if self.processes.leads:
-            made = compiled is not None and self._wants_compiled() and self._oracle.compile(x, compiled)
-            self.processes.publish("compiled", made)
-        elif self.processes.wait_for("compiled") and compiled is not None:
-            self._oracle.compile(x, compiled)
+        compiled, processes = self.subject.compiled, self.processes
+        wanted = processes.agreed("compile", self._wants_compiled)
+        made = wanted and compiled is not None and self._oracle.compile(x, compiled)
+        processes.publish(f"compiled/{processes.rank}", made)
+        ranks = range(processes.size)
+        if not processes.agreed("compiled", lambda: all(processes.wait_for(f"compiled/{rank}") for rank in ranks)):
+            self._oracle.run_eagerly()
         return self._oracle.is_compiled
 
     def _wants_compiled(self) -> bool:
@@ -124,13 +125,13 @@ class Evaluation(RunObserver):
             if config.compile is True:
                 self._interface.message("the victim runs eagerly, not compiled: that needs float32 and no gradients")
             return False
+        if self.writer.begun:
+            return config.compile is not False and self.writer.begun.get("compiled") is True
         if config.compile != "auto":
             return config.compile
-        if self.writer.begun:
-            return self.writer.begun.get("compiled") is True
         if self._oracle.batch_size in compiled.rows:
             return True
-        queries, takes = config.most_queries(self._unfinished), compile_seconds(compiled.victim)
+        queries, takes = config.most_queries(self._unfinished) // self.processes.size, compile_seconds(compiled.victim)
         random = any(astuple(self.random))
         seconds = self._oracle.seconds_per_row
         if compiled.failure or not is_worthwhile(queries, seconds, takes, deterministic=not random):

@@ -51,9 +51,6 @@ class CheckConfig(EvaluationConfig):
     def interim_queries(self) -> tuple[int, ...]:
         return ()
 
-    def most_queries(self, images: int) -> int:
-        return 0  # no compilation is worth it
-
 
 @dataclass(frozen=True)
 class SanityChecks:
@@ -98,9 +95,8 @@ class SanityChecks:
             seed=self.config.seed,
         )
         images = GivenImages(sample, self.engine.config.classes)
-        compiled = self.subject.compiled if self.engine.oracle.is_compiled else None
         evaluation = Evaluation(
-            Subject(self.subject.victim, self.subject.text, images, attack, compiled=compiled),
+            Subject(self.subject.victim, self.subject.text, images, attack),  # eager: no compilation is worth it
             config,
             deterministic=self.engine.deterministic,
             starting_points=self.engine.config.starting_points,

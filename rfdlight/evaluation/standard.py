@@ -24,7 +24,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.errors import UserError, expect
 from rfdlight.evaluation import fingerprint
-from rfdlight.evaluation.config import EvaluationConfig, settle_eps
+from rfdlight.evaluation.config import Compile, EvaluationConfig, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run, load_run
@@ -165,6 +165,7 @@ def standard(
     access: Access = "both",
     defense: Defense | Sequence[Defense] = (),
     batch_size: int | None = None,
+    compile: Compile = "auto",
     keep_images: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -183,6 +184,7 @@ def standard(
         access: What the attacker sees: "score", "decision", or "both" for all attacks.
         defense: Defenses that are attached for the call.
         batch_size: Rows per forward pass; by default chosen from the number of images.
+        compile: Compile the model for all stages: True, False, or "auto", if the queries to come are worth it.
         keep_images: Images per stage whose clean and final pixels are stored in `out`, >= 0; by default all.
         seed: Seed of the first stage; stage k has seed + 1000 (k - 1).
         device: Device of the evaluation; by default the device of the model.
@@ -209,6 +211,7 @@ def standard(
         processes=Processes(),
         defense=defense,
         batch_size=batch_size,
+        compile=compile,
         keep_images=keep_images,
         seed=seed,
         device=device,
@@ -229,6 +232,7 @@ def run_standard(
     processes: Processes,
     defense: Defense | Sequence[Defense] = (),
     batch_size: int | None = None,
+    compile: Compile = "auto",
     keep_images: int | None = None,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -246,7 +250,7 @@ def run_standard(
         The finished evaluation in process 0; None in the others, and if the processes were stopped.
     """
     names = attack.stages
-    configs = _configs(names, budget, seed, batch_size=batch_size, keep_images=keep_images)
+    configs = _configs(names, budget, seed, batch_size=batch_size, compile=compile, keep_images=keep_images)
     attacks: list[Attack] = [component("attack", name)(eps=attack.eps, norm=attack.norm) for name in names]
     with prepared(model, data, defense, device, batch_size) as subject:
         attacks = [settle_eps(attack, subject.data) for attack in attacks]

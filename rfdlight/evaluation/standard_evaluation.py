@@ -12,7 +12,7 @@ from rfdlight.records.standard import FILE
 from rfdlight.reporting.standard_table import standard_table
 from rfdlight.victims.resolve import LoadedVictim
 
-FREE = ("batch_size", "budget", "keep_images", "seed")
+FREE = ("batch_size", "budget", "compile", "keep_images", "seed")
 """Fields of `EvaluationConfig` that a standard evaluation has."""
 
 

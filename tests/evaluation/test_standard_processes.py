@@ -73,9 +73,9 @@ def team(monkeypatch, tmp_path):
                 met.abort()
                 returned.set()
                 raise
-            if process.leads:
-                returned.set()
-            elif not returned.wait(LIMIT):
+            left_alone = not process.leads and not returned.wait(LIMIT)
+            returned.set()
+            if left_alone:
                 process.report_failure(rfd.UserError("process 0 goes on alone"))
             return found, counter.rows
 
