@@ -219,6 +219,7 @@ def ended(number):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     process, run = going
+    child = pid(run, 1)
     os.kill(pid(run, rank), signal.SIGTERM)
     _, err = process.communicate(timeout=LIMIT)
     assert (process.returncode, err) == (
@@ -226,7 +227,7 @@ def test_a_signal_to_any_process_ends_all_with_what_they_have(going, rank):
     )  # fmt: skip
     assert not json.loads((run / "summary.json").read_text())["run"]["complete"]
     assert all("end" in part[-1] for part in entries(run))
-    wait_until(lambda: ended(pid(run, 1)))
+    wait_until(lambda: ended(child))
 
 
 def test_no_process_outlives_process_0(going):
