@@ -198,10 +198,12 @@ def takes_published_steps(attack: Attack) -> bool:
 
 
 @torch.no_grad()
-def labelled(victim: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Images with the labels that the victim gives them, for targeted attacks to start from."""
-    starting_points = images(64, tuple(shape), seed=77)
-    return starting_points, victim(starting_points).argmax(1)
+def labelled(
+    victim: nn.Module, shape: tuple[int, ...] = (3, 16, 16), count: int = 64, seed: int = 77
+) -> tuple[Tensor, Tensor]:
+    """Images with the labels that the victim gives them; by default those for targeted attacks to start from."""
+    x = images(count, tuple(shape), seed)
+    return x, victim(x).argmax(1)
 
 
 def one_by_one(victim: nn.Module) -> Callable[[Tensor], Tensor]:

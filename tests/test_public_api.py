@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from harness import centred_network, images, others_slow
+from harness import centred_network, labelled, others_slow
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -25,9 +25,7 @@ def model():
 
 @pytest.fixture
 def pair(model):
-    x = images(6)
-    with torch.no_grad():
-        return x, model(x).argmax(1)
+    return labelled(model, count=6, seed=0)
 
 
 def test_every_public_name_resolves():

@@ -9,7 +9,9 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.standard import VERSION, StandardAttack
-from rfdlight.evaluation.standard_evaluation import FREE
+
+_FREE = {"batch_size", "budget", "compile", "keep_images", "seed"}
+"""Fields of `EvaluationConfig` that a standard evaluation has."""
 
 
 def is_standard(model: Any) -> bool:
@@ -21,5 +23,5 @@ def check_standard(config: EvaluationConfig) -> None:
     """Refuse settings that a standard evaluation fixes."""
     for setting in fields(EvaluationConfig):
         value = getattr(config, setting.name)
-        if setting.name not in FREE and value != setting.default:
+        if setting.name not in _FREE and value != setting.default:
             raise UserError(f"model.{setting.name}: {VERSION} has {setting.default}, got {value}; leave it out")

@@ -9,14 +9,10 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from rfdlight.core.switch import Switch
 
-class _Switch:
-    """Turns the counters of the process on and off; a compiled victim changes none."""
-
-    on = True
-
-
-_switch = _Switch()
+_switch = Switch()
+"""Of all counters; it is off in compiled forward passes, which change none."""
 
 
 class RowCounter:
@@ -62,11 +58,8 @@ class RowCounter:
 @contextmanager
 def counted_once(module: nn.Module, rows: int) -> Iterator[None]:
     """Count the rows of the compiled forward pass inside, unless it raises, in all counters of a module."""
-    _switch.on = False
-    try:
+    with _switch.off():
         yield
-    finally:
-        _switch.on = True
     for hook in module._forward_hooks.values():
         counter = getattr(hook, "__self__", None)
         if isinstance(counter, RowCounter):

@@ -14,16 +14,11 @@ from torch.utils.hooks import RemovableHandle
 
 from rfdlight.core.activations import InsertionPoint, check_hookable, never_called
 from rfdlight.core.arguments import Configurable, changed_arguments
+from rfdlight.core.switch import Switch
 from rfdlight.errors import DefenseError, UserError
 
-
-class _Switch:
-    """Turns the defenses of the process on and off; a compiled victim cannot read a ContextVar."""
-
-    on = True
-
-
-_switch = _Switch()
+_switch = Switch()
+"""Of all defenses."""
 
 
 @contextmanager
@@ -40,11 +35,8 @@ def undefended() -> Iterator[None]:
         ...     model(torch.ones(1, 1, 1, 2))
         tensor([[1., 1.]])
     """
-    before, _switch.on = _switch.on, False
-    try:
+    with _switch.off():
         yield
-    finally:
-        _switch.on = before
 
 
 def attached_defenses(model: nn.Module) -> list[Defense]:

@@ -119,8 +119,7 @@ class Oracle:
         if compiled.failure is None and rows not in compiled.rows:
             full = points[torch.arange(rows, device=points.device) % len(points)]
             compiled.rows.add(rows)
-            if not self._agrees(full, compiled):
-                compiled.rows.discard(rows)
+            self._compare(full, compiled)
         self._compiled = compiled if rows in compiled.rows else None
         return self.is_compiled
 
@@ -133,8 +132,8 @@ class Oracle:
         """Answer by the eager victim from here on."""
         self._compiled = None
 
-    def _agrees(self, points: Tensor, compiled: CompiledVictim) -> bool:
-        """Return whether a compiled victim answers a full pass as the eager one does."""
+    def _compare(self, points: Tensor, compiled: CompiledVictim) -> None:
+        """Give a compiled victim up if it does not answer a full pass as the eager one does."""
         clock = torch.zeros(len(points), dtype=torch.int64, device=points.device)
         streams = self._streams
 
@@ -151,7 +150,6 @@ class Oracle:
             self._give_up(compiled, str(error))
         finally:
             self._streams = streams
-        return compiled.failure is None
 
     def _give_up(self, compiled: CompiledVictim, reason: str) -> None:
         """Run the victim eagerly from here on."""

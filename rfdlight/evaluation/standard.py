@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
@@ -203,17 +202,14 @@ def standard(
     expect(access in list(STAGES[ball]), "access", "score, decision or both", repr(access))
     expect(isinstance(seed, int), "seed", "a whole number", repr(seed))
     expect(not resume or out is not None, "resume", "a folder in `out`", out, "give the evaluation to continue")
+    config = EvaluationConfig(budget=budget, batch_size=batch_size, compile=compile, keep_images=keep_images, seed=seed)
     run = run_standard(
         model,
         data,
         StandardAttack(eps, ball, access),
-        budget=budget,
-        processes=Processes(),
+        config,
+        Processes(),
         defense=defense,
-        batch_size=batch_size,
-        compile=compile,
-        keep_images=keep_images,
-        seed=seed,
         device=device,
         folder=None if out is None else Path(out),
         resume=resume,
@@ -227,14 +223,10 @@ def run_standard(
     model: nn.Module | str | LoadedVictim,
     data: Data,
     attack: StandardAttack,
-    *,
-    budget: int,
+    config: EvaluationConfig,
     processes: Processes,
+    *,
     defense: Defense | Sequence[Defense] = (),
-    batch_size: int | None = None,
-    compile: Compile = "auto",
-    keep_images: int | None = None,
-    seed: int = 0,
     device: torch.device | str | None = None,
     folder: Path | None = None,
     resume: bool = False,
@@ -250,9 +242,9 @@ def run_standard(
         The finished evaluation in process 0; None in the others, and if the processes were stopped.
     """
     names = attack.stages
-    configs = _configs(names, budget, seed, batch_size=batch_size, compile=compile, keep_images=keep_images)
+    configs = _configs(names, config)
     attacks: list[Attack] = [component("attack", name)(eps=attack.eps, norm=attack.norm) for name in names]
-    with prepared(model, data, defense, device, batch_size) as subject:
+    with prepared(model, data, defense, device, config.batch_size) as subject:
         attacks = [settle_eps(attack, subject.data) for attack in attacks]
         settings = _settings(subject, attacks[0], configs[0], names, attack.stages_access)
         if folder is not None and processes.leads:
@@ -271,7 +263,7 @@ def short_standard(
     Its stages share one error level, as all stages of the standard evaluation do. `budget` is that of each stage.
     """
     names = attack.short_stages
-    configs = _configs(names, budget, seed, sanity_checks=False)
+    configs = _configs(names, EvaluationConfig(budget=budget, sanity_checks=False, seed=seed))
     with prepared(model, data, (), device, None) as subject:
         made: Attack = settle_eps(attack, subject.data)
         attacks = [component("attack", name)(eps=made.eps, norm=made.norm) for name in names]
@@ -282,18 +274,15 @@ def short_standard(
     return run
 
 
-def _configs(
-    names: Sequence[str], budget: int, seed: int, sanity_checks: bool = True, **more: Any
-) -> list[StageConfig]:
+def _configs(names: Sequence[str], config: EvaluationConfig) -> list[StageConfig]:
     """Return the settings of each stage; the sanity checks follow the first."""
+    shared = asdict(config)
     return [
         StageConfig(
-            budget=budget,
-            sanity_checks=sanity_checks and number == 0,
-            seed=stage_seed(seed, number + 1),
+            **shared
+            | {"sanity_checks": config.sanity_checks and number == 0, "seed": stage_seed(config.seed, number + 1)},
             stages=len(names),
             left=len(names) - number,
-            **more,
         )
         for number in range(len(names))
     ]
@@ -303,7 +292,7 @@ def _configs(
 class _Stages:
     """Runs the stages in turn, each on the images that no earlier one found adversarial.
 
-    Process 0 concludes each stage, and tells the others which images the next one attacks; it alone gets the runs.
+    Process 0 concludes each stage, and publishes which images the next one attacks; it alone gets the runs.
     """
 
     subject: Prepared

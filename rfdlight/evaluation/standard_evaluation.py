@@ -12,9 +12,6 @@ from rfdlight.records.standard import FILE
 from rfdlight.reporting.standard_table import standard_table
 from rfdlight.victims.resolve import LoadedVictim
 
-FREE = ("batch_size", "budget", "compile", "keep_images", "seed")
-"""Fields of `EvaluationConfig` that a standard evaluation has."""
-
 
 class StandardEvaluation(AttackEvaluation):
     """Run the stages of a standard evaluation in turn, each in all processes of the trainer, below its directory.
@@ -43,12 +40,12 @@ class StandardEvaluation(AttackEvaluation):
             self._loaded,
             self.data,
             self.attack,
+            self.config,
+            self.processes,
             device=self.device,
             folder=folder,
             resume=self.resume,
-            processes=self.processes,
             on_ready=self.on_ready,
-            **{name: getattr(self.config, name) for name in FREE},
         )
         if self.standard_run is not None:
             self.console.print(standard_table(self.standard_run.settings, self.standard_run.summary))

@@ -5,9 +5,8 @@ import shutil
 from functools import partial
 
 import pytest
-import torch
 import yaml
-from harness import centred_network, images
+from harness import centred_network, labelled
 
 import rfdlight as rfd
 from rfdlight.core.registry import component
@@ -50,9 +49,7 @@ def model():
 
 @pytest.fixture
 def pair(model):
-    x = images(6)
-    with torch.no_grad():
-        return x, model(x).argmax(1)
+    return labelled(model, count=6, seed=0)
 
 
 def test_true_compiles_and_every_file_says_so(model, pair, compiler, tmp_path):

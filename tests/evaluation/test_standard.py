@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 import torch
-from harness import centred_network, images
+from harness import centred_network, images, labelled
 from scipy.stats import binom
 from torch import nn
 
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
+from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.evaluate import prepared
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.standard import STAGES, StandardAttack, run_standard, standard
@@ -35,9 +36,7 @@ def model():
 
 @pytest.fixture
 def pair(model):
-    x = images(8)
-    with torch.no_grad():
-        y = model(x).argmax(1)
+    x, y = labelled(model, count=8, seed=0)
     y[0] = (y[0] + 1) % 5
     return x, y
 
@@ -189,9 +188,9 @@ def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used
             model,
             pair,
             StandardAttack(eps=0.02, access="decision"),
-            budget=12,
+            EvaluationConfig(budget=12),
+            Processes(),
             folder=config.parent,
-            processes=Processes(),
             on_ready=killed,
         )
     assert run_directory.plan(str(config.parent), "") == config.parent

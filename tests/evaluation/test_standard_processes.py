@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-from harness import centred_network, images
+from harness import centred_network, images, labelled
 from torch import nn
 
 import rfdlight as rfd
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation import processes as module
+from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.standard import StandardAttack, run_standard, standard
@@ -64,10 +65,10 @@ def team(monkeypatch, tmp_path):
 
         def one(process, victim):
             attack = StandardAttack(eps, access="decision")
-            place = {"folder": tmp_path, "resume": resume, "progress": False}
+            config, place = EvaluationConfig(**QUICK), {"folder": tmp_path, "resume": resume, "progress": False}
             try:
                 with RowCounter(victim) as counter:
-                    found = run_standard(victim, pair, attack, **QUICK, **place, processes=process)
+                    found = run_standard(victim, pair, attack, config, process, **place)
             except BaseException as error:
                 process.report_failure(error)
                 met.abort()
@@ -95,9 +96,7 @@ def networks():
 
 @pytest.fixture
 def pair(networks):
-    x = images(8)
-    with torch.no_grad():
-        y = networks[0](x).argmax(1)
+    x, y = labelled(networks[0], count=8, seed=0)
     y[0] = (y[0] + 1) % 5
     return x, y
 
