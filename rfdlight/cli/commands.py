@@ -9,6 +9,7 @@ COMMANDS = {
     "analyze": "rfdlight.cli.analyze.analyze",
     "calibrate": "rfdlight.cli.calibrate.calibrate",
     "doctor": "rfdlight.cli.doctor.doctor",
+    "export": "rfdlight.cli.export.export_network",
     "layers": "rfdlight.cli.layers.layers",
     "recommend": "rfdlight.cli.recommend.recommend",
     "report": "rfdlight.cli.report.report_runs",
