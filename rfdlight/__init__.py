@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from rfdlight.records.records import Record
     from rfdlight.records.summary import Estimate
     from rfdlight.training.classifier import Classifier
-    from rfdlight.victims import Victim
+    from rfdlight.victims import HTTPVictim, ONNXVictim, Victim, wrap
     from rfdlight.victims.resolve import load_victim
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AAA", "Attack", "AttackEvaluation", "AveragedAnswers", "Classifier", "Comparison", "Defense", "DefenseError",
-    "Estimate", "FeatureNoise", "ImageData", "Images", "InputNoise", "LogitNoise", "Record", "Run", "StandardRun",
-    "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses", "evaluate", "export",
-    "list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims", "load_run", "load_standard",
-    "load_victim", "report", "standard", "testing", "training", "undefended", "victims",
+    "Estimate", "FeatureNoise", "HTTPVictim", "ImageData", "Images", "InputNoise", "LogitNoise", "ONNXVictim", "Record",
+    "Run", "StandardRun", "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses",
+    "evaluate", "export", "list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims", "load_run",
+    "load_standard", "load_victim", "report", "standard", "testing", "training", "undefended", "victims", "wrap",
 ]  # fmt: skip
 
 _ROOMS = ("attacks", "data", "defenses", "testing", "training", "victims")
@@ -54,7 +54,7 @@ _HOMES = {
     "attacks": ("Attack",),
     "data": ("ImageData", "Images"),
     "defenses": ("AAA", "AveragedAnswers", "Defense", "FeatureNoise", "InputNoise", "LogitNoise", "undefended"),
-    "victims": ("Victim",),
+    "victims": ("HTTPVictim", "ONNXVictim", "Victim", "wrap"),
 }
 """The module of each public name."""
 

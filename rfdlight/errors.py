@@ -24,6 +24,10 @@ class DefenseError(UserError):
     """A defense cannot act on the model as configured; the error holds for every image, so it ends a run."""
 
 
+class Unreachable(UserError):  # noqa: N818  as a victim is described
+    """The server of a victim gives no answer; no image is the cause."""
+
+
 class ResumeError(UserError):
     """A run cannot be resumed: its directory is incomplete or damaged, or belongs to another experiment."""
 

@@ -11,7 +11,10 @@ from rfdlight.cli.parser import MODE, Parser
 from rfdlight.cli.words import split
 
 _SHIPPED = f"A shipped victim ({', '.join(shipped_names('checkpoints', '.json'))})"
-_VICTIM = {"dest": "victim", "help": f"{_SHIPPED}, a card's path, timm:NAME, or an import path of a network."}
+_VICTIM = {
+    "dest": "victim",
+    "help": f"{_SHIPPED}, a card's path, an import path of a network, or a scheme such as timm:NAME or onnx:FILE.",
+}
 _EXPERIMENTS = [name.rpartition("/")[2] for name in shipped_names("configs", ".yaml") if "experiment/" in name]
 
 POSITIONALS: dict[str, dict[str, Any]] = {

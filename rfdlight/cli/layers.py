@@ -17,10 +17,12 @@ from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect, one_line
 from rfdlight.victims.answers import device_of
+from rfdlight.victims.arrays import ArrayVictim
 from rfdlight.victims.card import build_network, read_card
-from rfdlight.victims.import_path import TIMM, import_victim, is_import_path
+from rfdlight.victims.import_path import import_victim, is_import_path
 from rfdlight.victims.networks import create_network
-from rfdlight.victims.resolve import card_path
+from rfdlight.victims.resolve import card_path, load
+from rfdlight.victims.schemes import TIMM, place_of, scheme_of
 
 _SIZE = 224
 """Height and width of an image for a network of unknown image size."""
@@ -32,7 +34,7 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     Weights are not needed and not downloaded, except those that the function of an import path loads itself.
 
     Args:
-        model: A shipped victim, the path of a victim card, `timm:NAME`, or an import path.
+        model: As `--model.victim` of `rfdlight test`.
         depth: Levels of nested modules to list; default insertion points are always listed.
         image_size: Height and width of the image; by default those of the card, of timm's settings, or 224 for an
             import path.
@@ -42,8 +44,10 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
     """
     for name, value in (("depth", depth), ("image_size", image_size)):
         expect(value is None or value >= 1, name, "at least 1", value)
-    if is_import_path(model):
-        whole = import_victim(model)
+    if scheme_of(model) not in (None, TIMM) or is_import_path(model):
+        whole = import_victim(model) if is_import_path(model) else load(model).module
+        if any(isinstance(module, ArrayVictim) for module in whole.modules()):
+            raise UserError(f"'{model}' is outside torch, and shows no layers")
         # The layers of a defense are looked up in the network of a Victim, without its normalisation.
         network = getattr(whole, "network", whole)
         first = next((module for module in whole.modules() if isinstance(module, nn.Conv2d)), None)
@@ -68,10 +72,10 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
 def _build(model: str, image_size: int | None) -> tuple[nn.Module, tuple[int, ...]]:
     """Return a network without memory for its weights, and the shape of its images."""
     with torch.device("meta"):
-        if not model.startswith(TIMM):
+        if scheme_of(model) is None:
             card = read_card(card_path(model))
             return build_network(card, card_path(model)), card.image_shape
-        network = _from_timm(model.removeprefix(TIMM), image_size)
+        network = _from_timm(place_of(model), image_size)
         shape = (getattr(network, "default_cfg", None) or {}).get("input_size")
         known = shape is not None or image_size is not None
         expect(known, "--image_size", "a number", "none", f"timm does not specify the image size of {model}")

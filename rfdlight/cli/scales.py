@@ -14,7 +14,7 @@ from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect
 from rfdlight.victims import scales as stored
 from rfdlight.victims.card import load_victim
-from rfdlight.victims.import_path import TIMM, is_import_path
+from rfdlight.victims.import_path import has_card
 from rfdlight.victims.resolve import card_path, check_data, other_data_warning
 
 
@@ -40,9 +40,11 @@ def scales(
     Raises:
         UserError: If the victim cannot be loaded, has no such layers, or does not fit the data.
     """
-    has_card = not victim.startswith(TIMM) and not is_import_path(victim)
+
     hint = "in Python, rfdlight.victims.Victim takes feature_scales"
-    expect(has_card, "victim", "a shipped name or a victim card, beside which the scales are stored", victim, hint)
+    expect(
+        has_card(victim), "victim", "a shipped name or a victim card, beside which the scales are stored", victim, hint
+    )
     path = card_path(victim)
     loaded, card = load_victim(path, scales=False)
     check_data(victim, card, data)

@@ -69,6 +69,11 @@ class FeatureNoise(Noise):
     def insertion_points(self, model: nn.Module) -> list[InsertionPoint]:
         """Return the layers that the patterns match, in the network's order."""
         network = getattr(model, "network", model)
+        if next(network.children(), None) is None:
+            raise UserError(
+                f"feature noise needs layers inside the victim, and a {type(network).__name__} has none; "
+                "input_noise, logit_noise and aaa need none"
+            )
         found = _default(network) if self.layers is None else _matching(network, self.layers)
         return [replace(point, side=self.at or point.side) for point in found]
 

@@ -34,8 +34,9 @@ class ErrorIsolation:
 
     When a pass raises, all of its images are suspects; when its answer has NaN or infinity, the images of these rows. A
     single suspect fails. Several suspects are evaluated again in halves, and so is the rest of the pass, all in passes
-    of the same shape. An image is charged only for its last answer; its other answered rows, and all answered rows of
-    an image that failed, are padding. On out-of-memory the batch is split and retried.
+    of the same shape. Where no image is the cause, as when a server gives no answer, all images of the pass fail at
+    once: a search among them would multiply the time. An image is charged only for its last answer; its other answered
+    rows, and all answered rows of an image that failed, are padding. On out-of-memory the batch is split and retried.
 
     When every image of a pass fails, the victim itself may be broken. It is evaluated again at the first point that it
     ever answered for the same purpose, and the run ends if it fails there too. If it has answered none so far, the run
@@ -71,9 +72,10 @@ class ErrorIsolation:
             except VictimError as error:
                 message = str(error)
                 suspects = (image[rows] if error.rows is None else image[rows][error.rows]).unique()
-                if len(suspects) == 1:
-                    failed[int(suspects)] = error.reason
-                pending += _retried(rows, image[rows], suspects)
+                if len(suspects) == 1 or error.together:
+                    failed |= dict.fromkeys(suspects.tolist(), error.reason)
+                if not error.together:
+                    pending += _retried(rows, image[rows], suspects)
         answered = _joined(answers, image, failed)
         lost = sum(len(rows) for rows, _ in answers) - len(answered.rows)
         self._failures[purpose] += len(failed)

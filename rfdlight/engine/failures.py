@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rfdlight.errors import UserError, one_line
+from rfdlight.errors import Unreachable, UserError, one_line
 
 
 class VictimError(UserError):
     """The victim raised, or answered NaN or infinity.
 
     The message is shown if the run ends, the reason for a single image. `rows`, (rows,) bool, are those of the pass
-    that failed, if they are known.
+    that failed, if they are known. `together` says that no image is the cause, so that all rows of the pass failed.
     """
 
-    def __init__(self, message: str, reason: str, rows: Tensor | None = None) -> None:
+    def __init__(self, message: str, reason: str, rows: Tensor | None = None, together: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.rows = rows
+        self.together = together
 
 
 class OutOfMemory(UserError):  # noqa: N818  an event that the run survives, as in torch's own name
@@ -43,10 +44,11 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def raised(error: Exception) -> VictimError:
     """Return the error for a pass in which the victim raised."""
+    if isinstance(error, UserError):  # its message is written for the user
+        return VictimError(str(error), one_line(error), together=isinstance(error, Unreachable))
     first_line = next(iter(str(error).strip().splitlines()), "")
     reason = one_line(f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__)
-    # The message of a defense's own UserError is written for the user.
-    return VictimError(str(error) if isinstance(error, UserError) else f"the victim raised {reason}", reason)
+    return VictimError(f"the victim raised {reason}", reason)
 
 
 def check_finite(values: Tensor, what: str, advice: str) -> None:

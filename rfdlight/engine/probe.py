@@ -54,9 +54,9 @@ def probe(oracle: Oracle, points: Tensor) -> Behaviour:
             return _probe(oracle, trials[0][: oracle.batch_size])
         except OutOfMemory:
             continue
-        except VictimError:
+        except VictimError as error:
             trials = trials[1:]
-            if not trials:
+            if not trials or error.together:
                 raise
 
 

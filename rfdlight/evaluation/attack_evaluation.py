@@ -48,8 +48,9 @@ class AttackEvaluation(LightningModule):
     True, continues the run in the directory. After the test, `run` holds the result in process 0.
 
     Args:
-        victim: A shipped name, the path of a victim card, `timm:NAME`, or an import path; by default the victim of the
-            data set.
+        victim: A shipped name, the path of a victim card, an import path, or a scheme: timm:NAME, hf:NAME_OR_FOLDER,
+            onnx:FILE, torchscript:FILE, torch-export:FILE, http://HOST/PATH, https://HOST/PATH; by default the victim
+            of the data set.
         checkpoint: A file of weights for a victim without a card.
         attack: The attack.
         defended: False disables all defenses.

@@ -48,8 +48,9 @@ def find_starting_points(
             found = logits_of(oracle, unit_range(pixels.to(device))).argmax(1).cpu()
         except UnreadableImageError as error:
             error.leave_out()
-        except VictimError:
-            continue
+        except VictimError as error:
+            if error.together:
+                raise
         else:
             right |= {position for position, same in zip(read, found == images.labels[read], strict=True) if same}
     kept: list[int] = []

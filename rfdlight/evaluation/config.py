@@ -23,6 +23,7 @@ from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, expect
 from rfdlight.records.records import interim_queries
+from rfdlight.victims.arrays import ArrayVictim, Wrapped
 from rfdlight.victims.card import VictimCard
 
 Compile = bool | Literal["auto"]
@@ -146,6 +147,14 @@ class Subject:
     checked_rows: int = 0  # of the forward passes that checked the victim when it was loaded
     compiled: CompiledVictim | None = None  # which several evaluations may share; None runs eagerly
 
+    def __post_init__(self) -> None:
+        outside = [module for module in self.victim.modules() if isinstance(module, ArrayVictim)]
+        if outside and self.attack.access == "gradient":
+            raise UserError(
+                f"the attack {self.attack_name} needs gradients, which a victim outside torch does not have: "
+                f"{outside[0].identity}; choose an attack by scores or labels"
+            )
+
     @property
     def network(self) -> nn.Module:
         """The module on which the defenses are attached."""
@@ -162,7 +171,8 @@ class Subject:
         """The objects whose source code decides the numbers of the evaluation, besides the victim."""
         schedules = [getattr(defense, "schedule", None) for defense in self.defenses]
         surrogate = () if self.surrogate is None else self.surrogate.modules()
-        parts = (self.attack, *surrogate, self.data, *self.defenses, *schedules, self.maker)
+        functions = [module.predict for module in self.victim.modules() if isinstance(module, Wrapped)]
+        parts = (self.attack, *surrogate, self.data, *self.defenses, *schedules, self.maker, *functions)
         return [part for part in parts if part is not None]
 
     @property

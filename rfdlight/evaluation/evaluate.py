@@ -38,7 +38,7 @@ from rfdlight.evaluation.run import Run, load_run
 from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.victims.answers import Answering, answer_in_logits, count_classes, device_of
-from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.digest import weights_text
 from rfdlight.victims.resolve import LoadedVictim, load, resolve_victim
 
 Data = ImageData | tuple[Tensor, Tensor] | Iterable[Any]
@@ -293,7 +293,7 @@ def _loaded(model: nn.Module | str | LoadedVictim, data: Data) -> LoadedVictim:
         return load(model)
     if not isinstance(model, nn.Module):
         raise UserError(f"model: expected a torch.nn.Module or a name, got {type(model).__name__}")
-    return LoadedVictim(model, f"{type(model).__name__}, weights {weights_digest(model)[:12]}")
+    return LoadedVictim(model, f"{type(model).__name__}, {weights_text(model)}")
 
 
 def _data(data: Data, victim: nn.Module, device: torch.device) -> tuple[ImageData, tuple[str, ...], torch.device]:

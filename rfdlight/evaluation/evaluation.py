@@ -32,12 +32,12 @@ from rfdlight.records.facts import InProgress, Randomness, Rows
 from rfdlight.records.journal import End
 from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
-from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.digest import identity_of, weights_digest
 from rfdlight.victims.resolve import other_data_warning
 
 _PROBABILITIES = (
     "the victim answers with probabilities: their margins lose precision, and their mean is not that of the logits; "
-    "remove the softmax at its end"
+    "remove the softmax at its end, or give outputs='probabilities' to rfdlight.wrap, HTTPVictim or ONNXVictim"
 )
 
 
@@ -121,9 +121,12 @@ class Evaluation(RunObserver):
     def _wants_compiled(self) -> bool:
         """Return whether the settings, an earlier attempt, or the queries to come want the victim compiled."""
         config, compiled = self.config, self.subject.compiled
-        if compiled is None or self.subject.attack.access == "gradient" or config.precision != "float32":
+        gradients, elsewhere = self.subject.attack.access == "gradient", identity_of(self.subject.victim) is not None
+        if compiled is None or gradients or elsewhere or config.precision != "float32":
             if config.compile is True:
-                self._interface.message("the victim runs eagerly, not compiled: that needs float32 and no gradients")
+                self._interface.message(
+                    "the victim runs eagerly, not compiled: that needs a network of torch, float32 and no gradients"
+                )
             return False
         if self.writer.begun:
             return config.compile is not False and self.writer.begun.get("compiled") is True

@@ -12,7 +12,7 @@ from rfdlight.core.user_code import guarded
 from rfdlight.data.base import ImageData
 from rfdlight.errors import UserError
 from rfdlight.victims.answers import AsLogits, device_of
-from rfdlight.victims.digest import weights_digest
+from rfdlight.victims.digest import weights_text
 from rfdlight.victims.resolve import load
 
 _ROWS = 2
@@ -34,7 +34,7 @@ def settle_surrogate(attack: Attack, data: ImageData) -> Attack:
             raise UserError(f"attack.surrogate: {error}") from error
         network, text = loaded.module.eval(), loaded.description
     elif text == attack.surrogate_name:
-        text = f"{text}, weights {weights_digest(network)[:12]}"
+        text = f"{text}, {weights_text(network)}"
     _answer_in_logits(network, attack.surrogate_name, data)
     return attack.with_surrogate(network, text)
 

@@ -96,6 +96,8 @@ def answer_in_logits(
     if isinstance(output, Exception) and batch_size is not None:
         rows = batch_size
         output = _output(victim, rows, shape)
+    if isinstance(output, UserError):
+        raise output
     if isinstance(output, Exception):
         reason = f"{type(output).__name__}: {one_line(output)}"
         kinds = {str(parameter.dtype) for parameter in victim.parameters()} - {"torch.float32"}

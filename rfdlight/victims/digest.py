@@ -10,6 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+
+class Identified(nn.Module):
+    """Base class of modules whose answers something else than their tensors decides: a file, a function, a server."""
+
+    def __init__(self, identity: str) -> None:
+        super().__init__()
+        self.identity = identity
+
+
+def identity_of(network: nn.Module) -> str | None:
+    """Return one line on what decides a network's answers besides its tensors, None if nothing does."""
+    return "; ".join(module.identity for module in network.modules() if isinstance(module, Identified)) or None
+
+
+def weights_text(network: nn.Module) -> str:
+    """Return one line on the weights of a network: its identity, or the first digits of their digest."""
+    return identity_of(network) or f"weights {weights_digest(network)[:12]}"
+
+
 _INTERNAL = frozenset(vars(nn.Module()))
 """Attributes of every module: its parameters, buffers and hooks among them."""
 
@@ -18,9 +37,10 @@ def weights_digest(network: nn.Module, attributes: bool = True) -> str:
     """Return the sha256 of all weights of a network: names, types, shapes and bytes.
 
     Included are parameters, buffers, other values of the state, such as packed weights of quantized layers, and with
-    `attributes` tensors in plain attributes of modules, into which a forward pass may write.
+    `attributes` tensors in plain attributes of modules, into which a forward pass may write. So is the identity of a
+    module whose weights are elsewhere.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((identity_of(network) or "").encode())
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         _add(digest.update, name, tensor)
     # The second names of tied weights add nothing.

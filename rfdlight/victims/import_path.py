@@ -18,9 +18,7 @@ from rfdlight._io import expanded
 from rfdlight.core import user_code
 from rfdlight.errors import UserError, one_line, unknown_name
 from rfdlight.victims.answers import as_module
-
-TIMM = "timm:"
-"""Prefix of the name of a timm network."""
+from rfdlight.victims.schemes import scheme_of
 
 _FILE = re.compile(r"(?P<file>.+\.py):(?P<name>[^\W\d]\w*)")
 """A file of Python, and a name in it."""
@@ -31,9 +29,14 @@ _OF_PYTHON = sys.stdlib_module_names | {"pip", "pkg_resources", "setuptools"}
 
 def is_import_path(spec: str) -> bool:
     """Return whether a victim is given by an import path."""
-    if spec.startswith(TIMM):
+    if scheme_of(spec) is not None:
         return False
     return bool(_FILE.fullmatch(spec)) or user_code.is_import_path(spec.replace(":", ".", 1))
+
+
+def has_card(spec: str) -> bool:
+    """Return whether a victim is given by a shipped name or the path of a card."""
+    return scheme_of(spec) is None and not is_import_path(spec)
 
 
 def maker_module(spec: str | None) -> ModuleType | None:

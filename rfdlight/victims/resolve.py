@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import timm
@@ -14,14 +14,19 @@ from rfdlight._io import expanded
 from rfdlight.core.registry import names, resolve
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.data.base import ImageData
-from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, unknown_name
 from rfdlight.victims.answers import answer_in_logits
 from rfdlight.victims.card import VictimCard, read_card
 from rfdlight.victims.card import load_victim as load_stored
-from rfdlight.victims.digest import weights_digest
-from rfdlight.victims.import_path import TIMM, import_victim, is_import_path
+from rfdlight.victims.digest import identity_of, weights_digest
+from rfdlight.victims.http import load_url
+from rfdlight.victims.hugging_face import load_hugging_face
+from rfdlight.victims.import_path import has_card, import_victim, is_import_path
+from rfdlight.victims.loaded import LoadedVictim
 from rfdlight.victims.networks import create_network, pretrained_settings
+from rfdlight.victims.onnx_file import load_onnx
+from rfdlight.victims.programs import load_torch_export, load_torchscript
+from rfdlight.victims.schemes import FORMS, TIMM, place_of, scheme_of
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weights import load_checkpoint
 
@@ -29,29 +34,29 @@ SHIPPED_DATA = ("cifar10", "digits", "imagenet")
 """Names of data sets whose images are always the same: a victim of one of them is not attacked on another."""
 
 
-@dataclass(frozen=True)
-class LoadedVictim:
-    """A victim in eval mode, from pixels in [0, 1] to an output that holds logits, and one line on its weights."""
-
-    module: nn.Module
-    description: str
-    card: VictimCard | None = None
-    preparation: Preparation | None = None
-    """How images are resized for it; None if any size will do."""
-    checked_rows: int = 0
-    """Rows of the forward pass that checked it."""
+_LOADERS: dict[str, Callable[[str], LoadedVictim]] = {
+    "hf": load_hugging_face,
+    "onnx": load_onnx,
+    "torchscript": load_torchscript,
+    "torch-export": load_torch_export,
+    "http": load_url,
+    "https": load_url,
+}
+"""Loader of each scheme whose victims have weights of their own."""
 
 
 def load_victim(name: str, checkpoint: str | None = None) -> nn.Module:
     """Load a classifier of pixels in [0, 1] in eval mode.
 
     Args:
-        name: A shipped name (see `rfdlight.list_victims`), the path of a victim card (.json), `timm:NAME`, or an import
-            path such as `my_module.my_net` or `my_file.py:my_net`.
+        name: A shipped name (see `rfdlight.list_victims`), the path of a victim card (.json), an import path such as
+            `my_module.my_net` or `my_file.py:my_net`, or one of the schemes `timm:NAME`, `hf:NAME_OR_FOLDER` (Hugging
+            Face), `onnx:FILE`, `torchscript:FILE`, `torch-export:FILE`, `http://HOST/PATH` and `https://HOST/PATH`.
         checkpoint: File of weights, for `timm:NAME` and import paths.
 
     Raises:
-        UserError: If there is no such victim, or its weights cannot be loaded.
+        UserError: If there is no such victim, its weights cannot be loaded, or a package is missing; the message names
+            the extra that installs it.
 
     Example:
         >>> load_victim("resnet8-digits").training
@@ -75,18 +80,21 @@ def load(
     """
     if spec in names("victim"):
         spec = resolve("victim", spec)
-    if spec.startswith(TIMM):
+    scheme = scheme_of(spec)
+    if scheme == TIMM:
         return _from_timm(spec, checkpoint, classes, mean, std, native_size)
     if is_import_path(spec):
         victim = import_victim(spec)
         if checkpoint is not None:
             return LoadedVictim(victim, _load_weights(victim, checkpoint, spec, spec))
-        made = weights_digest(victim)[:12]
-        return LoadedVictim(victim, f"{spec} with the weights that it makes, digest {made}, clean accuracy unknown")
+        made = identity_of(victim) or f"the weights that it makes, digest {weights_digest(victim)[:12]}"
+        return LoadedVictim(victim, f"{spec} with {made}, clean accuracy unknown")
     if checkpoint is not None:
         raise UserError(
             f"--model.checkpoint is for timm:NAME or an import path; the victim '{spec}' has weights of its own"
         )
+    if scheme is not None:
+        return _LOADERS[scheme](spec)
     victim, card = load_stored(card_path(spec))
     description = (
         f"{spec}: {card.network} trained on {card.data}, weights sha256 {card.sha256[:12]}, "
@@ -125,7 +133,7 @@ def resolve_victim(
 
 def card_of(spec: str | None) -> VictimCard | None:
     """Return the card of a victim, None if it has none or it cannot be read."""
-    if not spec or spec.startswith(TIMM) or is_import_path(spec):
+    if not spec or not has_card(spec):
         return None
     try:
         return read_card(card_path(spec))
@@ -156,10 +164,7 @@ def card_path(spec: str) -> Path:
     if spec.endswith(".json"):
         return expanded(spec)
     if {"/", "."} & set(spec):
-        raise UserError(
-            f"a victim is a shipped name, a card (.json), timm:NAME or an import path such as my_file.py:my_function, "
-            f"got '{spec}'; files of weights go to --model.checkpoint"
-        )
+        raise UserError(f"a victim is {FORMS}, got '{spec}'; files of weights go to --model.checkpoint")
     return _io.find_shipped("checkpoints", spec, ".json")
 
 
@@ -171,7 +176,7 @@ def _from_timm(
     std: Sequence[float] | None,
     native_size: bool,
 ) -> LoadedVictim:
-    name = spec.removeprefix(TIMM)
+    name = place_of(spec)
     if not timm.is_model(name):
         raise unknown_name("network", name, timm.list_models())
     settings = pretrained_settings(name)
