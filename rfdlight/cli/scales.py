@@ -40,7 +40,6 @@ def scales(
     Raises:
         UserError: If the victim cannot be loaded, has no such layers, or does not fit the data.
     """
-
     hint = "in Python, rfdlight.victims.Victim takes feature_scales"
     expect(
         has_card(victim), "victim", "a shipped name or a victim card, beside which the scales are stored", victim, hint

@@ -27,7 +27,7 @@ from rfdlight.engine.compilation import CompiledVictim
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, expect
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.conclusion import conclude
 from rfdlight.evaluation.config import Compile, EvaluationConfig, Subject, settle_eps
@@ -303,6 +303,8 @@ def _data(data: Data, victim: nn.Module, device: torch.device) -> tuple[ImageDat
     home = data[0].device if isinstance(data, tuple) and isinstance(data[0], Tensor) else torch.device("cpu")
     source = images_from(data)
     classes = count_classes(victim, unit_range(source.read([0])).to(device))
+    highest = int(source.labels.max())
+    expect(highest < classes, "data", f"labels of the model's {classes} classes, from 0", f"the label {highest}")
     return GivenImages(source, classes), tuple(source.ids), home
 
 

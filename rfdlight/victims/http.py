@@ -157,12 +157,14 @@ class HTTPVictim(ArrayVictim):
         return min(max(pause, float(wish)), _LONGEST_PAUSE) if wish is not None and wish.isdecimal() else pause
 
     def _reason(self, error: Exception) -> str:
-        from urllib3.exceptions import NewConnectionError, TimeoutError
+        from urllib3.exceptions import NewConnectionError, ProtocolError, TimeoutError
 
         if isinstance(error, NewConnectionError):
             return "no connection"
         if isinstance(error, TimeoutError):
             return f"no answer within {self.timeout:g} s"
+        if isinstance(error, ProtocolError):
+            return "the connection broke"
         return f"{type(error).__name__}: {one_line(error)[:200]}"
 
 
