@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import random
 import time
 import uuid
@@ -31,7 +32,7 @@ _MOST_BYTES = 64_000_000
 
 
 class HTTPVictim(ArrayVictim):
-    """A classifier behind an address, which is asked for the logits of one batch in each request.
+    """A classifier behind an address: a server that returns the logits of one batch for each request.
 
     A request is a POST of the pixels, float32 (N, C, H, W) in [0, 1], as the bytes of a .npy file; the answer, of
     status 200, holds the logits, (N, classes), in the same form. Each request has a header `Idempotency-Key`. All tries
@@ -133,14 +134,12 @@ class HTTPVictim(ArrayVictim):
         if answered != key:
             raise UserError(legible(f"{self.url} answered another request: expected {KEY} {key}, got {answered}"))
         try:
-            expect(len(body) <= _MOST_BYTES, "answer", f"at most {_MOST_BYTES} bytes", "more")
-            found: np.ndarray = np.lib.format.read_array(io.BytesIO(body), allow_pickle=False)
+            return _array(body)
         except Exception as error:  # NumPy parses a header of any bytes
             kind = headers.get("Content-Type", "no type")
             raise UserError(
                 legible(f"{self.url}: expected logits as the bytes of a .npy file, got {len(body)} bytes of {kind}")
             ) from error
-        return found
 
     def _wait(self, rows: int) -> None:
         """Sleep until the limit of rows per second lets so many rows pass."""
@@ -172,6 +171,19 @@ def load_url(spec: str) -> LoadedVictim:
     """Load the victim at an address, `http:...` or `https:...`."""
     victim = HTTPVictim(spec).eval()
     return LoadedVictim(victim, f"{victim.identity}, clean accuracy unknown")
+
+
+def _array(body: bytes) -> np.ndarray:
+    """Return the array in the bytes of a .npy file; an exception refuses others, also those that end too early."""
+    stream = io.BytesIO(body)
+    first = np.lib.format.read_magic(stream) == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream)
+    size = math.prod(shape) * dtype.itemsize
+    expect(size <= len(body) <= _MOST_BYTES, "answer", f"all of its {size} bytes, at most {_MOST_BYTES}", len(body))
+    stream.seek(0)
+    found: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+    return found
 
 
 def _check_url(url: str) -> None:

@@ -28,6 +28,7 @@ def as_bytes(array: np.ndarray) -> bytes:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # connections stay open
+    disable_nagle_algorithm = True  # it would wait 40 ms between the header and the body of each answer
     server: Served
 
     def setup(self) -> None:

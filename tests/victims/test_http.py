@@ -149,6 +149,10 @@ def test_a_limit_of_rows_per_second_counts_every_try(server, pixels, clock):
 
 REFUSALS = {
     "no array": (lambda x: (200, b"<html>sorry</html>"), "expected logits as the bytes of a .npy file, got 18 bytes"),
+    "lying header": (
+        lambda x: (200, as_bytes(linear(x)).replace(b"(3, 3), }   ", b"(9999, 9), }")),
+        "expected logits as the bytes of a .npy file",
+    ),
     "pickle": (lambda x: (200, as_bytes(np.array([{}]))), "expected logits as the bytes of a .npy file"),
     "rows": (
         lambda x: (200, as_bytes(linear(x)[1:])),
@@ -164,7 +168,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("answer", "message"), REFUSALS.values(), ids=REFUSALS)
-def test_an_answer_that_cannot_be_used_is_one_line_and_not_asked_for_again(server, pixels, answer, message):
+def test_an_answer_that_cannot_be_used_is_one_line_after_one_request(server, pixels, answer, message):
     server.answer = answer
     with pytest.raises(UserError, match=message) as caught:
         patient(server)(torch.from_numpy(pixels))

@@ -85,8 +85,11 @@ def test_noise_follows_the_stream_of_random_numbers_and_is_fresh_in_every_row_an
         again = load(f"onnx:{tmp_path / 'net.onnx'}").module
         seeded(1)
         repeated = again(x)
+        seeded(2)
+        repeated_other = again(x)
     assert len(torch.cat([first, second, other]).unique(dim=0)) == 18
     assert torch.equal(repeated, first)
+    assert torch.equal(repeated_other, other)
 
 
 def test_a_dropped_stream_does_not_begin_again(tmp_path):
