@@ -1,0 +1,173 @@
+"""Choice of the batch size and of the memory format, from the speed of a few forward passes on the device at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from rfdlight.engine.config import MOST_ROWS
+from rfdlight.engine.failures import is_out_of_memory
+from rfdlight.engine.oracle import Oracle, OracleConfig
+from rfdlight.errors import UserError
+
+_TIMED = 3
+"""Timed forward passes of each size and format; the median counts."""
+
+_PASSES = 1 + _TIMED
+"""Forward passes of each size and format: the first one makes plans and is not timed."""
+
+_SHARE = 0.01
+"""Largest share of the queries to come that are answered for the timing."""
+
+_GAIN = 1.05
+"""How many times as fast another size or format has to be."""
+
+Rate = Callable[[int, bool], float]
+"""Returns rows per second of forward passes of some rows, in channels-last memory or not; 0 where these passes fail."""
+
+
+@dataclass(frozen=True)
+class PassChoice:
+    """The chosen rows and memory format of forward passes, and the rates that were measured."""
+
+    rows: int
+    channels_last: bool
+    rates: dict[tuple[int, bool], float]  # rows per second, by rows and whether in channels-last memory
+    seconds: float  # that the timing took
+
+    def __str__(self) -> str:
+        tried = ", ".join(
+            f"{rows}{'' if channels_last else ' contiguous'}: {f'{rate:,.0f} rows/s' if rate else 'fails'}"
+            for (rows, channels_last), rate in self.rates.items()
+        )
+        memory = "channels-last" if self.channels_last else "contiguous"
+        return f"batch size {self.rows} in {memory} memory chosen in {self.seconds:.1f} s ({tried})"
+
+
+def is_timed(queries: int) -> bool:
+    """Return whether so many queries to come are worth the timing of the default size, in two formats, and its double.
+
+    Example:
+        >>> is_timed(100 * 1000), is_timed(1000 * 1000)
+        (False, True)
+    """
+    return queries * _SHARE >= 4 * MOST_ROWS * _PASSES
+
+
+def choose(
+    rate: Rate,
+    rows: int,
+    *,
+    most: int,
+    images: float,
+    queries: int,
+    step: int = 1,
+    channels_last: bool | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> PassChoice | None:
+    """Choose rows and memory format by timing, None if the passes of the default rows fail.
+
+    The default rows are doubled while that is faster by 5 %, or else halved. Contiguous memory must be faster by 5 % at
+    the default rows. A pass of many rows is mostly padding once few images are left. If images fall evenly over the
+    queries of the budget, these passes add (rows / images)^2 to the useful rows, so rates are divided by one plus that.
+
+    Args:
+        rate: Measures.
+        rows: By default, a multiple of `step`.
+        most: Rows, at most.
+        images: To attack; with averaged queries, the evaluations of one query of each image.
+        queries: To come, at most; of these, 1 % are answered for the timing.
+        step: Rows of one query.
+        channels_last: The memory format, None to choose.
+        clock: Returns seconds.
+    """
+    begun, left, rates = clock(), queries * _SHARE, dict[tuple[int, bool], float]()
+
+    def useful(rows: int, channels_last: bool) -> float:
+        nonlocal left
+        left -= _PASSES * rows
+        if left < 0:
+            return 0.0
+        rates[rows, channels_last] = rate(rows, channels_last)
+        return rates[rows, channels_last] / (1 + (rows / images) ** 2)
+
+    chosen, chosen_format = rows, channels_last is not False
+    best = useful(chosen, chosen_format)
+    if not best:
+        return None
+    if channels_last is None and (other := useful(chosen, False)) > _GAIN * best:
+        chosen_format, best = False, other
+    while chosen < most and (value := useful(size := min(2 * chosen, most), chosen_format)) > _GAIN * best:
+        chosen, best = size, value
+    if chosen == rows:
+        while chosen > step and (value := useful(size := chosen // 2 // step * step, chosen_format)) > _GAIN * best:
+            chosen, best = size, value
+    return PassChoice(chosen, chosen_format, rates, clock() - begun)
+
+
+class PassTimer:
+    """Measures the speed of a victim's eager forward passes, with noise of its own and the memory of a full pool taken.
+
+    A victim that is compiled later is timed before: a compilation for each size would take minutes.
+
+    Args:
+        victim: In eval mode, with its defenses attached; the memory format of its weights changes.
+        image: (1, C, H, W) in [0, 1].
+        config: Noise and precision.
+        gradients: Whether the attack reads gradients.
+        image_bytes: Memory of an image in the pool.
+        clock: Returns seconds.
+    """
+
+    def __init__(
+        self,
+        victim: nn.Module,
+        image: Tensor,
+        config: OracleConfig,
+        *,
+        gradients: bool = False,
+        image_bytes: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._victim = victim
+        self._image = image
+        self._config = config
+        self._gradients = gradients
+        self._image_bytes = image_bytes
+        self._clock = clock
+        self.forwarded = 0
+        """Rows that the victim has answered."""
+
+    def __call__(self, rows: int, channels_last: bool) -> float:
+        """Return rows per second, the median of a few passes; 0 where the victim fails or memory runs out."""
+        oracle = Oracle(self._victim, rows, replace(self._config, channels_last=channels_last))
+        points = self._image.expand(rows, *self._image.shape[1:])
+        try:
+            pool = torch.empty(2 * rows * self._image_bytes, dtype=torch.uint8, device=points.device)
+            seconds = [self._seconds(oracle, points) for _ in range(_PASSES)][1:]
+            del pool
+        except Exception as error:
+            if isinstance(error, UserError) or is_out_of_memory(error):
+                return 0.0
+            raise
+        finally:
+            oracle.close()
+            self.forwarded += oracle.forwarded
+        return rows / max(median(seconds), 1e-9)
+
+    def _seconds(self, oracle: Oracle, points: Tensor) -> float:
+        device = points.device
+        begun = self._clock()
+        ticks = torch.zeros(len(points), dtype=torch.int64, device=device)
+        if self._gradients:
+            oracle.gradients(points, ticks, lambda logits: logits.sum(1))
+        else:
+            oracle.scores(points, ticks, "attack")
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return self._clock() - begun
