@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import torch
@@ -50,13 +50,41 @@ class PassChoice:
 
 
 def is_timed(queries: int) -> bool:
-    """Return whether so many queries to come are worth the timing of the default size, in two formats, and its double.
+    """Return whether so many queries to come are worth the timing of the default size, three times, and of its double.
 
     Example:
         >>> is_timed(100 * 1000), is_timed(1000 * 1000)
         (False, True)
     """
-    return queries * _SHARE >= 4 * MOST_ROWS * _PASSES
+    return queries * _SHARE >= 5 * MOST_ROWS * _PASSES
+
+
+@dataclass
+class _Trials:
+    """Times forward passes, each given by its rows and by whether it is in channels-last memory."""
+
+    rate: Rate
+    images: float
+    left: float  # rows that timing may still take
+    rates: dict[tuple[int, bool], float] = field(default_factory=dict)
+
+    def measure(self, passes: tuple[int, bool]) -> None:
+        """Time some passes, unless they are too many; of several times the fastest counts."""
+        if (cost := _PASSES * passes[0]) <= self.left:
+            self.left -= cost
+            self.rates[passes] = max(self.rate(*passes), self.rates.get(passes, 0.0))
+
+    def useful(self, passes: tuple[int, bool]) -> float:
+        """Return the rate of some passes without the padding at the end of the run."""
+        return self.rates.get(passes, 0.0) / (1 + (passes[0] / self.images) ** 2)
+
+    def gains(self, other: tuple[int, bool], chosen: tuple[int, bool]) -> bool:
+        """Return whether other passes are faster than those chosen so far, also when these are timed again."""
+        self.measure(other)
+        if self.useful(other) <= _GAIN * self.useful(chosen):
+            return False
+        self.measure(chosen)
+        return self.useful(other) > _GAIN * self.useful(chosen)
 
 
 def choose(
@@ -72,9 +100,10 @@ def choose(
 ) -> PassChoice | None:
     """Choose rows and memory format by timing, None if the passes of the default rows fail.
 
-    The default rows are doubled while that is faster by 5 %, or else halved. Contiguous memory must be faster by 5 % at
-    the default rows. A pass of many rows is mostly padding once few images are left. If images fall evenly over the
-    queries of the budget, these passes add (rows / images)^2 to the useful rows, so rates are divided by one plus that.
+    Contiguous memory must be faster by 5 % at the default rows. These are doubled while that is faster by 5 %, or else
+    halved. Before a change the old passes are timed again, since the load of a machine changes. A pass of many rows is
+    mostly padding once few images are left. If images fall evenly over the queries of the budget, these passes add
+    (rows / images)^2 to the useful rows, so rates are divided by one plus that.
 
     Args:
         rate: Measures.
@@ -86,28 +115,22 @@ def choose(
         channels_last: The memory format, None to choose.
         clock: Returns seconds.
     """
-    begun, left, rates = clock(), queries * _SHARE, dict[tuple[int, bool], float]()
-
-    def useful(rows: int, channels_last: bool) -> float:
-        nonlocal left
-        left -= _PASSES * rows
-        if left < 0:
-            return 0.0
-        rates[rows, channels_last] = rate(rows, channels_last)
-        return rates[rows, channels_last] / (1 + (rows / images) ** 2)
-
-    chosen, chosen_format = rows, channels_last is not False
-    best = useful(chosen, chosen_format)
-    if not best:
+    begun, trials = clock(), _Trials(rate, images, queries * _SHARE)
+    best, in_format = rows, channels_last is not False
+    trials.measure((rows, in_format))
+    if not trials.useful((rows, in_format)):
         return None
-    if channels_last is None and (other := useful(chosen, False)) > _GAIN * best:
-        chosen_format, best = False, other
-    while chosen < most and (value := useful(size := min(2 * chosen, most), chosen_format)) > _GAIN * best:
-        chosen, best = size, value
-    if chosen == rows:
-        while chosen > step and (value := useful(size := chosen // 2 // step * step, chosen_format)) > _GAIN * best:
-            chosen, best = size, value
-    return PassChoice(chosen, chosen_format, rates, clock() - begun)
+    if channels_last is None:
+        in_format = not trials.gains((rows, False), (rows, True))
+    while best < most and trials.gains((size := min(2 * best, most), in_format), (best, in_format)):
+        best = size
+    smaller = best == rows
+    while smaller and best > step:
+        size = best // 2 // step * step
+        if not trials.gains((size, in_format), (best, in_format)):
+            break
+        best = size
+    return PassChoice(best, in_format, trials.rates, clock() - begun)
 
 
 class PassTimer:
