@@ -21,8 +21,8 @@ _TIMED = 3
 _PASSES = 1 + _TIMED
 """Forward passes of each size and format: the first one makes plans and is not timed."""
 
-_SHARE = 0.01
-"""Largest share of the queries to come that are answered for the timing."""
+_SHARE = 0.005
+"""Largest share of the time of the queries of all budgets, of which a run may make a quarter."""
 
 _GAIN = 1.05
 """How many times as fast another size or format has to be."""
@@ -50,7 +50,7 @@ class PassChoice:
 
 
 def is_timed(queries: int) -> bool:
-    """Return whether so many queries to come are worth the timing of the default size, three times, and of its double.
+    """Return whether so many queries to come are worth a timing.
 
     Example:
         >>> is_timed(100 * 1000), is_timed(1000 * 1000)
@@ -65,26 +65,32 @@ class _Trials:
 
     rate: Rate
     images: float
-    left: float  # rows that timing may still take
-    rates: dict[tuple[int, bool], float] = field(default_factory=dict)
+    seconds: float  # that may still be spent
+    rates: dict[tuple[int, bool], list[float]] = field(default_factory=dict)
 
-    def measure(self, passes: tuple[int, bool]) -> None:
-        """Time some passes, unless they are too many; of several times the fastest counts."""
-        if (cost := _PASSES * passes[0]) <= self.left:
-            self.left -= cost
-            self.rates[passes] = max(self.rate(*passes), self.rates.get(passes, 0.0))
+    def measure(self, passes: tuple[int, bool], expected: float) -> None:
+        """Time some passes, unless that takes too long at the rate that they are expected to have."""
+        if _PASSES * passes[0] > self.seconds * expected:
+            return
+        found = self.rate(*passes)
+        self.rates.setdefault(passes, []).append(found)
+        if found:
+            self.seconds -= _PASSES * passes[0] / found
 
-    def useful(self, passes: tuple[int, bool]) -> float:
-        """Return the rate of some passes without the padding at the end of the run."""
-        return self.rates.get(passes, 0.0) / (1 + (passes[0] / self.images) ** 2)
+    def useful(self, passes: tuple[int, bool]) -> list[float]:
+        """Return the rates of some passes without the padding at the end of the run."""
+        return [rate / (1 + (passes[0] / self.images) ** 2) for rate in self.rates.get(passes, [])]
 
     def gains(self, other: tuple[int, bool], chosen: tuple[int, bool]) -> bool:
-        """Return whether other passes are faster than those chosen so far, also when these are timed again."""
-        self.measure(other)
-        if self.useful(other) <= _GAIN * self.useful(chosen):
-            return False
-        self.measure(chosen)
-        return self.useful(other) > _GAIN * self.useful(chosen)
+        """Return whether other passes are faster than those chosen so far, also in a second trial of both if time is left."""
+        expected = max(self.rates[chosen])
+        for trial in range(2):
+            self.measure(other, expected)
+            if trial and len(self.rates[chosen]) == 1:
+                self.measure(chosen, expected)
+            if min(self.useful(other), default=0.0) <= _GAIN * max(self.useful(chosen)):
+                return False
+        return True
 
 
 def choose(
@@ -101,36 +107,36 @@ def choose(
     """Choose rows and memory format by timing, None if the passes of the default rows fail.
 
     Contiguous memory must be faster by 5 % at the default rows. These are doubled while that is faster by 5 %, or else
-    halved. Before a change the old passes are timed again, since the load of a machine changes. A pass of many rows is
-    mostly padding once few images are left. If images fall evenly over the queries of the budget, these passes add
-    (rows / images)^2 to the useful rows, so rates are divided by one plus that.
+    halved once. Before a change old and new passes are timed again, since the load of a machine changes: the slower
+    trial of the new ones must be faster than the other one of the old. A pass of many rows is mostly padding once few
+    images are left. If images fall evenly over the queries of the budget, these passes add (rows / images)^2 to the
+    useful rows, so rates are divided by one plus that.
 
     Args:
         rate: Measures.
         rows: By default, a multiple of `step`.
         most: Rows, at most.
         images: To attack; with averaged queries, the evaluations of one query of each image.
-        queries: To come, at most; of these, 1 % are answered for the timing.
+        queries: To come, at most; the timing takes at most 0.5 % of their time at the rate of the default rows.
         step: Rows of one query.
         channels_last: The memory format, None to choose.
         clock: Returns seconds.
     """
-    begun, trials = clock(), _Trials(rate, images, queries * _SHARE)
-    best, in_format = rows, channels_last is not False
-    trials.measure((rows, in_format))
-    if not trials.useful((rows, in_format)):
+    begun, best, in_format = clock(), rows, channels_last is not False
+    found = rate(rows, in_format)
+    if not found:
         return None
+    seconds = (queries * _SHARE - _PASSES * rows) / found
+    trials = _Trials(rate, images, seconds, {(rows, in_format): [found]})
     if channels_last is None:
         in_format = not trials.gains((rows, False), (rows, True))
     while best < most and trials.gains((size := min(2 * best, most), in_format), (best, in_format)):
         best = size
-    smaller = best == rows
-    while smaller and best > step:
-        size = best // 2 // step * step
-        if not trials.gains((size, in_format), (best, in_format)):
-            break
-        best = size
-    return PassChoice(best, in_format, trials.rates, clock() - begun)
+    half = rows // 2 // step * step  # smaller passes would leave much to the fixed cost of one, which is not timed
+    if best == rows and half and trials.gains((half, in_format), (best, in_format)):
+        best = half
+    rates = {passes: median(found) for passes, found in trials.rates.items()}
+    return PassChoice(best, in_format, rates, clock() - begun)
 
 
 class PassTimer:

@@ -101,7 +101,7 @@ def test_a_sweep_that_is_resumed_keeps_the_batch_size_that_its_cell_has_chosen(c
     monkeypatch.setattr(PassTimer, "__call__", lambda timer, rows, channels_last: 2.0 if rows == fastest else 1.0)
     Path("grid.yaml").write_text(
         "common: {data: {class_path: digits, init_args: {num_images: 30}}, attack: square,\n"
-        "  model: {budget: 5000, compile: false, sanity_checks: false, victim: nearest_mean.NearestMean}}\n"
+        "  model: {budget: 10000, compile: false, sanity_checks: false, victim: nearest_mean.NearestMean}}\n"
         "axes: {eps: {large: {attack: {init_args: {eps: 0.4}}}}}\n"
     )
     with monkeypatch.context() as patch:
