@@ -82,7 +82,7 @@ class _Trials:
         return [rate / (1 + (passes[0] / self.images) ** 2) for rate in self.rates.get(passes, [])]
 
     def gains(self, other: tuple[int, bool], chosen: tuple[int, bool]) -> bool:
-        """Return whether other passes are faster than those chosen so far, also in a second trial of both if time is left."""
+        """Return whether other passes are faster than those chosen so far, also in a second trial if time is left."""
         expected = max(self.rates[chosen])
         for trial in range(2):
             self.measure(other, expected)
