@@ -233,11 +233,13 @@ def _reason(hint: Any, value: Any, error: BaseException) -> str:
     """Return why a value does not fit a type hint: the expected type and the given value."""
     accepted = list(parts(hint))
     choices = [str(choice) for part in accepted if get_origin(part) is Literal for choice in get_args(part)]
-    if choices:
+    expected = next((name for part, name in _TYPES.items() if part in accepted), None)
+    if choices and expected is None:
         return _unknown_choice(value, choices)
+    if choices:
+        return f"expected {expected} or {', '.join(choices)}, got {value!r}"
     kind = kind_of(hint)
     if kind is not None and not isinstance(value, dict | list) and not user_code.is_import_path(str(value)):
         known = ", ".join(registry.names(kind))
         return f"expected --{registry.FLAGS[kind]} NAME for its options, got '{value}'; known: {known}"
-    expected = next((name for part, name in _TYPES.items() if part in accepted), None)
     return one_line(error) if expected is None or kind is not None else f"expected {expected}, got {value!r}"
