@@ -30,7 +30,6 @@ def rendered() -> dict[str, str]:
     options = {
         name: dict.fromkeys(flags_of(parser._actions)) | expected_values(parser._actions)
         for name, parser in parsers.items()
-        if name != "report"
     }
     return texts | {"options.json": json.dumps(options, indent=1) + "\n"}
 

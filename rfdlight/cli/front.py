@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rfdlight
-from rfdlight.cli.commands import KNOWN
+from rfdlight.cli.commands import KNOWN, WITHOUT_TORCH
 from rfdlight.core import user_code
 from rfdlight.errors import UserError, expect, legible, one_line, unknown_name
 
@@ -68,7 +68,7 @@ def _run(args: list[str]) -> int:
     if text is not None:
         sys.stdout.write(text)
         return 0
-    if args[0] == "report":
+    if args[0] in WITHOUT_TORCH:
         from rfdlight.cli.command_parser import run_command
 
         return run_command(args[0], args[1:])

@@ -23,9 +23,15 @@ for line in json.loads(sys.argv[1]):
     loaded = [name for name in ("torch", "lightning") if name in sys.modules]
     print(json.dumps([line, status, bool(out.getvalue()), err.getvalue(), loaded]))
 """
-HELP = [["--help"], ["-h"], ["--version"], *([name, flag] for name in KNOWN for flag in ("--help", "-h"))]
+HELP = [
+    ["--help"],
+    ["-h"],
+    ["--version"],
+    ["completion"],
+    *([name, flag] for name in KNOWN for flag in ("--help", "-h")),
+]
 WRONG = {
-    "": "expected a command: fit, test, analyze, calibrate, doctor, layers, recommend, report, scales, sweep",
+    "": f"expected a command: {', '.join(KNOWN)}",
     "tets": "unknown command 'tets'; did you mean test?",
     "test x\0": r"command line: expected arguments in UTF-8 without NUL characters, got 'x\x00'",
     "--foo": "foo: unknown option; --help lists the options",
