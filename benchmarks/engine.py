@@ -199,13 +199,13 @@ class Bench:
 
     def measure(self, what: str, figure: Callable[[], float]) -> None:
         """Add a figure and its ratios."""
-        before, value, after = self._beside(), figure(), self._beside()
+        before, value, after = self.beside(), figure(), self.beside()
         means = [(first + last) / 2 for first, last in zip(before, after, strict=True)]
         ratios = [text for mean in means for text in (f"{mean:,.0f}", f"{value / mean:.3f}")]
         self.table.add_row(what, f"{value:,.0f}", *ratios)
         print(what, f"{value:,.0f}", *ratios, file=sys.stderr)
 
-    def _beside(self) -> list[float]:
+    def beside(self) -> list[float]:
         return [rate(step, self.seconds / 2) for step in self.bare.values()]
 
     def defended(self, defense: Defense, compiled: bool) -> float:
