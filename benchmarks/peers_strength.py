@@ -8,7 +8,7 @@ percent, that are robust after 100, 300 and 1000 queries, with Wilson's 95 % int
 The peers attack one image at a time and end with their last query. One run of a peer serves all budgets, but for rows
 that name the budget: they set it as the length of a schedule. Ours get each budget in a run of its own.
 
-    pip install torchattacks==3.5.1 foolbox==3.3.4 adversarial-robustness-toolbox==1.20.1
+    pip install --editable '.[bench]'
     RFDLIGHT_DATA=FOLDER python benchmarks/peers_strength.py --images 200 --only "square|simba"
 """
 
