@@ -224,8 +224,9 @@ class Bench:
         x, y = images_of(self.victim, rows, self.side, self.device)
         compile_for(oracle, x, self.compiled)
         engine.submit(x, y, [str(i) for i in range(rows)])
-        deadline.at = time.perf_counter() + 1
-        engine.run()
+        while asked(engine) < rows:  # the clean evaluations of the first seconds are no queries
+            deadline.at = time.perf_counter() + 1
+            engine.run()
         with during or nullcontext():
             before, start = asked(engine), now()
             deadline.at = time.perf_counter() + seconds
