@@ -12,7 +12,7 @@ from rfdlight.core.tensors import Columns, per_row
 
 # The grid of the posterior: cells of the bracket for the centre, widths of the sigmoid in shares of the segment, and
 # flip rates. A transition narrower than the second width counts as a step, which has half of the prior.
-_CELLS = 20
+_CELLS = 16  # a power of two, so that no centre lies on the edge of an earlier grid, where a step has no answer
 _WIDTHS = (0.0, *(0.32 * 0.5**k for k in range(9, -1, -1)))
 _FLIPS = (0.0, 0.03, 0.1, 0.2, 0.3)
 _TAIL = 0.005  # posterior mass that a smaller bracket may leave out on each side
