@@ -95,7 +95,7 @@ def first_cosines(attack, rows, width=0.02, flips=0.0):
 
 
 def check_normal(attack, rows=40):
-    """On a flat boundary with noise, the normal's cosine is that of HopSkipJump without noise; HopSkipJump's is lower."""
+    """On a plane with noise, the normal's cosine is HopSkipJump's without noise, which noise lowers."""
     options = {"eps": 0.05, "norm": "l2", "init_probes": attack.init_probes, "gap": 0.001, "targeted": True}
     plain, _ = first_cosines(HSJA(**options), rows, width=0)
     hurt, _ = first_cosines(HSJA(**options), rows, flips=0.1)
