@@ -2,31 +2,28 @@
 
 import math
 
-import numpy as np
+import torch
 
 from reference.hsja import BudgetSpentError, length, single
 
-WIDTHS = np.array([0.0] + [0.32 / 2**k for k in range(9, -1, -1)])
-FLIPS = np.array([0.0, 0.03, 0.1, 0.2, 0.3])
-PRIOR = np.array([0.5] + [0.05] * 10)[None, :, None] * np.full((16, 1, 5), 1 / 80)
+WIDTHS = torch.tensor([0.0] + [0.32 / 2**k for k in range(9, -1, -1)], dtype=torch.float64)
+FLIPS = torch.tensor([0.0, 0.03, 0.1, 0.2, 0.3], dtype=torch.float64)
+PRIOR = torch.tensor([0.5] + [0.05] * 10, dtype=torch.float64)[None, :, None].repeat(16, 1, 5) / 80
 
 
 def chances(share, centres):
     """Return P(adversarial) at a share of the segment for centres, widths and flip rates."""
     distance = share - centres[:, None]
-    with np.errstate(divide="ignore", over="ignore"):
-        steps = np.where(WIDTHS > 0, 1 / (1 + np.exp(-distance / WIDTHS)), distance > 0)
+    steps = torch.where(WIDTHS > 0, 1 / (1 + (-distance / WIDTHS).exp()), (distance > 0).double())
     return FLIPS + (1 - 2 * FLIPS) * steps[..., None]
 
 
 def entropy(p):
-    with np.errstate(divide="ignore", invalid="ignore"):
-        terms = [np.where(q > 0, -q * np.log(q), 0) for q in (p, 1 - p)]
-    return terms[0] + terms[1]
+    return sum(torch.where(q > 0, -q * q.log(), 0) for q in (p, 1 - p))
 
 
 def median(masses, values):
-    return values[np.searchsorted(np.cumsum(masses), 0.5)]
+    return next(float(values[k]) for k in range(len(values)) if masses[: k + 1].sum() >= 0.5 - 1e-9)
 
 
 class Bisection:
@@ -36,8 +33,8 @@ class Bisection:
         self.low, self.high, self.answers = 0.0, 1.0, [(1.0, True)]
 
     def posterior(self):
-        self.centres = self.low + (self.high - self.low) * (np.arange(16) + 0.5) / 16
-        masses = PRIOR.copy()
+        self.centres = self.low + (self.high - self.low) * (torch.arange(16, dtype=torch.float64) + 0.5) / 16
+        masses = PRIOR.clone()
         for share, adversarial in self.answers:
             p = chances(share, self.centres)
             masses = masses * (p if adversarial else 1 - p)
@@ -49,7 +46,7 @@ class Bisection:
         for j in range(1, 16):
             share = self.low + (self.high - self.low) * j / 16
             p = chances(share, self.centres)
-            found[share] = entropy(np.sum(masses * p)) - np.sum(masses * entropy(p))
+            found[share] = float(entropy((masses * p).sum()) - (masses * entropy(p)).sum())
         return found
 
     def learn(self, share, adversarial):
@@ -57,11 +54,11 @@ class Bisection:
         self.answers.append((share, adversarial))
         masses, span = self.posterior(), self.high - self.low
         cells = masses.sum((1, 2))
-        centre = np.sum(cells * self.centres)
-        deviation = math.sqrt(np.sum(cells * (self.centres - centre) ** 2) + (span / 16) ** 2 / 12)
-        below = np.cumsum(cells)
-        first = max(np.sum(below < 0.005) - 1, 0)
-        last = min(np.sum(below < 0.995) + 1, 15)
+        centre = float((cells * self.centres).sum())
+        deviation = math.sqrt(float((cells * (self.centres - centre) ** 2).sum()) + (span / 16) ** 2 / 12)
+        below = cells.cumsum(0)
+        first = max(int((below < 0.005).sum()) - 1, 0)
+        last = min(int((below < 0.995).sum()) + 1, 15)
         if last - first + 1 <= 8:
             self.low, self.high = self.low + span * first / 16, self.low + span * (last + 1) / 16
         return centre, deviation, median(masses.sum((0, 2)), WIDTHS), median(masses.sum((0, 1)), FLIPS)
