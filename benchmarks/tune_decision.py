@@ -10,7 +10,7 @@ from functools import partial
 
 from tuning import main
 
-from rfdlight.attacks import HSJA, OPT, BernoulliDecision, Boundary, RandomNoise, RayS, SignFlip, SignOPT
+from rfdlight.attacks import HSJA, OPT, BernoulliDecision, Boundary, PopSkipJump, RandomNoise, RayS, SignFlip, SignOPT
 from rfdlight.attacks.base import Attack
 
 
@@ -21,6 +21,7 @@ def variants() -> dict[str, Callable[..., Attack]]:
         "bernoulli_decision": BernoulliDecision,
         "hsja": HSJA,
         "hsja, gap 0.001": partial(HSJA, gap=1e-3),
+        "popskipjump": PopSkipJump,
     }
     for name, attack in {"rays": RayS, "signflip": SignFlip}.items():
         for lead in (1, 2, 3, 5, 8):
