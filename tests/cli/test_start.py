@@ -25,7 +25,7 @@ for line in json.loads(sys.argv[1]):
 """
 HELP = [["--help"], ["-h"], ["--version"], *([name, flag] for name in KNOWN for flag in ("--help", "-h"))]
 WRONG = {
-    "": "expected a command: fit, test, analyze, calibrate, doctor, layers, recommend, report, scales, sweep",
+    "": "expected a command: fit, test, analyze, calibrate, doctor, export, layers, recommend, report, scales, sweep",
     "tets": "unknown command 'tets'; did you mean test?",
     "test x\0": r"command line: expected arguments in UTF-8 without NUL characters, got 'x\x00'",
     "--foo": "foo: unknown option; --help lists the options",
