@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rfdlight.core.registry import list_attacks, list_criteria, list_data, list_defenses, list_victims
     from rfdlight.data import ImageData, Images
     from rfdlight.defenses import AAA, AveragedAnswers, Defense, FeatureNoise, InputNoise, LogitNoise, undefended
+    from rfdlight.deployment.export import export
     from rfdlight.engine.criteria import SuccessCriterion
     from rfdlight.errors import DefenseError, UserError
     from rfdlight.evaluation.attack_evaluation import AttackEvaluation
@@ -29,15 +30,16 @@ __version__ = "0.1.0"
 __all__ = [
     "AAA", "Attack", "AttackEvaluation", "AveragedAnswers", "Classifier", "Comparison", "Defense", "DefenseError",
     "Estimate", "FeatureNoise", "ImageData", "Images", "InputNoise", "LogitNoise", "Record", "Run", "StandardRun",
-    "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses", "evaluate", "list_attacks",
-    "list_criteria", "list_data", "list_defenses", "list_victims", "load_run", "load_standard", "load_victim", "report",
-    "standard", "testing", "training", "undefended", "victims",
+    "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses", "evaluate", "export",
+    "list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims", "load_run", "load_standard",
+    "load_victim", "report", "standard", "testing", "training", "undefended", "victims",
 ]  # fmt: skip
 
 _ROOMS = ("attacks", "data", "defenses", "testing", "training", "victims")
 
 _HOMES = {
     "core.registry": ("list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims"),
+    "deployment.export": ("export",),
     "engine.criteria": ("SuccessCriterion",),
     "errors": ("DefenseError", "UserError"),
     "evaluation.attack_evaluation": ("AttackEvaluation",),

@@ -20,7 +20,7 @@ FLOORS = [
     {"records", "victims"},
     {"engine", "reporting"},
     {"evaluation", "testing", "training"},
-    {"analysis"},
+    {"analysis", "deployment"},
     {"cli"},
 ]
 """A room imports rooms of the floors above it in this list, never of its own floor or below."""

@@ -17,6 +17,7 @@ _EXPERIMENTS = [name.rpartition("/")[2] for name in shipped_names("configs", ".y
 POSITIONALS: dict[str, dict[str, Any]] = {
     "analyze": _VICTIM,
     "calibrate": _VICTIM,
+    "export": _VICTIM,
     "layers": {**_VICTIM, "dest": "model"},
     "recommend": _VICTIM,
     "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},

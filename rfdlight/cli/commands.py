@@ -10,6 +10,7 @@ COMMANDS = {
     "calibrate": "rfdlight.cli.calibrate.calibrate",
     "completion": "rfdlight.cli.completion.completion",
     "doctor": "rfdlight.cli.doctor.doctor",
+    "export": "rfdlight.cli.export.export_network",
     "layers": "rfdlight.cli.layers.layers",
     "recommend": "rfdlight.cli.recommend.recommend",
     "report": "rfdlight.cli.report.report_runs",

@@ -16,6 +16,7 @@ from rfdlight.core import registry
 _NEEDED = {
     "analyze": "VICTIM",
     "calibrate": "VICTIM --defense NAME",
+    "export": "VICTIM",
     "layers": "VICTIM",
     "recommend": "VICTIM",
     "report": "RUN [RUN ...]",

@@ -108,6 +108,8 @@ class AAA(Defense):
         """Return the changed logits, computed in float32 or higher, of the dtype of `x`."""
         if x.ndim != 2 or x.shape[1] < 2:
             raise DefenseError(f"aaa needs logits (rows, classes) of at least two classes, got shape {tuple(x.shape)}")
+        if torch.compiler.is_exporting():  # a file holds no defense that the operator could call
+            return self._optimised(x)
         if torch.compiler.is_compiling():
             return _changed_logits(x, id(self))
         return self.changed(x) + (x - x.detach())  # adds 0, and the gradient of the identity
@@ -132,10 +134,9 @@ class AAA(Defense):
         label = logits.argmax(1, keepdim=True)
         confidence = (logits / self.temperature).softmax(1).amax(1, keepdim=True)
         changed = logits.clone()
-        adam = torch.optim.Adam([changed], lr=self.lr)
+        adam = _Adam(changed, self.lr)
         for _ in range(self.steps):
-            changed.grad = self._gradient(changed, label, confidence, target)
-            adam.step()
+            adam.step(self._gradient(changed, label, confidence, target))
         return changed
 
     def _gradient(self, logits: Tensor, label: Tensor, confidence: Tensor, target: Tensor) -> Tensor:
@@ -150,3 +151,22 @@ class AAA(Defense):
         gradient = (-pull * probability).scatter_add_(1, label, pull)
         push = (top.values[:, :1] - top.values[:, 1:] - target[:, None]).sign()
         return gradient.scatter_add_(1, top.indices, torch.cat([push, -push], 1))
+
+
+class _Adam:
+    """Adam of torch's defaults, bit for bit, as operations on tensors, which `torch.export` can trace."""
+
+    def __init__(self, values: Tensor, lr: float) -> None:
+        self.values = values
+        self.lr = lr
+        self.mean = torch.zeros_like(values)
+        self.square = torch.zeros_like(values)
+        self.steps = 0
+
+    def step(self, gradient: Tensor) -> None:
+        """Change the values in place."""
+        self.steps += 1
+        self.mean.lerp_(gradient, 1 - 0.9)
+        self.square.mul_(0.999).addcmul_(gradient, gradient, value=1 - 0.999)
+        scale = (self.square.sqrt() / (1 - 0.999**self.steps) ** 0.5).add_(1e-8)
+        self.values.addcdiv_(self.mean, scale, value=-self.lr / (1 - 0.9**self.steps))

@@ -83,17 +83,18 @@ class Noise(Defense):
 
     def _factors(self, schedule: Schedule, x: Tensor, point: int) -> Tensor:
         """Return the factor of sigma for each row of `x`, (rows,)."""
-        clock = query_counts.current()
+        clock, rows = query_counts.current(), x.shape[0]  # not its len, which torch.export would take for a constant
         if clock is None:
-            clock = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+            clock = torch.zeros(rows, dtype=torch.int64, device=x.device)
         # With as many tokens as images, an activation (tokens, images, features) looks like (images, tokens, features).
-        if len(x) != len(clock) or (x.ndim == 3 and x.shape[1] == len(clock)):
-            rows = f"got shape {tuple(x.shape)} for {len(clock)} images; choose another layer"
-            raise self._refused(point, f"must have one row per image for a schedule, {rows}")
+        images = clock.shape[0]
+        if rows != images or (x.ndim == 3 and x.shape[1] == images):
+            got = f"got shape {tuple(x.shape)} for {images} images; choose another layer"
+            raise self._refused(point, f"must have one row per image for a schedule, {got}")
         factors = schedule(clock)
-        if not isinstance(factors, Tensor) or factors.shape != (len(x),):
+        if not isinstance(factors, Tensor) or factors.shape != (rows,):
             got = f"shape {tuple(factors.shape)}" if isinstance(factors, Tensor) else f"a {type(factors).__name__}"
-            raise DefenseError(f"a schedule must return one factor per row, a tensor of shape ({len(x)},), got {got}")
+            raise DefenseError(f"a schedule must return one factor per row, a tensor of shape ({rows},), got {got}")
         return factors
 
     def describe(self, model: nn.Module) -> str:

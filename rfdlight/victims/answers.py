@@ -72,9 +72,10 @@ class AsLogits:
 
     def __call__(self, victim: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor:
         x = inputs[0]
-        logits = as_logits(part(output, self.key), len(x), self.classes)
+        rows = x.shape[0]  # not its len, which torch.export would take for a constant
+        logits = as_logits(part(output, self.key), rows, self.classes)
         if logits is None:
-            raise UserError(f"the victim {_expected(len(x), self.classes)}, got {form_of(output)}")
+            raise UserError(f"the victim {_expected(rows, self.classes)}, got {form_of(output)}")
         return logits.to(x.device)
 
 

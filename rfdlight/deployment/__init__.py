@@ -1,0 +1,1 @@
+"""Export of a defended network as one file, and the check of that file."""
