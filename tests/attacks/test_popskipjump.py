@@ -155,7 +155,7 @@ def test_without_noise_a_bisection_is_as_narrow_as_hopskipjumps_and_probes_are_a
         now = (after["phase"] == GRADIENT) & (after["probes"] == 0) & ~ended
         depth = ((after["point"] - x).double() * direction).flatten(1).sum(1)
         assert ((depth - 0.3).abs() <= 3 * gap)[now].all()
-        assert (attack.wanted(after) == 100)[now].all()
+        assert (attack.wanted(after) == attack.init_probes)[now].all()
         assert (attack.probe_size(after) == 0.1)[now].all()
         ended |= now
         if ended.all():
