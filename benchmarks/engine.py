@@ -1,12 +1,14 @@
 """Measures what the defenses and the engine cost, as ratios to the bare forward pass in the same run.
 
 Usage: python benchmarks/engine.py [--seconds 6] [--threads N] [--only square rays feature_noise] [--compile 64 128]
+       python benchmarks/engine.py --device cuda --victim resnet50 --batch 64 256 --compile 64 256 --only square
 
-The victim is one resnet20 object throughout, with random weights, in float32. The bare forward pass is
-taken at the best of several batch sizes and memory formats, and the attacks then run at that batch size and format,
-with the criterion "never", so that none ends. Bare forward passes are timed before and after each other figure, and
-each ratio is taken to their mean, so that a drifting machine does not favour either. With one thread, seconds are CPU
-time.
+The victim is one object throughout, with random weights, in float32: resnet20 at 32 pixels, or ResNet-50 at 224. The
+bare forward pass is taken at the best of several batch sizes and memory formats, and the attacks then run at that batch
+size and format, with the criterion "never", so that none ends. With --batch, each of these batch sizes has a table of
+its own. Bare forward passes are timed before and after each other figure, and each ratio is taken to their mean, so
+that a drifting machine does not favour either. With one thread, seconds are CPU time; on a GPU, the clock is read when
+it has finished.
 
 With --compile, the victim is compiled for these batch sizes too. The attacks and the defended forward passes are then
 compiled, at the best of them, and each figure has two ratios: to the best eager and to the best compiled forward pass.
@@ -18,25 +20,32 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from pkgutil import resolve_name
 
 import timm
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity, profile
 
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.surrogate import SurrogateAttack
 from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
 from rfdlight.engine import Engine, EngineConfig, Oracle, OracleConfig, RunObserver, criterion_named
-from rfdlight.engine.compilation import CompiledVictim, quiet_compiler
+from rfdlight.engine.compilation import CompiledVictim, inductor, quiet_compiler
 from rfdlight.victims.victim import Victim
 
-SHAPE = (3, 32, 32)
+SIDES = {"resnet20": 32, "resnet50": 224}
+"""Pixels of an image's side for each victim, by timm's name."""
+SIZES = (32, 64, 128, 256)
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 DEFENSES: dict[str, Defense] = {
     "feature_noise": FeatureNoise(sigma=0.1),
@@ -58,57 +67,69 @@ def attacks(only: list[str]) -> dict[str, Attack]:
     return found
 
 
-def smooth_images(count: int) -> torch.Tensor:
-    """Return smooth images, (count, C, H, W)."""
-    coarse = torch.rand(count, SHAPE[0], 4, 4, generator=torch.Generator().manual_seed(0))
-    return nn.functional.interpolate(coarse, size=SHAPE[1:], mode="bilinear", align_corners=False)
+def smooth_images(count: int, side: int) -> Tensor:
+    """Return smooth images, (count, 3, side, side)."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    return nn.functional.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
-def resnet20() -> Victim:
+def answers(victim: nn.Module, x: Tensor, device: torch.device) -> Tensor:
+    """Return the logits of images, in passes of 64."""
+    return torch.cat([victim(part.to(device)) for part in x.split(64)])
+
+
+@torch.no_grad()
+def random_victim(name: str, device: torch.device) -> Victim:
     """Return a victim with random weights, whose bias is such that its labels of smooth images vary."""
     torch.manual_seed(0)
-    victim = Victim(timm.create_model("resnet20", num_classes=10), [0.5] * 3, [0.25] * 3).eval()
-    victim.network.fc.bias -= victim(smooth_images(512)).mean(0)
+    victim = Victim(timm.create_model(name, num_classes=10), [0.5] * 3, [0.25] * 3).eval().to(device)
+    victim.network.fc.bias -= answers(victim, smooth_images(64, SIDES[name]), device).mean(0)
     return victim
 
 
-@torch.no_grad()
-def images_of(victim: Victim, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+def images_of(victim: Victim, count: int, side: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return smooth images and the victim's labels of them, none of which it gives to noise.
 
     So every phase of an attack that starts from noise is reached.
     """
-    x = smooth_images(8 * count)
-    y = victim(x).argmax(1)
-    of_noise = victim(torch.rand(64, *SHAPE, generator=torch.Generator().manual_seed(1))).argmax(1).mode().values
-    kept = (y != of_noise).nonzero()[:, 0]
+    x = smooth_images(min(8 * count, 512), side)
+    y = answers(victim, x, device).argmax(1).cpu()
+    noise = torch.rand(16, 3, side, side, generator=torch.Generator().manual_seed(1))
+    kept = (y != answers(victim, noise, device).argmax(1).mode().values.cpu()).nonzero()[:, 0]
     kept = kept.repeat(-(-count // len(kept)))[:count]
-    return x[kept], y[kept]
+    return x[kept].to(device), y[kept].to(device)
 
 
 def now() -> float:
     """Return a time in seconds: the CPU time of one thread, which other processes do not change, else the clock's."""
-    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    elif torch.get_num_threads() == 1:
+        return time.process_time()
+    return time.perf_counter()
 
 
 def rate(step: Callable[[], int], seconds: float) -> float:
     """Return the rows per second of a step that returns its rows, after a warm-up."""
+    steps = 8 if torch.cuda.is_initialized() else 1  # a GPU gets its next passes before it has finished one
     for _ in range(3):
         step()
     rows, start, spent = 0, time.perf_counter(), now()
     while time.perf_counter() - start < seconds:
-        rows += step()
-    return rows / (now() - spent)
+        rows += sum(step() for _ in range(steps))
+        end = now()
+    return rows / (end - spent)
 
 
 def forward(
-    victim: nn.Module | CompiledVictim, batch_size: int, memory_format: torch.memory_format
+    victim: nn.Module | CompiledVictim, batch_size: int, side: int, memory_format: torch.memory_format
 ) -> Callable[[], int]:
     """Return a step that is one forward pass."""
     module = victim.victim if isinstance(victim, CompiledVictim) else victim
     module.to(memory_format=memory_format)
-    x = torch.rand(batch_size, *SHAPE).contiguous(memory_format=memory_format)
+    device = next(module.parameters()).device
+    x = torch.rand(batch_size, 3, side, side, device=device).contiguous(memory_format=memory_format)
 
     @torch.no_grad()
     def step() -> int:
@@ -127,59 +148,50 @@ class Deadline(RunObserver):
         return time.perf_counter() > self.at
 
 
-def attack(
-    attacker: Attack,
-    victim: Victim,
-    batch_size: int,
-    channels_last: bool,
-    seconds: float,
-    compiled: CompiledVictim | None = None,
-) -> float:
-    """Return the queries per second of an attack that no criterion ends."""
-    deadline = Deadline()
-    oracle = Oracle(victim, batch_size, OracleConfig(channels_last=channels_last))
-    config = EngineConfig(classes=10, budget=10**9, pool_size=2 * batch_size, deterministic=True)
-    engine = Engine(oracle, attacker, criterion_named("never"), config, deadline)
-    rows = 2 * batch_size
-    x, y = images_of(victim, rows)
+def asked(engine: Engine) -> int:
+    """Return the queries of an engine so far."""
+    return engine.ledger.total["attack"] + engine.ledger.total["success_check"]
+
+
+def compile_for(oracle: Oracle, x: Tensor, compiled: CompiledVictim | None) -> None:
+    """Have an oracle use a compiled victim, if there is one, or end with the reason why it does not compile."""
     if compiled is not None and not oracle.compile(x, compiled):
         raise SystemExit(f"the victim does not compile: {compiled.failure}")
-    engine.submit(x, y, [str(i) for i in range(rows)])
-
-    def asked() -> int:
-        return engine.ledger.total["attack"] + engine.ledger.total["success_check"]
-
-    for wait in (1.0, seconds):
-        before, start = asked(), now()
-        deadline.at = time.perf_counter() + wait
-        engine.run()
-    spent = now() - start
-    oracle.close()
-    return (asked() - before) / spent
 
 
 class Bench:
     """Measures figures beside the best bare forward passes of a victim, eager and compiled."""
 
-    def __init__(self, victim: Victim, seconds: float, compiled_rows: list[int]) -> None:
-        self.victim, self.seconds = victim, seconds
+    def __init__(
+        self,
+        victim: Victim,
+        side: int,
+        seconds: float,
+        sizes: Iterable[int],
+        compiled_sizes: Iterable[int],
+        compiler: Callable[..., Callable[..., Tensor]] = inductor,
+    ) -> None:
+        self.victim, self.side, self.seconds, self.compiler = victim, side, seconds, compiler
+        self.device = next(victim.parameters()).device
         tried = {
-            (batch_size, name): rate(forward(victim, batch_size, memory_format), seconds / 3)
+            (size, name): rate(forward(victim, size, side, memory_format), seconds / 3)
             for name, memory_format in FORMATS.items()
-            for batch_size in (32, 64, 128, 256)
+            for size in sizes
         }
         self.batch_size, self.format = max(tried, key=tried.get)
-        self.bare = {"best eager": forward(victim, self.batch_size, FORMATS[self.format])}
-        self.compiled = CompiledVictim(victim) if compiled_rows else None
+        self.bare = {"best eager": forward(victim, self.batch_size, side, FORMATS[self.format])}
+        self.compiled = CompiledVictim(victim, compiler) if compiled_sizes else None
         if self.compiled is not None:
             with quiet_compiler():
-                steps = {size: forward(self.compiled, size, FORMATS[self.format]) for size in compiled_rows}
+                steps = {size: forward(self.compiled, size, side, FORMATS[self.format]) for size in compiled_sizes}
                 fast = {size: rate(step, seconds / 3) for size, step in steps.items()}
             self.batch_size = max(fast, key=fast.get)
             tried |= {(size, f"compiled, {self.format}"): value for size, value in fast.items()}
             self.bare["best compiled"] = steps[self.batch_size]
-        threads = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
-        self.table = Table(title=f"resnet20, float32, {threads}")
+        machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+        if self.device.type == "cuda":
+            machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+        self.table = Table(title=f"{side} pixels, float32, {machine}")
         for column in ("what", "rows/s", *(text for name in self.bare for text in (name, "ratio"))):
             self.table.add_column(column, justify="left" if column == "what" else "right")
         for (size, name), value in tried.items():
@@ -187,25 +199,63 @@ class Bench:
 
     def measure(self, what: str, figure: Callable[[], float]) -> None:
         """Add a figure and its ratios."""
-        before, value, after = self._beside(), figure(), self._beside()
+        before, value, after = self.beside(), figure(), self.beside()
         means = [(first + last) / 2 for first, last in zip(before, after, strict=True)]
         ratios = [text for mean in means for text in (f"{mean:,.0f}", f"{value / mean:.3f}")]
         self.table.add_row(what, f"{value:,.0f}", *ratios)
         print(what, f"{value:,.0f}", *ratios, file=sys.stderr)
 
-    def _beside(self) -> list[float]:
+    def beside(self) -> list[float]:
         return [rate(step, self.seconds / 2) for step in self.bare.values()]
 
     def defended(self, defense: Defense, compiled: bool) -> float:
         """Return the rows per second of the forward pass behind a defense."""
         with defense.on(self.victim), quiet_compiler():
-            runs = CompiledVictim(self.victim) if compiled else self.victim
-            return rate(forward(runs, self.batch_size, FORMATS[self.format]), self.seconds)
+            runs = CompiledVictim(self.victim, self.compiler) if compiled else self.victim
+            return rate(forward(runs, self.batch_size, self.side, FORMATS[self.format]), self.seconds)
 
-    def attacked(self, attacker: Attack) -> float:
-        """Return the queries per second of an attack."""
-        channels_last = self.format == "channels-last"
-        return attack(attacker, self.victim, self.batch_size, channels_last, self.seconds, self.compiled)
+    def attacked(self, attacker: Attack, seconds: float, during: AbstractContextManager | None = None) -> float:
+        """Return the queries per second of an attack that no criterion ends, measured inside a with block."""
+        deadline = Deadline()
+        oracle = Oracle(self.victim, self.batch_size, OracleConfig(channels_last=self.format == "channels-last"))
+        rows = 2 * self.batch_size
+        config = EngineConfig(classes=10, budget=10**9, pool_size=rows, deterministic=True)
+        engine = Engine(oracle, attacker, criterion_named("never"), config, deadline)
+        x, y = images_of(self.victim, rows, self.side, self.device)
+        compile_for(oracle, x, self.compiled)
+        engine.submit(x, y, [str(i) for i in range(rows)])
+        while asked(engine) < rows:  # the clean evaluations of the first seconds are no queries
+            deadline.at = time.perf_counter() + 1
+            engine.run()
+        with during or nullcontext():
+            before, start = asked(engine), now()
+            deadline.at = time.perf_counter() + seconds
+            engine.run()
+            spent = now() - start
+        oracle.close()
+        return (asked(engine) - before) / spent
+
+    def trace(self, attacker: Attack, path: Path) -> None:
+        """Write a trace of 0.2 seconds of an attack, and print its operators and how busy the device is."""
+        on_gpu = self.device.type == "cuda"
+        profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])])
+        self.attacked(attacker, 0.2, profiler)
+        profiler.export_chrome_trace(str(path))
+        kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+        share = busy(event for event in profiler.events() if event.device_type == kind)
+        print(f"{self.device.type}, batch {self.batch_size}: operators run in {share:.3f} of the time")
+        order = "self_cuda_time_total" if on_gpu else "self_cpu_time_total"
+        print(profiler.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=60))
+
+
+def busy(events: Iterable[FunctionEvent]) -> float:
+    """Return the share of the time from the first to the last event in which at least one of them runs."""
+    spans = sorted((e.time_range.start, e.time_range.end) for e in events if not e.is_user_annotation)
+    run, reached = 0.0, spans[0][0]
+    for start, end in spans:
+        run += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return run / (reached - spans[0][0])
 
 
 def main() -> None:
@@ -213,19 +263,39 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="per figure")
     parser.add_argument("--threads", type=int, default=None, help="default: torch's")
     parser.add_argument("--only", nargs="*", default=[], help="short names of attacks and defenses; default: all")
+    parser.add_argument("--victim", choices=SIDES, default="resnet20")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="default: cpu")
+    parser.add_argument("--batch", type=int, nargs="+", default=[], help="batch sizes; default: the best of several")
     parser.add_argument("--compile", type=int, nargs="*", default=[], help="batch sizes of the compiled victim")
+    parser.add_argument("--no-cuda-graphs", action="store_true", help="compile without CUDA graphs")
+    parser.add_argument(
+        "--trace", type=Path, default=None, help="write a trace of the first attack to FILE.json.gz, alone"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    bench = Bench(resnet20(), options.seconds, options.compile)
+    torch.backends.cudnn.allow_tf32 = False  # as in an attack's passes in float32
+    victim, side = random_victim(options.victim, options.device), SIDES[options.victim]
+    compiler = partial(inductor, cuda_graphs=not options.no_cuda_graphs)
+    for sizes in [[size] for size in options.batch] or [SIZES]:
+        compiled = [size for size in options.compile if size in sizes or not options.batch]
+        bench = Bench(victim, side, options.seconds, sizes, compiled, compiler)
+        if options.trace:
+            bench.trace(next(iter(attacks(options.only).values())), options.trace)
+        else:
+            fill(bench, options.only)
+            Console(width=120).print(bench.table)
+
+
+def fill(bench: Bench, only: list[str]) -> None:
+    """Measure the defenses and attacks of some names, by default all."""
     for name, defense in DEFENSES.items():
-        if not options.only or name in options.only:
+        if not only or name in only:
             bench.measure(f"forward behind {name}", partial(bench.defended, defense, compiled=False))
-            if options.compile:
+            if bench.compiled is not None:
                 bench.measure(f"forward behind {name}, compiled", partial(bench.defended, defense, compiled=True))
-    for name, attacker in attacks(options.only).items():
-        bench.measure(f"queries of {name}", partial(bench.attacked, attacker))
-    Console(width=120).print(bench.table)
+    for name, attacker in attacks(only).items():
+        bench.measure(f"queries of {name}", partial(bench.attacked, attacker, bench.seconds))
 
 
 if __name__ == "__main__":

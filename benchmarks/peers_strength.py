@@ -8,7 +8,7 @@ percent, that are robust after 100, 300 and 1000 queries, with Wilson's 95 % int
 The peers attack one image at a time and end with their last query. One run of a peer serves all budgets, but for rows
 that name the budget: they set it as the length of a schedule. Ours get each budget in a run of its own.
 
-    pip install torchattacks==3.5.1 foolbox==3.3.4 adversarial-robustness-toolbox==1.20.1
+    pip install --editable '.[bench]'
     RFDLIGHT_DATA=FOLDER python benchmarks/peers_strength.py --images 200 --only "square|simba"
 """
 
@@ -90,6 +90,13 @@ def torchattacks_square(rescaled: bool = False) -> Call:
     return call
 
 
+class Single(nn.Module):
+    """Converts points to float32: under NumPy 2, some attacks of ART 1.20.1 compute them in float64."""
+
+    def forward(self, points: Tensor) -> Tensor:
+        return points.float()
+
+
 def art(name: str, options: Callable[[ThreatModel, int], dict[str, Any]]) -> Call:
     """Return a call of an attack of ART with these options besides its defaults."""
 
@@ -99,7 +106,8 @@ def art(name: str, options: Callable[[ThreatModel, int], dict[str, Any]]) -> Cal
 
         if not hasattr(np, "mat"):  # of numpy 1, in ART 1.20.1's GeoDA
             np.mat = np.asmatrix  # type: ignore[attr-defined]
-        network = nn.Sequential(victim, nn.Softmax(1)) if name == "SimBA" else victim  # SimBA refuses logits
+        answer = nn.Softmax(1) if name == "SimBA" else nn.Identity()  # SimBA refuses logits
+        network = nn.Sequential(Single(), victim, answer)
         classifier = PyTorchClassifier(
             network, nn.CrossEntropyLoss(), tuple(x.shape[1:]), CLASSES, clip_values=(0.0, 1.0), device_type="cpu"
         )
@@ -224,6 +232,16 @@ def share(firsts: list[int], budget: int) -> str:
     return f"{100 * robust / len(firsts):.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
+@torch.no_grad()
+def classified_correctly(victim: nn.Module, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first test images of CIFAR-10 that a victim classifies correctly, and their labels."""
+    test = CIFAR10().images("test")
+    x, y = test.read(list(range(2 * count))), test.labels[: 2 * count]
+    x = x if x.is_floating_point() else x / 255
+    right = (victim(x).argmax(1) == y).nonzero()[:count, 0]
+    return x[right], y[right]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=200)
@@ -234,12 +252,7 @@ def main() -> None:
     options = parser.parse_args()
     threat = ThreatModel(options.norm, options.eps or {"linf": 8 / 255, "l2": 0.5}[options.norm])
     victim = load_victim("resnet20-cifar10").eval()
-    test = CIFAR10().images("test")
-    x, y = test.read(list(range(2 * options.images))), test.labels[: 2 * options.images]
-    x = x if x.is_floating_point() else x / 255
-    with torch.no_grad():
-        right = (victim(x).argmax(1) == y).nonzero()[: options.images, 0]
-    x, y = x[right], y[right]
+    x, y = classified_correctly(victim, options.images)
     print(f"| attack at its defaults | {' | '.join(f'{budget} queries' for budget in BUDGETS)} |\n|---|---|---|---|")
     for name, make in OURS.items():
         if not re.search(options.only, name):

@@ -21,7 +21,10 @@ SHORT = {
     "--version": ["-m", "rfdlight", "--version"],
     "--help": ["-m", "rfdlight", "--help"],
     "test --help": ["-m", "rfdlight", "test", "--help"],
+    "completion": ["-m", "rfdlight", "completion"],
     "tets": ["-m", "rfdlight", "tets"],
+    "test --attack squere": ["-m", "rfdlight", "test", "--attack", "squere"],
+    "test --model.budget x": ["-m", "rfdlight", "test", "--model.budget", "x"],
     "test --attack rays --budget 5": ["-m", "rfdlight", "test", "--attack", "rays", "--budget", "5"],
     "report RUN --budgets x": ["-m", "rfdlight", "report", "RUN", "--budgets", "x"],
 }

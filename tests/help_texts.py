@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rfdlight.cli.main import RFDLightCLI
-from rfdlight.cli.parser import flags_of
+from rfdlight.cli.parser import expected_values, flags_of
 
 FOLDER = Path(__file__).parents[1] / "rfdlight" / "cli" / "help_texts"
 
@@ -20,14 +20,17 @@ class Parsers(RFDLightCLI):
 
 
 def rendered() -> dict[str, str]:
-    """The files by name: the help of `rfdlight` and of its commands, 80 columns wide, and the options of these."""
+    """The files by name: the help of `rfdlight` and its commands, 80 columns wide, and the options of the commands."""
     os.environ["COLUMNS"] = "80"
     made = Parsers.__new__(Parsers)
     with suppress(SystemExit):
         made.__init__([])
     parsers = {"rfdlight": made.built, **made.built._subcommands_action.choices}
     texts = {f"{name}.txt": parser.format_help() for name, parser in parsers.items()}
-    options = {name: flags_of(parser._actions) for name, parser in parsers.items() if name != "report"}
+    options = {
+        name: dict.fromkeys(flags_of(parser._actions)) | expected_values(parser._actions)
+        for name, parser in parsers.items()
+    }
     return texts | {"options.json": json.dumps(options, indent=1) + "\n"}
 
 

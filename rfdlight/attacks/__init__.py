@@ -17,6 +17,7 @@ from rfdlight.attacks.nes import NES
 from rfdlight.attacks.opt import OPT
 from rfdlight.attacks.parsimonious import Parsimonious
 from rfdlight.attacks.pgd import PGD
+from rfdlight.attacks.popskipjump import PopSkipJump
 from rfdlight.attacks.prgf import PRGF
 from rfdlight.attacks.random_noise import RandomNoise
 from rfdlight.attacks.rays import RayS
@@ -47,6 +48,7 @@ __all__ = [
     "GeoDA",
     "NAttack",
     "Parsimonious",
+    "PopSkipJump",
     "RandomNoise",
     "RayS",
     "SignFlip",

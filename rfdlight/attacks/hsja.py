@@ -34,7 +34,7 @@ class HSJA(NearestPointAttack):
     ever; the nearest of all adversarial points is submitted, not the last one; `gap` is not an option of the authors.
 
     Args:
-        init_probes: Probes in the first iteration, >= 1.
+        init_probes: Probes in the first iteration, >= 1. The authors take 100, of larger budgets and images.
         max_probes: Largest number of probes in an iteration, >= 1.
         gap: Share of the way to x at which bisection stops, in (0, 1); it also sets the probe size. By default the
             authors' d^-1.5 in l2 and d^-2 in linf. Behind a random victim these are far below its noise, and take 18
@@ -48,7 +48,7 @@ class HSJA(NearestPointAttack):
 
     START, BLEND, PROJECT, PROBE, STEP = range(5)
 
-    def __init__(self, init_probes: int = 100, max_probes: int = 10_000, gap: float | None = None, **ball: Any) -> None:
+    def __init__(self, init_probes: int = 40, max_probes: int = 10_000, gap: float | None = None, **ball: Any) -> None:
         super().__init__(**ball)
         check_count(init_probes=init_probes, max_probes=max_probes)
         if gap is not None and not 0 < gap < 1:

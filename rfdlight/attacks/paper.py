@@ -358,6 +358,7 @@ BEHAVIOURS: dict[type[Attack], type[PaperBehaviour[Any]]] = {
     attacks.GeoDA: PaperGeoDA,
     attacks.HSJA: PaperHSJA,
     attacks.NES: PaperNES,
+    attacks.PopSkipJump: PaperBehaviour,  # that code was not read, unlike HopSkipJump's
     attacks.RandomNoise: ReportsAdversarial,
     attacks.RayS: PaperRayS,
     attacks.SignFlip: PaperSignFlip,

@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 COMMANDS = {
     "analyze": "rfdlight.cli.analyze.analyze",
     "calibrate": "rfdlight.cli.calibrate.calibrate",
+    "completion": "rfdlight.cli.completion.completion",
     "doctor": "rfdlight.cli.doctor.doctor",
     "export": "rfdlight.cli.export.export_network",
     "layers": "rfdlight.cli.layers.layers",
@@ -20,6 +21,9 @@ COMMANDS = {
 
 KNOWN = ("fit", "test", *COMMANDS)
 """All commands, in the order in which they are listed."""
+
+WITHOUT_TORCH = ("completion", "report")
+"""The commands that need neither torch nor Lightning."""
 
 DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "standard")}
 """The component that a command uses if none is named, by command."""

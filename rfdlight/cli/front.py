@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import rfdlight
-from rfdlight.cli.commands import KNOWN
+from rfdlight.cli.commands import KNOWN, WITHOUT_TORCH
 from rfdlight.core import user_code
 from rfdlight.errors import UserError, expect, legible, one_line, unknown_name
 
@@ -68,12 +68,12 @@ def _run(args: list[str]) -> int:
     if text is not None:
         sys.stdout.write(text)
         return 0
-    if args[0] == "report":
+    if args[0] in WITHOUT_TORCH:
         from rfdlight.cli.command_parser import run_command
 
         return run_command(args[0], args[1:])
     if not _has_components_of_others():
-        _refuse_unknown(args)
+        _refuse_wrong(args)
     return _command_with_torch()(args)
 
 
@@ -88,20 +88,34 @@ def _text(args: list[str]) -> str | None:
     return None
 
 
-def _refuse_unknown(args: list[str]) -> None:
-    """Raise the error of the parser for an option that no class and no version of Lightning can have."""
-    from rfdlight.cli.parser import UnknownOption
-    from rfdlight.cli.words import split
+def _refuse_wrong(args: list[str]) -> None:
+    """Raise the error of the parser for options, names and plain values that it cannot accept.
 
-    command, words = (args[0], args[1:]) if args[0] in KNOWN else ("rfdlight", args[:1])
-    flags = [word.flag for word in split(words)]
+    Left to the parser are options that depend on a class or on the version of Lightning, and values that it may read as
+    something else.
+    """
+    from rfdlight.cli.parser import UnknownOption, wrong_value
+    from rfdlight.cli.words import split
+    from rfdlight.core.registry import FLAGS, resolve
+
+    command, words = (args[0], split(args[1:])) if args[0] in KNOWN else ("rfdlight", split(args[:1]))
+    flags = [word.flag for word in words]
     if any(flag in ("--", "-h") or flag.endswith("help") or flag.startswith("--print_") for flag in flags):
         return  # the parser prints help after a wrong option too, and adds options of completion on demand
     known = json.loads((_TEXTS / "options.json").read_text("utf-8"))[command]
     open_groups = [f"{name}." for name in known if name != _CLOSED]
-    for name in (flag[2:].rstrip("+") for flag in flags if flag.startswith("--")):
+    options = [(word.flag[2:].rstrip("+"), word.value) for word in words if word.flag.startswith("--")]
+    for name, _ in options:
         if name != _CLOSED and not f"{name}.".startswith(tuple(open_groups)):
             raise UnknownOption(name, known)
+    kinds = {flag: kind for kind, flag in FLAGS.items()}
+    for name, value in options:
+        if name in kinds and value is not None and value.isidentifier() and value not in ("null", "standard"):
+            resolve(kinds[name], value)
+        elif name in known and known[name] and value and value not in ("null", "~"):
+            error = wrong_value(name, value, known[name])
+            if error is not None:
+                raise error
 
 
 def _has_components_of_others() -> bool:

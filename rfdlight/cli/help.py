@@ -101,7 +101,8 @@ class HelpFormatter(DefaultHelpFormatter):
         accepted = list(parts(typehint_from_action(action)))
         choices = [str(choice) for part in accepted if get_origin(part) is Literal for choice in get_args(part)]
         if choices:
-            return f"{{{','.join(choices)}}}"
+            others = ["true", "false"] if bool in accepted else ["N"] if int in accepted else []
+            return f"{{{','.join([*choices, *others])}}}"
         number = "X" if float in accepted else "N" if int in accepted else None
         return number or self._get_default_metavar_for_optional(action)
 

@@ -17,7 +17,7 @@ from rfdlight.core.activations import InsertionPoint
 from rfdlight.defenses.insertion_points import default_points
 from rfdlight.errors import UserError, expect, one_line
 from rfdlight.victims.answers import device_of
-from rfdlight.victims.arrays import ArrayVictim
+from rfdlight.victims.arrays import outside_torch
 from rfdlight.victims.card import build_network, read_card
 from rfdlight.victims.import_path import import_victim, is_import_path
 from rfdlight.victims.networks import create_network
@@ -46,7 +46,7 @@ def layers(model: str, depth: int = 2, image_size: int | None = None) -> None:
         expect(value is None or value >= 1, name, "at least 1", value)
     if scheme_of(model) not in (None, TIMM) or is_import_path(model):
         whole = import_victim(model) if is_import_path(model) else load(model).module
-        if any(isinstance(module, ArrayVictim) for module in whole.modules()):
+        if outside_torch(whole) is not None:
             raise UserError(f"'{model}' is outside torch, and shows no layers")
         # The layers of a defense are looked up in the network of a Victim, without its normalisation.
         network = getattr(whole, "network", whole)

@@ -8,7 +8,8 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from pkgutil import resolve_name
-from typing import Any, Literal, NoReturn, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
@@ -197,15 +198,48 @@ def flags_of(actions: Iterable[argparse.Action]) -> list[str]:
     return [*own, *sorted(of_components), *(f"model.optimizer.{name}" for name in optimizers)]
 
 
+def expected_values(actions: Iterable[argparse.Action]) -> dict[str, str | list[str]]:
+    """Return what options of one plain value expect: words such as "a number", or all values of a choice.
+
+    Those of Lightning's Trainer, which depend on its version, are left out.
+    """
+    found: dict[str, str | list[str]] = {}
+    for action in (action for action in actions if not is_of_trainer(action)):
+        hint = typehint_from_action(action)
+        accepted = set(get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else [hint])
+        accepted -= {NoneType}
+        only = accepted.pop() if len(accepted) == 1 else None
+        for flag in (flag[2:] for flag in action.option_strings if flag.startswith("--")):
+            if get_origin(only) is Literal:
+                found[flag] = [str(choice) for choice in get_args(only)]
+            elif only in (int, float):
+                found[flag] = _TYPES[only]
+    return found
+
+
+def wrong_value(setting: str, value: str, expected: str | list[str]) -> SettingError | None:
+    """Return the error for a text that is none of the expected values, None if the parser may accept it."""
+    if isinstance(expected, list):
+        return None if value in expected else SettingError(setting, _unknown_choice(value, expected))
+    may_be_number = any(character.isdigit() for character in value) or value.lower().lstrip("+-.") in ("inf", "nan")
+    return None if may_be_number else SettingError(setting, f"expected {expected}, got {value!r}")
+
+
+def _unknown_choice(value: Any, choices: list[str]) -> str:
+    return f"unknown value '{value}'; {nearest(str(value), choices)}"
+
+
 def _reason(hint: Any, value: Any, error: BaseException) -> str:
     """Return why a value does not fit a type hint: the expected type and the given value."""
     accepted = list(parts(hint))
     choices = [str(choice) for part in accepted if get_origin(part) is Literal for choice in get_args(part)]
+    expected = next((name for part, name in _TYPES.items() if part in accepted), None)
+    if choices and expected is None:
+        return _unknown_choice(value, choices)
     if choices:
-        return f"unknown value '{value}'; {nearest(str(value), choices)}"
+        return f"expected {expected} or {', '.join(choices)}, got {value!r}"
     kind = kind_of(hint)
     if kind is not None and not isinstance(value, dict | list) and not user_code.is_import_path(str(value)):
         known = ", ".join(registry.names(kind))
         return f"expected --{registry.FLAGS[kind]} NAME for its options, got '{value}'; known: {known}"
-    expected = next((name for part, name in _TYPES.items() if part in accepted), None)
     return one_line(error) if expected is None or kind is not None else f"expected {expected}, got {value!r}"

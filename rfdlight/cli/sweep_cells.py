@@ -114,7 +114,7 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
             key = json.dumps([cell.config.get("data"), model.victim_spec, model.checkpoint], default=str)
             if key not in loaded:
                 data.setup("test")
-                found = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.batch_size)
+                found = resolve_victim(model.victim_spec, model.checkpoint, data, model.config.given_rows)
                 loaded[key] = found.module, data.images("test"), data.num_images
             victim, images, count = loaded[key]
             settle_surrogate(settle_eps(model.attack, data), data)

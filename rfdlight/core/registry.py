@@ -28,6 +28,7 @@ NAMES: dict[str, dict[str, str]] = {
         "opt": "rfdlight.attacks.opt.OPT",
         "parsimonious": "rfdlight.attacks.parsimonious.Parsimonious",
         "pgd": "rfdlight.attacks.pgd.PGD",
+        "popskipjump": "rfdlight.attacks.popskipjump.PopSkipJump",
         "prgf": "rfdlight.attacks.prgf.PRGF",
         "random_noise": "rfdlight.attacks.random_noise.RandomNoise",
         "rays": "rfdlight.attacks.rays.RayS",

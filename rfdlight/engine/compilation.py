@@ -57,12 +57,15 @@ def agree(eager: Tensor, compiled: Tensor) -> bool:
     return bool(((eager - compiled).abs() <= 1e-4 * span).all())
 
 
-def inductor(answer: Answer) -> Answer:
-    """Compile a function as one graph with constant weights, which draws random numbers as the function does."""
+def inductor(answer: Answer, cuda_graphs: bool = True) -> Answer:
+    """Compile a function as one graph with constant weights, which draws random numbers as the function does.
+
+    On a GPU its passes are CUDA graphs, unless `cuda_graphs` is False.
+    """
     from torch._inductor import config  # slow to import
 
     options: dict[str, Any] = {"fallback_random": True}
-    if torch.cuda.is_available():
+    if cuda_graphs and torch.cuda.is_available():
         options["triton.cudagraphs"] = True  # as in the mode reduce-overhead
     compiled: Answer = torch.compile(answer, fullgraph=True, dynamic=False, options=options)
 

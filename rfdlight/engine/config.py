@@ -11,13 +11,13 @@ from rfdlight.errors import UserError
 from rfdlight.records.records import Record
 
 MOST_ROWS = 64
-"""Largest default number of rows of a forward pass; more rows hardly pay on a CPU."""
+"""Largest number of rows of a forward pass where none was chosen by timing; more rows hardly pay on a CPU."""
 
 LARGEST = 65_536
 """Largest number of rows that a user may choose."""
 
 
-def rows_per_pass(images: int, eot: int = 1, processes: int = 1) -> int:
+def rows_per_pass(images: int, eot: int = 1, processes: int = 1, most: int = MOST_ROWS) -> int:
     """Return the number of rows of a forward pass: whole queries of `eot` evaluations, few of them padded.
 
     Half as many queries as images, so that passes stay full until half of the images of the run are finished.
@@ -27,7 +27,7 @@ def rows_per_pass(images: int, eot: int = 1, processes: int = 1) -> int:
         (64, 15, 60, 8)
     """
     queries = -(-images // (2 * processes))
-    return eot * max(1, min(queries, MOST_ROWS // eot))
+    return eot * max(1, min(queries, most // eot))
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class AttackEvaluation(LightningModule):
 
     def load_victim(self, data: ImageData) -> LoadedVictim:
         """Load the victim and check it on images of the shape of the data."""
-        loaded = resolve_victim(self.victim_spec, self.checkpoint, data, self.config.batch_size)
+        loaded = resolve_victim(self.victim_spec, self.checkpoint, data, self.config.given_rows)
         self._checked_rows += loaded.checked_rows
         return loaded
 

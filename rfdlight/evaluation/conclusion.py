@@ -37,7 +37,7 @@ def conclude(evaluation: Evaluation, order: tuple[str, ...] = ()) -> Run:
 def _facts(evaluation: Evaluation, complete: bool, foreign: int, checks: SanityCheckResults) -> RunFacts:
     """Return the facts of the run as a whole, over all attempts and with the rows of its sanity checks."""
     subject, folder = evaluation.subject, evaluation.writer.folder
-    settings = subject.settings(evaluation.config, evaluation.rows, evaluation.compiled)
+    settings = subject.settings(evaluation.config, evaluation.passes)
     defense = "" if settings["defense"] == "none" else f", {settings['defense']}"
     card, data = subject.card, subject.data
     known = CardAccuracy(correct=card.clean_correct, total=card.clean_total) if card else None

@@ -17,19 +17,25 @@ from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
 from rfdlight.engine.compilation import CompiledVictim
-from rfdlight.engine.config import LARGEST, rows_per_pass
+from rfdlight.engine.config import LARGEST
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, expect
 from rfdlight.records.records import interim_queries
-from rfdlight.victims.arrays import ArrayVictim, Wrapped
+from rfdlight.victims.arrays import Wrapped, outside_torch
 from rfdlight.victims.card import VictimCard
 
 Compile = bool | Literal["auto"]
 """Whether the victim is compiled."""
 
-_OPTIONAL = ("batch_size", "pool_size", "keep_images")
+BatchSize = int | Literal["auto"]
+"""Rows per forward pass."""
+
+ChannelsLast = bool | Literal["auto"]
+"""Whether the victim runs in channels-last memory."""
+
+_OPTIONAL = ("pool_size", "keep_images")
 """Numbers that may be None."""
 
 
@@ -47,8 +53,8 @@ class EvaluationConfig:
             attacks, the most frequent label for decision-based ones; all are billed.
         final_evaluations: Most fresh evaluations of a final point, >= 40; behind a random defense they go on until the
             verdict is certain, which takes 20 to 60 for most images. A clean image gets at most 400.
-        batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out; by default at most 64, and at most
-            half of the images of each process, so that few rows are padding.
+        batch_size: Rows per forward pass, 1 to 65,536, halved when memory runs out. "auto" times a few sizes where many
+            queries are to come, within `memory`, and takes 64 elsewhere; at most half of the images of each process.
         pool_size: Images under attack at a time, >= 1; by default twice the batch size. With a given number, or if the
             pool holds all images, one process attacks them in lockstep: fewer rows are padding at the end, but more
             images are attacked anew after a kill.
@@ -56,7 +62,8 @@ class EvaluationConfig:
             forward passes need memory of their own.
         precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
             small changes of the scores from a score-based attack, which weakens it.
-        channels_last: Run the victim in channels-last memory format, usually faster.
+        channels_last: Run the victim in channels-last memory format, usually faster; "auto" does so unless the timing
+            of the batch size finds contiguous memory faster.
         compile: Compile the victim's float32 forward passes with torch.compile, which takes a minute; "auto" does so if
             the queries to come are worth it. Where it fails, the victim runs eagerly. Gradients are always eager.
         keep_images: Images whose clean and final pixels are stored, >= 0; null stores all.
@@ -72,11 +79,11 @@ class EvaluationConfig:
     query_counting: QueryCounting = "exact"
     eot: int = 1
     final_evaluations: int = 1500
-    batch_size: int | None = None
+    batch_size: BatchSize = "auto"
     pool_size: int | None = None
     memory: float = 4.0
     precision: Precision = "float32"
-    channels_last: bool = True
+    channels_last: ChannelsLast = "auto"
     compile: Compile = "auto"
     keep_images: int | None = 16
     sanity_checks: bool = True
@@ -87,16 +94,21 @@ class EvaluationConfig:
         for name in (*least, "seed"):
             value = getattr(self, name)
             whole = isinstance(value, Integral) and not isinstance(value, bool)
-            expect(whole or (value is None and name in _OPTIONAL), f"model.{name}", "a whole number", repr(value))
-        expect(self.compile in (True, False, "auto"), "model.compile", "auto, true or false", repr(self.compile))
+            left_open = (value is None and name in _OPTIONAL) or (value == "auto" and name == "batch_size")
+            expect(whole or left_open, f"model.{name}", "a whole number", repr(value))
+        for name in ("channels_last", "compile"):
+            value = getattr(self, name)
+            expect(value in (True, False, "auto"), f"model.{name}", "auto, true or false", repr(value))
         expect(isinstance(self.memory, Real), "model.memory", "a number of GB", repr(self.memory))
         for name, bound in least.items():
             value = getattr(self, name)
-            if value is not None and value < bound:
+            if value in (None, "auto"):
+                continue
+            if value < bound:
                 raise UserError(f"model.{name} must be at least {bound}, got {value}")
-            if value is not None and value >= 2**53:  # the files of a run hold smaller numbers
+            if value >= 2**53:  # the files of a run hold smaller numbers
                 raise UserError(f"model.{name} must be less than 2^53, got {value}")
-        rows = LARGEST if self.batch_size is None else self.batch_size
+        rows = LARGEST if self.batch_size == "auto" else self.batch_size
         if rows > LARGEST:
             raise UserError(f"model.batch_size must be at most {LARGEST:,} rows, got {rows}")
         if self.eot > rows:
@@ -123,13 +135,29 @@ class EvaluationConfig:
         """Return the most queries that a compiled victim may answer, for a number of images."""
         return images * self.budget
 
-    def rows_for(self, images: int, processes: int = 1) -> int:
-        """Return the rows of a forward pass for a number of images shared by a number of processes."""
-        return self.batch_size or rows_per_pass(images, self.eot, processes)
+    @property
+    def given_rows(self) -> int | None:
+        """Rows per forward pass that the settings give, None to choose them."""
+        return None if self.batch_size == "auto" else self.batch_size
 
     def pool_size_for(self, rows: int) -> int:
         """Return the number of images under attack at a time for a number of rows per forward pass."""
         return 2 * rows if self.pool_size is None else self.pool_size
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Rows and memory format of the forward passes of a run, and whether the victim is compiled."""
+
+    rows: int = 0
+    channels_last: bool = True
+    compiled: bool = False
+
+    @classmethod
+    def recorded(cls, config: EvaluationConfig, begun: dict[str, Any]) -> Passes:
+        """Return the passes of the settings, and where these leave them open, of a fingerprint, unchecked."""
+        kept = begun.get("channels_last", True) if config.channels_last == "auto" else config.channels_last
+        return cls(config.given_rows or begun.get("batch_size", 0), kept, begun.get("compiled", False))
 
 
 @dataclass(frozen=True)
@@ -146,13 +174,14 @@ class Subject:
     maker: ModuleType | None = None  # the user's module that made the victim
     checked_rows: int = 0  # of the forward passes that checked the victim when it was loaded
     compiled: CompiledVictim | None = None  # which several evaluations may share; None runs eagerly
+    passes: Passes | None = None  # that an earlier evaluation has chosen for itself and for those after it
 
     def __post_init__(self) -> None:
-        outside = [module for module in self.victim.modules() if isinstance(module, ArrayVictim)]
-        if outside and self.attack.access == "gradient":
+        outside = outside_torch(self.victim)
+        if outside is not None and self.attack.access == "gradient":
             raise UserError(
                 f"the attack {self.attack_name} needs gradients, which a victim outside torch does not have: "
-                f"{outside[0].identity}; choose an attack by scores or labels"
+                f"{outside.identity}; choose an attack by scores or labels"
             )
 
     @property
@@ -180,8 +209,8 @@ class Subject:
         """The short name of the attack, or its import path."""
         return short_name("attack", type(self.attack))
 
-    def settings(self, config: EvaluationConfig, rows: int, compiled: bool = False) -> dict[str, Any]:
-        """Return the settings that decide the numbers, with the rows per forward pass and whether it is compiled."""
+    def settings(self, config: EvaluationConfig, passes: Passes) -> dict[str, Any]:
+        """Return the settings that decide the numbers."""
         data, attack = self.data, self.attack
         return {
             "data": data.describe(),
@@ -200,8 +229,9 @@ class Subject:
             "eot": config.eot,
             "targeted": attack.targeted,
             "precision": config.precision,
-            "compiled": compiled,
-            "batch_size": rows,
+            "compiled": passes.compiled,
+            "channels_last": passes.channels_last,
+            "batch_size": passes.rows,
             "seed": config.seed,
         }
 

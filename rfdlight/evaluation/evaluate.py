@@ -30,7 +30,7 @@ from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError, expect
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.conclusion import conclude
-from rfdlight.evaluation.config import Compile, EvaluationConfig, Subject, settle_eps
+from rfdlight.evaluation.config import BatchSize, ChannelsLast, Compile, EvaluationConfig, Passes, Subject, settle_eps
 from rfdlight.evaluation.evaluation import Evaluation, fingerprint_of
 from rfdlight.evaluation.interface import SILENT, log_interface
 from rfdlight.evaluation.processes import Processes
@@ -59,11 +59,11 @@ def evaluate(
     query_counting: QueryCounting = "exact",
     eot: int = 1,
     final_evaluations: int = 1500,
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     pool_size: int | None = None,
     memory: float = 4.0,
     precision: Precision = "float32",
-    channels_last: bool = True,
+    channels_last: ChannelsLast = "auto",
     compile: Compile = "auto",
     sanity_checks: bool = True,
     seed: int = 0,
@@ -92,11 +92,11 @@ def evaluate(
         query_counting: "exact" or "paper".
         eot: Evaluations averaged in each query.
         final_evaluations: Most fresh evaluations of a final point; of a clean image, at most 400.
-        batch_size: Rows per forward pass; by default chosen from the number of images.
+        batch_size: Rows per forward pass; "auto" chooses from the number of images, and by timing in long runs.
         pool_size: Images under attack at a time.
         memory: Upper bound on the memory of the pool in GB.
         precision: Arithmetic of the attack's forward passes.
-        channels_last: Run the model in channels-last memory format.
+        channels_last: Run the model in channels-last memory format: True, False, or "auto", if it is not slower.
         compile: Compile the model: True, False, or "auto", which does so if the queries to come are worth a minute.
         sanity_checks: Run small attacks with a known outcome at the end.
         seed: Seed of the attack's and of the model's random numbers.
@@ -139,7 +139,7 @@ def evaluate(
         raise UserError("resume: expected a folder in `out`, got None; give the folder of the evaluation to continue")
     chosen = _attack(attack, eps, norm, targeted)
     criterion_named(criterion).check(chosen)
-    with prepared(model, data, defense, device, batch_size) as subject:
+    with prepared(model, data, defense, device, config.given_rows) as subject:
         run = subject.attack(chosen, config, out=out, resume=resume, progress=progress)
     assert run is not None, "one process leads itself"
     return run
@@ -158,6 +158,7 @@ class Prepared:
     home: torch.device  # of the given images
     checked_rows: int  # that checked the victim and count in no run yet
     compiled: CompiledVictim  # for all attacks
+    passes: Passes | None = None  # that the first attack has chosen for all
 
     def subject(self, attack: Attack, ids: Collection[str] | None = None) -> Subject:
         """Return what an attack evaluates; see `attack` for the arguments."""
@@ -172,6 +173,7 @@ class Prepared:
             card=self.loaded.card,
             checked_rows=self.checked_rows,
             compiled=self.compiled,
+            passes=self.passes,
         )
 
     def finished(
@@ -184,11 +186,16 @@ class Prepared:
         """
         if not (folder / "summary.json").is_file():
             return None
-        begun = fingerprint.read(folder)
-        rows, compiled = config.batch_size or begun.get("batch_size", 0), begun.get("compiled", False)
-        fingerprint.check_same(folder, fingerprint_of(self.subject(attack, ids), config, rows, compiled))
+        passes = Passes.recorded(config, fingerprint.read(folder))
+        fingerprint.check_same(folder, fingerprint_of(self.subject(attack, ids), config, passes))
+        self._keep(config, passes)
         run = load_run(folder)
         return replace(run, order=self._order(ids)).on(self.home) if run.facts.complete else None
+
+    def _keep(self, config: EvaluationConfig, passes: Passes) -> None:
+        """Have later attacks take the passes that the first one has chosen."""
+        if config.given_rows is None and self.passes is None:
+            self.passes = passes
 
     def _order(self, ids: Collection[str] | None) -> tuple[str, ...]:
         return tuple(name for name in self.order if ids is None or name in ids)
@@ -225,7 +232,7 @@ class Prepared:
 
         def begin() -> None:
             on_ready()
-            _write_config(Path(str(out)), subject, config, evaluation.compiled)
+            _write_config(Path(str(out)), subject, config, evaluation.passes)
 
         with ExitStack() as stack:
             if out is not None:
@@ -241,6 +248,7 @@ class Prepared:
                 on_ready=begin,
             )
             evaluation.run(self.device)
+            self._keep(config, evaluation.passes)
             return conclude(evaluation, self._order(ids)).on(self.home) if processes.leads else None
 
 
@@ -308,9 +316,9 @@ def _data(data: Data, victim: nn.Module, device: torch.device) -> tuple[ImageDat
     return GivenImages(source, classes), tuple(source.ids), home
 
 
-def _write_config(folder: Path, subject: Subject, config: EvaluationConfig, compiled: bool) -> None:
+def _write_config(folder: Path, subject: Subject, config: EvaluationConfig, passes: Passes) -> None:
     """Write the settings of an evaluation by Python code, for people and for reports."""
-    settings = {"evaluate": subject.settings(config, config.batch_size or 0, compiled) | {"level": config.level}}
+    settings = {"evaluate": subject.settings(config, passes) | {"level": config.level}}
     _io.write_file(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
 
 

@@ -15,15 +15,16 @@ from torch import Tensor
 from rfdlight.data.conversion import unit_range
 from rfdlight.data.loaders import Batch, loader
 from rfdlight.engine.compilation import compile_seconds, is_worthwhile
-from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver
+from rfdlight.engine.config import LARGEST, EngineConfig, RunObserver, rows_per_pass
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.engine import Engine
 from rfdlight.engine.failures import RandomVictim
 from rfdlight.engine.oracle import Oracle, OracleConfig, check_pixels
+from rfdlight.engine.pass_timing import PassChoice, PassTimer, choose, is_timed
 from rfdlight.engine.probe import Behaviour, probe
 from rfdlight.errors import UserError
 from rfdlight.evaluation.clean_answers import clean_accuracy_warning, find_starting_points
-from rfdlight.evaluation.config import EvaluationConfig, Subject
+from rfdlight.evaluation.config import EvaluationConfig, Passes, Subject
 from rfdlight.evaluation.fingerprint import fingerprint
 from rfdlight.evaluation.interface import SILENT, Interface, Tally, run_banner
 from rfdlight.evaluation.processes import Processes
@@ -32,6 +33,7 @@ from rfdlight.records.facts import InProgress, Randomness, Rows
 from rfdlight.records.journal import End
 from rfdlight.records.records import Record
 from rfdlight.records.summary import is_robust_at
+from rfdlight.victims.arrays import outside_torch
 from rfdlight.victims.digest import identity_of, weights_digest
 from rfdlight.victims.resolve import other_data_warning
 
@@ -66,7 +68,7 @@ class Evaluation(RunObserver):
         self.processes = Processes() if processes is None else processes
         self.writer = MemoryWriter() if writer is None else writer
         self.clean_warning: str | None = None
-        self.compiled = False  # whether the victim is
+        self.passes = Passes()  # of the run, once it has begun
         self.random = Randomness(declared=False, measured=False)
         self._interface = interface
         self._deterministic = deterministic
@@ -78,15 +80,17 @@ class Evaluation(RunObserver):
         self._done, self._robust = len(past), sum(is_robust_at(record, config.budget) for record in past)
         self._settled = 0
         self._taken: list[str] = []
-        images = len(subject.data.attacked())
-        self._unfinished = images - len(self.writer.finished)
-        self.rows = self._agreed_rows(images)
+        self._images = len(subject.data.attacked())
+        self._unfinished = self._images - len(self.writer.finished)
+        self._choice: PassChoice | None = None
+        self._timed_rows = 0
 
     def run(self, device: torch.device) -> None:
         """Attack, on the device of the victim, all images that no other process and no earlier attempt attacks."""
         self.device = device
         data = self.subject.data
-        data.share(self.writer.finished, partial(self.processes.chunks, most=self.rows))
+        self.passes = self._agreed_passes()
+        data.share(self.writer.finished, partial(self.processes.chunks, most=self.passes.rows))
         self.processes.barrier()
         batches = self._batches()
         first = next(batches, None)
@@ -100,12 +104,66 @@ class Evaluation(RunObserver):
                 self._attack(self._low_watermark())
             self._attack()
 
-    def _agreed_rows(self, images: int) -> int:
-        """Return the rows of a forward pass in every process and every attempt at the run."""
-        before = self.writer.begun.get("batch_size") if self.config.batch_size is None else None
-        resumed = before if type(before) is int and self.config.eot <= before <= LARGEST else None
-        rows: int = self.processes.agreed("rows", lambda: resumed or self.config.rows_for(images, self.processes.size))
-        return rows
+    def _agreed_passes(self) -> Passes:
+        """Return the rows and the memory format of the passes in every process and every attempt at the run."""
+        return Passes(*self.processes.agreed("passes", self._choose_passes))
+
+    def _choose_passes(self) -> tuple[int, bool]:
+        """Return rows and memory format of the settings, an earlier attempt or stage, a timing, or by default."""
+        config, begun, processes = self.config, self.writer.begun, self.processes.size
+        recorded = Passes.recorded(config, begun)
+        channels_last = recorded.channels_last is not False
+        if config.given_rows is not None:
+            return config.given_rows, channels_last
+        if begun and type(recorded.rows) is int and config.eot <= recorded.rows <= LARGEST:
+            return recorded.rows, channels_last
+        if (earlier := self.subject.passes) is not None:
+            return rows_per_pass(self._images, config.eot, processes, earlier.rows), earlier.channels_last
+        rows = rows_per_pass(self._images, config.eot, processes)
+        self._choice = self._timed(rows)
+        return (rows, channels_last) if self._choice is None else (self._choice.rows, self._choice.channels_last)
+
+    def _timed(self, rows: int) -> PassChoice | None:
+        """Choose rows and memory format by timing, None where too few queries are to come, or the victim fails."""
+        config, processes = self.config, self.processes.size
+        queries = config.most_queries(self._images) // processes
+        if not is_timed(queries) or outside_torch(self.subject.victim) is not None:  # a server would get larger batches
+            return None
+        image = torch.rand(1, *self.subject.data.image_shape, generator=torch.Generator().manual_seed(0))
+        image = image.to(self.device)
+        oracle = OracleConfig(seed=config.seed, attempt=-1, precision=config.precision)
+        image_bytes = self._bytes_per_image(image)
+        pool = min(round(config.memory * 1e9) // image_bytes, config.pool_size or LARGEST)
+        most = min(pool // 2, LARGEST) // config.eot * config.eot  # the pool holds two passes
+        timer = PassTimer(
+            self.subject.victim,
+            image,
+            oracle,
+            gradients=self.subject.attack.access == "gradient",
+            image_bytes=image_bytes,
+        )
+        try:
+            return choose(
+                timer,
+                rows,
+                most=rows_per_pass(self._images, config.eot, processes, most),
+                images=self._images * config.eot / processes,
+                queries=queries,
+                step=config.eot,
+                channels_last=None if config.channels_last == "auto" else config.channels_last,
+            )
+        finally:
+            self._timed_rows = timer.forwarded
+
+    def _bytes_per_image(self, image: Tensor) -> int:
+        """Return the memory of an image like `image`, (1, C, H, W), in the pool, before its engine is made."""
+        classes = self.subject.data.num_classes
+        points = image.expand(classes, *image.shape[1:]), torch.arange(classes, device=image.device)
+        oracle = Oracle(self.subject.victim, 1)
+        try:
+            return self._make_engine(oracle, points).bytes_per_image(image)
+        finally:
+            oracle.close()
 
     def _agreed_mode(self, x: Tensor) -> bool:
         """Compile the victim if every process and every attempt does; return whether it is compiled."""
@@ -180,8 +238,8 @@ class Evaluation(RunObserver):
         every pass, and the last process ends within the attack on one image after the others.
         """
         alone = self.processes.size == 1
-        many = self.processes.left(self._unfinished) >= self.processes.size * self.rows
-        return self.engine.pool_size if alone or many else self.rows
+        many = self.processes.left(self._unfinished) >= self.processes.size * self.passes.rows
+        return self.engine.pool_size if alone or many else self.passes.rows
 
     def _start(self, x: Tensor, stack: ExitStack) -> None:
         """Probe the victim, warn, open the run and show the banner, in this order."""
@@ -191,19 +249,19 @@ class Evaluation(RunObserver):
             rank=self.processes.rank,
             attempt=self.writer.attempt,
             precision=config.precision,
-            channels_last=config.channels_last,
+            channels_last=self.passes.channels_last,
             any_pixels=config.query_counting == "paper",
             least=config.eot,
         )
-        self._oracle = Oracle(self.subject.victim, self.rows, oracle, interface.message)
+        self._oracle = Oracle(self.subject.victim, self.passes.rows, oracle, interface.message)
         stack.callback(self._oracle.close)
         behaviour = self._behaviour(x)
         if any(astuple(self.random)):
             self._oracle.allow_shorter_passes(x[:1])
-        self.compiled = self._agreed_mode(x)
+        self.passes = Passes(self.passes.rows, self.passes.channels_last, self._agreed_mode(x))
         warnings = self._warnings(behaviour) if behaviour else []
-        self.engine = self._make_engine(x)
-        self.engine.ledger.charge_checks(self.subject.checked_rows + self._oracle.forwarded)
+        self.engine = self._make_engine(self._oracle, self._find_starting_points())
+        self.engine.ledger.charge_checks(self._checked_rows + self._oracle.forwarded)
         if not self.engine.deterministic:
             self.processes.publish("random", None)
         self.engine.bound_memory(config.memory, x[:1])
@@ -215,8 +273,9 @@ class Evaluation(RunObserver):
             self.writer.append(random=True)
         for image_id, reason in self.subject.data.unreadable_images.items() if self.processes.leads else ():
             self.on_failure(image_id, reason)
-        settings = self.subject.settings(config, self.rows, self.compiled)
-        interface.message(run_banner(settings, self.engine.attack, self.engine.pool_size, warnings))
+        settings = self.subject.settings(config, self.passes)
+        chosen = None if self._choice is None else str(self._choice)
+        interface.message(run_banner(settings, self.engine.attack, self.engine.pool_size, warnings, chosen))
         self._display = interface.progress(self.subject.data.num_images, config.budget)
         if self._display is not None:
             stack.callback(self._display.close)
@@ -251,12 +310,21 @@ class Evaluation(RunObserver):
             self._interface.warning(warning)
         return warnings
 
-    def _make_engine(self, x: Tensor) -> Engine:
-        config, data, attack = self.config, self.subject.data, self.subject.attack
-        points = self._starting_points
-        if points is None and attack.targeted and attack.needs_starting_point:
-            points = find_starting_points(self._oracle, data.images("test"), data.num_classes, x.device)
-        pool_size = config.pool_size_for(self.rows)
+    @property
+    def _checked_rows(self) -> int:
+        """Rows that checked and timed the victim before this evaluation's oracle was made."""
+        return self.subject.checked_rows + self._timed_rows
+
+    def _find_starting_points(self) -> tuple[Tensor, Tensor] | None:
+        """Return the starting points of a targeted attack that needs some."""
+        data, attack = self.subject.data, self.subject.attack
+        if self._starting_points is None and attack.targeted and attack.needs_starting_point:
+            return find_starting_points(self._oracle, data.images("test"), data.num_classes, self.device)
+        return self._starting_points
+
+    def _make_engine(self, oracle: Oracle, points: tuple[Tensor, Tensor] | None) -> Engine:
+        config, data = self.config, self.subject.data
+        pool_size = config.pool_size_for(self.passes.rows)
         together = config.pool_size is not None or len(data.attacked()) <= pool_size
         engine = EngineConfig(
             classes=data.num_classes,
@@ -272,10 +340,10 @@ class Evaluation(RunObserver):
             attacks_misclassified=config.attacks_misclassified,
         )
         criterion = criterion_named(config.criterion, config.final_evaluations, config.level)
-        return Engine(self._oracle, attack, criterion, engine, observer=self)
+        return Engine(oracle, self.subject.attack, criterion, engine, observer=self)
 
     def _fingerprint(self) -> dict[str, Any]:
-        found = fingerprint_of(self.subject, self.config, self.rows, self.compiled)
+        found = fingerprint_of(self.subject, self.config, self.passes)
         if found["weights"] != self._weights:
             raise UserError("the victim's weights were changed after they were loaded; rfdlight test changes none")
         return found
@@ -288,7 +356,7 @@ class Evaluation(RunObserver):
         begun, robust = engine.in_progress
         last = End(
             totals=Rows(**engine.ledger.total),
-            forwarded=self.subject.checked_rows + oracle.forwarded,
+            forwarded=self._checked_rows + oracle.forwarded,
             batch_size=oracle.batch_size,
             in_progress=InProgress(begun=begun, robust=robust),
         )
@@ -321,9 +389,9 @@ class Evaluation(RunObserver):
         return Tally(self._done, self._robust, *self.engine.in_progress, queries, self._settled)
 
 
-def fingerprint_of(subject: Subject, config: EvaluationConfig, rows: int, compiled: bool) -> dict[str, Any]:
-    """Return the facts that every attempt at a run must share; for the arguments see `Subject.settings`."""
-    settings = subject.settings(config, rows, compiled)
+def fingerprint_of(subject: Subject, config: EvaluationConfig, passes: Passes) -> dict[str, Any]:
+    """Return the facts that every attempt at a run must share."""
+    settings = subject.settings(config, passes)
     settings |= {"level": config.level, "attacks_misclassified": config.attacks_misclassified}
     if subject.surrogate is not None:
         settings["weights of the surrogate"] = weights_digest(subject.surrogate)

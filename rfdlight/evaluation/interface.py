@@ -53,8 +53,13 @@ SILENT = Interface(lambda text: None, lambda text: None, None)
 """No messages and no progress line."""
 
 
-def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warnings: Sequence[str] = ()) -> str:
-    """Return the lines before the first query: the settings of `Subject.settings`, and warnings of one line each."""
+def run_banner(
+    settings: dict[str, Any], attack: Attack, pool_size: int, warnings: Sequence[str] = (), chosen: str | None = None
+) -> str:
+    """Return the lines before the first query: the settings of `Subject.settings`, and warnings of one line each.
+
+    `chosen` says how the batch size was chosen by timing, if it was.
+    """
     name = f"{settings['attack']}, targeted" if settings["targeted"] else settings["attack"]
     averaged = f", {settings['eot']} evaluations averaged in each" if settings["eot"] > 1 else ""
     compiled = ", victim compiled" if settings["compiled"] else ""
@@ -68,6 +73,7 @@ def run_banner(settings: dict[str, Any], attack: Attack, pool_size: int, warning
         f"criterion {settings['criterion']}, attack in {settings['precision']}{compiled}",
         f"images   {settings['num_images']} of {settings['data']} ({settings['selection']}), "
         f"up to {min(pool_size, settings['num_images'])} at a time",
+        *([f"passes   {chosen}"] if chosen else []),
         *(f"warning  {warning}" for warning in warnings),
     ]
     weaker = attack.budget_warning(settings["budget"])

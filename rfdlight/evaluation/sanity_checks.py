@@ -91,7 +91,7 @@ class SanityChecks:
             budget=self._queries,
             final_evaluations=min(self.config.final_evaluations, MOST_BEFORE_FINAL),
             batch_size=min(self.engine.oracle.batch_size, rows_per_pass(len(sample))),
-            channels_last=self.config.channels_last,
+            channels_last=self.engine.oracle.config.channels_last,
             seed=self.config.seed,
         )
         images = GivenImages(sample, self.engine.config.classes)
@@ -151,7 +151,7 @@ class SanityChecks:
         attack = self.subject.attack
         x = unit_range(sample.read(list(range(len(sample))))).to(self.device)
         rows, seed = self.engine.oracle.batch_size, self.engine.config.seed
-        config = OracleConfig(seed=seed, attempt=-1, channels_last=self.config.channels_last)
+        config = OracleConfig(seed=seed, attempt=-1, channels_last=self.engine.oracle.config.channels_last)
         oracle = Oracle(self.subject.victim, rows, config)
         try:
             losses = self._first_losses(oracle, attack, x, sample)

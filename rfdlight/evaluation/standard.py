@@ -23,7 +23,7 @@ from rfdlight.defenses.base import Defense
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
 from rfdlight.errors import UserError, expect
 from rfdlight.evaluation import fingerprint
-from rfdlight.evaluation.config import Compile, EvaluationConfig, settle_eps
+from rfdlight.evaluation.config import BatchSize, Compile, EvaluationConfig, Passes, settle_eps
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.run import Run, load_run
@@ -163,7 +163,7 @@ def standard(
     budget: int = 1000,
     access: Access = "both",
     defense: Defense | Sequence[Defense] = (),
-    batch_size: int | None = None,
+    batch_size: BatchSize = "auto",
     compile: Compile = "auto",
     keep_images: int | None = None,
     seed: int = 0,
@@ -182,7 +182,7 @@ def standard(
         budget: Billed queries per image and stage, >= 0.
         access: What the attacker sees: "score", "decision", or "both" for all attacks.
         defense: Defenses that are attached for the call.
-        batch_size: Rows per forward pass; by default chosen from the number of images.
+        batch_size: Rows per forward pass; "auto" chooses once for all stages, see `rfdlight.evaluate`.
         compile: Compile the model for all stages: True, False, or "auto", if the queries to come are worth it.
         keep_images: Images per stage whose clean and final pixels are stored in `out`, >= 0; by default all.
         seed: Seed of the first stage; stage k has seed + 1000 (k - 1).
@@ -244,7 +244,7 @@ def run_standard(
     names = attack.stages
     configs = _configs(names, config)
     attacks: list[Attack] = [component("attack", name)(eps=attack.eps, norm=attack.norm) for name in names]
-    with prepared(model, data, defense, device, config.batch_size) as subject:
+    with prepared(model, data, defense, device, config.given_rows) as subject:
         attacks = [settle_eps(attack, subject.data) for attack in attacks]
         settings = _settings(subject, attacks[0], configs[0], names, attack.stages_access)
         if folder is not None and processes.leads:
@@ -372,7 +372,7 @@ def _is_void(runs: Sequence[Run]) -> bool:
 
 
 def _settings(subject: Prepared, attack: Attack, config: StageConfig, names: Sequence[str], access: Access) -> Settings:
-    described = subject.subject(attack).settings(config, 0)
+    described = subject.subject(attack).settings(config, Passes())
     return Settings(
         version=VERSION,
         access=access,

@@ -134,6 +134,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     num_classes: PositiveCount | None = None
     defense: str
     seed: int
+    channels_last: bool | None = None  # memory format of the victim
     batch_size: Count | None = None
     batch_size_used: Count | None = None  # at the end; smaller where memory ran out
     totals: Rows

@@ -15,7 +15,8 @@ SETTINGS = ("attack", "targeted", "surrogate", "options", "norm", "eps", "criter
 """The facts that all runs of one column share."""
 
 TIEBREAKS = ("budget", "seed", "selection", "num_images", "precision", "batch_size")
-"""The facts that split a column which would hold two runs of one method."""
+"""The facts that split a column which would hold two runs of one method; the last one, which changes rounding alone and
+which a run may choose for itself, where no other does."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     for group in _grouped(ordered, _facts(SETTINGS)):
         methods = _grouped(group, method_of)
         apart = [name for name in TIEBREAKS if any(_differing([name], same) for same in methods)]
+        apart = [name for name in apart if name != TIEBREAKS[-1]] or apart
         for alike in _grouped(group, _facts(apart)):
             label = _label(alike[0], [*shown, *apart])
             for i, repeat in enumerate(zip_longest(*_grouped(alike, method_of)), 1):

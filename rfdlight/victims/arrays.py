@@ -72,6 +72,11 @@ class ArrayVictim(Identified):
         return found
 
 
+def outside_torch(victim: nn.Module) -> ArrayVictim | None:
+    """Return the first part of a victim that is outside torch, None if there is none."""
+    return next((module for module in victim.modules() if isinstance(module, ArrayVictim)), None)
+
+
 class Wrapped(ArrayVictim):
     """A callable on batches of arrays as a module; see `wrap`."""
 

@@ -243,7 +243,7 @@ def test_drawing_near_takes_as_many_queries_as_the_authors_gap_says(norm, size, 
 
 
 def test_probes_grow_with_the_root_of_the_iteration_up_to_the_most():
-    wanted = HSJA(eps=0.05).probes_wanted(torch.tensor([1, 2, 3, 4, 9, 9999, 10_000, 10_001, 10**6]))
+    wanted = HSJA(eps=0.05, init_probes=100).probes_wanted(torch.tensor([1, 2, 3, 4, 9, 9999, 10_000, 10_001, 10**6]))
     assert wanted.tolist() == [100, 141, 173, 200, 300, 9999, 10_000, 10_000, 10_000]
 
 

@@ -43,5 +43,5 @@ def test_an_experiment_with_a_value_of_another_type_is_refused(command, elsewher
     assert changed[0] in EXPERIMENT
     (elsewhere / "x.yaml").write_text(EXPERIMENT.replace(*changed))
     found = command("sweep", "x.yaml", "--dry_run=true")
-    said = "cell resnet8-digits-none-rays: model.batch_size: expected a whole number, got 'few'"
+    said = "cell resnet8-digits-none-rays: model.batch_size: expected a whole number or auto, got 'few'"
     assert (found.status, found.err) == (2, f"rfdlight: {said}\n")

@@ -23,9 +23,15 @@ for line in json.loads(sys.argv[1]):
     loaded = [name for name in ("torch", "lightning") if name in sys.modules]
     print(json.dumps([line, status, bool(out.getvalue()), err.getvalue(), loaded]))
 """
-HELP = [["--help"], ["-h"], ["--version"], *([name, flag] for name in KNOWN for flag in ("--help", "-h"))]
+HELP = [
+    ["--help"],
+    ["-h"],
+    ["--version"],
+    ["completion"],
+    *([name, flag] for name in KNOWN for flag in ("--help", "-h")),
+]
 WRONG = {
-    "": "expected a command: fit, test, analyze, calibrate, doctor, layers, recommend, report, scales, sweep",
+    "": f"expected a command: {', '.join(KNOWN)}",
     "tets": "unknown command 'tets'; did you mean test?",
     "test x\0": r"command line: expected arguments in UTF-8 without NUL characters, got 'x\x00'",
     "--foo": "foo: unknown option; --help lists the options",
@@ -41,6 +47,12 @@ WRONG = {
     "fit --epochs 5": "epochs: unknown option; did you mean trainer.max_epochs or trainer.min_epochs?",
     "doctor --victim x": "victim: unknown option; did you mean victims?",
     "sweep x --dry": "dry: unknown option; did you mean dry_run?",
+    "test --attack squere": "unknown attack 'squere'; did you mean square?",
+    "test --defense nois --defense.sigma 1": "unknown defense 'nois'; did you mean logit_noise or input_noise?",
+    "test --attack square --model.budget abc": "model.budget: expected a whole number, got 'abc'",
+    "test --model.query_counting exat": "model.query_counting: unknown value 'exat'; did you mean exact?",
+    "fit --model.warmup=much": "model.warmup: expected a number, got 'much'",
+    "sweep x --num_images some": "num_images: expected a whole number, got 'some'",
 }
 
 
@@ -62,6 +74,9 @@ def test_the_written_help_and_options_are_those_of_the_parsers(monkeypatch):
 
 
 @pytest.mark.parametrize("line", ["test --attack rays --attack.x 1", "test --trainer.x 1", "test --model.criterion.x 1",
+                                  "test --attack a.B --model.budget 1e", "test --model.memory .inf",
+                                  "test --attack a/b.yaml", "test --model.seed null", "test --attack null",
+                                  "test --model.budget= --attack standard",
                                   "test --bugdet 5 --help", "fit --model.optimizer.x 1", "test -x", "test a",
                                   "scales v --data.x 1"])  # fmt: skip
 def test_options_that_depend_on_a_class_or_a_version_are_left_to_the_parser(monkeypatch, line):

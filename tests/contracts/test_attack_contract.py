@@ -32,6 +32,7 @@ BASE = {
     "rfdlight.attacks.base",
     "rfdlight.attacks.pgd",
     "rfdlight.attacks.bernoulli",
+    "rfdlight.attacks.hsja",
     "rfdlight.attacks.square",
 }  # each has another form in a file of its own
 BASE |= {f"rfdlight.attacks.{helper}" for helper in HELPERS} | {"rfdlight.errors"}
@@ -44,6 +45,7 @@ OPTIONS = {
     "nes": {"pairs": 3},
     "opt": {"starting_points": 4, "samples": 2},
     "pgd": {"steps": 4},
+    "popskipjump": {"gap": 0.05, "init_probes": 4},
     "prgf": {"samples": 4, "norm_samples": 2, "sigma": 0.001},
     "signopt": {"starting_points": 2, "samples": 8},
     "zo_signsgd": {"samples": 5},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.defenses import AAA
+from rfdlight.defenses.aaa import _Adam
 from rfdlight.errors import UserError
 
 
@@ -234,3 +235,13 @@ def test_it_says_its_options():
     expected = "AAA linear period 6 beta 1 weight 5 lr 0.1 steps 100 temperature 1 on the logits"
     assert AAA().describe(model) == expected
     assert AAA("sine").describe(model) == expected.replace("linear", "sine").replace(" beta 1", "")
+
+
+def test_the_traceable_adam_is_that_of_torch_bit_for_bit():
+    ours, theirs = random_logits(20), random_logits(20)
+    own, adam = _Adam(ours, 0.1), torch.optim.Adam([theirs], lr=0.1)
+    for step in range(100):
+        theirs.grad = random_logits(20, std=1.0).roll(step)
+        own.step(theirs.grad)
+        adam.step()
+    assert torch.equal(ours, theirs)

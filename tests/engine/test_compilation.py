@@ -174,13 +174,14 @@ def network():
 
 
 @needs_compiler
-def test_the_compiled_noise_is_the_eager_noise():
-    victim, x, lines = network(), torch.rand(8, 3, 8, 8), []
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_compiled_noise_is_the_eager_noise(device):
+    victim, x, lines = network().to(device), torch.rand(8, 3, 8, 8, device=device), []
     for defense in (FeatureNoise(0.3, ["2"]), InputNoise(0.1, True, warming), LogitNoise(0.2), AAA(steps=3)):
         defense.attach(victim)
     eager, oracle = Oracle(victim, 8), Oracle(victim, 8, message=lines.append)
     assert oracle.compile(x, CompiledVictim(victim)), lines
-    clock, answers = torch.arange(8), []
+    clock, answers = torch.arange(8, device=device), []
     for purpose in ("attack", "criterion", "attack", "attack"):
         answer = oracle.scores(x, clock, purpose)
         torch.testing.assert_close(answer, eager.scores(x, clock, purpose), rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from rfdlight.engine.config import rows_per_pass
+from rfdlight.engine.pass_timing import PassTimer
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.interface import ProgressDisplay, Tally, progress_line
 
@@ -93,6 +94,24 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     monkeypatch.setattr("rfdlight.evaluation.config.rows_per_pass", lambda *_: 7)
     assert command("test", "--resume", "run").status == 0
     assert summary()["run"]["batch_size"] == 15
+
+
+def test_a_sweep_that_is_resumed_keeps_the_batch_size_that_its_cell_has_chosen(command, monkeypatch):
+    fastest = 7
+    monkeypatch.setattr(PassTimer, "__call__", lambda timer, rows, channels_last: 2.0 if rows == fastest else 1.0)
+    Path("grid.yaml").write_text(
+        "common: {data: {class_path: digits, init_args: {num_images: 30}}, attack: square,\n"
+        "  model: {budget: 10000, compile: false, sanity_checks: false, victim: nearest_mean.NearestMean}}\n"
+        "axes: {eps: {large: {attack: {init_args: {eps: 0.4}}}}}\n"
+    )
+    with monkeypatch.context() as patch:
+        stopped_after(patch, 3)
+        assert command("sweep", "grid.yaml").status == 1
+    fastest = 15
+    assert command("sweep", "grid.yaml").status == 0
+    found = summary("runs/grid/large")
+    assert (found["run"]["batch_size"], found["run"]["attempts"]) == (7, 2)
+    assert "batch_size: auto" in Path("runs/grid/large/config.yaml").read_text()
 
 
 @pytest.mark.slow
