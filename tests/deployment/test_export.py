@@ -261,8 +261,10 @@ def test_a_missing_package_is_named_with_its_command(tmp_path, network, data, mo
         rfd.export(network, tmp_path / "a.onnx", data)
 
 
-def posted(port: int, body: bytes) -> bytes:
-    return urllib.request.urlopen(f"http://127.0.0.1:{port}/", data=body, timeout=60).read()
+def posted(port: int, body: bytes, key: str | None = None) -> bytes:
+    headers = {} if key is None else {"Idempotency-Key": key}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/", data=body, headers=headers)
+    return urllib.request.urlopen(request, timeout=60).read()
 
 
 def as_npy(x: np.ndarray) -> bytes:
@@ -290,6 +292,8 @@ def test_the_example_server_answers_with_fresh_noise_and_two_loads_differ(onnx_f
         first, second = (np.load(io.BytesIO(posted(port, as_npy(x)))) for _ in range(2))
         assert first.shape == (3, 5)
         assert not np.array_equal(first, second)
+        again, same, other = (posted(port, as_npy(x), key) for key in ("a", "a", "b"))
+        assert again == same != other
         for wrong in (b"no array", as_npy(x + 2), as_npy(x.astype(np.float64)), as_npy(x[:, :1]), as_npy(x * np.nan)):
             with pytest.raises(urllib.error.HTTPError) as refused:
                 posted(port, wrong)

@@ -4,12 +4,14 @@ pip install starlette uvicorn onnxruntime
 FILE=defended.onnx uvicorn --app-dir docs/examples/serve server:app --workers 2
 
 POST / with a batch of pixels, float32 (N, C, H, W) in [0, 1], as the bytes of a .npy file. The answer holds the logits,
-float32 (N, classes), in the same form. Anything else is refused with status 400 and one line of text.
+float32 (N, classes), in the same form. Anything else is refused with status 400 and one line of text. A worker keeps
+its last answers by the header Idempotency-Key, so that a client that lost an answer gets it again.
 """
 
 import io
 import os
 import secrets
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -21,6 +23,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 MOST_BYTES = 64_000_000
+KEPT_ANSWERS = 1000
 
 
 def load(file: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -48,10 +51,15 @@ def load(file: str) -> Callable[[np.ndarray], np.ndarray]:
 async def lifespan(app: Starlette) -> AsyncIterator[None]:
     """Load the file in each worker, after its fork."""
     app.state.answer = load(os.environ["FILE"])
+    app.state.kept = OrderedDict()
     yield
 
 
 async def logits(request: Request) -> Response:
+    key, kept = request.headers.get("idempotency-key"), request.app.state.kept
+    headers = {} if key is None else {"Idempotency-Key": key}
+    if key in kept:
+        return Response(kept[key], media_type="application/octet-stream", headers=headers)
     body = await request.body()
     try:
         if len(body) > MOST_BYTES:
@@ -66,7 +74,11 @@ async def logits(request: Request) -> Response:
         return PlainTextResponse(" ".join(str(error).split())[:300], status_code=400)
     out = io.BytesIO()
     np.save(out, answer)
-    return Response(out.getvalue(), media_type="application/octet-stream")
+    if key is not None:
+        kept[key] = out.getvalue()
+        while len(kept) > KEPT_ANSWERS:
+            kept.popitem(last=False)
+    return Response(out.getvalue(), media_type="application/octet-stream", headers=headers)
 
 
 app = Starlette(routes=[Route("/", logits, methods=["POST"])], lifespan=lifespan)
