@@ -36,6 +36,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import rfdlight
 from rfdlight.attacks import NES, Attack, Bernoulli, RandomNoise, RayS, SignHunt, Square
+from rfdlight.core.tensors import free_reads
 from rfdlight.defenses import LogitNoise
 from rfdlight.engine import Engine, EngineConfig, Oracle, RunObserver, criterion_named
 from rfdlight.testing.small_victims import CLASSES, images, small_network
@@ -148,7 +149,7 @@ class Ticks(RunObserver):
     def run(self, engine: Engine) -> list[Tick]:
         """Run an engine whose observer this is, to the end; return its passes of queries."""
         self.engine = engine
-        with _Functions(self), _Operators(self):
+        with free_reads.off(), _Functions(self), _Operators(self):
             engine.run()
         self.stop()
         for before, tick in zip(self.ticks[-2::-1], self.ticks[:0:-1], strict=True):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.decision_based import RepeatingAttack, middle
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, indices, per_row
 
 _TOLERANCE = 1e-3  # l2 length along the ray at which bisection stops (the authors' value)
 
@@ -57,7 +57,7 @@ class RayS(RepeatingAttack):
         x, phase = state["x"], state["phase"]
         length = self._length(state)
         start = per_row(state["block"] * length, x)
-        index = torch.arange(x[0].numel(), device=x.device).view(1, *x.shape[1:])
+        index = indices(x[0].numel(), x.device).view(1, *x.shape[1:])
         inside = (index >= start) & (index < start + per_row(length, x))
         state["trial"] = torch.where(inside, -state["direction"], state["direction"])
         # At radius sqrt(d) every pixel is 0 or 1 already.

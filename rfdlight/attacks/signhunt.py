@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.losses import Loss
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, indices, may_hold, per_row
 
 
 class SignHunt(Attack):
@@ -78,7 +78,7 @@ class SignHunt(Attack):
     def _negated(self, state: Columns) -> Tensor:
         """Return the kept signs, negated on the chunk that is tried, or v = +1 itself at the start of a pass."""
         channels, height, width = state["x"].shape[1:]
-        index = torch.arange(channels * height * width, device=state["x"].device)
+        index = indices(channels * height * width, state["x"].device)
         if self.flatten == "hwc":
             index = index.view(height, width, channels).permute(2, 0, 1)
         index = index.reshape(1, channels, height, width)
@@ -120,7 +120,7 @@ class SignHunt(Attack):
         state["passes"] = state["passes"] + opens
         state["phase"] = self.next_phase(bases, flips)
         over = self.pass_is_over(state)
-        if over.any():
+        if may_hold(over):
             self._restart(state, over)
 
     def next_phase(self, bases: Tensor, flips: Tensor) -> Tensor:
