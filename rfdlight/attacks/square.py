@@ -178,10 +178,9 @@ class Square(Attack):
 
     def _follows(self, kept: Tensor, loss: Tensor) -> Tensor:
         """Return which losses replace those of the kept points, (rows,) bool."""
-        falls, rises = loss < kept, loss > kept
         if self.follow == "down":
-            return falls
-        jumps = (loss - kept).abs() > self.jump
+            return loss < kept
+        falls, rises, jumps = loss < kept, loss > kept, (loss - kept).abs() > self.jump
         followed = {
             "up": rises,
             "both": torch.where(jumps, rises, falls),

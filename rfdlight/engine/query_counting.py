@@ -32,9 +32,16 @@ class ExactCounting:
     free_success_checks: ClassVar[bool] = False
     """Whether success checks are the evaluator's: not billed, and answered by one evaluation."""
 
+    @property
+    def _kind(self) -> Kind:
+        """The only kind of evaluations that choose the attacker's next point."""
+        return "gradient" if self.attack.access == "gradient" else "attack"
+
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
         """Return the queries billed to some images, (rows,); their attack columns, `state`, save a read of the pool."""
-        return self.pool.images.counts.billed[rows]
+        counts = self.pool.images.counts
+        chosen = counts.gradient if self._kind == "gradient" else counts.attack
+        return chosen[rows] + counts.success_check[rows]
 
     def billed_after(self, clock: Tensor, rows: slice | Tensor, state: Columns) -> Tensor:
         """Return the queries billed to some images after a query before which they were `clock`, (rows,)."""
@@ -46,12 +53,11 @@ class ExactCounting:
 
     def charge(self, rows: slice | Tensor, success_checks: Tensor | None) -> None:
         """Charge images for one query each, which only checked for success where `success_checks`, (rows,) bool."""
-        kind: Kind = "gradient" if self.attack.access == "gradient" else "attack"
         others: int | Tensor = self.eot
         if success_checks is not None:
             self._charge_success_checks(rows, success_checks)
             others = self.eot - self.eot * success_checks
-        self.ledger.charge(self.pool.images.counts, rows, kind, others)
+        self.ledger.charge(self.pool.images.counts, rows, self._kind, others)
 
     def _charge_success_checks(self, rows: slice | Tensor, success_checks: Tensor) -> None:
         self.ledger.charge(self.pool.images.counts, rows, "success_check", self.eot * success_checks)
