@@ -6,12 +6,14 @@ A launch is an operator that computes: no view, and no new memory without conten
 has done all work so far: for a value that Python reads, for a result whose shape depends on values, or for a copy of
 Python's numbers to the device.
 
-The counts are made on the CPU, by the same code that runs on a GPU, and depend neither on the machine nor on the number
-of images. They do not show that some operators launch several kernels (a sort, an index of several tensors), what waits
-inside of other operators than those of `_WAITING`, and copies by `Tensor.to` to another device.
+The counts are made on the CPU, by the code that runs on a GPU, and depend neither on the machine nor on the number of
+images. They do not show that some operators launch several kernels (a sort, an index of several tensors), what waits
+inside of other operators than those of `_WAITING`, nor copies to another device by `Tensor.to`, unless to "cpu".
 
-Each attack spends its whole budget on a small network. What lies between two passes belongs to the first of them; passes
-of the criterion are left out. An ordinary pass is one with no candidate and no image that its budget or a success ends.
+Each attack spends its budget on a small network. What lies between two passes belongs to the first of them; passes of
+the criterion are left out. In an ordinary pass and the one before it no image begins, ends, or gets or loses a candidate.
+The images of a pass are neighbours in the pool; where others between them wait for the criterion, each column of the
+attack is also copied from the pool and back.
 
 With --lines, the lines that launch most and all that wait in ordinary passes follow, with their counts per pass.
 """
@@ -50,13 +52,14 @@ ATTACKS: dict[str, type[Attack]] = {
     "random_noise": RandomNoise,
 }
 PARTS = ("victim", "ask", "tell", "attack, else", "engine", "criterion")
-_ROWS, _BUDGET = 4, 60
+_ROWS = 4
 _PACKAGE = Path(rfdlight.__file__).parent
 
 _NO_WORK = {"empty", "empty_like", "empty_strided", "new_empty", "_unsafe_view", "_reshape_alias"}
-_WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal"}
+_WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"}
+_WAITING |= {"bincount", "equal"}
 _CRITERIA = {file.name for file in (_PACKAGE / "engine/criteria").iterdir()}
-_READING = {Tensor.tolist, Tensor.cpu, Tensor.numpy, Tensor.__array__}  # which dispatch nothing on the CPU
+_READING = {Tensor.tolist, Tensor.cpu}  # which dispatch nothing on the CPU; on a GPU, numpy needs them first
 
 
 def is_launch(operator: torch._ops.OpOverload) -> bool:
@@ -108,7 +111,6 @@ class Tick:
 
     launches: Counter[tuple[str, str]] = field(default_factory=Counter)
     waits: Counter[tuple[str, str]] = field(default_factory=Counter)
-    queries: int = 0  # made in this pass
     ordinary: bool = False
 
     def of(self, part: str) -> int:
@@ -132,9 +134,11 @@ class _Functions(TorchFunctionMode):
         self.ticks = ticks
 
     def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        options = options or {}
         copies = function in (torch.tensor, torch.as_tensor) and not isinstance(arguments[0], Tensor)
-        self.ticks.add(launch=False, wait=copies or function in _READING)
-        return function(*arguments, **(options or {}))
+        reads = function in _READING or (function is Tensor.to and "cpu" in (*arguments[1:], *options.values()))
+        self.ticks.add(launch=False, wait=copies or reads)
+        return function(*arguments, **options)
 
 
 class Ticks(RunObserver):
@@ -143,7 +147,7 @@ class Ticks(RunObserver):
     def __init__(self) -> None:
         self.ticks: list[Tick] = []
         self.engine: Engine | None = None
-        self._before: tuple[int, list[int], list[str]] = 0, [], []
+        self._before: tuple[list[int], list[str]] = [], []
         self._counts = False
 
     def run(self, engine: Engine) -> list[Tick]:
@@ -154,17 +158,15 @@ class Ticks(RunObserver):
         self.stop()
         for before, tick in zip(self.ticks[-2::-1], self.ticks[:0:-1], strict=True):
             tick.ordinary &= before.ordinary
-        return [tick for tick in self.ticks if tick.queries]
+        return [tick for tick in self.ticks if tick.of("ask")]
 
     def stop(self) -> bool:
         """Begin a new tick; called before each pass."""
         self._counts = False
-        total, pool = self.engine.ledger.total, self.engine._pool
-        queries = total["attack"] + total["gradient"] + total["success_check"]
-        now = queries, pool.images.points.phase[: len(pool)].tolist(), list(pool.ids)
+        pool = self.engine._pool
+        now = pool.images.points.phase[pool.occupied].tolist(), list(pool.ids)
         if self.ticks:
-            self.ticks[-1].queries = queries - self._before[0]
-            self.ticks[-1].ordinary = self.ticks[-1].queries > 0 and now[1:] == self._before[1:]
+            self.ticks[-1].ordinary = now == self._before
         self.ticks.append(Tick())
         self._before = now
         self._counts = True
@@ -178,17 +180,19 @@ class Ticks(RunObserver):
             self.ticks[-1].waits[where] += wait
 
 
-def counted(attack: Attack, deterministic: bool = True) -> list[Tick]:
+def counted(attack: Attack, budget: int, deterministic: bool = True) -> list[Tick]:
     """Return the passes of queries of a run, behind noise on the logits unless `deterministic`."""
     victim = small_network()
-    x = images(2 * _ROWS, seed=1)
+    x = images(64, seed=1)
     with torch.no_grad():
-        y = victim(x).argmax(1)
+        top = victim(x).topk(2)
+    safe = (top.values[:, 0] - top.values[:, 1]).topk(2 * _ROWS).indices  # whose attacks last
+    x, y = x[safe], top.indices[safe, 0]
     noise = LogitNoise(sigma=0.02)
     ticks = Ticks()
     with nullcontext() if deterministic else noise.on(victim):
         oracle = Oracle(victim, _ROWS)
-        config = EngineConfig(CLASSES, _BUDGET, 2 * _ROWS, deterministic, interim_queries=(30,))
+        config = EngineConfig(CLASSES, budget, 2 * _ROWS, deterministic, interim_queries=(3,))
         engine = Engine(oracle, attack, criterion_named("sequential"), config, ticks)
         engine.submit(x, y, [str(i) for i in range(len(x))])
         found = ticks.run(engine)
@@ -211,6 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lines", type=int, default=0, help="how many lines that launch most to print")
     parser.add_argument("--only", nargs="*", default=list(ATTACKS), help="short names of attacks; default: all")
+    parser.add_argument("--budget", type=int, default=60, help="queries per image")
     options = parser.parse_args()
     table = Table(title="ordinary passes: mean (largest)")
     for column in ("attack", "victim is", *PARTS, "launches", "waits", "all passes: launches", "waits"):
@@ -218,7 +223,8 @@ def main() -> None:
     for name in options.only:
         for norm in ATTACKS[name].norms:
             for kind in ("deterministic", "random"):
-                ticks = counted(ATTACKS[name](eps=0.02 if norm == "linf" else 0.2, norm=norm), kind == "deterministic")
+                attack = ATTACKS[name](eps=0.02 if norm == "linf" else 0.2, norm=norm)
+                ticks = counted(attack, options.budget, kind == "deterministic")
                 ordinary = [tick for tick in ticks if tick.ordinary]
                 parts = [per_pass([tick.of(part) for tick in ordinary]) for part in PARTS]
                 totals = [per_pass(counts) for chosen in (ordinary, ticks) for counts in totals_of(chosen)]
