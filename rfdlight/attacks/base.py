@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal, Self
 
-import torch
 from torch import Tensor
 
 from rfdlight.core.arguments import Configurable, changed_arguments
@@ -121,11 +120,11 @@ class Attack(Configurable, ABC):
 
     def is_adversarial(self, state: Columns, labels: Tensor) -> Tensor:
         """Return which labels are a success: the target if there is one, else every wrong label, (rows,) bool."""
-        return torch.where(state["target"] >= 0, labels == state["target"], labels != state["y"])
+        return labels == state["target"] if self.targeted else labels != state["y"]
 
     def objective(self, state: Columns, logits: Tensor) -> Tensor:
         """Return the loss that the attacker lowers, (rows,); see `rfdlight.core.losses.attacker_loss`."""
-        return attacker_loss(logits, state["y"], state["target"], self.loss)
+        return attacker_loss(logits, state["y"], state["target"] if self.targeted else None, self.loss)
 
     def options(self) -> str:
         """Return the constructor's arguments that differ from their defaults, without the ball, or "defaults"."""
@@ -147,9 +146,12 @@ class Attack(Configurable, ABC):
     def best(self, state: Columns) -> Tensor:
         """Return the point in the ball that the attack submits if it ends now, like `x`."""
 
-    def is_success_check(self, state: Columns) -> Tensor:
-        """Return, between `ask` and `tell`, which queries only show whether the attack has succeeded, (rows,) bool."""
-        return torch.zeros_like(state["y"], dtype=torch.bool)
+    def is_success_check(self, state: Columns) -> Tensor | None:
+        """Return, between `ask` and `tell`, which queries only show whether the attack has succeeded, (rows,) bool.
+
+        By default None: no query of the attack does.
+        """
+        return None
 
     def budget_warning(self, budget: int) -> str | None:
         """Return one line if the budget, in evaluations per image, is too small for the options, else None."""

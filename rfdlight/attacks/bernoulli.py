@@ -85,7 +85,7 @@ class Bernoulli(Attack):
         theta = state["theta"]
         mean = theta.tanh() if self.norm == "linf" else torch.zeros_like(theta)
         signs = self._signs(state, state["step"], mean)
-        state["surprise"] = signs - mean
+        state["surprise"] = signs - mean if self.norm == "linf" else signs
         return self._point(state["x"], signs if self.norm == "linf" else theta + signs)
 
     def _signs(self, state: Columns, query: Tensor, mean: Tensor) -> Tensor:
@@ -102,15 +102,15 @@ class Bernoulli(Attack):
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         theta, variance, step = state["theta"], state["variance"], state["step"]
         change = self._losses(state, answer) - state["mean"]
-        fall = -change / variance.sqrt().clamp_min(1e-30)
-        fall = fall.clamp_(-_OUTLIER, _OUTLIER).where(step >= _SILENT, 0.0)
+        rise = (change / variance.sqrt().clamp_min_(1e-30)).clamp_(-_OUTLIER, _OUTLIER)
+        rise.masked_fill_(step < _SILENT, 0.0)
         rate = self._rates[self.norm] if self.rate is None else self.rate
-        move = 4 * rate / self._root_of_count(state) * fall
-        state["theta"] = self._bounded(torch.addcmul(theta, per_row(move, theta), state["surprise"]))
-        weight = (1 / (step + 1)).clamp_min(_MEMORY)
-        state["mean"] = state["mean"] + weight * change
-        state["variance"] = (1 - weight) * (variance + weight * change.square())
-        state["step"] = step + 1
+        move = -4 * rate / self._root_of_count(state) * rise
+        state["theta"] = self._bounded(theta.addcmul_(per_row(move, theta), state["surprise"]))
+        step += 1
+        weight = (1 / step).clamp_min_(_MEMORY)
+        state["mean"] += weight * change
+        variance.add_(weight * change.square()).mul_(1 - weight)
 
     def _bounded(self, theta: Tensor) -> Tensor:
         """Keep a chance for every sign, in l2 for every direction."""

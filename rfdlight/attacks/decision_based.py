@@ -156,8 +156,10 @@ class RepeatingAttack(Attack):
 
         Undecided rows have to query the same point again.
         """
-        balance = state["balance"] + 2 * adversarial.long() - 1
-        passed = balance >= torch.where(self.threat.contains(state["x"], points), self.lead, 1)
+        balance = state["balance"]
+        balance.add_(adversarial, alpha=2).sub_(1)
+        repeated = self.lead > 1
+        passed = balance >= (torch.where(self.threat.contains(state["x"], points), self.lead, 1) if repeated else 1)
         decided = passed | (balance < 0)
-        state["balance"] = torch.where(decided, 0, balance)
+        balance.masked_fill_(decided, 0)
         return decided, passed

@@ -1,6 +1,7 @@
 """Steps along estimated and true gradients, and the base classes of attacks that estimate the gradient from scores."""
 
 from abc import abstractmethod
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core import norms
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, indices, may_hold, per_row
 
 _PAPER_SIDE = 224  # of the paper's images, in pixels
 
@@ -28,10 +29,16 @@ def enlarged(coarse: Tensor, like: Tensor) -> Tensor:
     if coarse.shape == like.shape:
         return coarse
     side, (height, width) = coarse.shape[2], like.shape[2:]
-    down = torch.arange(height, device=coarse.device) * side // height
-    across = torch.arange(width, device=coarse.device) * side // width
-    cell = (down[:, None] * side + across).flatten().expand(*coarse.shape[:2], -1)
+    cell = _cells(side, height, width, coarse.device).expand(*coarse.shape[:2], -1)
     return coarse.flatten(2).gather(2, cell).view(*coarse.shape[:2], height, width)
+
+
+@lru_cache
+def _cells(side: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Return the cell of each pixel in a square grid, (H * W,) int64."""
+    with torch.inference_mode(False):
+        down, across = (indices(size, device) * side // size for size in (height, width))
+        return (down[:, None] * side + across).flatten()
 
 
 def short_of_the_ball(steps: int, step: float, eps: float) -> str | None:
@@ -77,7 +84,7 @@ class GradientEstimation(Attack):
         """Move the iterates of `rows` by one step."""
         along = direction.sign() if self.norm == "linf" or self.signs_in_l2 else unit(direction)
         moved = self.projected(state["x"], state["point"] + self.step * along)
-        state["point"] = torch.where(per_row(rows, moved), moved, state["point"])
+        torch.where(per_row(rows, moved), moved, state["point"], out=state["point"])
 
     def projected(self, x: Tensor, point: Tensor) -> Tensor:
         return self.threat.project(x, point)
@@ -105,7 +112,7 @@ class SummedProbes(GradientEstimation):
     def collect(self, state: Columns, weight: Tensor, complete: Tensor) -> None:
         """Add the weighted draws to the directions, and take the steps of rows whose directions are complete."""
         state["direction"] += per_row(weight, state["draw"]) * state["draw"]
-        state["queries"] = state["queries"] + 1
-        if complete.any():
+        state["queries"] += 1
+        if may_hold(complete):
             self.step_along(state, complete, state["direction"])
-            state["direction"] = state["direction"].masked_fill(per_row(complete, state["direction"]), 0.0)
+            state["direction"].masked_fill_(per_row(complete, state["direction"]), 0.0)

@@ -1,5 +1,6 @@
 """The NES attack."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -72,14 +73,21 @@ class NES(SummedProbes):
     def ask(self, state: Columns) -> Tensor:
         x, position = state["x"], self.position(state)
         # Both probes of a pair have the same number; the success check draws too, and does not use it.
-        pair = state["queries"] // self.cycle * self.pairs + position // 2
-        state["draw"] = rng.normal(state["seed"], 0, pair, tuple(x.shape[1:]))
-        side = torch.where(position == 2 * self.pairs, 0, 1 - 2 * (position % 2))
-        return self.in_range(state["point"] + per_row(side * self.probe_size(x), x).to(x.dtype) * state["draw"])
+        pair = torch.add(position // 2, state["queries"] // self.cycle, alpha=self.pairs)
+        state["draw"] = draw = rng.normal(state["seed"], 0, pair, tuple(x.shape[1:]))
+        state["position"], state["side"] = position, _sides(self.pairs, x.device)[position]
+        return self.in_range((per_row(state["side"] * self.probe_size(x), x).to(x.dtype) * draw).add_(state["point"]))
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        loss, position = self.objective(state, answer), self.position(state)
-        second = position % 2 == 1
-        slope = torch.where(second, loss - state["first"], 0.0) / (2 * self.probe_size(points))
-        state["first"] = torch.where(second, state["first"], loss)
-        self.collect(state, slope, position == 2 * self.pairs - 1)
+        loss, first = self.objective(state, answer), state["first"]
+        alone = state["side"] >= 0  # no second probe of a pair
+        slope = ((loss - first) / (2 * self.probe_size(points))).masked_fill_(alone, 0.0)
+        torch.where(alone, loss.to(first.dtype), first, out=first)
+        self.collect(state, slope, state["position"] == 2 * self.pairs - 1)
+
+
+@lru_cache
+def _sides(pairs: int, device: torch.device) -> Tensor:
+    """Return the signs of the draws in the queries of a cycle, (cycle,) int64: 0 for the success check."""
+    with torch.inference_mode(False):
+        return torch.tensor([1, -1] * pairs + [0], device=device)

@@ -247,8 +247,9 @@ class PublishedSignHunt(attacks.SignHunt):
     def is_success_check(self, state: Columns) -> Tensor:
         return state["phase"] == self.LOOK
 
-    def next_phase(self, bases: Tensor, flips: Tensor) -> Tensor:
-        return torch.where(flips, self.LOOK, super().next_phase(bases, flips))
+    def move_on(self, state: Columns, flips: Tensor, score: Tensor) -> None:
+        super().move_on(state, flips, score)
+        state["phase"].masked_fill_(flips, self.LOOK)
 
     def pass_is_over(self, state: Columns) -> Tensor:
         return super().pass_is_over(state) & ~self.is_success_check(state)

@@ -1,14 +1,16 @@
 """The RayS attack."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.decision_based import RepeatingAttack, middle
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, indices, per_row
 
+_LEVELS = 41  # levels with different blocks: images have fewer than 2^40 values
 _TOLERANCE = 1e-3  # l2 length along the ray at which bisection stops (the authors' value)
 
 
@@ -46,24 +48,17 @@ class RayS(RepeatingAttack):
             "high": torch.zeros_like(y, dtype=torch.float64),
         }
 
-    @staticmethod
-    def _length(state: Columns) -> Tensor:
-        """Return the number of values per block, (rows,): d / 2^level, rounded up."""
-        size = state["x"][0].numel()
-        blocks = 2 ** state["level"].clamp_max(40)
-        return (size + blocks - 1) // blocks
-
     def ask(self, state: Columns) -> Tensor:
-        x, phase = state["x"], state["phase"]
-        length = self._length(state)
+        x = state["x"]
+        length, state["blocks"] = _blocks(x[0].numel(), x.device)[:, state["level"].clamp_max(_LEVELS - 1)]
         start = per_row(state["block"] * length, x)
-        index = torch.arange(x[0].numel(), device=x.device).view(1, *x.shape[1:])
+        index = indices(x[0].numel(), x.device).view(1, *x.shape[1:])
         inside = (index >= start) & (index < start + per_row(length, x))
         state["trial"] = torch.where(inside, -state["direction"], state["direction"])
         # At radius sqrt(d) every pixel is 0 or 1 already.
         checked = state["radius"].clamp_max(math.sqrt(x[0].numel()))
-        bisected = torch.where(phase == self.BISECT, middle(state), state["high"])
-        state["reach"] = torch.where(phase == self.CHECK, checked, bisected)
+        state["checks"] = state["phase"] == self.CHECK
+        state["reach"] = torch.where(state["checks"], checked, middle(state))
         return self.point(x, state["trial"], state["reach"])
 
     @staticmethod
@@ -73,25 +68,37 @@ class RayS(RepeatingAttack):
         return torch.addcmul(x, per_row(step.to(x.dtype), x), direction.to(x.dtype)).clamp_(0, 1)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        phase, reach = state["phase"], state["reach"]
+        reach, low, high, checks = state["reach"], state["low"], state["high"], state["checks"]
         decided, wrong = self.decide(state, points, self.is_adversarial(state, answer))
-        checks, bisects = (decided & (phase == which) for which in (self.CHECK, self.BISECT))
+        right = decided ^ wrong
 
         found = wrong & checks
-        high = torch.where(wrong, reach, state["high"])
-        low = torch.where(found, 0.0, torch.where(bisects & ~wrong, reach, state["low"]))
-        converged = bisects & (high - low <= _TOLERANCE)
+        torch.where(wrong, reach, high, out=high)
+        torch.where(right > checks, reach, low, out=low)  # right answers to bisections
+        low.masked_fill_(found, 0.0)
+        converged = (decided > checks) & (high - low <= _TOLERANCE)
         nearer = converged & (high < state["radius"])
-        ends = (checks & ~wrong) | converged
+        ends = (right & checks).logical_or_(converged)
 
         torch.where(per_row(nearer, points), state["trial"], state["direction"], out=state["direction"])
-        state["radius"] = torch.where(nearer, high, state["radius"])
-        state["low"], state["high"] = low, high
-        state["phase"] = torch.where(found, self.BISECT, torch.where(ends, self.CHECK, phase))
-        block = state["block"] + 1
-        past = (block >= 2 ** state["level"].clamp_max(40)) | (block * self._length(state) >= points[0].numel())
-        state["block"] = torch.where(ends, torch.where(past, 0, block), state["block"])
-        state["level"] = state["level"] + (ends & past)
+        torch.where(nearer, high, state["radius"], out=state["radius"])
+        state["phase"].masked_fill_(ends, self.CHECK).masked_fill_(found, self.BISECT)
+        state["block"] += ends
+        past = state["block"] >= state["blocks"]  # only of a block that ends: the others are below
+        state["block"].masked_fill_(past, 0)
+        state["level"] += past
 
     def best(self, state: Columns) -> Tensor:
         return torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
+
+
+@lru_cache
+def _blocks(size: int, device: torch.device) -> Tensor:
+    """Return the length of the blocks of images with `size` values and their number, by level, (2, levels) int64.
+
+    The length is size / 2^level, rounded up.
+    """
+    with torch.inference_mode(False):
+        most = 2 ** indices(_LEVELS, device)
+        length = (size + most - 1) // most
+        return torch.stack([length, most.minimum((size + length - 1) // length)])

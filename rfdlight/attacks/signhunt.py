@@ -1,6 +1,7 @@
 """The SignHunter attack."""
 
 import math
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.losses import Loss
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, indices, may_hold, per_row
 
 
 class SignHunt(Attack):
@@ -64,25 +65,27 @@ class SignHunt(Attack):
         }
 
     @staticmethod
-    def length(level: Tensor, size: int) -> Tensor:
-        """Return the number of values per chunk of images with `size` values, (rows,): size / 2^level, rounded up."""
-        chunks = 2**level
-        return (size + chunks - 1) // chunks
+    @lru_cache
+    def chunks(size: int, device: torch.device) -> Tensor:
+        """Return the length of the chunks of images with `size` values and their number, by level, (2, levels) int64.
 
-    def after(self, level: Tensor, chunk: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Return level and number of the chunk that follows one, (rows,) each."""
-        chunk = chunk + 1
-        past = (chunk >= 2**level) | (chunk * self.length(level, size) >= size)
-        return level + past, chunk.masked_fill(past, 0)
+        The length is size / 2^level, rounded up. The levels are one more than are searched.
+        """
+        with torch.inference_mode(False):
+            most = 2 ** indices((size - 1).bit_length() + 2, device)
+            length = (size + most - 1) // most
+            return torch.stack([length, most.minimum((size + length - 1) // length)])
 
     def _negated(self, state: Columns) -> Tensor:
         """Return the kept signs, negated on the chunk that is tried, or v = +1 itself at the start of a pass."""
         channels, height, width = state["x"].shape[1:]
-        index = torch.arange(channels * height * width, device=state["x"].device)
+        index = indices(channels * height * width, state["x"].device)
         if self.flatten == "hwc":
             index = index.view(height, width, channels).permute(2, 0, 1)
         index = index.reshape(1, channels, height, width)
-        length = torch.where(state["score"] == -torch.inf, 0, self.length(state["level"], index.numel()))
+        length, state["chunks"] = self.chunks(index.numel(), index.device)[:, state["level"]]
+        state["opens"] = state["score"] == -torch.inf
+        length = length.masked_fill(state["opens"], 0)
         start = state["chunk"] * length
         inside = (index >= per_row(start, index)) & (index < per_row(start + length, index))
         return torch.where(inside, -state["signs"], state["signs"])
@@ -98,34 +101,39 @@ class SignHunt(Attack):
         return torch.add(state["anchor"], signs, alpha=size)
 
     def ask(self, state: Columns) -> Tensor:
-        bases = per_row(state["phase"] == self.BASE, state["x"])
         state["trial"] = self._negated(state)
-        return torch.where(bases, state["anchor"], self.probe(state, state["trial"]))
+        points = self.probe(state, state["trial"])
+        if self.first_phase == self.PROBE:
+            return points
+        return torch.where(per_row(state["phase"] == self.BASE, points), state["anchor"], points)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         score = -self.objective(state, answer).double()
-        bases, probes = state["phase"] == self.BASE, state["phase"] == self.PROBE
-        opens = probes & (state["score"] == -torch.inf)
-        flips = probes & ~opens
+        probes, before = state["phase"] == self.PROBE, state["opens"]
+        opens, flips = probes & before, probes > before
         gain = score - state["base"]
-        state["kept"] = kept = probes & (gain >= state["score"])
+        state["kept"] = kept = (gain >= state["score"]).logical_and_(probes)
 
         torch.where(per_row(kept, points), state["trial"], state["signs"], out=state["signs"])
-        state["score"] = torch.where(kept, gain, state["score"])
-        state["base"] = torch.where(bases, score, state["base"])
-        level, chunk = self.after(state["level"], state["chunk"], points[0].numel())
-        state["level"] = torch.where(flips, level, state["level"])
-        state["chunk"] = torch.where(flips, chunk, state["chunk"])
-        state["flips"] = state["flips"] + flips
-        state["passes"] = state["passes"] + opens
-        state["phase"] = self.next_phase(bases, flips)
+        torch.where(kept, gain, state["score"], out=state["score"])
+        state["chunk"] += flips
+        past = state["chunk"] >= state["chunks"]  # only of a chunk that was tried: the others are below
+        state["chunk"].masked_fill_(past, 0)
+        state["level"] += past
+        state["flips"] += flips
+        state["passes"] += opens
+        self.move_on(state, flips, score)
         over = self.pass_is_over(state)
-        if over.any():
+        if may_hold(over):
             self._restart(state, over)
 
-    def next_phase(self, bases: Tensor, flips: Tensor) -> Tensor:
-        """Return the phase after the base, after a step and after other queries, (rows,) int64."""
-        return torch.where(bases, self.PROBE, self.first_phase)
+    def move_on(self, state: Columns, flips: Tensor, score: Tensor) -> None:
+        """Set the next phase after a base, after steps, `flips`, and after other queries; keep the scores of bases."""
+        phase, bases = state["phase"], state["phase"] == self.BASE if self.first_phase == self.BASE else None
+        phase.fill_(self.first_phase)
+        if bases is not None:
+            phase.masked_fill_(bases, self.PROBE)
+            torch.where(bases, score, state["base"], out=state["base"])
 
     def pass_is_over(self, state: Columns) -> Tensor:
         """Return which rows have completed the level of single values, (rows,) bool."""
@@ -133,10 +141,11 @@ class SignHunt(Attack):
 
     def _restart(self, state: Columns, rows: Tensor) -> None:
         """Start the search of `rows` again at the point that it has reached."""
-        state["anchor"] = torch.where(per_row(rows, state["x"]), self.best(state), state["anchor"])
-        state["signs"] = state["signs"].masked_fill(per_row(rows, state["x"]), 1)
-        state["score"] = state["score"].masked_fill(rows, -torch.inf)
-        state["level"] = state["level"].masked_fill(rows, 0)
+        of_pixels = per_row(rows, state["x"])
+        torch.where(of_pixels, self.submitted(state), state["anchor"], out=state["anchor"])
+        state["signs"].masked_fill_(of_pixels, 1)
+        state["score"].masked_fill_(rows, -torch.inf)
+        state["level"].masked_fill_(rows, 0)
 
     def best(self, state: Columns) -> Tensor:
         before = per_row(state["score"] == -torch.inf, state["x"])

@@ -1,5 +1,6 @@
 """The Square attack."""
 
+from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -10,7 +11,7 @@ from rfdlight.attacks.base import Attack, check_count, check_positive
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, indices, may_hold, per_row
 from rfdlight.errors import UserError, unknown_name
 
 # After each of these 10,000ths of the schedule the squares' share of the pixels is halved.
@@ -113,18 +114,18 @@ class Square(Attack):
     def side(self, t: Tensor, budget: Tensor, height: int, width: int) -> Tensor:
         """Return the side of the square at the time `t` of the schedule, counted from 0, (rows,) int64."""
         length = budget.clamp_min(1) if self.schedule_len is None else self.schedule_len
-        elapsed = (t.double() / length * 10000).floor()
-        halvings = (elapsed[:, None] > torch.tensor(_BREAKS, device=t.device)).sum(1)
-        share = self.first_share(height, width) * 0.5**halvings
-        side = (share * height * width).sqrt().round().long()
-        if self.norm == "l2":
-            return square_l2.odd_side(side, height, width)
-        return side.clamp(1, max(min(height, width) - 1, 1))
+        breaks, sides, _ = self._schedule(height, width, t.device)
+        return sides[torch.searchsorted(breaks, (t.double() / length).mul_(10000), right=True)]
+
+    def _schedule(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+        return _schedule(self.first_share(height, width), self.norm, height, width, device)
 
     def _time(self, state: Columns) -> Tensor:
         """Return the time of the schedule; the start comes before time 0."""
         iterations = (self.schedule_clock or self.default_clock) == "iterations"
-        return state["step"] - 1 if iterations else (state["queries"] - 1) * self.eot
+        if iterations:
+            return state["step"] - 1
+        return state["queries"] - 1 if self.eot == 1 else (state["queries"] - 1) * self.eot
 
     @property
     def _kept(self) -> str:
@@ -137,20 +138,23 @@ class Square(Attack):
 
     def _paint(self, state: Columns, side: Tensor, moves: Tensor) -> Tensor:
         """Return the signs with one window repainted; the kept signs where not `moves`."""
-        kept, seed, step = state["signs"], state["seed"], state["step"]
+        kept = state["signs"]
         channels, height, width = kept.shape[1:]
-        window, _, _ = square_l2.window(rng.uniform(seed, _WINDOW, step, 2), side, height, width)
-        window &= per_row(moves, window)
-        paint = rng.signs(seed, _SIGNS, step, (channels, 1, 1))
+        streams = (_WINDOW, 2), (_OTHER, 1), (_SIGNS, rng.words_for_signs(channels))
+        words = rng.words_of(state["seed"], state["step"], *streams)
+        place, other = rng.as_uniform(words[:, :3]).split([2, 1], 1)
+        window, _, _ = square_l2.windows(place[:, None], side, height, width)
+        window.logical_and_(per_row(moves, window))
+        paint = rng.as_signs(words[:, 3:], (channels, 1, 1))
         proposal = torch.where(window, paint, kept)
         # A window that already has these signs would waste the query: take one of the other sign vectors, each with
         # equal chance, by flipping the channels of a number's binary digits.
-        same = (proposal == kept).flatten(1).all(1) & moves
-        if same.any():
-            other = (rng.uniform(seed, _OTHER, step, 1) * (2**channels - 1)).long() + 1  # (rows, 1)
-            flips = 1 - 2 * ((other >> torch.arange(channels, device=kept.device)) & 1)  # (rows, C)
-            flips = torch.where(same[:, None], flips, 1).to(torch.int8)
-            proposal = torch.where(window, paint * flips[:, :, None, None], kept)
+        same = (proposal == kept).flatten(1).all(1)
+        if may_hold(same & moves):
+            chosen = (other * (2**channels - 1)).long().add_(1)  # (rows, 1)
+            flips = (chosen >> indices(channels, kept.device)).bitwise_and_(same[:, None])  # (rows, C)
+            paint = torch.where(flips[:, :, None, None] > 0, -paint, paint)
+            proposal = torch.where(window, paint, kept)
         return proposal
 
     def _proposal(self, state: Columns, moves: Tensor) -> Tensor:
@@ -159,7 +163,8 @@ class Square(Attack):
         side = self.side(self._time(state), self._default_length(state), *x.shape[2:])
         if self.norm == "linf":
             return self._paint(state, side, moves)
-        moved = square_l2.propose(x, state["point"], state["seed"], state["step"], side, self.threat.eps)
+        _, _, largest = self._schedule(x.shape[2], x.shape[3], x.device)
+        moved = square_l2.propose(x, state["point"], state["seed"], state["step"], side, largest, self.threat.eps)
         return torch.where(per_row(moves, x), moved, state["point"])
 
     def _point(self, x: Tensor, signs: Tensor) -> Tensor:
@@ -167,15 +172,15 @@ class Square(Attack):
         return signs if self.norm == "l2" else torch.add(x, signs, alpha=self.threat.eps).clamp_(0, 1)
 
     def ask(self, state: Columns) -> Tensor:
-        state["proposal"] = self._proposal(state, (state["step"] > 0) & ~state["refreshing"])
+        moves = state["step"] > 0
+        state["proposal"] = self._proposal(state, moves if self.refresh == "never" else moves & ~state["refreshing"])
         return self._point(state["x"], state["proposal"])
 
     def _follows(self, kept: Tensor, loss: Tensor) -> Tensor:
         """Return which losses replace those of the kept points, (rows,) bool."""
-        falls, rises = loss < kept, loss > kept
         if self.follow == "down":
-            return falls
-        jumps = (loss - kept).abs() > self.jump
+            return loss < kept
+        falls, rises, jumps = loss < kept, loss > kept, (loss - kept).abs() > self.jump
         followed = {
             "up": rises,
             "both": torch.where(jumps, rises, falls),
@@ -185,16 +190,34 @@ class Square(Attack):
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss = self.objective(state, answer)
-        refreshed = state["refreshing"]
-        better = self._follows(state["loss"], loss) & ~refreshed
+        better = replaced = self._follows(state["loss"], loss)
+        state["queries"] += 1
+        if self.refresh == "never":
+            state["step"] += 1
+        else:
+            refreshed = state["refreshing"]
+            better, replaced = better & ~refreshed, better | refreshed
+            state["step"] += ~refreshed
+            state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
         kept = state[self._kept]
         torch.where(per_row(better, points), state["proposal"], kept, out=kept)
-        state["loss"] = torch.where(better | refreshed, loss, state["loss"])
+        torch.where(replaced, loss.to(state["loss"].dtype), state["loss"], out=state["loss"])
         state["kept"] = better
-        state["step"] = state["step"] + ~refreshed
-        state["queries"] = state["queries"] + 1
-        if self.refresh != "never":
-            state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
 
     def best(self, state: Columns) -> Tensor:
         return self._point(state["x"], state[self._kept])
+
+
+@lru_cache
+def _schedule(share: float, norm: Norm, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """Return when the squares' share of the pixels is halved, in 10,000ths of the schedule, and all sides.
+
+    They are (breaks,) float64, one 10,000th after the entries of `_BREAKS`, (breaks + 1,) int64, and the largest side.
+    """
+    with torch.inference_mode(False):
+        shares = share * 0.5 ** indices(len(_BREAKS) + 1, device)
+        side = (shares * height * width).sqrt().round().long()
+        breaks = torch.tensor(_BREAKS, dtype=torch.float64, device=device) + 1
+        linf = norm == "linf"
+        side = side.clamp(1, max(min(height, width) - 1, 1)) if linf else square_l2.odd_side(side, height, width)
+        return breaks, side, int(side.max())

@@ -1,19 +1,19 @@
 """The proposals of Square Attack in l2, which move mass from one window of the image to another."""
 
 from functools import lru_cache
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
-from rfdlight.core.tensors import per_row
+from rfdlight.core.tensors import indices, per_row
 
 _START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)  # streams of random numbers; `square` has the first
 _CELLS = 5  # bumps per column of the image at the start
 
 
-@lru_cache(maxsize=256)
 def bump(side: int) -> Tensor:
     """Return the authors' bump, (side, side) float64 of unit l2 norm: upper half >= 0, lower half <= 0."""
     upper = side // 2
@@ -56,24 +56,28 @@ def start(x: Tensor, seed: Tensor, eps: float) -> Tensor:
     return (x + delta * per_row(eps / norm(delta, "l2"), x)).clamp_(0, 1)
 
 
-def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, eps: float) -> Tensor:
-    """Return new points, like `x`, in which the mass of two windows of `kept` becomes a bump in the first."""
+def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, largest: int, eps: float) -> Tensor:
+    """Return new points, like `x`, in which the mass of two windows of `kept` becomes a bump in the first.
+
+    The windows have an odd side, (rows,) int64, of at most `largest`.
+    """
     channels, height, width = x.shape[1:]
     delta = kept - x
-    place = rng.uniform(seed, _WINDOWS, step, 4)
-    first, down, across = window(place[:, :2], side, height, width)
-    second, _, _ = window(place[:, 2:], side, height, width)
+    words = rng.words_of(seed, step, (_WINDOWS, 4), (_TURN, 1), (_SIGN, rng.words_for_signs(channels)))
+    both, down, across = windows(rng.as_uniform(words[:, :4]).view(-1, 2, 2), side, height, width)
+    first, second = both[:, :1], both[:, 1:]
+    down, across = down[:, 0, :, None], across[:, 0, None, :]
 
     free = (eps**2 - norm(delta, "l2") ** 2).clamp_min(0) / channels
     held = (delta * (first | second)).square().sum((2, 3))  # (rows, C)
     mass = (per_row(free, held) + held).sqrt()
 
-    turn = rng.signs(seed, _TURN, step, (1, 1)) > 0
+    turn = rng.as_signs(words[:, 4:5], (1, 1)) > 0
     down, across = torch.where(turn, across, down), torch.where(turn, down, across)
-    sign = rng.signs(seed, _SIGN, step, (channels, 1, 1))
+    sign = rng.as_signs(words[:, 5:], (channels, 1, 1))
     inside = delta * first
     unit = inside / (_length(inside) + 1e-10)
-    direction = sign * _bumps(side, down, across)[:, None].to(x.dtype) * first + unit
+    direction = sign * _bumps(side, largest, down, across)[:, None].to(x.dtype) * first + unit
     content = mass[:, :, None, None] * direction / _length(direction).clamp_min(1e-10)
     moved = torch.where(first, content, delta.masked_fill(second, 0.0))
     return (x + moved * per_row(eps / norm(moved, "l2").clamp_min(1e-10), x)).clamp_(0, 1)
@@ -84,21 +88,37 @@ def _length(values: Tensor) -> Tensor:
     return values.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def window(place: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a window's mask, (rows, 1, H, W), and each pixel's place in it, (rows, H, 1) and (rows, 1, W)."""
-    top, left = (place[:, 0] * (height - side)).long(), (place[:, 1] * (width - side)).long()
-    down = (torch.arange(height, device=side.device) - top[:, None])[:, :, None]
-    across = (torch.arange(width, device=side.device) - left[:, None])[:, None, :]
-    reach = side[:, None, None]
-    return ((down >= 0) & (down < reach) & (across >= 0) & (across < reach))[:, None], down, across
+def windows(place: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the masks of windows, and each row's and each column's place in them.
+
+    They are (rows, windows, H, W) bool, (rows, windows, H) and (rows, windows, W) int64, of windows of a side, (rows,),
+    at places (rows, windows, 2) in [0, 1) of the range that is left to them.
+    """
+    corner = (place * (_size(height, width, side.device) - side[:, None])[:, None]).long()
+    places = indices(max(height, width), side.device) - corner[..., None]
+    inside = (places >= 0) & (places < per_row(side, places))
+    down, across = inside[:, :, 0, :height], inside[:, :, 1, :width]
+    return down[..., None] & across[..., None, :], places[:, :, 0, :height], places[:, :, 1, :width]
 
 
-def _bumps(side: Tensor, down: Tensor, across: Tensor) -> Tensor:
+@lru_cache
+def _size(height: int, width: int, device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor([height, width], device=device)
+
+
+def _bumps(side: Tensor, largest: int, down: Tensor, across: Tensor) -> Tensor:
     """Return each row's bump, (rows, H, W) float64; values outside the window have no meaning."""
-    sides = side.unique().tolist()
-    largest = max(sides)
-    table = torch.zeros(len(sides), largest, largest, dtype=torch.float64, device=side.device)
-    for number, value in enumerate(sides):
-        table[number, :value, :value] = bump(value).to(side.device)
-    which = torch.searchsorted(torch.tensor(sides, device=side.device), side)[:, None, None]
-    return table[which, down.clamp(0, largest - 1), across.clamp(0, largest - 1)]
+    table, first = _all_bumps(largest, side.device)
+    side, first = per_row(side, down), per_row(first[side // 2], down)
+    last = side - 1
+    return table.take(down.clamp(0).minimum(last) * side + across.clamp(0).minimum(last) + first)
+
+
+@lru_cache(maxsize=4)
+def _all_bumps(largest: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the values of the bumps of all odd sides up to `largest`, and the first one of each bump, int64."""
+    with torch.inference_mode(False):
+        sides = range(1, largest + 1, 2)
+        first = list(accumulate((side**2 for side in sides), initial=0))[:-1]
+        return torch.cat([bump(side).flatten() for side in sides]).to(device), torch.tensor(first, device=device)

@@ -22,17 +22,23 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     return logits.gather(1, label).squeeze(1) - others.amax(1)
 
 
-def attacker_loss(logits: Tensor, y: Tensor, target: Tensor, which: Loss = "margin") -> Tensor:
+def attacker_loss(logits: Tensor, y: Tensor, target: Tensor | None, which: Loss = "margin") -> Tensor:
     """Return the loss that an attacker lowers, (rows,), from logits (rows, classes) and labels (rows,).
 
-    Where the target is -1: the label's margin, or its log-probability for "cross_entropy". Else the target's, with the
-    sign changed. The margin is negative exactly where the attacker has reached its goal.
+    Where the target is -1, and everywhere without targets: the label's margin, or its log-probability for
+    "cross_entropy". Else the target's, with the sign changed. The margin is negative exactly where the attacker has
+    reached its goal.
 
     Example:
         >>> attacker_loss(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([1]), torch.tensor([2]))
         tensor([1.])
     """
+    if target is None:
+        return _score(logits, y, which)
     targeted = target >= 0
-    of = torch.where(targeted, target, y)
-    score = margin(logits, of) if which == "margin" else logits.log_softmax(1).gather(1, of[:, None]).squeeze(1)
+    score = _score(logits, torch.where(targeted, target, y), which)
     return torch.where(targeted, -score, score)
+
+
+def _score(logits: Tensor, of: Tensor, which: Loss) -> Tensor:
+    return margin(logits, of) if which == "margin" else logits.log_softmax(1).gather(1, of[:, None]).squeeze(1)

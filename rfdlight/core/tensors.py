@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
+import torch
 from torch import Tensor
+
+from rfdlight.core.switch import Switch
 
 Columns = dict[str, Tensor]
 """Every value has the same first dimension; a row is one image under attack."""
@@ -11,6 +16,38 @@ Columns = dict[str, Tensor]
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """Reshape (rows,) so that it broadcasts over the other dimensions of `like`."""
     return values.view(-1, *(1,) * (like.ndim - 1))
+
+
+@lru_cache(maxsize=64)
+def indices(count: int, device: torch.device) -> Tensor:
+    """Return 0, 1, ..., count - 1 on a device, (count,) int64, which nobody may change: it is made once."""
+    with torch.inference_mode(False):
+        return torch.arange(count, device=device)
+
+
+def positions(mask: Tensor, count: int) -> Tensor:
+    """Return the positions of the `count` true values of a mask, (count,) int64, without a wait for the device."""
+    return torch.nonzero_static(mask, size=count)[:, 0]
+
+
+free_reads = Switch()
+"""Whether `may_hold` reads masks on the CPU. It changes no result, and is off where a GPU's operators are counted."""
+
+
+def may_hold(mask: Tensor) -> bool:
+    """Return False only if a mask holds nowhere, so that work may be skipped.
+
+    On a GPU it is always True, since the wait for the device costs more than the work.
+    """
+    return not (free_reads.on and mask.device.type == "cpu") or bool(mask.any())
+
+
+def add(column: Tensor, rows: slice | Tensor, amount: int | Tensor) -> None:
+    """Add to some rows of a column, each given once."""
+    if isinstance(rows, slice):
+        column[rows].add_(amount)
+    else:
+        column[rows] = column[rows] + amount
 
 
 def take(columns: Columns, rows: slice | Tensor) -> Columns:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, per_row, positions
 from rfdlight.engine.criteria.base import Queries, SuccessCriterion, majority
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.evaluations import MOST_BEFORE_FINAL, MeanMarginTest
@@ -18,6 +19,13 @@ from rfdlight.engine.pool import Pool
 from rfdlight.engine.probe import changed, near_boundary
 from rfdlight.engine.query_counting import ExactCounting
 from rfdlight.engine.state import Phase
+
+
+@lru_cache
+def _on_device(numbers: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return numbers on a device, (numbers,) int64, copied once since a copy waits for the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
 
 
 @dataclass(frozen=True)
@@ -42,14 +50,25 @@ class CriterionStep:
         """The test of clean images and of final points."""
         return MeanMarginTest(1) if self.deterministic else self.criterion.final_test
 
-    def consider(self, queries: Queries) -> None:
-        """Send candidates to their evaluations, and other images where their queries so far require evaluations."""
-        images = self.pool.images
-        images.candidates.candidates[queries.rows] += queries.adversarial
-        positions = self.criterion.candidates(queries, images)
-        if len(positions):
-            self._start_candidates(queries if len(positions) == len(queries.rows) else queries.take(positions))
-        self._proceed(queries.rows, queries.state)
+    def consider(self, queries: Queries) -> bool:
+        """Send candidates to their evaluations, and other images where their queries so far require evaluations.
+
+        Returns whether any image may have left its attack.
+        """
+        rows, state = queries.rows, queries.state
+        candidates = self.criterion.candidates(queries, self.pool.images)
+        # One copy to Python, which waits for the device, for all that may happen to an image.
+        events = [candidates, self.counting.ended(queries.billed, rows, state)]
+        if self._evaluates_interim:
+            passed = self._interim_passed(queries.billed)
+            events.append(passed > self.pool.images.interim.passed[rows])
+        found, *others = torch.stack(events).sum(1).tolist()
+        if found:
+            chosen = queries.take(positions(candidates, found)) if found < len(rows) else queries
+            self._start_candidates(chosen)
+        if any(others):
+            self._proceed(rows, state)
+        return found > 0 or any(others)
 
     def _start_candidates(self, queries: Queries) -> None:
         points, rows = self.pool.images.points, queries.rows
@@ -67,7 +86,7 @@ class CriterionStep:
             points.known[rows] = False
         points.point[rows] = chosen
         points.clock[rows] = queries.clock
-        points.billed[rows] = self.counting.billed(rows)
+        points.billed[rows] = queries.billed
         first = self.criterion.first_evaluations(self.attack)
         if first and not certain:
             self.pool.images.candidates.voted_candidates[rows] += 1
@@ -86,8 +105,16 @@ class CriterionStep:
     def _proceed(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send images in their attack to their final or interim evaluations, where these are due."""
         self._end_exhausted(rows, state)
-        if self.interim_queries and not self.deterministic:
+        if self._evaluates_interim:
             self._start_interim(rows, state)
+
+    @property
+    def _evaluates_interim(self) -> bool:
+        return bool(self.interim_queries) and not self.deterministic
+
+    def _interim_passed(self, billed: Tensor) -> Tensor:
+        """Return how many of the interim queries images have reached, (rows,), from their billed queries."""
+        return torch.searchsorted(_on_device(self.interim_queries, billed.device), billed + self.counting.eot)
 
     def _start_interim(self, rows: Tensor, state: Columns | None) -> None:
         """Evaluate the point that the attack would submit if its budget were the interim queries that it has reached.
@@ -95,8 +122,7 @@ class CriterionStep:
         A point that was evaluated at the last interim queries is not evaluated again.
         """
         images, billed = self.pool.images, self.counting.billed(rows, state)
-        limits = torch.tensor(self.interim_queries, device=billed.device)
-        passed = torch.searchsorted(limits, billed + self.counting.eot)
+        passed = self._interim_passed(billed)
         due = (images.points.phase[rows] == Phase.ATTACK) & (passed > images.interim.passed[rows])
         if not due.any():
             return
@@ -112,15 +138,15 @@ class CriterionStep:
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send images without budget to their final evaluations, at the attack's best point."""
-        images = self.pool.images
-        over = (images.points.phase[rows] == Phase.ATTACK) & self.counting.ended(rows, state)
+        images, billed = self.pool.images, self.counting.billed(rows, state)
+        over = (images.points.phase[rows] == Phase.ATTACK) & self.counting.ended(billed, rows, state)
         if not over.any():
             return
         ended = rows[over]
         state = self.pool.attack_state(ended)
         best, queried = self.attack.best(state), images.counts.evaluated[ended] > 0
         images.points.point[ended] = torch.where(per_row(queried, best), best, state["x"])
-        images.points.clock[ended] = self.counting.billed(ended, state)
+        images.points.clock[ended] = billed[over]
         images.points.known[ended] &= ~queried
         self._finish(ended)
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool, columns_of
 from rfdlight.engine.query_counting import COUNTINGS
 from rfdlight.engine.query_step import QueryStep
-from rfdlight.engine.scheduler import Scheduler
+from rfdlight.engine.scheduler import Rows, Scheduler
 from rfdlight.engine.state import CandidateState, CleanState, ImageState, InterimState, Phase, PointState, describe
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
@@ -55,6 +56,7 @@ class Engine:
         self._pool = Pool(config.pool_size)
         self._scheduler = Scheduler(config.lockstep)
         self._queue: deque[tuple[Tensor, Tensor, str]] = deque()
+        self._waiting: tuple[Rows, Rows, Rows] | None = None  # of the pool since it last changed, see `_look`
         isolation = ErrorIsolation(oracle, self.ledger)
         counting = COUNTINGS[config.query_counting]
         self._counting = counting(self.attack, self._pool, self.ledger, config.budget, config.eot)
@@ -95,9 +97,8 @@ class Engine:
         low_watermark = min(low_watermark, self.pool_size)
         while (len(self._pool) or self._queue) and not self.observer.stop():
             self._refill()
-            images, occupied = self._pool.images, self._pool.occupied
-            ready = (images.points.phase[occupied] == Phase.ATTACK).nonzero()[:, 0]
-            wanted = int(images.evaluations.wanted[occupied].sum())
+            phase, evaluations, evaluated = self._look()
+            ready, wanted = np.flatnonzero(phase == Phase.ATTACK), int(evaluations.sum())
             full, queries = self.oracle.batch_size, self.oracle.batch_size // self.config.eot
             starved = self._scheduler.lockstep or (len(ready) < queries and wanted < full)
             if len(self._pool) < low_watermark and starved:
@@ -105,7 +106,9 @@ class Engine:
             if self._scheduler.evaluates_next(len(ready), wanted, queries, full):
                 self._evaluate()
             else:
-                self._query(self._scheduler.next_rows(ready, queries, images.counts))
+                rows = self._scheduler.next_rows(ready, queries, evaluated)
+                device = self._pool.images.points.phase.device
+                self._query(rows if isinstance(rows, slice) else torch.from_numpy(rows).to(device, non_blocking=True))
 
     def attack_all(self, batches: Iterable[tuple[Tensor, Tensor, list[str]]]) -> None:
         """Attack all images of some batches, which are submitted as the pool has room; raises as `run` does."""
@@ -120,6 +123,7 @@ class Engine:
         self.ledger.discard()
         self._queue.clear()
         self._pool.ids.clear()
+        self._waiting = None
         self._scheduler.restart()
         self._criterion_step = replace(self._criterion_step, deterministic=False)
 
@@ -159,6 +163,19 @@ class Engine:
         while count := min(self._pool.free, len(self._queue), self.oracle.batch_size):
             x, y, ids = zip(*(self._queue.popleft() for _ in range(count)), strict=True)
             self._pool.admit(list(ids), self._new_images(torch.stack(x), torch.stack(y), ids))
+            self._waiting = None
+
+    def _look(self) -> tuple[Rows, Rows, Rows]:
+        """Return phase, wanted evaluations and queries so far of each image in the pool.
+
+        They are read from the device only after they changed; those of the queries are current in lockstep alone.
+        """
+        if self._waiting is None:
+            images, occupied = self._pool.images, self._pool.occupied
+            columns = images.points.phase, images.evaluations.wanted, images.counts.evaluated
+            phase, wanted, evaluated = torch.stack([column[occupied] for column in columns]).cpu().numpy()
+            self._waiting = phase, wanted, evaluated
+        return self._waiting
 
     def _new_images(self, x: Tensor, y: Tensor, ids: Sequence[str]) -> ImageState:
         """Return the state of new images, which wait for their clean evaluations."""
@@ -188,11 +205,12 @@ class Engine:
 
     def _query(self, rows: slice | Tensor) -> None:
         queries, failed = self._query_step.run(rows)
-        if queries is not None:
-            self._criterion_step.consider(queries)
+        if (queries is not None and self._criterion_step.consider(queries)) or self._scheduler.lockstep:
+            self._waiting = None
         self._remove(failed, list(self._pool.ids))
 
     def _evaluate(self) -> None:
+        self._waiting = None
         finished, failed = self._criterion_step.evaluate()
         ids = list(self._pool.ids)
         for row in finished:
@@ -206,5 +224,6 @@ class Engine:
     def _remove(self, failed: dict[int, str], ids: list[str]) -> None:
         """Remove images on which the victim failed; `ids` are those of the rows before other images left the pool."""
         for row, reason in failed.items():
+            self._waiting = None
             self._pool.release(self._pool.ids.index(ids[row]))
             self.observer.on_failure(ids[row], reason)

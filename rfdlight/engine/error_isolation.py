@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rfdlight.core.tensors import Columns, take
+from rfdlight.core.tensors import Columns, indices, take
 from rfdlight.engine.failures import OutOfMemory, VictimError
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.oracle import Oracle, Purpose
@@ -55,7 +55,7 @@ class ErrorIsolation:
         The column "image", (rows,) int64, names the image of each row; there are at most the oracle's batch size.
         """
         before, image = self._oracle.spare, batch["image"]
-        pending = [torch.arange(len(image), device=image.device)]
+        pending = [indices(len(image), image.device)]
         answers: list[tuple[Tensor, tuple[Tensor, ...]]] = []
         failed: dict[int, str] = {}
         message = ""

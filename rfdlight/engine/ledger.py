@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
+from rfdlight.core.tensors import add
+
 Kind = Literal["attack", "gradient", "success_check", "criterion"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -39,28 +41,43 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self.total: dict[str, int] = dict.fromkeys((*KINDS, "checks", "padding"), 0)
+        self._total: dict[str, int] = dict.fromkeys((*KINDS, "checks", "padding"), 0)
+        self._unread: dict[str, Tensor] = {}  # further rows that were counted on the device
+
+    @property
+    def total(self) -> dict[str, int]:
+        """Rows by kind; reading them waits for the device where images were charged differently."""
+        for kind, amount in self._unread.items():
+            self._total[kind] += int(amount)
+        self._unread.clear()
+        return self._total
 
     def charge(self, counts: QueryCounts, rows: slice | Tensor, kind: Kind, amount: int | Tensor) -> None:
         """Add `amount` evaluations of a kind to each of some images."""
-        vars(counts)[kind][rows] += amount
+        add(vars(counts)[kind], rows, amount)
         if isinstance(amount, Tensor):
-            self.total[kind] += int(amount.sum())
+            self._count(kind, amount.sum())
         else:
-            self.total[kind] += amount * (rows.stop - rows.start if isinstance(rows, slice) else len(rows))
+            self._count(kind, amount * (rows.stop - rows.start if isinstance(rows, slice) else len(rows)))
 
-    def pad(self, rows: int) -> None:
+    def pad(self, rows: int | Tensor) -> None:
         """Count rows that belong to no image."""
-        self.total["padding"] += rows
+        self._count("padding", rows)
 
     def charge_checks(self, rows: int) -> None:
         """Count rows that check the victim."""
-        self.total["checks"] += rows
+        self._count("checks", rows)
+
+    def _count(self, kind: str, rows: int | Tensor) -> None:
+        if isinstance(rows, Tensor):
+            self._unread[kind] = self._unread[kind] + rows if kind in self._unread else rows
+        else:
+            self._total[kind] += rows
 
     def discard(self) -> None:
         """Count all rows so far but those of checks as padding, because all attacks are restarted."""
         checks = self.total["checks"]
-        self.total = dict.fromkeys(KINDS, 0) | {"checks": checks, "padding": sum(self.total.values()) - checks}
+        self._total = dict.fromkeys(KINDS, 0) | {"checks": checks, "padding": sum(self.total.values()) - checks}
 
     def check(self, forwarded: int) -> None:
         """Raise a RuntimeError if the total differs from the number of rows that the hook on the victim has counted."""

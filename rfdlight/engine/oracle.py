@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rfdlight.core.logits import check_logits
 from rfdlight.core.query_counts import ticking
@@ -179,7 +180,7 @@ class Oracle:
             purpose: Decides the noise stream and the precision.
         """
         with self._pass(points, purpose):
-            return self._forward(self._fill(points), clock, purpose)
+            return self._forward(points, self._fill(points), clock, purpose)
 
     def gradients(self, points: Tensor, clock: Tensor, objective: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         """Return the logits of points and the gradients of an objective like `points`; raises as `scores` does.
@@ -189,7 +190,7 @@ class Oracle:
         gradient = None
         with torch.enable_grad(), self._pass(points, "attack"):
             batch = self._fill(points).detach().requires_grad_()
-            logits = self._forward(batch.clone(), clock, "attack")  # the victim may change its input in place
+            logits = self._forward(points, batch.clone(), clock, "attack")  # the victim may change its input in place
             if logits.requires_grad:
                 gradient = torch.autograd.grad(objective(logits).sum(), batch)[0][: len(points)].float()
                 check_finite(gradient, "the victim's gradient is NaN or infinity", "attack it by scores or labels")
@@ -206,7 +207,8 @@ class Oracle:
             shape = (self.batch_size, *points.shape[1:])
             self._batch = torch.zeros(shape, device=points.device).contiguous(memory_format=self._format)
         self._batch[: len(points)] = points
-        self._batch[len(points) :] = points[:1]  # never rows of an earlier pass, on which the victim may fail
+        if len(points) < len(self._batch):
+            self._batch[len(points) :] = points[:1]  # never rows of an earlier pass, on which the victim may fail
         return self._batch[: self._rows(points)]
 
     def _rows(self, points: Tensor) -> int:
@@ -216,17 +218,25 @@ class Oracle:
         # A compiled pass of all rows takes about as long as an eager one of half of them.
         return self.batch_size if self.is_compiled and 2 * rows > self.batch_size else rows
 
-    def _forward(self, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
-        """Return the logits of the rows that have a clock."""
+    def _forward(self, points: Tensor, batch: Tensor, clock: Tensor, purpose: Purpose) -> Tensor:
+        """Return the logits of the points, which are in front of the batch."""
         start = time.perf_counter()
-        padded = torch.zeros(len(batch), dtype=clock.dtype, device=clock.device)
-        padded[: len(clock)] = clock
+        padded = clock if len(batch) == len(clock) else pad(clock, (0, len(batch) - len(clock)))
         with self._arithmetic(purpose, batch.device), ticking(padded):
             # A copy: the victim may reuse the memory of its answer in the next pass.
             logits = check_logits(self._run(batch), len(batch))[: len(clock)].to(torch.float32, copy=True)
-        check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
+        self._check(points, logits.detach())
         self.seconds_per_row = min(self.seconds_per_row, (time.perf_counter() - start) / len(batch))
         return logits
+
+    def _check(self, points: Tensor, logits: Tensor) -> None:
+        """Raise an error for points outside of [0, 1] or logits that are not finite; only one read from the device."""
+        checked = (logits,) if self.config.any_pixels else (logits, points)
+        least, most, *pixels = torch.stack([bound for part in checked for bound in torch.aminmax(part)]).tolist()
+        if pixels and not (pixels[0] >= 0 and pixels[1] <= 1):
+            check_pixels(points)
+        if not (math.isfinite(least) and math.isfinite(most)):
+            check_finite(logits, "the victim answered NaN or infinity", "attacks need finite scores")
 
     def _run(self, batch: Tensor) -> Any:
         """Return the answer of the compiled victim, if there is one for these passes, else of the eager one."""
@@ -271,9 +281,7 @@ class Oracle:
 
     @contextmanager
     def _pass(self, points: Tensor, purpose: Purpose) -> Iterator[None]:
-        """Check the points, set the noise stream, count the spare rows of one pass and translate its errors."""
-        if not self.config.any_pixels:
-            check_pixels(points)
+        """Set the noise stream, count the spare rows of one pass and translate its errors."""
         before = self.forwarded
         try:
             with self._noise(purpose, points.device):
@@ -281,6 +289,8 @@ class Oracle:
         except Exception as error:
             # The rows counted before the failure: none if the victim itself raised.
             self.spare += self.forwarded - before
+            if not (self.config.any_pixels or is_out_of_memory(error)):
+                check_pixels(points)  # the attack's error, whatever the victim makes of such points
             if isinstance(error, (VictimError, DefenseError)):
                 raise
             if not is_out_of_memory(error):

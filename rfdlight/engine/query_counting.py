@@ -32,24 +32,35 @@ class ExactCounting:
     free_success_checks: ClassVar[bool] = False
     """Whether success checks are the evaluator's: not billed, and answered by one evaluation."""
 
+    @property
+    def _kind(self) -> Kind:
+        """The only kind of evaluations that choose the attacker's next point."""
+        return "gradient" if self.attack.access == "gradient" else "attack"
+
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
         """Return the queries billed to some images, (rows,); their attack columns, `state`, save a read of the pool."""
-        return self.pool.images.counts.billed[rows]
+        counts = self.pool.images.counts
+        chosen = counts.gradient if self._kind == "gradient" else counts.attack
+        return chosen[rows] + counts.success_check[rows]
 
-    def ended(self, rows: Tensor, state: Columns | None = None) -> Tensor:
-        """Return whether the budget of some images does not pay for another query, (rows,) bool."""
-        return self.billed(rows) + self.eot > self.budget
+    def billed_after(self, clock: Tensor, rows: slice | Tensor, state: Columns) -> Tensor:
+        """Return the queries billed to some images after a query before which they were `clock`, (rows,)."""
+        return clock + self.eot
 
-    def charge(self, rows: Tensor, success_checks: Tensor) -> None:
+    def ended(self, billed: Tensor, rows: Tensor, state: Columns | None = None) -> Tensor:
+        """Return whether the budget of images with these billed queries does not pay for another, (rows,) bool."""
+        return billed > self.budget - self.eot
+
+    def charge(self, rows: slice | Tensor, success_checks: Tensor | None) -> None:
         """Charge images for one query each, which only checked for success where `success_checks`, (rows,) bool."""
-        kind: Kind = "gradient" if self.attack.access == "gradient" else "attack"
-        if success_checks.any():
-            self._charge_success_checks(rows[success_checks])
-            rows = rows[~success_checks]
-        self.ledger.charge(self.pool.images.counts, rows, kind, self.eot)
+        others: int | Tensor = self.eot
+        if success_checks is not None:
+            self._charge_success_checks(rows, success_checks)
+            others = self.eot - self.eot * success_checks
+        self.ledger.charge(self.pool.images.counts, rows, self._kind, others)
 
-    def _charge_success_checks(self, rows: Tensor) -> None:
-        self.ledger.charge(self.pool.images.counts, rows, "success_check", self.eot)
+    def _charge_success_checks(self, rows: slice | Tensor, success_checks: Tensor) -> None:
+        self.ledger.charge(self.pool.images.counts, rows, "success_check", self.eot * success_checks)
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,17 @@ class PaperCounting(ExactCounting):
         state = self.pool.attack_state(rows) if state is None else state
         return self.behaviour.billed(state, self.pool.images.counts.evaluated[rows]).clamp(0, self.budget)
 
-    def ended(self, rows: Tensor, state: Columns | None = None) -> Tensor:
+    def billed_after(self, clock: Tensor, rows: slice | Tensor, state: Columns) -> Tensor:
+        return self.billed(rows, state)
+
+    def ended(self, billed: Tensor, rows: Tensor, state: Columns | None = None) -> Tensor:
         state = self.pool.attack_state(rows) if state is None else state
         return self.behaviour.ended(state, self.pool.images.counts.evaluated[rows])
 
-    def _charge_success_checks(self, rows: Tensor) -> None:
-        self.ledger.charge(self.pool.images.counts, rows, "criterion", 1)
-        self.ledger.pad((self.eot - 1) * len(rows))
+    def _charge_success_checks(self, rows: slice | Tensor, success_checks: Tensor) -> None:
+        self.ledger.charge(self.pool.images.counts, rows, "criterion", success_checks.long())
+        if self.eot > 1:
+            self.ledger.pad((self.eot - 1) * success_checks.sum())
 
 
 COUNTINGS = {"exact": ExactCounting, "paper": PaperCounting}

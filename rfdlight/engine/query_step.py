@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core.tensors import Columns, put, take
+from rfdlight.core.tensors import Columns, add, indices, put, take
 from rfdlight.engine.criteria.base import Queries
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.oracle import Oracle
@@ -38,7 +38,7 @@ class QueryStep:
         clock = self.counting.billed(rows, state)
         points = attack.ask(state)
         checks = attack.is_success_check(state)
-        numbers = torch.arange(rows.start, rows.stop, device=points.device) if isinstance(rows, slice) else rows
+        numbers = indices(self.pool.pool_size, points.device)[rows] if isinstance(rows, slice) else rows
         batch = {"points": points, "clock": clock, "image": numbers, "y": state["y"], "target": state["target"]}
         if eot > 1:
             batch = {name: value.repeat_interleave(eot, 0) for name, value in batch.items()}
@@ -48,17 +48,19 @@ class QueryStep:
             kept = answered.rows[::eot] // eot
             if not len(kept):
                 return None, answered.failed
-            state, rows = take(state, kept), numbers[kept]
-            numbers, points, clock, checks = (value[kept] for value in (numbers, points, clock, checks))
+            numbers, points, clock = (value[kept] for value in (numbers, points, clock))
+            state, rows, checks = take(state, kept), numbers, None if checks is None else checks[kept]
         answer, labels, logits = self._answers(answered.values, state["y"], checks)
-        self.counting.charge(numbers, checks)
+        self.counting.charge(rows, checks)
         attack.tell(state, points, answer)
         put(self.pool.images.attack, rows, state)
         answers = attack.is_adversarial(state, labels)
-        adversarial = answers & attack.threat.contains(state["x"], points)
-        return Queries(attack, state, numbers, points, clock, logits, answers, adversarial), answered.failed
+        adversarial = attack.threat.contains(state["x"], points) & answers
+        add(self.pool.images.candidates.candidates, rows, adversarial)
+        billed = self.counting.billed_after(clock, rows, state)
+        return Queries(attack, state, numbers, points, clock, billed, logits, answers, adversarial), answered.failed
 
-    def _answers(self, values: tuple[Tensor, ...], y: Tensor, checks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _answers(self, values: tuple[Tensor, ...], y: Tensor, checks: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Return what the attack gets, the label of each query and its mean logits."""
         each = values[0].view(len(y), self.eot, -1)
         access, several = self.attack.access, self.eot > 1
@@ -70,8 +72,9 @@ class QueryStep:
         if access == "decision":
             labels = most_frequent(each.argmax(2), y, each.shape[2]) if several else mean.argmax(1)
             return labels, labels, mean
-        single = several and self.counting.free_success_checks
-        answer = torch.where(checks[:, None], each[:, 0], mean) if single else mean
+        answer = mean
+        if checks is not None and several and self.counting.free_success_checks:
+            answer = torch.where(checks[:, None], each[:, 0], mean)
         return answer, answer.argmax(1), mean
 
     def _scores(self, batch: Columns) -> tuple[Tensor, ...]:

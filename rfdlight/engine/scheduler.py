@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from rfdlight.engine.ledger import QueryCounts
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""One number for each of some rows of the pool, in Python's memory."""
 
 _PATIENCE = 16
 """Passes of queries after which waiting candidates are evaluated in a pass that is not full."""
@@ -44,17 +44,17 @@ class Scheduler:
         self._query_passes = 0 if evaluates else self._query_passes + 1
         return evaluates
 
-    def next_rows(self, ready: Tensor, most: int, counts: QueryCounts) -> slice | Tensor:
+    def next_rows(self, ready: Rows, most: int, evaluated: Rows) -> slice | Rows:
         """Return at most `most` of the ready rows: in lockstep those with the fewest queries so far, else in turn.
 
-        Neighbouring rows are a slice, which avoids copies; others are row numbers.
+        `evaluated` are the queries so far of each row. Neighbouring rows are a slice, which avoids copies.
         """
         if len(ready) > most and self.lockstep:
-            ready = ready[counts.evaluated[ready].argsort(stable=True)[:most]].sort().values
+            ready = np.sort(ready[evaluated[ready].argsort(stable=True)[:most]])
         elif len(ready) > most:
-            start = int(torch.searchsorted(ready, self._next))
+            start = int(np.searchsorted(ready, self._next))
             start = start if start < len(ready) else 0
-            ready = torch.cat([ready[start : start + most], ready[: max(0, start + most - len(ready))]])
+            ready = np.concatenate([ready[start : start + most], ready[: max(0, start + most - len(ready))]])
         first, last = int(ready[0]), int(ready[-1])
         self._next = last + 1
         return slice(first, last + 1) if last - first + 1 == len(ready) else ready

@@ -175,9 +175,9 @@ class SanityChecks:
         losses: list[Tensor] = []
         while len(losses) < 2:
             points = attack.ask(state)
-            checks_success = bool(attack.is_success_check(state).any())
+            checks = attack.is_success_check(state)
             answers = [_scores(oracle, points, clock) for _ in range(_ANSWERS)]
-            if not checks_success:
+            if checks is None or not checks.any():
                 losses.append(torch.stack([attack.objective(state, logits).double() for logits in answers]))
             attack.tell(state, points, answers[0])
         return losses

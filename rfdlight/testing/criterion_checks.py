@@ -73,17 +73,14 @@ class Watched(SuccessCriterion):
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
         before = _copy(vars(queries)), _copy(columns_of(images), "criterion")
-        positions = super().candidates(queries, images)
+        chosen = super().candidates(queries, images)
         _check_unchanged(before[0], vars(queries), "candidates")
         _check_unchanged(before[1], columns_of(images), "candidates")
-        _check_form("candidates", positions, torch.int64, (positions.numel(),))
-        known = torch.arange(len(queries.rows))
-        require(torch.isin(positions, known).all(), f"candidates returned a position outside 0 to {len(known) - 1}")
-        require(len(positions.unique()) == len(positions), "candidates returned a position twice")
+        _check_form("candidates", chosen, torch.bool, queries.rows.shape)
         billed = queries.clock + queries.attack.eot
-        for key, number in zip(queries.state["seed"][positions].tolist(), billed[positions].tolist(), strict=True):
+        for key, number in zip(queries.state["seed"][chosen].tolist(), billed[chosen].tolist(), strict=True):
             self.log.selected.setdefault(key, []).append(number)
-        return positions
+        return chosen
 
     def points(self, candidates: Queries) -> Tensor | None:
         points = super().points(candidates)
@@ -140,7 +137,7 @@ class Divided(SuccessCriterion):
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
         alone = [torch.tensor([position]) for position in range(len(queries.rows))]
-        return torch.cat([one[super(Divided, self).candidates(queries.take(one), images)] for one in alone])
+        return torch.cat([super(Divided, self).candidates(queries.take(one), images) for one in alone])
 
     def conclude(self, images: ImageState, rows: Tensor) -> Conclusion:
         alone = [super(Divided, self).conclude(images, row[None]) for row in rows]

@@ -103,7 +103,7 @@ class NeverForgets(RayS):
     """Budget: answers to a point count for the next one."""
 
     def decide(self, state, points, adversarial):
-        before = state["balance"]
+        before = state["balance"].clone()
         decided, outcome = super().decide(state, points, adversarial)
         state["balance"] = torch.where(decided, before, state["balance"])
         return decided, outcome

@@ -90,13 +90,8 @@ def check_ties(attack):
 def check_levels(attack):
     """The chunks per level are those of the published loop, at 32 pixels."""
     for size, counts in LEVELS.items():
-        level, chunk = torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64)
-        found = [0] * len(counts)
-        for _ in range(sum(counts)):
-            found[level] += 1
-            level, chunk = attack.after(level, chunk, size)
-        assert found == counts
-        assert (int(level), int(chunk)) == (len(counts), 0)
+        _, chunks = attack.chunks(size, torch.device("cpu"))
+        assert chunks[: len(counts)].tolist() == counts
     assert len(LEVELS[3072]) == math.ceil(math.log2(3072)) + 1
 
 
@@ -277,8 +272,9 @@ class RoundsDown(SignHunt):
     """Schedule: chunks of d / 2^h values, rounded down."""
 
     @staticmethod
-    def length(level, size):
-        return (size // 2**level).clamp_min(1)
+    def chunks(size, device):
+        length = (size // 2 ** torch.arange(13)).clamp_min(1)
+        return torch.stack([length, (2 ** torch.arange(13)).minimum((size + length - 1) // length)])
 
 
 class RestartsAtTheImage(SignHunt):

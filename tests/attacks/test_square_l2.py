@@ -171,7 +171,7 @@ def test_a_perturbation_that_clipping_has_removed_stays_finite():
         assert after["point"].isfinite().all()
     kept = x.clone()
     seed, step = torch.arange(3), torch.ones(3, dtype=torch.int64)
-    again = square_l2.propose(x, kept, seed, step, torch.full((3,), 3), 0.1)
+    again = square_l2.propose(x, kept, seed, step, torch.full((3,), 3), 3, 0.1)
     assert again.isfinite().all()
 
 

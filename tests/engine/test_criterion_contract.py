@@ -127,17 +127,12 @@ class IgnoresTheLimit(Votes):
 
 class SelectsEveryQuery(Votes):
     def candidates(self, queries, images):
-        return torch.arange(len(queries.rows))
+        return torch.ones_like(queries.adversarial)
 
 
-class SelectsTwice(Votes):
+class SelectsByPosition(Votes):
     def candidates(self, queries, images):
-        return super().candidates(queries, images).repeat(2)
-
-
-class SelectsByMask(Votes):
-    def candidates(self, queries, images):
-        return queries.adversarial
+        return queries.adversarial.nonzero()[:, 0]
 
 
 class SelectsLate(Votes):
@@ -147,9 +142,9 @@ class SelectsLate(Votes):
         return {"seen": torch.zeros_like(y)}
 
     def candidates(self, queries, images):
-        positions = super().candidates(queries, images)
-        images.criterion["seen"] += len(positions)
-        return positions[images.criterion["seen"][queries.rows[positions]] > 1]
+        candidates = super().candidates(queries, images)
+        images.criterion["seen"] += candidates.sum()
+        return candidates & (images.criterion["seen"][queries.rows] > 1)
 
 
 class OpensAList(Votes):
@@ -224,7 +219,7 @@ class ClaimsTooMuch(SequentialCriterion):
 
 class IgnoresTheTarget(SingleCriterion):
     def candidates(self, queries, images):
-        return (queries.logits.argmax(1) != queries.state["y"]).nonzero()[:, 0]
+        return queries.logits.argmax(1) != queries.state["y"]
 
     def points(self, candidates):
         return candidates.points
@@ -232,7 +227,7 @@ class IgnoresTheTarget(SingleCriterion):
 
 class BelievesEveryQuery(SingleCriterion):
     def candidates(self, queries, images):
-        return torch.arange(len(queries.rows))
+        return torch.ones_like(queries.adversarial)
 
     def points(self, candidates):
         return candidates.points
@@ -247,8 +242,7 @@ class BetsForOthers(Votes):
 FAULTS = [
     (IgnoresTheLimit, "final_evaluations"),
     (SelectsEveryQuery, "a query that is not adversarial"),
-    (SelectsTwice, "twice"),
-    (SelectsByMask, "candidates has shape and dtype"),
+    (SelectsByPosition, "candidates has shape and dtype"),
     (SelectsLate, "depend"),
     (OpensAList, "open returned failures"),
     (WantsFractions, "first_evaluations returned 1.5"),

@@ -30,6 +30,7 @@ class Queries:
     rows: Tensor  # (queries,) int64, the row of each query's image in the pool: that of `ImageState`
     points: Tensor  # (queries, C, H, W) float32
     clock: Tensor  # (queries,) int64, queries billed before each
+    billed: Tensor  # (queries,) int64, queries billed including it
     logits: Tensor  # (queries, classes) float32, the mean logits of each query's evaluations
     adversarial_answer: Tensor  # (queries,) bool, whether the answer is adversarial, wherever the point is
     adversarial: Tensor  # (queries,) bool, whether the point is in the ball and the answer adversarial
@@ -125,7 +126,7 @@ class SuccessCriterion(ABC):
         return {}
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
-        """Return the positions, (candidates,) int64, of the queries that have a candidate, each once, in any order.
+        """Return which queries have a candidate, (queries,) bool.
 
         By default, all with an adversarial answer in the ball; a criterion without `points` selects no others.
 
@@ -133,7 +134,7 @@ class SuccessCriterion(ABC):
             queries: The queries of one pass.
             images: The state of all images in the pool, of which `candidates` changes the criterion's own alone.
         """
-        return queries.adversarial.nonzero()[:, 0]
+        return queries.adversarial
 
     def points(self, candidates: Queries) -> Tensor | None:
         """Return the points to evaluate, (candidates, C, H, W) float32, by default None for the points of the queries.

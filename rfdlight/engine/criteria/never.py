@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
@@ -13,7 +14,7 @@ class NeverCriterion(SuccessCriterion):
     """Counts no image as adversarial before its final evaluations."""
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
-        return queries.rows[:0]
+        return torch.zeros_like(queries.adversarial)
 
     def first_evaluations(self, attack: Attack) -> int:
         return 0

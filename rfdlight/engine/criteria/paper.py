@@ -19,8 +19,7 @@ class PaperCriterion(SuccessCriterion):
             raise UserError("model.criterion paper has no rule for attacks that read gradients; leave it at sequential")
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
-        reported = paper_behaviour(queries.attack).reports_success(queries.state, queries.adversarial_answer)
-        return reported.nonzero()[:, 0]
+        return paper_behaviour(queries.attack).reports_success(queries.state, queries.adversarial_answer)
 
     def points(self, candidates: Queries) -> Tensor:
         return candidates.attack.best(candidates.state)

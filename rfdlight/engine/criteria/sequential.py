@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
+from rfdlight.core.tensors import may_hold
 from rfdlight.engine.criteria.base import Conclusion, Queries, SuccessCriterion
 from rfdlight.engine.evaluations import MOST_BEFORE_FINAL
 from rfdlight.engine.state import ImageState
@@ -53,13 +54,13 @@ class SequentialCriterion(SuccessCriterion):
         return SequentialState(torch.zeros_like(y, dtype=torch.bool), zero, zero, zero)
 
     def candidates(self, queries: Queries, images: ImageState) -> Tensor:
-        positions = super().candidates(queries, images)
-        if not len(positions):
-            return positions
-        skip, rows = images.criterion.skip, queries.rows[positions]
-        waits = skip[rows] > 0
-        skip[rows[waits]] -= 1
-        return positions[~waits]
+        candidates = super().candidates(queries, images)
+        skip: Tensor = images.criterion.skip
+        if not may_hold(candidates):
+            return candidates
+        skipped = candidates & (skip[queries.rows] > 0)
+        skip.index_add_(0, queries.rows, skipped.long(), alpha=-1)
+        return candidates > skipped
 
     def first_evaluations(self, attack: Attack) -> int:
         return 1
