@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rfdlight.defenses.policy import QueryPolicy
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 from rfdlight.records.records import Record
@@ -55,6 +56,7 @@ class EngineConfig:
     attacks_misclassified: bool = False  # an earlier run has decided which clean images are wrong
     interim_queries: tuple[int, ...] = ()  # in rising order, below the budget
     starting_points: tuple[Tensor, Tensor] | None = None  # images (images, C, H, W) and their classes (images,)
+    policy: QueryPolicy | None = None  # inspects the queries; needs exact query counting and eot 1
 
 
 class RunObserver:

@@ -49,7 +49,7 @@ class CriterionStep:
         positions = self.criterion.candidates(queries, images)
         if len(positions):
             self._start_candidates(queries if len(positions) == len(queries.rows) else queries.take(positions))
-        self._proceed(queries.rows, queries.state)
+        self.proceed(queries.rows, queries.state)
 
     def _start_candidates(self, queries: Queries) -> None:
         points, rows = self.pool.images.points, queries.rows
@@ -83,7 +83,7 @@ class CriterionStep:
             images.candidates.first_9_vote_success[rows] = billed
         self._finish(rows)
 
-    def _proceed(self, rows: Tensor, state: Columns | None = None) -> None:
+    def proceed(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send images in their attack to their final or interim evaluations, where these are due."""
         self._end_exhausted(rows, state)
         if self.interim_queries and not self.deterministic:
@@ -111,9 +111,10 @@ class CriterionStep:
         self._request(rows, Phase.INTERIM, self.final_test.first)
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
-        """Send images without budget to their final evaluations, at the attack's best point."""
+        """Send images without budget, or with a refusal that ended the attack, to final evaluations of the best point."""
         images = self.pool.images
-        over = (images.points.phase[rows] == Phase.ATTACK) & self.counting.ended(rows, state)
+        ended = self.counting.ended(rows, state) | images.detection.ended[rows]
+        over = (images.points.phase[rows] == Phase.ATTACK) & ended
         if not over.any():
             return
         ended = rows[over]
@@ -238,7 +239,7 @@ class CriterionStep:
         success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
         images.points.phase[rejected] = Phase.ATTACK
-        self._proceed(rejected)
+        self.proceed(rejected)
         if self.deterministic or not self.criterion.reaches_verdict:
             self._succeed(success)
             return success[:0]
