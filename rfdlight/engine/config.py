@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rfdlight.defenses.policy import QueryPolicy
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 from rfdlight.records.records import Record
+
+if TYPE_CHECKING:  # the engine runs without Lightning, which the defenses import
+    from rfdlight.defenses.policy import QueryPolicy
 
 MOST_ROWS = 64
 """Largest number of rows of a forward pass where none was chosen by timing; more rows hardly pay on a CPU."""

@@ -111,7 +111,7 @@ class CriterionStep:
         self._request(rows, Phase.INTERIM, self.final_test.first)
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
-        """Send images without budget, or with a refusal that ended the attack, to final evaluations of the best point."""
+        """Send images without budget, or with a refusal that ended the attack, to final evaluations of `best`."""
         images = self.pool.images
         ended = self.counting.ended(rows, state) | images.detection.ended[rows]
         over = (images.points.phase[rows] == Phase.ATTACK) & ended

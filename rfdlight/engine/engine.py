@@ -18,14 +18,23 @@ from rfdlight.engine.criteria.base import SuccessCriterion
 from rfdlight.engine.criterion_step import CriterionStep
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.evaluations import EvaluationState
-from rfdlight.engine.inspection import DetectionState, Inspection
+from rfdlight.engine.inspection import Inspection
 from rfdlight.engine.ledger import Ledger, QueryCounts
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool, columns_of
 from rfdlight.engine.query_counting import COUNTINGS
 from rfdlight.engine.query_step import QueryStep
 from rfdlight.engine.scheduler import Scheduler
-from rfdlight.engine.state import CandidateState, CleanState, ImageState, InterimState, Phase, PointState, describe
+from rfdlight.engine.state import (
+    CandidateState,
+    CleanState,
+    DetectionState,
+    ImageState,
+    InterimState,
+    Phase,
+    PointState,
+    describe,
+)
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 

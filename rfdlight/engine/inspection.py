@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, put, take
-from rfdlight.defenses.policy import QueryPolicy
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.pool import Pool
 
-
-@dataclass
-class DetectionState:
-    """What a query policy has detected of each image's attack, (rows,) each."""
-
-    detected: Tensor  # int64, queries
-    first_detected: Tensor  # int64, queries billed including the first of them, or -1
-    ended: Tensor  # bool, whether a refusal has ended the attack
+if TYPE_CHECKING:  # the engine runs without Lightning, which the defenses import
+    from rfdlight.defenses.policy import QueryPolicy
 
 
 @dataclass(frozen=True)

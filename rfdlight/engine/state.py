@@ -12,7 +12,6 @@ from torch import Tensor
 from rfdlight.core.norms import norm
 from rfdlight.core.tensors import Columns
 from rfdlight.engine.evaluations import EvaluationState, MeanMarginTest, Verdict, majority_verdict
-from rfdlight.engine.inspection import DetectionState
 from rfdlight.engine.ledger import QueryCounts
 from rfdlight.records.records import CleanVerdict, InterimEvaluation, Record
 
@@ -92,6 +91,15 @@ class InterimState:
             for queries, made, margin, verdict in zip(*(column[row].tolist() for column in columns), strict=True)
             if made
         )
+
+
+@dataclass
+class DetectionState:
+    """What a query policy has detected of each image's attack, (rows,) each."""
+
+    detected: Tensor  # int64, queries
+    first_detected: Tensor  # int64, queries billed including the first of them, or -1
+    ended: Tensor  # bool, whether a refusal has ended the attack
 
 
 @dataclass
