@@ -179,6 +179,8 @@ class Square(Attack):
         seed, step, (channels, height, width) = state["seed"], state["step"], proposal.shape[1:]
         more = torch.where(moves, 2 ** state["doublings"], 1).round().long() - 1
         most = int(more.max())
+        if not most:
+            return proposal
         places = rng.uniform(seed, _MORE_WINDOWS, step, 2 * most).view(len(seed), most, 2)
         signs = rng.signs(seed, _MORE_SIGNS, step, (most, channels, 1, 1))
         for number in range(most):

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from reference.draws import SquareDraws
+from reference.draws import SquareDraws, signs, uniform
 from reference.square import painted, point_of, side
 
 import rfdlight as rfd
 from rfdlight.attacks import AdaptiveSquare, Square
-from rfdlight.core import rng
 from rfdlight.defenses import Blacklight
 from rfdlight.errors import UserError
 from rfdlight.testing.small_victims import small_network
@@ -17,9 +16,9 @@ EPS, P, BUDGET, SIZE = 0.1, 0.1, 400, 8
 
 def windows(seed, step, number, s):
     """The places of the windows after the first, and their colours, drawn one by one."""
-    key, at = torch.tensor([seed]), torch.tensor([step])
-    places = rng.uniform(key, 9, at, 2 * (number - 1))[0].tolist()
-    colours = rng.signs(key, 10, at, (number - 1, 3))[0].tolist()
+    places = uniform(seed, 9, step, 2 * (number - 1))
+    flat = signs(seed, 10, step, 3 * (number - 1))
+    colours = [flat[start : start + 3] for start in range(0, len(flat), 3)]
     corners = [int(place * (SIZE - s)) for place in places]
     return list(zip(corners[::2], corners[1::2], colours, strict=True))
 
