@@ -60,7 +60,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=30)
     parser.add_argument("--budget", type=int, default=500)
     parser.add_argument("--eps", type=float, help="by default that of the data, 0.05")
-    parser.add_argument("--attacks", nargs="+", default=list(attacks()), choices=list(attacks()))
+    parser.add_argument("--attacks", nargs="*", default=list(attacks()), choices=list(attacks()))
     parser.add_argument("--actions", nargs="+", default=["none", "flag", "ban"])
     parser.add_argument("--clean", type=int, default=10_000, help="clean test images; 0 leaves them out")
     arguments = parser.parse_args()
