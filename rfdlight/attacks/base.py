@@ -146,6 +146,13 @@ class Attack(Configurable, ABC):
     def best(self, state: Columns) -> Tensor:
         """Return the point in the ball that the attack submits if it ends now, like `x`."""
 
+    def refused(self, state: Columns, points: Tensor) -> bool:
+        """Update the columns where a query policy refused to answer the queried points; return whether to go on.
+
+        Called after `ask` with the refused rows alone, in place of `tell`. By default the attack ends there.
+        """
+        return False
+
     def is_success_check(self, state: Columns) -> Tensor | None:
         """Return, between `ask` and `tell`, which queries only show whether the attack has succeeded, (rows,) bool.
 

@@ -12,7 +12,7 @@ from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, indices, may_hold, per_row
-from rfdlight.errors import UserError, unknown_name
+from rfdlight.errors import UserError, expect, unknown_name
 
 # After each of these 10,000ths of the schedule the squares' share of the pixels is halved.
 _BREAKS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -22,7 +22,12 @@ _AUTHORS_SIDE = 224
 _LARGEST_SHARE = 0.8
 Follow = Literal["down", "up", "both", "sawtooth"]
 _FOLLOWED: tuple[Follow, ...] = get_args(Follow)
+OnRefusal = Literal["end", "adapt"]
+_ON_REFUSAL: tuple[OnRefusal, ...] = get_args(OnRefusal)
+_MOST_DOUBLINGS = 6  # of the squares of a proposal, after refusals
+_RETURN = 1 / 8  # of a doubling that each answer takes back
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
+_MORE_WINDOWS, _MORE_SIGNS = 9, 10
 
 
 class Square(Attack):
@@ -41,6 +46,11 @@ class Square(Attack):
     2022, written without their code: that paper's threshold is not known here, the start is always kept, and the
     submission is the kept point, which "up" may have moved away from the boundary. "sawtooth" is ours: it fits AAA,
     whose scores rise while the model's margin falls, and fall where it crosses into the next period.
+    `on_refusal` "adapt" follows the idea of OARS, Feng et al., Stateful Defenses for Machine Learning Models Are Not
+    Yet Secure Against Black-box Attacks, CCS 2023, written without its code: refused proposals are redrawn, and what
+    makes queries differ is tuned by the refusals themselves. That paper's parameters for Square are not known here.
+    Ours is the number of squares of a proposal: a refusal doubles it, up to 64, and each answer takes back an eighth of
+    a doubling. The paper searches a value first and then keeps it.
 
     Args:
         p: Share of the pixels in the first squares, in (0, 1]. By default min(0.8, 0.05 (224 / s)^2) in linf for images
@@ -57,6 +67,8 @@ class Square(Attack):
             rise by a jump, or "sawtooth", a small rise or a fall by a jump. All but "down" are for victims whose scores
             mislead, such as those behind `aaa`.
         jump: Change of the loss beyond which it is a jump, > 0; by default the period of `aaa`.
+        on_refusal: What follows where a query policy refuses to answer: the "end" of the attack, or, in linf without
+            `refresh`, "adapt".
     """
 
     default_clock: ClassVar[Literal["evaluations", "iterations"]] = "evaluations"
@@ -74,6 +86,7 @@ class Square(Attack):
         loss: Loss = "margin",
         follow: Follow = "down",
         jump: float = 6.0,
+        on_refusal: OnRefusal = "end",
         **ball: Any,
     ) -> None:
         super().__init__(**ball)
@@ -87,6 +100,12 @@ class Square(Attack):
         self.refresh = refresh
         if follow not in _FOLLOWED:
             raise unknown_name("attack.follow", follow, _FOLLOWED)
+        if on_refusal not in _ON_REFUSAL:
+            raise unknown_name("attack.on_refusal", on_refusal, _ON_REFUSAL)
+        if on_refusal == "adapt":
+            expect(self.norm == "linf", "attack.norm", "linf with attack.on_refusal adapt", self.norm)
+            expect(refresh == "never", "attack.refresh", "never with attack.on_refusal adapt", refresh)
+        self.on_refusal = on_refusal
         self.loss = loss
         self.follow = follow
         self.jump = jump
@@ -98,6 +117,8 @@ class Square(Attack):
             "queries": torch.zeros_like(y),
             "refreshing": torch.zeros_like(y, dtype=torch.bool),  # whether the kept point is queried next
         }
+        if self.on_refusal == "adapt":  # the binary logarithm of the squares per proposal
+            columns["doublings"] = torch.zeros_like(y, dtype=torch.float32)
         if self.norm == "l2":  # the kept point
             return {"point": square_l2.start(x, seed, self.threat.eps), **columns}
         channels, height, width = x.shape[1:]  # in linf, the kept perturbation in units of eps, before clipping
@@ -155,6 +176,21 @@ class Square(Attack):
             flips = (chosen >> indices(channels, kept.device)).bitwise_and_(same[:, None])  # (rows, C)
             paint = torch.where(flips[:, :, None, None] > 0, -paint, paint)
             proposal = torch.where(window, paint, kept)
+        return self._paint_more(state, side, moves, proposal) if self.on_refusal == "adapt" else proposal
+
+    def _paint_more(self, state: Columns, side: Tensor, moves: Tensor, proposal: Tensor) -> Tensor:
+        """Return the signs of a proposal with the second and later windows painted one after the other."""
+        seed, step, (channels, height, width) = state["seed"], state["step"], proposal.shape[1:]
+        more = torch.where(moves, 2 ** state["doublings"], 1).round().long() - 1
+        most = int(more.max())
+        if not most:
+            return proposal
+        places = rng.uniform(seed, _MORE_WINDOWS, step, 2 * most).view(len(seed), most, 2)
+        windows, _, _ = square_l2.windows(places, side, height, width)
+        signs = rng.signs(seed, _MORE_SIGNS, step, (most, channels, 1, 1))
+        for number in range(most):
+            window = windows[:, number, None]
+            proposal = torch.where(window & per_row(more > number, window), signs[:, number], proposal)
         return proposal
 
     def _proposal(self, state: Columns, moves: Tensor) -> Tensor:
@@ -203,6 +239,16 @@ class Square(Attack):
         torch.where(per_row(better, points), state["proposal"], kept, out=kept)
         torch.where(replaced, loss.to(state["loss"].dtype), state["loss"], out=state["loss"])
         state["kept"] = better
+        if self.on_refusal == "adapt":
+            state["doublings"] = (state["doublings"] - _RETURN).clamp_min(0)
+
+    def refused(self, state: Columns, points: Tensor) -> bool:
+        if self.on_refusal == "end":
+            return False
+        state["doublings"] = (state["doublings"] + 1).clamp_max(_MOST_DOUBLINGS)
+        state["step"] = state["step"] + 1
+        state["queries"] = state["queries"] + 1
+        return True
 
     def best(self, state: Columns) -> Tensor:
         return self._point(state["x"], state[self._kept])

@@ -49,6 +49,7 @@ NAMES: dict[str, dict[str, str]] = {
     "defense": {
         "aaa": "rfdlight.defenses.aaa.AAA",
         "averaged_answers": "rfdlight.defenses.averaged_answers.AveragedAnswers",
+        "blacklight": "rfdlight.defenses.blacklight.Blacklight",
         "feature_noise": "rfdlight.defenses.feature_noise.FeatureNoise",
         "input_noise": "rfdlight.defenses.input_noise.InputNoise",
         "logit_noise": "rfdlight.defenses.logit_noise.LogitNoise",

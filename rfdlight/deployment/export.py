@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rfdlight.data.conversion import unit_range
 from rfdlight.defenses.aaa import AAA
 from rfdlight.defenses.base import Defense
+from rfdlight.defenses.policy import QueryPolicy
 from rfdlight.deployment import formats
 from rfdlight.deployment.card import SEEDING, CleanAccuracy, ExportCard, card_file, points_of, warnings_of
 from rfdlight.deployment.check import Draws, check_file
@@ -113,6 +114,8 @@ def _refuse(defenses: list[Defense], format: Format) -> None:
     """Refuse defenses that a file cannot hold."""
     for defense in defenses:
         name = type(defense).__name__
+        if isinstance(defense, QueryPolicy):
+            raise UserError(f"defense: expected one that acts in the network, got {name}, which needs all queries")
         if isinstance(defense, AAA) and format == "onnx":
             why = "AAA, whose optimisation amplifies the rounding of ONNX Runtime to other logits"
             raise UserError(f"defense: expected one that ONNX can hold, got {why}; use the format torch-export")

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from rfdlight.engine.query_counting import QueryCounting
 from rfdlight.errors import UserError
 from rfdlight.records.records import Record
+
+if TYPE_CHECKING:  # the engine runs without Lightning, which the defenses import
+    from rfdlight.defenses.policy import QueryPolicy
 
 MOST_ROWS = 64
 """Largest number of rows of a forward pass where none was chosen by timing; more rows hardly pay on a CPU."""
@@ -55,6 +59,7 @@ class EngineConfig:
     attacks_misclassified: bool = False  # an earlier run has decided which clean images are wrong
     interim_queries: tuple[int, ...] = ()  # in rising order, below the budget
     starting_points: tuple[Tensor, Tensor] | None = None  # images (images, C, H, W) and their classes (images,)
+    policy: QueryPolicy | None = None  # inspects the queries; needs exact query counting and eot 1
 
 
 class RunObserver:

@@ -67,7 +67,7 @@ class CriterionStep:
             chosen = queries.take(positions(candidates, found)) if found < len(rows) else queries
             self._start_candidates(chosen)
         if any(others):
-            self._proceed(rows, state)
+            self.proceed(rows, state)
         return found > 0 or any(others)
 
     def _start_candidates(self, queries: Queries) -> None:
@@ -102,7 +102,7 @@ class CriterionStep:
             images.candidates.first_9_vote_success[rows] = billed
         self._finish(rows)
 
-    def _proceed(self, rows: Tensor, state: Columns | None = None) -> None:
+    def proceed(self, rows: Tensor, state: Columns | None = None) -> None:
         """Send images in their attack to their final or interim evaluations, where these are due."""
         self._end_exhausted(rows, state)
         if self._evaluates_interim:
@@ -137,9 +137,10 @@ class CriterionStep:
         self._request(rows, Phase.INTERIM, self.final_test.first)
 
     def _end_exhausted(self, rows: Tensor, state: Columns | None = None) -> None:
-        """Send images without budget to their final evaluations, at the attack's best point."""
+        """Send images without budget, or with a refusal that ended the attack, to final evaluations of `best`."""
         images, billed = self.pool.images, self.counting.billed(rows, state)
-        over = (images.points.phase[rows] == Phase.ATTACK) & self.counting.ended(billed, rows, state)
+        ended = self.counting.ended(billed, rows, state) | images.detection.ended[rows]
+        over = (images.points.phase[rows] == Phase.ATTACK) & ended
         if not over.any():
             return
         ended = rows[over]
@@ -264,7 +265,7 @@ class CriterionStep:
         success = rows[final & conclusion.adversarial]
         rejected = rows[final & ~conclusion.adversarial]
         images.points.phase[rejected] = Phase.ATTACK
-        self._proceed(rejected)
+        self.proceed(rejected)
         if self.deterministic or not self.criterion.reaches_verdict:
             self._succeed(success)
             return success[:0]

@@ -14,18 +14,29 @@ from torch import Tensor
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.paper import with_published_steps
 from rfdlight.core import rng
+from rfdlight.core.tensors import indices
 from rfdlight.engine.config import EngineConfig, RunObserver
 from rfdlight.engine.criteria.base import SuccessCriterion
 from rfdlight.engine.criterion_step import CriterionStep
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.evaluations import EvaluationState
+from rfdlight.engine.inspection import Inspection
 from rfdlight.engine.ledger import Ledger, QueryCounts
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool, columns_of
 from rfdlight.engine.query_counting import COUNTINGS
 from rfdlight.engine.query_step import QueryStep
 from rfdlight.engine.scheduler import Rows, Scheduler
-from rfdlight.engine.state import CandidateState, CleanState, ImageState, InterimState, Phase, PointState, describe
+from rfdlight.engine.state import (
+    CandidateState,
+    CleanState,
+    DetectionState,
+    ImageState,
+    InterimState,
+    Phase,
+    PointState,
+    describe,
+)
 from rfdlight.engine.targets import draw_targets
 from rfdlight.errors import UserError
 
@@ -60,7 +71,10 @@ class Engine:
         isolation = ErrorIsolation(oracle, self.ledger)
         counting = COUNTINGS[config.query_counting]
         self._counting = counting(self.attack, self._pool, self.ledger, config.budget, config.eot)
-        self._query_step = QueryStep(oracle, isolation, self.attack, self._counting, self._pool, config.eot)
+        self._inspection = self._begin_inspection()
+        self._query_step = QueryStep(
+            oracle, isolation, self.attack, self._counting, self._pool, config.eot, self._inspection
+        )
         self._criterion_step = CriterionStep(
             oracle,
             isolation,
@@ -125,6 +139,7 @@ class Engine:
         self._pool.ids.clear()
         self._waiting = None
         self._scheduler.restart()
+        self._begin_inspection()
         self._criterion_step = replace(self._criterion_step, deterministic=False)
 
     def bound_memory(self, gigabytes: float, x: Tensor) -> None:
@@ -157,6 +172,17 @@ class Engine:
         """Return the memory of an image like `x`, (1, C, H, W), in the pool, in bytes."""
         images = self._new_images(x, torch.zeros(1, dtype=torch.int64, device=x.device), ["any"])
         return sum(column[0].numel() * column.element_size() for column in columns_of(images).values())
+
+    def _begin_inspection(self) -> Inspection | None:
+        """Have the query policy, if there is one, forget all queries, and return its inspection of those to come.
+
+        A white-box attack has the victim, and is not inspected.
+        """
+        policy = self.config.policy
+        if policy is None or self.attack.access == "gradient":
+            return None
+        policy.begin(self.config.seed)
+        return Inspection(policy, self.attack, self._pool, self.ledger)
 
     def _refill(self) -> None:
         # At most one batch at a time, because `init` may need memory of that size.
@@ -195,18 +221,22 @@ class Engine:
             shared=shared,
             attack=own,
             criterion=self.criterion.open(y),
-            counts=QueryCounts(zero, zero, zero, zero),
+            counts=QueryCounts(zero, zero, zero, zero, zero, zero + 1),
             points=PointState(torch.full_like(y, Phase.CLEAN), x, zero, zero, known, logits),
             evaluations=EvaluationState.open(y, config.classes, wanted),
             candidates=CandidateState(zero, zero, zero, none, none),
             clean=CleanState(zero, zero, zero.double(), none, zero),
             interim=InterimState.open(x, len(self._criterion_step.interim_queries)),
+            detection=DetectionState(zero, none, torch.zeros_like(y, dtype=torch.bool)),
         )
 
     def _query(self, rows: slice | Tensor) -> None:
         queries, failed = self._query_step.run(rows)
         if (queries is not None and self._criterion_step.consider(queries)) or self._scheduler.lockstep:
             self._waiting = None
+        if self._inspection is not None:  # images whose query was refused
+            self._waiting = None
+            self._criterion_step.proceed(indices(self.pool_size, self._pool.images.points.phase.device)[rows])
         self._remove(failed, list(self._pool.ids))
 
     def _evaluate(self) -> None:

@@ -15,12 +15,14 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass
 class QueryCounts:
-    """Evaluations of each image by kind, (rows,) int64 each; all but the criterion's are billed."""
+    """Evaluations, refusals and accounts of each image, (rows,) int64 each; the criterion's are not billed."""
 
     attack: Tensor  # evaluations whose answers chose the attacker's next point
     gradient: Tensor  # evaluations whose gradients chose it
     success_check: Tensor  # evaluations that only checked whether the attacker has succeeded
     criterion: Tensor  # fresh evaluations of the success criterion
+    refused: Tensor  # queries that a query policy refused to answer, which are billed and not evaluated
+    accounts: Tensor  # accounts that the attacker has opened
 
     @property
     def evaluated(self) -> Tensor:
@@ -29,8 +31,8 @@ class QueryCounts:
 
     @property
     def billed(self) -> Tensor:
-        """Billed evaluations of each image, (rows,)."""
-        return self.evaluated + self.success_check
+        """Billed queries of each image, evaluated or refused, (rows,)."""
+        return self.evaluated + self.success_check + self.refused
 
 
 class Ledger:
@@ -59,6 +61,11 @@ class Ledger:
             self._count(kind, amount.sum())
         else:
             self._count(kind, amount * (rows.stop - rows.start if isinstance(rows, slice) else len(rows)))
+
+    def refuse(self, counts: QueryCounts, rows: Tensor, banned: bool) -> None:
+        """Bill a query to each of some images that no forward pass answers, and a new account where one is banned."""
+        counts.refused[rows] += 1
+        counts.accounts[rows] += int(banned)
 
     def pad(self, rows: int | Tensor) -> None:
         """Count rows that belong to no image."""

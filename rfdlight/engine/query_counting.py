@@ -41,7 +41,7 @@ class ExactCounting:
         """Return the queries billed to some images, (rows,); their attack columns, `state`, save a read of the pool."""
         counts = self.pool.images.counts
         chosen = counts.gradient if self._kind == "gradient" else counts.attack
-        return chosen[rows] + counts.success_check[rows]
+        return chosen[rows] + counts.success_check[rows] + counts.refused[rows]
 
     def billed_after(self, clock: Tensor, rows: slice | Tensor, state: Columns) -> Tensor:
         """Return the queries billed to some images after a query before which they were `clock`, (rows,)."""

@@ -12,6 +12,7 @@ from rfdlight.attacks.base import Attack
 from rfdlight.core.tensors import Columns, add, indices, put, take
 from rfdlight.engine.criteria.base import Queries
 from rfdlight.engine.error_isolation import ErrorIsolation
+from rfdlight.engine.inspection import Inspection
 from rfdlight.engine.oracle import Oracle
 from rfdlight.engine.pool import Pool
 from rfdlight.engine.query_counting import ExactCounting
@@ -27,6 +28,7 @@ class QueryStep:
     counting: ExactCounting
     pool: Pool
     eot: int  # evaluations per query
+    inspection: Inspection | None = None  # by a query policy
 
     def run(self, rows: slice | Tensor) -> tuple[Queries | None, dict[int, str]]:
         """Make one query for the image in each of some rows of the pool, at least one.
@@ -39,6 +41,14 @@ class QueryStep:
         points = attack.ask(state)
         checks = attack.is_success_check(state)
         numbers = indices(self.pool.pool_size, points.device)[rows] if isinstance(rows, slice) else rows
+        if self.inspection is not None:
+            kept = self.inspection.answered(numbers, points, state)
+            if not len(kept):
+                return None, {}
+            if len(kept) < len(numbers):
+                state, rows = take(state, kept), numbers[kept]
+                numbers, points, clock = (value[kept] for value in (numbers, points, clock))
+                checks = None if checks is None else checks[kept]
         batch = {"points": points, "clock": clock, "image": numbers, "y": state["y"], "target": state["target"]}
         if eot > 1:
             batch = {name: value.repeat_interleave(eot, 0) for name, value in batch.items()}

@@ -15,7 +15,7 @@ from rfdlight.engine.evaluations import EvaluationState, MeanMarginTest, Verdict
 from rfdlight.engine.ledger import QueryCounts
 from rfdlight.records.records import CleanVerdict, InterimEvaluation, Record
 
-_OR_NONE = ("success_query", "first_9_vote_success")
+_OR_NONE = ("success_query", "first_9_vote_success", "first_detected")
 """Fields of a record that are None where the state holds -1."""
 
 _VERDICTS: dict[int, Verdict] = {1: "adversarial", -1: "robust", 0: "undecided"}
@@ -94,6 +94,15 @@ class InterimState:
 
 
 @dataclass
+class DetectionState:
+    """What a query policy has detected of each image's attack, (rows,) each."""
+
+    detected: Tensor  # int64, queries
+    first_detected: Tensor  # int64, queries billed including the first of them, or -1
+    ended: Tensor  # bool, whether a refusal has ended the attack
+
+
+@dataclass
 class ImageState:
     """All tensors of the images in the pool, grouped in dictionaries and dataclasses."""
 
@@ -106,6 +115,7 @@ class ImageState:
     candidates: CandidateState
     clean: CleanState
     interim: InterimState
+    detection: DetectionState
 
 
 def describe(image_id: str, images: ImageState, row: int, billed: int, test: MeanMarginTest) -> Record:
@@ -116,7 +126,8 @@ def describe(image_id: str, images: ImageState, row: int, billed: int, test: Mea
     delta = point - shared["x"][rows]
     label, target = int(shared["y"][row]), int(shared["target"][row])
     counts: dict[str, Any] = {kind: int(column[row]) for kind, column in vars(images.counts).items()}
-    candidates: dict[str, Any] = {name: int(column[row]) for name, column in vars(images.candidates).items()}
+    events = {**vars(images.candidates), **vars(images.detection)}
+    candidates: dict[str, Any] = {name: int(column[row]) for name, column in events.items() if name != "ended"}
     candidates |= {name: None for name in _OR_NONE if candidates[name] < 0}
     clean: dict[str, Any] = {name: column[row].item() for name, column in vars(images.clean).items()}
     clean["clean_verdict"] = _CLEAN_VERDICTS[clean["clean_verdict"]]

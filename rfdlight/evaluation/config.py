@@ -16,6 +16,7 @@ from rfdlight.core.balls import check_eps
 from rfdlight.core.registry import short_name
 from rfdlight.data.base import ImageData
 from rfdlight.defenses.base import Defense
+from rfdlight.defenses.policy import QueryPolicy
 from rfdlight.engine.compilation import CompiledVictim
 from rfdlight.engine.config import LARGEST
 from rfdlight.engine.evaluations import ADVERSARIAL_LEVEL
@@ -205,6 +206,23 @@ class Subject:
         return [part for part in parts if part is not None]
 
     @property
+    def policy(self) -> QueryPolicy | None:
+        """The query policy among the defenses; a UserError if there are several."""
+        policies = [defense for defense in self.defenses if isinstance(defense, QueryPolicy)]
+        expect(len(policies) <= 1, "defense", "at most one query policy", len(policies), "leave out all but one")
+        return policies[0] if policies else None
+
+    def checked_policy(self, config: EvaluationConfig) -> QueryPolicy | None:
+        """Return the query policy, or raise a UserError if it does not go with the settings."""
+        policy = self.policy
+        if policy is not None:
+            why = "a query policy sees each evaluation of a query as a query"
+            expect(config.eot == 1, "model.eot", f"1, since {why}", config.eot)
+            counting = config.query_counting
+            expect(counting == "exact", "model.query_counting", "exact beside a query policy", counting)
+        return policy
+
+    @property
     def attack_name(self) -> str:
         """The short name of the attack, or its import path."""
         return short_name("attack", type(self.attack))
@@ -233,6 +251,7 @@ class Subject:
             "channels_last": passes.channels_last,
             "batch_size": passes.rows,
             "seed": config.seed,
+            "policy": None if self.policy is None else self.policy.action,
         }
 
 

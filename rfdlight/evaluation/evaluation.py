@@ -338,6 +338,7 @@ class Evaluation(RunObserver):
             starting_points=points,
             deterministic=not any(astuple(self.random)),
             attacks_misclassified=config.attacks_misclassified,
+            policy=self.subject.checked_policy(config),
         )
         criterion = criterion_named(config.criterion, config.final_evaluations, config.level)
         return Engine(oracle, self.subject.attack, criterion, engine, observer=self)

@@ -125,6 +125,8 @@ class SanityChecks:
     def _random_noise(self, sample: ImageSource, known: dict[str, Record]) -> NoiseComparison:
         if isinstance(self.subject.attack, RandomNoise):
             raise UserError("the attack is random noise itself")
+        if self.subject.policy is not None:
+            raise UserError("a query policy acts on the attack alone")
         if self.subject.attack.norm not in RandomNoise.norms:
             raise UserError(f"random noise is not defined for {self.subject.attack.norm}")
         noise = RandomNoise(self.subject.attack.eps, self.subject.attack.norm, self.subject.attack.targeted)

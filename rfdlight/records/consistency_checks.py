@@ -59,11 +59,13 @@ def _points(records: Sequence[Record], run: RunFacts) -> Found:
 
 def _queries(records: Sequence[Record], run: RunFacts) -> Found:
     exact = run.query_counting == "exact"
-    wrong = [r.id for r in records if r.billed > run.budget or (exact and r.billed != r.queries)]
+    wrong = [r.id for r in records if r.billed > run.budget or (exact and r.billed != r.queries + r.refused)]
     if wrong:
         return "fail", f"{len(wrong):,} images are billed too much or too little, the first is {wrong[0]}"
     most = max((record.billed for record in records), default=0)
     every = "every evaluation is billed, " if exact else ""
+    if refused := sum(record.refused for record in records):
+        every += f"and every one of {refused:,} refused queries, "
     return "ok", f"{every}at most {most:,} per image, of {run.budget:,}"
 
 

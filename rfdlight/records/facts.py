@@ -133,6 +133,7 @@ class RunFacts(Fields, frozen=True, kw_only=True):
     classes: list[str] | None = None
     num_classes: PositiveCount | None = None
     defense: str
+    policy: Literal["flag", "refuse", "ban"] | None = None  # what follows a detection by a query policy
     seed: int
     channels_last: bool | None = None  # memory format of the victim
     batch_size: Count | None = None

@@ -66,6 +66,10 @@ class Record(Fields, frozen=True, kw_only=True):
     low: float | None  # smallest pixel of the final point; None in runs converted from an earlier schema
     high: float | None  # largest pixel of the final point
     interim: tuple[InterimEvaluation, ...] = ()  # of a random victim, in order; none in files of schema 3
+    refused: Count = 0  # queries that a query policy refused to answer; billed
+    accounts: PositiveCount = 1  # accounts that the attacker opened
+    detected: Count = 0  # queries that a query policy detected
+    first_detected: Count | None = None  # queries billed including the first of them
 
     def __post_init__(self) -> None:
         check_part("clean_wrong", self.clean_wrong, "clean evaluations", self.clean_evaluations)

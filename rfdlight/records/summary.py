@@ -76,6 +76,17 @@ class CurvePoint(Estimate):
     queries: int
 
 
+class Detections(Fields, frozen=True, kw_only=True):
+    """What a query policy has detected, over the attacked images."""
+
+    attacks: Estimate  # share of the images with a detected query
+    queries: Estimate  # share of the queries
+    median_first: float | None  # queries to the first detection, over the images with one
+    mean_first: float | None
+    refused: int  # queries
+    accounts: int  # that all attackers together have opened
+
+
 class Summary(Fields, frozen=True, kw_only=True):
     """Every number of an evaluation; docs/records.md explains the fields."""
 
@@ -91,6 +102,7 @@ class Summary(Fields, frozen=True, kw_only=True):
     curve: list[CurvePoint]
     adversarial_images: dict[str, float | None]
     ledger: dict[str, Any]
+    detections: Detections | None  # None without a query policy
 
 
 Undecided = Literal["sign", "adversarial", "robust"]
@@ -214,6 +226,20 @@ def summarize(records: Sequence[Record], run: RunFacts) -> Summary:
         ],
         adversarial_images=_adversarial_images(adversarial),
         ledger=_ledger(run.totals, sum(record.billed for record in records)),
+        detections=_detections(records) if run.policy else None,
+    )
+
+
+def _detections(records: Sequence[Record]) -> Detections:
+    attacked = [record for record in records if record.verdict != "misclassified"]
+    first = [record.first_detected for record in attacked if record.first_detected is not None]
+    return Detections(
+        attacks=Estimate.of(len(first), len(attacked)),
+        queries=Estimate.of(sum(record.detected for record in attacked), sum(record.billed for record in attacked)),
+        median_first=statistics.median(first) if first else None,
+        mean_first=statistics.fmean(first) if first else None,
+        refused=sum(record.refused for record in attacked),
+        accounts=sum(record.accounts for record in attacked),
     )
 
 

@@ -85,12 +85,28 @@ def results(summary: Summary) -> dict[str, str]:
         "queries to success": two("median", "mean", "queries"),
         "linf (adversarial)": two("median", "max", "linf"),
         "l2 (adversarial)": two("median", "max", "l2"),
+        **_detections(summary),
         "billed queries per image": per_image("billed"),
         "attack rows per image": per_image("attack", "gradient", "success_check"),
         "criterion rows per image": per_image("criterion"),
         "criterion rows per attack row": number(ledger["criterion_ratio"], 2),
         "victim rows": f"{ledger['rows']:,} = {' + '.join(rows)}",
         "time": f"{summary.run.wall_seconds:,.1f} s",
+    }
+
+
+def _detections(summary: Summary) -> dict[str, str]:
+    """Return what a query policy has detected as text; nothing without one."""
+    found = summary.detections
+    if found is None:
+        return {}
+    median, mean = found.median_first, found.mean_first
+    return {
+        "attacks detected": with_interval(found.attacks),
+        "  queries to the first detection": "-" if mean is None else f"median {number(median)}, mean {number(mean)}",
+        "  queries detected": with_interval(found.queries),
+        "  refused queries": f"{found.refused:,}",
+        "  accounts": f"{found.accounts:,}",
     }
 
 

@@ -10,7 +10,7 @@ from rfdlight.engine.ledger import Ledger, QueryCounts
 
 def test_charges_go_to_rows_and_to_the_run():
     ledger = Ledger()
-    counts = QueryCounts(*(torch.zeros(4, dtype=torch.int64) for _ in range(4)))
+    counts = QueryCounts(*(torch.zeros(4, dtype=torch.int64) for _ in range(6)))
     ledger.charge(counts, slice(1, 3), "attack", 1)
     ledger.charge(counts, torch.tensor([0, 3]), "attack", 2)
     ledger.charge(counts, slice(0, 4), "criterion", torch.tensor([5, 0, 1, 0]))
@@ -26,7 +26,7 @@ def test_charges_go_to_rows_and_to_the_run():
 def test_a_new_start_keeps_the_rows_of_checks():
     ledger = Ledger()
     ledger.charge_checks(4)
-    ledger.charge(QueryCounts(*torch.zeros(4, 1, dtype=torch.int64)), slice(0, 1), "attack", 5)
+    ledger.charge(QueryCounts(*torch.zeros(6, 1, dtype=torch.int64)), slice(0, 1), "attack", 5)
     ledger.pad(7)
     ledger.discard()
     assert ledger.total == {"attack": 0, "gradient": 0, "success_check": 0, "criterion": 0, "checks": 4, "padding": 12}

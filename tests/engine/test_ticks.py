@@ -16,7 +16,7 @@ WAITS = 2
 LAUNCHES = {
     "square": (Square, 110),
     "square l2": (Square, 150),
-    "bernoulli": (Bernoulli, 95),
+    "bernoulli": (Bernoulli, 100),
     "nes": (NES, 120),
     "rays": (RayS, 80),
     "signhunt": (SignHunt, 80),
