@@ -19,7 +19,7 @@ _NEEDED = {
     "export": "VICTIM",
     "layers": "VICTIM",
     "recommend": "VICTIM",
-    "report": "RUN [RUN ...]",
+    "report": "[RUN ...]",
     "scales": "VICTIM",
     "sweep": "EXPERIMENT",
     "test": "--attack NAME",
