@@ -19,6 +19,7 @@ _NEEDED = {
     "export": "VICTIM",
     "layers": "VICTIM",
     "recommend": "VICTIM",
+    "reevaluate": "VICTIM --submission RUN --leaderboard DIR",
     "report": "[RUN ...]",
     "scales": "VICTIM",
     "sweep": "EXPERIMENT",
