@@ -131,7 +131,8 @@ def reevaluate(
 def _kept(standard: Standard) -> dict[str, np.ndarray]:
     """Return the final points that a run kept, (C, H, W) by image id: of each image, that of the deciding stage."""
     verdicts = {image.id: image.verdict for image in standard.images}
-    kept, deciding = [], {}
+    kept: list[dict[str, np.ndarray]] = []
+    deciding: dict[str, int] = {}
     for number, stage in enumerate(standard.stages):
         path = (stage.folder or Path()) / images.FILE
         kept.append(images.read_points(path) if path.exists() else {})
