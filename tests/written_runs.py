@@ -1,10 +1,33 @@
 """Run directories written by hand."""
 
+import json
+from pathlib import Path
+
 import msgspec
 import pytest
 from hand import UNDECIDED, adversarial, facts, record
 
 from rfdlight.records.schema import SCHEMA, seal
+
+
+def write_standard(standard, folder: Path, finished=True) -> Path:
+    """Write the folder of a standard evaluation."""
+    folder.mkdir(parents=True)
+    content = {"settings": msgspec.to_builtins(standard.settings)} | ({"summary": {}} if finished else {})
+    (folder / "standard.json").write_text(json.dumps(content))
+    for number, run in enumerate(standard.stages, 1):
+        write_run(run, folder / f"{number}-{run.facts.attack}")
+    return folder
+
+
+def write_run(run, folder: Path) -> None:
+    """Write the directory of a run, with the digests www... of its weights and iii... of its images."""
+    folder.mkdir()
+    (folder / "records.jsonl").write_bytes(b"".join(seal(each) + b"\n" for each in run.records))
+    (folder / "summary.json").write_bytes(run.summary_json())
+    (folder / "config.yaml").write_text("{}")
+    digests = {"schema": SCHEMA, "weights": "w" * 64, "images": "i" * 64}
+    (folder / "fingerprint.json").write_text(json.dumps(digests))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ CONFIG = "config.yaml"
 _FREE = ("trainer", "run", "resume", "model.pool_size", "model.memory", "data.init_args.workers", "data.init_args.root")
 """Settings that a resumed run may change, since no result depends on them."""
 _CONFIG = ("-c", "--config")
-_WITH_VICTIM = ("analyze", "calibrate", "export", "recommend", "scales")
+_WITH_VICTIM = ("analyze", "calibrate", "export", "recommend", "reevaluate", "scales")
 """The commands whose positional argument is a victim."""
 
 

@@ -23,7 +23,8 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "export": _VICTIM,
     "layers": {**_VICTIM, "dest": "model"},
     "recommend": _VICTIM,
-    "report": {"dest": "runs", "metavar": "RUN", "nargs": "+", "help": "Run directories, or folders of finished runs."},
+    "reevaluate": _VICTIM,
+    "report": {"dest": "runs", "metavar": "RUN", "nargs": "*", "help": "Run directories, or folders of finished runs."},
     "scales": {"dest": "victim", "help": f"{_SHIPPED}, or a card's path."},
     "sweep": {"dest": "experiment", "help": f"A file, or experiment/NAME with a NAME of {', '.join(_EXPERIMENTS)}."},
 }

@@ -13,6 +13,7 @@ COMMANDS = {
     "export": "rfdlight.cli.export.export_network",
     "layers": "rfdlight.cli.layers.layers",
     "recommend": "rfdlight.cli.recommend.recommend",
+    "reevaluate": "rfdlight.cli.reevaluate.reevaluate_run",
     "report": "rfdlight.cli.report.report_runs",
     "scales": "rfdlight.cli.scales.scales",
     "sweep": "rfdlight.cli.sweep.sweep",

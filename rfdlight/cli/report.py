@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.text import Text
 
 from rfdlight._io import plain_console
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, expect
+from rfdlight.records.leaderboard import FOLDER, entry_of
 from rfdlight.records.run_folders import load_runs
+from rfdlight.records.runs import Run
+from rfdlight.records.standard import CombinedRun
+from rfdlight.reporting.leaderboard import PAGE, write_leaderboard
 from rfdlight.reporting.paired import Subject
 from rfdlight.reporting.report import compile_report
 from rfdlight.reporting.terminal import terminal
@@ -20,6 +26,7 @@ def report_runs(
     compare: Subject = "defenses",
     details: bool = False,
     as_declared: bool = False,
+    leaderboard: str | None = None,
 ) -> None:
     """Show finished runs as one table of defenses by attacks, and compare them on the same images.
 
@@ -34,6 +41,8 @@ def report_runs(
         details: Also show every number of each run, side by side; always shown for a single run.
         as_declared: Count runs under the paper's success criterion as the paper's code does: an image is adversarial
             if that criterion was met during the attack. By default the final evaluation decides in every run.
+        leaderboard: Folder of a leaderboard of standard evaluations: the runs become entries of it, `entries/NAME.json`
+            with the names of their folders, and `index.html` shows all entries. Without runs, it is written anew.
 
     Raises:
         UserError: If a folder is no run directory, a run is given twice, a budget is out of range, or the files
@@ -43,7 +52,15 @@ def report_runs(
     if chosen is not None and (not chosen or min(chosen) < 1):
         raise UserError(f"budgets: expected numbers of queries of at least 1, got {budgets}")
     chosen = chosen and sorted(set(chosen))
-    loaded = load_runs(runs)
+    expect(bool(runs) or leaderboard is not None, "runs", "a value", "none")
+    loaded = load_runs(runs) if runs else []
+    console = plain_console()
+    if leaderboard is not None:
+        entries = [entry_of(_standard_folder(run)) for run in loaded]
+        count = write_leaderboard(Path(leaderboard), entries)
+        console.print(Text(f"{PAGE}, {FOLDER}: {leaderboard}, {count:,} in all"))
+    if not runs:
+        return
     if as_declared:
         loaded = [run.as_declared() if run.facts.criterion == "paper" else run for run in loaded]
     if output is None:
@@ -52,8 +69,14 @@ def report_runs(
         from rfdlight.reporting.report_files import FILES, write_report  # matplotlib takes long to import
 
         compiled = write_report(loaded, output, chosen, compare)
-    console = plain_console()
     for part in terminal(compiled, console.width, details or len(loaded) == 1):
         console.print(part)
     if output is not None:
         console.print(Text(f"{', '.join(FILES)}: {output}"))
+
+
+def _standard_folder(run: Run) -> Path:
+    is_standard = isinstance(run, CombinedRun) and run.folder is not None
+    expect(is_standard, "leaderboard", "folders of standard evaluations", f"the run {run.label}")
+    assert run.folder is not None
+    return run.folder

@@ -17,10 +17,11 @@ import rfdlight
 from rfdlight import _io
 from rfdlight.data.sources import ImageSource
 from rfdlight.errors import ResumeError, UserError
+from rfdlight.records.run_directory import FINGERPRINT
 from rfdlight.records.schema import SCHEMA, read_versioned
 from rfdlight.victims.digest import weights_digest
 
-FILE = "fingerprint.json"
+FILE = FINGERPRINT
 """In a run directory: the fingerprint of the run; a folder without it holds no run that has begun."""
 
 _LIBRARIES = ("rfdlight", "torch", "timm")
@@ -44,7 +45,7 @@ def fingerprint(
         **facts,
         **{f"version of {name}": version(name) for name in _LIBRARIES},
         "weights": weights_digest(victim, attributes=False),
-        "images": _images_digest(images),
+        "images": images_digest(images),
         "code of rfdlight": _sources_digest(sorted(Path(rfdlight.__file__).parent.rglob("*.py"))),
         **{f"code of {name}": _sources_digest([path]) for name, path in _user_sources(modules)},
     }
@@ -84,7 +85,8 @@ def write(run: Path, found: dict[str, Any]) -> None:
     _io.write_file(run / FILE, json.dumps(found, indent=2) + "\n")
 
 
-def _images_digest(images: ImageSource) -> str:
+def images_digest(images: ImageSource) -> str:
+    """Return the sha256 of images: their ids, labels and pixels, in their order."""
     digest = hashlib.sha256(json.dumps([images.ids, images.labels.tolist()]).encode())
     for start in range(0, len(images), _CHUNK):
         digest.update(images.read(list(range(start, min(start + _CHUNK, len(images))))).numpy().tobytes())

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from rfdlight._io import check_regular, replacing
-from rfdlight.errors import UserError, one_line
+from rfdlight.errors import UserError, expect, one_line
 from rfdlight.records.schema import decode
 
 FILE = "images.safetensors"
@@ -54,14 +54,29 @@ def gather(run: Path, parts: list[Path]) -> None:
 
 def read_images(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Read a `FILE` and return its clean images, final points and ids, whose sizes are not checked."""
+    (clean, adversarial), ids = _read(path, "clean", "adversarial")
+    return clean, adversarial, ids
+
+
+def read_points(path: Path) -> dict[str, np.ndarray]:
+    """Read the final points of a `FILE`, float32 (C, H, W) by image id; `clean` may be missing."""
+    (points,), ids = _read(path, "adversarial")
+    fits = points.ndim == 4 and len(points) == len(ids) == len(set(ids)) and points.dtype == np.float32
+    got = f"{points.dtype} {points.shape} and {len(set(ids)):,} of them"
+    expect(fits, str(path), "float32 points (images, C, H, W) with as many different ids", got)
+    return dict(zip(ids, points, strict=True))
+
+
+def _read(path: Path, *names: str) -> tuple[list[np.ndarray], list[str]]:
+    """Read some tensors of a file, and its ids."""
     try:
         check_regular(path)
         with safe_open(path, "numpy") as file:
-            clean, adversarial = file.get_tensor("clean"), file.get_tensor("adversarial")
-            return clean, adversarial, decode((file.metadata() or {})["ids"].encode(), list[str])
+            tensors = [file.get_tensor(name) for name in names]
+            return tensors, decode((file.metadata() or {})["ids"].encode(), list[str])
     except OSError as error:
         raise UserError(f"cannot read the images {path}: {error.strerror or one_line(error)}") from error
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} holds no images of a run: expected clean, adversarial and ids, got: {one_line(error)}"
+            f"{path} holds no images of a run: expected {', '.join(names)} and ids, got: {one_line(error)}"
         ) from error

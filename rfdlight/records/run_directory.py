@@ -13,6 +13,9 @@ from rfdlight._io import PARTIAL
 from rfdlight.errors import UserError
 from rfdlight.records import journal
 
+FINGERPRINT = "fingerprint.json"
+"""In a run directory: everything that decides the numbers of the run."""
+
 
 def plan(path: str | None, label: str) -> Path:
     """Choose the run directory of a new run, by default `runs/<time>-<label>`; it is not made yet."""

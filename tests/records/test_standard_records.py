@@ -2,19 +2,18 @@
 
 import csv
 import io
-import json
-from pathlib import Path
 
 import msgspec
 import pytest
 from hand import UNDECIDED, adversarial, facts, record
+from written_runs import write_run
+from written_runs import write_standard as write
 
 from rfdlight.errors import UserError
 from rfdlight.records.facts import Rows
 from rfdlight.records.records import InterimEvaluation
 from rfdlight.records.run_folders import load_runs
 from rfdlight.records.runs import Run
-from rfdlight.records.schema import seal
 from rfdlight.records.standard import Settings, Standard, combine, combined_record, summarize_standard, to_attack
 from rfdlight.records.summary import is_robust_at
 from rfdlight.reporting.comma_separated import grid_csv
@@ -183,21 +182,6 @@ def test_the_combined_run_has_the_numbers_of_the_standard_evaluation():
     checks = {found.check for found in run.diagnostics}
     assert {"bernoulli: clean accuracy", "bernoulli: queries", "square: queries", "nes: rows"} <= checks
     assert "square: clean accuracy" not in checks
-
-
-def write(standard, folder: Path, finished=True):
-    (folder / "x").parent.mkdir(parents=True)
-    content = {"settings": msgspec.to_builtins(standard.settings)} | ({"summary": {}} if finished else {})
-    (folder / "standard.json").write_text(json.dumps(content))
-    for number, run in enumerate(standard.stages, 1):
-        write_run(run, folder / f"{number}-{run.facts.attack}")
-
-
-def write_run(run, folder):
-    folder.mkdir()
-    (folder / "records.jsonl").write_bytes(b"".join(seal(each) + b"\n" for each in run.records))
-    (folder / "summary.json").write_bytes(run.summary_json())
-    (folder / "config.yaml").write_text("{}")
 
 
 def test_a_report_has_one_column_for_a_standard_evaluation_and_none_for_its_stages(tmp_path):
