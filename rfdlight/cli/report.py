@@ -52,7 +52,7 @@ def report_runs(
     if chosen is not None and (not chosen or min(chosen) < 1):
         raise UserError(f"budgets: expected numbers of queries of at least 1, got {budgets}")
     chosen = chosen and sorted(set(chosen))
-    expect(bool(runs) or leaderboard is not None, "runs", "a value", "none")
+    expect(bool(runs) or leaderboard is not None, "runs", "at least one run directory", "none")
     loaded = load_runs(runs) if runs else []
     console = plain_console()
     if leaderboard is not None:

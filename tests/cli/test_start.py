@@ -35,7 +35,7 @@ WRONG = {
     "tets": "unknown command 'tets'; did you mean test?",
     "test x\0": r"command line: expected arguments in UTF-8 without NUL characters, got 'x\x00'",
     "--foo": "foo: unknown option; --help lists the options",
-    "report": "runs: expected a value, got none",
+    "report": "runs: expected at least one run directory, got none",
     "report nowhere": "expected a run directory, got nowhere, which is no folder",
     "report a --budgets x": "budgets: expected a whole number, got 'x'",
     "report a --budgets=-1/2": "budgets: expected a whole number, got '-1/2'",

@@ -18,7 +18,7 @@ def refusal(*args):
 
 def test_refusals_name_what_is_wrong(write, tmp_path):
     run = write("square-digits", [record(0)])
-    assert refusal([]) == "expected at least one run directory, got none"
+    assert refusal([]) == "runs: expected at least one run directory, got none"
     assert refusal(["elsewhere"]) == "expected a run directory, got elsewhere, which is no folder"
     assert refusal([run, f"./{run}"]) == "the run square-digits is given twice"
     assert refusal([run], run) == (
