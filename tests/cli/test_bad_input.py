@@ -35,7 +35,7 @@ PARSED = {
     RAYS + "-c key.yaml": "model.budgte: unknown option; did you mean model.budget?",
     "test -c option.yaml": "attack.epsilon: unknown option; did you mean attack.eps",
     "report a_file --outptu x": "outptu: unknown option; did you mean output?",
-    "report": "runs: expected a value, got none",
+    "report": "runs: expected at least one run directory, got none",
     "scales timm:resnet8": "data: expected a value, got none; known: cifar10, ",
     RAYS + "surplus": "expected options, which begin with --, got 'surplus'",
     RAYS + "--model.budget": "--model.budget: expected one argument",
