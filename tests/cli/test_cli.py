@@ -296,8 +296,8 @@ def test_ctrl_c_during_a_command_is_one_line(command, monkeypatch):
 def test_the_help_lists_every_command(command):
     said = command("--help")
     assert said.status == 0
-    known = {"fit", "test", "analyze", "calibrate", "completion", "doctor", "export", "layers", "recommend", "reevaluate",
-             "report", "scales", "sweep"}  # fmt: skip
+    known = {"fit", "test", "analyze", "calibrate", "completion", "doctor", "export", "layers", "recommend",
+             "reevaluate", "report", "scales", "sweep"}  # fmt: skip
     assert {*MODELS, *COMMANDS} == known
     for name in (*MODELS, *COMMANDS):
         assert f"    {name} " in said.out
