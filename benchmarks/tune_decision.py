@@ -22,6 +22,7 @@ def variants() -> dict[str, Callable[..., Attack]]:
         "hsja": HSJA,
         "hsja, gap 0.001": partial(HSJA, gap=1e-3),
         "popskipjump": PopSkipJump,
+        "popskipjump, init_probes 100": partial(PopSkipJump, init_probes=100),
     }
     for name, attack in {"rays": RayS, "signflip": SignFlip}.items():
         for lead in (1, 2, 3, 5, 8):

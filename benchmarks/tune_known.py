@@ -29,14 +29,18 @@ def variants() -> dict[str, Callable[..., Attack]]:
                 score[title] = partial(NAttack, **options)
     linf: dict[str, Callable[..., Attack]] = {"signhunt": SignHunt, "square": Square, "parsimonious": Parsimonious}
     linf |= {f"parsimonious, block {block}": partial(Parsimonious, block=block) for block in (2, 8)}
-    l2: dict[str, Callable[..., Attack]] = {"boundary": Boundary, "hsja": HSJA, "evolutionary": Evolutionary}
+    l2: dict[str, Callable[..., Attack]] = {
+        "boundary": Boundary,
+        "hsja": partial(HSJA, init_probes=100),
+        "evolutionary": Evolutionary,
+    }
     for grid in (8, 16, 32):
         for mu, window in ((0.01, 30), (0.1, 5), (0.1, 10), (0.03, 10)):
             options = {"grid": grid, "mu": mu, "window": window}
             l2[f"evolutionary, grid {grid}, mu {mu}, window {window}"] = partial(Evolutionary, **options)
     for starting_points in (10, 100):
-        l2[f"signopt, {starting_points} starts"] = partial(SignOPT, starting_points=starting_points)
-        l2[f"signopt, {starting_points} starts, 50 samples"] = partial(SignOPT, starting_points, 50)
+        for samples in (50, 200):
+            l2[f"signopt, {starting_points} starts, {samples} samples"] = partial(SignOPT, starting_points, samples)
         l2[f"opt, {starting_points} starts"] = partial(OPT, starting_points=starting_points)
     return score | linf | l2
 
