@@ -14,6 +14,7 @@ _START_TURN, _START_SIGN, _WINDOWS, _SIGN, _TURN = range(4, 9)  # streams of ran
 _CELLS = 5  # bumps per column of the image at the start
 
 
+@lru_cache(maxsize=4)
 def bump(side: int) -> Tensor:
     """Return the authors' bump, (side, side) float64 of unit l2 norm: upper half >= 0, lower half <= 0."""
     upper = side // 2

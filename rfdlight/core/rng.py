@@ -29,11 +29,6 @@ def image_seed(run_seed: int, image_id: str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def _wrap(value: int) -> int:
-    """Bring a Python integer into the range of int64, as its arithmetic would."""
-    return (value + 2**63) % 2**64 - 2**63
-
-
 def _shift(z: Tensor, bits: int) -> Tensor:
     """Shift right without the sign."""
     return (z >> bits).bitwise_and_(2 ** (64 - bits) - 1)
