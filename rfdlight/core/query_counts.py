@@ -19,12 +19,12 @@ _clock = _Clock()
 
 @contextmanager
 def ticking(clock: Tensor) -> Iterator[None]:
-    """Set the clock, (rows,) int64, for the forward passes inside."""
-    before, _clock.now = _clock.now, clock
+    """Set the clock, (rows,) int64, for the forward passes inside; a forward pass has no other one inside."""
+    _clock.now = clock
     try:
         yield
     finally:
-        _clock.now = before
+        _clock.now = None  # not an earlier value: with passes in two threads, that of the other would stay
 
 
 def current() -> Tensor | None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.cli import main as cli
+from rfdlight.core import query_counts
 from rfdlight.core.query_counts import ticking
 from rfdlight.defenses import FeatureNoise, InputNoise, LogitNoise, Noise
 from rfdlight.errors import UserError
@@ -128,3 +129,12 @@ class TestExample:
         made = cli.RFDLightCLI(["test", "--attack", "random_noise", "--defense", defense, *options])
         (noise,) = (callback for callback in made.trainer.callbacks if isinstance(callback, Noise))
         assert noise.describe(model).endswith(named)
+
+
+def test_no_clock_stays_after_passes_in_two_threads():
+    first, second = ticking(torch.arange(2)), ticking(torch.arange(3))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert query_counts.current() is None
