@@ -37,10 +37,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from rfdlight.attacks.base import Attack
 from rfdlight.attacks.surrogate import SurrogateAttack
+from rfdlight.core.quiet import quiet
 from rfdlight.core.registry import NAMES
 from rfdlight.defenses import AAA, Defense, FeatureNoise, InputNoise, LogitNoise
 from rfdlight.engine import Engine, EngineConfig, Oracle, OracleConfig, RunObserver, criterion_named
-from rfdlight.engine.compilation import CompiledVictim, inductor, quiet_compiler
+from rfdlight.engine.compilation import CompiledVictim, inductor
 from rfdlight.victims.victim import Victim
 
 SIDES = {"resnet20": 32, "resnet50": 224}
@@ -182,7 +183,7 @@ class Bench:
         self.bare = {"best eager": forward(victim, self.batch_size, side, FORMATS[self.format])}
         self.compiled = CompiledVictim(victim, compiler) if compiled_sizes else None
         if self.compiled is not None:
-            with quiet_compiler():
+            with quiet():
                 steps = {size: forward(self.compiled, size, side, FORMATS[self.format]) for size in compiled_sizes}
                 fast = {size: rate(step, seconds / 3) for size, step in steps.items()}
             self.batch_size = max(fast, key=fast.get)
@@ -210,7 +211,7 @@ class Bench:
 
     def defended(self, defense: Defense, compiled: bool) -> float:
         """Return the rows per second of the forward pass behind a defense."""
-        with defense.on(self.victim), quiet_compiler():
+        with defense.on(self.victim), quiet():
             runs = CompiledVictim(self.victim, self.compiler) if compiled else self.victim
             return rate(forward(runs, self.batch_size, self.side, FORMATS[self.format]), self.seconds)
 

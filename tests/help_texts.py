@@ -3,12 +3,12 @@
 import json
 import os
 from contextlib import suppress
-from pathlib import Path
 
+from rfdlight.cli.commands import TEXTS
 from rfdlight.cli.main import RFDLightCLI
 from rfdlight.cli.parser import expected_values, flags_of
 
-FOLDER = Path(__file__).parents[1] / "rfdlight" / "cli" / "help_texts"
+FOLDER = TEXTS
 
 
 class Parsers(RFDLightCLI):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attack_checks import linear_victim
-from harness import Linear, Run, drive, labelled, one_by_one
+from harness import Linear, Run, drive, next_classes, one_by_one
 from reference.draws import SignFlipDraws
 from reference.signflip import signflip
 
@@ -19,9 +19,8 @@ def aims(attack, victim, x, y):
     """The target and start of each row, for the targeted form."""
     if not attack.targeted:
         return {}
-    starting_points, classes = labelled(victim, tuple(x.shape[1:]))
-    target = (y + 1) % 5
-    return {"target": target, "starting_points": starting_points[(classes == target[:, None]).long().argmax(1)]}
+    target, starting_points = next_classes(victim, x, y)
+    return {"target": target, "starting_points": starting_points}
 
 
 def radius(state):

@@ -1,14 +1,13 @@
 """The RayS attack."""
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rfdlight.attacks.decision_based import RepeatingAttack, middle
-from rfdlight.core.tensors import Columns, indices, per_row
+from rfdlight.core.tensors import Columns, halved_blocks, indices, per_row
 
 _LEVELS = 41  # levels with different blocks: images have fewer than 2^40 values
 _TOLERANCE = 1e-3  # l2 length along the ray at which bisection stops (the authors' value)
@@ -50,7 +49,9 @@ class RayS(RepeatingAttack):
 
     def ask(self, state: Columns) -> Tensor:
         x = state["x"]
-        length, state["blocks"] = _blocks(x[0].numel(), x.device)[:, state["level"].clamp_max(_LEVELS - 1)]
+        length, state["blocks"] = halved_blocks(x[0].numel(), _LEVELS, x.device)[
+            :, state["level"].clamp_max(_LEVELS - 1)
+        ]
         start = per_row(state["block"] * length, x)
         index = indices(x[0].numel(), x.device).view(1, *x.shape[1:])
         inside = (index >= start) & (index < start + per_row(length, x))
@@ -90,15 +91,3 @@ class RayS(RepeatingAttack):
 
     def best(self, state: Columns) -> Tensor:
         return torch.add(state["x"], state["direction"], alpha=self.threat.eps).clamp_(0, 1)
-
-
-@lru_cache
-def _blocks(size: int, device: torch.device) -> Tensor:
-    """Return the length of the blocks of images with `size` values and their number, by level, (2, levels) int64.
-
-    The length is size / 2^level, rounded up.
-    """
-    with torch.inference_mode(False):
-        most = 2 ** indices(_LEVELS, device)
-        length = (size + most - 1) // most
-        return torch.stack([length, most.minimum((size + length - 1) // length)])

@@ -1,7 +1,6 @@
 """The SignHunter attack."""
 
 import math
-from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.losses import Loss
-from rfdlight.core.tensors import Columns, indices, may_hold, per_row
+from rfdlight.core.tensors import Columns, halved_blocks, indices, may_hold, per_row
 
 
 class SignHunt(Attack):
@@ -65,16 +64,9 @@ class SignHunt(Attack):
         }
 
     @staticmethod
-    @lru_cache
     def chunks(size: int, device: torch.device) -> Tensor:
-        """Return the length of the chunks of images with `size` values and their number, by level, (2, levels) int64.
-
-        The length is size / 2^level, rounded up. The levels are one more than are searched.
-        """
-        with torch.inference_mode(False):
-            most = 2 ** indices((size - 1).bit_length() + 2, device)
-            length = (size + most - 1) // most
-            return torch.stack([length, most.minimum((size + length - 1) // length)])
+        """Return the lengths and numbers of chunks by level, see `halved_blocks`: one more level than is searched."""
+        return halved_blocks(size, (size - 1).bit_length() + 2, device)
 
     def _negated(self, state: Columns) -> Tensor:
         """Return the kept signs, negated on the chunk that is tried, or v = +1 itself at the start of a pass."""

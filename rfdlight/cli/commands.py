@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 COMMANDS = {
     "analyze": "rfdlight.cli.analyze.analyze",
@@ -26,8 +29,16 @@ KNOWN = ("fit", "test", *COMMANDS)
 WITHOUT_TORCH = ("completion", "report")
 """The commands that need neither torch nor Lightning."""
 
+TEXTS = Path(__file__).with_name("help_texts")
+"""The help of the program and of every command, and the options of every command, written by `make help-texts`."""
+
 DEFAULTS = {"fit": ("data", "digits"), "test": ("data", "digits"), "recommend": ("attack", "standard")}
 """The component that a command uses if none is named, by command."""
+
+
+def written_options() -> dict[str, dict[str, Any]]:
+    """Return the options of every command, and what each expects; see `rfdlight.cli.parser.expected_values`."""
+    return json.loads((TEXTS / "options.json").read_text("utf-8"))
 
 
 def function_of(command: str) -> Callable[..., int | None]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
-from pathlib import Path
 
-from rfdlight._io import shipped_names
-from rfdlight.cli.commands import KNOWN
-from rfdlight.core.registry import FLAGS, names
+from rfdlight.cli.commands import KNOWN, written_options
+from rfdlight.core.registry import FLAGS, list_victims, names
 
 _SCRIPT = """\
 [[ -z ${{ZSH_VERSION-}} ]] || {{ autoload -U +X bashcompinit && bashcompinit; }}
@@ -41,13 +38,12 @@ def completion() -> None:
         >>> completion()  # doctest: +ELLIPSIS
         [[ -z ...
     """
-    written = json.loads(Path(__file__).with_name("help_texts").joinpath("options.json").read_text("utf-8"))
-    victims = sorted({*shipped_names("checkpoints", ".json"), *names("victim")})
+    written = written_options()
     values = {flag: names(kind) for kind, flag in FLAGS.items()}
     values |= {
         "attack": ["standard", *values["attack"]],
         "model.criterion": names("criterion"),
-        "model.victim": victims,
+        "model.victim": list_victims(),
     }
     for options in written.values():
         values |= {name: expected for name, expected in options.items() if isinstance(expected, list)}

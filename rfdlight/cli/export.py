@@ -64,9 +64,8 @@ def export_network(
             data = None
     found = load(victim, checkpoint) if data is None else resolve_victim(victim, checkpoint, data)
     file = output or f"defended{SUFFIXES[format]}"
-    defenses = defense if isinstance(defense, list) else [] if defense is None else [defense]
     card = export_unraised(
-        found, file, data, defense=defenses, format=format, num_images=num_images, draws=draws, seed=seed
+        found, file, data, defense=defense or (), format=format, num_images=num_images, draws=draws, seed=seed
     )
     opset = "" if card.opset is None else f", opset {card.opset}"
     defended = " + ".join(card.defense) or "no defense"

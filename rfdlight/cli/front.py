@@ -1,25 +1,21 @@
 """The start of the command line: what needs neither torch nor Lightning is done before they are imported.
 
-Importing them takes most of the time of a short command. This module
-imports the standard library and modules of rfdlight that import nothing else.
+Importing them takes most of the time of a short command. This module imports the standard library and modules of
+rfdlight that import nothing else.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import rfdlight
-from rfdlight.cli.commands import KNOWN, WITHOUT_TORCH
+from rfdlight.cli.commands import KNOWN, TEXTS, WITHOUT_TORCH, written_options
 from rfdlight.core import user_code
 from rfdlight.errors import UserError, expect, legible, one_line, unknown_name
 
 _HELP = ("-h", "--help")
-_TEXTS = Path(__file__).with_name("help_texts")
-"""The help of the program and of every command, and the options of every command, written by `make help-texts`."""
 _CLOSED = "model"
 """A group whose options are all known; those of components depend on the class, those of the Trainer on its version."""
 
@@ -82,9 +78,9 @@ def _text(args: list[str]) -> str | None:
     if args[0] == "--version":
         return f"rfdlight {rfdlight.__version__}\n"
     if args[0] in _HELP:
-        return (_TEXTS / "rfdlight.txt").read_text("utf-8")
+        return (TEXTS / "rfdlight.txt").read_text("utf-8")
     if args[0] in KNOWN and args[1:] in ([flag] for flag in _HELP) and not _has_components_of_others():
-        return (_TEXTS / f"{args[0]}.txt").read_text("utf-8")
+        return (TEXTS / f"{args[0]}.txt").read_text("utf-8")
     return None
 
 
@@ -102,7 +98,7 @@ def _refuse_wrong(args: list[str]) -> None:
     flags = [word.flag for word in words]
     if any(flag in ("--", "-h") or flag.endswith("help") or flag.startswith("--print_") for flag in flags):
         return  # the parser prints help after a wrong option too, and adds options of completion on demand
-    known = json.loads((_TEXTS / "options.json").read_text("utf-8"))[command]
+    known = written_options()[command]
     open_groups = [f"{name}." for name in known if name != _CLOSED]
     options = [(word.flag[2:].rstrip("+"), word.value) for word in words if word.flag.startswith("--")]
     for name, _ in options:

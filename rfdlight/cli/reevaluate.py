@@ -50,13 +50,12 @@ def reevaluate_run(
     """
     expect(seed is None or 0 <= seed < 2**53, "seed", "a number from 0 to 2^53 - 1", seed)
     entry = entry_of(Path(submission))
-    defenses = defense if isinstance(defense, list) else [] if defense is None else [defense]
     found = reevaluate(
         Standard.load(submission),
         entry.digests,
         resolve_victim(victim, checkpoint, data),
         data,
-        defenses,
+        defense or (),
         None if points is None else Path(points),
         secrets.randbits(32) if seed is None else seed,
     )

@@ -25,6 +25,18 @@ def indices(count: int, device: torch.device) -> Tensor:
         return torch.arange(count, device=device)
 
 
+@lru_cache(maxsize=64)
+def halved_blocks(size: int, levels: int, device: torch.device) -> Tensor:
+    """Return the length of the blocks of `size` values and their number, by level, (2, levels) int64, made once.
+
+    The length is size / 2^level, rounded up.
+    """
+    with torch.inference_mode(False):
+        most = 2 ** indices(levels, device)
+        length = (size + most - 1) // most
+        return torch.stack([length, most.minimum((size + length - 1) // length)])
+
+
 def positions(mask: Tensor, count: int) -> Tensor:
     """Return the positions of the `count` true values of a mask, (count,) int64, without a wait for the device."""
     return torch.nonzero_static(mask, size=count)[:, 0]

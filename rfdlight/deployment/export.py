@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from rfdlight.errors import UserError, expect, unknown_name
 from rfdlight.evaluation.evaluate import Data, Prepared, prepared
 from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.resolve import LoadedVictim, load
+from rfdlight.victims.schemes import file_digest
 
 _CLOCKS = [0, 1, 2, 5, 10, 20, 50, 100, 1000, 10_000, 1_000_000]
 """Billed queries at which a schedule of noise is evaluated."""
@@ -160,7 +160,7 @@ def _written(
     written = ExportCard(
         file=file.name,
         format=format,
-        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        sha256=file_digest(file),
         bytes=file.stat().st_size,
         opset=opset,
         victim=made.loaded.description,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from rfdlight._io import replacing
-from rfdlight.engine.compilation import quiet_compiler
+from rfdlight.core.quiet import quiet
 from rfdlight.errors import UserError, expect, legible, one_line
+from rfdlight.victims.schemes import imported
 
 Format = Literal["onnx", "torch-export"]
 
@@ -38,11 +38,7 @@ _ONNX_DRAWS = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUnifo
 def check_installed(format: Format) -> None:
     """Raise a UserError that names the extra, if a package of a format is not installed."""
     for package in PACKAGES[format]:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            hint = "pip install 'rfdlight[onnx]' installs it"
-            raise UserError(f"format {format}: expected the package {package}, got none; {hint}") from error
+        imported(package, "onnx", f"format {format}")
 
 
 def package_versions(format: Format) -> dict[str, str]:
@@ -66,7 +62,7 @@ def trace(victim: nn.Module, x: Tensor) -> ExportedProgram:
 
 def write_program(program: ExportedProgram, file: Path) -> None:
     """Write an exported program of torch."""
-    with replacing(file) as partial, quiet_compiler(), partial.open("wb") as stream:
+    with replacing(file) as partial, quiet(), partial.open("wb") as stream:
         torch.export.save(program, stream)
 
 
@@ -112,7 +108,7 @@ def opset_of(proto: Any) -> int:
 def _traceable(tool: str, verb: str) -> Iterator[None]:
     """Convert an exception of a tool of torch to a UserError, and drop its log."""
     try:
-        with quiet_compiler():
+        with quiet():
             yield
     except Exception as error:  # a user's own code runs inside, and the tools raise classes of many kinds
         cause: BaseException = error

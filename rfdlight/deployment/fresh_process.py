@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 Arrays = list[np.ndarray]
-Session = Callable[[np.ndarray], Arrays]
-"""From pixels, (rows, C, H, W) float32, to the logits and the random numbers that the file drew for them."""
+Session = Callable[[np.ndarray, bool], Arrays]
+"""From pixels, (rows, C, H, W) float32, to the logits, and if True, also those of another run and its random values."""
 
 HEAD = 4096
 """Random numbers of a call that are kept, from its first row on."""
@@ -47,8 +47,8 @@ def onnx_sessions(file: str, with_noise: str) -> Callable[[int | None], Session]
         tapped = onnxruntime.InferenceSession(with_noise, providers=["CPUExecutionProvider"])
         name = made.get_inputs()[0].name
 
-        def answer(x: np.ndarray) -> Arrays:
-            return [made.run(None, {name: x})[0], *tapped.run(None, {name: x})]
+        def answer(x: np.ndarray, noise: bool) -> Arrays:
+            return [made.run(None, {name: x})[0], *(tapped.run(None, {name: x}) if noise else [])]
 
         return answer
 
@@ -78,10 +78,12 @@ def torch_sessions(file: str) -> Callable[[int | None], Session]:
         if seed is not None:
             torch.manual_seed(seed)
 
-        def answer(x: np.ndarray) -> Arrays:
+        def answer(x: np.ndarray, noise: bool) -> Arrays:
             with torch.no_grad():
                 before = torch.get_rng_state()
                 logits = module(torch.from_numpy(x))
+                if not noise:
+                    return [logits.numpy()]
                 after = torch.get_rng_state()
                 torch.set_rng_state(before)
                 tapped = Tapped(module)
@@ -128,23 +130,25 @@ def main(request_file: str, answers_file: str) -> None:
         workers = {"forked_0": None, "forked_1": None, "worker_0": seeds[0], "worker_1": seeds[1]}
         for name, seed in workers.items():
             part = Path(f"{answers_file}.{name}.npy")
-            forked(lambda seed=seed: sessions(seed)(x)[0], part)  # type: ignore[misc]
+            forked(lambda seed=seed: sessions(seed)(x, False)[0], part)  # type: ignore[misc]
             answers[name] = np.load(part)
     for name in ("unseeded_0", "unseeded_1"):
-        answers[name] = sessions(None)(x)[0]
+        answers[name] = sessions(None)(x, False)[0]
     for number, seed in enumerate(seeds[2:]):
         session, logits = sessions(seed), []
         for call in range(calls if number == 0 else 4):
-            plain, again, *noise = session(x)
+            plain, *rest = session(x, call < 4)
             logits.append(plain)
-            if call < 4:
-                answers |= {f"s{number}_c{call}_{name}": kept for name, kept in _kept(noise, len(x)).items()}
+            if not rest:
+                continue
+            again, *noise = rest
+            answers |= {f"s{number}_c{call}_{name}": kept for name, kept in _kept(noise, len(x)).items()}
             if number == 0 and call == 0:
                 answers["with_noise"] = again
                 answers |= {f"noise_{point}": whole for point, whole in enumerate(noise)}
                 answers["points"] = np.array(len(noise))
         answers[f"session_{number}"] = np.stack(logits)
-    answers["one_row"] = sessions(seeds[2])(x[:1])[0]
+    answers["one_row"] = sessions(seeds[2])(x[:1], False)[0]
     np.savez(answers_file, **answers)  # type: ignore[arg-type]
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -108,16 +105,3 @@ def _own_function(victim: nn.Module) -> Answer:
 
     answer.__code__ = answer.__code__.replace()
     return answer
-
-
-@contextmanager
-def quiet_compiler() -> Iterator[None]:
-    """Drop the log and the warnings of a compiler inside; its failure is one line of ours."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

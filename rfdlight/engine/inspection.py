@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core.tensors import Columns, put, take
+from rfdlight.core.tensors import Columns, indices, put, take
 from rfdlight.engine.ledger import Ledger
 from rfdlight.engine.pool import Pool
 
@@ -46,7 +45,7 @@ class Inspection:
         detection.first_detected[first] = counts.billed[first] + 1
         detection.detected[found] += 1
         if self.policy.action == "flag" or not len(found):
-            return torch.arange(len(rows), device=rows.device)
+            return indices(len(rows), rows.device)
         self.ledger.refuse(counts, found, banned=self.policy.action == "ban")
         refused = take(state, flags.nonzero()[:, 0])
         if self.attack.refused(refused, points[flags]):

@@ -16,8 +16,9 @@ from torch.nn.functional import pad
 
 from rfdlight.core.logits import check_logits
 from rfdlight.core.query_counts import ticking
+from rfdlight.core.quiet import quiet
 from rfdlight.core.row_counter import RowCounter
-from rfdlight.engine.compilation import CompiledVictim, agree, quiet_compiler
+from rfdlight.engine.compilation import CompiledVictim, agree
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
 from rfdlight.errors import DefenseError, UserError
 
@@ -144,7 +145,7 @@ class Oracle:
 
         try:
             eager = answers(None)
-            with quiet_compiler():
+            with quiet():
                 if not agree(eager, answers(compiled)) and compiled.failure is None:
                     self._give_up(compiled, "its compiled answers differ from its eager ones")
         except (VictimError, OutOfMemory) as error:

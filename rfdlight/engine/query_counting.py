@@ -39,7 +39,7 @@ class ExactCounting:
 
     def billed(self, rows: slice | Tensor, state: Columns | None = None) -> Tensor:
         """Return the queries billed to some images, (rows,); their attack columns, `state`, save a read of the pool."""
-        counts = self.pool.images.counts
+        counts = self.pool.images.counts  # as `QueryCounts.billed`, without the kind that is always 0: one launch less
         chosen = counts.gradient if self._kind == "gradient" else counts.attack
         return chosen[rows] + counts.success_check[rows] + counts.refused[rows]
 

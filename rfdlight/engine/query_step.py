@@ -46,9 +46,8 @@ class QueryStep:
             if not len(kept):
                 return None, {}
             if len(kept) < len(numbers):
-                state, rows = take(state, kept), numbers[kept]
-                numbers, points, clock = (value[kept] for value in (numbers, points, clock))
-                checks = None if checks is None else checks[kept]
+                state, numbers, points, clock, checks = _only(kept, state, numbers, points, clock, checks)
+                rows = numbers
         batch = {"points": points, "clock": clock, "image": numbers, "y": state["y"], "target": state["target"]}
         if eot > 1:
             batch = {name: value.repeat_interleave(eot, 0) for name, value in batch.items()}
@@ -58,8 +57,8 @@ class QueryStep:
             kept = answered.rows[::eot] // eot
             if not len(kept):
                 return None, answered.failed
-            numbers, points, clock = (value[kept] for value in (numbers, points, clock))
-            state, rows, checks = take(state, kept), numbers, None if checks is None else checks[kept]
+            state, numbers, points, clock, checks = _only(kept, state, numbers, points, clock, checks)
+            rows = numbers
         answer, labels, logits = self._answers(answered.values, state["y"], checks)
         self.counting.charge(rows, checks)
         attack.tell(state, points, answer)
@@ -94,6 +93,13 @@ class QueryStep:
         return self.oracle.gradients(
             batch["points"], batch["clock"], lambda logits: self.attack.objective(batch, logits)
         )
+
+
+def _only(
+    kept: Tensor, state: Columns, numbers: Tensor, points: Tensor, clock: Tensor, checks: Tensor | None
+) -> tuple[Columns, Tensor, Tensor, Tensor, Tensor | None]:
+    """Return what belongs to the queries at the positions `kept`, (kept,) int64."""
+    return take(state, kept), numbers[kept], points[kept], clock[kept], None if checks is None else checks[kept]
 
 
 def most_frequent(labels: Tensor, y: Tensor, classes: int) -> Tensor:

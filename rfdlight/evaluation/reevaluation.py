@@ -69,7 +69,7 @@ def reevaluate(
     digests: Digests,
     victim: LoadedVictim,
     data: ImageData,
-    defense: Sequence[Defense] = (),
+    defense: Defense | Sequence[Defense] = (),
     points: Path | None = None,
     seed: int = 0,
 ) -> Reevaluation:
@@ -83,7 +83,7 @@ def reevaluate(
         digests: Of the weights and the images that it claims.
         victim: The victim.
         data: Its data, of which the evaluation attacked some images.
-        defense: Its defenses.
+        defense: Its defense, or several.
         points: File of final points instead of those that the run kept, see `rfdlight.records.images.read_points`.
         seed: Seed of the draws, >= 0. A submitter who knows it beforehand can search for points that it favours.
 

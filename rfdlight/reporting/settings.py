@@ -14,9 +14,11 @@ from rfdlight.reporting.tables import attack_name, ball
 SETTINGS = ("attack", "targeted", "surrogate", "options", "norm", "eps", "criterion", "query_counting", "eot")
 """The facts that all runs of one column share."""
 
-TIEBREAKS = ("budget", "seed", "selection", "num_images", "precision", "batch_size")
-"""The facts that split a column which would hold two runs of one method; the last one, which changes rounding alone and
-which a run may choose for itself, where no other does."""
+TIEBREAKS = ("budget", "seed", "selection", "num_images", "precision")
+"""The facts that split a column which would hold two runs of one method."""
+
+LAST_TIEBREAK = "batch_size"
+"""The fact that splits it where no other does: it changes rounding alone, and a run may choose it for itself."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ def settings_of(runs: Sequence[Run]) -> list[Setting]:
     ordered = sorted(runs, key=lambda run: run.facts.surrogate is not None)
     for group in _grouped(ordered, _facts(SETTINGS)):
         methods = _grouped(group, method_of)
-        apart = [name for name in TIEBREAKS if any(_differing([name], same) for same in methods)]
-        apart = [name for name in apart if name != TIEBREAKS[-1]] or apart
+        split = [name for name in (*TIEBREAKS, LAST_TIEBREAK) if any(_differing([name], same) for same in methods)]
+        apart = [name for name in split if name in TIEBREAKS] or split
         for alike in _grouped(group, _facts(apart)):
             label = _label(alike[0], [*shown, *apart])
             for i, repeat in enumerate(zip_longest(*_grouped(alike, method_of)), 1):

@@ -29,7 +29,7 @@ class ArrayVictim(Identified):
     Subclasses define `answer`.
 
     Args:
-        identity: One line by which two victims are told apart.
+        identity: One line that differs between two victims.
         outputs: "logits", or "probabilities", which are replaced by their logarithms.
         classes: Number of classes, None if the data decide it.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, one_line, shown
 from rfdlight.victims.networks import create_network, strange_option
 from rfdlight.victims.scales import read_scales, scales_path
+from rfdlight.victims.schemes import file_digest
 from rfdlight.victims.victim import Victim
 from rfdlight.victims.weight_files import read_weights
 from rfdlight.victims.weights import check_fit, fit_weights
@@ -99,7 +99,7 @@ def save_victim(victim: Victim, card_path: Path, **facts: Any) -> VictimCard:
         parameters=sum(parameter.numel() for parameter in victim.network.parameters()),
         clean_accuracy=correct / total,
         clean_interval=wilson(correct, total),
-        sha256=hashlib.sha256(weights_path(card_path).read_bytes()).hexdigest(),
+        sha256=file_digest(weights_path(card_path)),
     )
     write_file(card_path, msgspec.json.format(msgspec.json.encode(card, enc_hook=str), indent=2) + b"\n")
     return card

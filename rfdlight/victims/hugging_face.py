@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any, cast
 
 from rfdlight._io import expanded
+from rfdlight.core.quiet import no_log
 from rfdlight.data.preparation import CropMode, Interpolation, Preparation
 from rfdlight.errors import UserError, legible, one_line
 from rfdlight.victims.digest import weights_digest
@@ -25,16 +25,14 @@ def load_hugging_face(spec: str) -> LoadedVictim:
     """
     transformers = imported("transformers", "hf", f"the victim '{spec}'")
     place = str(expanded(place_of(spec)))
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
     try:
-        network, report = transformers.AutoModelForImageClassification.from_pretrained(place, output_loading_info=True)
-        processor = transformers.AutoImageProcessor.from_pretrained(place).to_dict()
+        with no_log():
+            classifiers, processors = transformers.AutoModelForImageClassification, transformers.AutoImageProcessor
+            network, report = classifiers.from_pretrained(place, output_loading_info=True)
+            processor = processors.from_pretrained(place).to_dict()
     except Exception as error:  # a file of theirs may be damaged in any way
         reason = one_line(error)[:300].rstrip(" .")
         raise UserError(legible(f"cannot load the image classifier '{spec}': {reason}")) from error
-    finally:
-        logging.disable(before)
     lost = sorted(report["missing_keys"])
     if lost:
         raise UserError(

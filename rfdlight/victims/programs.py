@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight._io import expanded
+from rfdlight.core.quiet import quiet
 from rfdlight.errors import UserError, legible, one_line
 from rfdlight.victims.digest import Identified
 from rfdlight.victims.loaded import LoadedVictim
@@ -48,15 +47,10 @@ def load_torch_export(spec: str) -> LoadedVictim:
 def _loaded(spec: str, kind: str, read: Callable[[Path], nn.Module]) -> LoadedVictim:
     path = expanded(place_of(spec))
     digest = file_digest(path)
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # torch logs what it tried before it raises
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TorchScript is deprecated
+        with quiet():  # torch logs what it tried before it raises, and warns that TorchScript is deprecated
             program = read(path)
     except Exception as error:  # a damaged file may raise anything
         raise UserError(legible(f"cannot read {path} as {kind}: {one_line(error)[:300]}")) from error
-    finally:
-        logging.disable(before)
     identity = f"{kind} of sha256 {digest}"
     return LoadedVictim(Program(program, identity), f"{spec}, {identity}, clean accuracy unknown")

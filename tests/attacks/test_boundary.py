@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from attack_checks import caught
-from harness import CoinFlip, Run, drive, images, labelled, one_by_one, others_slow
+from harness import CoinFlip, Run, drive, images, next_classes, one_by_one, others_slow
 from reference.boundary import boundary
 from torch import nn
 
@@ -173,9 +173,7 @@ def test_each_query_is_the_references_while_steps_adapt():
 
 def test_a_targeted_attack_is_the_references_from_its_start(network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starting_points, classes = labelled(network, x.shape[1:])
-    target = (y + 1) % 5
-    starting_points = starting_points[(classes == target[:, None]).long().argmax(1)]
+    target, starting_points = next_classes(network, x, y)
     attack = Boundary(eps=0.5, norm="l2", targeted=True)
     check_reference(attack, one_by_one(network), x, y, 50, target, starting_points)
 

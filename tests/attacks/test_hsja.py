@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from harness import Run, drive, images, labelled, one_by_one, others_slow
+from harness import Run, drive, images, next_classes, one_by_one, others_slow
 from reference.hsja import hsja
 
 from rfdlight.attacks import HSJA
@@ -223,9 +223,7 @@ def test_each_query_is_the_references_over_many_iterations(norm, shape):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_targeted_attack_is_the_references_from_its_start(norm, network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starting_points, classes = labelled(network, x.shape[1:])
-    target = (y + 1) % 5
-    starting_points = starting_points[(classes == target[:, None]).long().argmax(1)]
+    target, starting_points = next_classes(network, x, y)
     attack = HSJA(eps=0.05, norm=norm, init_probes=20, gap=0.01, targeted=True)
     check_reference(attack, one_by_one(network), x, y, 80, target, starting_points)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from attack_checks import caught
-from harness import drive, labelled, noisy, one_by_one, others_slow
+from harness import drive, next_classes, noisy, one_by_one, others_slow
 from reference.popskipjump import popskipjump
 from test_hsja import GRADIENT, PHASES, PROJECT, STEP, Draws, grey, halfspace
 
@@ -122,9 +122,7 @@ def test_each_query_is_the_references(norm, deviation, network, clean):
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_a_targeted_attack_is_the_references_from_its_start(norm, network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    starting_points, classes = labelled(network, x.shape[1:])
-    target = (y + 1) % 5
-    starting_points = starting_points[(classes == target[:, None]).long().argmax(1)]
+    target, starting_points = next_classes(network, x, y)
     attack = PopSkipJump(**small(norm=norm, targeted=True))
     check_reference(attack, noisy(one_by_one(network), 0.2), x, y, 170, target, starting_points)
 

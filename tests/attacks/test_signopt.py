@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attack_checks import caught, check_feasible
-from harness import Constant, Linear, Run, counted, drive, images, labelled, one_by_one, others_slow
+from harness import Constant, Linear, Run, counted, drive, images, next_classes, one_by_one, others_slow
 from reference.signopt import signopt
 
 from rfdlight.attacks import SignOPT
@@ -108,9 +108,7 @@ def test_each_query_is_the_references_past_the_smallest_samples():
 
 def test_each_targeted_query_is_the_references(network, clean):
     x, y = clean[0][:2], clean[1][:2]
-    target = (y + 1) % 5
-    starting_points, classes = labelled(network, x.shape[1:])
-    begin = starting_points[(classes == target[:, None]).long().argmax(1)]
+    target, begin = next_classes(network, x, y)
     attack = SignOPT(norm="l2", targeted=True, **SMALL)
     check_reference(attack, network, x, y, 120, target, begin)
 
