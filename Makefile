@@ -1,5 +1,6 @@
 # make demo    attacks an undefended and a defended victim, and the defended one by the standard evaluation
 # make test    runs the tests
+# make docs    builds the documentation into build/docs, and runs its notebooks
 # make reproduce-quick  the paper's table 4 on a tenth of the images, CIFAR-10; some ten minutes
 # Each makes its own environment first; demo and test need no download of data or weights, and none needs a GPU.
 
@@ -16,7 +17,7 @@ export RFDLIGHT_DATA := $(CURDIR)/.data
 DATA := .data/cifar10/test
 endif
 
-.PHONY: demo test test-slow faults lint help-texts bench reproduce-quick data clean
+.PHONY: demo test test-slow faults lint docs help-texts bench reproduce-quick data clean
 
 demo: $(READY)
 	rm -rf $(DEMO)
@@ -41,6 +42,9 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs-ready
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet docs build/docs
+
 help-texts: $(READY)
 	PYTHONPATH=tests $(BIN)/python tests/help_texts.py
 
@@ -61,6 +65,10 @@ data: .data/cifar10/test .data/cifar10/train
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/.docs-ready: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

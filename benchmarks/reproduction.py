@@ -1,8 +1,8 @@
-"""Writes the tables of docs/reproduction.md from the records of their runs.
+"""Writes the tables of docs/results/reproduction.md from the records of their runs.
 
-Usage: python benchmarks/reproduction.py RUNS [--page docs/reproduction.md] [--check]
+Usage: python benchmarks/reproduction.py RUNS [--page docs/results/reproduction.md] [--check]
 
-RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/reproduction-records.tar.xz unpacks, and
+RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/results/reproduction-records.tar.xz unpacks, and
 `analysis`, which `rfdlight analyze` writes for table 6. Each table stands between two comments of the page,
 `<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what is there. With --check nothing is written, and the
 exit status says whether the page is what the records say.
@@ -38,7 +38,7 @@ def write(page: Path, records: Records, check: bool) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", type=Path)
-    parser.add_argument("--page", type=Path, default=Path("docs/reproduction.md"))
+    parser.add_argument("--page", type=Path, default=Path("docs/results/reproduction.md"))
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     try:

@@ -1,4 +1,4 @@
-"""The records of the runs behind docs/reproduction.md, and tables of what they say."""
+"""The records of the runs behind docs/results/reproduction.md, and tables of what they say."""
 
 from __future__ import annotations
 

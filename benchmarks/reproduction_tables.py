@@ -1,4 +1,4 @@
-"""The tables of docs/reproduction.md, one function each."""
+"""The tables of docs/results/reproduction.md, one function each."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from rfdlight.victims.resolve import card_path
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 _AGAIN = "install rfdlight again, by pip install --force-reinstall --no-deps ."
 _COPY = "copy the card and the weights from their run again"
-_DATA = "see docs/victims-and-data.md"
+_DATA = "see docs/reference/victims-and-data.md"
 _ELSEWHERE = "give --run a folder elsewhere"
 _CIFAR10_TEST = 10_000
 _ROOM = 1e9

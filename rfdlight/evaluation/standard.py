@@ -65,7 +65,7 @@ STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
 
 
 class StandardAttack(RandomNoise):
-    """The options of the standard evaluation, in the place of an attack; see docs/standard-evaluation.md.
+    """The options of the standard evaluation, in the place of an attack; see docs/explanation/standard-evaluation.md.
 
     It is never run itself: its stages are.
 

@@ -111,7 +111,7 @@ class SanityCheckResults(Fields, frozen=True, kw_only=True):
 
 
 class RunFacts(Fields, frozen=True, kw_only=True):
-    """The facts of a run that its records do not hold; docs/records.md explains the fields."""
+    """The facts of a run that its records do not hold; docs/reference/records.md explains the fields."""
 
     name: str
     attack: str

@@ -120,7 +120,7 @@ class Reevaluation(Fields, frozen=True, kw_only=True):
 
 
 class Entry(Fields, frozen=True, kw_only=True):
-    """One entry of a leaderboard; docs/report.md explains the fields."""
+    """One entry of a leaderboard; docs/how-to/make-a-report.md explains the fields."""
 
     schema: Annotated[int, Meta(ge=1, le=1)] = 1
     name: Annotated[str, Meta(pattern=r"^[^/]+$")]

@@ -30,7 +30,7 @@ class InterimEvaluation(Fields, frozen=True, kw_only=True):
 
 
 class Record(Fields, frozen=True, kw_only=True):
-    """The result of the attack on one image; docs/records.md explains the fields.
+    """The result of the attack on one image; docs/reference/records.md explains the fields.
 
     `attack`, `gradient`, `success_check` and `criterion` count evaluations, `billed` counts queries. Margins are in
     logits, `linf`, `l2`, `low` and `high` in pixel units.

@@ -98,7 +98,7 @@ class StageSummary(Fields, frozen=True, kw_only=True):
 
 
 class StandardSummary(Fields, frozen=True, kw_only=True):
-    """Every number of a standard evaluation; docs/standard-evaluation.md explains the fields."""
+    """Every number of a standard evaluation; docs/explanation/standard-evaluation.md explains the fields."""
 
     counts: dict[str, int]
     clean: Estimate

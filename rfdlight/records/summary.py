@@ -88,7 +88,7 @@ class Detections(Fields, frozen=True, kw_only=True):
 
 
 class Summary(Fields, frozen=True, kw_only=True):
-    """Every number of an evaluation; docs/records.md explains the fields."""
+    """Every number of an evaluation; docs/reference/records.md explains the fields."""
 
     run: RunFacts
     counts: dict[str, int]

@@ -199,7 +199,7 @@ def test_scaled_noise_runs_on_a_shipped_victim_and_the_card_says_so(command):
 
 
 def test_the_page_on_defenses_shows_the_table_as_it_is(command):
-    page = Path(__file__).parents[2] / "docs" / "defenses.md"
+    page = Path(__file__).parents[2] / "docs/reference/defenses.md"
     said = command("layers", "resnet20-cifar10")
     shown = "\n".join(line.rstrip() for line in said.out.rstrip().splitlines())
     assert f"```text\n{shown}\n```" in page.read_text()

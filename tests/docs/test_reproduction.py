@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_the_page_has_the_tables_of_the_records(tmp_path, monkeypatch):
-    with tarfile.open(ROOT / "docs/reproduction-records.tar.xz") as archive:
+    with tarfile.open(ROOT / "docs/results/reproduction-records.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

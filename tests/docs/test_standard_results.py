@@ -14,9 +14,9 @@ def text(share):
 
 
 def test_each_row_is_that_of_its_records(tmp_path):
-    with tarfile.open(DOCS / "standard-records.tar.xz") as archive:
+    with tarfile.open(DOCS / "results/standard-records.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
-    page = (DOCS / "standard-evaluation.md").read_text()
+    page = (DOCS / "explanation/standard-evaluation.md").read_text()
     rows = [line for line in page.splitlines() if "| **" in line]
     found = sorted((tmp_path / "runs/standard").iterdir())
     assert len(rows) == len(found) > 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from rfdlight import _io
 from rfdlight.cli.sweep_config import read_cells
 
-PAGE = Path(__file__).parents[2] / "docs" / "sweeps.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/run-a-sweep.md"
 
 
 def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):

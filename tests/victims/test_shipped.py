@@ -66,7 +66,7 @@ def test_pgd10_gives_the_cards_count(name):
 @pytest.mark.parametrize("name", CARDS)
 def test_the_docs_say_what_the_card_says(name):
     card = read_card(CARDS[name])
-    page = (Path(__file__).parents[2] / "docs/victims-and-data.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/reference/victims-and-data.md").read_text()
     (row,) = re.findall(rf"^\| `{name}` \| .*$", page, re.MULTILINE)
     low, high = card.clean_interval
     for shown in (
