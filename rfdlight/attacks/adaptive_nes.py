@@ -105,8 +105,8 @@ class AdaptiveNES(Attack):
         probe = per_row(state["probe"] * unit_length, x) * probe
         plus, minus = (self.threat.project(x, point + side * probe) for side in (1, -1))
         state["draw"] = (plus - minus) / (2 * unit_length)
-        asked = torch.where(per_row(phase == _PLUS, x), plus, point)
-        return torch.where(per_row(phase == _MINUS, x), minus, asked)
+        current = torch.where(per_row(phase == _PLUS, x), plus, point)
+        return torch.where(per_row(phase == _MINUS, x), minus, current)
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         loss, phase, queries = self.objective(state, answer), state["phase"], state["queries"]

@@ -87,24 +87,24 @@ class AdaptiveSquare(Square):
         return state["time"]
 
     def ask(self, state: Columns) -> Tensor:
-        # The same proposal is asked until its race ends.
+        # The same proposal is queried until its race ends.
         new = state["answers"][:, _PROPOSED] == 0
         random = answers_vary(self._noise(state), state["loss"][:, _KEPT])
         state["time"] = torch.where(new, super()._time(state), state["time"])
         state["length"] = torch.where(new, torch.where(random, _LONG, state["budget"]), state["length"])
-        # Also where the kept point is asked: its answer may end the race.
+        # Also where the kept point is queried: its answer may end the race.
         state["proposal"] = self._proposal(state, state["step"] > 0)
         kept = state[self._kept]
         return self._point(state["x"], torch.where(per_row(state["refreshing"], kept), kept, state["proposal"]))
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
-        asked = torch.where(state["refreshing"], _KEPT, _PROPOSED)[:, None]
-        before, mean = state["answers"].gather(1, asked), state["loss"].gather(1, asked)
+        queried = torch.where(state["refreshing"], _KEPT, _PROPOSED)[:, None]
+        before, mean = state["answers"].gather(1, queried), state["loss"].gather(1, queried)
         change = self.objective(state, answer)[:, None] - mean
         state["squares"] = state["squares"] + (change.square() * before / (before + 1))[:, 0]
         state["freedom"] = state["freedom"] + (before > 0)[:, 0]
-        loss = state["loss"].scatter(1, asked, mean + change / (before + 1))
-        answers = state["answers"].scatter(1, asked, before + 1)
+        loss = state["loss"].scatter(1, queried, mean + change / (before + 1))
+        answers = state["answers"].scatter(1, queried, before + 1)
 
         gap = loss[:, _PROPOSED] - loss[:, _KEPT]
         error = (self._noise(state) * (1 / answers.clamp_min(1)).sum(1)).sqrt()

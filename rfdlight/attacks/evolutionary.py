@@ -116,11 +116,11 @@ class Evolutionary(NearestPointAttack):
     def _after_proposal(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         taken = state["distance"] < state["before"]
         state["step"] = state["step"] + 1
-        hits = state["taken"] + taken
+        successes = state["taken"] + taken
         over = state["step"] % self.window == 0
-        factor = (hits.double() / self.window - _SUCCESSES).exp()
+        factor = (successes.double() / self.window - _SUCCESSES).exp()
         state["mu"] = torch.where(over, (state["mu"] * factor).clamp_max(1.0), state["mu"])
-        state["taken"] = hits.masked_fill(over, 0)
+        state["taken"] = successes.masked_fill(over, 0)
         learns = per_row(taken, state["z"])
         path = (1 - _PATH_RATE) * state["path"] + math.sqrt(_PATH_RATE * (2 - _PATH_RATE)) * state["z"]
         variance = (1 - _VARIANCE_RATE) * state["variance"] + _VARIANCE_RATE * path.square()

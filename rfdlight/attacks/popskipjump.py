@@ -53,8 +53,8 @@ class PopSkipJump(HSJA):
             **super().init(x, y, seed),
             "posterior": x.new_zeros(len(x), _CELLS, len(_WIDTHS), len(_FLIPS), dtype=torch.float32),  # logarithms
             "shares": real[:, None].repeat(1, _MOST),  # of this bisection's queries,
-            "hits": torch.zeros_like(y, dtype=torch.bool)[:, None].repeat(1, _MOST),  # their answers,
-            "asked": torch.zeros_like(y),  # and their number
+            "successes": torch.zeros_like(y, dtype=torch.bool)[:, None].repeat(1, _MOST),  # their answers,
+            "answered": torch.zeros_like(y),  # and their number
             "blur": real,  # v of the last bisection,
             "flips": real.clone(),  # and f
         }
@@ -76,7 +76,7 @@ class PopSkipJump(HSJA):
     def _bisect(self, state: Columns, rows: Tensor, phase: int) -> None:
         super()._bisect(state, rows, phase)
         state["posterior"] = torch.where(per_row(rows, state["posterior"]), _prior(state), state["posterior"])
-        state["asked"] = state["asked"].masked_fill(rows, 0)
+        state["answered"] = state["answered"].masked_fill(rows, 0)
         _learn(state, torch.ones_like(state["low"]), rows, rows)  # the far end was adversarial
 
     def _most_informative(self, state: Columns) -> Tensor:
@@ -97,7 +97,7 @@ class PopSkipJump(HSJA):
         centre, deviation = _moments(state, belief)
         width, flips = _median(belief.sum((1, 3)), _WIDTHS), _median(belief.sum((1, 2)), _FLIPS)
         resolved = deviation <= width.clamp_min(self.closeness(points[0].numel()) / 2)
-        self._end(state, resolved | (state["asked"] == _MOST), centre, width, flips)
+        self._end(state, resolved | (state["answered"] == _MOST), centre, width, flips)
         _narrow(state, belief)
 
     def _end(self, state: Columns, rows: Tensor, centre: Tensor, width: Tensor, flips: Tensor) -> None:
@@ -157,10 +157,10 @@ def _likelihood(state: Columns, share: Tensor, adversarial: Tensor) -> Tensor:
 
 def _learn(state: Columns, share: Tensor, adversarial: Tensor, rows: Tensor) -> None:
     """Add to the posterior of `rows`, (rows,) bool, an answer at a share."""
-    slot = rows[:, None] & (torch.arange(_MOST, device=rows.device) == state["asked"][:, None])
+    slot = rows[:, None] & (torch.arange(_MOST, device=rows.device) == state["answered"][:, None])
     state["shares"] = torch.where(slot, share[:, None], state["shares"])
-    state["hits"] = torch.where(slot, adversarial[:, None], state["hits"])
-    state["asked"] = state["asked"] + rows
+    state["successes"] = torch.where(slot, adversarial[:, None], state["successes"])
+    state["answered"] = state["answered"] + rows
     learnt = state["posterior"] + _likelihood(state, share, adversarial)
     state["posterior"] = torch.where(per_row(rows, learnt), learnt, state["posterior"])
 
@@ -177,9 +177,9 @@ def _narrow(state: Columns, belief: Tensor) -> None:
     state["low"] = torch.where(rows, low + span * first / _CELLS, low)
     state["high"] = torch.where(rows, low + span * (last + 1) / _CELLS, state["high"])
     anew = _prior(state)
-    for slot in range(int(state["asked"].max())):
-        likelihood = _likelihood(state, state["shares"][:, slot], state["hits"][:, slot])
-        anew = torch.where(per_row(state["asked"] > slot, anew), anew + likelihood, anew)
+    for slot in range(int(state["answered"].max())):
+        likelihood = _likelihood(state, state["shares"][:, slot], state["successes"][:, slot])
+        anew = torch.where(per_row(state["answered"] > slot, anew), anew + likelihood, anew)
     state["posterior"] = torch.where(per_row(rows, anew), anew, state["posterior"])
 
 

@@ -113,8 +113,8 @@ class Transfer(SurrogateAttack):
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:
         margin = attacker_loss(answer, state["y"], state["target"])
         number = torch.arange(self.points, device=margin.device)
-        asked = number == (state["step"] % self.points)[:, None]
-        state["total"] = state["total"] + torch.where(asked, margin[:, None], 0.0)
+        current = number == (state["step"] % self.points)[:, None]
+        state["total"] = state["total"] + torch.where(current, margin[:, None], 0.0)
         state["step"] = state["step"] + 1
 
     def best(self, state: Columns) -> Tensor:

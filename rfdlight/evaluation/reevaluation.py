@@ -1,4 +1,4 @@
-"""Re-evaluation: fresh draws at the final points of a standard evaluation, whoever made them."""
+"""Re-evaluation: fresh draws at the final points of a submitted standard evaluation."""
 
 from __future__ import annotations
 

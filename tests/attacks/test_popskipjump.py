@@ -42,7 +42,7 @@ def check_reference(attack, answer, x, y, budget, target=None, starting_points=N
     for i in range(len(x)):
         told = iter([logits[i] for _, _, logits, _ in ticks])
         shares = [
-            float(after["shares"][i, before["asked"][i]])
+            float(after["shares"][i, before["answered"][i]])
             for before, *_, after in ticks
             if before["phase"][i] == PROJECT
         ]
@@ -241,7 +241,7 @@ class EndsEarly(PopSkipJump):
     """Schedule: a bisection ends at the third query."""
 
     def _end(self, state, rows, centre, width, flips):
-        super()._end(state, rows | (state["asked"] == 4), centre, width, flips)
+        super()._end(state, rows | (state["answered"] == 4), centre, width, flips)
 
 
 def on_network(attack, network, clean):

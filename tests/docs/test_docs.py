@@ -242,7 +242,7 @@ def test_the_oldest_versions_are_the_lower_bounds():
     bounds = re.findall(r"^([\w-]+)(?:\[\w+\])?>=([\d.]+)", lists, re.MULTILINE)
     lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()[1:]
     oldest = {name.lower(): Version(version) for name, version in (line.split("==") for line in lines)}
-    tools = {"mypy", "ruff"}  # checks of the source, with the versions of constraints.txt alone
+    tools = {"codespell", "mypy", "ruff"}  # checks of the source, with the versions of constraints.txt alone
     assert oldest == {name: Version(version) for name, version in bounds if name not in tools}
 
 
