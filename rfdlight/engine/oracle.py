@@ -93,7 +93,10 @@ class Oracle:
         self._batch: Tensor | None = None
         self._advances = True
         self._streams: dict[str, list[Tensor]] = {}
-        self._seeds = {"attack": _noise_seed(config, "attack"), "criterion": _noise_seed(config, "judge")}  # codespell:ignore judge
+        self._seeds = {
+            "attack": _noise_seed(config, "attack"),
+            "criterion": _noise_seed(config, "judge"),  # the old name, for the same draws  # codespell:ignore judge
+        }
 
     def _set_format(self, memory_format: torch.memory_format) -> None:
         """Set the memory format of the passes and of the weights."""
