@@ -1,0 +1,48 @@
+"""The reference pages against the code: public names, commands and the table of attacks."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import rfdlight
+from rfdlight.cli.commands import TEXTS
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+def documented() -> set[str]:
+    """The names that the page on the Python API documents, without the package."""
+    page = (REFERENCE / "api.md").read_text()
+    return {path.removeprefix("rfdlight.") for path in re.findall(r"^\.\. auto\w+:: (\S+)", page, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("room", ["", "attacks", "data", "defenses", "testing", "training", "victims"])
+def test_the_page_on_the_api_documents_every_public_name(room):
+    module = importlib.import_module(f"rfdlight.{room}".rstrip("."))
+    names = [name for name in module.__all__ if not inspect.ismodule(getattr(module, name))]
+    found = documented()
+    missing = [name for name in names if name not in found and f"{room}.{name}" not in found]
+    assert missing == []
+
+
+def test_every_documented_name_exists_and_says_what_it_is():
+    for path in documented():
+        target: object = rfdlight
+        parts = path.split(".")
+        for position, part in enumerate(parts):
+            if inspect.ismodule(target) and not hasattr(target, part):
+                target = importlib.import_module(".".join(["rfdlight", *parts[: position + 1]]))
+            else:
+                target = getattr(target, part)
+        assert inspect.getdoc(target), path
+
+
+def test_the_page_on_commands_has_every_command():
+    shown = re.findall(r"help_texts/(\w+)\.txt", (REFERENCE / "commands.md").read_text())
+    assert sorted(shown) == sorted(path.stem for path in TEXTS.glob("*.txt"))
