@@ -157,7 +157,7 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
 
 @pytest.mark.parametrize(
     ("page", "example"),
-    [("defenses.md", "my_noise.py"), ("defenses.md", "my_schedule.py"), ("attacks.md", "my_attack.py")],
+    [("defenses.md", "my_noise.py"), ("defenses.md", "my_schedule.py"), ("write-an-attack.md", "my_attack.py")],
 )
 def test_the_pages_show_the_examples_as_they_are(page, example):
     assert (ROOT / "docs" / "examples" / example).read_text() in blocks(page_named(page), "python")

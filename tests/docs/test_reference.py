@@ -46,3 +46,22 @@ def test_every_documented_name_exists_and_says_what_it_is():
 def test_the_page_on_commands_has_every_command():
     shown = re.findall(r"help_texts/(\w+)\.txt", (REFERENCE / "commands.md").read_text())
     assert sorted(shown) == sorted(path.stem for path in TEXTS.glob("*.txt"))
+
+
+@pytest.fixture
+def attack_tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    return importlib.import_module("attack_tables")
+
+
+def test_the_tables_of_the_page_on_attacks_are_those_of_the_classes(attack_tables):
+    page = attack_tables.PAGE.read_text()
+    assert attack_tables.written(page) == page, "run python docs/attack_tables.py"
+
+
+def test_the_page_on_attacks_has_the_options_of_every_attack(attack_tables):
+    page = attack_tables.PAGE.read_text()
+    shared = {"bernoulli_decision": "bernoulli"}  # with the same options
+    for name in attack_tables.QUERIES:
+        table = attack_tables.options(shared.get(name, name))
+        assert table in page or table.count("\n") == 2, name
