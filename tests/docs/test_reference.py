@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
 import rfdlight
 from rfdlight.cli.commands import TEXTS
+from rfdlight.testing import check_criterion, check_defense
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -65,3 +67,16 @@ def test_the_page_on_attacks_has_the_options_of_every_attack(attack_tables):
     for name in attack_tables.QUERIES:
         table = attack_tables.options(shared.get(name, name))
         assert table in page or table.count("\n") == 2, name
+
+
+def test_the_criterion_and_the_defenses_of_the_pages_keep_the_contracts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
+    check_defense(importlib.import_module("my_noise").LaplaceNoise(sigma=0.3, layers="2"))
+    check_criterion(importlib.import_module("my_criterion").EightOfTen)
+    for name in ("my_noise", "my_criterion"):
+        sys.modules.pop(name)
+
+
+def test_the_page_on_defenses_shows_the_defense_of_the_package():
+    shown = (ROOT / "docs/how-to/write-a-defense.md").read_text()
+    assert (ROOT / "tests/outside_package/outside_defense.py").read_text() in shown
