@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+
 import rfdlight
+from rfdlight.core.signatures import parameters
 
 project = "rfdlight"
 author = "the rfdlight contributors"
@@ -26,9 +29,27 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 
+# Single backticks in docstrings are code.
+default_role = "code"
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 napoleon_google_docstring = True
+
+
+def _signature(app, what, name, obj, options, signature, returns):
+    """Show the options of a component, with those of its base classes, in the place of `*args, **kwargs`."""
+    if what == "class" and signature == "(*args, **kwargs)":
+        own = (p.replace(annotation=p.empty) for p in parameters(obj).values())
+        return str(inspect.Signature(sorted(own, key=lambda p: p.kind))), returns
+    return None
+
+
+def setup(app):
+    """Connect the functions of this file to the build."""
+    app.connect("autodoc-process-signature", _signature)
+
 
 html_theme = "furo"
 html_title = f"rfdlight {version}"

@@ -30,7 +30,7 @@ _GRID = 300
 def margin_deviation(at_layers: Tensor, sigma: float | list[float]) -> Tensor:
     """Return the standard deviation of the margin, (N,) float64, under noise at one or several layers.
 
-    On a linear victim independent noises add their variances: sum_l sigma_l^2 |g_l|^2. The paper considers one layer;
+    On a linear victim independent noises add their variances: `sum_l sigma_l^2 |g_l|^2`. The paper considers one layer;
     the sum over several is ours.
     """
     sigmas = torch.tensor(sigma, dtype=torch.float64).view(-1)
@@ -44,7 +44,7 @@ def misled_probability(at_layers: Tensor, at_image: Tensor, sigma: float | list[
     has fresh noise. On a linear victim the true difference and the noise are independent and normal, so the observed
     sign differs from the true one with probability arctan(s) / pi, where s is the ratio of their standard deviations.
 
-    Theorem 1 states "positively correlates with arctan(-(2 nu |g_h|^2 / mu |g_x|^2)^-0.5)"; with nu = sigma^2 and
+    Theorem 1 states a positive correlation with `arctan(-(2 nu |g_h|^2 / mu |g_x|^2)^-0.5)`; with nu = sigma^2 and
     mu = step^2 this probability is exactly 1/2 + that / pi.
     """
     noise = math.sqrt(2) * margin_deviation(at_layers, sigma)

@@ -22,7 +22,7 @@ class Bandits(GradientEstimation):
     """Bandits-TD: score-based gradient estimation with time and data priors, a coarse direction learned over all steps.
 
     The prior v is a coarse image of s x s values per channel, zero at the start; up() enlarges it to the image. A step
-    draws u = exploration N(0, I) / sqrt(C s^2) and queries x_t + probe q / |q| for q = up(v + u) and q = up(v - u).
+    draws u = exploration N(0, I) / sqrt(C s^2) and queries `x_t + probe q / |q|` for q = up(v + u) and q = up(v - u).
     With L the attacker's loss and e = (L(second) - L(first)) / (probe exploration), it adds prior_step e u to v in l2,
     to atanh(v) in linf. It steps along up(v) (l2) or its signs (linf) and projects on the ball around the clean image
     and [0, 1]. The third query of a step is a success check at the new iterate.

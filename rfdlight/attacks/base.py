@@ -70,8 +70,11 @@ class Attack(Configurable, ABC):
     """
 
     access: ClassVar[Literal["decision", "score", "gradient"]]
-    """What `tell` receives. "decision": labels, (rows,) int64. "score": logits, (rows, classes). "gradient", white-box:
-    the gradients of `objective` at the points, (rows, C, H, W)."""
+    """What `tell` receives, by the attacker's access.
+
+    For "decision" these are labels, (rows,) int64, for "score" logits, (rows, classes), and for "gradient", white-box,
+    the gradients of `objective` at the points, (rows, C, H, W).
+    """
 
     norms: ClassVar[tuple[Norm, ...]] = ("linf",)
     has_targeted_form: ClassVar[bool] = False

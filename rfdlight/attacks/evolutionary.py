@@ -25,7 +25,7 @@ class Evolutionary(NearestPointAttack):
 
     The start is misclassified uniform noise, bisected towards the clean image x, or an image of the target class. A
     proposal adds mu (x - b) and z to the best point b. z is normal noise on a grid, enlarged bilinearly: it has the
-    variances (0.01 |x - b|)^2 c at a 20th of the values, drawn with probabilities in proportion to c, and is 0
+    variances `(0.01 |x - b|)^2 c` at a 20th of the values, drawn with probabilities in proportion to c, and is 0
     elsewhere. A proposal is taken if it is adversarial and nearer to x; then c learns from an average of the z taken.
     mu is multiplied by exp(p - 1/5), p being the share of proposals taken since it last changed. Queries: one per start
     tried, 10 to bisect noise, one per proposal.

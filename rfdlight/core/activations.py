@@ -30,7 +30,7 @@ class InsertionPoint:
 
     @property
     def key(self) -> str:
-        """Name and side, such as "layer3:output"."""
+        """Name and side, joined by a colon."""
         return f"{self.name}:{self.side}"
 
 

@@ -106,7 +106,7 @@ def evaluate(
         progress: Show a progress line; by default on a terminal and in a notebook alone.
 
     Returns:
-        The finished `Run`: robust accuracy, records per image, adversarial images.
+        The finished `Run` with robust accuracy, records per image and adversarial images.
 
     Raises:
         UserError: If an argument cannot be used; the message names it.

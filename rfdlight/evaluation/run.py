@@ -57,7 +57,7 @@ class Run(runs.Run):
 
     @cached_property
     def points(self) -> Mapping[str, Tensor]:
-        """Final point of each image by its id, (C, H, W): those of all attempts, from the run directory if any."""
+        """Final point of each image by its id, (C, H, W), over all attempts; read from the run directory if any."""
         if self.in_memory or self.folder is None or not (self.folder / images.FILE).exists():
             return self.in_memory
         _, final, ids = images.read_images(self.folder / images.FILE)

@@ -88,7 +88,7 @@ class Record(Fields, frozen=True, kw_only=True):
 
     @property
     def is_robust(self) -> bool:
-        """Whether the image counts as robust in the headline: undecided margins count by their sign."""
+        """Whether the image counts as robust in the headline, undecided margins by their sign."""
         by_sign = self.verdict == "undecided" and self.clean_correct and self.final_margin >= 0
         return self.verdict == "robust" or by_sign
 
@@ -104,7 +104,7 @@ class Record(Fields, frozen=True, kw_only=True):
 
     @property
     def queries(self) -> int:
-        """Evaluations that the attack used: attack, gradient and success check."""
+        """Evaluations that the attack used, the sum of attack, gradient and success check."""
         return self.attack + self.gradient + self.success_check
 
     @property

@@ -371,7 +371,7 @@ class Standard:
 
     @cached_property
     def combined(self) -> CombinedRun:
-        """The evaluation as one run, for reports and comparisons: each image has its combined record.
+        """The evaluation as one run, for reports and comparisons, with the combined record of each image.
 
         Its robust accuracy after q queries is at most that of stages with q queries each.
         """

@@ -119,7 +119,7 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
     yield
-    for name in ("my_uniform", "my_noise", "my_attack", "my_schedule"):
+    for name in ("my_uniform", "my_noise", "my_attack", "my_schedule", "my_criterion"):
         sys.modules.pop(name, None)
 
 
@@ -157,7 +157,12 @@ def test_every_flag_named_in_the_text_exists(parser, examples):
 
 @pytest.mark.parametrize(
     ("page", "example"),
-    [("defenses.md", "my_noise.py"), ("defenses.md", "my_schedule.py"), ("attacks.md", "my_attack.py")],
+    [
+        ("write-a-defense.md", "my_noise.py"),
+        ("write-a-defense.md", "my_schedule.py"),
+        ("write-an-attack.md", "my_attack.py"),
+        ("write-a-criterion.md", "my_criterion.py"),
+    ],
 )
 def test_the_pages_show_the_examples_as_they_are(page, example):
     assert (ROOT / "docs" / "examples" / example).read_text() in blocks(page_named(page), "python")
