@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -79,10 +80,10 @@ def of_torchattacks() -> None:
     square = torchattacks.Square(model, eps=EPS, n_queries=QUERIES)
     say("Square, robust", right(model, square(x, y), y).float().mean().item())
     torch.manual_seed(0)
-    points, rows = [], []
+    points: list[Tensor] = []
     with noise().on(model):
-        for i in range(len(x)):
-            rows.append(rows_of(lambda i=i: points.append(square(x[i : i + 1], y[i : i + 1])), model))
+        one_by_one = [partial(square, x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+        rows = [rows_of(lambda call=call: points.append(call()), model) for call in one_by_one]
         after = right(model, torch.cat(points), y, ANSWERS)
     early = torch.tensor(rows) < QUERIES
     say("Square behind noise, images that end early", early.sum().item())
