@@ -1,28 +1,39 @@
-"""The table of the standard evaluation's results against the records that come along."""
+"""The tables of the page on the standard evaluation's results are those of the stored records."""
 
+import importlib
+import sys
 import tarfile
 from pathlib import Path
 
-import rfdlight as rfd
+import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+PAGE = ROOT / "docs/results/standard-results.md"
 
 
-def text(share):
-    return f"{100 * share.value:.1f} ({100 * max(share.low, 0):.1f} to {100 * share.high:.1f})"
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    with tarfile.open(ROOT / "docs/results/standard-records.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "runs/standard"
 
 
-def test_each_row_is_that_of_its_records(tmp_path):
-    with tarfile.open(DOCS / "results/standard-records.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    page = (DOCS / "explanation/standard-evaluation.md").read_text()
-    rows = [line for line in page.splitlines() if "| **" in line]
-    found = sorted((tmp_path / "runs/standard").iterdir())
-    assert len(rows) == len(found) > 0
-    for folder in found:
-        run = rfd.load_standard(folder)
-        cells = f"| {len(run.images)} | {text(run.clean_accuracy)} | {text(run.stages[0].robust_accuracy)} | "
-        cells += f"**{text(run.robust_accuracy)}** | "
-        matching = [row for row in rows if cells in row and f"| {run.rows.total:,} |" in row]
-        assert len(matching) == 1, folder.name
+def check(monkeypatch, runs, page):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setattr(sys, "argv", ["standard_tables.py", str(runs), "--check", "--page", str(page)])
+    return importlib.import_module("standard_tables").main()
+
+
+def test_the_page_has_the_tables_of_the_records(runs, monkeypatch):
+    assert check(monkeypatch, runs, PAGE) == 0
+
+
+@pytest.mark.parametrize(("number", "other"), [("813,572", "813,573"), ("44 : 0", "43 : 0")])
+def test_a_changed_number_is_found(number, other, runs, monkeypatch, tmp_path, capsys):
+    changed = tmp_path / PAGE.name
+    changed.write_text(PAGE.read_text().replace(number, other))
+    before = changed.read_text()
+    assert check(monkeypatch, runs, changed) == 1
+    assert changed.read_text() == before
+    assert str(changed) in capsys.readouterr().out

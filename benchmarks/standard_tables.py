@@ -1,0 +1,124 @@
+"""Writes the tables of docs/results/standard-results.md from the records of their standard evaluations.
+
+Usage: python benchmarks/standard_tables.py RUNS [--page docs/results/standard-results.md] [--check]
+
+RUNS holds a folder per cell, as `rfdlight sweep experiment/standard` leaves them, or as
+docs/results/standard-records.tar.xz unpacks. Each table stands between two comments of the page, `<!-- NAME -->` and
+`<!-- end NAME -->`, and replaces what is there. With --check nothing is written, and the exit status says whether the
+page has the tables of the records.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from reproduction_records import cell, table
+
+from rfdlight.core.statistics import PairedCounts, count_pairs, holm
+from rfdlight.errors import UserError
+from rfdlight.records.standard import Standard
+from rfdlight.reporting.report import p_text, points, points_interval
+
+VICTIMS = {
+    "resnet20": "resnet20",
+    "vgg19": "thin VGG19",
+    "vit": "small ViT",
+    "resnet20-at": "resnet20, adversarially trained",
+}
+NOISES = {"none": "none", "input": "input noise", "feature": "feature noise"}
+PAIRS = (("none", "input"), ("none", "feature"), ("input", "feature"))
+
+Runs = Mapping[str, Standard]
+
+
+def robust_accuracy(runs: Runs) -> str:
+    """Return one row per victim and noise: accuracies, bounds, the stages that found images, and the cost."""
+    rows = []
+    for victim, network in VICTIMS.items():
+        for noise, defense in NOISES.items():
+            run = runs[f"{victim}-{noise}"]
+            summary = run.summary
+            found = [f"{stage.attack} {stage.adversarial}" for stage in summary.stages if stage.adversarial]
+            rows.append(
+                [
+                    network,
+                    defense,
+                    str(len(run.images)),
+                    cell(summary.clean),
+                    cell(run.stages[0].summary.mean_logits.robust),
+                    f"**{cell(summary.robust)}**",
+                    f"{100 * summary.robust_lower.value:.1f} to {100 * summary.robust_upper.value:.1f}",
+                    ", ".join(found),
+                    f"{summary.ledger['queries'] / len(run.images):,.0f}",
+                    f"{summary.ledger['rows']:,}",
+                    f"{summary.wall_seconds:,.0f}",
+                ]
+            )
+    head = ["victim", "noise", "images", "clean", "`bernoulli` alone", "`standard-1`", "bounds"]
+    return table([*head, "adversarial images by attack", "queries per image", "rows", "seconds"], rows)
+
+
+def differences(runs: Runs) -> str:
+    """Return one row per victim and pair of noises: the second less the first on the same images."""
+    named = [(victim, pair) for victim in VICTIMS for pair in PAIRS]
+    counts = [_paired(*(runs[f"{victim}-{noise}"] for noise in pair)) for victim, pair in named]
+    adjusted = holm([count.p for count in counts])
+    rows = [
+        [
+            VICTIMS[victim],
+            f"{NOISES[second]} less {NOISES[first]}",
+            f"{points(count.difference)} ({points_interval(count.interval)})",
+            f"{count.only_second} : {count.only_first}",
+            p_text(p),
+        ]
+        for (victim, (first, second)), count, p in zip(named, counts, adjusted, strict=True)
+    ]
+    return table(["victim", "difference", "points", "only", "p, Holm"], rows)
+
+
+def _paired(first: Standard, second: Standard) -> PairedCounts:
+    budget = first.settings.budget * len(first.settings.stages)
+    one, two = ({image.id: image.is_robust_at(budget) for image in run.images} for run in (first, second))
+    common = sorted(one.keys() & two.keys())
+    return PairedCounts(**count_pairs([one[name] for name in common], [two[name] for name in common]))
+
+
+TABLES = {"robust accuracy": robust_accuracy, "differences": differences}
+
+
+def write(page: Path, runs: Runs, check: bool) -> bool:
+    """Put the tables into the page, unless `check`; return whether it had them."""
+    before = text = page.read_text()
+    for name, make in TABLES.items():
+        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+        if not between.search(text):
+            raise UserError(f"{page}: expected <!-- {name} -->, got a page without it")
+        made = make(runs)
+        text = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", text)
+    if not check:
+        page.write_text(text)
+    return text == before
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--page", type=Path, default=Path("docs/results/standard-results.md"))
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    try:
+        runs = {name: Standard.load(options.runs / name) for name in (f"{v}-{n}" for v in VICTIMS for n in NOISES)}
+        same = write(options.page, runs, options.check)
+    except UserError as error:
+        parser.error(str(error))
+    if options.check and not same:
+        print(f"{options.page} does not have the tables of the records; without --check this writes them")
+    return int(options.check and not same)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
