@@ -101,3 +101,18 @@ def test_a_module_of_lightning_becomes_a_data_module():
     own: dict[str, Any] = {"__name__": "from_module", "ImageData": rfd.ImageData, "MyDataModule": Foreign}
     exec(block_with("use-your-own-data.md", "class FromModule"), own)
     assert own["FromModule"](num_images=10).attacked().read([0]).shape == (1, 3, 8, 8)
+
+
+def test_the_blocks_on_records_run_in_turn_and_agree_with_each_other(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    own: dict[str, Any] = {}
+    for body in blocks(page_named("read-records.md"), "python"):
+        less = body.replace("num_images=20", "num_images=8").replace("budget=100", "budget=100, sanity_checks=False")
+        exec(less, own)
+    plain, noisy = own["plain"], own["noisy"]
+    assert own["table"].shape[0] == 8
+    for name, run in (("plain", plain), ("noise", noisy)):
+        assert own["curves"][name].iloc[-1] == run.robust_accuracy.value == own["robust"][name].mean()
+    assert own["p"] == pytest.approx(rfd.compare(plain, noisy).p)
+    assert own["by_hand"][100] == plain.robust_accuracy.value
+    assert [row["failed"] for row in own["rows"]] == [[], []]
