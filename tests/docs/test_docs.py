@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-import torchvision
 import yaml
 from packaging.version import Version
 
@@ -23,11 +22,9 @@ from rfdlight.cli import command_line
 from rfdlight.cli import main as cli
 from rfdlight.core import registry as names
 from rfdlight.core.signatures import parameters
-from rfdlight.data import Digits
 from rfdlight.evaluation.standard import StandardAttack
 from rfdlight.records import consistency_checks as audit
 from rfdlight.records import facts, records, summary
-from rfdlight.victims.resolve import resolve_victim
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -179,31 +176,6 @@ def test_the_page_on_attacks_lists_every_attack_as_it_is():
         made = resolve_name(path)
         assert listed.pop(name) == [made.access, ", ".join(made.norms), "yes" if made.has_targeted_form else "no"]
     assert not listed
-
-
-def test_the_data_module_of_the_page_gives_batches():
-    (body,) = (body for body in blocks(page_named("victims-and-data.md"), "python") if "class MyData" in body)
-    own: dict[str, Any] = {"__name__": "my_data"}
-    exec(body, own)
-    data = own["MyData"](num_images=8)
-    data.setup("test")
-    ((x, y, ids),) = data.test_dataloader()
-    assert x.shape == (8, 3, 32, 32)
-    assert 0 <= x.min() <= x.max() <= 1
-    assert torch.bincount(y).tolist() == [4, 4]
-    assert ids == sorted(ids)
-
-
-def test_the_network_of_the_page_is_a_victim_with_the_layer_that_gets_noise(monkeypatch, tmp_path):
-    (body,) = (body for body in blocks(page_named("first-evaluation.md"), "python") if "def my_net" in body)
-    torch.save(torchvision.models.resnet18(num_classes=10).state_dict(), tmp_path / "my_net.pt")
-    (tmp_path / "my_net.py").write_text(body)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    loaded = resolve_victim("my_net.my_net", None, Digits())
-    sys.modules.pop("my_net")
-    assert loaded.card is None
-    assert "layer3" in dict(loaded.module.network.named_modules())
 
 
 def test_the_noise_of_the_readme_has_standard_deviation_one(examples):

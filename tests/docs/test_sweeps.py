@@ -22,7 +22,7 @@ def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
         assert (cells[0].name, cells[-1].name) == names
         assert all("sigma" in cell.config["defense"]["init_args"] for cell in cells if "defense" in cell.config)
     (tmp_path / "mine.yaml").write_text(shown[0])
-    assert len(read_cells(tmp_path / "mine.yaml")) == 13
+    assert len(read_cells(tmp_path / "mine.yaml")) == 7
 
 
 def test_the_shipped_experiment_is_every_victim_by_defense_by_attack():
