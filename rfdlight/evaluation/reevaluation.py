@@ -130,14 +130,11 @@ def reevaluate(
 
 def _kept(standard: Standard) -> dict[str, np.ndarray]:
     """Return the final points that a run kept, (C, H, W) by image id: of each image, that of the deciding stage."""
-    verdicts = {image.id: image.verdict for image in standard.images}
     kept: list[dict[str, np.ndarray]] = []
-    deciding: dict[str, int] = {}
-    for number, stage in enumerate(standard.stages):
+    for stage in standard.stages:
         path = (stage.folder or Path()) / images.FILE
         kept.append(images.read_points(path) if path.exists() else {})
-        deciding |= {name: number for name, record in stage.by_id.items() if record.verdict == verdicts[name]}
-    return {name: kept[number][name] for name, number in deciding.items() if name in kept[number]}
+    return {name: kept[number][name] for name, number in standard.deciding.items() if name in kept[number]}
 
 
 def _check_images(data: ImageData, names: Sequence[str], settings: Settings) -> None:

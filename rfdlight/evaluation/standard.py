@@ -128,14 +128,15 @@ class StandardRun(Standard):
 
     @property
     def adversarial(self) -> Tensor:
-        """Final points of the last stage that attacked each image, (N, C, H, W) in [0, 1], in order of `ids`.
+        """Final points of the stage that decided on each image, (N, C, H, W) in [0, 1], in order of `ids`.
+
+        These are the points that `rfdlight reevaluate` evaluates; see `deciding`.
 
         Raises:
             UserError: If a final point was not kept.
         """
-        points: dict[str, Tensor] = {}
-        for stage in self.stages:
-            points |= stage.points
+        kept = [stage.points for stage in self.stages]
+        points = {name: kept[number][name] for name, number in self.deciding.items() if name in kept[number]}
         missing = [name for name in self.ids if name not in points]
         if missing or not self.ids:
             raise UserError(f"adversarial: expected the final points of {len(self.ids)} images, {len(missing)} missing")

@@ -169,10 +169,7 @@ def combined_record(records: Sequence[Record]) -> Record:
     combine, after each number of queries of a stage, the last evaluations of all stages.
     """
     image = _combined(records)
-    if image.verdict in ("adversarial", "misclassified"):
-        final = records[-1]
-    else:  # the latest, before which every interim evaluation counts
-        final = max((each for each in reversed(records) if each.verdict == image.verdict), key=_end)
+    final = records[_deciding(records, image.verdict)]
     first = asdict(records[0])
     clean = {name: value for name, value in first.items() if name.startswith("clean_")}
     margin = {"final_margin": image.undecided_margin} if image.verdict == "undecided" else {}
@@ -183,6 +180,15 @@ def combined_record(records: Sequence[Record]) -> Record:
         first_9_vote_success=None,
         interim=_interim(records, _end(final)),
     )
+
+
+def _deciding(records: Sequence[Record], verdict: Verdict) -> int:
+    """Return the position of the record of the deciding stage, from the records of an image and their verdict."""
+    if verdict in ("adversarial", "misclassified"):
+        return len(records) - 1
+    # The latest, before which every interim evaluation counts.
+    alike = [position for position, record in enumerate(records) if record.verdict == verdict]
+    return max(reversed(alike), key=lambda position: _end(records[position]))
 
 
 def _end(record: Record) -> int:
@@ -336,6 +342,19 @@ class Standard:
         by_stage = [stage.by_id for stage in self.stages]
         return {
             image.id: combined_record([records[image.id] for records in by_stage if image.id in records])
+            for image in self.images
+        }
+
+    @cached_property
+    def deciding(self) -> dict[str, int]:
+        """The position in `stages` of the deciding stage of each image, by its id, in the order of `images`.
+
+        Its final point stands for the image. It is the stage that found the image adversarial; or else the last one
+        that left it undecided; or else the last one. Where these end after different queries, the latest end decides.
+        """
+        by_stage = [stage.by_id for stage in self.stages]
+        return {
+            image.id: _deciding([records[image.id] for records in by_stage if image.id in records], image.verdict)
             for image in self.images
         }
 
