@@ -22,7 +22,7 @@ from rfdlight.errors import expect, shown
 from rfdlight.evaluation.config import Passes, Subject
 from rfdlight.evaluation.evaluate import prepared
 from rfdlight.evaluation.fingerprint import images_digest
-from rfdlight.evaluation.standard import STAGES, VERSION, StageConfig
+from rfdlight.evaluation.standard import StageConfig
 from rfdlight.records import images
 from rfdlight.records.leaderboard import Digests, Draws, Overturned, Reevaluation, today
 from rfdlight.records.records import Record
@@ -92,9 +92,7 @@ def reevaluate(
             lies outside the ball or [0, 1], or the victim fails on an image.
     """
     settings = standard.settings
-    stages = list(STAGES[settings.norm].get(settings.access, ()))
-    known = settings.version == VERSION and settings.stages == stages
-    expect(known, str(standard.folder), f"{VERSION} with {', '.join(stages)}", ", ".join(settings.stages))
+    standard.check_version()
     names = sorted(standard.ids)
     submitted = _kept(standard) if points is None else images.read_points(points)
     hint = "run with --model.keep_images null" if points is None else "give one for each image"
@@ -102,9 +100,8 @@ def reevaluate(
     expect(strange is None, "points", "those of the run's images", f"one of an unknown image {shown(strange)}")
     missing = [name for name in names if name not in submitted]
     expect(not missing, "points", f"those of {len(names):,} images", f"none of {', '.join(missing[:1])}", hint)
-    config = StageConfig(
-        budget=1, criterion="never", sanity_checks=False, seed=seed, stages=len(stages), left=len(stages)
-    )
+    count = len(settings.stages)
+    config = StageConfig(budget=1, criterion="never", sanity_checks=False, seed=seed, stages=count, left=count)
     with prepared(victim, data, defense, None, config.given_rows) as made:
         _check_images(made.data, names, settings)
         given = {name: torch.from_numpy(submitted[name]) for name in names}

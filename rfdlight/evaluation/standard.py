@@ -31,6 +31,8 @@ from rfdlight.records.runs import FILES
 from rfdlight.records.standard import (
     FILE,
     RANDOM,
+    STAGES,
+    VERSION,
     Access,
     Begun,
     Settings,
@@ -45,23 +47,6 @@ from rfdlight.records.standard import (
 )
 from rfdlight.reporting.standard_table import standard_table
 from rfdlight.victims.resolve import LoadedVictim
-
-VERSION = "standard-1"
-
-_SCORE = ("bernoulli", "bernoulli_multiscale", "square", "signhunt")
-STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
-    "linf": {
-        "score": (*_SCORE, "parsimonious"),
-        "decision": ("bernoulli_decision", "rays"),
-        "both": (*_SCORE, "parsimonious", "rays"),
-    },
-    "l2": {
-        "score": _SCORE,
-        "decision": ("bernoulli_decision", "hsja"),
-        "both": (*_SCORE, "hsja"),
-    },
-}
-"""The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""
 
 
 class StandardAttack(RandomNoise):
