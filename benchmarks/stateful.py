@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 
 import rfdlight as rfd
-from rfdlight.attacks import Attack, Bernoulli, Square
+from rfdlight.attacks import NES, Attack, Bernoulli, Square
 from rfdlight.data import CIFAR10
 from rfdlight.data.conversion import unit_range
 from rfdlight.defenses import Blacklight
@@ -25,7 +25,9 @@ CHUNK = 100
 
 def attacks() -> dict[str, Attack]:
     """Return the attacks by their names in the table."""
-    return {"square": Square(), "square, on_refusal adapt": Square(on_refusal="adapt"), "bernoulli": Bernoulli()}
+    both = {"square": Square, "nes": NES}
+    adapting = {f"{name}, on_refusal adapt": made(on_refusal="adapt") for name, made in both.items()}
+    return {name: made() for name, made in both.items()} | adapting | {"bernoulli": Bernoulli()}
 
 
 def text(share: Estimate) -> str:

@@ -83,8 +83,12 @@ class GradientEstimation(Attack):
     def step_along(self, state: Columns, rows: Tensor, direction: Tensor) -> None:
         """Move the iterates of `rows` by one step."""
         along = direction.sign() if self.norm == "linf" or self.signs_in_l2 else unit(direction)
-        moved = self.projected(state["x"], state["point"] + self.step * along)
+        moved = self.projected(state["x"], state["point"] + self.step_length(state) * along)
         torch.where(per_row(rows, moved), moved, state["point"], out=state["point"])
+
+    def step_length(self, state: Columns) -> Tensor | float:
+        """Return the length of the next step, one for all rows or (rows, 1, 1, 1)."""
+        return self.step
 
     def projected(self, x: Tensor, point: Tensor) -> Tensor:
         return self.threat.project(x, point)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks import square_l2
-from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.attacks.base import Attack, OnRefusal, check_count, check_on_refusal, check_positive
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
@@ -22,8 +22,6 @@ _AUTHORS_SIDE = 224
 _LARGEST_SHARE = 0.8
 Follow = Literal["down", "up", "both", "sawtooth"]
 _FOLLOWED: tuple[Follow, ...] = get_args(Follow)
-OnRefusal = Literal["end", "adapt"]
-_ON_REFUSAL: tuple[OnRefusal, ...] = get_args(OnRefusal)
 _MOST_DOUBLINGS = 6  # of the squares of a proposal, after refusals
 _RETURN = 1 / 8  # of a doubling that each answer takes back
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
@@ -100,8 +98,7 @@ class Square(Attack):
         self.refresh = refresh
         if follow not in _FOLLOWED:
             raise unknown_name("attack.follow", follow, _FOLLOWED)
-        if on_refusal not in _ON_REFUSAL:
-            raise unknown_name("attack.on_refusal", on_refusal, _ON_REFUSAL)
+        check_on_refusal(on_refusal)
         if on_refusal == "adapt":
             expect(self.norm == "linf", "attack.norm", "linf with attack.on_refusal adapt", self.norm)
             expect(refresh == "never", "attack.refresh", "never with attack.on_refusal adapt", refresh)

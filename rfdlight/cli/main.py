@@ -40,9 +40,10 @@ from rfdlight.defenses.base import Defense
 from rfdlight.errors import UserError, expect, one_line, shown
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.processes import ReportedByLeader
-from rfdlight.evaluation.standard import VERSION, StandardAttack
+from rfdlight.evaluation.standard import StandardAttack
 from rfdlight.evaluation.standard_evaluation import StandardEvaluation
 from rfdlight.records import run_directory
+from rfdlight.records.standard import VERSION
 from rfdlight.training.classifier import Classifier
 from rfdlight.training.export import export_victim, take_best_weights
 from rfdlight.victims.weight_files import check_training

@@ -8,7 +8,8 @@ from typing import Any
 from rfdlight.errors import UserError
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.config import EvaluationConfig
-from rfdlight.evaluation.standard import VERSION, StandardAttack
+from rfdlight.evaluation.standard import StandardAttack
+from rfdlight.records.standard import VERSION
 
 _FREE = {"batch_size", "budget", "compile", "keep_images", "seed"}
 """Fields of `EvaluationConfig` that a standard evaluation has."""

@@ -13,6 +13,7 @@ from rfdlight._io import config_path, parse_yaml, read_config
 from rfdlight.core import user_code
 from rfdlight.core.registry import resolve
 from rfdlight.errors import expect, shown
+from rfdlight.records.standard import VERSION
 
 BASES = {
     "attack": "rfdlight.attacks.base.Attack",
@@ -96,8 +97,6 @@ def with_names(value: Any, kind: str) -> Any:
     if value.endswith((".yaml", ".yml")):
         return with_names(read_config(config_path(value)), kind)
     if kind == "attack" and value.partition("-")[0] == "standard":
-        from rfdlight.evaluation.standard import VERSION  # it imports torch
-
         expect(value in ("standard", VERSION), "--attack", f"{VERSION}, the only version of the standard", shown(value))
         return STANDARD
     path = resolve(kind, value)

@@ -11,7 +11,7 @@ from rfdlight.errors import UserError
 
 
 class GivenImages(ImageData):
-    """A data module over given images, all of which are attacked."""
+    """A data module over given images, all of which are attacked, resized as their source resizes them."""
 
     name = "images"
 
@@ -20,6 +20,7 @@ class GivenImages(ImageData):
         channels = source.read([0]).shape[1] if len(source) else 0
         self.num_classes = num_classes
         self.mean, self.std = (0.0,) * channels, (1.0,) * channels
+        self._victim_preparation = source.preparation  # without which `images` takes the source's own away
         self._source = source
 
     def _converted(self, split: Literal["train", "test"]) -> ImageSource:

@@ -134,6 +134,7 @@ class AttackEvaluation(LightningModule):
             checked_rows=loaded.checked_rows,
             compiled=CompiledVictim(self.victim),
         )
+        subject.check(self.config)
         writer = RunWriter(Path(self.trainer.default_root_dir), self.resume, self.processes)
         self._open.callback(writer.close)
         self._evaluation = Evaluation(

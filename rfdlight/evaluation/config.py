@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import nn
 
@@ -62,7 +62,8 @@ class EvaluationConfig:
         memory: Upper bound on the memory of the pool in GB (10^9 bytes); it may reduce `pool_size`. The victim's
             forward passes need memory of their own.
         precision: Arithmetic of the attack's forward passes; the success criterion always uses float32. bfloat16 hides
-            small changes of the scores from a score-based attack, which weakens it.
+            small changes of the scores from a score-based attack, which weakens it. A victim outside torch takes
+            float32 alone, and no channels-last memory.
         channels_last: Run the victim in channels-last memory format, usually faster; "auto" does so unless the timing
             of the batch size finds contiguous memory faster.
         compile: Compile the victim's float32 forward passes with torch.compile, which takes a minute; "auto" does so if
@@ -97,9 +98,11 @@ class EvaluationConfig:
             whole = isinstance(value, Integral) and not isinstance(value, bool)
             left_open = (value is None and name in _OPTIONAL) or (value == "auto" and name == "batch_size")
             expect(whole or left_open, f"model.{name}", "a whole number", repr(value))
-        for name in ("channels_last", "compile"):
+        words: dict[str, tuple[object, ...]] = dict.fromkeys(("channels_last", "compile"), ("auto", True, False))
+        words |= {"precision": get_args(Precision), "query_counting": get_args(QueryCounting)}
+        for name, known in words.items():
             value = getattr(self, name)
-            expect(value in (True, False, "auto"), f"model.{name}", "auto, true or false", repr(value))
+            expect(value in known, f"model.{name}", " or ".join(str(word).lower() for word in known), repr(value))
         expect(isinstance(self.memory, Real), "model.memory", "a number of GB", repr(self.memory))
         for name, bound in least.items():
             value = getattr(self, name)
@@ -211,6 +214,16 @@ class Subject:
         policies = [defense for defense in self.defenses if isinstance(defense, QueryPolicy)]
         expect(len(policies) <= 1, "defense", "at most one query policy", len(policies), "leave out all but one")
         return policies[0] if policies else None
+
+    def check(self, config: EvaluationConfig) -> None:
+        """Raise a UserError for arithmetic and memory that a victim outside torch does not take from torch."""
+        outside = outside_torch(self.victim)
+        if outside is None:
+            return
+        where = f"for a victim outside torch, {outside.identity}"
+        expect(config.precision == "float32", "model.precision", f"float32 {where}", config.precision, "leave it out")
+        fits = config.channels_last is not True
+        expect(fits, "model.channels_last", f"auto or false {where}", "true", "leave it out")
 
     def checked_policy(self, config: EvaluationConfig) -> QueryPolicy | None:
         """Return the query policy, or raise a UserError if it does not go with the settings."""

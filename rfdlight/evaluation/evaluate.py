@@ -95,7 +95,7 @@ def evaluate(
         batch_size: Rows per forward pass; "auto" chooses from the number of images, and by timing in long runs.
         pool_size: Images under attack at a time.
         memory: Upper bound on the memory of the pool in GB.
-        precision: Arithmetic of the attack's forward passes.
+        precision: Arithmetic of the attack's forward passes; a victim outside torch takes "float32" alone.
         channels_last: Run the model in channels-last memory format: True, False, or "auto", if it is not slower.
         compile: Compile the model: True, False, or "auto", which does so if the queries to come are worth a minute.
         sanity_checks: Run small attacks with a known outcome at the end.
@@ -227,6 +227,7 @@ class Prepared:
             on_ready: Called in process 0 when `out` is locked, before anything is written into it.
         """
         subject = self.subject(attack, ids)
+        subject.check(config)
         self.checked_rows = 0  # the first run counts them
         writer, processes = None, Processes() if processes is None else processes
 

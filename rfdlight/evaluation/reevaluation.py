@@ -22,7 +22,7 @@ from rfdlight.errors import expect, shown
 from rfdlight.evaluation.config import Passes, Subject
 from rfdlight.evaluation.evaluate import prepared
 from rfdlight.evaluation.fingerprint import images_digest
-from rfdlight.evaluation.standard import STAGES, VERSION, StageConfig
+from rfdlight.evaluation.standard import StageConfig
 from rfdlight.records import images
 from rfdlight.records.leaderboard import Digests, Draws, Overturned, Reevaluation, today
 from rfdlight.records.records import Record
@@ -92,9 +92,7 @@ def reevaluate(
             lies outside the ball or [0, 1], or the victim fails on an image.
     """
     settings = standard.settings
-    stages = list(STAGES[settings.norm].get(settings.access, ()))
-    known = settings.version == VERSION and settings.stages == stages
-    expect(known, str(standard.folder), f"{VERSION} with {', '.join(stages)}", ", ".join(settings.stages))
+    standard.check_version()
     names = sorted(standard.ids)
     submitted = _kept(standard) if points is None else images.read_points(points)
     hint = "run with --model.keep_images null" if points is None else "give one for each image"
@@ -102,9 +100,8 @@ def reevaluate(
     expect(strange is None, "points", "those of the run's images", f"one of an unknown image {shown(strange)}")
     missing = [name for name in names if name not in submitted]
     expect(not missing, "points", f"those of {len(names):,} images", f"none of {', '.join(missing[:1])}", hint)
-    config = StageConfig(
-        budget=1, criterion="never", sanity_checks=False, seed=seed, stages=len(stages), left=len(stages)
-    )
+    count = len(settings.stages)
+    config = StageConfig(budget=1, criterion="never", sanity_checks=False, seed=seed, stages=count, left=count)
     with prepared(victim, data, defense, None, config.given_rows) as made:
         _check_images(made.data, names, settings)
         given = {name: torch.from_numpy(submitted[name]) for name in names}
@@ -130,14 +127,11 @@ def reevaluate(
 
 def _kept(standard: Standard) -> dict[str, np.ndarray]:
     """Return the final points that a run kept, (C, H, W) by image id: of each image, that of the deciding stage."""
-    verdicts = {image.id: image.verdict for image in standard.images}
     kept: list[dict[str, np.ndarray]] = []
-    deciding: dict[str, int] = {}
-    for number, stage in enumerate(standard.stages):
+    for stage in standard.stages:
         path = (stage.folder or Path()) / images.FILE
         kept.append(images.read_points(path) if path.exists() else {})
-        deciding |= {name: number for name, record in stage.by_id.items() if record.verdict == verdicts[name]}
-    return {name: kept[number][name] for name, number in deciding.items() if name in kept[number]}
+    return {name: kept[number][name] for name, number in standard.deciding.items() if name in kept[number]}
 
 
 def _check_images(data: ImageData, names: Sequence[str], settings: Settings) -> None:

@@ -31,6 +31,8 @@ from rfdlight.records.runs import FILES
 from rfdlight.records.standard import (
     FILE,
     RANDOM,
+    STAGES,
+    VERSION,
     Access,
     Begun,
     Settings,
@@ -45,23 +47,6 @@ from rfdlight.records.standard import (
 )
 from rfdlight.reporting.standard_table import standard_table
 from rfdlight.victims.resolve import LoadedVictim
-
-VERSION = "standard-1"
-
-_SCORE = ("bernoulli", "bernoulli_multiscale", "square", "signhunt")
-STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
-    "linf": {
-        "score": (*_SCORE, "parsimonious"),
-        "decision": ("bernoulli_decision", "rays"),
-        "both": (*_SCORE, "parsimonious", "rays"),
-    },
-    "l2": {
-        "score": _SCORE,
-        "decision": ("bernoulli_decision", "hsja"),
-        "both": (*_SCORE, "hsja"),
-    },
-}
-"""The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""
 
 
 class StandardAttack(RandomNoise):
@@ -128,14 +113,15 @@ class StandardRun(Standard):
 
     @property
     def adversarial(self) -> Tensor:
-        """Final points of the last stage that attacked each image, (N, C, H, W) in [0, 1], in order of `ids`.
+        """Final points of the stage that decided on each image, (N, C, H, W) in [0, 1], in order of `ids`.
+
+        These are the points that `rfdlight reevaluate` evaluates; see `deciding`.
 
         Raises:
             UserError: If a final point was not kept.
         """
-        points: dict[str, Tensor] = {}
-        for stage in self.stages:
-            points |= stage.points
+        kept = [stage.points for stage in self.stages]
+        points = {name: kept[number][name] for name, number in self.deciding.items() if name in kept[number]}
         missing = [name for name in self.ids if name not in points]
         if missing or not self.ids:
             raise UserError(f"adversarial: expected the final points of {len(self.ids)} images, {len(missing)} missing")

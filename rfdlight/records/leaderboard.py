@@ -174,9 +174,11 @@ def entry_of(folder: Path) -> Entry:
     """Return the entry that the folder of a standard evaluation claims, with the folder's name.
 
     Raises:
-        UserError: If it holds no finished standard evaluation, images failed in it, or `ABOUT` cannot be used.
+        UserError: If it holds no finished standard evaluation of the stages of its version, images failed in it, or
+            `ABOUT` cannot be used.
     """
     standard = Standard.load(folder)
+    standard.check_version()
     settings, summary = standard.settings, standard.summary
     failed = settings.num_images - len(standard.images)
     expect(not failed, str(folder), f"results on all {settings.num_images:,} images", f"{failed:,} that failed")

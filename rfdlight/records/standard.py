@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 
 from rfdlight._io import read_bytes, read_text
 from rfdlight.core.balls import Norm
-from rfdlight.errors import UserError, shown
+from rfdlight.errors import UserError, expect, shown
 from rfdlight.records.diagnostic import Diagnostic
 from rfdlight.records.facts import ROWS, InProgress, Rows
 from rfdlight.records.records import CleanVerdict, InterimEvaluation, Record, Verdict
@@ -30,6 +30,34 @@ RANDOM = "random"
 """Folder of the stages that are run anew, when the victim turns out to be random after the first stage."""
 
 Access = Literal["score", "decision", "both"]
+
+VERSION = "standard-1"
+"""The version of the standard evaluation."""
+
+_SCORE = ("bernoulli", "bernoulli_multiscale", "square", "signhunt")
+STAGES: dict[Norm, dict[Access, tuple[str, ...]]] = {
+    "linf": {
+        "score": (*_SCORE, "parsimonious"),
+        "decision": ("bernoulli_decision", "rays"),
+        "both": (*_SCORE, "parsimonious", "rays"),
+    },
+    "l2": {
+        "score": _SCORE,
+        "decision": ("bernoulli_decision", "hsja"),
+        "both": (*_SCORE, "hsja"),
+    },
+}
+"""The attacks of `VERSION`, each with its default options, by norm and access; a change is a new version."""
+
+_STAGE = {
+    "options": "defaults",
+    "criterion": "sequential",
+    "query_counting": "exact",
+    "eot": 1,
+    "targeted": False,
+    "precision": "float32",
+}
+"""Facts of every stage, which no option of a standard evaluation changes."""
 
 _OF_FIRST = ("clean accuracy", "randomness")
 """Consistency checks whose warnings say something about the first stage alone."""
@@ -169,10 +197,7 @@ def combined_record(records: Sequence[Record]) -> Record:
     combine, after each number of queries of a stage, the last evaluations of all stages.
     """
     image = _combined(records)
-    if image.verdict in ("adversarial", "misclassified"):
-        final = records[-1]
-    else:  # the latest, before which every interim evaluation counts
-        final = max((each for each in reversed(records) if each.verdict == image.verdict), key=_end)
+    final = records[_deciding(records, image.verdict)]
     first = asdict(records[0])
     clean = {name: value for name, value in first.items() if name.startswith("clean_")}
     margin = {"final_margin": image.undecided_margin} if image.verdict == "undecided" else {}
@@ -183,6 +208,15 @@ def combined_record(records: Sequence[Record]) -> Record:
         first_9_vote_success=None,
         interim=_interim(records, _end(final)),
     )
+
+
+def _deciding(records: Sequence[Record], verdict: Verdict) -> int:
+    """Return the position of the record of the deciding stage, from the records of an image and their verdict."""
+    if verdict in ("adversarial", "misclassified"):
+        return len(records) - 1
+    # The latest, before which every interim evaluation counts.
+    alike = [position for position, record in enumerate(records) if record.verdict == verdict]
+    return max(reversed(alike), key=lambda position: _end(records[position]))
 
 
 def _end(record: Record) -> int:
@@ -340,11 +374,31 @@ class Standard:
         }
 
     @cached_property
+    def deciding(self) -> dict[str, int]:
+        """The position in `stages` of the deciding stage of each image, by its id, in the order of `images`.
+
+        Its final point stands for the image. It is the stage that found the image adversarial; or else the last one
+        that left it undecided; or else the last one. Where these end after different queries, the latest end decides.
+        """
+        by_stage = [stage.by_id for stage in self.stages]
+        return {
+            image.id: _deciding([records[image.id] for records in by_stage if image.id in records], image.verdict)
+            for image in self.images
+        }
+
+    @cached_property
     def summary(self) -> StandardSummary:
         """Every number, computed from the records of the stages."""
         settings = self.settings
         records = [self.records[image.id] for image in self.images]
         return summarize_standard(self.images, records, self.stages, settings.budget, len(settings.stages), self.void)
+
+    def check_version(self) -> None:
+        """Raise a UserError unless the version is `VERSION`, with all of its stages in their order."""
+        found, stages = self.settings, list(STAGES[self.settings.norm][self.settings.access])
+        known = found.version == VERSION and found.stages == stages
+        got = f"{found.version} with {', '.join(found.stages)}"
+        expect(known, str(self.folder), f"{VERSION} with {', '.join(stages)}", got)
 
     @property
     def clean_accuracy(self) -> Estimate:
@@ -504,13 +558,15 @@ def loaded_stages(folder: Path, settings: Settings, load: Callable[[Path], AnyRu
             break
         run = load(place)
         shared = {name: getattr(settings, name) for name in ("norm", "eps", "budget", "victim", "defense", "data")}
-        expected = shared | {"attack": attack, "seed": stage_seed(settings.seed, number)}
+        expected = shared | _STAGE | {"attack": attack, "seed": stage_seed(settings.seed, number)}
         different = [name for name, value in expected.items() if getattr(run.facts, name) != value]
         if stages and run.facts.complete:
             left, done = {*to_attack(stages[-1].records)}, {*run.by_id}
             if not done <= left <= done | run.facts.failed.keys():
                 different.append("selection of images")
         if different:
-            raise UserError(f"{place}: expected a stage of {settings.version} in {folder}, got another {different[0]}")
+            raise UserError(
+                f"{place}: expected a stage of {settings.version} in {folder}, got one of other {different[0]}"
+            )
         stages.append(run)
     return stages

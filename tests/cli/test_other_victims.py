@@ -42,6 +42,7 @@ def test_a_function_is_attacked(command):
     [
         ("of_arrays.py:net --attack pgd", "the attack pgd needs gradients, which a victim outside torch does not have"),
         ("of_arrays.py:few --attack square", "must return logits of shape (2, 10)"),
+        ("of_arrays.py:net --attack square --model.precision bfloat16", "model.precision: expected float32 for"),
         ("onnx:gone.onnx --attack square", "cannot read the victim gone.onnx: No such file"),
         ("torch-export:of_arrays.py --attack square", "cannot read of_arrays.py as an exported program of torch"),
         ("http: --attack square", "url: expected an address such as"),

@@ -19,6 +19,7 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation.reevaluation import reevaluate
 from rfdlight.evaluation.standard import load_standard
 from rfdlight.records.images import FILE, read_images, read_points
+from rfdlight.records.images import save as save_images
 from rfdlight.records.leaderboard import entry_of, read_entries
 from rfdlight.reporting import plots
 from rfdlight.victims.resolve import resolve_victim
@@ -119,6 +120,30 @@ def test_the_point_of_an_image_is_that_of_the_stage_that_decided(run):
     assert again(run).points == again(run, deciding).points != again(run, kept[0]).points
 
 
+@pytest.mark.parametrize("undecided", [1, 2])
+def test_the_point_of_an_undecided_image_is_that_of_its_last_undecided_stage(run, undecided):
+    name = next(image.id for image in run.images if image.verdict == "robust")
+    stages = list(run.stages)
+    for number, stage in enumerate(stages[:undecided]):
+        own = msgspec.structs.replace(stage.by_id[name], verdict="undecided", final_margin=0.5)
+        stages[number] = replace(stage, records=tuple((stage.by_id | {name: own}).values()))
+    changed = replace(run, stages=tuple(stages))
+    image = next(image for image in changed.images if image.id == name)
+    assert (image.verdict, changed.records[name].is_robust) == ("undecided", True)
+    # A later stage found the image robust, by a weaker point, which is no evidence against the undecided one.
+    points = [read_points(stage.folder / FILE)[name] for stage in run.stages]
+    assert not np.array_equal(points[undecided - 1], points[-1])
+    everywhere = dict(zip(run.ids, run.adversarial.numpy(), strict=True))
+    found = again(changed)
+    assert found.points == again(changed, everywhere | {name: points[undecided - 1]}).points
+    assert np.array_equal(changed.adversarial[run.ids.index(name)].numpy(), points[undecided - 1])
+    assert (found.robust, found.overturned.to_adversarial) == (run.robust_accuracy, 0)
+    clean, _, ids = read_images(changed.stages[undecided - 1].folder / FILE)
+    kept = read_points(changed.stages[undecided - 1].folder / FILE) | {name: strongest(run)[name]}
+    save_images(changed.stages[undecided - 1].folder / FILE, {i: (x, kept[i]) for i, x in zip(ids, clean, strict=True)})
+    assert again(changed).overturned.to_adversarial == 1
+
+
 def test_points_that_are_not_adversarial_do_not_support_a_claim(run):
     found = again(run, clean_images(run))
     assert found.overturned.to_robust == run.summary.counts["adversarial"] > 0
@@ -188,5 +213,5 @@ def test_another_victim_defense_or_data_than_the_runs_is_one_line(run):
 
 def test_an_evaluation_with_fewer_stages_is_no_standard(run):
     settings = msgspec.structs.replace(run.settings, stages=["bernoulli"])
-    with pytest.raises(UserError, match=r"expected standard-1 with bernoulli, .*, parsimonious, got bernoulli"):
+    with pytest.raises(UserError, match=r"expected standard-1 with bernoulli, .*, got standard-1 with bernoulli$"):
         again(replace(run, settings=settings))

@@ -10,7 +10,7 @@ import rfdlight as rfd
 from rfdlight.cli.main import main
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.evaluation import Evaluation
-from rfdlight.evaluation.standard import STAGES
+from rfdlight.records.standard import STAGES
 
 LINE = ["test", "--attack", "standard", "--data.num_images", "4", "--model.budget", "4", "--attack.access", "decision"]
 

@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from rfdlight.data.digits import Digits
+from rfdlight.data.given import GivenImages
 from rfdlight.data.preparation import Preparation
 from rfdlight.data.sources import Images
 from rfdlight.errors import UserError
@@ -74,6 +75,13 @@ def test_images_are_prepared_as_they_are_read_and_alike_alone_or_together():
     assert all(torch.equal(enlarged.read([i])[0], together[i]) for i in range(5))
     assert images.read([0]).shape == (1, 3, 32, 32), "the stored images are left alone"
     assert torch.equal(enlarged.take([4, 1]).read([0, 1]), together[[4, 1]])
+
+
+def test_images_that_are_given_to_another_evaluation_stay_prepared():
+    source = Images(drawn(40, 30, 3), torch.tensor([0, 1, 0]), list("abc")).prepared(Preparation(24))
+    given = GivenImages(source, 2)
+    assert given.image_shape == (3, 24, 24)
+    assert torch.equal(given.attacked().read([0, 1, 2]), source.read([0, 1, 2]))
 
 
 def test_a_size_of_the_user_wins_over_the_networks_but_not_over_its_interpolation():

@@ -157,6 +157,8 @@ def test_a_standard_evaluation_chooses_once_also_where_a_later_stage_is_resumed(
 
 
 def test_another_word_or_number_is_one_line():
-    for options in ({"batch_size": "few"}, {"batch_size": None}, {"batch_size": 0}, {"channels_last": "few"}):
-        with pytest.raises(UserError, match=f"^model.{next(iter(options))}"):
-            EvaluationConfig(**options)
+    wrong = {"batch_size": [None, 0, "few"], "channels_last": ["few"], "precision": ["float16"]}
+    wrong |= {"query_counting": ["few"], "compile": ["few"]}
+    for name, value in ((name, value) for name, values in wrong.items() for value in values):
+        with pytest.raises(UserError, match=f"^model.{name}"):
+            EvaluationConfig(**{name: value})

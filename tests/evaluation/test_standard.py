@@ -14,8 +14,9 @@ from rfdlight.core.row_counter import RowCounter
 from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.evaluate import prepared
 from rfdlight.evaluation.processes import Processes
-from rfdlight.evaluation.standard import STAGES, StandardAttack, run_standard, standard
+from rfdlight.evaluation.standard import StandardAttack, run_standard, standard
 from rfdlight.records import run_directory
+from rfdlight.records.standard import STAGES
 from rfdlight.reporting import plots
 from rfdlight.testing.small_victims import IidVictim, normal
 

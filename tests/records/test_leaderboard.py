@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -17,7 +18,7 @@ from rfdlight.records.schema import decode
 from rfdlight.records.standard import Settings, Standard
 
 SETTINGS = Settings(
-    version="standard-1", norm="linf", eps=0.2, budget=30, access="both", stages=["bernoulli", "square"],
+    version="standard-1", norm="linf", eps=0.2, budget=30, access="decision", stages=["bernoulli_decision", "rays"],
     level=0.0125, seed=0, victim="digits_small", defense="none", data="digits", num_images=4,
 )  # fmt: skip
 WRONG = {"clean_verdict": "wrong", "clean_margin": -1.0, "verdict": "misclassified", "final_evaluations": 20}
@@ -37,8 +38,8 @@ def write(name, broken=1, **changes):
     first += [record(2), record(3, **WRONG)]
     second = [record(i) for i in range(broken, 2)] + [record(2, **UNDECIDED)]
     stages = (
-        Run.of(first, facts(attack="bernoulli", **own)),
-        Run.of(second, facts(attack="square", seed=1000, **own)),
+        Run.of(first, facts(attack="bernoulli_decision", **own)),
+        Run.of(second, facts(attack="rays", seed=1000, **own)),
     )
     return write_standard(Standard(settings, stages), Path(name))
 
@@ -131,9 +132,9 @@ def test_a_submission_that_cannot_be_used_is_one_line(content, words, capsys):
 
 def test_other_runs_and_damaged_entries_are_one_line(capsys):
     folder = write("runs/mine")
-    status, said = report(folder / "2-square", "--leaderboard", "board", capsys=capsys)
+    status, said = report(folder / "2-rays", "--leaderboard", "board", capsys=capsys)
     assert (status, said) == (
-        2, "rfdlight: leaderboard: expected folders of standard evaluations, got the run 2-square\n",
+        2, "rfdlight: leaderboard: expected folders of standard evaluations, got the run 2-rays\n",
     )  # fmt: skip
     report(folder, "--leaderboard", "board", capsys=capsys)
     path = Path("board/entries/mine.json")
@@ -149,3 +150,48 @@ def test_failed_images_are_no_way_to_a_higher_share():
     folder = write("runs/mine", num_images=5)
     with pytest.raises(ValueError, match="expected results on all 5 images, got 1 that failed"):
         entry_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "got"),
+    [
+        ({"stages": ["bernoulli_decision"]}, "standard-1 with bernoulli_decision"),
+        ({"stages": ["bernoulli_decision", "rays", "rays"]}, "standard-1 with bernoulli_decision, rays, rays"),
+        ({"stages": ["rays", "bernoulli_decision"]}, "standard-1 with rays, bernoulli_decision"),
+        ({"version": "standard-1, short form"}, "standard-1, short form with bernoulli_decision, rays"),
+    ],
+)
+def test_other_stages_than_those_of_the_version_are_one_line(changes, got, capsys):
+    settings = msgspec.structs.replace(SETTINGS, **changes)
+    own = {"eps": 0.2, "budget": 30, "num_images": 4}
+    found = [facts(attack=name, seed=1000 * number, **own) for number, name in enumerate(settings.stages)]
+    folder = write_standard(Standard(settings, tuple(Run.of([record(0)], each) for each in found)), Path("runs/mine"))
+    status, said = report(folder, "--leaderboard", "board", capsys=capsys)
+    assert (status, said) == (2, f"rfdlight: {folder}: expected standard-1 with bernoulli_decision, rays, got {got}\n")
+    assert not Path("board").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("options", "steps=3"), ("criterion", "single"), ("query_counting", "paper"), ("eot", 4), ("targeted", True),
+        ("precision", "bfloat16"), ("eps", 0.1), ("budget", 10),
+    ],
+)  # fmt: skip
+def test_a_stage_of_other_options_is_one_line(name, value, capsys):
+    folder = write("runs/mine")
+    path = folder / "2-rays/summary.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"run": content["run"] | {name: value}}))
+    status, said = report(folder, "--leaderboard", "board", capsys=capsys)
+    assert (status, said) == (
+        2, f"rfdlight: {path.parent}: expected a stage of standard-1 in {folder}, got one of other {name}\n",
+    )  # fmt: skip
+
+
+def test_a_missing_stage_is_one_line(capsys):
+    folder = write("runs/mine")
+    shutil.rmtree(folder / "2-rays")
+    status, said = report(folder, "--leaderboard", "board", capsys=capsys)
+    assert (status, said.count("\n")) == (2, 1)
+    assert "expected a finished standard evaluation, got one with images left" in said

@@ -79,6 +79,20 @@ def test_verdicts_stages_and_queries(images):
     assert {i: (r.verdict, r.stage, r.queries, r.success_query) for i, r in images.items()} == expected
 
 
+def test_the_deciding_stage_is_the_last_with_the_verdict_of_all_and_the_latest_end():
+    standard = Standard(SETTINGS, tuple(runs()))
+    assert {int(name[-1]): number for name, number in standard.deciding.items()} == {
+        0: 0, 1: 1, 2: 1, 3: 0, 4: 1, 5: 1, 6: 1, 8: 1,
+    }  # fmt: skip
+    early = {"success_query": 9}
+    stages = (
+        [record(0, **UNDECIDED), record(1, **UNDECIDED), record(2)],
+        [record(0), record(1, **UNDECIDED, **early), record(2, **early)],
+    )
+    standard = Standard(SETTINGS, tuple(Run.of(records, facts()) for records in stages))
+    assert [*standard.deciding.values()] == [0, 0, 0]
+
+
 def test_undecided_images_count_by_the_mean_over_all_their_undecided_points(images):
     assert images[2].undecided_margin == pytest.approx((100 * 0.1 - 1000 * 0.2) / 1100)
     assert images[4].undecided_margin == pytest.approx((-100 * 0.2 + 900 * 0.1) / 1000)
@@ -241,5 +255,5 @@ def test_a_stage_of_another_evaluation_is_refused(changes, records, different, t
     stage = standard.stages[1]
     other = Run.of(stage.records[records], msgspec.structs.replace(stage.facts, **changes))
     write(Standard(SETTINGS, (standard.stages[0], other, standard.stages[2])), tmp_path / "one")
-    with pytest.raises(UserError, match=f"another {different}"):
+    with pytest.raises(UserError, match=f"got one of other {different}"):
         Standard.load(tmp_path / "one")

@@ -143,6 +143,29 @@ def test_attacks_by_gradients_are_refused_before_the_first_image():
     assert calls == [1, 2]  # the number of classes, and the form of the answer
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("precision", "bfloat16", "model.precision: expected float32 for a victim outside torch, .*, got bfloat16; "),
+        ("precision", "tf32", "model.precision: expected float32 for a victim outside torch, .*, got tf32; "),
+        ("channels_last", True, "model.channels_last: expected auto or false for a victim outside torch, .*, got true"),
+    ],
+)
+def test_arithmetic_and_memory_of_torch_are_refused_before_the_first_image(tmp_path, name, value, message):
+    calls = []
+    victim = rfd.wrap(lambda x: calls.append(len(x)) or linear(x), CLASSES)
+    with pytest.raises(UserError, match=message):
+        rfd.evaluate(victim, labelled(), **QUICK, out=tmp_path / "run", **{name: value})
+    assert calls == [1, 2]
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_sanity_checks_of_a_run_that_was_not_refused_are_made():
+    run = rfd.evaluate(rfd.wrap(linear, CLASSES), labelled(), **{**QUICK, "sanity_checks": True})
+    assert run.facts.sanity_checks is not None
+    assert not any("channels_last" in reason for reason in run.facts.sanity_checks.skipped.values())
+
+
 def test_noise_in_hidden_layers_is_refused():
     for layers in (None, "layer1"):
         with pytest.raises(UserError, match="feature noise needs layers inside the victim, and a Wrapped has none"):
