@@ -16,6 +16,7 @@ from rfdlight.analysis.calibration import Calibration, Sigma, Target, calibrate_
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.data.base import ImageData
+from rfdlight.defenses.base import Defense
 from rfdlight.defenses.feature_noise import FeatureNoise
 from rfdlight.defenses.noise import Noise
 from rfdlight.errors import UserError, expect
@@ -25,7 +26,7 @@ from rfdlight.victims.resolve import LoadedVictim, other_data_warning, resolve_v
 def calibrate(
     victim: str,
     data: ImageData,
-    defense: Noise,
+    defense: Defense,
     parsed: dict[str, Any],
     checkpoint: str | None = None,
     target_drop: float = 0.02,
@@ -56,6 +57,9 @@ def calibrate(
         UserError: If an option is out of range, something cannot be loaded, or no sigma has that cost.
     """
     target = Target(target_drop, tolerance, max_draws)
+    if not isinstance(defense, Noise):
+        known = "feature_noise, input_noise or logit_noise"
+        raise UserError(f"defense: expected a noise, whose sigma is calibrated, got {type(defense).__name__}; use {known}")
     _check(defense, sweep)
     found = resolve_victim(victim, checkpoint, data)
     loaded = found.module

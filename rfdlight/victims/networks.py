@@ -55,7 +55,7 @@ def create_network(name: str, pretrained: bool = False, **options: Any) -> nn.Mo
         reason = one_line(error)[:120].rstrip(" .")
         raise UserError(
             f"cannot fetch the pretrained weights of '{name}': {reason}; offline, download them elsewhere and give "
-            "--model.pretrained false --model.checkpoint FILE"
+            "their file as the checkpoint, in `rfdlight fit` with --model.pretrained false"
         ) from error
 
 

@@ -197,7 +197,7 @@ def test_pretrained_weights_that_cannot_be_fetched_say_what_to_do(tmp_path, monk
     monkeypatch.setattr(timm, "create_model", offline)
     says(
         "cannot fetch the pretrained weights of 'resnet50': no route to host; offline, download them elsewhere and "
-        "give --model.pretrained false --model.checkpoint FILE",
+        "give their file as the checkpoint, in `rfdlight fit` with --model.pretrained false",
         lambda: create_network("resnet50", pretrained=True),
     )
 
