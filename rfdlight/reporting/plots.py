@@ -83,14 +83,15 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
 
     Solid steps are the robust accuracy (Definition 1) in a band of 95 % Wilson intervals, with a dot at the budget.
     Thin dashes are the robust accuracy by the first 9-vote success, if there is one. From `LONG` queries on, the axis
-    of the queries is logarithmic. `colours` holds the number of the colour of each run; a run without records is left
-    out.
+    of the queries is logarithmic. `colours` holds the number of the colour of each run, by default the next ones that
+    the axes do not have; a run without records is left out.
     """
+    drawn = len(axes.collections)  # a band for each run
     most = max([budget for _, _, budget in runs], default=1)
     start = 1 if most >= LONG else 0
     handles = [
         _draw(axes, label, records, (start, budget), i)
-        for (label, records, budget), i in zip(runs, colours or range(len(runs)), strict=True)
+        for (label, records, budget), i in zip(runs, colours or range(drawn, drawn + len(runs)), strict=True)
         if records
     ]
     if start:
