@@ -2,8 +2,8 @@
 
 Usage: python benchmarks/reproduction.py RUNS [--page docs/results/reproduction.md] [--check]
 
-RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/results/reproduction-records.tar.xz unpacks, and
-`analysis`, which `rfdlight analyze` writes for table 6. Each table stands between two comments of the page,
+RUNS holds a folder per cell, as `rfdlight sweep` leaves them, or as docs/results/reproduction-records.tar.xz unpacks,
+and `analysis`, which `rfdlight analyze` writes for table 6. Each table stands between two comments of the page,
 `<!-- NAME -->` and `<!-- end NAME -->`, and takes the place of what is there. With --check nothing is written, and the
 exit status says whether the page is what the records say.
 """

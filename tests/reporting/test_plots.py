@@ -94,7 +94,7 @@ def test_a_figure_is_written_as_pixels_and_beside_them_as_lines(tmp_path):
     before = dict(matplotlib.rcParams)
     save(figure("évaluation \\$x_1 σ \U0001f600"), tmp_path / "curve.png")
     assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "curve.pdf"}
-    assert matplotlib.image.imread(tmp_path / "curve.png").shape[:2] == (300, 450)
+    assert matplotlib.image.imread(tmp_path / "curve.png").shape[:2] == (400, 600)
     pdf = (tmp_path / "curve.pdf").read_bytes()
     assert pdf.startswith(b"%PDF-")
     assert b"/Subtype /Image" not in pdf
