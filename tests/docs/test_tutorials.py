@@ -10,7 +10,7 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 NOTEBOOKS = sorted(TUTORIALS.glob("*.ipynb"))
 PATHS = re.compile(r"(?<![\w./:~])/(?:home|root|tmp|work|Users|usr|opt|var|mnt|private)\b|[A-Z]:\\\\")
 GARBAGE = re.compile(r"\x1b|\r(?!\n)|Warning:|\d+%\|")  # colours, drawn lines, warnings of Python, progress bars
-WIDTH = 100
+WIDTH = 110
 """Columns of a line of output that a page shows."""
 
 
