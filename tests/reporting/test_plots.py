@@ -83,6 +83,18 @@ def test_curves_are_drawn_into_given_axes():
     assert (curve.get_marker(), curve.get_xdata()[curve.get_markevery()[0]]) == ("o", 30)
 
 
+def test_a_second_run_in_the_same_axes_has_the_next_colour():
+    axes = begin(4, 3).add_subplot()
+    lines = [draw_on(axes, [(name, [record(0)], 30)])[0] for name in "ab"]
+    assert [line.get_color() for line in lines] == list(plots.COLOURS[:2])
+
+
+def test_the_same_figure_is_the_same_svg_without_a_date():
+    first, second = (encoded(draw_curves([("a", ten(), 30)]), "svg") for _ in range(2))
+    assert first == second
+    assert b"dc:date" not in first
+
+
 def figure(label="a line"):
     drawn = begin(3, 2)
     drawn.add_subplot().plot([0, 1], [0, 1], label=label)
