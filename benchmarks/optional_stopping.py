@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from rfdlight.records.records import Record
 from rfdlight.records.runs import Run, load_run
 from rfdlight.records.summary import Estimate, Outcome, outcomes
-from rfdlight.reporting.plots import steps
+from rfdlight.reporting.plots import begin, save, steps, styled
 from rfdlight.reporting.tables import interval, percent
 
 
@@ -29,6 +27,7 @@ def declared(record: Record) -> list[Outcome]:
     return [] if record.success_query is None else [Outcome(record.success_query, True)]
 
 
+@styled
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("paper", type=Path)
@@ -39,8 +38,7 @@ def main() -> None:
     if {r.id for r in paper.records} != {r.id for r in default.records}:
         parser.error("the runs have different images")
 
-    figure = Figure(figsize=(7.5, 4.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = begin(5.6, 4.0)
     axes = figure.add_subplot()
     curves = (
         (paper, declared, "#D55E00", "-", "paper's criterion: robust by its votes"),
@@ -59,9 +57,8 @@ def main() -> None:
     axes.set_xlabel("queries billed per image")
     axes.set_ylabel("share of the images")
     axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", frameon=False, fontsize=9)
-    figure.savefig(options.picture, dpi=150)
+    figure.legend(loc="outside lower center")
+    save(figure, options.picture, ["png"])
     Console().print(_table(paper, default))
 
 

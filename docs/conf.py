@@ -27,7 +27,7 @@ myst_heading_anchors = 4
 # Each build runs the notebooks: what a page shows is what this version prints.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300
+nb_execution_timeout = 900
 
 # Single backticks in docstrings are code.
 default_role = "code"

@@ -205,11 +205,12 @@ def plain_console(stderr: bool = False, file: TextIO | None = None, quiet: bool 
 
 def plain_text(shown: RenderableType, width: int) -> str:
     """Return what a console of this width prints, without spaces at the ends of lines."""
-    console = plain_console(file=io.StringIO())
-    console.width = width
-    with console.capture() as captured:
-        console.print(shown)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines()).rstrip()
+    file = io.StringIO()
+    console = Console(  # the same text in a notebook, and with FORCE_COLOR
+        file=file, width=width, markup=False, emoji=False, force_terminal=False, force_jupyter=False, color_system=None
+    )
+    console.print(shown)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).rstrip()
 
 
 def is_first(environ: Mapping[str, str]) -> bool:

@@ -89,9 +89,11 @@ class Run(runs.Run):
 
     def plot(self, axes: Axes | None = None) -> Axes:
         """Draw robust accuracy against queries, with its 95 % interval, into given or new matplotlib axes."""
-        target = plots.begin(6.0, 3.7).add_subplot() if axes is None else axes
-        plots.draw_on(target, [(self.label, self.records, self.facts.budget)])
-        return target
+        curve = self.label, self.records, self.facts.budget
+        if axes is None:
+            return plots.draw_curves([curve]).axes[0]
+        plots.draw_on(axes, [curve])
+        return axes
 
     def __str__(self) -> str:
         return plain_text(run_table(self.summary), _WIDTH)

@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -23,11 +23,27 @@ from rfdlight.records.summary import Outcome, outcomes
 Curve = tuple[str, Sequence[Record], int]
 """Label, records and budget of a run."""
 
-Kind = Literal["png", "pdf"]
+Kind = Literal["png", "pdf", "svg"]
 KINDS: tuple[Kind, ...] = ("png", "pdf")
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """The palette of Okabe and Ito for every colour vision, without its yellow."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 11,
+    "axes.titlesize": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    "svg.hashsalt": "rfdlight",
+    "pdf.fonttype": 42,  # many conferences refuse Type 3 fonts, the default
+}
+"""Style of all figures: sizes in points at the figure's own size, so that half of a page's width is readable."""
+
+styled = matplotlib.rc_context(STYLE)
+"""Decorator of functions that draw a new figure."""
 
 LONG = 1000
 """Queries from which on a logarithmic axis is easier to read."""
@@ -44,8 +60,9 @@ def begin(width: float, height: float) -> Figure:
 def encoded(figure: Figure, kind: Kind) -> bytes:
     """Return a figure as a file without a date, so that the same figure gives the same file."""
     file = io.BytesIO()
-    with matplotlib.rc_context({"pdf.fonttype": 42}):  # many conferences refuse Type 3 fonts, the default
-        figure.savefig(file, dpi=150, format=kind, metadata={"CreationDate": None} if kind == "pdf" else None)
+    undated = {"png": None, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, dpi=200, format=kind, metadata=undated[kind])
     return file.getvalue()
 
 
@@ -55,26 +72,28 @@ def save(figure: Figure, path: Path, kinds: Sequence[Kind] = KINDS) -> None:
         write_file(path.with_suffix(f".{kind}"), encoded(figure, kind))
 
 
+@styled
 def draw_curves(runs: list[Curve], title: str = "") -> Figure:
     """Return a new figure with the robust accuracy of runs against the queries billed; see `draw_on`."""
-    figure = begin(7.5, 4.6)
+    figure = begin(5.6, 4.0)
     return _with_legend(figure, draw_on(figure.add_subplot(), runs, title))
 
 
+@styled
 def draw_panels(panels: list[tuple[str, list[Curve]]]) -> Figure:
     """Return a new figure with a panel per title; runs with one label have one colour in all panels."""
     labels = list(dict.fromkeys(label for _, runs in panels for label, _, _ in runs))
     columns = min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = begin(3.6 * columns, 2.9 * rows + 0.25 * len(labels) + 0.3)
+    figure = begin(3.1 * columns, 2.7 * rows + 0.25 * len(labels) + 0.3)
     handles: dict[str, Line2D] = {}
     for number, (title, runs) in enumerate(panels, 1):
         axes = figure.add_subplot(rows, columns, number)
         lines = draw_on(axes, runs, title, [labels.index(label) for label, _, _ in runs])
         axes.set_ylabel("")
-        axes.set_title(_wrapped(title, 40), fontsize=10)
+        axes.set_title(_wrapped(title, 32))
         handles |= {str(line.get_label()): line for line in lines}
-    figure.supylabel(_YLABEL, fontsize=10)
+    figure.supylabel(_YLABEL, fontsize=11)
     return _with_legend(figure, sorted(handles.values(), key=lambda line: line.get_label() == _SCREEN))
 
 
@@ -83,14 +102,15 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
 
     Solid steps are the robust accuracy (Definition 1) in a band of 95 % Wilson intervals, with a dot at the budget.
     Thin dashes are the robust accuracy by the first 9-vote success, if there is one. From `LONG` queries on, the axis
-    of the queries is logarithmic. `colours` holds the number of the colour of each run; a run without records is left
-    out.
+    of the queries is logarithmic. `colours` holds the number of the colour of each run, by default the next ones that
+    the axes do not have; a run without records is left out.
     """
+    drawn = len(axes.collections)  # a band for each run
     most = max([budget for _, _, budget in runs], default=1)
     start = 1 if most >= LONG else 0
     handles = [
         _draw(axes, label, records, (start, budget), i)
-        for (label, records, budget), i in zip(runs, colours or range(len(runs)), strict=True)
+        for (label, records, budget), i in zip(runs, colours or range(drawn, drawn + len(runs)), strict=True)
         if records
     ]
     if start:
@@ -101,7 +121,7 @@ def draw_on(axes: Axes, runs: list[Curve], title: str = "", colours: Sequence[in
     axes.set_ylim(-0.01, 1.01)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.set(xlabel="queries billed per image", ylabel=_YLABEL)
-    axes.set_title(_wrapped(title, 80), fontsize=10)
+    axes.set_title(_wrapped(title, 55), fontsize=11)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if any(_voted(records) for _, records, _ in runs):
@@ -136,7 +156,7 @@ def _changes(found: Sequence[Outcome]) -> Iterator[tuple[int, bool]]:
 
 
 def _with_legend(figure: Figure, handles: list[Line2D]) -> Figure:
-    figure.legend(handles=handles, loc="outside lower center", frameon=False, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center")
     return figure
 
 

@@ -83,6 +83,18 @@ def test_curves_are_drawn_into_given_axes():
     assert (curve.get_marker(), curve.get_xdata()[curve.get_markevery()[0]]) == ("o", 30)
 
 
+def test_a_second_run_in_the_same_axes_has_the_next_colour():
+    axes = begin(4, 3).add_subplot()
+    lines = [draw_on(axes, [(name, [record(0)], 30)])[0] for name in "ab"]
+    assert [line.get_color() for line in lines] == list(plots.COLOURS[:2])
+
+
+def test_the_same_figure_is_the_same_svg_without_a_date():
+    first, second = (encoded(draw_curves([("a", ten(), 30)]), "svg") for _ in range(2))
+    assert first == second
+    assert b"dc:date" not in first
+
+
 def figure(label="a line"):
     drawn = begin(3, 2)
     drawn.add_subplot().plot([0, 1], [0, 1], label=label)
@@ -94,7 +106,7 @@ def test_a_figure_is_written_as_pixels_and_beside_them_as_lines(tmp_path):
     before = dict(matplotlib.rcParams)
     save(figure("évaluation \\$x_1 σ \U0001f600"), tmp_path / "curve.png")
     assert {path.name for path in tmp_path.iterdir()} == {"curve.png", "curve.pdf"}
-    assert matplotlib.image.imread(tmp_path / "curve.png").shape[:2] == (300, 450)
+    assert matplotlib.image.imread(tmp_path / "curve.png").shape[:2] == (400, 600)
     pdf = (tmp_path / "curve.pdf").read_bytes()
     assert pdf.startswith(b"%PDF-")
     assert b"/Subtype /Image" not in pdf
