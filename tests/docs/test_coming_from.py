@@ -2,12 +2,9 @@
 
 import ast
 import re
-from functools import partial
 from pathlib import Path
 
 import pytest
-
-import rfdlight as rfd
 
 PAGES = sorted((Path(__file__).parents[2] / "docs/coming-from").glob("*.md"))
 PEERS = {"torchattacks", "foolbox", "art", "autoattack", "robustbench"}
@@ -41,9 +38,8 @@ def test_the_first_block_is_of_the_peer(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_our_blocks_run(page, monkeypatch, tmp_path, capsys):
+def test_our_blocks_run(page, quick_runs, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rfd, "evaluate", partial(rfd.evaluate, sanity_checks=False))  # they take most of the time
     for body in blocks(page)[1:]:
         own = {}
         exec(body, own)

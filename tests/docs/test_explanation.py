@@ -2,12 +2,10 @@
 
 import re
 import tarfile
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-import rfdlight as rfd
 from rfdlight.core.statistics import mcnemar, wilson
 from rfdlight.records.runs import load_run
 
@@ -25,9 +23,8 @@ def cells(text, head):
 
 
 @pytest.mark.parametrize("page", sorted(EXPLANATION.glob("*.md")), ids=lambda page: page.name)
-def test_the_python_of_the_page_runs(page, monkeypatch, tmp_path, capsys):
+def test_the_python_of_the_page_runs(page, quick_runs, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(rfd, "evaluate", partial(rfd.evaluate, sanity_checks=False))  # they take most of the time
     bodies = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
     assert bodies
     for body in bodies:
