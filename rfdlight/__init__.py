@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rfdlight import attacks, data, defenses, testing, training, victims
+    from rfdlight.analysis.calibration import Calibration, calibrate
     from rfdlight.attacks import Attack
     from rfdlight.core.registry import list_attacks, list_criteria, list_data, list_defenses, list_victims
     from rfdlight.data import ImageData, Images
@@ -28,16 +29,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "AAA", "Attack", "AttackEvaluation", "AveragedAnswers", "Classifier", "Comparison", "Defense", "DefenseError",
-    "Estimate", "FeatureNoise", "HTTPVictim", "ImageData", "Images", "InputNoise", "LogitNoise", "ONNXVictim", "Record",
-    "Run", "StandardRun", "SuccessCriterion", "UserError", "Victim", "attacks", "compare", "data", "defenses",
-    "evaluate", "export", "list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims", "load_run",
-    "load_standard", "load_victim", "report", "standard", "testing", "training", "undefended", "victims", "wrap",
+    "AAA", "Attack", "AttackEvaluation", "AveragedAnswers", "Calibration", "Classifier", "Comparison", "Defense",
+    "DefenseError", "Estimate", "FeatureNoise", "HTTPVictim", "ImageData", "Images", "InputNoise", "LogitNoise",
+    "ONNXVictim", "Record", "Run", "StandardRun", "SuccessCriterion", "UserError", "Victim", "attacks", "calibrate",
+    "compare", "data", "defenses", "evaluate", "export", "list_attacks", "list_criteria", "list_data",
+    "list_defenses", "list_victims", "load_run", "load_standard", "load_victim", "report", "standard", "testing",
+    "training", "undefended", "victims", "wrap",
 ]  # fmt: skip
 
 _ROOMS = ("attacks", "data", "defenses", "testing", "training", "victims")
 
 _HOMES = {
+    "analysis.calibration": ("Calibration", "calibrate"),
     "core.registry": ("list_attacks", "list_criteria", "list_data", "list_defenses", "list_victims"),
     "deployment.export": ("export",),
     "engine.criteria": ("SuccessCriterion",),

@@ -11,11 +11,16 @@ from scipy.optimize import brentq
 from torch import nn
 
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of
+from rfdlight.data.base import ImageData
+from rfdlight.data.given import images_from
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
+from rfdlight.defenses.base import attached_defenses
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError, expect
+from rfdlight.evaluation.evaluate import Data, loaded_victim, unchanged
+from rfdlight.victims.answers import device_of
 
 Sigma = float | list[float]
 Report = Callable[[Sigma, CleanCost], None]
@@ -89,6 +94,50 @@ def calibrate_noise(
     low, high = search.bracket()
     root = brentq(search.excess, low, high, xtol=_NARROWEST) if low < high else low
     return search.found or search.confirm(root, target.max_draws)
+
+
+def calibrate(
+    model: nn.Module | str,
+    data: Data,
+    defense: Noise,
+    *,
+    drop: float = 0.02,
+    tolerance: float | None = None,
+    max_draws: int = 64,
+    seed: int = 0,
+) -> Calibration:
+    """Set the sigma of a noise so that it costs a target drop of clean accuracy.
+
+    The clean accuracy is that of single predictions. `rfdlight calibrate` does the same on the command line.
+
+    Args:
+        model: The undefended network, from pixels in [0, 1] to logits, or a name as for `evaluate`.
+        data: A data module, whose test images that `evaluate` does not attack are used, or tensors `(x, y)` or a loader
+            of at least 2 images, which should not be those to attack.
+        defense: A noise. Its sigma is the initial value of the search; several sigmas keep their ratios.
+        drop: Target drop of the clean accuracy, as a share of the images, in (0, 1): 0.02 is 2 points.
+        tolerance: Accepted distance from the target, with 95 % confidence over the draws; by default a tenth of it.
+        max_draws: Predictions per image and sigma, at most.
+        seed: Seed of the draws.
+
+    Raises:
+        UserError: If an argument is out of range, the model has a defense already, or no sigma has that cost.
+
+    Example::
+
+        noise = rfd.FeatureNoise(sigma=0.4, layers="layer*")
+        print(rfd.calibrate("resnet8-digits", rfd.data.Digits(num_images=100), noise).cost, noise.sigma)
+    """
+    named = type(defense).__name__
+    expect(isinstance(defense, Noise), "defense", "a noise", named, "its sigma is calibrated; use FeatureNoise")
+    target = Target(drop, drop / 10 if tolerance is None else tolerance, max_draws)
+    network = loaded_victim(model, data).module
+    present = ", ".join(type(each).__name__ for each in attached_defenses(network))
+    expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
+    images = data.held_out() if isinstance(data, ImageData) else images_from(data)
+    expect(len(images) >= 2, "data", "at least 2 images that are not attacked", len(images), "lower num_images")
+    with unchanged(network, device_of(network)):
+        return calibrate_noise(CleanCostMeter(network, images, seed), defense, target)
 
 
 class _Search:

@@ -58,10 +58,8 @@ def calibrate(
     """
     target = Target(target_drop, tolerance, max_draws)
     if not isinstance(defense, Noise):
-        known = "feature_noise, input_noise or logit_noise"
-        raise UserError(
-            f"defense: expected a noise, whose sigma is calibrated, got {type(defense).__name__}; use {known}"
-        )
+        named, known = type(defense).__name__, "feature_noise, input_noise or logit_noise"
+        raise UserError(f"defense: expected a noise, got {named}; its sigma is calibrated: use {known}")
     _check(defense, sweep)
     found = resolve_victim(victim, checkpoint, data)
     loaded = found.module

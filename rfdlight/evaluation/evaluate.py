@@ -262,10 +262,10 @@ def prepared(
     batch_size: int | None,
 ) -> Iterator[Prepared]:
     """Prepare a victim and images inside a with block; afterwards the model is exactly as it was."""
-    loaded = _loaded(model, data)
+    loaded = loaded_victim(model, data)
     network = loaded.module
     place = device_of(network) if device is None else torch.device(device)
-    with _unchanged(network, place), ExitStack() as stack:
+    with unchanged(network, place), ExitStack() as stack:
         victim = Answering(network)
         with RowCounter(victim) as counter:
             module, order, home = _data(data, victim, place)
@@ -292,7 +292,7 @@ def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted
     return attack
 
 
-def _loaded(model: nn.Module | str | LoadedVictim, data: Data) -> LoadedVictim:
+def loaded_victim(model: nn.Module | str | LoadedVictim, data: Data) -> LoadedVictim:
     """Return a given model, or load the victim of a name."""
     if isinstance(model, LoadedVictim):
         return model
@@ -324,7 +324,7 @@ def _write_config(folder: Path, subject: Subject, config: EvaluationConfig, pass
 
 
 @contextmanager
-def _unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
+def unchanged(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Put a model into eval mode on a device inside a with block, and restore it and all random states afterwards.
 
     Restored are training flags, parameters and buffers (device, memory format, `requires_grad`), and the hooks of the

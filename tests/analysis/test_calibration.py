@@ -10,6 +10,7 @@ from harness import others_slow
 from scipy.stats import binom, multinomial, norm
 from torch import nn
 
+import rfdlight as rfd
 from rfdlight.analysis import calibration
 from rfdlight.analysis.calibration import Target, calibrate_noise, calibrate_roughly, rough_meter
 from rfdlight.analysis.clean_cost import CleanCostMeter, cost_of, over_images
@@ -352,3 +353,49 @@ def test_noise_that_never_costs_so_much_has_no_cost_and_a_victim_that_fails_rais
 def test_a_rough_cost_is_measured_on_a_bounded_number_of_images(monkeypatch):
     monkeypatch.setattr(calibration, "ROUGH_IMAGES", 7)
     assert len(rough_meter(Always(), bright(20)).images) == 7
+
+
+def test_one_call_calibrates_a_noise_and_leaves_the_model_as_it_was():
+    # The error of a prediction is Phi(-2 x / nu): 0.1 at nu = 2 x / 1.2816, here with x = 1.
+    model = Threshold().train()
+    pixels, labels = torch.ones(400, 1, 1, 1), torch.ones(400, dtype=torch.int64)
+    noise = FeatureNoise(sigma=0.5, layers="feature")
+    found = rfd.calibrate(model, (pixels, labels), noise, drop=0.1)
+    assert found.note == ""
+    assert abs(found.cost.drop - 0.1) <= 0.01
+    assert noise.sigma == pytest.approx(2 / norm.isf(0.1), rel=0.06)
+    assert model.training
+    assert not model.feature._forward_hooks
+
+
+def test_one_call_uses_the_images_of_a_data_module_that_are_not_attacked(monkeypatch):
+    used = []
+    monkeypatch.setattr(calibration, "calibrate_noise", lambda meter, *_: used.extend(meter.images.ids))
+    data = rfd.data.Digits(num_images=200)
+    rfd.calibrate("resnet8-digits", data, InputNoise(0.1))
+    assert used == data.held_out().ids
+
+
+@pytest.mark.parametrize(
+    ("argument", "given"),
+    [
+        ("defense", {"defense": rfd.AAA()}),
+        ("target_drop", {"drop": 2.0}),
+        ("tolerance", {"tolerance": 0.5}),
+        ("data", {"data": (torch.ones(1, 1, 1, 1), torch.ones(1, dtype=torch.int64))}),
+        ("model", {"model": "defended"}),
+    ],
+)
+def test_one_call_refuses_what_it_cannot_calibrate_in_one_line(argument, given):
+    model = Threshold()
+    with FeatureNoise(sigma=1.0, layers="feature").on(model):
+        arguments = {
+            "data": (torch.ones(4, 1, 1, 1), torch.ones(4, dtype=torch.int64)),
+            "defense": InputNoise(0.1),
+            **given,
+        }
+        arguments["model"] = model if "model" in given else Threshold()
+        with pytest.raises(UserError) as refused:
+            rfd.calibrate(**arguments)
+    assert str(refused.value).startswith(argument)
+    assert "\n" not in str(refused.value)
