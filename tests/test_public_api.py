@@ -60,6 +60,8 @@ def test_a_run_has_the_habits_of_its_peers(model, pair):
     assert frame["billed"].tolist() == run.queries.tolist()
     assert "square" in str(run)
     assert "<table" in run._repr_html_()
+    assert len(repr(run)) < 100
+    assert "6 images" in repr(run)
     assert run.plot().get_xlabel()
 
 
@@ -208,6 +210,7 @@ def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path, passes):
         ({"attack": 3}, ["attack", "int"]),
         ({"budget": -1}, ["budget", "-1"]),
         ({"resume": True}, ["resume", "out"]),
+        ({"defense": None}, ["defense", "None"]),
         ({"eps": 12.0}, ["eps", "12"]),
     ],
 )

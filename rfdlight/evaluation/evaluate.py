@@ -271,6 +271,7 @@ def prepared(
             module, order, home = _data(data, victim, place)
             answer_in_logits(victim, type(network).__name__, module.num_classes, module.image_shape, batch_size)
         defenses = attached_defenses(network)
+        expect(defense is not None, "defense", "a Defense or a list of them", None, "leave it out for none")
         for given in [defense] if isinstance(defense, Defense) else defense:
             stack.enter_context(given.on(network))
             defenses = [*defenses, given]

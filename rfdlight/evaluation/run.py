@@ -95,6 +95,9 @@ class Run(runs.Run):
         plots.draw_on(axes, [curve])
         return axes
 
+    def __repr__(self) -> str:
+        return f"<Run {self.label}: {len(self.records)} images, robust accuracy {self.robust_accuracy.value:.1%}>"
+
     def __str__(self) -> str:
         return plain_text(run_table(self.summary), _WIDTH)
 

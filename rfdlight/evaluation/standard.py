@@ -127,6 +127,9 @@ class StandardRun(Standard):
             raise UserError(f"adversarial: expected the final points of {len(self.ids)} images, {len(missing)} missing")
         return torch.stack([points[name] for name in self.ids])
 
+    def __repr__(self) -> str:
+        return f"<StandardRun {VERSION}: {len(self.ids)} images, robust accuracy {self.robust_accuracy.value:.1%}>"
+
     def __str__(self) -> str:
         return plain_text(standard_table(self.settings, self.summary), width=100)
 
