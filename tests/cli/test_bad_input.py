@@ -48,7 +48,7 @@ PARSED = {
     RAYS + "-c group.yaml": "model: expected a mapping of settings, got 3",
     RAYS + "--defense nowhere.Noise": "defense: No module named 'nowhere'",
     RAYS + "--defense faulty.Unrelated": "defense: Import path faulty.Unrelated does not correspond to a subclass of ",
-    "calibrate resnet8-digits --data digits --defense aaa": "defense: Import path rfdlight.defenses.aaa.AAA does not ",
+    "calibrate resnet8-digits --data digits --defense aaa": "defense: expected a noise, got AAA; ",
     # files
     RAYS + "-c list.yaml": "the config list.yaml must be a mapping of settings, got ['budget']",
     RAYS + "--config=broken.yaml": "cannot read the config broken.yaml: while parsing a flow node ",

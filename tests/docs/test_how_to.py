@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchvision
@@ -116,3 +117,4 @@ def test_the_blocks_on_records_run_in_turn_and_agree_with_each_other(monkeypatch
     assert own["p"] == pytest.approx(rfd.compare(plain, noisy).p)
     assert own["by_hand"][100] == plain.robust_accuracy.value
     assert [row["failed"] for row in own["rows"]] == [[], []]
+    plt.close("all")
