@@ -2,10 +2,10 @@
 
 Usage: python benchmarks/standard_tables.py RUNS [--page docs/results/standard-results.md] [--check]
 
-RUNS holds a folder per cell, as `rfdlight sweep experiment/standard` leaves them, or as
-docs/results/standard-records.tar.xz unpacks. Each table stands between two comments of the page, `<!-- NAME -->` and
-`<!-- end NAME -->`, and replaces what is there. With --check nothing is written, and the exit status says whether the
-page has the tables of the records.
+RUNS holds `standard`, a folder per cell as `rfdlight sweep experiment/standard` leaves them, and `stages`, the same of
+experiment/standard_stages; docs/results/standard-records.tar.xz unpacks so. Each table stands between two comments of
+the page, `<!-- NAME -->` and `<!-- end NAME -->`, and replaces what is there. With --check nothing is written, and the
+exit status says whether the page has the tables of the records.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from reproduction_records import cell, table
 
 from rfdlight.core.statistics import PairedCounts, count_pairs, holm
 from rfdlight.errors import UserError
+from rfdlight.records.runs import Run, load_run
 from rfdlight.records.standard import Standard
 from rfdlight.reporting.report import p_text, points, points_interval
 
@@ -30,12 +31,15 @@ VICTIMS = {
     "resnet20-at": "resnet20, adversarially trained",
 }
 NOISES = {"none": "none", "input": "input noise", "feature": "feature noise"}
+ALONE = ("bernoulli_multiscale", "square", "parsimonious")
+"""Later stages of the standard that were run alone."""
 PAIRS = (("none", "input"), ("none", "feature"), ("input", "feature"))
 
 Runs = Mapping[str, Standard]
+Stages = Mapping[str, Run]
 
 
-def robust_accuracy(runs: Runs) -> str:
+def robust_accuracy(runs: Runs, stages: Stages) -> str:
     """Return one row per victim and noise: accuracies, bounds, the stages that found images, and the cost."""
     rows = []
     for victim, network in VICTIMS.items():
@@ -62,7 +66,7 @@ def robust_accuracy(runs: Runs) -> str:
     return table([*head, "adversarial images by attack", "queries per image", "rows", "seconds"], rows)
 
 
-def differences(runs: Runs) -> str:
+def differences(runs: Runs, stages: Stages) -> str:
     """Return one row per victim and pair of noises: the second less the first on the same images."""
     named = [(victim, pair) for victim in VICTIMS for pair in PAIRS]
     counts = [_paired(*(runs[f"{victim}-{noise}"] for noise in pair)) for victim, pair in named]
@@ -87,17 +91,29 @@ def _paired(first: Standard, second: Standard) -> PairedCounts:
     return PairedCounts(**count_pairs([one[name] for name in common], [two[name] for name in common]))
 
 
-TABLES = {"robust accuracy": robust_accuracy, "differences": differences}
+def stages_alone(runs: Runs, stages: Stages) -> str:
+    """Return one row per victim behind feature noise whose stages were run alone."""
+    rows = []
+    for victim, network in VICTIMS.items():
+        alone = [stages.get(f"{victim}-feature-{attack}") for attack in ALONE]
+        if None not in alone:
+            whole = runs[f"{victim}-feature"]
+            shares = [run.summary.mean_logits.robust for run in (whole.stages[0], *alone)]
+            rows.append([network, *(cell(share) for share in shares), f"**{cell(whole.summary.robust)}**"])
+    return table(["victim", "`bernoulli`", *(f"`{attack}`" for attack in ALONE), "`standard-1`"], rows)
 
 
-def write(page: Path, runs: Runs, check: bool) -> bool:
+TABLES = {"robust accuracy": robust_accuracy, "differences": differences, "stages alone": stages_alone}
+
+
+def write(page: Path, runs: Runs, stages: Stages, check: bool) -> bool:
     """Put the tables into the page, unless `check`; return whether it had them."""
     before = text = page.read_text()
     for name, make in TABLES.items():
         between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
         if not between.search(text):
             raise UserError(f"{page}: expected <!-- {name} -->, got a page without it")
-        made = make(runs)
+        made = make(runs, stages)
         text = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", text)
     if not check:
         page.write_text(text)
@@ -111,8 +127,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     try:
-        runs = {name: Standard.load(options.runs / name) for name in (f"{v}-{n}" for v in VICTIMS for n in NOISES)}
-        same = write(options.page, runs, options.check)
+        names = [f"{victim}-{noise}" for victim in VICTIMS for noise in NOISES]
+        runs = {name: Standard.load(options.runs / "standard" / name) for name in names}
+        folders = [path.parent for path in options.runs.glob("stages/*/summary.json")]
+        stages = {folder.name: load_run(folder) for folder in folders}
+        same = write(options.page, runs, stages, options.check)
     except UserError as error:
         parser.error(str(error))
     if options.check and not same:
