@@ -32,7 +32,7 @@ def block_with(page: str, text: str) -> str:
     return body
 
 
-def test_the_timm_example_attacks_images_of_224_pixels():
+def test_the_timm_example_attacks_images_of_224_pixels(quick_runs):
     own: dict[str, Any] = {}
     exec(block_with("use-your-own-victim.md", "timm.create_model"), own)
     run = own["run"]
@@ -58,7 +58,7 @@ def test_the_function_on_arrays_prints_what_the_page_shows(capsys):
     assert printed == pytest.approx([float(number) for number in re.findall(r"[\d.]+(?=%)", shown)], abs=2.6)
 
 
-def test_tensors_and_loaders_are_attacked_with_their_ids(capsys):
+def test_tensors_and_loaders_are_attacked_with_their_ids(quick_runs, capsys):
     exec(block_with("use-your-own-data.md", "TensorDataset"), {})
     assert [capsys.readouterr().out] == blocks(page_named("use-your-own-data.md"), "text")
 
@@ -108,10 +108,10 @@ def test_the_blocks_on_records_run_in_turn_and_agree_with_each_other(monkeypatch
     monkeypatch.setenv("MPLBACKEND", "agg")
     own: dict[str, Any] = {}
     for body in blocks(page_named("read-records.md"), "python"):
-        less = body.replace("num_images=20", "num_images=8").replace("budget=100", "budget=100, sanity_checks=False")
+        less = body.replace("num_images=20", "num_images=4").replace("budget=100", "budget=100, sanity_checks=False")
         exec(less, own)
     plain, noisy = own["plain"], own["noisy"]
-    assert own["table"].shape[0] == 8
+    assert own["table"].shape[0] == 4
     for name, run in (("plain", plain), ("noise", noisy)):
         assert own["curves"][name].iloc[-1] == run.robust_accuracy.value == own["robust"][name].mean()
     assert own["p"] == pytest.approx(rfd.compare(plain, noisy).p)
