@@ -25,6 +25,8 @@ class Estimate:
         >>> robust = Estimate.of(9, 10)
         >>> float(robust), round(robust.low, 2), round(robust.high, 2)
         (0.9, 0.6, 0.98)
+        >>> print(robust)
+        90.0% (59.6 to 98.2)
     """
 
     value: float
@@ -40,6 +42,9 @@ class Estimate:
 
     def __float__(self) -> float:
         return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
 
 class SingleQuery(Fields, frozen=True, kw_only=True):
