@@ -20,6 +20,8 @@ class FGSM(PGD):
         loss: "cross_entropy", the paper's, or "margin".
     """
 
+    fixed_options = ("steps",)
+
     def __init__(
         self, step: float | None = None, random_start: bool = False, loss: Loss = "cross_entropy", **ball: Any
     ) -> None:

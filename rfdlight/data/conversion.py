@@ -35,10 +35,13 @@ def unit_range(pixels: Tensor) -> Tensor:
 
 
 def check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse means and standard deviations that are not those of pixels in [0, 1]."""
+    """Refuse means and standard deviations that are not those of pixels in [0, 1], such as those of 0 to 255.
+
+    A deviation of 1 leaves pixels as they are. A network may take smaller pixels, such as those divided by 256.
+    """
     if len(mean) != len(std) or not mean:
         raise UserError(f"mean, std: expected one of each per channel, got {len(mean)} and {len(std)}")
-    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 1 for value in std):
+    if not all(0 <= value <= 1 for value in mean) or not all(0 < value <= 2 for value in std):
         expected = "means and positive deviations of pixels in [0, 1]"
         raise UserError(f"mean, std: expected {expected}, got {list(mean)} and {list(std)}; divide by 255")
 

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from rfdlight._io import read_bytes, replacing, write_file
 from rfdlight.core.statistics import wilson
+from rfdlight.data.conversion import check_normalisation
 from rfdlight.data.preparation import Preparation
 from rfdlight.errors import UserError, one_line, shown
 from rfdlight.victims.networks import create_network, strange_option
@@ -49,7 +50,7 @@ class VictimCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     num_classes: PositiveCount
     image_shape: tuple[Pixels, Pixels, Pixels]
     mean: tuple[float, ...]
-    std: tuple[Annotated[float, Meta(gt=0)], ...]
+    std: tuple[float, ...]
     data: str
     command: str
     seed: int
@@ -74,6 +75,7 @@ class VictimCard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != self.image_shape[0]:
                 raise ValueError(f"{name}: expected {self.image_shape[0]} values, one per channel, got {len(values)}")
+        check_normalisation(self.mean, self.std)
         if self.clean_correct > self.clean_total:
             raise ValueError(f"clean_correct: expected at most clean_total, got {self.clean_correct}")
         strange = strange_option(self.network_options)

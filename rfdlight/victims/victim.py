@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rfdlight.errors import expect
+from rfdlight.data.conversion import check_normalisation
 
 
 class Victim(nn.Module):
@@ -24,7 +24,7 @@ class Victim(nn.Module):
         (rows, C, H, W) in [0, 1] to logits (rows, classes).
 
     Raises:
-        UserError: If mean or std cannot be those of pixels in [0, 1], such as 123.7, which is one of 0 to 255.
+        UserError: If mean and std are not one of each per channel, or not those of pixels in [0, 1], such as 123.7.
 
     Example:
         >>> Victim(nn.Flatten(), mean=[0.5], std=[0.25])(torch.ones(1, 1, 1, 2))
@@ -42,14 +42,13 @@ class Victim(nn.Module):
         feature_scales: dict[str, Tensor] | None = None,
     ) -> None:
         super().__init__()
-        hint = "divide statistics of pixels from 0 to 255 by 255"
-        expect(all(0 <= value <= 1 for value in mean), "mean", "numbers in [0, 1], one per channel", list(mean), hint)
-        expect(all(0 < value <= 1 for value in std), "std", "numbers in (0, 1], one per channel", list(std), hint)
+        means, deviations = ([float(value) for value in values] for values in (mean, std))
+        check_normalisation(means, deviations)
         self.network = network
         self.feature_scales = feature_scales or {}
         # Not part of the state dict: the statistics belong to the card, not to the weights.
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(means).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(deviations).view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network((x - self.mean) / self.std)

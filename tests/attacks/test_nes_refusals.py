@@ -73,6 +73,19 @@ def test_a_refused_pair_is_redrawn_with_twice_the_sigma_and_a_step_to_a_refused_
         assert torch.allclose(torch.stack([points[i] for points in made]), torch.stack(expected), atol=1e-6), i
 
 
+@pytest.mark.parametrize(("position", "name"), [(0, "wider"), (2 * PAIRS, "longer")])
+def test_refusals_in_a_row_make_probes_and_steps_at_most_64_times_as_large(position, name):
+    x, y = torch.rand(1, 3, 6, 6), torch.zeros(1, dtype=torch.int64)
+    attack = NES(pairs=PAIRS, sigma=SIGMA, step=STEP, eps=EPS, on_refusal="adapt")
+    state = {"x": x, "y": y, "seed": y, "budget": y + 60, "target": y - 1, **attack.init(x, y, y)}
+    sizes = []
+    for _ in range(8):
+        state["queries"] = y + position
+        attack.refused(state, attack.ask(state))
+        sizes.append(2 ** state[name].item())
+    assert sizes == [2, 4, 8, 16, 32, 64, 64, 64]
+
+
 def victim_and_data():
     victim, x = small_network(), torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return victim, (x, victim(x).argmax(1))

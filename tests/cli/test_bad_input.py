@@ -48,7 +48,6 @@ PARSED = {
     RAYS + "-c group.yaml": "model: expected a mapping of settings, got 3",
     RAYS + "--defense nowhere.Noise": "defense: No module named 'nowhere'",
     RAYS + "--defense faulty.Unrelated": "defense: Import path faulty.Unrelated does not correspond to a subclass of ",
-    "calibrate resnet8-digits --data digits --defense aaa": "defense: expected a noise, got AAA; ",
     # files
     RAYS + "-c list.yaml": "the config list.yaml must be a mapping of settings, got ['budget']",
     RAYS + "--config=broken.yaml": "cannot read the config broken.yaml: while parsing a flow node ",
@@ -58,6 +57,7 @@ PARSED = {
 """Lines that parsing refuses, and the beginning of the error."""
 
 MADE = {
+    "calibrate resnet8-digits --data digits --defense aaa": "defense: expected a noise, whose sigma is calibrated, ",
     RAYS + "--attack.eps 0": "attack.eps must be a positive number of pixel units, got 0.0",
     RAYS + "--attack.norm l2": "attack.norm of RayS must be linf, got l2",
     "test --attack square --attack.norm l2": "attack.eps must be given for l2: the data's reference radius, 0.2, ",

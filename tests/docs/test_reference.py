@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import re
@@ -12,6 +13,9 @@ import pytest
 
 import rfdlight
 from rfdlight.cli.commands import TEXTS
+from rfdlight.core.registry import component
+from rfdlight.core.signatures import parameters
+from rfdlight.errors import UserError
 from rfdlight.testing import check_criterion, check_defense
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +71,14 @@ def test_the_page_on_attacks_has_the_options_of_every_attack(attack_tables):
     for name in attack_tables.QUERIES:
         table = attack_tables.options(shared.get(name, name))
         assert table in page or table.count("\n") == 2, name
+
+
+def test_every_option_of_the_tables_is_one_that_its_attack_takes(attack_tables):
+    for name in attack_tables.QUERIES:
+        attack = component("attack", name)
+        for option in re.findall(r"^\| `--attack\.(\w+)`", attack_tables.options(name), re.MULTILINE):
+            with contextlib.suppress(UserError):  # of a missing surrogate; a TypeError would be of the option
+                attack(**{option: parameters(attack)[option].default})
 
 
 def test_the_criterion_and_the_defenses_of_the_pages_keep_the_contracts(monkeypatch):

@@ -3,6 +3,7 @@ import timm
 import torch
 from torch import nn
 
+from rfdlight.errors import UserError
 from rfdlight.victims.cifar_resnet import CifarResNet
 from rfdlight.victims.victim import Victim
 
@@ -66,3 +67,26 @@ def test_a_victim_normalises_pixels_and_keeps_the_statistics_out_of_its_weights(
     x = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
     assert victim(x).tolist() == [[1.0, -1.0]]
     assert victim.state_dict() == {}
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ([123.7], [0.25]),
+        ([0.5], [58.4]),
+        ([-0.1], [0.25]),
+        ([0.5], [0.0]),
+        ([float("nan")], [0.25]),
+        ([0.5], [0.2, 0.2]),
+    ],
+)
+def test_statistics_that_are_not_of_pixels_in_0_to_1_are_one_line(mean, std):
+    with pytest.raises(UserError, match=r"^mean, std: expected .+, got .+$"):
+        Victim(nn.Flatten(), mean, std)
+
+
+def test_statistics_may_leave_pixels_as_they_are_or_make_them_smaller_and_may_be_those_of_a_victim():
+    victim = Victim(nn.Flatten(), [0.0, 0.0], [1.0, 256 / 255])
+    again = Victim(nn.Flatten(), victim.mean, victim.std)
+    x = torch.rand(1, 2, 2, 2)
+    assert torch.equal(again(x), victim(x))
