@@ -57,7 +57,7 @@ PARSED = {
 """Lines that parsing refuses, and the beginning of the error."""
 
 MADE = {
-    "calibrate resnet8-digits --data digits --defense aaa": "defense: expected a noise, whose sigma is calibrated, ",
+    "calibrate resnet8-digits --data digits --defense aaa": "defense: expected a noise, got AAA; ",
     RAYS + "--attack.eps 0": "attack.eps must be a positive number of pixel units, got 0.0",
     RAYS + "--attack.norm l2": "attack.norm of RayS must be linf, got l2",
     "test --attack square --attack.norm l2": "attack.eps must be given for l2: the data's reference radius, 0.2, ",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight import compare, load_standard
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/results/standard-results.md"
 
@@ -39,3 +41,12 @@ def test_a_changed_number_is_found(number, other, runs, monkeypatch, tmp_path, c
     assert check(monkeypatch, runs, changed) == 1
     assert changed.read_text() == before
     assert str(changed) in capsys.readouterr().out
+
+
+def test_the_noise_of_4_points_keeps_what_its_records_say(runs):
+    strong, weak = (load_standard(runs / name) for name in ("four/vgg19-feature-4", "standard/vgg19-feature"))
+    more = compare(weak.combined, strong.combined)
+    low, high = (round(100 * bound, 1) for bound in more.interval)
+    said = f"{strong.robust_accuracy}".replace("%", " %")
+    said += f" of the thin VGG19: {100 * more.difference:.1f} points ({low} to {high}, p {more.p:.2f}) more"
+    assert said in " ".join(PAGE.read_text().split())
