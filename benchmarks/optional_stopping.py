@@ -1,6 +1,6 @@
 """Draws what repeated votes do: an attack under the paper's criterion, beside the default one.
 
-Usage: python benchmarks/optional_stopping.py PAPER_RUN DEFAULT_RUN PICTURE.png
+Usage: python benchmarks/optional_stopping.py PAPER_RUN DEFAULT_RUN PICTURE.svg
 
 Both runs attack the same victim behind the same random defense. Of the paper's run, one curve shows the images
 that its votes leave robust, the other those that fresh evaluations at the points where the votes stopped do not find
@@ -58,7 +58,7 @@ def main() -> None:
     axes.set_ylabel("share of the images")
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center")
-    save(figure, options.picture, ["png"])
+    save(figure, options.picture, ["svg"])
     Console().print(_table(paper, default))
 
 
