@@ -35,7 +35,7 @@ class NES(SummedProbes):
     Against Black-box Attacks, CCS 2023, written without its code: refused queries are redrawn, and the refusals tune
     how much queries differ. A refused probe restarts its pair with another draw and twice the sigma; a refused success
     check is left out, and the next step is twice as long. Each answered pair and each answered check takes an eighth of
-    a doubling back; the most is 64 times. Deviation: the paper first searches both values; this attack starts at its own.
+    a doubling back; the most is 64 times. Deviation: the paper first searches both values.
 
     Args:
         pairs: Pairs of probes per iteration, n, >= 1; by default 20 in linf, 15 in l2.
