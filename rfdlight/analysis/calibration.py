@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import brentq
 from torch import nn
 
-from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of
+from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of, fastest_device
 from rfdlight.data.base import ImageData
 from rfdlight.data.given import images_from
 from rfdlight.data.sources import ImageSource
@@ -20,7 +20,6 @@ from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError, expect
 from rfdlight.evaluation.evaluate import Data, loaded_victim, unchanged
-from rfdlight.victims.answers import device_of
 
 Sigma = float | list[float]
 Report = Callable[[Sigma, CleanCost], None]
@@ -136,7 +135,7 @@ def calibrate(
     expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
     images = data.held_out() if isinstance(data, ImageData) else images_from(data)
     expect(len(images) >= 2, "data", "at least 2 images that are not attacked", len(images), "lower num_images")
-    with unchanged(network, device_of(network)):
+    with unchanged(network, fastest_device()):
         return calibrate_noise(CleanCostMeter(network, images, seed), defense, target)
 
 

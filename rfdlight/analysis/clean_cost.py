@@ -20,6 +20,11 @@ _BATCH = 128
 """Images per forward pass."""
 
 
+def fastest_device() -> torch.device:
+    """Return the device on which a clean cost is measured: a GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @dataclass(frozen=True)
 class CleanCost:
     """A measured drop from the undefended clean accuracy to the expected accuracy of one defended prediction.
@@ -55,7 +60,7 @@ class CleanCostMeter:
     """
 
     def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = fastest_device()
         self.victim = victim.to(self.device)
         self.images = images
         self.seed = seed
