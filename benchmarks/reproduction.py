@@ -11,28 +11,14 @@ exit status says whether the page is what the records say.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
+from page_tables import write
 from reproduction_records import Records
 from reproduction_tables import TABLES
 
 from rfdlight.errors import UserError
-
-
-def write(page: Path, records: Records, check: bool) -> bool:
-    """Put the tables into the page; return whether it was what they say."""
-    before = text = page.read_text()
-    for name, make in TABLES.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
-        if not between.search(text):
-            raise UserError(f"{page} has no place for the table {name}")
-        made = make(records)
-        text = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", text)
-    if not check:
-        page.write_text(text)
-    return text == before
 
 
 def main() -> int:
@@ -42,12 +28,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     try:
-        same = write(options.page, Records(options.runs), options.check)
+        records = Records(options.runs)
+        return write(options.page, {name: make(records) for name, make in TABLES.items()}, options.check)
     except UserError as error:
         parser.error(str(error))
-    if options.check and not same:
-        print(f"{options.page} is not what the records say; without --check this writes it")
-    return int(options.check and not same)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,11 @@ exit status says whether the page has the tables of the records.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from page_tables import write
 from reproduction_records import cell, table
 
 from rfdlight.core.statistics import PairedCounts, count_pairs, holm
@@ -106,20 +106,6 @@ def stages_alone(runs: Runs, stages: Stages) -> str:
 TABLES = {"robust accuracy": robust_accuracy, "differences": differences, "stages alone": stages_alone}
 
 
-def write(page: Path, runs: Runs, stages: Stages, check: bool) -> bool:
-    """Put the tables into the page, unless `check`; return whether it had them."""
-    before = text = page.read_text()
-    for name, make in TABLES.items():
-        between = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
-        if not between.search(text):
-            raise UserError(f"{page}: expected <!-- {name} -->, got a page without it")
-        made = make(runs, stages)
-        text = between.sub(lambda found, made=made: f"{found[1]}\n{made}\n{found[2]}", text)
-    if not check:
-        page.write_text(text)
-    return text == before
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("runs", type=Path)
@@ -131,12 +117,9 @@ def main() -> int:
         runs = {name: Standard.load(options.runs / "standard" / name) for name in names}
         folders = [path.parent for path in options.runs.glob("stages/*/summary.json")]
         stages = {folder.name: load_run(folder) for folder in folders}
-        same = write(options.page, runs, stages, options.check)
+        return write(options.page, {name: make(runs, stages) for name, make in TABLES.items()}, options.check)
     except UserError as error:
         parser.error(str(error))
-    if options.check and not same:
-        print(f"{options.page} does not have the tables of the records; without --check this writes them")
-    return int(options.check and not same)
 
 
 if __name__ == "__main__":

@@ -271,3 +271,36 @@ def check_noise_best(attack: RandomNoise) -> None:
         for i, when in enumerate(wrong_at):
             past = [q for q in sorted(when) if q < len(seen)]
             assert torch.equal(attack.best(after)[i], seen[past[-1] if past else -1][i])
+
+
+def points_under_refusals(attack, x, seed, refused, losses, budget=None):
+    """The points, (queries, rows, C, H, W), that an attack queries where some are refused and others have losses.
+
+    `refused` and `losses` are (queries, rows); a loss is the margin of a victim of two classes at label 0.
+    """
+    y = torch.zeros(len(x), dtype=torch.int64)
+    state = {
+        "x": x,
+        "y": y,
+        "seed": seed,
+        "budget": y + (budget or len(refused)),
+        "target": y - 1,
+        **attack.init(x, y, seed),
+    }
+    made = []
+    for row, loss in zip(refused, losses, strict=True):
+        points = attack.ask(state)
+        made.append(points.clone())
+        for is_refused in (False, True):
+            which = (row == is_refused).nonzero()[:, 0]
+            if not len(which):
+                continue
+            part = {name: column[which] for name, column in state.items()}
+            if is_refused:
+                assert attack.refused(part, points[which])
+            else:
+                attack.tell(part, points[which], torch.stack([loss[which], torch.zeros(len(which))], 1))
+            for name, column in part.items():
+                if name in state:
+                    state[name][which] = column
+    return torch.stack(made)

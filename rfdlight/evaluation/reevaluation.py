@@ -131,7 +131,7 @@ def _kept(standard: Standard) -> dict[str, np.ndarray]:
     for stage in standard.stages:
         path = (stage.folder or Path()) / images.FILE
         kept.append(images.read_points(path) if path.exists() else {})
-    return {name: kept[number][name] for name, number in standard.deciding.items() if name in kept[number]}
+    return standard.decided(kept)
 
 
 def _check_images(data: ImageData, names: Sequence[str], settings: Settings) -> None:

@@ -120,8 +120,7 @@ class StandardRun(Standard):
         Raises:
             UserError: If a final point was not kept.
         """
-        kept = [stage.points for stage in self.stages]
-        points = {name: kept[number][name] for name, number in self.deciding.items() if name in kept[number]}
+        points = self.decided([stage.points for stage in self.stages])
         missing = [name for name in self.ids if name not in points]
         if missing or not self.ids:
             raise UserError(f"adversarial: expected the final points of {len(self.ids)} images, {len(missing)} missing")

@@ -65,6 +65,7 @@ _OF_FIRST = ("clean accuracy", "randomness")
 _GRAVEST: tuple[Literal["adversarial", "undecided", "robust"], ...] = ("adversarial", "undecided", "robust")
 
 AnyRun = TypeVar("AnyRun", bound=Run)
+Point = TypeVar("Point")
 
 
 class Settings(Fields, frozen=True, kw_only=True):
@@ -385,6 +386,10 @@ class Standard:
             image.id: _deciding([records[image.id] for records in by_stage if image.id in records], image.verdict)
             for image in self.images
         }
+
+    def decided(self, kept: Sequence[Mapping[str, Point]]) -> dict[str, Point]:
+        """Return the final point that the deciding stage of each image kept, by image id, from those of each stage."""
+        return {name: kept[number][name] for name, number in self.deciding.items() if name in kept[number]}
 
     @cached_property
     def summary(self) -> StandardSummary:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from attack_checks import points_under_refusals
 
 import rfdlight as rfd
 from rfdlight.attacks import NES
@@ -49,28 +50,12 @@ def test_a_refused_pair_is_redrawn_with_twice_the_sigma_and_a_step_to_a_refused_
     x, queries = torch.rand(3, 3, 6, 6, generator=generator), 60
     refused = torch.rand(queries, 3, generator=generator) < torch.tensor([0.0, 0.3, 0.7])
     losses = torch.randn(queries, 3, generator=generator)
-    seed, y = torch.tensor([5, 6, 7]), torch.zeros(3, dtype=torch.int64)
+    seed = torch.tensor([5, 6, 7])
     attack = NES(pairs=PAIRS, sigma=SIGMA, step=STEP, eps=EPS, on_refusal="adapt")
-    state = {"x": x, "y": y, "seed": seed, "budget": y + queries, "target": y - 1, **attack.init(x, y, seed)}
-    made = []
-    for row, loss in zip(refused, losses, strict=True):
-        points = attack.ask(state)
-        made.append(points.clone())
-        for is_refused in (False, True):
-            which = (row == is_refused).nonzero()[:, 0]
-            if not len(which):
-                continue
-            part = {name: column[which] for name, column in state.items()}
-            if is_refused:
-                assert attack.refused(part, points[which])
-            else:
-                attack.tell(part, points[which], torch.stack([loss[which], torch.zeros(len(which))], 1))
-            for name, column in part.items():
-                if name in state:
-                    state[name][which] = column
+    made = points_under_refusals(attack, x, seed, refused, losses)
     for i in range(3):
         expected = adapted(x[i], int(seed[i]), refused[:, i].tolist(), losses[:, i].tolist())
-        assert torch.allclose(torch.stack([points[i] for points in made]), torch.stack(expected), atol=1e-6), i
+        assert torch.allclose(made[:, i], torch.stack(expected), atol=1e-6), i
 
 
 @pytest.mark.parametrize(("position", "name"), [(0, "wider"), (2 * PAIRS, "longer")])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from attack_checks import points_under_refusals
 from reference.draws import SquareDraws, signs, uniform
 from reference.square import painted, point_of, side
 
@@ -55,25 +56,9 @@ def test_each_refusal_doubles_the_squares_and_each_answer_takes_an_eighth_of_tha
     x, queries = torch.rand(3, 3, SIZE, SIZE, generator=generator), 40
     refused = torch.rand(queries, 3, generator=generator) < torch.tensor([0.0, 0.3, 0.9])
     losses = torch.randn(queries, 3, generator=generator)
-    seed, y = torch.tensor([5, 6, 7]), torch.zeros(3, dtype=torch.int64)
+    seed = torch.tensor([5, 6, 7])
     attack = Square(eps=EPS, p=P, on_refusal="adapt")
-    state = {"x": x, "y": y, "seed": seed, "budget": y + BUDGET, "target": y - 1, **attack.init(x, y, seed)}
-    made = []
-    for row, loss in zip(refused, losses, strict=True):
-        points = attack.ask(state)
-        made.append(points.clone())
-        for is_refused in (False, True):
-            which = (row == is_refused).nonzero()[:, 0]
-            if not len(which):
-                continue
-            part = {name: column[which] for name, column in state.items()}
-            if is_refused:
-                assert attack.refused(part, points[which])
-            else:
-                attack.tell(part, points[which], torch.stack([loss[which], torch.zeros(len(which))], 1))
-            for name, column in part.items():
-                if name in state:
-                    state[name][which] = column
+    made = points_under_refusals(attack, x, seed, refused, losses, budget=BUDGET)
     for i in range(3):
         expected = adapted(x[i], int(seed[i]), refused[:, i].tolist(), losses[:, i].tolist())
         for query, point in enumerate(expected):
