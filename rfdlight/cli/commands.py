@@ -19,7 +19,7 @@ COMMANDS = {
     "reevaluate": "rfdlight.cli.reevaluate.reevaluate_run",
     "report": "rfdlight.cli.report.report_runs",
     "scales": "rfdlight.cli.scales.scales",
-    "sweep": "rfdlight.cli.sweep.sweep",
+    "sweep": "rfdlight.cli.sweep.command.sweep",
 }
 """Import paths of the commands without a trainer."""
 

@@ -32,7 +32,6 @@ from rfdlight.cli.front import main
 from rfdlight.cli.help import EXAMPLES, TITLES, TrainerHelp, first_line, usage
 from rfdlight.cli.launcher import check_remains, started_processes, under_slurm
 from rfdlight.cli.parser import MODE, Parser
-from rfdlight.cli.standard import check_standard, is_standard
 from rfdlight.cli.trainer_parser import TrainerParser
 from rfdlight.core import registry
 from rfdlight.data.base import ImageData
@@ -41,7 +40,7 @@ from rfdlight.errors import UserError, expect, one_line, shown
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.processes import ReportedByLeader
 from rfdlight.evaluation.standard import StandardAttack
-from rfdlight.evaluation.standard_evaluation import StandardEvaluation
+from rfdlight.evaluation.standard_evaluation import StandardEvaluation, check_standard, is_standard
 from rfdlight.records import run_directory
 from rfdlight.records.standard import VERSION
 from rfdlight.training.classifier import Classifier

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
-from rfdlight.errors import shown
+from rfdlight.errors import UserError, shown
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
+from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.standard import StandardAttack, StandardRun, run_standard
-from rfdlight.records.standard import FILE
+from rfdlight.records.standard import FILE, VERSION
 from rfdlight.reporting.standard_table import standard_table
 from rfdlight.victims.resolve import LoadedVictim
+
+_FREE = {"batch_size", "budget", "compile", "keep_images", "seed"}
+"""Fields of `EvaluationConfig` that a standard evaluation has."""
+
+
+def is_standard(model: Any) -> bool:
+    """Return whether the model of a command line is a standard evaluation."""
+    return isinstance(model, AttackEvaluation) and isinstance(model.attack, StandardAttack)
+
+
+def check_standard(config: EvaluationConfig) -> None:
+    """Refuse settings that a standard evaluation fixes."""
+    for setting in fields(EvaluationConfig):
+        value = getattr(config, setting.name)
+        if setting.name not in _FREE and value != setting.default:
+            raise UserError(f"model.{setting.name}: {VERSION} has {setting.default}, got {value}; leave it out")
 
 
 class StandardEvaluation(AttackEvaluation):

@@ -11,7 +11,7 @@ import pytest
 
 from rfdlight.cli import main as cli
 
-from .sweep_grid import GRID, VICTIM
+from .sweep.grid import GRID, VICTIM
 
 installed = functools.cache(metadata.entry_points)
 """The entry points of the installed packages, which every parser lists several times."""

@@ -16,7 +16,7 @@ from rfdlight import _io
 from rfdlight.attacks import Attack, RayS, Square
 from rfdlight.cli.commands import COMMANDS, function_of
 from rfdlight.cli.main import MODELS, make
-from rfdlight.cli.sweep_config import Cell, read_cells
+from rfdlight.cli.sweep.experiment import Cell, read_cells
 from rfdlight.core.registry import NAMES
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.defenses import Defense, FeatureNoise, InputNoise

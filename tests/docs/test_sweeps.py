@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from rfdlight import _io
-from rfdlight.cli.sweep_config import read_cells
+from rfdlight.cli.sweep.experiment import read_cells
 
 PAGE = Path(__file__).parents[2] / "docs/how-to/run-a-sweep.md"
 

@@ -1,16 +1,17 @@
-"""Experiment files: a grid of evaluations, read into cells."""
+"""Experiment files: a grid of evaluations, read into cells, and what each cell needs of a machine."""
 
 from __future__ import annotations
 
 import itertools
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import yaml
+from msgspec import Meta
 
 from rfdlight import _io
 from rfdlight.errors import UserError, unknown_name
@@ -27,12 +28,20 @@ class _Experiment(msgspec.Struct, forbid_unknown_fields=True):
     leave_out: list[dict[str, str | list[str]]] | None = None
 
 
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """GPUs and cores of a cell while it runs; None leaves the choice to the launcher."""
+
+    gpus: Annotated[float, Meta(ge=0, le=4096)] | None = None  # below 1, cells share a GPU
+    cpus: Annotated[float, Meta(gt=0, le=4096)] | None = None
+
+
 @dataclass(frozen=True)
 class Cell:
     """One evaluation of a grid: the joined labels, which name its folder, and a configuration of `rfdlight test`."""
 
     name: str
     config: Settings
+    resources: Resources = field(default_factory=Resources)
 
     def file(self, folder: Path) -> Path:
         """Return the path of the configuration, beside the folder of the run."""
@@ -47,9 +56,9 @@ def read_cells(path: Path) -> list[Cell]:
     """Read an experiment and return its cells; the last axis varies fastest.
 
     The file has up to three parts. `axes` maps each axis to its labels, and each label to the settings of the cells
-    with that label; `common` holds the settings of all cells. Both are configurations of `rfdlight test`; later axes
-    override earlier ones and `common`. `leave_out` lists mappings from axes to a label or a list of labels: a cell
-    that matches one of them is left out.
+    with that label; `common` holds the settings of all cells. Both are configurations of `rfdlight test`, in which
+    `resources` may give the GPUs and cores of a cell; later axes override earlier ones and `common`. `leave_out` lists
+    mappings from axes to a label or a list of labels: a cell that matches one of them is left out.
 
     `{victim}` in any text is replaced by the cell's label on the axis `victim`. A text below `attack`, `data` or
     `defense` that ends in `.yaml` names a file, beside the experiment or shipped, and is replaced by its content.
@@ -67,7 +76,8 @@ def read_cells(path: Path) -> list[Cell]:
         config = _filled(config, place)
         for kind in config.keys() & set(_COMPONENTS):
             config[kind] = _with_file(config[kind], path.parent)
-        cells.append(Cell("-".join(labels), config))
+        name = "-".join(labels)
+        cells.append(Cell(name, config, _resources(name, config.pop("resources", None))))
     if not cells:
         raise UserError(f"{path}: expected a cell, got none; axes need labels, and leave_out must leave a cell")
     name, count = Counter(cell.name for cell in cells).most_common(1)[0]
@@ -91,6 +101,15 @@ def _read(path: Path) -> _Experiment:
         for label in {*_listed(left_out)} - experiment.axes[axis].keys():
             raise unknown_name(f"label of axes.{axis} in leave_out", label, experiment.axes[axis])
     return experiment
+
+
+def _resources(name: str, given: Any) -> Resources:
+    try:
+        return msgspec.convert({} if given is None else given, Resources)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).replace("`", "").partition(" - at $")
+        message = message[0].lower() + message[1:]
+        raise UserError(f"cell {name}: resources{path}: {message}") from error
 
 
 def _matches(place: dict[str, str], rule: dict[str, str | list[str]]) -> bool:

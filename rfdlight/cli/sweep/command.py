@@ -17,8 +17,9 @@ from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
 from rfdlight.cli.report import report_runs
-from rfdlight.cli.sweep_cells import INTERRUPTED, Checked, Make, Run, Size, check_cells, headline, run_cell, size_of
-from rfdlight.cli.sweep_config import Cell, merged, read_cells
+from rfdlight.cli.sweep.cell_files import Size, headline, size_of
+from rfdlight.cli.sweep.cells import INTERRUPTED, Checked, Make, Run, check_cells, run_cell
+from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
 from rfdlight.data.given import GivenImages
 from rfdlight.errors import UserError
 from rfdlight.evaluation.evaluate import evaluate

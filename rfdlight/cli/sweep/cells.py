@@ -18,20 +18,19 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
-from rfdlight._io import parse_json, read_text, write_file
+from rfdlight._io import write_file
 from rfdlight.analysis.insertion_points import check_acts
-from rfdlight.cli.standard import check_standard, is_standard
-from rfdlight.cli.sweep_config import Cell
+from rfdlight.cli.sweep.cell_files import Size
+from rfdlight.cli.sweep.experiment import Cell
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import ResumeError, UserError, one_line
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.config import settle_eps
 from rfdlight.evaluation.standard import StandardAttack
+from rfdlight.evaluation.standard_evaluation import check_standard, is_standard
 from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.records import standard
-from rfdlight.records.run_folders import load_any
-from rfdlight.reporting.tables import interval, percent
 from rfdlight.victims.resolve import resolve_victim
 
 OUTPUT = "output.txt"
@@ -43,13 +42,6 @@ Run = Callable[[list[str]], int]
 """Runs a command line and returns its exit status."""
 Make = Callable[[list[str]], Any]
 """Makes the components of a command line: its model, datamodule and trainer."""
-
-
-class Size(NamedTuple):
-    """The number of images that a cell attacks, and of queries per image."""
-
-    images: int
-    budget: int
 
 
 @dataclass(frozen=True)
@@ -70,34 +62,6 @@ class Attempt(NamedTuple):
     status: int
     reason: str
     output: str
-
-
-def size_of(place: Path) -> Size | None:
-    """Return the size of the complete run in a directory, None if there is none; images that failed count as done."""
-    if (place / standard.FILE).exists():
-        return _size_of_standard(place)
-    try:
-        run = parse_json(read_text(place / "summary.json"))["run"]
-        return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _size_of_standard(place: Path) -> Size | None:
-    """Return the size of the finished standard evaluation in a folder, with the queries of all its stages."""
-    try:
-        settings = standard.settings_in(place)
-    except UserError:
-        return None
-    queries = settings.budget * len(settings.stages)
-    return Size(settings.num_images, queries) if standard.is_finished(place) else None
-
-
-def headline(place: Path) -> str:
-    """Return the clean and robust accuracy of a finished run as text."""
-    accuracies = load_any(place).summary.mean_logits
-    robust = accuracies.robust
-    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
 
 
 def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Checked]:

@@ -11,7 +11,7 @@ import yaml
 
 from rfdlight.errors import ResumeError
 
-from .sweep_grid import CELLS, GRID, summary_of
+from .grid import CELLS, GRID, summary_of
 
 pytestmark = pytest.mark.usefixtures("grid")
 

@@ -9,10 +9,11 @@ import pytest
 from harness import others_slow
 
 from rfdlight.cli import main as cli
-from rfdlight.cli import sweep, sweep_cells
+from rfdlight.cli.sweep import cells
+from rfdlight.cli.sweep import command as sweep
 from rfdlight.victims.resolve import resolve_victim
 
-from .sweep_grid import CELLS, GRID, made_at
+from .grid import CELLS, GRID, made_at
 
 pytestmark = pytest.mark.usefixtures("grid")
 
@@ -128,7 +129,7 @@ def test_a_victim_is_loaded_once_for_all_of_its_cells_that_are_to_run(command, m
         "common: {data: {class_path: digits, init_args: {num_images: 2}}, model: {budget: 1, sanity_checks: false}}\n"
         "axes: {a: {x: {attack: square}, y: {attack: rays}}, b: {s: {}, o: {model: {victim: faulty_victim.net}}}}"
     )
-    monkeypatch.setattr(sweep_cells, "resolve_victim", counted)
+    monkeypatch.setattr(cells, "resolve_victim", counted)
     monkeypatch.setattr(sweep, "_rows_per_second", lambda cell: 1.0)
     assert command("sweep", "grid.yaml", "--dry_run", "true").status == 0
     assert loaded == [None, "faulty_victim.net"]

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from rfdlight.cli.sweep_config import merged, read_cells
+from rfdlight.cli.sweep.experiment import merged, read_cells
 from rfdlight.errors import UserError
 
 GRID = """

@@ -14,12 +14,12 @@ from harness import others_slow
 
 from rfdlight.attacks import Square
 from rfdlight.cli import main as cli
-from rfdlight.cli.sweep_config import read_cells
+from rfdlight.cli.sweep.experiment import read_cells
 from rfdlight.data import CIFAR10, Digits
 from rfdlight.evaluation.attack_evaluation import AttackEvaluation
 from rfdlight.evaluation.evaluation import Evaluation
 
-from .sweep_grid import CELLS, GRID, VICTIM, made_at, summary_of
+from .grid import CELLS, GRID, VICTIM, made_at, summary_of
 
 pytestmark = pytest.mark.usefixtures("grid")
 

@@ -1,0 +1,157 @@
+"""The files of a sweep's cells: which cells are complete, which are running, and what every attempt came to.
+
+The folder of a sweep is all that the processes of a sweep share. Each cell has a lock, which its process holds while it
+runs and which the operating system releases when the process ends, and a log of its attempts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from filelock import FileLock, Timeout
+from msgspec import Meta
+
+from rfdlight._io import parse_json, read_bytes, read_text
+from rfdlight.errors import UserError
+from rfdlight.records import journal, standard
+from rfdlight.records.run_folders import load_any
+from rfdlight.records.schema import Fields, seal, unseal
+from rfdlight.reporting.tables import interval, percent
+
+FOLDER = ".cells"
+"""In the folder of a sweep: the lock and the log of each cell."""
+
+_PATIENCE = 2.0
+"""Seconds that a process waits for the lock of a cell, which a look at the state of a sweep holds for an instant."""
+
+
+class Size(NamedTuple):
+    """The number of images that a cell attacks, and of queries per image."""
+
+    images: int
+    budget: int
+
+
+class Entry(Fields, frozen=True, kw_only=True):
+    """One line in the log of a cell: an attempt that begins, or its end."""
+
+    time: Annotated[float, Meta(ge=0, lt=2**40)]  # seconds since 1970
+    host: str
+    process: int
+    ended: bool = False
+    failed: str = ""  # why the attempt failed
+    stopped: bool = False  # by Ctrl-C or SIGTERM
+
+
+@dataclass(frozen=True)
+class Log:
+    """The log of a cell: how many attempts began, and the last one's beginning and end."""
+
+    attempts: int = 0
+    begun: Entry | None = None
+    end: Entry | None = None  # None if the attempt runs, or its process was killed
+
+
+def size_of(place: Path) -> Size | None:
+    """Return the size of the complete run in a directory, None if there is none; images that failed count as done."""
+    if (place / standard.FILE).exists():
+        return _size_of_standard(place)
+    try:
+        run = parse_json(read_text(place / "summary.json"))["run"]
+        return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _size_of_standard(place: Path) -> Size | None:
+    """Return the size of the finished standard evaluation in a folder, with the queries of all its stages."""
+    try:
+        settings = standard.settings_in(place)
+    except UserError:
+        return None
+    queries = settings.budget * len(settings.stages)
+    return Size(settings.num_images, queries) if standard.is_finished(place) else None
+
+
+def headline(place: Path) -> str:
+    """Return the clean and robust accuracy of a finished run as text."""
+    accuracies = load_any(place).summary.mean_logits
+    robust = accuracies.robust
+    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
+
+
+def finished_images(place: Path) -> int:
+    """Return the number of finished images in the journals of a cell, over all stages of a standard evaluation."""
+    folders = {path.parent.parent for path in place.rglob(f"{journal.FOLDER}/*.jsonl")}
+    return sum(len(journal.read_past(folder).records) for folder in folders)
+
+
+@contextmanager
+def held(folder: Path, cell: str) -> Iterator[bool]:
+    """Lock a cell for this process; False if another process runs it."""
+    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / FOLDER / f"{cell}.lock", timeout=_PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_running(folder: Path, cell: str) -> bool:
+    """Return whether some process runs a cell."""
+    path = folder / FOLDER / f"{cell}.lock"
+    if not path.exists():
+        return False
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def note(folder: Path, cell: str, *, ended: bool = False, failed: str = "", stopped: bool = False) -> None:
+    """Append the beginning or the end of an attempt to the log of a cell."""
+    entry = Entry(
+        time=time.time(), host=socket.gethostname(), process=os.getpid(), ended=ended, failed=failed, stopped=stopped
+    )
+    path = _log(folder, cell)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(b"\n" + seal(entry) + b"\n")  # the last line may be a cut one
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_log(folder: Path, cell: str) -> Log:
+    """Read the log of a cell; lines that a kill or a full disk has cut are left out."""
+    try:
+        lines = read_bytes(_log(folder, cell)).splitlines()
+    except FileNotFoundError:
+        return Log()
+    log = Log()
+    for line in lines:
+        try:
+            entry = unseal(line, Entry)
+        except ValueError:
+            continue
+        log = Log(log.attempts, log.begun, entry) if entry.ended else Log(log.attempts + 1, entry)
+    return log
+
+
+def _log(folder: Path, cell: str) -> Path:
+    return folder / FOLDER / f"{cell}.jsonl"
