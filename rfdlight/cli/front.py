@@ -20,11 +20,12 @@ _CLOSED = "model"
 """A group whose options are all known; those of components depend on the class, those of the Trainer on its version."""
 
 
-def main(args: list[str] | None = None) -> int:
+def main(args: list[str] | None = None, share: Callable[..., None] | None = None) -> int:
     """Run a command line.
 
     Args:
         args: The arguments after the name of the program; by default those of this process.
+        share: See `rfdlight.cli.main.run`.
 
     Returns:
         The exit status: 0; 1 for an evaluation that was stopped or in which images failed, and for a sweep with a cell
@@ -37,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())
     try:
         _check_command(args)
-        return _run(args)
+        return _run(args, share)
     except KeyboardInterrupt:
         print("rfdlight: interrupted", file=sys.stderr)  # noqa: T201
         return 130
@@ -59,7 +60,7 @@ def _check_command(args: list[str]) -> None:
         raise unknown_name("command", args[0], KNOWN)
 
 
-def _run(args: list[str]) -> int:
+def _run(args: list[str], share: Callable[..., None] | None) -> int:
     text = _text(args)
     if text is not None:
         sys.stdout.write(text)
@@ -70,7 +71,7 @@ def _run(args: list[str]) -> int:
         return run_command(args[0], args[1:])
     if not _has_components_of_others():
         _refuse_wrong(args)
-    return _command_with_torch()(args)
+    return _command_with_torch()(args, share)
 
 
 def _text(args: list[str]) -> str | None:
@@ -121,7 +122,7 @@ def _has_components_of_others() -> bool:
     return any(len(names(kind)) > len(NAMES.get(kind, ())) for kind in GROUPS)
 
 
-def _command_with_torch() -> Callable[[list[str]], int]:
+def _command_with_torch() -> Callable[..., int]:
     """Import the commands that need torch and Lightning."""
     try:
         from rfdlight.cli.main import run

@@ -22,6 +22,15 @@ _SET_PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of Linux."""
 
 
+BOUND = "RFDLIGHT_BOUND_TO_PARENT"
+"""Environment variable of a process that a sweep has started to run a cell."""
+
+
+def is_bound(environ: Mapping[str, str]) -> bool:
+    """Return whether this process has to end when its parent does."""
+    return BOUND in environ or started_by_lightning(environ)
+
+
 def started_by_lightning(environ: Mapping[str, str]) -> bool:
     """Return whether Lightning has started this process, as one of the others of a run."""
     return "NODE_RANK" in environ and "RANK" not in environ and environ.get("LOCAL_RANK", "0") != "0"

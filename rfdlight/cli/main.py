@@ -8,7 +8,7 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +58,8 @@ _INTENDED = (
 )
 """Parts of warnings of libraries about settings that are intended."""
 
+Share = Callable[[LightningModule, ImageData, dict[str, Any]], None]
+
 MODELS: dict[str, type[LightningModule]] = {"fit": Classifier, "test": AttackEvaluation}
 
 
@@ -67,7 +69,8 @@ class RFDLightCLI(LightningCLI):
     status = 0
     """Exit status of a command that needs no trainer."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], share: Share | None = None) -> None:
+        self._share = share
         self.command = shlex.join(["rfdlight", *args])
         expanded, self._notice = command_line.expand(args)
         named = next(iter(args), None)
@@ -179,6 +182,8 @@ class RFDLightCLI(LightningCLI):
                 self.config_init = parser.make(lambda: parser.instantiate(self.config[self.subcommand]))
             else:
                 parser.make(super().instantiate_classes)
+                if self._share is not None:
+                    self._share(self.model, self.datamodule, self._settings()["data"])
         except MisconfigurationException as error:
             raise UserError(f"the trainer refuses: {one_line(error)}") from error
 
@@ -323,11 +328,14 @@ def _processes(config: Namespace, environ: Mapping[str, str]) -> dict[str, Any]:
     return settings
 
 
-def run(args: list[str]) -> int:
-    """Run a command line that begins with a command, and return its exit status."""
+def run(args: list[str], share: Share | None = None) -> int:
+    """Run a command line that begins with a command, and return its exit status.
+
+    `share` gets the model and the data module of an evaluation, and the settings of the data, before they are used.
+    """
     _be_quiet()
     try:
-        cli = RFDLightCLI(args)
+        cli = RFDLightCLI(args, share)
     except ReportedByLeader:
         return 0  # at another status launchers kill process 0, which prints the error
     wrong = cli.model.exit_reason if cli.subcommand == "test" else None

@@ -132,6 +132,10 @@ class ImageData(Configurable, LightningDataModule):
             self._splits[split] = self._converted(split)
         return self._splits[split]
 
+    def take_splits(self, other: ImageData) -> None:
+        """Take the splits that another data module of the same settings has loaded."""
+        self._splits |= other._splits
+
     def _converted(self, split: Literal["train", "test"]) -> ImageSource:
         try:
             loaded = self.load(split)

@@ -30,7 +30,7 @@ from rfdlight.evaluation.run_writer import RunWriter
 from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.reporting.tables import checks_text, failures_text, run_table
 from rfdlight.victims.import_path import maker_module
-from rfdlight.victims.resolve import LoadedVictim, resolve_victim
+from rfdlight.victims.resolve import LoadedVictim, load, resolve_victim
 
 
 class AttackEvaluation(LightningModule):
@@ -45,7 +45,8 @@ class AttackEvaluation(LightningModule):
     write a journal of their own in it, so that all must reach the folder.
 
     `on_ready` is called once, in process 0, when all checks have passed and the directory is locked. `resume`, set to
-    True, continues the run in the directory. After the test, `run` holds the result in process 0.
+    True, continues the run in the directory. `load` loads the victim, by default as `rfdlight.victims.resolve.load`
+    does. After the test, `run` holds the result in process 0.
 
     Args:
         victim: A shipped name, the path of a victim card, an import path, or a scheme: timm:NAME, hf:NAME_OR_FOLDER,
@@ -80,6 +81,7 @@ class AttackEvaluation(LightningModule):
         self.attack = attack
         self.defended = defended
         self.resume = False
+        self.load: Callable[..., LoadedVictim] = load
         self.run: Run | None = None
         self.console = plain_console()
         self.processes = Processes()
@@ -101,7 +103,7 @@ class AttackEvaluation(LightningModule):
 
     def load_victim(self, data: ImageData) -> LoadedVictim:
         """Load the victim and check it on images of the shape of the data."""
-        loaded = resolve_victim(self.victim_spec, self.checkpoint, data, self.config.given_rows)
+        loaded = resolve_victim(self.victim_spec, self.checkpoint, data, self.config.given_rows, self.load)
         self._checked_rows += loaded.checked_rows
         return loaded
 

@@ -43,7 +43,7 @@ class StandardEvaluation(AttackEvaluation):
     def of(cls, model: AttackEvaluation) -> StandardEvaluation:
         """Return the standard evaluation that an `AttackEvaluation` with a `StandardAttack` stands for."""
         made = cls(model.victim_spec, model.checkpoint, model.attack, model.defended, **asdict(model.config))
-        made.resume, made.on_ready = model.resume, model.on_ready
+        made.resume, made.load, made.on_ready = model.resume, model.load, model.on_ready
         return made
 
     def prepare(self, loaded: LoadedVictim) -> None:

@@ -104,7 +104,11 @@ def load(
 
 
 def resolve_victim(
-    spec: str | None, checkpoint: str | None, data: ImageData, batch_size: int | None = None
+    spec: str | None,
+    checkpoint: str | None,
+    data: ImageData,
+    batch_size: int | None = None,
+    load: Callable[..., LoadedVictim] = load,
 ) -> LoadedVictim:
     """Load the victim that `spec` names, or the data's default, and check that it returns logits for the data's images.
 

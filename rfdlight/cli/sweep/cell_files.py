@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from msgspec import Meta
@@ -38,6 +38,11 @@ class Size(NamedTuple):
     images: int
     budget: int
 
+    @property
+    def queries(self) -> int:
+        """The number of queries if no attack succeeds."""
+        return self.images * self.budget
+
 
 class Entry(Fields, frozen=True, kw_only=True):
     """One line in the log of a cell: an attempt that begins, or its end."""
@@ -48,6 +53,8 @@ class Entry(Fields, frozen=True, kw_only=True):
     ended: bool = False
     failed: str = ""  # why the attempt failed
     stopped: bool = False  # by Ctrl-C or SIGTERM
+    killed: str = ""  # how a process of the cell's own was killed
+    anew: str = ""  # why an earlier attempt could not be resumed
 
 
 @dataclass(frozen=True)
@@ -123,11 +130,9 @@ def is_running(folder: Path, cell: str) -> bool:
     return False
 
 
-def note(folder: Path, cell: str, *, ended: bool = False, failed: str = "", stopped: bool = False) -> None:
-    """Append the beginning or the end of an attempt to the log of a cell."""
-    entry = Entry(
-        time=time.time(), host=socket.gethostname(), process=os.getpid(), ended=ended, failed=failed, stopped=stopped
-    )
+def note(folder: Path, cell: str, **content: Any) -> None:
+    """Append the beginning or the end of an attempt to the log of a cell, with fields of `Entry`."""
+    entry = Entry(time=time.time(), host=socket.gethostname(), process=os.getpid(), **content)
     path = _log(folder, cell)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,11 @@
-"""The cells of a sweep: the files of a cell, its check before it runs, and a run of its command line."""
+"""The cells of a sweep: the check of each before the first runs, and the run of its command line."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,14 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
-from rich.text import Text
 from torch import nn
 
 from rfdlight._io import write_file
 from rfdlight.analysis.insertion_points import check_acts
+from rfdlight.cli.launcher import BOUND
 from rfdlight.cli.sweep.cell_files import Size
-from rfdlight.cli.sweep.experiment import Cell
+from rfdlight.cli.sweep.experiment import Cell, Resources
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import Defense
 from rfdlight.errors import ResumeError, UserError, one_line
@@ -38,6 +38,9 @@ OUTPUT = "output.txt"
 INTERRUPTED = 130
 """Exit status of a run that was interrupted before its attack began."""
 
+_SMALL = 2_000_000
+"""Number of parameters below which a victim leaves most of a GPU idle, so that two cells share one."""
+
 Run = Callable[[list[str]], int]
 """Runs a command line and returns its exit status."""
 Make = Callable[[list[str]], Any]
@@ -46,22 +49,33 @@ Make = Callable[[list[str]], Any]
 
 @dataclass(frozen=True)
 class Checked:
-    """A cell whose components were made; `apart` is whether several processes run it."""
+    """A cell whose components were made."""
 
     size: Size
     victim: nn.Module
     images: ImageSource
     num_classes: int
     device: torch.device
-    apart: bool
+    processes: int
+    loads: str  # names its victim and its data
+
+    def resources(self, given: Resources, has_gpus: bool) -> Resources:
+        """Return the GPUs and cores of the cell, by default a core per process, and a GPU or half of one."""
+        size = sum(parameter.numel() for parameter in self.victim.parameters())
+        share = 0.5 if size < _SMALL and self.processes == 1 else float(self.processes)
+        return Resources(
+            gpus=given.gpus if given.gpus is not None else share * has_gpus,
+            cpus=given.cpus if given.cpus is not None else float(self.processes),
+        )
 
 
 class Attempt(NamedTuple):
-    """The end of one run of a command line: exit status, reason of a failure or "", and standard output."""
+    """The end of one run of a command line."""
 
     status: int
-    reason: str
+    reason: str  # of a failure, or ""
     output: str
+    anew: str = ""  # why an earlier attempt could not be resumed
 
 
 def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Checked]:
@@ -87,8 +101,8 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
                     check_acts(defense, victim, images)
             stages = model.attack.stages if isinstance(model.attack, StandardAttack) else (model.attack,)
             size, trainer = Size(count, model.config.budget * len(stages)), made.trainer
-            device, apart = trainer.strategy.root_device, trainer.world_size > 1
-            checked[cell.name] = Checked(size, victim, images, data.num_classes, device, apart)
+            device, processes = trainer.strategy.root_device, trainer.world_size
+            checked[cell.name] = Checked(size, victim, images, data.num_classes, device, processes, key)
     return checked
 
 
@@ -102,22 +116,21 @@ def _naming(cell: Cell) -> Iterator[None]:
         raise UserError(f"cell {cell.name}: {reason}") from error
 
 
-def run_cell(folder: Path, cell: Cell, run: Run | None, console: Console) -> Attempt:
+def run_cell(folder: Path, cell: Cell, run: Run | None) -> Attempt:
     """Run or resume a cell, in a new process without `run`, and write its output into its folder."""
     run = run or _run_apart
-    place, done = folder / cell.name, None
+    place, anew = folder / cell.name, ""
+    done: Attempt | None = None
     if any((place / begun).is_file() for begun in (fingerprint.FILE, standard.FILE)):
         done = _attempt(["test", "--resume", str(place)], run)
         if done.status == ResumeError.exit_status:
-            console.print(Text(f"{done.reason}; it begins anew", style="yellow"), soft_wrap=True)
-            done = None
+            anew, done = done.reason, None
     if done is None:
         shutil.rmtree(place, ignore_errors=True)
-        cell.file(folder).write_text(cell.as_yaml())
         done = _attempt(["test", "-c", str(cell.file(folder)), "--run", str(place)], run)
     if place.is_dir():
         write_file(place / OUTPUT, done.output)
-    return done
+    return done._replace(anew=anew)
 
 
 def _attempt(line: list[str], run: Run) -> Attempt:
@@ -137,7 +150,9 @@ def _attempt(line: list[str], run: Run) -> Attempt:
 
 def _run_apart(line: list[str]) -> int:
     """Run a command line in a new process, from which Lightning starts the others by the same command line."""
-    process = subprocess.run([sys.executable, "-m", "rfdlight", *line], capture_output=True, text=True)
+    environment = {**os.environ, BOUND: "1"}
+    command = [sys.executable, "-m", "rfdlight", *line]
+    process = subprocess.run(command, capture_output=True, text=True, env=environment)
     sys.stdout.write(process.stdout)
     sys.stderr.write(process.stderr)
     return process.returncode

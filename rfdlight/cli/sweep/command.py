@@ -1,42 +1,48 @@
-"""`rfdlight sweep`: run a grid of evaluations cell by cell and report on all of them."""
+"""`rfdlight sweep`: run a grid of evaluations, on one device, many devices or a cluster, and report on all of them."""
 
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
+from rich.live import Live
 from rich.text import Text
 
 from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
-from rfdlight.cli.report import report_runs
-from rfdlight.cli.sweep.cell_files import Size, headline, size_of
-from rfdlight.cli.sweep.cells import INTERRUPTED, Checked, Make, Run, check_cells, run_cell
+from rfdlight.cli.sweep.cell_files import Size, size_of
 from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
-from rfdlight.data.given import GivenImages
-from rfdlight.errors import UserError
-from rfdlight.evaluation.evaluate import evaluate
-from rfdlight.evaluation.interface import duration
+from rfdlight.cli.sweep.status import states, status_lines, status_table
+from rfdlight.errors import UserError, expect
 from rfdlight.records import run_directory
 
-_PROBE = Size(images=64, budget=8)
-"""Size of the short evaluation that measures the speed of a victim."""
+if TYPE_CHECKING:
+    from rfdlight.cli.sweep.cells import Checked
+    from rfdlight.cli.sweep.launchers import Launcher
+
+LauncherName = Literal["local", "ray", "slurm"]
+View = Literal["table", "json"]
 
 
 def sweep(
     experiment: str,
-    make: Make,
-    run: Run,
     output: str | None = None,
     num_images: int | None = None,
     dry_run: bool = False,
+    launcher: LauncherName = "local",
+    jobs: int | None = None,
+    retries: int = 0,
+    slurm: dict[str, Any] | None = None,
+    upload: str | None = None,
+    status: View | None = None,
 ) -> int:
     """Run the missing cells of a grid of evaluations and report on all of them.
 
@@ -47,48 +53,72 @@ def sweep(
 
     Args:
         experiment: A file, or the name of a shipped experiment, such as "experiment/table4".
-        make: Makes the components of a command line.
-        run: Runs a command line and returns its exit status.
         output: Folder of the cells and of the report (default: below runs/, named after the experiment). Experiments
             that share cells of the same name and settings may share a folder.
         num_images: Number of images per cell, for a quick look at a long experiment.
         dry_run: List the cells and the estimated time of the missing cells if no attack succeeds, and run none.
+        launcher: Where the cells run: on this machine, on a Ray cluster, or as array jobs of SLURM.
+        jobs: Number of cells that run at the same time (default: 1 on this machine, as many as fit on a cluster).
+        retries: How often a cell that failed is run again. A cell whose process was killed is always resumed.
+        slurm: Options of sbatch for every job, such as `partition: gpu` and `time: 240`, in minutes.
+        upload: Place such as s3://bucket/folder that gets a copy of each finished cell; cells that are finished there
+            are not run again.
+        status: Show the state of every cell as a table or as JSON lines, and run none.
 
     Returns:
         The exit status: 0, or 1 if the sweep was stopped or a cell failed.
 
     Raises:
-        UserError: If the experiment or one of its cells cannot be used.
+        UserError: If the experiment or one of its cells cannot be used, or the launcher cannot run them.
     """
+    path = _io.config_path(experiment)
+    name = path.stem if num_images is None else f"{path.stem}-{num_images}"
+    cells = [_resized(cell, num_images) for cell in read_cells(path)]
+    folder = Path(output) if output is not None else Path("runs") / name
+    console = plain_console()
+    if status is not None:
+        _show(folder, cells, status, console)
+        return 0
     if started_processes(os.environ) not in (None, (1, 1)):
         raise UserError(
             "rfdlight sweep starts the processes of its cells itself: start it once, and give trainer.devices in the "
             "experiment"
         )
-    path = _io.config_path(experiment)
-    name = path.stem if num_images is None else f"{path.stem}-{num_images}"
-    cells = [_resized(cell, num_images) for cell in read_cells(path)]
-    folder = Path(output) if output is not None else Path("runs") / name
+    expect(jobs is None or jobs >= 1, "jobs", "at least 1", jobs)
+    expect(retries >= 0, "retries", "at least 0", retries)
+    expect(slurm is None or launcher == "slurm", "slurm", "options for --launcher slurm", f"--launcher {launcher}")
     done = {cell.name: _size_if_complete(folder, cell) for cell in cells}
     missing = [cell for cell in cells if done[cell.name] is None]
-    console = plain_console()
-    with tempfile.TemporaryDirectory() as scratch:
-        checked = check_cells(missing, Path(scratch), make)
+    checked = _check(missing)
     if dry_run:
-        console.print(_plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))
+        from rfdlight.cli.sweep.estimate import plan
+
+        console.print(plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))
         console.print(Text("An attack that succeeds ends early, and takes a fraction of its time.", style="dim"))
         return 0
     run_directory.create(folder)
-    failed = _run_missing(folder, missing, checked, run, console)
+    failed = _run(_launcher(launcher, folder, checked, jobs, slurm), missing, checked, cells, retries, console)
     if failed is None:
         console.print("stopped; the same command goes on from here")
         return 1
     finished = [str(folder / cell.name) for cell in cells if size_of(folder / cell.name)]
     if finished:
+        from rfdlight.cli.report import report_runs
+
         report_runs(finished, str(folder / f"report-{name}"))
     if failed:
         console.print(Text(f"{len(failed)} of {len(cells)} cells failed: {', '.join(failed)}", style="red"))
     return 1 if failed else 0
+
+
+def _show(folder: Path, cells: list[Cell], view: View, console: Console) -> None:
+    """Print the state of every cell."""
+    found = states(folder, [cell.name for cell in cells])
+    if view == "table":
+        console.print(status_table(found))
+        return
+    for line in status_lines(found):
+        print(line)  # noqa: T201  the output of the command
 
 
 def _resized(cell: Cell, num_images: int | None) -> Cell:
@@ -114,72 +144,85 @@ def _size_if_complete(folder: Path, cell: Cell) -> Size | None:
     return size_of(folder / cell.name)
 
 
-def _plan(sizes: dict[str, Size], checked: dict[str, Checked]) -> Table:
-    """Return a table of all cells: images, queries, and the time of the missing cells if no attack succeeds."""
-    rates: dict[int, float] = {}
-    minutes: dict[str, float] = {}
-    for name, cell in checked.items():
-        if id(cell.victim) not in rates:
-            rates[id(cell.victim)] = _rows_per_second(cell)
-        minutes[name] = cell.size.images * cell.size.budget / rates[id(cell.victim)] / 60
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_footer=True)
-    table.add_column("cell", f"{len(checked)} of {len(sizes)} to run", overflow="fold")
-    for column, footer in (("images", ""), ("queries", ""), ("if all robust", f"{sum(minutes.values()):,.1f} min")):
-        table.add_column(column, footer, justify="right")
-    for name, size in sizes.items():
-        cost = f"{minutes[name]:,.1f} min" if name in minutes else "done"
-        table.add_row(name, f"{size.images:,}", f"{size.budget:,}", cost)
-    return table
+def _check(missing: list[Cell]) -> dict[str, Checked]:
+    """Make the components of the cells that are to run, so that every error is found before the first run."""
+    from rfdlight.cli import main
+    from rfdlight.cli.sweep.cells import check_cells
+
+    with tempfile.TemporaryDirectory() as scratch:
+        return check_cells(missing, Path(scratch), main.make)
 
 
-def _rows_per_second(cell: Checked) -> float:
-    """Measure the speed of a victim without its defense, in a short evaluation."""
-    images = cell.images.take(list(range(min(_PROBE.images, len(cell.images)))))
-    data = GivenImages(images, cell.num_classes)
-    run = evaluate(
-        cell.victim,
-        data,
-        "random_noise",
-        eps=0.1,
-        budget=_PROBE.budget,
-        sanity_checks=False,
-        device=cell.device,
-        progress=False,
-    )
-    return run.facts.totals.total / run.facts.wall_seconds
+def _launcher(
+    name: LauncherName, folder: Path, checked: dict[str, Checked], jobs: int | None, slurm: dict[str, Any] | None
+) -> Launcher:
+    """Return the launcher of that name."""
+    apart = [cell for cell, found in checked.items() if found.processes > 1]
+    if name == "ray":
+        from rfdlight.cli.sweep.ray_tasks import RayTasks
+
+        return RayTasks(folder, apart, jobs)
+    if name == "slurm":
+        from rfdlight.cli.sweep.slurm_arrays import SlurmArrays
+
+        return SlurmArrays(folder, apart, jobs, slurm or {})
+    from rfdlight.cli.sweep.launchers import InThisProcess
+    from rfdlight.cli.sweep.local_processes import LocalProcesses
+
+    return LocalProcesses(folder, apart, jobs) if jobs is not None and jobs > 1 else InThisProcess(folder, apart)
 
 
-def _run_missing(
-    folder: Path, missing: list[Cell], checked: dict[str, Checked], run: Run, console: Console
+def _run(
+    launcher: Launcher,
+    missing: list[Cell],
+    checked: dict[str, Checked],
+    cells: list[Cell],
+    retries: int,
+    console: Console,
 ) -> list[str] | None:
-    """Run cells and print a line for each; return the names of the cells that failed, None if the sweep was stopped."""
-    failed: list[str] = []
-    begun = last = time.monotonic()
-    queries = [checked[cell.name].size.images * checked[cell.name].size.budget for cell in missing]
-    for number, cell in enumerate(missing, 1):
-        place = folder / cell.name
-        summaries = _summaries(place)
-        done = run_cell(folder, cell, None if checked[cell.name].apart else run, console)
-        complete = size_of(place) is not None
-        # A run that is stopped writes the summary of its first images, a standard evaluation in the folder of a stage.
-        stopped = done.status == 1 and _summaries(place) - summaries
-        if not complete and (stopped or done.status == INTERRUPTED):
+    """Run cells and return the names of those that failed, None if the sweep was stopped."""
+    from rfdlight.cli.sweep.driver import Driver
+    from rfdlight.cli.sweep.estimate import jobs_of
+    from rfdlight.cli.sweep.packs import longest_first, one_by_one
+
+    for cell in missing:
+        _io.write_file(cell.file(launcher.folder), cell.as_yaml())
+    with _signals():
+        try:
+            launcher.check({cell.name: cell.resources for cell in missing})
+            jobs = jobs_of(missing, checked, launcher.has_gpus, measure=launcher.processes > 1)
+            packs = longest_first(jobs, launcher.processes) if launcher.processes > 1 else one_by_one(jobs)
+            with _view(launcher, cells, console) as watch:
+                driver = Driver(launcher.folder, packs, launcher, console, retries, watch)
+                return list(driver.failed) if driver.run() else None
+        except KeyboardInterrupt:
             return None
-        result = headline(place) if complete else "no result"
-        now = time.monotonic()
-        line = f"cell {number} of {len(missing)}, {cell.name}: {result}; {duration(now - last)}, all "
-        line += duration(now - begun)
-        if number < len(missing):
-            left = (now - begun) * sum(queries[number:]) / max(1, sum(queries[:number]))
-            line += f", about {duration(left)} left"
-        console.print(Text(line), soft_wrap=True)
-        last = now
-        if done.reason:
-            console.print(Text(f"{cell.name} failed: {done.reason}", style="red"), soft_wrap=True)
-            failed.append(cell.name)
-    return failed
+        finally:
+            going_on = launcher.close()
+            if going_on:
+                console.print(Text(going_on), soft_wrap=True)
 
 
-def _summaries(place: Path) -> set[tuple[Path, int]]:
-    """Return the summaries of the runs in and below a folder, with the times of their changes."""
-    return {(path, path.stat().st_mtime_ns) for path in place.rglob("summary.json")}
+@contextmanager
+def _view(launcher: Launcher, cells: list[Cell], console: Console) -> Iterator[Callable[[], None]]:
+    """Show the state of all cells on a terminal while several run; the value redraws it."""
+    if not console.is_terminal or launcher.processes == 1:
+        yield lambda: None
+        return
+    names = [cell.name for cell in cells]
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        yield lambda: live.update(status_table(states(launcher.folder, names)), refresh=True)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -84,7 +84,7 @@ def test_a_cell_of_older_code_is_not_gone_on_with(command, swept):
     said = command("sweep", "grid.yaml")
     assert said.status == 0
     assert "two experiments would be mixed: code of rfdlight is " in said.out
-    assert ", was older; it begins anew" in said.out
+    assert ", was older; it began anew" in said.out
     assert summary_of("shipped-rays")["run"]["attempts"] == 1
 
 

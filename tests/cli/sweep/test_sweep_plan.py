@@ -9,8 +9,7 @@ import pytest
 from harness import others_slow
 
 from rfdlight.cli import main as cli
-from rfdlight.cli.sweep import cells
-from rfdlight.cli.sweep import command as sweep
+from rfdlight.cli.sweep import cells, estimate
 from rfdlight.victims.resolve import resolve_victim
 
 from .grid import CELLS, GRID, made_at
@@ -38,7 +37,7 @@ def test_a_dry_run_lists_cells_that_are_complete_too(command, swept):
 
 
 def test_the_estimate_of_a_dry_run_counts_the_queries(command, monkeypatch):
-    monkeypatch.setattr(sweep, "_rows_per_second", lambda cell: 2.0)
+    monkeypatch.setattr(estimate, "_rows_per_second", lambda cell: 2.0)
     Path("grid.yaml").write_text(
         "common: {data: digits, attack: square, model: {budget: 150}}\n"
         "axes: {size: {many: {data: {init_args: {num_images: 60}}}, few: {data: {init_args: {num_images: 4}}}}}"
@@ -130,7 +129,7 @@ def test_a_victim_is_loaded_once_for_all_of_its_cells_that_are_to_run(command, m
         "axes: {a: {x: {attack: square}, y: {attack: rays}}, b: {s: {}, o: {model: {victim: faulty_victim.net}}}}"
     )
     monkeypatch.setattr(cells, "resolve_victim", counted)
-    monkeypatch.setattr(sweep, "_rows_per_second", lambda cell: 1.0)
+    monkeypatch.setattr(estimate, "_rows_per_second", lambda cell: 1.0)
     assert command("sweep", "grid.yaml", "--dry_run", "true").status == 0
     assert loaded == [None, "faulty_victim.net"]
 

@@ -77,7 +77,7 @@ def test_a_cell_run_apart_that_cannot_be_resumed_begins_anew(command, swept, mon
     shutil.rmtree("runs/grid/own-square")
     monkeypatch.setattr(subprocess, "run", refused)
     said = command("sweep", "grid.yaml")
-    assert "another experiment; it begins anew" in said.out
+    assert "another experiment; it began anew" in said.out
     assert [line[1] for line in lines][:2] == ["--resume", "-c"]
 
 
