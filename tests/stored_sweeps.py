@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hand import adversarial, facts, record, ten
+from moto.server import ThreadedMotoServer
 from written_runs import write_run, write_standard
 
 from rfdlight.core.balls import Norm
@@ -67,10 +68,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @contextmanager
-def s3_server() -> Iterator[str]:
-    """Start a server of S3 on this machine with the bucket "bucket", and set the environment to it; yield its URL."""
+def s3_server() -> Iterator[ThreadedMotoServer]:
+    """Start a server of S3 on this machine with the bucket "bucket", and set the environment to it."""
     import fsspec
-    from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -92,7 +92,7 @@ def s3_server() -> Iterator[str]:
         fsspec.get_filesystem_class("s3").clear_instance_cache()  # of other servers
         fsspec.filesystem("s3").makedirs("bucket", exist_ok=True)  # the servers of a process have the same buckets
         try:
-            yield address
+            yield server
         finally:
             server.stop()
             fsspec.get_filesystem_class("s3").clear_instance_cache()
