@@ -96,7 +96,6 @@ def run_assignment(assignment: dict[str, Any]) -> None:
     os.chdir(told.working_folder)
     if told.working_folder not in sys.path:
         sys.path.insert(0, told.working_folder)
-    os.environ["SLURM_JOB_NAME"] = "interactive"  # of which Lightning starts the processes of a cell itself
     _WORKER.run(told)
 
 
