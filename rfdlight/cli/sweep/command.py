@@ -23,8 +23,8 @@ from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
 from rfdlight.data.given import GivenImages
 from rfdlight.errors import UserError
 from rfdlight.evaluation.evaluate import evaluate
-from rfdlight.evaluation.interface import duration
 from rfdlight.records import run_directory
+from rfdlight.reporting.tables import duration
 
 _PROBE = Size(images=64, budget=8)
 """Size of the short evaluation that measures the speed of a victim."""
