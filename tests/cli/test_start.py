@@ -15,7 +15,7 @@ import contextlib, io, json, sys
 import rfdlight
 assert "yaml" not in sys.modules and "numpy" not in sys.modules
 import rfdlight.__main__
-import rfdlight.records.images, rfdlight.records.run_folders, rfdlight.reporting.report_files
+import rfdlight.cli.sweep.status, rfdlight.records.images, rfdlight.records.run_folders, rfdlight.reporting.report_files
 from rfdlight.cli.front import main
 for line in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:

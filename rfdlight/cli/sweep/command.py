@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 LauncherName = Literal["local", "ray", "slurm"]
 View = Literal["table", "json"]
 
+_FEWEST = 3
+"""Rows of the live table in the lowest of terminals."""
+
+_AROUND = 12
+"""Lines of a terminal that the live table leaves for its head, its totals and reasons of failures."""
+
 
 def sweep(
     experiment: str,
@@ -209,9 +215,9 @@ def _view(launcher: Launcher, cells: list[Cell], console: Console) -> Iterator[C
     if not console.is_terminal or launcher.processes == 1:
         yield lambda: None
         return
-    names = [cell.name for cell in cells]
+    names, most = [cell.name for cell in cells], max(_FEWEST, console.height - _AROUND)
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield lambda: live.update(status_table(states(launcher.folder, names)), refresh=True)
+        yield lambda: live.update(status_table(states(launcher.folder, names), most), refresh=True)
 
 
 @contextmanager

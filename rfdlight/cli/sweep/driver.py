@@ -13,7 +13,7 @@ from rich.text import Text
 from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, read_log, size_of
 from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
-from rfdlight.evaluation.interface import duration
+from rfdlight.reporting.tables import duration
 
 _DEATHS = 3
 """How many processes of a cell may die one after the other without finishing an image before the cell has failed."""
