@@ -9,9 +9,10 @@ from rich.text import Text
 from rfdlight._io import plain_console
 from rfdlight.errors import UserError, expect
 from rfdlight.records.leaderboard import FOLDER, entry_of
-from rfdlight.records.run_folders import load_runs
+from rfdlight.records.run_folders import opened_runs
 from rfdlight.records.runs import Run
 from rfdlight.records.standard import CombinedRun
+from rfdlight.records.storage import is_url
 from rfdlight.reporting.leaderboard import PAGE, write_leaderboard
 from rfdlight.reporting.paired import Subject
 from rfdlight.reporting.report import compile_report
@@ -31,7 +32,8 @@ def report_runs(
     """Show finished runs as one table of defenses by attacks, and compare them on the same images.
 
     Args:
-        runs: Run directories, folders of standard evaluations, or folders of finished ones.
+        runs: Run directories, folders of standard evaluations, or folders of finished ones; also by URL, such as
+            `s3://bucket/sweep` with the extra `s3`.
         output: Folder that gets `report.html`, `report.md`, `report.tex`, `report.csv`, `paired.csv`,
             `curves.png` and `curves.pdf`; by default nothing is written.
         budgets: Numbers of queries at which the table is read, for example `100` or `[100,1000]`, each at most the
@@ -53,23 +55,35 @@ def report_runs(
         raise UserError(f"budgets: expected numbers of queries of at least 1, got {budgets}")
     chosen = chosen and sorted(set(chosen))
     expect(bool(runs) or leaderboard is not None, "runs", "at least one run directory", "none")
-    loaded = load_runs(runs) if runs else []
-    console = plain_console()
-    if leaderboard is not None:
-        entries = [entry_of(_standard_folder(run)) for run in loaded]
-        count = write_leaderboard(Path(leaderboard), entries)
-        console.print(Text(f"{PAGE}, {FOLDER}: {leaderboard}, {count:,} in all"))
+    for name, folder in (("output", output), ("leaderboard", leaderboard)):
+        expect(folder is None or not is_url(folder), name, "a folder on this machine", folder)
     if not runs:
+        _enter([], Path(leaderboard or ""))
         return
-    if as_declared:
-        loaded = [run.as_declared() if run.facts.criterion == "paper" else run for run in loaded]
+    with opened_runs(runs, pixels=output is not None) as loaded:
+        if leaderboard is not None:
+            _enter(loaded, Path(leaderboard))
+        if as_declared:
+            loaded = [run.as_declared() if run.facts.criterion == "paper" else run for run in loaded]
+        _print(loaded, output, chosen, compare, details or len(loaded) == 1)
+
+
+def _enter(runs: list[Run], leaderboard: Path) -> None:
+    """Add standard evaluations to a leaderboard."""
+    count = write_leaderboard(leaderboard, [entry_of(_standard_folder(run)) for run in runs])
+    plain_console().print(Text(f"{PAGE}, {FOLDER}: {leaderboard}, {count:,} in all"))
+
+
+def _print(runs: list[Run], output: str | None, budgets: list[int] | None, compare: Subject, details: bool) -> None:
+    """Print a report, and write its files into the folder `output`."""
+    console = plain_console()
     if output is None:
-        compiled = compile_report(loaded, chosen, compare)
+        compiled = compile_report(runs, budgets, compare)
     else:
         from rfdlight.reporting.report_files import FILES, write_report  # matplotlib takes long to import
 
-        compiled = write_report(loaded, output, chosen, compare)
-    for part in terminal(compiled, console.width, details or len(loaded) == 1):
+        compiled = write_report(runs, output, budgets, compare)
+    for part in terminal(compiled, console.width, details):
         console.print(part)
     if output is not None:
         console.print(Text(f"{', '.join(FILES)}: {output}"))

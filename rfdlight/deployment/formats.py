@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from rfdlight._io import replacing
+from rfdlight.core.extras import imported
 from rfdlight.core.quiet import quiet
 from rfdlight.errors import UserError, expect, legible, one_line
-from rfdlight.victims.schemes import imported
 
 Format = Literal["onnx", "torch-export"]
 

@@ -16,6 +16,7 @@ from rfdlight.errors import UserError
 from rfdlight.records import images, runs
 from rfdlight.records.run_folders import load_any
 from rfdlight.records.standard import Standard
+from rfdlight.records.storage import is_url, local_copies
 from rfdlight.reporting import plots
 from rfdlight.reporting.report import Report
 from rfdlight.reporting.report_files import write_report
@@ -108,10 +109,16 @@ class Run(runs.Run):
 def load_run(folder: str | Path) -> Run:
     """Read a run directory of `rfdlight test` or of `rfdlight.evaluate`.
 
+    A URL of fsspec, such as `s3://bucket/sweep/none-square`, is read into memory, with the images that the run kept.
+
     Raises:
-        UserError: If the folder holds no finished run, or a run of another schema version.
+        UserError: If the folder holds no finished run, or a run of another schema version, or a URL cannot be read.
     """
-    return Run.load(folder)
+    if not is_url(folder):
+        return Run.load(folder)
+    with local_copies([folder], pixels=True) as copies:
+        run = Run.load(copies.paths[0])
+        return replace(run, folder=None, in_memory=run.points)
 
 
 def report(runs: Sequence[Run | Standard | str | Path], folder: str | Path) -> Report:

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from rfdlight.errors import UserError, shown
-from rfdlight.records import standard
+from rfdlight.records import standard, storage
 from rfdlight.records.runs import FILES, Run, load_run
 from rfdlight.records.standard import Standard
 
 
-def load_runs(paths: Iterable[str | Path]) -> list[Run]:
+@contextmanager
+def opened_runs(paths: Iterable[str | Path], pixels: bool = False) -> Iterator[list[Run]]:
+    """Yield the runs of `load_runs`; URLs are read too, and the files of their runs stay until the end.
+
+    `pixels` are the kept images of runs, which URLs have otherwise no need to be read for.
+    """
+    with storage.local_copies(paths, pixels) as copies:
+        yield load_runs(copies.paths, copies.named)
+
+
+def load_runs(paths: Iterable[str | Path], named: Callable[[str], str] = str) -> list[Run]:
     """Read run directories and standard evaluations, and all finished ones in other folders, at any depth.
 
     The stages of a standard evaluation are no runs of their own, unless their folder is given. The runs are labelled by
-    the names of their folders, or by the paths where two names are equal.
+    the names of their folders, or by the paths where two names are equal, as `named` writes them.
     """
     folders = [folder for path in paths for folder in _runs_in(Path(path))]
     if not folders:
@@ -26,7 +37,7 @@ def load_runs(paths: Iterable[str | Path]) -> list[Run]:
     if twice is not None:
         raise UserError(f"the run {twice} is given twice")
     unique = len({place.name for place in places}) == len(places)
-    return [load_any(folder, None if unique else str(folder)) for folder in folders]
+    return [load_any(folder, None if unique else named(str(folder))) for folder in folders]
 
 
 def load_any(folder: Path, label: str | None = None) -> Run:

@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from rfdlight.core.extras import imported
 from rfdlight.errors import Unreachable, UserError, expect, legible, one_line, shown
 from rfdlight.victims.arrays import ArrayVictim, Outputs
 from rfdlight.victims.loaded import LoadedVictim
-from rfdlight.victims.schemes import imported
 
 KEY = "Idempotency-Key"
 """Header of a request that names it: all tries of one request have the same, and no other request has it."""

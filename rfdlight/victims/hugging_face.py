@@ -6,12 +6,13 @@ import math
 from typing import Any, cast
 
 from rfdlight._io import expanded
+from rfdlight.core.extras import imported
 from rfdlight.core.quiet import no_log
 from rfdlight.data.preparation import CropMode, Interpolation, Preparation
 from rfdlight.errors import UserError, legible, one_line
 from rfdlight.victims.digest import weights_digest
 from rfdlight.victims.loaded import LoadedVictim
-from rfdlight.victims.schemes import imported, place_of
+from rfdlight.victims.schemes import place_of
 from rfdlight.victims.victim import Victim
 
 _INTERPOLATIONS = {0: "nearest", 2: "bilinear", 3: "bicubic"}

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from rfdlight._io import expanded, read_bytes
+from rfdlight.core.extras import imported
 from rfdlight.errors import UserError, legible, one_line
 from rfdlight.victims.arrays import ArrayVictim, Outputs
 from rfdlight.victims.loaded import LoadedVictim
-from rfdlight.victims.schemes import file_digest, imported, place_of
+from rfdlight.victims.schemes import file_digest, place_of
 
 _DRAWS = (b"RandomNormal", b"RandomUniform", b"Bernoulli", b"Multinomial", b"Dropout")
 """Operators that draw random numbers, as a file names them."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 from pathlib import Path
-from types import ModuleType
 
 from rfdlight._io import check_regular
 from rfdlight.errors import UserError
@@ -43,12 +41,3 @@ def file_digest(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"cannot read the victim {path}: {error.strerror}") from error
-
-
-def imported(package: str, extra: str, needed_for: str) -> ModuleType:
-    """Import a package of an extra; raise a UserError with the command that installs it."""
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        hint = f"pip install 'rfdlight[{extra}]' installs it"
-        raise UserError(f"{needed_for}: expected the package {package}, got none; {hint}") from error
