@@ -15,7 +15,7 @@ from rfdlight.data.base import ImageData
 from rfdlight.data.given import images_from
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
-from rfdlight.defenses.base import attached_defenses
+from rfdlight.defenses.base import Defense, attached_defenses
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError, expect
@@ -127,16 +127,24 @@ def calibrate(
         noise = rfd.FeatureNoise(sigma=0.4, layers="layer*")
         print(rfd.calibrate("resnet8-digits", rfd.data.Digits(num_images=100), noise).cost, noise.sigma)
     """
-    named = type(defense).__name__
-    expect(isinstance(defense, Noise), "defense", "a noise", named, "its sigma is calibrated; use FeatureNoise")
+    defense = checked_noise(defense)
     target = Target(drop, drop / 10 if tolerance is None else tolerance, max_draws)
     network = loaded_victim(model, data).module
     present = ", ".join(type(each).__name__ for each in attached_defenses(network))
     expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
     images = data.held_out() if isinstance(data, ImageData) else images_from(data)
-    expect(len(images) >= 2, "data", "at least 2 images that are not attacked", len(images), "lower num_images")
     with unchanged(network, fastest_device()):
         return calibrate_noise(CleanCostMeter(network, images, seed), defense, target)
+
+
+def checked_noise(defense: Defense) -> Noise:
+    """Return a defense; raise a UserError unless it is a noise with a sigma from which a search can begin."""
+    if not isinstance(defense, Noise):
+        named, known = type(defense).__name__, "feature_noise, input_noise or logit_noise"
+        raise UserError(f"defense: expected a noise, got {named}; its sigma is calibrated: use {known}")
+    sigmas = defense.sigma if isinstance(defense.sigma, list) else [defense.sigma]
+    expect(any(sigmas), "defense.sigma", "a positive number", "0", "it is the initial value of the search")
+    return defense
 
 
 class _Search:

@@ -15,6 +15,7 @@ from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError, check_finite, raised
+from rfdlight.errors import expect
 
 _BATCH = 128
 """Images per forward pass."""
@@ -56,7 +57,10 @@ class CleanCost:
 class CleanCostMeter:
     """Measures the cost of a noise on a victim, with common random draws: a draw has the same seed at every sigma.
 
-    The victim is in eval mode, without defenses. `images` holds the readable ones of at least 2 images.
+    The victim is in eval mode, without defenses. `images` holds the readable ones of the given images.
+
+    Raises:
+        UserError: If fewer than 2 images are readable, or the victim fails.
     """
 
     def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:
@@ -110,6 +114,7 @@ class CleanCostMeter:
             predicted.append(logits.argmax(1).cpu())
             labels.append(y)
             ids += names
+        expect(len(ids) >= 2, "data", "at least 2 readable images that are not attacked", len(ids), "lower num_images")
         return torch.cat(predicted), torch.cat(labels), ids
 
 

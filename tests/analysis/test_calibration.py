@@ -194,6 +194,12 @@ def test_a_victim_that_fails_is_refused(answer, message):
         CleanCostMeter(Failing(answer), bright(200))
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_images_are_refused(count):
+    with pytest.raises(UserError, match=r"^data: expected at least 2 readable images .*; lower num_images$"):
+        CleanCostMeter(Threshold(), bright(count))
+
+
 def test_draws_are_common_to_all_sigmas_and_new_for_every_number():
     meter = CleanCostMeter(Threshold(), bright(200))
     before = torch.get_rng_state()
@@ -380,6 +386,7 @@ def test_one_call_uses_the_images_of_a_data_module_that_are_not_attacked(monkeyp
     ("argument", "given"),
     [
         ("defense", {"defense": rfd.AAA()}),
+        ("defense.sigma", {"defense": InputNoise(0.0)}),
         ("target_drop", {"drop": 2.0}),
         ("tolerance", {"tolerance": 0.5}),
         ("data", {"data": (torch.ones(1, 1, 1, 1), torch.ones(1, dtype=torch.int64))}),
