@@ -12,14 +12,13 @@ from torch import nn
 
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of, fastest_device
 from rfdlight.data.base import ImageData
-from rfdlight.data.given import images_from
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
-from rfdlight.defenses.base import Defense, attached_defenses
+from rfdlight.defenses.base import Defense
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError
 from rfdlight.errors import UserError, expect
-from rfdlight.evaluation.evaluate import Data, loaded_victim, unchanged
+from rfdlight.evaluation.evaluate import Data, prepared
 
 Sigma = float | list[float]
 Report = Callable[[Sigma, CleanCost], None]
@@ -110,7 +109,7 @@ def calibrate(
     The clean accuracy is that of single predictions. `rfdlight calibrate` does the same on the command line.
 
     Args:
-        model: The undefended network, from pixels in [0, 1] to logits, or a name as for `evaluate`.
+        model: The undefended network, or a name, as for `evaluate`.
         data: A data module, whose test images that `evaluate` does not attack are used, or tensors `(x, y)` or a loader
             of at least 2 images, which should not be those to attack.
         defense: A noise. Its sigma is the initial value of the search; several sigmas keep their ratios.
@@ -129,12 +128,11 @@ def calibrate(
     """
     defense = checked_noise(defense)
     target = Target(drop, drop / 10 if tolerance is None else tolerance, max_draws)
-    network = loaded_victim(model, data).module
-    present = ", ".join(type(each).__name__ for each in attached_defenses(network))
-    expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
-    images = data.held_out() if isinstance(data, ImageData) else images_from(data)
-    with unchanged(network, fastest_device()):
-        return calibrate_noise(CleanCostMeter(network, images, seed), defense, target)
+    with prepared(model, data, (), fastest_device(), None) as subject:
+        present = ", ".join(type(each).__name__ for each in subject.defenses)
+        expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
+        images = data.held_out() if isinstance(data, ImageData) else subject.data.attacked()
+        return calibrate_noise(CleanCostMeter(subject.victim, images, seed, subject.loaded.module), defense, target)
 
 
 def checked_noise(defense: Defense) -> Noise:

@@ -374,6 +374,29 @@ def test_one_call_calibrates_a_noise_and_leaves_the_model_as_it_was():
     assert not model.feature._forward_hooks
 
 
+class Answer:
+    """An output of a library that holds logits among other things."""
+
+    def __init__(self, logits):
+        self.loss, self.logits = None, logits
+
+
+@pytest.mark.parametrize("form", [Answer, lambda logits: (logits, None), lambda logits: {"logits": logits}])
+def test_one_call_takes_the_logits_out_of_an_answer_that_holds_them(form):
+    class Holding(Threshold):
+        def forward(self, x):
+            return form(super().forward(x))
+
+    noises = [FeatureNoise(sigma=0.5, layers="feature") for _ in range(2)]
+    data = torch.ones(200, 1, 1, 1), torch.ones(200, dtype=torch.int64)
+    plain, held = (
+        rfd.calibrate(model, data, noise, drop=0.1, max_draws=8)
+        for model, noise in zip((Threshold(), Holding()), noises, strict=True)
+    )
+    assert held == plain
+    assert noises[0].sigma == noises[1].sigma
+
+
 def test_one_call_uses_the_images_of_a_data_module_that_are_not_attacked(monkeypatch):
     used = []
     monkeypatch.setattr(calibration, "calibrate_noise", lambda meter, *_: used.extend(meter.images.ids))
