@@ -17,7 +17,7 @@ from rfdlight.data.subset import select
 from rfdlight.defenses.base import Defense
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError
-from rfdlight.errors import UserError, expect
+from rfdlight.errors import UserError, expect, kind_of
 from rfdlight.evaluation.evaluate import Data, prepared
 
 Sigma = float | list[float]
@@ -138,8 +138,8 @@ def calibrate(
 def checked_noise(defense: Defense) -> Noise:
     """Return a defense; raise a UserError unless it is a noise with a sigma from which a search can begin."""
     if not isinstance(defense, Noise):
-        named, known = type(defense).__name__, "feature_noise, input_noise or logit_noise"
-        raise UserError(f"defense: expected a noise, got {named}; its sigma is calibrated: use {known}")
+        known = "feature_noise, input_noise or logit_noise"
+        raise UserError(f"defense: expected a noise, got {kind_of(defense)}; its sigma is calibrated: use {known}")
     sigmas = defense.sigma if isinstance(defense.sigma, list) else [defense.sigma]
     expect(any(sigmas), "defense.sigma", "a positive number", "0", "it is the initial value of the search")
     return defense

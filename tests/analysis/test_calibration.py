@@ -409,6 +409,7 @@ def test_one_call_uses_the_images_of_a_data_module_that_are_not_attacked(monkeyp
     ("argument", "given"),
     [
         ("defense", {"defense": rfd.AAA()}),
+        ("defense: expected a noise, got the class", {"defense": InputNoise}),
         ("defense.sigma", {"defense": InputNoise(0.0)}),
         ("target_drop", {"drop": 2.0}),
         ("tolerance", {"tolerance": 0.5}),
