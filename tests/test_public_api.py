@@ -211,6 +211,10 @@ def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path, passes):
         ({"budget": -1}, ["budget", "-1"]),
         ({"resume": True}, ["resume", "out"]),
         ({"defense": None}, ["defense", "None"]),
+        ({"defense": "feature_noise.yaml"}, ["defense", "str"]),
+        ({"defense": [rfd.InputNoise(0.1), torch.nn.Flatten()]}, ["defense", "Flatten"]),
+        ({"defense": rfd.InputNoise}, ["defense", "the class InputNoise"]),
+        ({"attack": rfd.attacks.RayS}, ["attack", "the class RayS"]),
         ({"eps": 12.0}, ["eps", "12"]),
     ],
 )

@@ -7,9 +7,9 @@ import importlib
 import inspect
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from pages import ROOT
 
 import rfdlight
 from rfdlight.cli.commands import TEXTS
@@ -18,7 +18,6 @@ from rfdlight.core.signatures import parameters
 from rfdlight.errors import UserError
 from rfdlight.testing import check_criterion, check_defense
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 
 

@@ -1,16 +1,13 @@
 """The experiments that the page on sweeps shows are experiments."""
 
-import re
-from pathlib import Path
+from pages import blocks, page_named
 
 from rfdlight import _io
 from rfdlight.cli.sweep.experiment import read_cells
 
-PAGE = Path(__file__).parents[2] / "docs/how-to/run-a-sweep.md"
-
 
 def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
-    shown = re.findall(r"^```yaml\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    shown = blocks(page_named("run-a-sweep.md"), "yaml")
     assert len(shown) == 3
     for text, names in (
         (shown[0], ("none-square-m1", "feature-random-m1")),
