@@ -18,6 +18,7 @@ from rich.text import Text
 from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
+from rfdlight.cli.sweep import stored
 from rfdlight.cli.sweep.cell_files import Size, size_of
 from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
 from rfdlight.cli.sweep.status import states, status_lines, status_table
@@ -93,6 +94,8 @@ def sweep(
     expect(jobs is None or jobs >= 1, "jobs", "at least 1", jobs)
     expect(retries >= 0, "retries", "at least 0", retries)
     expect(slurm is None or launcher == "slurm", "slurm", "options for --launcher slurm", f"--launcher {launcher}")
+    if upload is not None and not dry_run:
+        stored.fetch(upload, folder, cells)
     done = {cell.name: _size_if_complete(folder, cell) for cell in cells}
     missing = [cell for cell in cells if done[cell.name] is None]
     checked = _check(missing)
@@ -103,7 +106,11 @@ def sweep(
         console.print(Text("An attack that succeeds ends early, and takes a fraction of its time.", style="dim"))
         return 0
     run_directory.create(folder)
-    failed = _run(_launcher(launcher, folder, checked, jobs, slurm), missing, checked, cells, retries, console)
+    chosen = _launcher(launcher, folder, checked, jobs, slurm)
+    if upload is not None:
+        chosen.upload = upload
+        stored.send(upload, folder, [name for name, size in done.items() if size is not None])
+    failed = _run(chosen, missing, checked, cells, retries, console)
     if failed is None:
         console.print("stopped; the same command goes on from here")
         return 1

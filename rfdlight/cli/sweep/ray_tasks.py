@@ -16,8 +16,8 @@ from rfdlight.cli.sweep.experiment import Resources
 from rfdlight.cli.sweep.launchers import Ended, Launcher, check_fit
 from rfdlight.cli.sweep.packs import Pack
 from rfdlight.cli.sweep.worker import run_assignment
+from rfdlight.core.extras import imported
 from rfdlight.errors import UserError, one_line
-from rfdlight.victims.schemes import imported
 
 _SEEN = 60.0
 """Seconds in which every node has to answer whether it sees the folder of the sweep."""

@@ -20,8 +20,8 @@ from rfdlight.cli.sweep.experiment import Resources
 from rfdlight.cli.sweep.launchers import Ended, Launcher
 from rfdlight.cli.sweep.packs import Job, Pack
 from rfdlight.cli.sweep.worker import run_assignment
+from rfdlight.core.extras import imported
 from rfdlight.errors import UserError, expect, one_line, unknown_name
-from rfdlight.victims.schemes import imported
 
 _PROCESSES = 64
 """Jobs that are assumed to run at the same time, for the size of packs, where --jobs does not say it."""

@@ -128,3 +128,24 @@ def test_cells_of_one_process_load_their_data_and_their_victim_once(command, mon
     assert loaded.count("load_stored") == loaded.count("load") == 1 + 1  # in the check, and in the cells
     totals = [json.loads(Path("runs/grid", cell, "summary.json").read_text())["run"]["totals"] for cell in CELLS[:2]]
     assert totals[0]["checks"] == totals[1]["checks"] > 0
+
+
+def test_finished_cells_are_uploaded_and_not_run_on_another_machine(command, swept_once):
+    url = "memory://bucket/sweep"
+    assert command("sweep", "grid.yaml", "--output", "here", "--upload", url).status == 0
+    said = command("sweep", "grid.yaml", "--output", "there", "--upload", url)
+    assert (said.status, "cell 1 of" in said.out) == (0, False)
+    assert records("there") == records("here") == records(swept_once / "grid")
+    assert all(read_log(Path("there"), cell).attempts == 0 for cell in CELLS)
+    Path("grid.yaml").write_text(GRID.replace("budget: 4", "budget: 5"))
+    said = command("sweep", "grid.yaml", "--output", "elsewhere", "--upload", url)
+    assert (said.status, said.out) == (2, "")
+    assert url in said.err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_cell(command):
+    Path("file").touch()
+    for url in ("file:///proc/nowhere/sweep", "nowhere://bucket", "plain/folder"):
+        said = command("sweep", "grid.yaml", "--upload", url)
+        assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
+    assert not Path("runs").exists()
