@@ -42,6 +42,8 @@ _PROBABILITIES = (
     "remove the softmax at its end, or give outputs='probabilities' to rfdlight.wrap, HTTPVictim or ONNXVictim"
 )
 
+_NO_TF32 = "tf32 is for CUDA devices and has no effect here: the attack runs in float32"
+
 
 class Evaluation(RunObserver):
     """Attacks the images of one process, and writes down the results, by default in memory.
@@ -305,7 +307,8 @@ class Evaluation(RunObserver):
         if self.clean_warning and self.subject.defenses:
             self.clean_warning += "; or the defense costs so much"
         probabilities = _PROBABILITIES if behaviour.probabilities else None
-        found = (other_data_warning(self.subject.card, data), probabilities, self.clean_warning)
+        rounding = _NO_TF32 if self.config.precision == "tf32" and self.device.type != "cuda" else None
+        found = (other_data_warning(self.subject.card, data), rounding, probabilities, self.clean_warning)
         warnings = [warning for warning in found if warning is not None]
         for warning in warnings:
             self._interface.warning(warning)
