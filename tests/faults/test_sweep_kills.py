@@ -113,9 +113,9 @@ def test_a_sweep_under_kills_has_the_records_of_an_undisturbed_one(options, tmp_
             kills[wanted] += 1
             done_at_kill.append(sum(size_of(cut / "out" / cell) is not None for cell in cells))
     assert driver.wait(PATIENCE) == 0, (cut / "said.txt").read_text()
-    print(f"kills {dict(kills)}; cells complete at each: {done_at_kill}")
+    print(f"kills {dict(kills)}; cells complete at each: {done_at_kill}")  # noqa: T201  the table of the kills
     attempts = {cell: sum(not entry["ended"] for entry in entries(cut, cell)) for cell in cells}
-    print(f"attempts {Counter(attempts.values())}")
+    print(f"attempts {Counter(attempts.values())}")  # noqa: T201
     assert records(cut) == records(whole)
     assert records(cut).keys() == set(cells)
     # An attempt that ran a cell to its end has an end that no signal and no failure made.
