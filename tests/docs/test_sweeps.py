@@ -24,3 +24,10 @@ def test_the_experiments_shown_have_the_cells_that_the_page_says(tmp_path):
 
 def test_the_shipped_experiment_is_every_victim_by_defense_by_attack():
     assert len(read_cells(_io.shipped_folder("configs") / "experiment/victims.yaml")) == 4 * 2 * 4
+
+
+def test_the_resources_shown_are_those_of_the_cells(tmp_path):
+    (shown,) = blocks(page_named("run-a-sweep-on-many-gpus.md"), "yaml")
+    (tmp_path / "mine.yaml").write_text(shown)
+    needs = {cell.name: (cell.resources.gpus, cell.resources.cpus) for cell in read_cells(tmp_path / "mine.yaml")}
+    assert needs == {"square": (0, 1), "nes": (0, 2)}
