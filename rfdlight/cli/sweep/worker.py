@@ -105,11 +105,11 @@ _WORKER = Worker()
 
 def run_assignment(assignment: dict[str, Any]) -> None:
     """Run cells in a task of Ray or SLURM, whose process may run other cells afterwards."""
-    told = msgspec.convert(assignment, Assignment)
-    os.chdir(told.working_folder)
-    if told.working_folder not in sys.path:
-        sys.path.insert(0, told.working_folder)
-    _WORKER.run(told)
+    given = msgspec.convert(assignment, Assignment)
+    os.chdir(given.working_folder)
+    if given.working_folder not in sys.path:
+        sys.path.insert(0, given.working_folder)
+    _WORKER.run(given)
 
 
 def main() -> None:
