@@ -176,6 +176,23 @@ def test_a_cell_that_another_sweep_runs_is_waited_for_and_its_result_counts(plac
     assert read_log(folder, "cell3").attempts == 0
 
 
+def test_cells_that_jobs_of_an_earlier_sweep_have_are_left_to_them(place):
+    folder, finished = place
+
+    class Adopting(Scripted):
+        def adopted(self):
+            self.packs.append(Pack((Job("cell1", 0.0), Job("of another experiment", 0.0), Job("cell2", 0.0))))
+            return self.packs
+
+    ran = []
+    launcher = Adopting(folder, lambda name: ran.append(name) or "completes", finished, processes=3)
+    driver = Driver(folder, one_by_one(Job(name, 1.0) for name in CELLS), launcher, Console(quiet=True))
+    assert driver.run()
+    assert ran[:3] == ["cell1", "of another experiment", "cell2"]
+    assert sorted(ran) == sorted([*CELLS, "of another experiment"])
+    assert driver.failed == {}
+
+
 def test_a_signal_to_a_launcher_in_this_process_stops_the_sweep(place):
     folder, finished = place
     launcher = Scripted(folder, listed("is stopped"), finished)
