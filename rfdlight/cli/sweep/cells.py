@@ -39,7 +39,7 @@ INTERRUPTED = 130
 """Exit status of a run that was interrupted before its attack began."""
 
 _SMALL = 2_000_000
-"""Number of parameters below which a victim leaves most of a GPU idle, so that two cells share one."""
+"""Number of parameters below which two cells share a GPU; chosen without a measurement on one."""
 
 Run = Callable[[list[str]], int]
 """Runs a command line and returns its exit status."""
