@@ -123,10 +123,11 @@ PARTIAL = "partial-"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Yield a path beside a file to write to; on success the written file atomically replaces the file.
 
-    If the file cannot be written, a UserError says so, and its old content stays.
+    If the file cannot be written, a UserError says so, and its old content stays. A file that is not durable may be
+    lost in a power cut, and waits for no disk.
     """
     # Processes may write at the same time, also on two machines that share the folder.
     partial = path.with_name(f"{PARTIAL}{socket.gethostname()}-{os.getpid()}-{path.name}")
@@ -136,7 +137,8 @@ def replacing(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE(partial.stat().st_mode)  # by the umask; safetensors makes files for their owner alone
         yield partial
         with partial.open("rb+") as file:
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             if stat.S_IMODE(os.fstat(file.fileno()).st_mode) != mode:
                 os.fchmod(file.fileno(), mode)
         partial.replace(path)
@@ -148,9 +150,9 @@ def replacing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Write a file atomically, a text in UTF-8; a UserError if it cannot be written."""
-    with replacing(path) as partial:
+def write_file(path: Path, content: str | bytes, durable: bool = True) -> None:
+    """Write a file atomically as `replacing` does, a text in UTF-8; a UserError if it cannot be written."""
+    with replacing(path, durable) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -75,6 +75,18 @@ def legible(text: object) -> str:
     return shown(whole)
 
 
+def kind_of(value: object) -> str:
+    """Return what kind of object a value is: the name of its type, and a class and None as themselves.
+
+    Example:
+        >>> kind_of(0.1), kind_of(float), kind_of(None)
+        ('float', 'the class float', 'None')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return "None" if value is None else type(value).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint for a name that is not in a table: the nearest names, or the known names if none is near."""
     known = sorted(known)

@@ -121,6 +121,13 @@ def test_probabilities_are_warned_about(model, pair, caplog):
     assert sum("probabilities" in line for line in caplog.messages) == 1
 
 
+@pytest.mark.parametrize(("precision", "lines"), [("tf32", 1), ("float32", 0)])
+def test_tf32_without_a_cuda_device_is_warned_about(model, pair, caplog, precision, lines):
+    with caplog.at_level(logging.WARNING, "rfdlight"):
+        rfd.evaluate(model, pair, **QUICK, precision=precision, device="cpu")
+    assert sum("tf32" in line for line in caplog.messages) == lines
+
+
 def test_the_model_and_the_random_states_are_left_as_they_were(model, pair):
     model.train()
     model[1].eval()
@@ -211,6 +218,10 @@ def test_an_interrupted_evaluation_goes_on(model, pair, tmp_path, passes):
         ({"budget": -1}, ["budget", "-1"]),
         ({"resume": True}, ["resume", "out"]),
         ({"defense": None}, ["defense", "None"]),
+        ({"defense": "feature_noise.yaml"}, ["defense", "str"]),
+        ({"defense": [rfd.InputNoise(0.1), torch.nn.Flatten()]}, ["defense", "Flatten"]),
+        ({"defense": rfd.InputNoise}, ["defense", "the class InputNoise"]),
+        ({"attack": rfd.attacks.RayS}, ["attack", "the class RayS"]),
         ({"eps": 12.0}, ["eps", "12"]),
     ],
 )

@@ -12,14 +12,13 @@ from torch import nn
 
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter, cost_of, fastest_device
 from rfdlight.data.base import ImageData
-from rfdlight.data.given import images_from
 from rfdlight.data.sources import ImageSource
 from rfdlight.data.subset import select
-from rfdlight.defenses.base import attached_defenses
+from rfdlight.defenses.base import Defense
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError
-from rfdlight.errors import UserError, expect
-from rfdlight.evaluation.evaluate import Data, loaded_victim, unchanged
+from rfdlight.errors import UserError, expect, kind_of
+from rfdlight.evaluation.evaluate import Data, prepared
 
 Sigma = float | list[float]
 Report = Callable[[Sigma, CleanCost], None]
@@ -110,7 +109,7 @@ def calibrate(
     The clean accuracy is that of single predictions. `rfdlight calibrate` does the same on the command line.
 
     Args:
-        model: The undefended network, from pixels in [0, 1] to logits, or a name as for `evaluate`.
+        model: The undefended network, or a name, as for `evaluate`.
         data: A data module, whose test images that `evaluate` does not attack are used, or tensors `(x, y)` or a loader
             of at least 2 images, which should not be those to attack.
         defense: A noise. Its sigma is the initial value of the search; several sigmas keep their ratios.
@@ -127,16 +126,23 @@ def calibrate(
         noise = rfd.FeatureNoise(sigma=0.4, layers="layer*")
         print(rfd.calibrate("resnet8-digits", rfd.data.Digits(num_images=100), noise).cost, noise.sigma)
     """
-    named = type(defense).__name__
-    expect(isinstance(defense, Noise), "defense", "a noise", named, "its sigma is calibrated; use FeatureNoise")
+    defense = checked_noise(defense)
     target = Target(drop, drop / 10 if tolerance is None else tolerance, max_draws)
-    network = loaded_victim(model, data).module
-    present = ", ".join(type(each).__name__ for each in attached_defenses(network))
-    expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
-    images = data.held_out() if isinstance(data, ImageData) else images_from(data)
-    expect(len(images) >= 2, "data", "at least 2 images that are not attacked", len(images), "lower num_images")
-    with unchanged(network, fastest_device()):
-        return calibrate_noise(CleanCostMeter(network, images, seed), defense, target)
+    with prepared(model, data, (), fastest_device(), None) as subject:
+        present = ", ".join(type(each).__name__ for each in subject.defenses)
+        expect(not present, "model", "a network without a defense", present, "calibrate outside of its with block")
+        images = data.held_out() if isinstance(data, ImageData) else subject.data.attacked()
+        return calibrate_noise(CleanCostMeter(subject.victim, images, seed, subject.loaded.module), defense, target)
+
+
+def checked_noise(defense: Defense) -> Noise:
+    """Return a defense; raise a UserError unless it is a noise with a sigma from which a search can begin."""
+    if not isinstance(defense, Noise):
+        known = "feature_noise, input_noise or logit_noise"
+        raise UserError(f"defense: expected a noise, got {kind_of(defense)}; its sigma is calibrated: use {known}")
+    sigmas = defense.sigma if isinstance(defense.sigma, list) else [defense.sigma]
+    expect(any(sigmas), "defense.sigma", "a positive number", "0", "it is the initial value of the search")
+    return defense
 
 
 class _Search:

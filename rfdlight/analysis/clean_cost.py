@@ -15,6 +15,7 @@ from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.noise import Noise
 from rfdlight.engine.failures import VictimError, check_finite, raised
+from rfdlight.errors import expect
 
 _BATCH = 128
 """Images per forward pass."""
@@ -56,12 +57,17 @@ class CleanCost:
 class CleanCostMeter:
     """Measures the cost of a noise on a victim, with common random draws: a draw has the same seed at every sigma.
 
-    The victim is in eval mode, without defenses. `images` holds the readable ones of at least 2 images.
+    The victim is in eval mode, without defenses, and answers with logits. `images` holds the readable ones of the given
+    images. `network` is the module on which noise is attached, by default the victim.
+
+    Raises:
+        UserError: If fewer than 2 images are readable, or the victim fails.
     """
 
-    def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0) -> None:
+    def __init__(self, victim: nn.Module, images: ImageSource, seed: int = 0, network: nn.Module | None = None) -> None:
         self.device = fastest_device()
         self.victim = victim.to(self.device)
+        self.network = victim if network is None else network
         self.images = images
         self.seed = seed
         try:
@@ -85,7 +91,7 @@ class CleanCostMeter:
     def times_right(self, defense: Noise, first: int, draws: int) -> Tensor:
         """Count the correct predictions per image, (N,) float64, in the draws `first` to `first + draws`."""
         counts = torch.zeros_like(self.undefended)
-        with defense.on(self.victim), torch.random.fork_rng():
+        with defense.on(self.network), torch.random.fork_rng():
             for draw in range(first, first + draws):
                 torch.manual_seed(image_seed(self.seed, f"draw {draw}") % 2**32)  # torch uses 32 bits on the CPU
                 predicted, labels, _ = self._predict()
@@ -110,6 +116,7 @@ class CleanCostMeter:
             predicted.append(logits.argmax(1).cpu())
             labels.append(y)
             ids += names
+        expect(len(ids) >= 2, "data", "at least 2 readable images that are not attacked", len(ids), "lower num_images")
         return torch.cat(predicted), torch.cat(labels), ids
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, Self, get_args
+from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -14,16 +14,7 @@ from rfdlight.core.losses import Loss, attacker_loss
 from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns
 from rfdlight.core.threat import ThreatModel
-from rfdlight.errors import UserError, expect, unknown_name
-
-OnRefusal = Literal["end", "adapt"]
-"""What an attack does where a query policy refuses to answer: it ends, or it goes on with queries that differ more."""
-
-
-def check_on_refusal(on_refusal: str) -> None:
-    """Raise a UserError unless an option is one of `OnRefusal`."""
-    if on_refusal not in get_args(OnRefusal):
-        raise unknown_name("attack.on_refusal", on_refusal, get_args(OnRefusal))
+from rfdlight.errors import UserError, expect
 
 
 def check_positive(**options: float | None) -> None:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdlight.attacks.base import OnRefusal, check_count, check_on_refusal, check_positive
+from rfdlight.attacks.base import check_count, check_positive
 from rfdlight.attacks.gradient_estimation import SummedProbes, by_size
+from rfdlight.attacks.refusals import OnRefusal, check_on_refusal, doubled, taken_back
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.tensors import Columns, per_row
@@ -15,8 +16,6 @@ from rfdlight.core.tensors import Columns, per_row
 _PAIRS = {"linf": 20, "l2": 15}
 _SIGMA = {"linf": 0.1, "l2": 0.005}  # the paper's, for images of 224 pixels
 _STEP = {"linf": 0.01, "l2": 1.0}  # the paper's
-_MOST_DOUBLINGS = 6  # of sigma and of the step, after refusals
-_RETURN = 1 / 8  # of a doubling that each answered pair or check takes back
 
 
 class NES(SummedProbes):
@@ -118,15 +117,15 @@ class NES(SummedProbes):
         self.collect(state, slope, state["position"] == 2 * self.pairs - 1)
         if self.on_refusal == "adapt":  # both probes of a pair have one size
             for name, done in (("wider", state["side"] < 0), ("longer", state["side"] == 0)):
-                state[name] = (state[name] - _RETURN * done).clamp_min(0)
+                state[name] = taken_back(state[name], done)
 
     def refused(self, state: Columns, points: Tensor) -> bool:
         if self.on_refusal == "end":
             return False
         position = self.position(state)
         check = position == self.cycle - 1
-        state["wider"] = (state["wider"] + ~check).clamp_max(_MOST_DOUBLINGS)
-        state["longer"] = (state["longer"] + check).clamp_max(_MOST_DOUBLINGS)
+        state["wider"] = doubled(state["wider"], ~check)
+        state["longer"] = doubled(state["longer"], check)
         state["redrawn"] = state["redrawn"] + ~check
         state["queries"] = state["queries"] + torch.where(check, 1, -(position % 2))
         return True

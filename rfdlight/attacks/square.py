@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks import square_l2
-from rfdlight.attacks.base import Attack, OnRefusal, check_count, check_on_refusal, check_positive
+from rfdlight.attacks.base import Attack, check_count, check_positive
+from rfdlight.attacks.refusals import OnRefusal, check_on_refusal, doubled, taken_back
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
@@ -22,8 +23,6 @@ _AUTHORS_SIDE = 224
 _LARGEST_SHARE = 0.8
 Follow = Literal["down", "up", "both", "sawtooth"]
 _FOLLOWED: tuple[Follow, ...] = get_args(Follow)
-_MOST_DOUBLINGS = 6  # of the squares of a proposal, after refusals
-_RETURN = 1 / 8  # of a doubling that each answer takes back
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
 _MORE_WINDOWS, _MORE_SIGNS = 9, 10
 
@@ -237,12 +236,12 @@ class Square(Attack):
         torch.where(replaced, loss.to(state["loss"].dtype), state["loss"], out=state["loss"])
         state["kept"] = better
         if self.on_refusal == "adapt":
-            state["doublings"] = (state["doublings"] - _RETURN).clamp_min(0)
+            state["doublings"] = taken_back(state["doublings"])
 
     def refused(self, state: Columns, points: Tensor) -> bool:
         if self.on_refusal == "end":
             return False
-        state["doublings"] = (state["doublings"] + 1).clamp_max(_MOST_DOUBLINGS)
+        state["doublings"] = doubled(state["doublings"])
         state["step"] = state["step"] + 1
         state["queries"] = state["queries"] + 1
         return True

@@ -12,7 +12,15 @@ from rich.text import Text
 
 from rfdlight._io import plain_console
 from rfdlight.analysis import defense_file
-from rfdlight.analysis.calibration import Calibration, Sigma, Target, calibrate_noise, cost_line, sigma_text
+from rfdlight.analysis.calibration import (
+    Calibration,
+    Sigma,
+    Target,
+    calibrate_noise,
+    checked_noise,
+    cost_line,
+    sigma_text,
+)
 from rfdlight.analysis.clean_cost import CleanCost, CleanCostMeter
 from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.data.base import ImageData
@@ -57,9 +65,7 @@ def calibrate(
         UserError: If an option is out of range, something cannot be loaded, or no sigma has that cost.
     """
     target = Target(target_drop, tolerance, max_draws)
-    if not isinstance(defense, Noise):
-        named, known = type(defense).__name__, "feature_noise, input_noise or logit_noise"
-        raise UserError(f"defense: expected a noise, got {named}; its sigma is calibrated: use {known}")
+    defense = checked_noise(defense)
     _check(defense, sweep)
     found = resolve_victim(victim, checkpoint, data)
     loaded = found.module
@@ -67,10 +73,7 @@ def calibrate(
     if sweep:
         layers = {point.name: {"layers": [point.name], "at": point.side} for point in defense.insertion_points(loaded)}
     files = {name: defense_file.plan(output, name) for name in layers}
-    images = data.held_out()
-    enough = len(images) >= 2
-    expect(enough, "--data.num_images", "a number that leaves 2 test images of the data", data.num_images, "lower it")
-    meter = CleanCostMeter(loaded, images, seed)
+    meter = CleanCostMeter(loaded, data.held_out(), seed)
     if not sweep:  # a sweep reports such a layer and continues
         check_acts(defense, loaded, meter.images)
     console = plain_console()
@@ -111,11 +114,10 @@ def print_victim(console: Console, victim: LoadedVictim, data: ImageData, meter:
 
 
 def _check(defense: Noise, sweep: str | None) -> None:
-    sigmas = defense.sigma if isinstance(defense.sigma, list) else [defense.sigma]
-    expect(any(sigmas), "defense.sigma", "a positive number", "0", "it is the initial value of the search")
     if sweep:
         expect(isinstance(defense, FeatureNoise), "--sweep layers", "a defense with layers", type(defense).__name__)
-        expect(len(sigmas) == 1, "--sweep layers", "one --defense.sigma", f"{len(sigmas)} values")
+        several = isinstance(defense.sigma, list) and len(defense.sigma) != 1
+        expect(not several, "--sweep layers", "one --defense.sigma", sigma_text(defense.sigma))
 
 
 def _report(console: Console, layer: str, sigma: Sigma, cost: CleanCost) -> None:

@@ -24,7 +24,7 @@ POSITIONALS: dict[str, dict[str, Any]] = {
     "layers": {**_VICTIM, "dest": "model"},
     "recommend": _VICTIM,
     "reevaluate": _VICTIM,
-    "report": {"dest": "runs", "metavar": "RUN", "nargs": "*", "help": "Run directories, or folders of finished runs."},
+    "report": {"dest": "runs", "metavar": "RUN", "nargs": "*", "help": "Runs or folders of runs; also by URL."},
     "scales": {"dest": "victim", "help": f"{_SHIPPED}, or a card's path."},
     "sweep": {"dest": "experiment", "help": f"A file, or experiment/NAME with a NAME of {', '.join(_EXPERIMENTS)}."},
 }

@@ -55,6 +55,7 @@ _INTENDED = (
     "Experiment logs directory",
     "is not supported by the model summary",
     "Total length of `list` across ranks is zero",
+    "`srun` command is available on your system but is not used",
 )
 """Parts of warnings of libraries about settings that are intended."""
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rfdlight.core.signatures import parameters
+from rfdlight.core.signatures import parameters, takes_any_keyword
+from rfdlight.errors import UserError, unknown_name
 
 _PLAIN_TEXT = re.compile(r"[\w.+/-]+")
 _DEEPEST = 4
@@ -22,11 +23,19 @@ _DEEPEST = 4
 
 
 class Configurable:
-    """Base class that records the arguments with which an object is constructed, before `__init__` runs."""
+    """Base class that records the arguments with which an object is constructed, before `__init__` runs.
+
+    Raises:
+        UserError: If the constructor has no argument of a name, or does not take the arguments together.
+    """
 
     _arguments: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        known = parameters(cls)
+        unknown = next((name for name in kwargs if name not in known), None)
+        if unknown is not None and not takes_any_keyword(cls):
+            raise unknown_name(f"argument of {cls.__name__}", unknown, known)
         made = super().__new__(cls)
         made._arguments = _bound(cls, args, kwargs)
         return made
@@ -106,8 +115,10 @@ def _object_text(value: Any, depth: int) -> str:
 def _bound(cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     try:
         bound = inspect.signature(cls.__init__).bind(None, *args, **kwargs)  # type: ignore[misc]
-    except TypeError:
-        return {}  # the constructor raises it
+    except TypeError as error:
+        if args or kwargs:
+            raise UserError(f"{cls.__name__}: {error}") from error
+        return {}  # of a copy; where arguments are missing, the constructor raises it
     arguments = dict(list(bound.arguments.items())[1:])
     for parameter in bound.signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD:

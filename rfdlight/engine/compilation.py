@@ -19,7 +19,7 @@ _SHARE_SAVED = 0.3
 _TIMES = 2
 """How many times its own time a compilation has to save: most runs end before their last query."""
 
-_SHARE_MADE = 0.25
+SHARE_MADE = 0.25
 """Share of the queries of all budgets that a run on a deterministic victim makes, where most images fall early."""
 
 
@@ -38,7 +38,7 @@ def is_worthwhile(rows: int, seconds_per_row: float, compile_seconds: float, det
     """
     if not math.isfinite(seconds_per_row):  # no pass was timed
         return False
-    made = rows * (_SHARE_MADE if deterministic else 1)
+    made = rows * (SHARE_MADE if deterministic else 1)
     return made * seconds_per_row * _SHARE_SAVED > _TIMES * compile_seconds
 
 

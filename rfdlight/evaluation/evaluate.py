@@ -27,7 +27,7 @@ from rfdlight.engine.compilation import CompiledVictim
 from rfdlight.engine.criteria import criterion_named
 from rfdlight.engine.oracle import Precision
 from rfdlight.engine.query_counting import QueryCounting
-from rfdlight.errors import UserError, expect
+from rfdlight.errors import UserError, expect, kind_of
 from rfdlight.evaluation import fingerprint
 from rfdlight.evaluation.conclusion import conclude
 from rfdlight.evaluation.config import BatchSize, ChannelsLast, Compile, EvaluationConfig, Passes, Subject, settle_eps
@@ -262,6 +262,7 @@ def prepared(
     batch_size: int | None,
 ) -> Iterator[Prepared]:
     """Prepare a victim and images inside a with block; afterwards the model is exactly as it was."""
+    added = _defenses(defense)
     loaded = loaded_victim(model, data)
     network = loaded.module
     place = device_of(network) if device is None else torch.device(device)
@@ -271,12 +272,20 @@ def prepared(
             module, order, home = _data(data, victim, place)
             answer_in_logits(victim, type(network).__name__, module.num_classes, module.image_shape, batch_size)
         defenses = attached_defenses(network)
-        expect(defense is not None, "defense", "a Defense or a list of them", None, "leave it out for none")
-        for given in [defense] if isinstance(defense, Defense) else defense:
+        for given in added:
             stack.enter_context(given.on(network))
             defenses = [*defenses, given]
         checked = loaded.checked_rows + counter.rows
         yield Prepared(loaded, victim, module, defenses, place, order, home, checked, CompiledVictim(victim))
+
+
+def _defenses(defense: Defense | Sequence[Defense]) -> list[Defense]:
+    """Return given defenses as a list; raise a UserError if an object is none."""
+    found = [defense] if isinstance(defense, str) or not isinstance(defense, Sequence) else list(defense)
+    for each in found:
+        hint = "such as rfd.InputNoise(sigma=0.1); leave it out for none"
+        expect(isinstance(each, Defense), "defense", "a Defense or a list of them", kind_of(each), hint)
+    return found
 
 
 def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted: bool) -> Attack:
@@ -285,7 +294,7 @@ def _attack(attack: Attack | str, eps: float | None, norm: Norm | None, targeted
         made: Attack = component("attack", attack)(eps=eps, norm=norm, targeted=targeted)
         return made
     if not isinstance(attack, Attack):
-        raise UserError(f"attack: expected a name or an Attack, got {type(attack).__name__}; call its class first")
+        raise UserError(f"attack: expected a name or an Attack, got {kind_of(attack)}; call its class first")
     given = {"eps": eps, "norm": norm, "targeted": targeted or None}
     twice = next((name for name, value in given.items() if value is not None), None)
     if twice:
@@ -302,7 +311,7 @@ def loaded_victim(model: nn.Module | str | LoadedVictim, data: Data) -> LoadedVi
             return resolve_victim(model, None, data)
         return load(model)
     if not isinstance(model, nn.Module):
-        raise UserError(f"model: expected a torch.nn.Module or a name, got {type(model).__name__}")
+        raise UserError(f"model: expected a torch.nn.Module or a name, got {kind_of(model)}")
     return LoadedVictim(model, f"{type(model).__name__}, {weights_text(model)}")
 
 

@@ -42,6 +42,8 @@ _PROBABILITIES = (
     "remove the softmax at its end, or give outputs='probabilities' to rfdlight.wrap, HTTPVictim or ONNXVictim"
 )
 
+_NO_TF32 = "tf32 is for CUDA devices and has no effect here: the attack runs in float32"
+
 
 class Evaluation(RunObserver):
     """Attacks the images of one process, and writes down the results, by default in memory.
@@ -276,9 +278,10 @@ class Evaluation(RunObserver):
         settings = self.subject.settings(config, self.passes)
         chosen = None if self._choice is None else str(self._choice)
         interface.message(run_banner(settings, self.engine.attack, self.engine.pool_size, warnings, chosen))
-        self._display = interface.progress(self.subject.data.num_images, config.budget)
-        if self._display is not None:
-            stack.callback(self._display.close)
+        planned = self.subject.data.num_images, config.budget
+        displays = interface.progress(*planned), self.writer.heartbeat(*planned)
+        self._displays = [display for display in displays if display is not None]
+        stack.callback(self._close_displays)
         stack.push(lambda kind, error, trace: self._end(error))
 
     def _behaviour(self, x: Tensor) -> Behaviour | None:
@@ -304,7 +307,8 @@ class Evaluation(RunObserver):
         if self.clean_warning and self.subject.defenses:
             self.clean_warning += "; or the defense costs so much"
         probabilities = _PROBABILITIES if behaviour.probabilities else None
-        found = (other_data_warning(self.subject.card, data), probabilities, self.clean_warning)
+        rounding = _NO_TF32 if self.config.precision == "tf32" and self.device.type != "cuda" else None
+        found = (other_data_warning(self.subject.card, data), rounding, probabilities, self.clean_warning)
         warnings = [warning for warning in found if warning is not None]
         for warning in warnings:
             self._interface.warning(warning)
@@ -361,6 +365,7 @@ class Evaluation(RunObserver):
             batch_size=oracle.batch_size,
             in_progress=InProgress(begun=begun, robust=robust),
         )
+        self.processes.send_last(self._tally())
         self.writer.end(last, self.stop)
 
     def on_record(self, record: Record) -> None:
@@ -378,11 +383,25 @@ class Evaluation(RunObserver):
 
     def stop(self) -> bool:
         self.processes.poll(self._tally)
-        if self._display is not None and self._display.due:
-            self._display.update(Tally(*self.processes.total(self._tally())))
+        due = [display for display in self._displays if display.due]
+        if due:
+            tally = self._total()
+            for display in due:
+                display.update(tally)
         if self.processes.random and self.engine.deterministic:
             raise RandomVictim("an image of another process")
         return self.processes.stopping or self._stopped()
+
+    def _close_displays(self) -> None:
+        """Show the last counts, and close the displays."""
+        tally = self._total()
+        for display in self._displays:
+            display.update(tally)
+            display.close()
+
+    def _total(self) -> Tally:
+        """Return the counts of all processes, in process 0."""
+        return Tally(*self.processes.total(self._tally()))
 
     def _tally(self) -> Tally:
         total = self.engine.ledger.total

@@ -1,4 +1,4 @@
-"""What a user sees of an evaluation while it runs: banner, messages and progress line."""
+"""What a user sees of an evaluation while it runs: banner, messages, progress line and heartbeat."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from rfdlight._io import plain_console
 from rfdlight.attacks.base import Attack
+from rfdlight.records import progress
+from rfdlight.records.progress import Progress as Beat
+from rfdlight.reporting.tables import duration
 
 LOGGER = logging.getLogger("rfdlight")
 
@@ -22,6 +26,9 @@ _ACCESS = {"decision": "decision-based", "score": "score-based", "gradient": "wh
 
 _PAUSE = 0.2
 """Seconds between two drawings of the progress line."""
+
+_BEAT = 2.0
+"""Seconds between two heartbeats."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +152,42 @@ class ProgressDisplay:
         self._progress.stop()
 
 
+class Heartbeat:
+    """Writes the progress of a run to its directory, from process 0, for those who watch from elsewhere.
+
+    Of several processes, process 0 sees its own counts as they are, and those of the others as they were up to two
+    seconds ago, or at their end. A run goes on without a heartbeat where none can be written.
+    """
+
+    def __init__(self, run: Path, images: int, budget: int) -> None:
+        self._run, self._images, self._budget = run, images, budget
+        self._started = time.monotonic()
+        self._written = -math.inf
+
+    @property
+    def due(self) -> bool:
+        """Whether the heartbeat is to be written anew."""
+        return time.monotonic() - self._written >= _BEAT
+
+    def update(self, tally: Tally) -> None:
+        """Write the heartbeat."""
+        self._written = time.monotonic()
+        beat = Beat(
+            time=time.time(),
+            images=self._images,
+            budget=self._budget,
+            done=tally.done,
+            robust_so_far=tally.robust_so_far,
+            queries=tally.queries,
+            seconds=self._written - self._started,
+            queries_left=tally.queries_left(self._images, self._budget),
+        )
+        progress.write(self._run, beat)
+
+    def close(self) -> None:
+        """Keep the last heartbeat."""
+
+
 def progress_line(tally: Tally, images: int, budget: int, seconds: float) -> str:
     """Return the progress of a run in words; the time left is an upper bound, in which no further attack succeeds."""
     share = tally.robust_so_far
@@ -152,15 +195,3 @@ def progress_line(tally: Tally, images: int, budget: int, seconds: float) -> str
     left = f"at most {duration(tally.queries_left(images, budget) / rate)} left" if rate else "time left unknown"
     robust = "-" if share is None else f"{share:.1%}"
     return f"{tally.done:,}/{images:,} robust so far {robust} {rate:,.0f} queries/s {duration(seconds)} {left}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time as hours, minutes and seconds.
-
-    Example:
-        >>> duration(75), duration(7384.2)
-        ('1:15', '2:03:04')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

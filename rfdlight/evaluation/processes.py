@@ -119,6 +119,12 @@ class Processes:
             with self._losing():
                 self._exchange(counts)
 
+    def send_last(self, counts: Sequence[int]) -> None:
+        """Send the counts of this process at its end to process 0."""
+        if not self.leads:
+            with self._losing():
+                self.publish(f"done/{self.rank}", list(counts))
+
     def total(self, counts: Sequence[int]) -> list[int]:
         """Return the sum of the counts of all processes; in other processes than 0, those of this process alone."""
         return [own + other for own, other in itertools.zip_longest(counts, self._together, fillvalue=0)]
@@ -157,6 +163,7 @@ class Processes:
             except UserError:  # which is raised again below
                 self.stopping = True
             time.sleep(_PAUSE)
+        self._add_counts()
         self._check_others()
 
     @contextmanager
@@ -181,10 +188,14 @@ class Processes:
         self.random = self.random or self._has("random")
         if self.leads:
             self._check_others()
-            counted = [self._get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
-            self._together = [sum(counts) for counts in zip(*counted, strict=True)]
+            self._add_counts()
         else:
             self.publish(f"done/{self.rank}", list(counts()))
+
+    def _add_counts(self) -> None:
+        """Add the last counts of all other processes, in process 0."""
+        counted = [self._get(f"done/{rank}") for rank in range(1, self.size) if self._has(f"done/{rank}")]
+        self._together = [sum(counts) for counts in zip(*counted, strict=True)]
 
     def _wait(self, come: Callable[[], bool]) -> None:
         try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.errors import UserError
 from rfdlight.evaluation import fingerprint
+from rfdlight.evaluation.interface import Heartbeat
 from rfdlight.evaluation.processes import Processes
 from rfdlight.records import images, journal, standard
 from rfdlight.records.journal import End, Entry, Past
@@ -31,6 +32,10 @@ class MemoryWriter:
         self.begun: dict[str, Any] = {}  # the fingerprint of a resumed run, in process 0 alone
         self.points: dict[str, Tensor] = {}
         self._entries = [Entry(time=time.time())]
+
+    def heartbeat(self, images: int, budget: int) -> Heartbeat | None:
+        """Return the heartbeat of an attack on a number of images with a budget of queries per image, if any."""
+        return None
 
     def append(self, **content: Any) -> None:
         """Add an entry with these fields of `Entry`."""
@@ -119,6 +124,10 @@ class RunWriter(MemoryWriter):
             raise UserError(f"{self.folder} already holds another run; give --run another folder, or resume: --resume")
         on_ready()
         fingerprint.write(self.folder, now)
+
+    def heartbeat(self, images: int, budget: int) -> Heartbeat | None:
+        """Return the heartbeat of the run in process 0."""
+        return Heartbeat(self.folder, images, budget) if self._processes.leads else None
 
     def append(self, **content: Any) -> None:
         """Write an entry with these fields of `Entry`."""

@@ -14,8 +14,8 @@ from rfdlight.reporting.grid import Grid, Row, standing
 
 Subject = Literal["defenses", "attacks"]
 
-_ONE_THREAT = ("norm", "eps", "targeted", "criterion", "query_counting")
-"""The facts that two compared attacks share."""
+ONE_THREAT = ("norm", "eps", "targeted", "criterion", "query_counting")
+"""The facts that two runs share if the attackers can do the same: their robust accuracies are comparable."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def compare(grid: Grid, subject: Subject = "defenses") -> list[Comparison]:
     """Compare each pair of defenses of one victim, or each pair of attacks on one method, with Holm's p over all pairs.
 
     Two defenses are compared in each column, the undefended one first. Two attacks are compared in each row if they
-    share the facts of `_ONE_THREAT`, at their own budgets or at one number of queries. Runs without a common image are
+    share the facts of `ONE_THREAT`, at their own budgets or at one number of queries. Runs without a common image are
     not compared.
     """
     groups: dict[Hashable, list[Side]] = {}
@@ -64,7 +64,7 @@ def _defenses(sides: list[Side]) -> Iterator[tuple[Side, Side]]:
 def _attacks(sides: list[Side]) -> Iterator[tuple[Side, Side]]:
     for first, second in itertools.combinations(sides, 2):
         one, two = first.run.facts, second.run.facts
-        alike = all(getattr(one, name) == getattr(two, name) for name in _ONE_THREAT)
+        alike = all(getattr(one, name) == getattr(two, name) for name in ONE_THREAT)
         own = (first.budget, second.budget) == (one.budget, two.budget)
         if alike and first.attack != second.attack and (own or first.budget == second.budget):
             yield first, second

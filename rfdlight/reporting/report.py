@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from rfdlight.records.runs import Run
@@ -15,8 +15,8 @@ from rfdlight.reporting.tables import ball, side_by_side
 
 READING_GRID = "Cell: robust accuracy (Definition 1), undecided images by sign. Clean: mean over the method's runs."
 READING_STANDARD = (
-    "standard-1: robust in every stage of the standard evaluation, below its budget at most, see the caveats; bounds: "
-    "undecided images as adversarial, and as robust."
+    "standard-1: robust in every stage of the standard evaluation, each with that budget; below it at most, see the "
+    "caveats; bounds: undecided images as adversarial, and as robust."
 )
 READING_WORST = (
     "Worst case: robust in every black-box run of the method with one norm, eps and query counting; runs with a "
@@ -56,7 +56,12 @@ class Report:
     def reading(self) -> list[str]:
         """The lines that explain the grid."""
         balls = dict.fromkeys(ball(run.facts) for run in self.runs)
-        lines = [f"Attacked in {' and '.join(balls)}.", READING_GRID]
+        images = _range(len(run.records) for run in self.runs)
+        queries = _range(run.facts.budget for run in self.runs)
+        lines = [
+            f"Attacked in {' and '.join(balls)}, {images} images, budget {queries} queries per image.",
+            READING_GRID,
+        ]
         if any(isinstance(run, CombinedRun) for run in self.runs):
             lines.append(READING_STANDARD)
         if any(column.worst for column in self.grid.columns):
@@ -99,6 +104,12 @@ def compile_report(runs: Sequence[Run], budgets: list[int] | None = None, subjec
     grid = build_grid(runs, budgets)
     caveats = caveats_of(runs, grid)
     return Report(runs, grid, subject, compare(grid, subject), warnings_of(runs), caveats, side_by_side(runs))
+
+
+def _range(counts: Iterable[int]) -> str:
+    """Return counts as text: one number, or the least and the most."""
+    found = set(counts)
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((min(found), max(found))))
 
 
 def _difference(pair: Comparison) -> list[str]:

@@ -282,6 +282,18 @@ def run_title(run: RunFacts) -> str:
     return f"{attack_name(run)} against {short_victim(run.victim)}, {defense_name(run.defense)}: {ball(run)}"
 
 
+def duration(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds.
+
+    Example:
+        >>> duration(75), duration(7384.2)
+        ('1:15', '2:03:04')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def defense_name(defense: str | None) -> str:
     """Return a defense as text."""
     return "undefended" if defense in (None, "none") else defense

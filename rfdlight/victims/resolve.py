@@ -28,7 +28,7 @@ from rfdlight.victims.onnx_file import load_onnx
 from rfdlight.victims.programs import load_torch_export, load_torchscript
 from rfdlight.victims.schemes import FORMS, TIMM, place_of, scheme_of
 from rfdlight.victims.victim import Victim
-from rfdlight.victims.weights import load_checkpoint
+from rfdlight.victims.weights import classes_stored, load_checkpoint
 
 SHIPPED_DATA = ("cifar10", "digits", "imagenet")
 """Names of data sets whose images are always the same: a victim of one of them is not attacked on another."""
@@ -52,7 +52,8 @@ def load_victim(name: str, checkpoint: str | None = None) -> nn.Module:
         name: A shipped name (see `rfdlight.list_victims`), the path of a victim card (.json), an import path such as
             `my_module.my_net` or `my_file.py:my_net`, or one of the schemes `timm:NAME`, `hf:NAME_OR_FOLDER` (Hugging
             Face), `onnx:FILE`, `torchscript:FILE`, `torch-export:FILE`, `http://HOST/PATH` and `https://HOST/PATH`.
-        checkpoint: File of weights, for `timm:NAME` and import paths.
+        checkpoint: File of weights, for `timm:NAME`, which gets the number of classes of its last layer, and import
+            paths.
 
     Raises:
         UserError: If there is no such victim, its weights cannot be loaded, or a package is missing; the message names
@@ -75,8 +76,8 @@ def load(
 ) -> LoadedVictim:
     """Load the victim that `spec` names, see `load_victim`.
 
-    Classes, mean and std are for a timm network, which gets those of timm's weights by default; without a
-    `native_size`, images are resized as timm does for the network.
+    Classes, mean and std are for a timm network, which has by default the classes of its checkpoint, and else those of
+    timm's weights; without a `native_size`, images are resized as timm does for the network.
     """
     if spec in names("victim"):
         spec = resolve("victim", spec)
@@ -191,10 +192,14 @@ def _from_timm(
     by_settings = settings is not None and (pretrained or not native_size)
     if settings is not None and (mean is None or (by_settings and len(settings.mean) == len(mean))):
         mean, std = settings.mean, settings.std
-    classes = settings.num_classes if settings is not None and classes is None else classes
-    if classes is None or mean is None or std is None:
+    usual = settings.num_classes if settings is not None and classes is None else classes
+    if usual is None or mean is None or std is None:
         raise UserError(f"classes, mean, std: expected values for '{spec}', which has no settings of timm")
-    network = create_network(name, pretrained, num_classes=classes, in_chans=len(mean))
+    network = create_network(name, pretrained, num_classes=usual, in_chans=len(mean))
+    if classes is None and checkpoint is not None:
+        stored = classes_stored(network, expanded(checkpoint))
+        if stored not in (None, usual):
+            network = create_network(name, num_classes=stored, in_chans=len(mean))
     if checkpoint is None:
         description = f"{spec} with timm's pretrained weights, clean accuracy unknown"
     else:

@@ -117,6 +117,15 @@ def head_names(network: nn.Module) -> set[str]:
     return {key for key in network.state_dict() if key.startswith(tuple(f"{head}." for head in heads))}
 
 
+def classes_stored(network: nn.Module, path: Path) -> int | None:
+    """Return the number of classes of a network's last layer in a user's file of weights, None if it is unclear."""
+    stored, _ = read_checkpoint(path)
+    head = head_names(network)
+    tensors, _ = match(network, stored, path, head)
+    found = {tensors[name].shape[0] for name in head if name in tensors and tensors[name].ndim}
+    return found.pop() if len(found) == 1 else None
+
+
 def load_checkpoint(network: nn.Module, path: Path, name: str) -> tuple[str, str]:
     """Load a user's file of weights into a network, completely; return its sha256 and the choice, see `match`."""
     stored, digest = read_checkpoint(path)

@@ -194,6 +194,12 @@ def test_a_victim_that_fails_is_refused(answer, message):
         CleanCostMeter(Failing(answer), bright(200))
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_images_are_refused(count):
+    with pytest.raises(UserError, match=r"^data: expected at least 2 readable images .*; lower num_images$"):
+        CleanCostMeter(Threshold(), bright(count))
+
+
 def test_draws_are_common_to_all_sigmas_and_new_for_every_number():
     meter = CleanCostMeter(Threshold(), bright(200))
     before = torch.get_rng_state()
@@ -368,6 +374,29 @@ def test_one_call_calibrates_a_noise_and_leaves_the_model_as_it_was():
     assert not model.feature._forward_hooks
 
 
+class Answer:
+    """An output of a library that holds logits among other things."""
+
+    def __init__(self, logits):
+        self.loss, self.logits = None, logits
+
+
+@pytest.mark.parametrize("form", [Answer, lambda logits: (logits, None), lambda logits: {"logits": logits}])
+def test_one_call_takes_the_logits_out_of_an_answer_that_holds_them(form):
+    class Holding(Threshold):
+        def forward(self, x):
+            return form(super().forward(x))
+
+    noises = [FeatureNoise(sigma=0.5, layers="feature") for _ in range(2)]
+    data = torch.ones(200, 1, 1, 1), torch.ones(200, dtype=torch.int64)
+    plain, held = (
+        rfd.calibrate(model, data, noise, drop=0.1, max_draws=8)
+        for model, noise in zip((Threshold(), Holding()), noises, strict=True)
+    )
+    assert held == plain
+    assert noises[0].sigma == noises[1].sigma
+
+
 def test_one_call_uses_the_images_of_a_data_module_that_are_not_attacked(monkeypatch):
     used = []
     monkeypatch.setattr(calibration, "calibrate_noise", lambda meter, *_: used.extend(meter.images.ids))
@@ -380,6 +409,8 @@ def test_one_call_uses_the_images_of_a_data_module_that_are_not_attacked(monkeyp
     ("argument", "given"),
     [
         ("defense", {"defense": rfd.AAA()}),
+        ("defense: expected a noise, got the class", {"defense": InputNoise}),
+        ("defense.sigma", {"defense": InputNoise(0.0)}),
         ("target_drop", {"drop": 2.0}),
         ("tolerance", {"tolerance": 0.5}),
         ("data", {"data": (torch.ones(1, 1, 1, 1), torch.ones(1, dtype=torch.int64))}),

@@ -186,7 +186,7 @@ def test_options_out_of_range_are_refused_in_one_line(options, text):
 
 
 def test_the_kept_point_is_not_refreshed_by_an_option():
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match=r"^unknown argument of "):
         AdaptiveSquare(refresh="every")
 
 

@@ -343,7 +343,7 @@ def test_options_out_of_range_are_refused_in_one_line(options, text):
 
 
 def test_a_decision_has_no_loss_to_choose():
-    with pytest.raises(TypeError):
+    with pytest.raises(UserError, match=r"^unknown argument of "):
         BernoulliDecision(loss="margin")
 
 

@@ -83,6 +83,7 @@ MADE = {
     "fit --model.network resnet8 --model.checkpoint code.pt": "code.pt cannot be read as tensors without running ",
     CALIBRATE + "--target_drop 2": "target_drop: expected a number in (0, 1), got 2.0; 0.02 is 2 points",
     CALIBRATE + "--defense.sigma 0": "defense.sigma: expected a positive number, got 0",
+    CALIBRATE + "--data.selection first --data.num_images 598": "data: expected at least 2 readable images that are ",
     CALIBRATE + "--sweep layers": "--sweep layers: expected a defense with layers, got InputNoise",
     CALIBRATE + "--output calibrated.json": "--output: expected a file that ends in .yaml, got 'calibrated.json'",
     RECOMMEND + "--confirm 0": "confirm: expected at least 1, got 0",

@@ -14,6 +14,7 @@ from hand import cut_journal
 
 from rfdlight import load_standard
 from rfdlight.cli import main as cli
+from rfdlight.records import progress
 from rfdlight.records.records import read_records
 from rfdlight.victims.card import read_card
 
@@ -91,8 +92,9 @@ def test_several_processes_write_the_records_of_one(whole, tmp_path, size, line)
     for kind, rows in many["run"]["totals"].items():
         assert rows == sum(end["totals"][kind] for end in ends)
     assert sorted(path.name for path in (run / "journal").iterdir()) == [
-        *(f"0-{rank}.jsonl" for rank in range(size)), "lock",
+        *(f"0-{rank}.jsonl" for rank in range(size)), "lock", "progress.json",
     ]  # fmt: skip
+    assert progress.read(run).done == len(read_records(run / "records.jsonl")), "process 0 has the last counts of all"
 
 
 def test_a_run_goes_on_with_another_number_of_processes(whole, tmp_path):

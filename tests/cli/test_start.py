@@ -15,7 +15,7 @@ import contextlib, io, json, sys
 import rfdlight
 assert "yaml" not in sys.modules and "numpy" not in sys.modules
 import rfdlight.__main__
-import rfdlight.records.images, rfdlight.records.run_folders, rfdlight.reporting.report_files
+import rfdlight.cli.sweep.status, rfdlight.records.images, rfdlight.records.run_folders, rfdlight.reporting.report_files
 from rfdlight.cli.front import main
 for line in json.loads(sys.argv[1]):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
@@ -24,6 +24,8 @@ for line in json.loads(sys.argv[1]):
     print(json.dumps([line, status, bool(out.getvalue()), err.getvalue(), loaded]))
 """
 HELP = [
+    ["sweep", "experiment/victims", "--status", "json"],
+    ["sweep", "experiment/victims", "--status=table"],
     ["--help"],
     ["-h"],
     ["--version"],
@@ -35,6 +37,7 @@ WRONG = {
     "tets": "unknown command 'tets'; did you mean test?",
     "test x\0": r"command line: expected arguments in UTF-8 without NUL characters, got 'x\x00'",
     "--foo": "foo: unknown option; --help lists the options",
+    "sweep experiment/victims --status table --num_images x": "num_images: expected a whole number, got 'x'",
     "report": "runs: expected at least one run directory, got none",
     "report nowhere": "expected a run directory, got nowhere, which is no folder",
     "report a --budgets x": "budgets: expected a whole number, got 'x'",

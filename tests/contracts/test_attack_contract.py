@@ -24,6 +24,7 @@ HELPERS = {
     "direction_descent",
     "gradient_estimation",
     "paper",
+    "refusals",
     "square_l2",
     "surrogate",
 }

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import rfdlight as rfd
 from rfdlight.core.arguments import Configurable, argument, changed_arguments, text_of
+from rfdlight.errors import UserError
 
 
 class Base(Configurable):
@@ -78,6 +80,7 @@ def test_arguments_that_are_not_at_their_defaults_are_named_whatever_the_class_k
 @pytest.mark.parametrize("twin", [copy.copy, copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))])
 def test_a_copy_has_the_arguments_of_the_original(twin):
     assert changed_arguments(twin(Passing(7))) == ["tau 7", "level 0.25"]
+    assert changed_arguments(twin(Fixed(1))) == ["kind 1"]
 
 
 def test_an_argument_that_is_set_later_is_the_new_one():
@@ -86,9 +89,35 @@ def test_an_argument_that_is_set_later_is_the_new_one():
     assert (made.size, argument(made, "size")) == (3, 3)
 
 
-def test_arguments_that_do_not_fit_are_refused_by_the_constructor_itself():
-    with pytest.raises(TypeError, match="unexpected keyword"):
-        Base(colour=1)
+class Closed(Base):
+    def __init__(self, tau: float = 5.0) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: Base(siz=1), "unknown argument of Base 'siz'; did you mean size?"),
+        (lambda: Closed(size=1), "unknown argument of Closed 'size'; known: tau"),
+        (lambda: Base(1, "b", 3), "Base: too many positional arguments"),
+        (lambda: Base(1, size=1), "Base: multiple values for argument 'size'"),
+        (lambda: Fixed(extra=1), "Fixed: missing a required argument: 'kind'"),
+        (lambda: rfd.attacks.FGSM(steps=5), "unknown argument of FGSM 'steps'; "),
+        (lambda: rfd.attacks.RayS(ep=0.1), "unknown argument of RayS 'ep'; did you mean eps?"),
+        (lambda: rfd.InputNoise(sigm=0.1), "unknown argument of InputNoise 'sigm'; did you mean sigma?"),
+        (lambda: rfd.data.Digits(num_image=5), "unknown argument of Digits 'num_image'; did you mean num_images?"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_in_one_line(make, line):
+    with pytest.raises(UserError) as refused:
+        make()
+    assert str(refused.value).startswith(line)
+
+
+def test_a_constructor_that_passes_any_keyword_on_decides_itself():
+    assert Free(colour=1).chosen == {"colour": 1}
+    with pytest.raises(TypeError):
+        Passing(colour=1)
 
 
 @pytest.mark.parametrize(

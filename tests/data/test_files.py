@@ -325,6 +325,10 @@ def test_what_cannot_be_read_is_not_calibrated_on(root):
     assert meter.images.ids == free.ids[1:]
     assert len(meter.undefended) == len(free.ids) - 1
     assert meter.undefended.tolist() == (meter.images.labels == 0).double().tolist()
+    for image in free.ids[1:-1]:
+        (root / image.removeprefix("folder/")).write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"^data: expected at least 2 readable images that are not attacked, got 1; "):
+        CleanCostMeter(Constant(), folder(root, num_images=6).held_out())
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,12 @@
 """The blocks of the pages for users of other libraries: ours run, those of the others are Python."""
 
 import ast
-import re
-from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks
 
-PAGES = sorted((Path(__file__).parents[2] / "docs/coming-from").glob("*.md"))
+PAGES = sorted((ROOT / "docs/coming-from").glob("*.md"))
 PEERS = {"torchattacks", "foolbox", "art", "autoattack", "robustbench"}
-
-
-def blocks(page):
-    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def imported(body):
@@ -31,7 +26,7 @@ def test_every_peer_has_its_page():
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_first_block_is_of_the_peer(page):
-    first, *others = blocks(page)
+    first, *others = blocks(page, "python")
     assert page.stem in imported(first)
     assert others
     assert not any(imported(body) & PEERS for body in others)
@@ -40,7 +35,7 @@ def test_the_first_block_is_of_the_peer(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_our_blocks_run(page, quick_runs, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    for body in blocks(page)[1:]:
+    for body in blocks(page, "python")[1:]:
         own = {}
         exec(body, own)
         assert own.get("adversarial") is not None or own.get("robust") is not None

@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from packaging.version import Version
+from pages import BLOCK, ROOT, blocks, page_named
 
 import rfdlight
 from rfdlight.cli import command_line
@@ -26,22 +27,11 @@ from rfdlight.evaluation.standard import StandardAttack
 from rfdlight.records import consistency_checks as audit
 from rfdlight.records import facts, records, summary
 
-ROOT = Path(__file__).parents[2]
 PAGES = [
     *(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FLAG = re.compile(r"(?<![\w-])--[a-z_]+(?:\.[a-z_]+)*")
-
-
-def page_named(name: str) -> Path:
-    (page,) = (ROOT / "docs").rglob(name)
-    return page
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return [body for found, body in BLOCK.findall(page.read_text()) if found == language]
 
 
 def table(page: str, heading: str) -> dict[str, str]:

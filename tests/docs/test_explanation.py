@@ -2,14 +2,13 @@
 
 import re
 import tarfile
-from pathlib import Path
 
 import pytest
+from pages import ROOT, blocks
 
 from rfdlight.core.statistics import mcnemar, wilson
 from rfdlight.records.runs import load_run
 
-ROOT = Path(__file__).parents[2]
 EXPLANATION = ROOT / "docs/explanation"
 RUNS = ("square", "signhunt", "rays", "signflip", "random", "nes")
 VICTIMS = {"resnet20": "resnet20", "thin VGG19": "vgg19", "small ViT": "vit"}
@@ -25,7 +24,7 @@ def cells(text, head):
 @pytest.mark.parametrize("page", sorted(EXPLANATION.glob("*.md")), ids=lambda page: page.name)
 def test_the_python_of_the_page_runs(page, quick_runs, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    bodies = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    bodies = blocks(page, "python")
     assert bodies
     for body in bodies:
         exec(body, {})

@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import pytest
 import torch
 import torchvision
+from pages import blocks, page_named
 from PIL import Image
-from test_docs import blocks, page_named
 from torch.utils.data import DataLoader, TensorDataset
 
 import rfdlight as rfd

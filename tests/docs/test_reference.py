@@ -7,9 +7,9 @@ import importlib
 import inspect
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from pages import ROOT
 
 import rfdlight
 from rfdlight.cli.commands import TEXTS
@@ -18,7 +18,6 @@ from rfdlight.core.signatures import parameters
 from rfdlight.errors import UserError
 from rfdlight.testing import check_criterion, check_defense
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 
 
@@ -78,7 +77,8 @@ def test_every_option_of_the_tables_is_one_that_its_attack_takes(attack_tables):
         attack = component("attack", name)
         for option in re.findall(r"^\| `--attack\.(\w+)`", attack_tables.options(name), re.MULTILINE):
             with contextlib.suppress(UserError):  # of a missing surrogate; a TypeError would be of the option
-                attack(**{option: parameters(attack)[option].default})
+                # past the check of names, which compares with the same `parameters`
+                attack.__init__(object.__new__(attack), **{option: parameters(attack)[option].default})
 
 
 def test_the_criterion_and_the_defenses_of_the_pages_keep_the_contracts(monkeypatch):

@@ -3,11 +3,9 @@
 import importlib
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[2]
+from pages import ROOT
 
 
 @pytest.mark.slow

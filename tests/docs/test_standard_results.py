@@ -3,13 +3,12 @@
 import importlib
 import sys
 import tarfile
-from pathlib import Path
 
 import pytest
+from pages import ROOT
 
 from rfdlight import compare, load_standard
 
-ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/results/standard-results.md"
 
 

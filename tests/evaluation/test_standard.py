@@ -211,6 +211,7 @@ def test_a_kill_before_the_settings_are_written_leaves_a_folder_that_can_be_used
         ({"seed": "a"}, ["seed", "whole number", "'a'"]),
         ({"eps": "a"}, ["eps", "positive number", "a"]),
         ({"resume": True}, ["resume", "out"]),
+        ({"defense": [rfd.InputNoise]}, ["defense", "the class InputNoise"]),
     ],
 )
 def test_wrong_arguments_are_errors_of_one_line(model, pair, changes, words):

@@ -19,6 +19,7 @@ from rfdlight.evaluation.config import EvaluationConfig
 from rfdlight.evaluation.evaluation import Evaluation
 from rfdlight.evaluation.processes import Processes
 from rfdlight.evaluation.standard import StandardAttack, run_standard, standard
+from rfdlight.records import progress
 from rfdlight.reporting import plots
 
 QUICK = {"budget": 12, "batch_size": 4}
@@ -123,6 +124,7 @@ def test_two_processes_share_the_images_of_each_stage_and_write_the_records_of_o
         assert all(parts), "both have attacked"
         assert Counter(itertools.chain(*parts)) == Counter(stage.ids)
         assert stage.facts.processes == 2
+        assert progress.read(stage.folder).done == progress.read(stage.folder).images == len(stage.records)
 
 
 def test_a_stop_in_the_second_stage_reaches_both_and_a_resumed_run_has_the_same_records(

@@ -160,13 +160,17 @@ def test_latex_has_every_caveat_as_a_comment_and_the_warnings_in_the_captions(wr
     assert all(map(str.startswith, compiled.warnings, kinds))
     grid, pairs = captions
     warnings = escape_latex(" ".join(compiled.warnings))
-    assert grid.startswith(rf"Robust accuracy in \%. {warnings} Attacked in linf eps 0.2. Cell:")
+    assert grid.startswith(
+        rf"Robust accuracy in \%. {warnings} Attacked in linf eps 0.2, 2 images, budget 30 queries per image. Cell:"
+    )
     assert pairs.startswith(f"Defenses on the same images. {warnings} B - A:")
 
 
 def test_latex_of_sound_runs_has_no_warning_in_its_captions(four):
     grid, pairs = parts_of(latex(compile_report(load_runs(four))))[1]
-    assert grid.startswith(r"Robust accuracy in \%. Attacked in linf eps 0.2. Cell:")
+    assert grid.startswith(
+        r"Robust accuracy in \%. Attacked in linf eps 0.2, 4 images, budget 30 queries per image. Cell:"
+    )
     assert pairs.startswith("Defenses on the same images. B - A:")
 
 

@@ -25,7 +25,7 @@ MARKDOWN = """\
 | digits_small | undefended | 100.0% (34.2 to 100.0) | 0.0% (0.0 to 65.8) | - |
 | digits_small | feature_noise a\\|b | 100.0% (34.2 to 100.0) | 50.0% (9.5 to 90.5) | 50.0% (9.5 to 90.5) |
 
-Attacked in linf eps 0.2.
+Attacked in linf eps 0.2, 2 images, budget 30 to 60 queries per image.
 
 {cell}
 

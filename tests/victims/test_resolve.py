@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from rfdlight import _io
 from rfdlight.errors import UserError
 from rfdlight.victims.digest import weights_digest
-from rfdlight.victims.resolve import resolve_victim
+from rfdlight.victims.resolve import load_victim, resolve_victim
 
 NETS = """
     import functools
@@ -160,6 +160,17 @@ def test_a_timm_network_gets_the_datas_classes_statistics_and_the_checkpoint(tmp
     assert loaded.card is None
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert loaded.description == f"timm:resnet8 with {path}, weights sha256 {digest[:12]}, clean accuracy unknown"
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+@pytest.mark.parametrize("classes", [7, 1000])
+def test_a_timm_network_without_data_has_the_classes_of_its_checkpoint(tmp_path, name, classes):
+    network = timm.create_model(name, num_classes=classes).eval()
+    torch.save({"model": network.state_dict()}, tmp_path / "weights.pt")
+    loaded = load_victim(f"timm:{name}", str(tmp_path / "weights.pt"))
+    x = torch.rand(1, 3, 160, 160)
+    with torch.no_grad():
+        assert torch.equal(loaded(x), network((x - 0.5) / 0.5))
 
 
 def test_a_timm_network_needs_weights(digits):

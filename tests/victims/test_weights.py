@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from rfdlight.errors import UserError
 from rfdlight.victims.networks import create_network, pretrained_settings
 from rfdlight.victims.weight_files import read_checkpoint
-from rfdlight.victims.weights import fit_weights, head_names, load_checkpoint, start_from
+from rfdlight.victims.weights import classes_stored, fit_weights, head_names, load_checkpoint, start_from
 
 
 @pytest.fixture
@@ -217,3 +217,11 @@ def test_networks_that_timm_shows_squashed_images_are_shown_them_here():
 
 def test_our_networks_have_none():
     assert pretrained_settings("resnet20") is None
+
+
+def test_the_number_of_classes_is_that_of_the_last_layer_of_the_file(tmp_path):
+    network = create_network("resnet8", num_classes=10)
+    save_file(create_network("resnet8", num_classes=3).state_dict(), tmp_path / "three.safetensors")
+    assert classes_stored(network, tmp_path / "three.safetensors") == 3
+    network.default_cfg = {"classifier": ("layer1", "fc")}  # layers of other sizes count to the last one
+    assert classes_stored(network, tmp_path / "three.safetensors") is None

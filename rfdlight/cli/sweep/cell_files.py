@@ -6,6 +6,8 @@ runs and which the operating system releases when the process ends, and a log of
 
 from __future__ import annotations
 
+import fcntl
+import math
 import os
 import socket
 import time
@@ -16,13 +18,13 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from msgspec import Meta
+from msgspec import Meta, Raw, Struct
 
-from rfdlight._io import parse_json, read_bytes, read_text
+from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
 from rfdlight.records import journal, standard
-from rfdlight.records.run_folders import load_any
-from rfdlight.records.schema import Fields, seal, unseal
+from rfdlight.records.schema import Count, Fields, decode, seal, unseal
+from rfdlight.records.summary import Estimate
 from rfdlight.reporting.tables import interval, percent
 
 FOLDER = ".cells"
@@ -66,32 +68,99 @@ class Log:
     end: Entry | None = None  # None if the attempt runs, or its process was killed
 
 
+class _Share(Struct):
+    value: float | None  # None of no images
+    low: float | None
+    high: float | None
+    total: Count
+
+    @property
+    def estimate(self) -> Estimate:
+        value, low, high = (math.nan if each is None else each for each in (self.value, self.low, self.high))
+        return Estimate(value=value, low=low, high=high, total=self.total)
+
+
+class _Shares(Struct):
+    robust: _Share
+    clean: _Share
+
+
+class _Facts(Struct):
+    num_images: Count
+    budget: Count
+    complete: bool
+
+
+class _Summary(Struct):
+    """The part of `summary.json` that is read."""
+
+    run: _Facts
+    mean_logits: Raw = Raw(b"null")
+
+
+class _Standard(Struct):
+    """The part of `standard.json` that is read."""
+
+    settings: standard.Settings
+    summary: Raw = Raw(b"null")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a complete cell has come to; the accuracies are None where its summary is damaged."""
+
+    size: Size
+    robust: Estimate | None
+    clean: Estimate | None
+
+
+def result_of(place: Path) -> Result | None:
+    """Return the result of the complete run in a directory by its summary, None if there is none.
+
+    Images that failed count as done. The queries of a standard evaluation are those of all its stages.
+    """
+    try:
+        if (content := _content(place / standard.FILE)) is not None:
+            whole = decode(content, _Standard)
+            settings, shares = whole.settings, whole.summary
+            complete, queries = bytes(shares) != b"null", settings.budget * len(settings.stages)
+            size = Size(settings.num_images, queries)
+        elif (content := _content(place / "summary.json")) is not None:
+            run = decode(content, _Summary)
+            complete, shares, size = run.run.complete, run.mean_logits, Size(run.run.num_images, run.run.budget)
+        else:
+            return None
+    except (OSError, ValueError):
+        return None
+    return Result(size, *_accuracies(shares)) if complete else None
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return read_bytes(path)
+    except FileNotFoundError:
+        return None
+
+
+def _accuracies(shares: Raw) -> tuple[Estimate | None, Estimate | None]:
+    try:
+        found = decode(bytes(shares), _Shares)
+    except ValueError:
+        return None, None
+    return found.robust.estimate, found.clean.estimate
+
+
 def size_of(place: Path) -> Size | None:
-    """Return the size of the complete run in a directory, None if there is none; images that failed count as done."""
-    if (place / standard.FILE).exists():
-        return _size_of_standard(place)
-    try:
-        run = parse_json(read_text(place / "summary.json"))["run"]
-        return Size(int(run["num_images"]), int(run["budget"])) if run["complete"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _size_of_standard(place: Path) -> Size | None:
-    """Return the size of the finished standard evaluation in a folder, with the queries of all its stages."""
-    try:
-        settings = standard.settings_in(place)
-    except UserError:
-        return None
-    queries = settings.budget * len(settings.stages)
-    return Size(settings.num_images, queries) if standard.is_finished(place) else None
+    """Return the size of the complete run in a directory, None if there is none."""
+    result = result_of(place)
+    return None if result is None else result.size
 
 
 def headline(place: Path) -> str:
-    """Return the clean and robust accuracy of a finished run as text."""
-    accuracies = load_any(place).summary.mean_logits
-    robust = accuracies.robust
-    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(accuracies.clean)}"
+    """Return the clean and robust accuracy of the complete run in a directory as text."""
+    found = result_of(place)
+    robust, clean = (found.robust, found.clean) if found else (None, None)
+    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(clean)}"
 
 
 def finished_images(place: Path) -> int:
@@ -117,16 +186,20 @@ def held(folder: Path, cell: str) -> Iterator[bool]:
 
 
 def is_running(folder: Path, cell: str) -> bool:
-    """Return whether some process runs a cell."""
-    path = folder / FOLDER / f"{cell}.lock"
-    if not path.exists():
-        return False
-    lock = FileLock(path, timeout=0)
+    """Return whether some process runs a cell.
+
+    The lock is shared for an instant with all others who look, and can be looked at by those who may not write.
+    """
     try:
-        lock.acquire()
-    except Timeout:
+        file = os.open(folder / FOLDER / f"{cell}.lock", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # also of a file system without such locks, where a lock that is held is a file that exists
         return True
-    lock.release()
+    finally:
+        os.close(file)
     return False
 
 
@@ -143,10 +216,10 @@ def note(folder: Path, cell: str, **content: Any) -> None:
 
 
 def read_log(folder: Path, cell: str) -> Log:
-    """Read the log of a cell; lines that a kill or a full disk has cut are left out."""
+    """Read the log of a cell; lines that a kill or a full disk has cut are left out, and a log that nobody can read."""
     try:
         lines = read_bytes(_log(folder, cell)).splitlines()
-    except FileNotFoundError:
+    except OSError:
         return Log()
     log = Log()
     for line in lines:

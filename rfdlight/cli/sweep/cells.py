@@ -39,7 +39,7 @@ INTERRUPTED = 130
 """Exit status of a run that was interrupted before its attack began."""
 
 _SMALL = 2_000_000
-"""Number of parameters below which a victim leaves most of a GPU idle, so that two cells share one."""
+"""Number of parameters below which two cells share a GPU; chosen without a measurement on one."""
 
 Run = Callable[[list[str]], int]
 """Runs a command line and returns its exit status."""
@@ -57,6 +57,7 @@ class Checked:
     num_classes: int
     device: torch.device
     processes: int
+    random: bool  # whether a defense is
     loads: str  # names its victim and its data
 
     def resources(self, given: Resources, has_gpus: bool) -> Resources:
@@ -96,13 +97,15 @@ def check_cells(cells: list[Cell], scratch: Path, make: Make) -> dict[str, Check
                 loaded[key] = found.module, data.images("test"), data.num_images
             victim, images, count = loaded[key]
             settle_surrogate(settle_eps(model.attack, data), data)
-            for defense in made.trainer.callbacks if model.defended else ():
-                if isinstance(defense, Defense):
-                    check_acts(defense, victim, images)
+            callbacks = made.trainer.callbacks if model.defended else []
+            defenses = [callback for callback in callbacks if isinstance(callback, Defense)]
+            for defense in defenses:
+                check_acts(defense, victim, images)
             stages = model.attack.stages if isinstance(model.attack, StandardAttack) else (model.attack,)
             size, trainer = Size(count, model.config.budget * len(stages)), made.trainer
             device, processes = trainer.strategy.root_device, trainer.world_size
-            checked[cell.name] = Checked(size, victim, images, data.num_classes, device, processes, key)
+            random = any(defense.is_random for defense in defenses)
+            checked[cell.name] = Checked(size, victim, images, data.num_classes, device, processes, random, key)
     return checked
 
 

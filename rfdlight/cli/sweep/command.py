@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from rich.console import Console
-from rich.live import Live
 from rich.text import Text
 
 from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
+from rfdlight.cli.sweep import stored
 from rfdlight.cli.sweep.cell_files import Size, size_of
 from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
 from rfdlight.cli.sweep.status import states, status_lines, status_table
 from rfdlight.errors import UserError, expect
 from rfdlight.records import run_directory
-
-if TYPE_CHECKING:
-    from rfdlight.cli.sweep.cells import Checked
-    from rfdlight.cli.sweep.launchers import Launcher
 
 LauncherName = Literal["local", "ray", "slurm"]
 View = Literal["table", "json"]
@@ -87,17 +79,23 @@ def sweep(
     expect(jobs is None or jobs >= 1, "jobs", "at least 1", jobs)
     expect(retries >= 0, "retries", "at least 0", retries)
     expect(slurm is None or launcher == "slurm", "slurm", "options for --launcher slurm", f"--launcher {launcher}")
+    if upload is not None and not dry_run:
+        stored.fetch(upload, folder, cells)
     done = {cell.name: _size_if_complete(folder, cell) for cell in cells}
     missing = [cell for cell in cells if done[cell.name] is None]
-    checked = _check(missing)
-    if dry_run:
-        from rfdlight.cli.sweep.estimate import plan
+    from rfdlight.cli.sweep import running  # imports torch, which --status does without
 
-        console.print(plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))
+    checked = running.check(missing)
+    if dry_run:
+        console.print(running.plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))
         console.print(Text("An attack that succeeds ends early, and takes a fraction of its time.", style="dim"))
         return 0
     run_directory.create(folder)
-    failed = _run(_launcher(launcher, folder, checked, jobs, slurm), missing, checked, cells, retries, console)
+    chosen = running.launcher_named(launcher, folder, checked, jobs, slurm)
+    if upload is not None:
+        chosen.upload = upload
+        stored.send(upload, folder, [name for name, size in done.items() if size is not None])
+    failed = running.run(chosen, missing, checked, cells, retries, console)
     if failed is None:
         console.print("stopped; the same command goes on from here")
         return 1
@@ -142,87 +140,3 @@ def _size_if_complete(folder: Path, cell: Cell) -> Size | None:
             f"remove that one and {config.name}"
         )
     return size_of(folder / cell.name)
-
-
-def _check(missing: list[Cell]) -> dict[str, Checked]:
-    """Make the components of the cells that are to run, so that every error is found before the first run."""
-    from rfdlight.cli import main
-    from rfdlight.cli.sweep.cells import check_cells
-
-    with tempfile.TemporaryDirectory() as scratch:
-        return check_cells(missing, Path(scratch), main.make)
-
-
-def _launcher(
-    name: LauncherName, folder: Path, checked: dict[str, Checked], jobs: int | None, slurm: dict[str, Any] | None
-) -> Launcher:
-    """Return the launcher of that name."""
-    apart = [cell for cell, found in checked.items() if found.processes > 1]
-    if name == "ray":
-        from rfdlight.cli.sweep.ray_tasks import RayTasks
-
-        return RayTasks(folder, apart, jobs)
-    if name == "slurm":
-        from rfdlight.cli.sweep.slurm_arrays import SlurmArrays
-
-        return SlurmArrays(folder, apart, jobs, slurm or {})
-    from rfdlight.cli.sweep.launchers import InThisProcess
-    from rfdlight.cli.sweep.local_processes import LocalProcesses
-
-    return LocalProcesses(folder, apart, jobs) if jobs is not None and jobs > 1 else InThisProcess(folder, apart)
-
-
-def _run(
-    launcher: Launcher,
-    missing: list[Cell],
-    checked: dict[str, Checked],
-    cells: list[Cell],
-    retries: int,
-    console: Console,
-) -> list[str] | None:
-    """Run cells and return the names of those that failed, None if the sweep was stopped."""
-    from rfdlight.cli.sweep.driver import Driver
-    from rfdlight.cli.sweep.estimate import jobs_of
-    from rfdlight.cli.sweep.packs import longest_first, one_by_one
-
-    for cell in missing:
-        _io.write_file(cell.file(launcher.folder), cell.as_yaml())
-    with _signals():
-        try:
-            launcher.check({cell.name: cell.resources for cell in missing})
-            jobs = jobs_of(missing, checked, launcher.has_gpus, measure=launcher.processes > 1)
-            packs = longest_first(jobs, launcher.processes) if launcher.processes > 1 else one_by_one(jobs)
-            with _view(launcher, cells, console) as watch:
-                driver = Driver(launcher.folder, packs, launcher, console, retries, watch)
-                return list(driver.failed) if driver.run() else None
-        except KeyboardInterrupt:
-            return None
-        finally:
-            going_on = launcher.close()
-            if going_on:
-                console.print(Text(going_on), soft_wrap=True)
-
-
-@contextmanager
-def _view(launcher: Launcher, cells: list[Cell], console: Console) -> Iterator[Callable[[], None]]:
-    """Show the state of all cells on a terminal while several run; the value redraws it."""
-    if not console.is_terminal or launcher.processes == 1:
-        yield lambda: None
-        return
-    names = [cell.name for cell in cells]
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        yield lambda: live.update(status_table(states(launcher.folder, names)), refresh=True)
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C."""
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

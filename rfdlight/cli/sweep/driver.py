@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +13,7 @@ from rich.text import Text
 from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, read_log, size_of
 from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
-from rfdlight.evaluation.interface import duration
+from rfdlight.reporting.tables import duration
 
 _DEATHS = 3
 """How many processes of a cell may die one after the other without finishing an image before the cell has failed."""
@@ -81,10 +81,11 @@ class Driver:
     def _adopt(self) -> None:
         """Leave to the jobs of an earlier sweep the cells that they still have."""
         for pack in self._launcher.adopted():
-            self._out |= {name: read_log(self.folder, name).attempts for name in pack.names}
-            self._remove(set(pack.names))
+            names = self._jobs.keys() & set(pack.names)  # the others are complete, or of another experiment
+            self._out |= {name: read_log(self.folder, name).attempts for name in names}
+            self._remove(names)
 
-    def _remove(self, names: set[str]) -> None:
+    def _remove(self, names: Set[str]) -> None:
         left = (Pack(tuple(job for job in pack.jobs if job.name not in names)) for pack in self._waiting)
         self._waiting = deque(pack for pack in left if pack.jobs)
 

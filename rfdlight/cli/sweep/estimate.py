@@ -12,6 +12,7 @@ from rfdlight.cli.sweep.cells import Checked
 from rfdlight.cli.sweep.experiment import Cell
 from rfdlight.cli.sweep.packs import Job
 from rfdlight.data.given import GivenImages
+from rfdlight.engine.compilation import SHARE_MADE
 from rfdlight.evaluation.evaluate import evaluate
 
 _PROBE = Size(images=64, budget=8)
@@ -28,17 +29,14 @@ def seconds(checked: Mapping[str, Checked]) -> dict[str, float]:
 
 
 def jobs_of(cells: Iterable[Cell], checked: Mapping[str, Checked], has_gpus: bool, measure: bool) -> list[Job]:
-    """Return cells as jobs; their times are queries unless they are to be measured."""
+    """Return cells as jobs; their times are numbers of queries unless they are to be measured."""
     times = seconds(checked) if measure else {name: float(cell.size.queries) for name, cell in checked.items()}
-    return [
-        Job(
-            cell.name,
-            times[cell.name],
-            checked[cell.name].resources(cell.resources, has_gpus),
-            checked[cell.name].loads,
-        )
-        for cell in cells
-    ]
+    jobs = []
+    for cell in cells:
+        found = checked[cell.name]
+        time = times[cell.name] * (1 if found.random else SHARE_MADE)
+        jobs.append(Job(cell.name, time, found.resources(cell.resources, has_gpus), found.loads))
+    return jobs
 
 
 def plan(sizes: Mapping[str, Size], checked: Mapping[str, Checked]) -> Table:

@@ -39,6 +39,9 @@ class Launcher(ABC):
     stops_together = False
     """Whether a signal that stops a cell is meant for the whole sweep."""
 
+    upload = ""
+    """URL that gets a copy of each finished cell, if any."""
+
     processes: int
     """How many packs run at the same time; a guess where the launcher cannot know."""
 
@@ -83,6 +86,7 @@ class Launcher(ABC):
             cells=list(pack.names),
             working_folder=str(Path.cwd()),
             apart=[name for name in pack.names if name in self._apart],
+            upload=self.upload,
         )
 
 

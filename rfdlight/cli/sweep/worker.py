@@ -23,7 +23,9 @@ from rfdlight.cli.sweep.cell_files import held, note, size_of
 from rfdlight.cli.sweep.cells import INTERRUPTED, run_cell
 from rfdlight.cli.sweep.experiment import Cell
 from rfdlight.cli.sweep.loads import Loads
+from rfdlight.errors import UserError
 from rfdlight.records import journal
+from rfdlight.records.storage import upload
 
 _ENDING = 60.0
 """Seconds in which the processes of an earlier attempt at a cell end, once they have lost their parent."""
@@ -36,6 +38,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     cells: list[str]  # their names; their configurations lie in the folder
     working_folder: str  # in which users keep their modules, and to which relative paths refer
     apart: list[str] = []  # cells that start processes of their own
+    upload: str = ""  # URL that gets a copy of each finished cell, if any
 
 
 @dataclass
@@ -48,31 +51,41 @@ class Worker:
         """Run the cells that are not complete and that no other process runs, until a signal stops one."""
         folder = Path(assignment.folder)
         for name in assignment.cells:
-            if self.run_one(folder, name, name in assignment.apart):
+            with held(folder, name) as mine:
+                if not mine:
+                    continue
+                stopped = size_of(folder / name) is None and self._run_cell(folder, name, name in assignment.apart)
+                if assignment.upload and size_of(folder / name) is not None:
+                    _upload(folder, name, assignment.upload)
+            if stopped:
                 return
 
-    def run_one(self, folder: Path, name: str, apart: bool) -> bool:
-        """Run or resume a cell that is not complete, and return whether a signal stopped it."""
+    def _run_cell(self, folder: Path, name: str, apart: bool) -> bool:
+        """Run or resume a cell, and return whether a signal stopped it."""
         place = folder / name
-        with held(folder, name) as mine:
-            if not mine or size_of(place) is not None:
-                return False
-            _wait_for_others(place)
-            note(folder, name)
-            cell = Cell(name, yaml.safe_load(read_text(folder / f"{name}.yaml")))
-            summaries = _summaries(place)
-            done = run_cell(folder, cell, None if apart else self._command)
-            # A run that is stopped writes the summary of its first images, a standard evaluation in the folder of a
-            # stage.
-            cut = done.status == INTERRUPTED or bool(done.status == 1 and _summaries(place) - summaries)
-            stopped = cut and size_of(place) is None
-            killed = done.reason if done.status < 0 else ""
-            failed = "" if stopped or killed else done.reason
-            note(folder, name, ended=True, failed=failed, stopped=stopped, killed=killed, anew=done.anew)
+        _wait_for_others(place)
+        note(folder, name)
+        cell = Cell(name, yaml.safe_load(read_text(folder / f"{name}.yaml")))
+        summaries = _summaries(place)
+        done = run_cell(folder, cell, None if apart else self._command)
+        # A run that is stopped writes the summary of its first images, a standard evaluation in the folder of a stage.
+        cut = done.status == INTERRUPTED or bool(done.status == 1 and _summaries(place) - summaries)
+        stopped = cut and size_of(place) is None
+        killed = done.reason if done.status < 0 else ""
+        failed = "" if stopped or killed else done.reason
+        note(folder, name, ended=True, failed=failed, stopped=stopped, killed=killed, anew=done.anew)
         return stopped
 
     def _command(self, line: list[str]) -> int:
         return front.main(line, self.loads.share)
+
+
+def _upload(folder: Path, name: str, url: str) -> None:
+    """Upload a finished cell; a failure becomes the end of its attempt, and the next sweep uploads it again."""
+    try:
+        upload(folder / name, url)
+    except UserError as error:
+        note(folder, name, ended=True, failed=str(error))
 
 
 def _wait_for_others(place: Path) -> None:
@@ -92,12 +105,11 @@ _WORKER = Worker()
 
 def run_assignment(assignment: dict[str, Any]) -> None:
     """Run cells in a task of Ray or SLURM, whose process may run other cells afterwards."""
-    told = msgspec.convert(assignment, Assignment)
-    os.chdir(told.working_folder)
-    if told.working_folder not in sys.path:
-        sys.path.insert(0, told.working_folder)
-    os.environ["SLURM_JOB_NAME"] = "interactive"  # of which Lightning starts the processes of a cell itself
-    _WORKER.run(told)
+    given = msgspec.convert(assignment, Assignment)
+    os.chdir(given.working_folder)
+    if given.working_folder not in sys.path:
+        sys.path.insert(0, given.working_folder)
+    _WORKER.run(given)
 
 
 def main() -> None:

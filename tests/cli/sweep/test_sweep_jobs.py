@@ -1,0 +1,151 @@
+"""Sweeps whose cells run at the same time: the same records, whatever runs them and whatever is killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rfdlight.cli.sweep import local_processes
+from rfdlight.cli.sweep.cell_files import read_log
+from rfdlight.cli.sweep.experiment import read_cells
+from rfdlight.data import Digits
+from rfdlight.victims import resolve
+
+from .grid import CELLS, GRID
+
+pytestmark = pytest.mark.usefixtures("grid")
+
+
+def records(folder) -> dict[str, bytes]:
+    return {cell: Path(folder, cell, "records.jsonl").read_bytes() for cell in CELLS}
+
+
+def test_cells_that_run_at_the_same_time_have_the_records_of_cells_in_turn(command, swept_once, monkeypatch):
+    started = []
+    start = local_processes.LocalProcesses._start
+
+    def start_and_kill_the_first(self, number):
+        place = start(self, number)
+        if not started:
+            place.process.kill()  # before its first cell: another process takes its place
+        started.append(place)
+        return place
+
+    monkeypatch.setattr(local_processes.LocalProcesses, "_start", start_and_kill_the_first)
+    said = command("sweep", "grid.yaml", "--jobs", "2")
+    assert said.status == 0, said.out
+    assert records("runs/grid") == records(swept_once / "grid")
+    assert {cell: read_log(Path("runs/grid"), cell).attempts for cell in CELLS} == dict.fromkeys(CELLS, 1)
+    assert len(started) == 3
+    assert all(place.process.poll() is not None for place in started)
+    assert Path("runs/grid/report-grid/report.md").is_file()
+
+
+@pytest.mark.slow
+def test_tasks_of_ray_have_the_records_of_cells_in_turn(swept_once):
+    pytest.importorskip("ray")
+    done = subprocess.run(
+        [sys.executable, "-m", "rfdlight", "sweep", "grid.yaml", "--launcher", "ray"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert records("runs/grid") == records(swept_once / "grid")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_driver_stops_its_processes_and_keeps_what_is_finished(number, swept_once):
+    Path("grid.yaml").write_text(GRID.replace("budget: 4", "budget: 4000"))
+    line = [sys.executable, "-m", "rfdlight", "sweep", "grid.yaml", "--jobs", "2"]
+    driver = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    logs = [Path("runs/grid", cell) for cell in CELLS]
+    while not any((cell / "journal").exists() for cell in logs):
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.send_signal(number)
+    said, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 1
+    assert said.endswith("stopped; the same command goes on from here\n")
+    stopped = [read_log(Path("runs/grid"), cell).end for cell in CELLS if read_log(Path("runs/grid"), cell).attempts]
+    assert stopped
+    workers = subprocess.run(["pgrep", "-f", "rfdlight.cli.sweep.worker", "-s", str(os.getsid(0))], capture_output=True)
+    assert workers.stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("given", "line", "argument"),
+    [
+        ("", ["--launcher", "kubernetes"], "launcher"),
+        ("", ["--jobs", "0"], "jobs"),
+        ("", ["--retries", "-1"], "retries"),
+        ("", ["--slurm.time", "10"], "slurm"),
+        ("resources: {cpus: 100000}", [], "resources.cpus"),
+        ("resources: {gpus: 100}", ["--jobs", "2"], "resources.gpus"),
+        ("resources: {gpus: -1}", [], "resources.gpus"),
+        ("resources: {tpus: 1}", [], "resources"),
+    ],
+)
+def test_what_no_launcher_can_do_is_one_line_before_the_first_cell(command, given, line, argument):
+    if given:
+        Path("grid.yaml").write_text(GRID.replace("common:\n", f"common:\n  {given}\n"))
+    said = command("sweep", "grid.yaml", *line)
+    assert said.status == 2
+    assert argument in said.err
+    assert said.err.count("\n") == 1
+    assert not any((Path("runs/grid") / cell).exists() for cell in CELLS)
+
+
+@pytest.mark.parametrize(("package", "line"), [("ray", ["--launcher", "ray"]), ("submitit", ["--launcher", "slurm"])])
+def test_a_launcher_without_its_package_names_the_extra(command, monkeypatch, package, line):
+    monkeypatch.setitem(sys.modules, package, None)
+    said = command("sweep", "grid.yaml", *line)
+    assert (said.status, said.out) == (2, "")
+    assert f"pip install 'rfdlight[{line[-1]}]'" in said.err
+
+
+def test_resources_are_no_setting_of_a_cell(command):
+    Path("grid.yaml").write_text(
+        GRID.replace("common:\n", "common:\n  resources: {gpus: 0.5}\n")
+        + "    more: {resources: {cpus: 2}, attack: nes}\n"
+    )
+    cells = {cell.name: cell for cell in read_cells(Path("grid.yaml"))}
+    assert all("resources" not in cell.config for cell in cells.values())
+    assert (cells["own-square"].resources.gpus, cells["own-square"].resources.cpus) == (0.5, None)
+    assert (cells["own-more"].resources.gpus, cells["own-more"].resources.cpus) == (0.5, 2)
+
+
+def test_cells_of_one_process_load_their_data_and_their_victim_once(command, monkeypatch):
+    loaded = []
+    for place, name in ((Digits, "load"), (resolve, "load_stored")):
+        function = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *args, f=function, n=name: loaded.append(n) or f(*args))
+    Path("grid.yaml").write_text(GRID.replace("    own: {model: {victim: faulty_victim.net}}\n", ""))
+    assert command("sweep", "grid.yaml").status == 0
+    assert loaded.count("load_stored") == loaded.count("load") == 1 + 1  # in the check, and in the cells
+    totals = [json.loads(Path("runs/grid", cell, "summary.json").read_text())["run"]["totals"] for cell in CELLS[:2]]
+    assert totals[0]["checks"] == totals[1]["checks"] > 0
+
+
+def test_finished_cells_are_uploaded_and_not_run_on_another_machine(command, swept_once):
+    url = "memory://bucket/sweep"
+    assert command("sweep", "grid.yaml", "--output", "here", "--upload", url).status == 0
+    said = command("sweep", "grid.yaml", "--output", "there", "--upload", url)
+    assert (said.status, "cell 1 of" in said.out) == (0, False)
+    assert records("there") == records("here") == records(swept_once / "grid")
+    assert all(read_log(Path("there"), cell).attempts == 0 for cell in CELLS)
+    Path("grid.yaml").write_text(GRID.replace("budget: 4", "budget: 5"))
+    said = command("sweep", "grid.yaml", "--output", "elsewhere", "--upload", url)
+    assert (said.status, said.out) == (2, "")
+    assert url in said.err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_first_cell(command):
+    Path("file").touch()
+    for url in ("file:///proc/nowhere/sweep", "nowhere://bucket", "plain/folder"):
+        said = command("sweep", "grid.yaml", "--upload", url)
+        assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
+    assert not Path("runs").exists()
