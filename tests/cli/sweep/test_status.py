@@ -189,10 +189,11 @@ def test_a_hostile_reason_stays_text(sweep):
     note(sweep, "a")
     note(sweep, "a", ended=True, failed="\x1b[2J[red]gone[/red] [link=x]\r\n\u202e:warning:" + "x" * 5000)
     console = Console(width=120, file=io.StringIO())  # which takes markup and emoji in plain strings
-    console.print(status_table(states(sweep, ["a"])))
+    console.print(status_table(states(sweep, ["a", "[red]b"])))
     text = console.file.getvalue()
     assert r"\x1b[2J[red]gone[/red]" in "".join(text.split())
     assert ":warning:" in text
+    assert "[red]b" in text
     assert all(character.isprintable() for line in text.splitlines() for character in line)
     assert len(text) < 3000
     (line,) = status_lines(states(sweep, ["a"]))
