@@ -243,9 +243,12 @@ def test_a_link_in_a_cell_is_refused(sweep):
     assert not MemoryFileSystem.store
 
 
-@pytest.mark.parametrize("key", ["../../up", "/etc", "a/./b", "..", "a\\b", "a//b"])
+KEYS = ["../../up", "/etc", "a/./b", "..", "a\\b", "a//b"]
+
+
+@pytest.mark.parametrize("key", KEYS)
 def test_a_name_that_would_leave_the_folder_is_refused(key, s3, sweep, tmp_path):
-    files, url = fsspec.filesystem("s3"), f"s3://bucket/names{len(key)}"
+    files, url = fsspec.filesystem("s3"), f"s3://bucket/names{KEYS.index(key)}"
     storage.upload(sweep / NAMES[0], url)
     files.pipe_file(f"{url}/{key}/anything", b"")
     storage.download(url, tmp_path / "fits")

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, read_log, size_of
+from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, note, read_log, size_of
 from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
 from rfdlight.reporting.tables import duration
@@ -123,6 +123,8 @@ class Driver:
 
     def _again_unless(self, name: str, too_often: bool, reason: str) -> None:
         if too_often:
+            if read_log(self.folder, name).end is None:  # a killed process has written down no reason
+                note(self.folder, name, ended=True, failed=reason)
             self._end(name, reason)
         else:
             self._print(f"{name} is run again: {reason}", "yellow")

@@ -12,6 +12,7 @@ from rfdlight.cli.sweep.cell_files import held, note, read_log, size_of
 from rfdlight.cli.sweep.driver import Driver
 from rfdlight.cli.sweep.launchers import Ended, Launcher
 from rfdlight.cli.sweep.packs import Job, Pack, longest_first, one_by_one
+from rfdlight.cli.sweep.status import states
 
 CELLS = [f"cell{number}" for number in range(6)]
 DIES = "signal 9"
@@ -110,6 +111,7 @@ def test_a_cell_whose_processes_die_is_resumed_and_fails_if_none_finishes_an_ima
     launcher, driver = drive(place, listed("dies", "dies", "dies", "completes"))
     assert launcher.completed == Counter()
     assert driver.failed == dict.fromkeys(CELLS, DIES)
+    assert {(each.state, each.reason) for each in states(place[0], CELLS)} == {("failed", DIES)}
     images = Counter()
 
     def grows(path):
