@@ -81,8 +81,12 @@ class Driver:
     def _adopt(self) -> None:
         """Leave to the jobs of an earlier sweep the cells that they still have."""
         for pack in self._launcher.adopted():
-            self._out |= {name: read_log(self.folder, name).attempts for name in pack.names}
-            self._remove(set(pack.names))
+            names = self._jobs.keys() & set(pack.names)  # its other cells are complete, or of another experiment
+            for name in names:
+                log = read_log(self.folder, name)
+                runs = log.begun is not None and log.end is None
+                self._out[name] = log.attempts - runs
+            self._remove(names)
 
     def _remove(self, names: set[str]) -> None:
         left = (Pack(tuple(job for job in pack.jobs if job.name not in names)) for pack in self._waiting)
