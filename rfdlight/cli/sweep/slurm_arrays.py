@@ -41,7 +41,7 @@ _APPEARS = 45.0
 """Seconds after which a job that squeue does not show counts as ended."""
 
 _STOPPING = 90
-"""Seconds before the end of its time at which a job is told to stop."""
+"""Seconds before the end of its time at which a job gets SIGTERM."""
 
 _DEAD = {"BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
 """States of SLURM in which a job has ended without its last line."""
