@@ -81,8 +81,11 @@ class Driver:
     def _adopt(self) -> None:
         """Leave to the jobs of an earlier sweep the cells that they still have."""
         for pack in self._launcher.adopted():
-            names = self._jobs.keys() & set(pack.names)  # the others are complete, or of another experiment
-            self._out |= {name: read_log(self.folder, name).attempts for name in names}
+            names = self._jobs.keys() & set(pack.names)  # its other cells are complete, or of another experiment
+            for name in names:
+                log = read_log(self.folder, name)
+                runs = log.begun is not None and log.end is None
+                self._out[name] = log.attempts - runs
             self._remove(names)
 
     def _remove(self, names: Set[str]) -> None:
