@@ -195,6 +195,27 @@ def test_cells_that_jobs_of_an_earlier_sweep_have_are_left_to_them(place):
     assert driver.failed == {}
 
 
+def test_a_cell_is_reported_before_its_pack_ends(place, monkeypatch):
+    monkeypatch.setattr("rfdlight.cli.sweep.driver._LOOK", 0.0)
+    folder, finished = place
+    said = []
+
+    class Slow(Scripted):
+        def wait(self, seconds):
+            pack, left = self.packs[0], [name for name in self.packs[0].names if name not in self.completed]
+            if left:
+                said.append(len(driver._ended))
+                self.run(left[0])
+                return []
+            return [Ended(self.packs.pop(0))] if pack else []
+
+    launcher = Slow(folder, listed("completes"), finished)
+    driver = Driver(folder, [Pack(tuple(Job(name, 1.0) for name in CELLS))], launcher, Console(quiet=True))
+    assert driver.run()
+    assert said == [0, 1, 2, 3, 4, 5]
+    assert driver.failed == {}
+
+
 def test_a_signal_to_a_launcher_in_this_process_stops_the_sweep(place):
     folder, finished = place
     launcher = Scripted(folder, listed("is stopped"), finished)
