@@ -137,7 +137,8 @@ def download(url: str, folder: Path, pixels: bool = False) -> Path:
         finished = {each for each in standards if standard.is_finished(target / each)}
         # The second list has every file of the cells whose last file is in the first one, which they are read by.
         second = place.listed()
-        needed = _of_standards(second, finished) | _of_runs(second, first, set(standards), pixels)
+        runs = {_folder(name) for name in first if _base(name) == SUMMARY}
+        needed = _of_standards(second, finished) | _of_runs(second, runs | {""}, set(standards), pixels)
         _copy(place, needed, target, url)
         if second:
             target.mkdir(parents=True, exist_ok=True)
@@ -270,17 +271,13 @@ def _of_standards(listed: dict[str, int], finished: set[str]) -> dict[str, int]:
     }
 
 
-def _of_runs(listed: dict[str, int], first: dict[str, int], standards: set[str], pixels: bool) -> dict[str, int]:
-    """Return the files that are needed of runs whose summaries are in the first list, and of the URL itself."""
-    runs = {_folder(name) for name in first if _base(name) == SUMMARY} | {""}
+def _of_runs(listed: dict[str, int], runs: set[str], standards: set[str], pixels: bool) -> dict[str, int]:
+    """Return the files of runs that are needed, by their folders, without the stages of standard evaluations."""
     wanted = _NEEDED | {images.FILE} if pixels else _NEEDED
     return {
         name: size
         for name, size in listed.items()
-        if _base(name) in wanted
-        and _folder(name) in runs
-        and (_base(name) != SUMMARY or name in first)
-        and not standards & set(_above(name))
+        if _base(name) in wanted and _folder(name) in runs and not standards & set(_above(name))
     }
 
 
