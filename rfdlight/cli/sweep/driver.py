@@ -15,7 +15,7 @@ from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
 from rfdlight.reporting.tables import duration
 
-_DEATHS = 3
+_DEATHS = 5
 """How many processes of a cell may die one after the other without finishing an image before the cell has failed."""
 
 _PAUSE = 1.0

@@ -108,7 +108,7 @@ def test_a_cell_that_fails_is_run_as_often_as_retries_say(place):
 
 
 def test_a_cell_whose_processes_die_is_resumed_and_fails_if_none_finishes_an_image(place, monkeypatch):
-    launcher, driver = drive(place, listed("dies", "dies", "dies", "completes"))
+    launcher, driver = drive(place, listed(*["dies"] * 5, "completes"))
     assert launcher.completed == Counter()
     assert driver.failed == dict.fromkeys(CELLS, DIES)
     assert {(each.state, each.reason) for each in states(place[0], CELLS)} == {("failed", DIES)}
