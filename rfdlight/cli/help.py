@@ -10,7 +10,7 @@ from jsonargparse._actions import _ActionConfigLoad, _ActionHelpClassPath
 from jsonargparse._link_arguments import ActionLink
 from jsonargparse._typehints import typehint_from_action
 
-from rfdlight.cli.values import parts
+from rfdlight.cli.values import is_mapping, parts
 from rfdlight.core import registry
 
 _NEEDED = {
@@ -99,6 +99,8 @@ class HelpFormatter(DefaultHelpFormatter):
 
     def _metavar(self, action: argparse.Action) -> str:
         """Return the values of a choice, N for a whole number, X for a number, and else the name of the option."""
+        if is_mapping(typehint_from_action(action)):
+            return "{NAME: VALUE}"
         accepted = list(parts(typehint_from_action(action)))
         choices = [str(choice) for part in accepted if get_origin(part) is Literal for choice in get_args(part)]
         if choices:

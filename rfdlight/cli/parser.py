@@ -19,7 +19,7 @@ from jsonargparse._typehints import typehint_from_action
 
 from rfdlight._io import parse_yaml
 from rfdlight.cli.help import HelpFormatter, is_of_trainer
-from rfdlight.cli.values import kind_of, parts, structure, with_names, with_numbers
+from rfdlight.cli.values import is_mapping, kind_of, parts, structure, with_names, with_numbers
 from rfdlight.core import registry, user_code
 from rfdlight.core.signatures import parameters
 from rfdlight.errors import SettingError, UserError, nearest, one_line
@@ -234,6 +234,8 @@ def _reason(hint: Any, value: Any, error: BaseException) -> str:
     accepted = list(parts(hint))
     choices = [str(choice) for part in accepted if get_origin(part) is Literal for choice in get_args(part)]
     expected = next((name for part, name in _TYPES.items() if part in accepted), None)
+    if is_mapping(hint):
+        return f"expected a mapping such as '{{name: value}}', got {value!r}"
     if choices and expected is None:
         return _unknown_choice(value, choices)
     if choices:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 import yaml
 from jsonargparse import get_loader
@@ -47,6 +48,17 @@ def structure(text: str) -> Any:
         return parse_yaml(text, get_loader("yaml")) if text[:1] in ("[", "{") else text
     except yaml.YAMLError:  # the parser reports it
         return text
+
+
+def is_mapping(hint: Any) -> bool:
+    """Return whether a type hint accepts mappings alone, or None.
+
+    Example:
+        >>> is_mapping(dict[str, int] | None), is_mapping(dict[str, int] | str)
+        (True, False)
+    """
+    accepted = set(get_args(hint)) if isinstance(hint, UnionType) or get_origin(hint) is Union else {hint}
+    return {get_origin(part) for part in accepted - {NoneType}} == {dict}
 
 
 def kind_of(hint: Any) -> str | None:

@@ -85,14 +85,14 @@ def test_the_written_help_and_options_are_those_of_the_parsers(monkeypatch):
                                   "scales v --data.x 1"])  # fmt: skip
 def test_options_that_depend_on_a_class_or_a_version_are_left_to_the_parser(monkeypatch, line):
     parsed = []
-    monkeypatch.setattr(main, "run", lambda args: parsed.append(args) or 0)
+    monkeypatch.setattr(main, "run", lambda args, share: parsed.append(args) or 0)
     assert front.main(line.split()) == 0
     assert parsed == [line.split()]
 
 
 def test_with_components_of_other_packages_the_help_is_made_by_the_parser(monkeypatch):
     parsed = []
-    monkeypatch.setattr(main, "run", lambda args: parsed.append(args) or 0)
+    monkeypatch.setattr(main, "run", lambda args, share: parsed.append(args) or 0)
     monkeypatch.setattr("rfdlight.core.registry.names", lambda kind: [*"abcdefghijklmnopqrstuvwxyz0123456789"])
     assert [front.main(line) for line in (["test", "--help"], ["test", "--x", "1"])] == [0, 0]
     assert parsed == [["test", "--help"], ["test", "--x", "1"]]

@@ -109,9 +109,14 @@ def attacked(folder):
     return [[entry["record"]["id"] for entry in own if "record" in entry] for own in entries]
 
 
-def test_two_processes_share_the_images_of_each_stage_and_write_the_records_of_one(team, networks, pair, tmp_path):
+def test_two_processes_share_the_images_of_each_stage_and_write_the_records_of_one(
+    team, networks, pair, tmp_path, monkeypatch
+):
+    write, writers = progress.write, set()
+    monkeypatch.setattr(progress, "write", lambda *told: (writers.add(threading.get_ident()), write(*told)))
     whole = standard(networks[2], pair, eps=0.02, **QUICK, access="decision")
     run, rows = team(networks[:2], pair, 0.02)
+    assert len(writers) == 1, "process 0 alone writes the heartbeat"
     assert len(run.stages) == 2
     assert len(run.stages[1].records) < len(run.stages[0].records)
     assert [stage.records for stage in run.stages] == [stage.records for stage in whole.stages]

@@ -36,9 +36,13 @@ axes:
     s0: {model: {seed: 0}}
     s1: {model: {seed: 1}}
     s2: {model: {seed: 2}}
+    s3: {model: {seed: 3}}
+    s4: {model: {seed: 4}}
   processes:
     one: {}
     two: {trainer: {devices: 2}}
+leave_out:
+  - {processes: two, seed: [s1, s2, s3, s4]}
 """
 
 

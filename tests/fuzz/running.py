@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Verbosity, settings
 
 from rfdlight.cli import main as cli
-from rfdlight.cli import sweep
+from rfdlight.cli.sweep import estimate
 
 VICTIMS = Path(__file__).parents[1] / "cli"
 """Where the module of the victim lies, which answers fast."""
@@ -75,7 +75,7 @@ def workplace() -> Iterator[Path]:
             lambda self, subcommand: None if subcommand in SLOW else run_subcommand(self, subcommand),
         )
         # All of a dry run but what it measures.
-        patch.setattr(sweep, "_rows_per_second", lambda cell: 1.0)
+        patch.setattr(estimate, "_rows_per_second", lambda cell: 1.0)
         yield folder
     sys.modules.pop("nearest_mean", None)
 

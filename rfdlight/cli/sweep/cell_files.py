@@ -164,7 +164,10 @@ def headline(place: Path) -> str:
 
 
 def finished_images(place: Path) -> int:
-    """Return the number of finished images in the journals of a cell, over all stages of a standard evaluation."""
+    """Return the number of finished images in the journals of a cell, over all stages of a standard evaluation.
+
+    The heartbeat, which is faster to read, may miss those of the last two seconds before a kill.
+    """
     folders = {path.parent.parent for path in place.rglob(f"{journal.FOLDER}/*.jsonl")}
     return sum(len(journal.read_past(folder).records) for folder in folders)
 

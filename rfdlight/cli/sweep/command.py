@@ -52,7 +52,8 @@ def sweep(
         launcher: Where the cells run: on this machine, on a Ray cluster, or as array jobs of SLURM.
         jobs: Number of cells that run at the same time (default: 1 on this machine, as many as fit on a cluster).
         retries: How often a cell that failed is run again. A cell whose process was killed is always resumed.
-        slurm: Options of sbatch for every job, such as `partition: gpu` and `time: 240`, in minutes.
+        slurm: Options of sbatch for every job: `--slurm.time 240` (minutes; needed), `--slurm.partition gpu`, or
+            all in one as `--slurm '{time: 240, partition: gpu, mem: 16G}'`.
         upload: Place such as s3://bucket/folder that gets a copy of each finished cell; cells that are finished there
             are not run again.
         status: Show the state of every cell as a table or as JSON lines, and run none.

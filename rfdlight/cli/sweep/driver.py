@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, read_log, size_of
+from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, note, read_log, size_of
 from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
 from rfdlight.reporting.tables import duration
@@ -20,6 +20,10 @@ _DEATHS = 3
 
 _PAUSE = 1.0
 """Seconds between two looks at the cells."""
+
+
+_LOOK = 5.0
+"""Seconds between two looks at the cells of packs that run."""
 
 
 class Driver:
@@ -60,6 +64,7 @@ class Driver:
         self._deaths: Counter[str] = Counter()
         self._images: dict[str, int] = {}  # finished when a process of the cell died last
         self._ended: set[str] = set()
+        self._looked = time.monotonic()
 
     def run(self) -> bool:
         """Run all cells; return False if a signal stopped the sweep."""
@@ -74,6 +79,7 @@ class Driver:
                 for name in ended.pack.names:
                     if not self._conclude(name, ended.died):
                         return False
+            self._look_into_packs()
             self._look_elsewhere()
             self._watch()
         return True
@@ -81,8 +87,11 @@ class Driver:
     def _adopt(self) -> None:
         """Leave to the jobs of an earlier sweep the cells that they still have."""
         for pack in self._launcher.adopted():
-            names = self._jobs.keys() & set(pack.names)  # the others are complete, or of another experiment
-            self._out |= {name: read_log(self.folder, name).attempts for name in names}
+            names = self._jobs.keys() & set(pack.names)  # its other cells are complete, or of another experiment
+            for name in names:
+                log = read_log(self.folder, name)
+                runs = log.begun is not None and log.end is None
+                self._out[name] = log.attempts - runs
             self._remove(names)
 
     def _remove(self, names: Set[str]) -> None:
@@ -123,6 +132,8 @@ class Driver:
 
     def _again_unless(self, name: str, too_often: bool, reason: str) -> None:
         if too_often:
+            if read_log(self.folder, name).end is None:  # a killed process has written down no reason
+                note(self.folder, name, ended=True, failed=reason)
             self._end(name, reason)
         else:
             self._print(f"{name} is run again: {reason}", "yellow")
@@ -130,6 +141,17 @@ class Driver:
 
     def _again(self, name: str) -> None:
         self._waiting.appendleft(Pack((self._jobs[name],)))
+
+    def _look_into_packs(self) -> None:
+        """Print the results of complete cells whose process runs other cells of their pack."""
+        if time.monotonic() - self._looked < _LOOK:
+            return
+        self._looked = time.monotonic()
+        for name, before in [*self._out.items()]:
+            log = read_log(self.folder, name)
+            has_ended = log.attempts > before and log.end is not None and not is_running(self.folder, name)
+            if has_ended and size_of(self.folder / name) is not None:
+                self._conclude(name, "")
 
     def _look_elsewhere(self) -> None:
         """Take over the cells that another sweep has left, and count those that it has completed."""

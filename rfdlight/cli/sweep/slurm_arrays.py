@@ -2,181 +2,255 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import math
 import os
+import secrets
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
+from rfdlight._io import read_bytes, write_file
 from rfdlight.cli.sweep.cell_files import FOLDER
 from rfdlight.cli.sweep.experiment import Resources
 from rfdlight.cli.sweep.launchers import Ended, Launcher
 from rfdlight.cli.sweep.packs import Job, Pack
 from rfdlight.cli.sweep.worker import run_assignment
 from rfdlight.core.extras import imported
-from rfdlight.errors import UserError, expect, one_line, unknown_name
+from rfdlight.errors import UserError, expect, one_line
 
 _PROCESSES = 64
 """Jobs that are assumed to run at the same time, for the size of packs, where --jobs does not say it."""
 
-_LOOK = 5.0
-"""Seconds between two calls of squeue."""
+_LARGEST = 1000
+"""Jobs in one array; SLURM's own limit, MaxArraySize, is 1001 unless a cluster sets it."""
 
-_APPEARS = 15.0
-"""Seconds after its submission in which squeue may not show a job yet."""
+_LOOK = 15.0
+"""Seconds between two calls of squeue; the end of a job that was not killed is read from the files of the job."""
+
+_APPEARS = 45.0
+"""Seconds after which a job that squeue does not show counts as ended."""
+
+_STOPPING = 90
+"""Seconds before the end of its time at which a job gets SIGTERM."""
+
+_DEAD = {"BOOT_FAIL", "CANCELLED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT"}
+"""States of SLURM in which a job has ended without its last line."""
+
+_OURS = {"array", "error", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode", "output", "signal"}
+"""Options of sbatch that the launcher sets."""
 
 
 def run_in_job(assignment: dict[str, Any]) -> None:
-    """Run cells in a job of SLURM; at the end of its time the run stops and keeps its finished images."""
-    # submitit would raise an exception anywhere in the evaluation, which stops at SIGTERM as anywhere else.
-    signal.signal(signal.SIGUSR2, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    """Run cells in a job of SLURM; a signal keeps the finished images and ends the job."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise SystemExit
+
+    # Beside the signals that an evaluation takes itself. submitit ignores SIGTERM.
+    signal.signal(signal.SIGTERM, stop)
     os.environ["SLURM_JOB_NAME"] = "interactive"  # Lightning then starts the processes of a cell itself
-    run_assignment(assignment)
+    with contextlib.suppress(SystemExit):
+        run_assignment(assignment)
+
+
+class _Queued(NamedTuple):
+    """A line of squeue."""
+
+    state: str
+    title: str
 
 
 @dataclass
 class _Submitted:
-    """A job of submitit, its pack, and when it was submitted or seen last."""
+    """A job, the folder of its array, its pack, its last state, and when squeue showed it alive."""
 
-    job: Any
+    name: str
+    folder: Path
     pack: Pack
     seen: float
+    state: str = ""
 
 
 class SlurmArrays(Launcher):
     """Runs packs as jobs of SLURM, in one array per kind of resources, at most `jobs` of an array at a time.
 
-    The jobs go on when this process ends, and a later sweep in the same folder watches them again. `options` are those
-    of sbatch, as submitit names them: `time` in minutes is needed; `partition`, `account`, `mem_gb`, `gres`, ...
+    The jobs go on when this process ends, and a later sweep in the same folder watches them again: the name of an array
+    ends in a token, and a folder of that name lists the packs of its jobs before the array is submitted.
+
+    `options` are those of sbatch, for every job. `time`, in minutes, is needed.
     """
 
     def __init__(self, folder: Path, apart: Iterable[str], jobs: int | None, options: Mapping[str, Any]) -> None:
         super().__init__(folder, apart)
         self._submitit = imported("submitit", "slurm", "--launcher slurm")
         self._jobs = jobs
-        self._options = dict(options)
+        self._options = {name.replace("_", "-"): value for name, value in options.items()}
         self._own = self.folder / FOLDER / "slurm"
         self._submitted: list[_Submitted] = []
         self._looked = -math.inf
         self.processes = _PROCESSES if jobs is None else max(2, jobs)
 
     def check(self, needs: Mapping[str, Resources]) -> None:
-        expect("time" in self._options, "slurm", "time, the minutes that a job may take", "none", "--slurm.time 240")
-        for need in needs.values():
-            self._executor(need)
+        tools = ("sbatch", "srun", "squeue", "scancel")
+        lacks = [tool for tool in tools if shutil.which(tool) is None]
+        hint = "start the sweep on a login node"
+        expect(not lacks, "--launcher slurm", f"{', '.join(tools)} on the PATH", f"no {', '.join(lacks)}", hint)
+        minutes = self._options.get("time", "none")
+        whole = isinstance(minutes, int) and not isinstance(minutes, bool) and minutes >= 1
+        expect(whole, "slurm.time", "the minutes that a job may take", minutes, "such as --slurm.time 240")
+        for name, value in self._options.items():
+            expect(name not in _OURS, "slurm", "other options of sbatch than those that rfdlight sets", name)
+            expect(isinstance(value, str | int | float), f"slurm.{name}", "text, a number or true", value)
 
-    def _executor(self, need: Resources) -> Any:
-        """Return an executor of submitit for jobs with these resources."""
+    @cached_property
+    def has_gpus(self) -> bool:
+        """Whether the partition of the jobs has GPUs; a login node mostly has none."""
+        partition = self._options.get("partition")
+        command = ["sinfo", "--noheader", "--format=%G %P"] + ([f"--partition={partition}"] if partition else [])
         try:
-            executor = self._submitit.SlurmExecutor(folder=self._own, max_num_timeout=0)
-        except RuntimeError as error:
-            raise UserError("--launcher slurm: expected srun and sbatch on the PATH, got none") from error
-        parameters: dict[str, Any] = {"job_name": "rfdlight", "cpus_per_task": math.ceil(need.cpus or 1)}
-        if need.gpus:
-            parameters["gpus_per_node"] = math.ceil(need.gpus)  # a job has whole GPUs
-        if self._jobs is not None:
-            parameters["array_parallelism"] = self._jobs
-        known = {*executor._valid_parameters(), *executor._equivalence_dict()}
-        for name in self._options:
-            if name not in known:
-                raise unknown_name("option of slurm", name, known)
-        names = executor._equivalence_dict()
-        parameters |= {names.get(name, name): value for name, value in self._options.items()}
-        try:
-            executor.update_parameters(**parameters)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"slurm: {one_line(error)}") from error
-        return executor
+            lines = _answer(command).splitlines()
+        except (subprocess.SubprocessError, OSError):
+            return False
+        found = [line.split() for line in lines]
+        return any("gpu" in generic and (partition or name.endswith("*")) for generic, name in found)
 
     def adopted(self) -> list[Pack]:
-        try:
-            lines = (self._own / "jobs.jsonl").read_text().splitlines()
-        except FileNotFoundError:
+        records = list(self._own.glob("*/packs.json"))
+        if not records:
             return []
-        queued = self._queue()
-        found = []
-        for line in lines:
-            name, cells = json.loads(line)
-            if queued is not None and name in queued:
-                pack = Pack(tuple(Job(cell, 0.0) for cell in cells))
-                job = self._submitit.SlurmJob(folder=self._own, job_id=name)
-                self._submitted.append(_Submitted(job, pack, time.monotonic()))
-                found.append(pack)
-        return found
+        arrays = {path.parent.name: msgspec.json.decode(read_bytes(path), type=list[list[str]]) for path in records}
+        try:
+            queue = self._queue()
+        except (subprocess.SubprocessError, OSError) as error:
+            raise UserError(f"--launcher slurm: squeue does not answer: {_said(error)}") from error
+        for name, (state, title) in queue.items():
+            token = title.rpartition("-")[2]
+            if token in arrays and _is_alive(state):
+                cells = arrays[token][int(name.partition("_")[2] or 0)]
+                self._note(name, token, Pack(tuple(Job(cell, 0.0) for cell in cells)))
+        return [submitted.pack for submitted in self._submitted]
+
+    def _note(self, name: str, token: str, pack: Pack) -> None:
+        self._submitted.append(_Submitted(name, self._own / token, pack, time.monotonic()))
 
     @property
     def capacity(self) -> int:
         return 1_000_000
 
     def submit(self, packs: Sequence[Pack]) -> None:
-        for need in {pack.resources: None for pack in packs}:
-            alike = [pack for pack in packs if pack.resources == need]
-            messages = [msgspec.to_builtins(self.assignment(pack)) for pack in alike]
-            try:
-                jobs = self._executor(need).map_array(run_in_job, messages)
-            except (self._submitit.core.utils.FailedJobError, subprocess.CalledProcessError, OSError) as error:
-                raise UserError(f"sbatch refuses the job: {_said(error)}") from error
-            now = time.monotonic()
-            self._submitted += [_Submitted(job, pack, now) for job, pack in zip(jobs, alike, strict=True)]
-            with (self._own / "jobs.jsonl").open("a") as file:
-                file.writelines(
-                    json.dumps([job.job_id, pack.names]) + "\n" for job, pack in zip(jobs, alike, strict=True)
-                )
+        before = len(self._submitted)
+        try:
+            for need in {pack.resources: None for pack in packs}:
+                alike = [pack for pack in packs if pack.resources == need]
+                for first in range(0, len(alike), _LARGEST):
+                    self._submit(need, alike[first : first + _LARGEST])
+        except UserError:
+            self._cancel(self._submitted[before:])
+            raise
+
+    def _submit(self, need: Resources, packs: Sequence[Pack]) -> None:
+        """Submit packs with the same resources as one array."""
+        token = secrets.token_hex(4)
+        folder = self._own / token
+        folder.mkdir(parents=True)
+        write_file(folder / "packs.json", msgspec.json.encode([pack.names for pack in packs]))
+        messages = [msgspec.to_builtins(self.assignment(pack)) for pack in packs]
+        within_job = self._submitit.helpers.clean_env() if "SLURM_JOB_ID" in os.environ else contextlib.nullcontext()
+        try:
+            # submitit prints what sbatch says, and raises it too.
+            with within_job, contextlib.redirect_stderr(io.StringIO()):
+                jobs = self._executor(need, token).map_array(run_in_job, messages)
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"sbatch refuses the job: {_said(error)}") from error
+        for job, pack in zip(jobs, packs, strict=True):
+            self._note(job.job_id, token, pack)
+
+    def _executor(self, need: Resources, token: str) -> Any:
+        """Return an executor of submitit for jobs with these resources."""
+        # The signal goes to all processes of a job, as that of scancel does: one that they do not know would end them.
+        minutes = self._options["time"]
+        options = {"cpus-per-task": math.ceil(need.cpus or 1), "signal": f"TERM@{min(_STOPPING, 15 * minutes)}"}
+        if need.gpus and not any(name.startswith(("gpus", "gres")) for name in self._options):
+            options["gpus-per-node"] = math.ceil(need.gpus)  # a job has whole GPUs
+        options |= self._options
+        cpus = options["cpus-per-task"]
+        executor = self._submitit.SlurmExecutor(folder=self._own / token)
+        executor.update_parameters(
+            job_name=f"rfdlight-{token}",
+            wckey=None,
+            array_parallelism=self._jobs or _LARGEST,
+            setup=[f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cpus}}}"],
+            srun_args=[f"--cpus-per-task={cpus}"],  # srun does not take it from sbatch since SLURM 22.05
+            additional_parameters=options,
+        )
+        return executor
 
     def wait(self, seconds: float) -> list[Ended]:
         time.sleep(seconds)
-        if time.monotonic() - self._looked < _LOOK:
-            return []
-        self._looked = time.monotonic()
-        queued = self._queue()
-        ended = [each for each in self._submitted if self._has_ended(each, queued)]
+        if time.monotonic() - self._looked >= _LOOK:
+            self._look()
+        # A listing shows new files of other nodes sooner than a look at each file does.
+        files = {name for folder in {each.folder for each in self._submitted} for name in os.listdir(folder)}
+        ended = [each for each in self._submitted if self._has_ended(each, files)]
         self._submitted = [each for each in self._submitted if each not in ended]
-        return [Ended(each.pack, self._death(each.job)) for each in ended]
+        return [Ended(each.pack, self._death(each, files)) for each in ended]
 
-    def _has_ended(self, submitted: _Submitted, queued: set[str] | None) -> bool:
-        """Return whether a job has left its result, or has left the queue without one."""
-        if submitted.job.paths.result_pickle.exists():
-            return True
-        if queued is None or submitted.job.job_id in queued:
-            submitted.seen = time.monotonic()
-        return time.monotonic() - submitted.seen > _APPEARS
-
-    def _death(self, job: Any) -> str:
-        """Return how an ended job died, "" if it did not."""
-        if not job.paths.result_pickle.exists():
-            if not job.paths.stdout.exists():
-                self._cancel()
-                raise UserError(
-                    f"output: expected a folder that all nodes see, got {self.folder}, in which job {job.job_id} wrote "
-                    "nothing"
-                )
-            return f"job {job.job_id} ended without a result; {job.paths.stderr} may say why"
-        error = job.exception()
-        return "" if error is None else f"job {job.job_id} failed; {job.paths.stderr} says why"
-
-    def _queue(self) -> set[str] | None:
-        """Return the jobs that are queued or running, None if SLURM does not answer now."""
-        command = ["squeue", "--noheader", "--array", "--me", "--format=%i"]
+    def _look(self) -> None:
+        """Note the states of all jobs."""
+        self._looked = time.monotonic()
         try:
-            listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-        except (subprocess.SubprocessError, OSError):
-            return None
-        return set(listed.stdout.split())
+            queue = self._queue()
+        except (subprocess.SubprocessError, OSError):  # SLURM may not answer for hours
+            queue = {each.name: _Queued("UNKNOWN", "") for each in self._submitted}
+        for each in self._submitted:
+            if each.name in queue:
+                each.state = queue[each.name].state
+                if _is_alive(each.state):
+                    each.seen = time.monotonic()
 
-    def _cancel(self) -> None:
-        for submitted in self._submitted:
-            submitted.job.cancel(check=False)
-        self._submitted = []
+    def _has_ended(self, job: _Submitted, files: set[str]) -> bool:
+        overdue = time.monotonic() - job.seen > _APPEARS
+        return self._paths(job).result_pickle.name in files or job.state in _DEAD or overdue
+
+    def _paths(self, job: _Submitted) -> Any:
+        return self._submitit.core.utils.JobPaths(job.folder, job.name)
+
+    def _death(self, job: _Submitted, files: set[str]) -> str:
+        """Return how an ended job died, "" if it did not."""
+        paths = self._paths(job)
+        if paths.result_pickle.name in files:
+            outcome, result = self._submitit.core.utils.pickle_load(paths.result_pickle)
+            return "" if outcome == "success" else f"job {job.name}: {one_line(result.strip().splitlines()[-1])}"
+        if job.state == "FAILED" and not any(self._own.glob("*/*_log.out")):
+            self._cancel(self._submitted)
+            expected = "output: expected a folder that all nodes see"
+            raise UserError(f"{expected}, got {self.folder}, in which job {job.name} wrote nothing")
+        return f"job {job.name} ended as {job.state or 'unknown'}; {paths.stderr} may say why"
+
+    def _queue(self) -> dict[str, _Queued]:
+        """Return the user's jobs, also those that have ended in the last minutes, by their numbers."""
+        lines = _answer(["squeue", "--noheader", "--array", "--me", "--states=all", "--format=%i %T %j"]).splitlines()
+        found = (line.split(maxsplit=2) for line in lines if line.strip())
+        return {name: _Queued(state, title) for name, state, title in found}
+
+    def _cancel(self, jobs: Iterable[_Submitted]) -> None:
+        names = [job.name for job in jobs]
+        if names:
+            subprocess.run(["scancel", *names], capture_output=True)
+        self._submitted = [job for job in self._submitted if job.name not in names]
 
     def close(self) -> str:
-        names = sorted({submitted.job.job_id.partition("_")[0] for submitted in self._submitted})
+        names = sorted({job.name.partition("_")[0] for job in self._submitted}, key=int)
         if not names:
             return ""
         return (
@@ -185,7 +259,16 @@ class SlurmArrays(Launcher):
         )
 
 
+def _is_alive(state: str) -> bool:
+    return state not in _DEAD and state != "COMPLETED"
+
+
+def _answer(command: list[str]) -> str:
+    """Return what a command of SLURM prints."""
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
 def _said(error: Exception) -> str:
-    """Return what sbatch printed."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if line.startswith("sbatch:")), one_line(error))
+    """Return what a command of SLURM complained of, in one line."""
+    text = error.stderr if isinstance(error, subprocess.CalledProcessError) else str(error)
+    return "; ".join(line.strip().removeprefix("sbatch: error: ") for line in text.splitlines() if line.strip())

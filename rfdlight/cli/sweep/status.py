@@ -43,7 +43,7 @@ class CellStatus:
     state: State
     attempts: int = 0
     host: str = ""  # of the last attempt
-    reason: str = ""  # why the last attempt failed; of a finished cell too, some of whose images failed
+    reason: str = ""  # why the last attempt failed or was killed; of a finished cell: what failed in it
     images: int | None = None
     done: int | None = None  # images that are finished
     stage: int | None = None  # of a standard evaluation, from 1
@@ -72,12 +72,12 @@ def _state(folder: Path, cell: str) -> CellStatus:
         state="queued",
         attempts=log.attempts,
         host=shown(log.begun.host) if log.begun else "",
-        reason=shown(log.end.failed) if log.end else "",
+        reason=shown(log.end.failed or log.end.killed) if log.end else "",
     )
     if result is not None:
         return _finished(found, result)
     if running or (log.begun and not log.end and is_running(folder, cell)):  # it may have begun after the first look
-        return _with_progress(replace(found, state="running"), place, log)
+        return _with_progress(replace(found, state="running", reason=""), place, log)
     if log.end and log.end.failed and not log.end.stopped:
         return _with_progress(replace(found, state="failed"), place, log)
     if log.attempts or any((place / name).is_file() for name in (FINGERPRINT, standard.FILE)):
@@ -109,7 +109,8 @@ def _with_progress(found: CellStatus, place: Path, log: Log) -> CellStatus:
         return found
     so_far = None if beat.robust_so_far is None else beat.robust_so_far * share
     found = replace(found, images=beat.images, done=beat.done, robust_so_far=so_far, updated=beat.time)
-    earlier = log.begun is not None and beat.time < log.begun.time  # of an earlier attempt
+    # A process that has just taken the lock has not written down its beginning.
+    earlier = log.end is not None or (log.begun is not None and beat.time < log.begun.time)
     if found.state != "running" or earlier or not (beat.queries and beat.seconds):
         return found
     rate = beat.queries / beat.seconds
@@ -136,7 +137,8 @@ def status_lines(found: Iterable[CellStatus]) -> Iterator[str]:
 def status_table(found: Sequence[CellStatus], most: int | None = None) -> Table:
     """Return a table with a row for each cell, and below it the totals and the reasons of failures.
 
-    Of more than `most` cells, it has those that run, have failed or were stopped first, in the order of the sweep.
+    With `most`, it has at most `most` + 12 lines on a wide terminal: of more cells, those that run, have failed or were
+    stopped come first, in the order of the sweep, and each of the first reasons has one line.
     """
     chosen = sorted(found, key=lambda status: _SHOWN_FIRST.index(status.state))[:most]
     kept = {id(status) for status in chosen}
@@ -146,7 +148,7 @@ def status_table(found: Sequence[CellStatus], most: int | None = None) -> Table:
     if len(below) < len(reasons):
         below.append(f"and {len(reasons) - len(below):,} more reasons")
     line = totals(found)
-    caption = Text("\n".join([line, *below]), overflow="fold")
+    caption = Text("\n".join([line, *below]), no_wrap=most is not None, overflow="fold" if most is None else "ellipsis")
     table = Table(
         box=box.SIMPLE_HEAD,
         pad_edge=False,

@@ -12,6 +12,7 @@ from rfdlight.cli.sweep.cell_files import held, note, read_log, size_of
 from rfdlight.cli.sweep.driver import Driver
 from rfdlight.cli.sweep.launchers import Ended, Launcher
 from rfdlight.cli.sweep.packs import Job, Pack, longest_first, one_by_one
+from rfdlight.cli.sweep.status import states
 
 CELLS = [f"cell{number}" for number in range(6)]
 DIES = "signal 9"
@@ -110,6 +111,7 @@ def test_a_cell_whose_processes_die_is_resumed_and_fails_if_none_finishes_an_ima
     launcher, driver = drive(place, listed("dies", "dies", "dies", "completes"))
     assert launcher.completed == Counter()
     assert driver.failed == dict.fromkeys(CELLS, DIES)
+    assert {(each.state, each.reason) for each in states(place[0], CELLS)} == {("failed", DIES)}
     images = Counter()
 
     def grows(path):
@@ -190,6 +192,27 @@ def test_cells_that_jobs_of_an_earlier_sweep_have_are_left_to_them(place):
     assert driver.run()
     assert ran[:3] == ["cell1", "of another experiment", "cell2"]
     assert sorted(ran) == sorted([*CELLS, "of another experiment"])
+    assert driver.failed == {}
+
+
+def test_a_cell_is_reported_before_its_pack_ends(place, monkeypatch):
+    monkeypatch.setattr("rfdlight.cli.sweep.driver._LOOK", 0.0)
+    folder, finished = place
+    said = []
+
+    class Slow(Scripted):
+        def wait(self, seconds):
+            pack, left = self.packs[0], [name for name in self.packs[0].names if name not in self.completed]
+            if left:
+                said.append(len(driver._ended))
+                self.run(left[0])
+                return []
+            return [Ended(self.packs.pop(0))] if pack else []
+
+    launcher = Slow(folder, listed("completes"), finished)
+    driver = Driver(folder, [Pack(tuple(Job(name, 1.0) for name in CELLS))], launcher, Console(quiet=True))
+    assert driver.run()
+    assert said == [0, 1, 2, 3, 4, 5]
     assert driver.failed == {}
 
 

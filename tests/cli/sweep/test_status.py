@@ -94,6 +94,9 @@ def test_a_look_writes_nothing(sweep):
 
 
 def test_a_cell_that_is_tried_again_runs_and_its_numbers_are_those_of_this_attempt(sweep):
+    with held(sweep, "failed"):  # before the attempt is in the log
+        found = state_of(sweep, "failed")
+        assert (found.state, found.reason, found.done, found.queries_per_second) == ("running", "", 10, None)
     beat(sweep / "failed", time=1.0)
     note(sweep, "failed")
     with held(sweep, "failed"):
@@ -106,6 +109,9 @@ def test_a_cell_that_is_tried_again_runs_and_its_numbers_are_those_of_this_attem
     assert state_of(sweep, "failed").state == "stopped"
     note(sweep, "failed", ended=True, failed="interrupted", stopped=True)
     assert (state_of(sweep, "failed").state, state_of(sweep, "failed").reason) == ("stopped", "interrupted")
+    note(sweep, "failed")
+    note(sweep, "failed", ended=True, killed="signal 9")
+    assert (state_of(sweep, "failed").state, state_of(sweep, "failed").reason) == ("stopped", "signal 9")
 
 
 def test_a_finished_cell_stays_finished_whatever_its_log_and_lock_say(sweep):
@@ -183,10 +189,11 @@ def test_a_hostile_reason_stays_text(sweep):
     note(sweep, "a")
     note(sweep, "a", ended=True, failed="\x1b[2J[red]gone[/red] [link=x]\r\n\u202e:warning:" + "x" * 5000)
     console = Console(width=120, file=io.StringIO())  # which takes markup and emoji in plain strings
-    console.print(status_table(states(sweep, ["a"])))
+    console.print(status_table(states(sweep, ["a", "[red]b"])))
     text = console.file.getvalue()
     assert r"\x1b[2J[red]gone[/red]" in "".join(text.split())
     assert ":warning:" in text
+    assert "[red]b" in text
     assert all(character.isprintable() for line in text.splitlines() for character in line)
     assert len(text) < 3000
     (line,) = status_lines(states(sweep, ["a"]))
@@ -290,10 +297,11 @@ def test_of_many_cells_those_that_run_or_failed_are_shown_first_in_the_order_of_
     failed = [f"f{number}" for number in range(9)]
     for cell in failed:
         note(sweep, cell)
-        note(sweep, cell, ended=True, failed="the same")
-    assert shown(sweep, *failed, most=8).count("the same") == 5
+        note(sweep, cell, ended=True, failed="the same" * 40)
+    assert shown(sweep, *failed, most=8).count(": the same") == 5
     assert shown(sweep, *failed, most=8).endswith("and 3 more reasons")
-    assert shown(sweep, *failed).count("the same") == 9
+    assert len(shown(sweep, *failed, *ALL, most=8).splitlines()) <= 8 + 12
+    assert shown(sweep, *failed).count(": the same") == 9
 
 
 def test_a_finished_sweep_and_a_cell_that_was_cut(swept):
