@@ -32,8 +32,11 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
 """Package and extra of a scheme."""
 
-_PATIENT = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 3}}}
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": _PATIENT, "s3a": _PATIENT, "file": {"auto_mkdir": True}}
+_S3 = {
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 3}},
+    "max_concurrency": 1,  # parts of a large file in memory at a time, each of 50 MiB
+}
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3, "file": {"auto_mkdir": True}}
 """Options of the file system of a scheme: a request to S3 that gets no answer fails within some two minutes."""
 
 _MOST_BYTES = 2**30
@@ -251,7 +254,7 @@ def _opened(url: str, purpose: str) -> Iterator[_Place]:
         raise unknown_name("scheme", scheme, _EXTRAS)
     try:
         files, root = fsspec.url_to_fs(url.rstrip("/"), **_OPTIONS.get(scheme, {}))
-        if scheme in _OPTIONS and "config_kwargs" in _OPTIONS[scheme]:
+        if _OPTIONS.get(scheme) is _S3:
             files.retries = 2  # on top of those of `config_kwargs`
         yield _Place(files, root)
     except UserError:
