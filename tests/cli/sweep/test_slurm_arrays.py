@@ -80,6 +80,8 @@ def act(assignment):
     if action == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if action.startswith("waits"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        Path(assignment["folder"], action).touch()
         while not Path(assignment["folder"], "go").exists():
             time.sleep(0.05)
 
@@ -103,6 +105,7 @@ def test_jobs_end_die_are_cancelled_and_are_adopted_by_a_later_sweep(slurm, else
     later = launcher()
     assert [each.names for each in later.adopted()] == [("waits 1", "a"), ("waits 2",), ("waits 3",)]
     assert len(slurm.submitted()) == 2
+    until(Path("runs/waits 2").exists)
     slurm.request("1_3", "CANCELLED")
     assert "1_3 ended as CANCELLED" in deaths(later, 1)["waits 2",]
     (elsewhere / "runs/go").touch()
