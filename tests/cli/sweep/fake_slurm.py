@@ -152,7 +152,7 @@ class Running:
         ends = asked or ("TIMEOUT" if passed > self.warning else "")
         if asked == "NODE_FAIL":
             self.kill("KILL")
-        elif ends and not self.told:
+        elif ends and not self.told and (self.state.folder / f"{self.job}.step").exists():
             self.told = time.monotonic()
             self.kill("TERM" if ends == "CANCELLED" else self.signal)
         elif self.told and time.monotonic() - self.told > KILL_WAIT:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from rfdlight.cli.launcher import under_slurm
 from rfdlight.cli.sweep import slurm_arrays
 from rfdlight.cli.sweep.cell_files import FOLDER, finished_images, read_log
 from rfdlight.cli.sweep.experiment import Resources
@@ -79,6 +80,8 @@ def act(assignment):
     if action == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if action.startswith("waits"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        Path(assignment["folder"], action).touch()
         while not Path(assignment["folder"], "go").exists():
             time.sleep(0.05)
 
@@ -102,12 +105,67 @@ def test_jobs_end_die_are_cancelled_and_are_adopted_by_a_later_sweep(slurm, else
     later = launcher()
     assert [each.names for each in later.adopted()] == [("waits 1", "a"), ("waits 2",), ("waits 3",)]
     assert len(slurm.submitted()) == 2
+    until(Path("runs/waits 2").exists)
     slurm.request("1_3", "CANCELLED")
     assert "1_3 ended as CANCELLED" in deaths(later, 1)["waits 2",]
     (elsewhere / "runs/go").touch()
     assert deaths(later, 2) == {("waits 1", "a"): "", ("waits 3",): ""}
     assert later.close() == ""
     assert launcher().adopted() == []
+
+
+def test_jobs_of_a_sweep_that_was_killed_at_their_submission_are_adopted(slurm, elsewhere, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    act.__module__ = "__main__"
+    with monkeypatch.context() as patch:
+        patch.setattr(slurm_arrays, "run_in_job", act)
+        patch.setattr(SlurmArrays, "_note", killed)
+        with pytest.raises(KeyboardInterrupt):
+            launcher().submit([pack("waits 1"), pack("waits 2")])
+    assert [each.names for each in launcher().adopted()] == [("waits 1",), ("waits 2",)]
+
+
+def test_a_signal_between_cells_ends_the_job(monkeypatch):
+    passed = []
+
+    def run(assignment):
+        signal.raise_signal(signal.SIGTERM)
+        passed.append(assignment)
+
+    monkeypatch.setenv("SLURM_JOB_NAME", "mine")
+    monkeypatch.setattr(slurm_arrays, "run_assignment", run)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        slurm_arrays.run_in_job({})
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert passed == []
+    assert not under_slurm(os.environ | {"SLURM_NTASKS": "1"})
+
+
+def test_a_job_that_squeue_has_forgotten_ends_without_a_result(slurm, elsewhere, monkeypatch):
+    monkeypatch.setattr(slurm_arrays, "_LOOK", 0.1)
+    monkeypatch.setattr(slurm_arrays, "_APPEARS", 0.5)
+    sweep = launcher()
+    sweep._note("7_1", "0123abcd", pack("a"))
+    (sweep._own / "0123abcd").mkdir(parents=True)
+    assert "7_1" in deaths(sweep, 1)["a",]
+
+
+def test_a_slurm_that_does_not_answer_loses_no_job(slurm, elsewhere, monkeypatch):
+    monkeypatch.setattr(slurm_arrays, "_LOOK", 0.1)
+    monkeypatch.setattr(slurm_arrays, "_APPEARS", 1.0)
+    sweep = launcher()
+    sweep._note("7_1", "0123abcd", pack("a"))
+    (sweep._own / "0123abcd").mkdir(parents=True)
+    (sweep._own / "0123abcd/packs.json").write_text('[["b"], ["a"]]')
+    squeue = slurm.folder.parent / "bin/squeue"
+    squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Socket timed out' >&2\nexit 1\n")
+    assert [ended for _ in range(5) for ended in sweep.wait(0.3)] == []
+    with pytest.raises(UserError, match="Socket timed out"):  # else its jobs would be submitted twice
+        launcher().adopted()
 
 
 @pytest.mark.parametrize(
