@@ -12,6 +12,8 @@ it has finished.
 
 With --compile, the victim is compiled for these batch sizes too. The attacks and the defended forward passes are then
 compiled, at the best of them, and each figure has two ratios: to the best eager and to the best compiled forward pass.
+
+With --keep FILE NAME, the table, of the last batch size, is put into a JSON file of tables.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pkgutil import resolve_name
 
 import timm
 import torch
+from page_tables import add_keep, keep
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -57,11 +60,11 @@ DEFENSES: dict[str, Defense] = {
 
 
 def attacks(only: list[str]) -> dict[str, Attack]:
-    """Return the attacks of some names, by default all that need no surrogate, in each of their norms."""
+    """Return the black-box attacks of some names, by default all that need no surrogate, in each of their norms."""
     found: dict[str, Attack] = {}
     for name, path in sorted(NAMES["attack"].items()):
         made = resolve_name(path)
-        if issubclass(made, SurrogateAttack) or (only and name not in only):
+        if issubclass(made, SurrogateAttack) or made.access == "gradient" or (only and name not in only):
             continue
         for norm in made.norms:
             found[f"{name} {norm}"] = made(eps=0.05 if norm == "linf" else 1.0, norm=norm)
@@ -192,7 +195,8 @@ class Bench:
         machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
         if self.device.type == "cuda":
             machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-        self.table = Table(title=f"{side} pixels, float32, {machine}")
+        self.title = f"{side} pixels, float32, {machine}"
+        self.table = Table(title=self.title)
         for column in ("what", "rows/s", *(text for name in self.bare for text in (name, "ratio"))):
             self.table.add_column(column, justify="left" if column == "what" else "right")
         for (size, name), value in tried.items():
@@ -272,6 +276,7 @@ def main() -> None:
     parser.add_argument(
         "--trace", type=Path, default=None, help="write a trace of the first attack to FILE.json.gz, alone"
     )
+    add_keep(parser)
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -286,6 +291,8 @@ def main() -> None:
         else:
             fill(bench, options.only)
             Console(width=120).print(bench.table)
+            columns = bench.table.columns
+            keep(options, [str(c.header) for c in columns], zip(*(c.cells for c in columns), strict=True), bench.title)
 
 
 def fill(bench: Bench, only: list[str]) -> None:

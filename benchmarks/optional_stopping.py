@@ -17,9 +17,9 @@ from rich.table import Table
 
 from rfdlight.records.records import Record
 from rfdlight.records.runs import Run, load_run
-from rfdlight.records.summary import Estimate, Outcome, outcomes
+from rfdlight.records.summary import Outcome, outcomes
 from rfdlight.reporting.plots import begin, save, steps, styled
-from rfdlight.reporting.tables import interval, percent
+from rfdlight.reporting.tables import with_interval
 
 
 def declared(record: Record) -> list[Outcome]:
@@ -59,31 +59,29 @@ def main() -> None:
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center")
     save(figure, options.picture, ["svg"])
-    Console().print(_table(paper, default))
+    table = Table("", "paper's criterion", "defaults")
+    for row in rows(paper, default):
+        table.add_row(*row)
+    Console().print(table)
 
 
-def _table(paper: Run, default: Run) -> Table:
-    table = Table()
-    for column in ("", "paper's criterion", "defaults"):
-        table.add_column(column)
-
-    def row(label: str, cells: list[Estimate]) -> None:
-        table.add_row(label, *(f"{percent(cell)} ({interval(cell)})" for cell in cells))
-
-    row("robust by the criterion's calls", [run.summary.declared for run in (paper, default)])
-    row("robust by fresh evaluations", [run.summary.mean_logits.robust for run in (paper, default)])
-    called = [sum(r.success_query is not None for r in run.records) for run in (paper, default)]
-    held = [sum(r.success_query is not None and r.verdict == "robust" for r in run.records) for run in (paper, default)]
-    table.add_row("called adversarial", *map(str, called))
-    table.add_row("of these, robust by fresh evaluations", *map(str, held))
-    for label, kinds in (
-        ("evaluated by the attack", ("attack", "success_check")),
-        ("evaluated by the criterion", ("criterion",)),
-    ):
-        cells = [sum(run.summary.ledger[kind] for kind in kinds) for run in (paper, default)]
-        table.add_row(label, *(f"{cell:,}" for cell in cells))
-    table.add_row("billed", *(f"{run.summary.ledger['billed']:,}" for run in (paper, default)))
-    return table
+def rows(paper: Run, default: Run) -> list[list[str]]:
+    """Return what the criteria of both runs called adversarial, and what fresh evaluations say of it."""
+    runs = (paper, default)
+    called = [[r.verdict for r in run.records if r.success_query is not None] for run in runs]
+    verdicts = ("adversarial", "undecided", "robust")
+    ledgers = [run.summary.ledger for run in runs]
+    return [
+        ["robust by the criterion during the attack", *(with_interval(run.summary.declared) for run in runs)],
+        ["robust by the final evaluation", *(with_interval(run.robust_accuracy) for run in runs)],
+        ["images called adversarial during the attack", *(f"{len(found)}" for found in called)],
+        [
+            f"of these by the final evaluation: {', '.join(verdicts)}",
+            *(", ".join(f"{found.count(verdict)}" for verdict in verdicts) for found in called),
+        ],
+        ["rows of the attack", *(f"{ledger['attack'] + ledger['success_check']:,}" for ledger in ledgers)],
+        ["rows of the criterion", *(f"{ledger['criterion']:,}" for ledger in ledgers)],
+    ]
 
 
 if __name__ == "__main__":

@@ -92,14 +92,13 @@ def _paired(first: Standard, second: Standard) -> PairedCounts:
 
 
 def stages_alone(runs: Runs, stages: Stages) -> str:
-    """Return one row per victim behind feature noise whose stages were run alone."""
+    """Return one row per victim behind feature noise."""
     rows = []
     for victim, network in VICTIMS.items():
-        alone = [stages.get(f"{victim}-feature-{attack}") for attack in ALONE]
-        if None not in alone:
-            whole = runs[f"{victim}-feature"]
-            shares = [run.summary.mean_logits.robust for run in (whole.stages[0], *alone)]
-            rows.append([network, *(cell(share) for share in shares), f"**{cell(whole.summary.robust)}**"])
+        whole = runs[f"{victim}-feature"]
+        alone = [whole.stages[0], *(stages.get(f"{victim}-feature-{attack}") for attack in ALONE)]
+        shares = ["not run" if run is None else cell(run.summary.mean_logits.robust) for run in alone]
+        rows.append([network, *shares, f"**{cell(whole.summary.robust)}**"])
     return table(["victim", "`bernoulli`", *(f"`{attack}`" for attack in ALONE), "`standard-1`"], rows)
 
 

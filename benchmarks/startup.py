@@ -7,12 +7,15 @@ and the median of the seconds, and the ratio of a command to the import: the med
 from __future__ import annotations
 
 import argparse
+import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from page_tables import add_keep, keep
 
 IMPORT = ["-c", "import torch, lightning"]
 SHORT = {
@@ -41,6 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--runs", type=Path, nargs="*", help="Run directories of a report, which is then measured too.")
+    add_keep(parser)
     options = parser.parse_args()
     commands = dict(SHORT)
     if options.runs:
@@ -53,13 +57,15 @@ def main() -> None:
             for name, arguments in commands.items():
                 taken[name].append((seconds(IMPORT, Path(empty)), seconds(arguments, Path(empty))))
     imports = [pair[0] for pairs in taken.values() for pair in pairs]
-    print("| command | minimum | median | ratio |")
-    print("| --- | --- | --- | --- |")
-    print(f"| `import torch, lightning` | {min(imports):.2f} | {statistics.median(imports):.2f} | 1 |")
+    rows = [["`import torch, lightning`", f"{min(imports):.2f}", f"{statistics.median(imports):.2f}", "1"]]
     for name, pairs in taken.items():
         own = [pair[1] for pair in pairs]
         ratio = statistics.median(mine / other for other, mine in pairs)
-        print(f"| `{name}` | {min(own):.2f} | {statistics.median(own):.2f} | {ratio:.2f} |")
+        rows.append([f"`{name}`", f"{min(own):.2f}", f"{statistics.median(own):.2f}", f"{ratio:.2f}"])
+    head = ["command", "minimum", "median", "ratio"]
+    for row in (head, ["---"] * len(head), *rows):
+        print(f"| {' | '.join(row)} |")
+    keep(options, head, rows, f"seconds, {platform.machine()}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ def write_sweep(folder: Path) -> Path:
     (folder / NAMES[0] / "partial-host-1-summary.json").write_text("{")
     for name in NAMES:
         (folder / f"{name}.yaml").write_text(f"# the settings of {name}\n")
-        (folder / name / "output.txt").write_text("")
+        for file in ("output.txt", "words.txt"):  # before and after a summary in the order of names
+            (folder / name / file).write_text(file)
     return folder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from scipy.stats import binomtest
+import scipy  # which imports scipy.stats where it is used first: that takes a second
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,7 +25,7 @@ def is_chance(right: int, total: int, classes: int) -> bool:
     chance = 1 / classes
     if not total or chance**total > _LEVEL or right / total >= (1 + chance) / 2:
         return False
-    return float(binomtest(right, total, chance, alternative="greater").pvalue) > _LEVEL
+    return float(scipy.stats.binomtest(right, total, chance, alternative="greater").pvalue) > _LEVEL
 
 
 def chance_warning(predictions: Tensor, labels: Tensor, classes: int) -> str | None:

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest, norm, ttest_1samp
+import scipy  # which imports scipy.stats where it is used first: that takes a second
+from scipy.special import ndtri
 
-Z = float(norm.ppf(0.975))
+Z = float(ndtri(0.975))
 """Half the width of a 95 % interval, in standard errors."""
 
 
@@ -42,7 +43,7 @@ def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """Return Student's interval of the mean of at least 2 values; its width is 0 if all values are equal."""
     if np.ptp(values) <= 1e-12 * np.abs(values).max():  # scipy warns of equal values
         return float(values[0]), float(values[0])
-    low, high = ttest_1samp(values, 0).confidence_interval(0.95)
+    low, high = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
     return float(low), float(high)
 
 
@@ -53,7 +54,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     Psychometrika 12, 1947; exact, by the binomial distribution.
     """
     discordant = only_first + only_second
-    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return float(scipy.stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 def paired_interval(only_first: int, only_second: int, pairs: int) -> tuple[float, float]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from scipy.stats import binomtest, norm
+import scipy  # which imports scipy.stats where it is used first: that takes a second
+from scipy.special import ndtr
 
 from rfdlight.core import chance
 from rfdlight.core.balls import reach
@@ -92,7 +93,7 @@ def _clean_accuracy(records: Sequence[Record], run: RunFacts) -> Found:
     expected = run.card.correct / run.card.total
     low, high = wilson(right, total)
     found = f"{right / total:.1%} ({low:.1%} to {high:.1%}), {expected:.1%} by the victim's card"
-    if binomtest(right, total, expected).pvalue > _LEVEL:
+    if scipy.stats.binomtest(right, total, expected).pvalue > _LEVEL:
         return "ok", found
     why = "the images may not be prepared as for its training" if undefended else "the defense may cost that much"
     return "warn", f"{found}: {why}"
@@ -140,7 +141,9 @@ def _no_ball(records: Sequence[Record], run: RunFacts) -> Found:
     right, adversarial = check.right, min(check.adversarial, check.right)
     found = f"{adversarial:,} of {right:,} images are adversarial in a ball of no size, after {check.queries:,} queries"
     allowed = 0.0 if run.deterministic else _FALSE_VERDICTS
-    if adversarial and (not allowed or binomtest(adversarial, right, allowed, alternative="greater").pvalue <= _LEVEL):
+    if adversarial and (
+        not allowed or scipy.stats.binomtest(adversarial, right, allowed, alternative="greater").pvalue <= _LEVEL
+    ):
         return "fail", f"{found}: the success criterion is wrong"
     return "ok", f"{found}: {right - adversarial:,} of {check.images:,} right, as before"
 
@@ -168,7 +171,7 @@ def _step(records: Sequence[Record], run: RunFacts) -> Found:
         return "ok", f"{found}, without noise"
     found = f"{found}, with noise of {check.noise:.3g}"
     if check.signal < check.noise:
-        sure = norm.cdf(check.signal / check.noise)
+        sure = ndtr(check.signal / check.noise)
         advice = "a larger step or --model.eot may make more images adversarial"
         return "warn", f"{found}: the attack ranks the two correctly in {sure:.0%} of the cases; {advice}"
     return "ok", found

@@ -32,8 +32,11 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _EXTRAS = {"s3": ("s3fs", "s3"), "s3a": ("s3fs", "s3"), "gs": ("gcsfs", "gs"), "gcs": ("gcsfs", "gs")}
 """Package and extra of a scheme."""
 
-_PATIENT = {"config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 3}}}
-_OPTIONS: dict[str, dict[str, Any]] = {"s3": _PATIENT, "s3a": _PATIENT, "file": {"auto_mkdir": True}}
+_S3 = {
+    "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"total_max_attempts": 3}},
+    "max_concurrency": 1,  # parts of a large file in memory at a time, each of 50 MiB
+}
+_OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3, "file": {"auto_mkdir": True}}
 """Options of the file system of a scheme: a request to S3 that gets no answer fails within some two minutes."""
 
 _MOST_BYTES = 2**30
@@ -137,7 +140,8 @@ def download(url: str, folder: Path, pixels: bool = False) -> Path:
         finished = {each for each in standards if standard.is_finished(target / each)}
         # The second list has every file of the cells whose last file is in the first one, which they are read by.
         second = place.listed()
-        needed = _of_standards(second, finished) | _of_runs(second, first, set(standards), pixels)
+        runs = {_folder(name) for name in first if _base(name) == SUMMARY}
+        needed = _of_standards(second, finished) | _of_runs(second, runs | {""}, set(standards), pixels)
         _copy(place, needed, target, url)
         if second:
             target.mkdir(parents=True, exist_ok=True)
@@ -250,7 +254,7 @@ def _opened(url: str, purpose: str) -> Iterator[_Place]:
         raise unknown_name("scheme", scheme, _EXTRAS)
     try:
         files, root = fsspec.url_to_fs(url.rstrip("/"), **_OPTIONS.get(scheme, {}))
-        if scheme in _OPTIONS and "config_kwargs" in _OPTIONS[scheme]:
+        if _OPTIONS.get(scheme) is _S3:
             files.retries = 2  # on top of those of `config_kwargs`
         yield _Place(files, root)
     except UserError:
@@ -270,17 +274,13 @@ def _of_standards(listed: dict[str, int], finished: set[str]) -> dict[str, int]:
     }
 
 
-def _of_runs(listed: dict[str, int], first: dict[str, int], standards: set[str], pixels: bool) -> dict[str, int]:
-    """Return the files that are needed of runs whose summaries are in the first list, and of the URL itself."""
-    runs = {_folder(name) for name in first if _base(name) == SUMMARY} | {""}
+def _of_runs(listed: dict[str, int], runs: set[str], standards: set[str], pixels: bool) -> dict[str, int]:
+    """Return the files of runs that are needed, by their folders, without the stages of standard evaluations."""
     wanted = _NEEDED | {images.FILE} if pixels else _NEEDED
     return {
         name: size
         for name, size in listed.items()
-        if _base(name) in wanted
-        and _folder(name) in runs
-        and (_base(name) != SUMMARY or name in first)
-        and not standards & set(_above(name))
+        if _base(name) in wanted and _folder(name) in runs and not standards & set(_above(name))
     }
 
 

@@ -40,6 +40,7 @@ WRONG = {
     "sweep experiment/victims --status table --num_images x": "num_images: expected a whole number, got 'x'",
     "report": "runs: expected at least one run directory, got none",
     "report nowhere": "expected a run directory, got nowhere, which is no folder",
+    "report memory://nowhere": "expected a run directory, got memory://nowhere, which is no folder",
     "report a --budgets x": "budgets: expected a whole number, got 'x'",
     "report a --budgets=-1/2": "budgets: expected a whole number, got '-1/2'",
     "report a --compare y": "compare: unknown value 'y'; known: attacks, defenses",

@@ -99,6 +99,8 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """What the pages call files of one's own."""
     (body,) = (body for body in blocks(ROOT / "README.md", "python") if "class UniformNoise" in body)
     (tmp_path / "my_uniform.py").write_text(body)
+    (own,) = (body for body in blocks(page_named("use-your-own-data.md"), "python") if "class MyData" in body)
+    (tmp_path / "my_data.py").write_text(own)
     (tmp_path / "runs/mine").mkdir(parents=True)
     (tmp_path / "runs/mine/config.yaml").write_text("attack: square\n")
     (tmp_path / "my_net-layer3.yaml").write_text("class_path: feature_noise\ninit_args: {sigma: 0.4, layers: layer3}\n")
@@ -106,7 +108,7 @@ def examples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.syspath_prepend(str(ROOT / "docs" / "examples"))
     yield
-    for name in ("my_uniform", "my_noise", "my_attack", "my_schedule", "my_criterion"):
+    for name in ("my_data", "my_uniform", "my_noise", "my_attack", "my_schedule", "my_criterion"):
         sys.modules.pop(name, None)
 
 

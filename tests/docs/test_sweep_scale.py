@@ -27,7 +27,7 @@ def command():
 @pytest.fixture(scope="module")
 def study(scale):
     given = dict(zip(command()[::2], command()[1::2], strict=True))
-    cells = scale.recorded(sorted(scale.RESULTS.glob("*.tar.xz")))
+    cells = scale.recorded(scale.ARCHIVES)
     return scale.Study(cells, float(given["--start"]), float(given["--each"]))
 
 

@@ -103,8 +103,7 @@ def test_an_upload_that_is_killed_again_and_again_leaves_no_cell_or_the_whole(na
 
 def test_a_server_that_never_answers_ends_in_one_line(tmp_path, monkeypatch):
     sweep = write_sweep(tmp_path / "grid")
-    patient = {"config_kwargs": storage._OPTIONS["s3"]["config_kwargs"] | {"read_timeout": 1}}
-    monkeypatch.setitem(storage._OPTIONS, "s3", patient)
+    monkeypatch.setitem(storage._S3["config_kwargs"], "read_timeout", 1)
     with s3_server(), socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(UserError, match="s3://bucket/grid"):

@@ -85,6 +85,8 @@ def test_the_runs_of_an_uploaded_sweep_are_those_of_the_local_one(url, sweep, ca
     with opened_runs([url]) as runs:
         assert [run.label for run in runs] == sorted(NAMES)
         assert not list(runs[0].folder.rglob("*.safetensors"))
+    with opened_runs([url], pixels=True) as runs:  # a standard evaluation has none, and its stages are not shown
+        assert [run.label for run in runs if list(run.folder.rglob("*.safetensors"))] == [NAMES[0]]
     with opened_runs([f"{url.rstrip('/')}/{NAMES[1]}", sweep / NAMES[0]]) as runs:
         assert [run.label for run in runs] == [NAMES[1], NAMES[0]]
 
@@ -139,10 +141,14 @@ def writes(monkeypatch):
     return left
 
 
-def visible() -> list[str]:
-    """The runs that a report of memory://grid would show."""
+def visible(sweep: Path, url: str = "memory://grid") -> list[str]:
+    """The runs that a report would show, each with all files of the sweep's that a report reads."""
     try:
-        with opened_runs(["memory://grid"]) as runs:
+        with opened_runs([url]) as runs:
+            for run in runs:
+                expected = contents(sweep / run.label).items()
+                read = {name: content for name, content in expected if name.rpartition("/")[2] in storage._NEEDED}
+                assert contents(run.folder) == read
             return [run.label for run in runs]
     except UserError:
         return []
@@ -156,7 +162,7 @@ def test_an_upload_that_is_killed_leaves_no_cell_and_the_next_one_the_whole(name
         MemoryFileSystem.store.clear()
         writes["changes"] = 10**9
         if before == "stopped":
-            put(f"memory://grid/{name}/summary.json", b'{"run": {"complete": false}}')
+            put(f"memory://grid/{name}/summary.json", Run.of([record(0)], facts(complete=False)).summary_json())
             put(f"memory://grid/{name}/images.safetensors")
         elif before == "other stages":
             put(f"memory://grid/{name}/standard.json", b'{"settings": {}, "summary": null}')
@@ -169,10 +175,10 @@ def test_an_upload_that_is_killed_leaves_no_cell_and_the_next_one_the_whole(name
         except Kill:
             writes["changes"] = 10**9
         assert storage.finished_cells("memory://grid", [name]) == {}
-        assert visible() == []
+        assert visible(sweep) == []
         assert storage.upload(sweep / name, "memory://grid")
         assert stored(name) == contents(sweep / name)
-        assert visible() == [name]
+        assert visible(sweep) == [name]
     assert changes > 5
     assert stored(name) == contents(sweep / name)
 
@@ -190,26 +196,38 @@ def test_a_reader_during_an_upload_sees_the_whole_cell_or_none(name, sweep, monk
         for change in ("put_file", "pipe_file"):
             patch.setattr(MemoryFileSystem, change, partialmethod(recorded, getattr(MemoryFileSystem, change)))
         storage.upload(sweep / name, "memory://grid")
-    moments, seen = random.Random(0), set()
+    moments, find, get = random.Random(0), MemoryFileSystem.find, MemoryFileSystem.get
+    state = 0
 
-    def later(files, call, *args, **kwargs):
+    def later():
         nonlocal state
         state = moments.randint(state, len(states) - 1)
         monkeypatch.setattr(MemoryFileSystem, "store", states[state])
-        return call(files, *args, **kwargs)
 
-    for call in ("find", "get"):
-        monkeypatch.setattr(MemoryFileSystem, call, partialmethod(later, getattr(MemoryFileSystem, call)))
-    for _ in range(40):
-        state = 0
-        with opened_runs(["memory://grid"]) as runs:
-            labels = [run.label for run in runs]
-            seen.add(len(labels))
-            assert labels in ([NAMES[0]], sorted([NAMES[0], name]))
-            for run in runs:
-                for path, content in contents(run.folder).items():
-                    assert content == (sweep / run.label / path).read_bytes()
-    assert seen == {1, 2}
+    def find_in_two_pages(*args, **kwargs):
+        later()
+        first = find(*args, **kwargs)
+        later()
+        second = find(*args, **kwargs)
+        border = moments.choice(sorted(second))
+        return {key: first[key] for key in first if key < border} | {
+            key: second[key] for key in second if key >= border
+        }
+
+    def get_later(*args, **kwargs):
+        later()
+        return get(*args, **kwargs)
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find_in_two_pages)
+    monkeypatch.setattr(MemoryFileSystem, "get", get_later)
+    for url, others in (("memory://grid", [NAMES[0]]), (f"memory://grid/{name}", [])):
+        seen = []
+        for _ in range(40):
+            state = 0 if others else 1  # a list of a cell begins with its first file
+            labels = visible(sweep, url)
+            seen.append(name in labels)
+            assert labels == sorted([*others, name] if seen[-1] else others)
+        assert set(seen) == {True, False}
 
 
 def test_the_first_upload_stays_and_one_of_other_settings_is_refused(sweep, tmp_path):
@@ -327,7 +345,7 @@ def test_a_bucket_that_may_not_be_written_is_found_before_the_first_cell(monkeyp
 def test_a_server_that_ends_in_between_is_reported_in_one_line(call, sweep, monkeypatch):
     import s3fs
 
-    monkeypatch.setitem(storage._OPTIONS, "s3", {"config_kwargs": {"retries": {"total_max_attempts": 1}}})
+    monkeypatch.setitem(storage._S3["config_kwargs"], "retries", {"total_max_attempts": 1})
     original, left = getattr(s3fs.S3FileSystem, call), {"calls": 10**9}
 
     async def ended(*args, **kwargs):
@@ -349,6 +367,7 @@ def test_a_server_that_ends_in_between_is_reported_in_one_line(call, sweep, monk
     assert left["calls"] <= 0
 
 
+@pytest.mark.slow
 def test_the_command_line_reads_urls_without_torch_and_prints_nothing_else(s3, sweep):
     storage.upload(sweep / NAMES[0], "s3://bucket/line")
     code = (

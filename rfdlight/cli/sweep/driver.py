@@ -15,11 +15,15 @@ from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
 from rfdlight.reporting.tables import duration
 
-_DEATHS = 3
+_DEATHS = 5
 """How many processes of a cell may die one after the other without finishing an image before the cell has failed."""
 
 _PAUSE = 1.0
 """Seconds between two looks at the cells."""
+
+
+_LOOK = 5.0
+"""Seconds between two looks at the cells of packs that run."""
 
 
 class Driver:
@@ -60,6 +64,7 @@ class Driver:
         self._deaths: Counter[str] = Counter()
         self._images: dict[str, int] = {}  # finished when a process of the cell died last
         self._ended: set[str] = set()
+        self._looked = time.monotonic()
 
     def run(self) -> bool:
         """Run all cells; return False if a signal stopped the sweep."""
@@ -74,6 +79,7 @@ class Driver:
                 for name in ended.pack.names:
                     if not self._conclude(name, ended.died):
                         return False
+            self._look_into_packs()
             self._look_elsewhere()
             self._watch()
         return True
@@ -135,6 +141,17 @@ class Driver:
 
     def _again(self, name: str) -> None:
         self._waiting.appendleft(Pack((self._jobs[name],)))
+
+    def _look_into_packs(self) -> None:
+        """Print the results of complete cells whose process runs other cells of their pack."""
+        if time.monotonic() - self._looked < _LOOK:
+            return
+        self._looked = time.monotonic()
+        for name, before in [*self._out.items()]:
+            log = read_log(self.folder, name)
+            has_ended = log.attempts > before and log.end is not None and not is_running(self.folder, name)
+            if has_ended and size_of(self.folder / name) is not None:
+                self._conclude(name, "")
 
     def _look_elsewhere(self) -> None:
         """Take over the cells that another sweep has left, and count those that it has completed."""

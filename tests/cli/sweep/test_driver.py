@@ -108,7 +108,7 @@ def test_a_cell_that_fails_is_run_as_often_as_retries_say(place):
 
 
 def test_a_cell_whose_processes_die_is_resumed_and_fails_if_none_finishes_an_image(place, monkeypatch):
-    launcher, driver = drive(place, listed("dies", "dies", "dies", "completes"))
+    launcher, driver = drive(place, listed(*["dies"] * 5, "completes"))
     assert launcher.completed == Counter()
     assert driver.failed == dict.fromkeys(CELLS, DIES)
     assert {(each.state, each.reason) for each in states(place[0], CELLS)} == {("failed", DIES)}
@@ -192,6 +192,27 @@ def test_cells_that_jobs_of_an_earlier_sweep_have_are_left_to_them(place):
     assert driver.run()
     assert ran[:3] == ["cell1", "of another experiment", "cell2"]
     assert sorted(ran) == sorted([*CELLS, "of another experiment"])
+    assert driver.failed == {}
+
+
+def test_a_cell_is_reported_before_its_pack_ends(place, monkeypatch):
+    monkeypatch.setattr("rfdlight.cli.sweep.driver._LOOK", 0.0)
+    folder, finished = place
+    said = []
+
+    class Slow(Scripted):
+        def wait(self, seconds):
+            pack, left = self.packs[0], [name for name in self.packs[0].names if name not in self.completed]
+            if left:
+                said.append(len(driver._ended))
+                self.run(left[0])
+                return []
+            return [Ended(self.packs.pop(0))] if pack else []
+
+    launcher = Slow(folder, listed("completes"), finished)
+    driver = Driver(folder, [Pack(tuple(Job(name, 1.0) for name in CELLS))], launcher, Console(quiet=True))
+    assert driver.run()
+    assert said == [0, 1, 2, 3, 4, 5]
     assert driver.failed == {}
 
 
