@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from rich import box
@@ -14,6 +15,7 @@ from rfdlight.cli.sweep.packs import Job
 from rfdlight.data.given import GivenImages
 from rfdlight.engine.compilation import SHARE_MADE
 from rfdlight.evaluation.evaluate import evaluate
+from rfdlight.evaluation.interface import LOGGER
 
 _PROBE = Size(images=64, budget=8)
 """Size of the short evaluation that measures the speed of a victim."""
@@ -56,14 +58,19 @@ def _rows_per_second(cell: Checked) -> float:
     """Measure the speed of a victim without its defense, in a short evaluation."""
     images = cell.images.take(list(range(min(_PROBE.images, len(cell.images)))))
     data = GivenImages(images, cell.num_classes)
-    run = evaluate(
-        cell.victim,
-        data,
-        "random_noise",
-        eps=0.1,
-        budget=_PROBE.budget,
-        sanity_checks=False,
-        device=cell.device,
-        progress=False,
-    )
+    level = LOGGER.level
+    LOGGER.setLevel(logging.ERROR)  # warnings about so few images say nothing of the sweep
+    try:
+        run = evaluate(
+            cell.victim,
+            data,
+            "random_noise",
+            eps=0.1,
+            budget=_PROBE.budget,
+            sanity_checks=False,
+            device=cell.device,
+            progress=False,
+        )
+    finally:
+        LOGGER.setLevel(level)
     return run.facts.totals.total / run.facts.wall_seconds
