@@ -92,11 +92,13 @@ def sweep(
         console.print(Text("An attack that succeeds ends early, and takes a fraction of its time.", style="dim"))
         return 0
     run_directory.create(folder)
-    chosen = running.launcher_named(launcher, folder, checked, jobs, slurm)
     if upload is not None:
-        chosen.upload = upload
         stored.send(upload, folder, [name for name, size in done.items() if size is not None])
-    failed = running.run(chosen, missing, checked, cells, retries, console)
+    failed: list[str] | None = []
+    if missing:
+        chosen = running.launcher_named(launcher, folder, checked, jobs, slurm)
+        chosen.upload = upload or ""
+        failed = running.run(chosen, missing, checked, cells, retries, console)
     if failed is None:
         console.print("stopped; the same command goes on from here")
         return 1

@@ -107,6 +107,11 @@ def test_a_launcher_without_its_package_names_the_extra(command, monkeypatch, pa
     assert f"pip install 'rfdlight[{line[-1]}]'" in said.err
 
 
+def test_a_complete_sweep_starts_no_launcher(command, swept, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert command("sweep", "grid.yaml", "--launcher", "ray").status == 0
+
+
 def test_resources_are_no_setting_of_a_cell(command):
     Path("grid.yaml").write_text(
         GRID.replace("common:\n", "common:\n  resources: {gpus: 0.5}\n")
