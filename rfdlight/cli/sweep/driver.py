@@ -21,7 +21,6 @@ _DEATHS = 5
 _PAUSE = 1.0
 """Seconds between two looks at the cells."""
 
-
 _LOOK = 5.0
 """Seconds between two looks at the cells of packs that run."""
 
@@ -103,19 +102,20 @@ class Driver:
         if name not in self._out:
             return True
         before, log = self._out.pop(name), read_log(self.folder, name)
-        begun, end = log.attempts > before, log.end
+        begun = log.attempts > before
+        end = log.end if begun else None  # of the attempt that this pack made
         complete = size_of(self.folder / name) is not None
-        if begun and end is not None and end.stopped and self._launcher.stops_together:
+        if end is not None and end.stopped and self._launcher.stops_together:
             return False
-        if begun and end is not None and end.anew:
+        if end is not None and end.anew:
             self._print(f"{name}: {end.anew}; it began anew", "yellow")
         if complete:
-            self._end(name, end.failed if begun and end is not None else "")
-        elif begun and end is not None and end.failed:
+            self._end(name, end.failed if end is not None else "")
+        elif end is not None and end.failed:
             self._failures[name] += 1
             self._again_unless(name, self._failures[name] > self._retries, end.failed)
         elif begun or died:
-            killed = end.killed if begun and end is not None else ""
+            killed = end.killed if end is not None else ""
             self._again_unless(name, self._died_too_often(name), died or killed or "it was stopped")
         elif is_running(self.folder, name):
             self._elsewhere.add(name)

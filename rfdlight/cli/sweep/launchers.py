@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -16,8 +15,6 @@ from rfdlight.cli.sweep.experiment import Resources
 from rfdlight.cli.sweep.packs import Pack
 from rfdlight.cli.sweep.worker import Assignment, Worker
 from rfdlight.errors import UserError
-
-LauncherName = Literal["local", "ray", "slurm"]
 
 
 @dataclass(frozen=True)

@@ -89,16 +89,12 @@ class LocalProcesses(Launcher):
     def close(self) -> str:
         alive = [place for place in self._places if place is not None]
         for place in alive:
-            if place.pack is None:
-                _input_of(place).close()
-            else:
+            if place.pack is not None:
                 place.process.terminate()
+            _input_of(place).close()  # a stopped cell ends, and its process then finds no other one
         deadline = time.monotonic() + _ENDING
         for place in alive:
             try:
-                # A stopped cell ends, and the end of the standard input then ends its process.
-                if not _input_of(place).closed:
-                    _input_of(place).close()
                 place.process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 place.process.kill()
