@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -16,3 +17,10 @@ def page_named(name: str) -> Path:
 
 def blocks(page: Path, language: str) -> list[str]:
     return [body for found, body in BLOCK.findall(page.read_text()) if found == language]
+
+
+def unpacked(archive: str, folder: Path) -> Path:
+    """Unpack the stored records of a page of results; return their folder."""
+    with tarfile.open(ROOT / "docs/results" / archive) as records:
+        records.extractall(folder, filter="data")
+    return folder / "runs"

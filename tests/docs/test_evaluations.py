@@ -3,10 +3,9 @@
 import importlib
 import re
 import sys
-import tarfile
 
 import pytest
-from pages import ROOT, page_named
+from pages import ROOT, page_named, unpacked
 
 from rfdlight.records.run_folders import load_any
 from rfdlight.records.runs import load_run
@@ -14,10 +13,7 @@ from rfdlight.records.runs import load_run
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    with tarfile.open(ROOT / "docs/results/evaluation-records.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "runs"
+    return unpacked("evaluation-records.tar.xz", tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture

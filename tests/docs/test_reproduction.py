@@ -2,17 +2,15 @@
 
 import importlib
 import sys
-import tarfile
 
 import pytest
-from pages import ROOT
+from pages import ROOT, unpacked
 
 
 @pytest.mark.slow
 def test_the_page_has_the_tables_of_the_records(tmp_path, monkeypatch):
-    with tarfile.open(ROOT / "docs/results/reproduction-records.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    runs = unpacked("reproduction-records.tar.xz", tmp_path)
     monkeypatch.chdir(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    monkeypatch.setattr(sys, "argv", ["reproduction.py", str(tmp_path / "runs/paper"), "--check"])
+    monkeypatch.setattr(sys, "argv", ["reproduction.py", str(runs / "paper"), "--check"])
     assert importlib.import_module("reproduction").main() == 0

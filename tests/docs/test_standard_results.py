@@ -2,10 +2,9 @@
 
 import importlib
 import sys
-import tarfile
 
 import pytest
-from pages import ROOT
+from pages import ROOT, unpacked
 
 from rfdlight import compare, load_standard
 
@@ -14,10 +13,7 @@ PAGE = ROOT / "docs/results/standard-results.md"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    with tarfile.open(ROOT / "docs/results/standard-records.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder / "runs"
+    return unpacked("standard-records.tar.xz", tmp_path_factory.mktemp("records"))
 
 
 def check(monkeypatch, runs, page):

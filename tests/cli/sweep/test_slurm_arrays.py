@@ -145,21 +145,23 @@ def test_a_signal_between_cells_ends_the_job(monkeypatch):
     assert not under_slurm(os.environ | {"SLURM_NTASKS": "1"})
 
 
-def test_a_job_that_squeue_has_forgotten_ends_without_a_result(slurm, elsewhere, monkeypatch):
+def with_a_job(monkeypatch, appears):
+    """A launcher that looks at squeue often, with a job that squeue does not know."""
     monkeypatch.setattr(slurm_arrays, "_LOOK", 0.1)
-    monkeypatch.setattr(slurm_arrays, "_APPEARS", 0.5)
+    monkeypatch.setattr(slurm_arrays, "_APPEARS", appears)
     sweep = launcher()
     sweep._note("7_1", "0123abcd", pack("a"))
     (sweep._own / "0123abcd").mkdir(parents=True)
+    return sweep
+
+
+def test_a_job_that_squeue_has_forgotten_ends_without_a_result(slurm, elsewhere, monkeypatch):
+    sweep = with_a_job(monkeypatch, 0.5)
     assert "7_1" in deaths(sweep, 1)["a",]
 
 
 def test_a_slurm_that_does_not_answer_loses_no_job(slurm, elsewhere, monkeypatch):
-    monkeypatch.setattr(slurm_arrays, "_LOOK", 0.1)
-    monkeypatch.setattr(slurm_arrays, "_APPEARS", 1.0)
-    sweep = launcher()
-    sweep._note("7_1", "0123abcd", pack("a"))
-    (sweep._own / "0123abcd").mkdir(parents=True)
+    sweep = with_a_job(monkeypatch, 1.0)
     (sweep._own / "0123abcd/packs.json").write_text('[["b"], ["a"]]')
     squeue = slurm.folder.parent / "bin/squeue"
     squeue.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Socket timed out' >&2\nexit 1\n")
