@@ -292,7 +292,8 @@ def main() -> None:
             fill(bench, options.only)
             Console(width=120).print(bench.table)
             columns = bench.table.columns
-            keep(options, [str(c.header) for c in columns], zip(*(c.cells for c in columns), strict=True), bench.title)
+            rows = [list(row) for row in zip(*(c.cells for c in columns), strict=True)]
+            keep(options, title=bench.title, head=[str(c.header) for c in columns], rows=rows)
 
 
 def fill(bench: Bench, only: list[str]) -> None:

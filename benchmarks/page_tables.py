@@ -1,4 +1,4 @@
-"""Tables of a page between two comments, `<!-- NAME -->` and `<!-- end NAME -->`, and JSON files of measured tables."""
+"""Tables of a page between two comments, `<!-- NAME -->` and `<!-- end NAME -->`, and JSON files of measurements."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from rfdlight.errors import UserError
+
+PEERS = {"torchattacks": "torchattacks", "foolbox": "foolbox", "adversarial-robustness-toolbox": "art"}
+"""Compared libraries, and the packages that they import as."""
 
 
 def write(page: Path, tables: Mapping[str, str], check: bool) -> int:
@@ -30,21 +35,29 @@ def write(page: Path, tables: Mapping[str, str], check: bool) -> int:
 
 
 def add_keep(parser: argparse.ArgumentParser) -> None:
-    """Add the option by which a benchmark keeps its table."""
-    parser.add_argument("--keep", nargs=2, metavar=("FILE", "NAME"), help="a JSON file of tables, and the table's name")
+    """Add the option by which a benchmark keeps what it measures."""
+    parser.add_argument("--keep", nargs=2, metavar=("FILE", "NAME"), help="a JSON file, and the record's name in it")
 
 
-def keep(options: argparse.Namespace, head: Sequence[str], rows: Iterable[Sequence[str]], title: str) -> None:
-    """Put a measured table into the JSON file that was named, if one was, with the command that is running."""
+def keep(options: argparse.Namespace, **measured: object) -> None:
+    """Put what was measured into the JSON file that was named, if one was, with the command and the versions."""
     if options.keep:
         file, name = Path(options.keep[0]), options.keep[1]
-        tables = json.loads(file.read_text()) if file.exists() else {}
+        records = json.loads(file.read_text()) if file.exists() else {}
         command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
-        tables[name] = {"command": command, "title": title, "head": list(head), "rows": [list(row) for row in rows]}
-        file.write_text(json.dumps(tables, indent=1) + "\n")
+        records[name] = {"command": command, "versions": versions(), **measured}
+        text = json.dumps(records, indent=1)
+        lists = re.compile(r"\[\s+(\d+(?:,\s+\d+)*)\s+\]")  # of integers, which fill a line
+        file.write_text(lists.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of torch and of the compared libraries that are installed."""
+    installed = {name: version(name) for name in ("torch", *PEERS) if find_spec(PEERS.get(name, name))}
+    return {name: found.partition("+")[0] for name, found in installed.items()}
 
 
 def kept(file: Path) -> dict[str, dict[str, Any]]:
-    """Return the tables of a JSON file by name: command, title, head and rows."""
-    tables: dict[str, dict[str, Any]] = json.loads(file.read_text())
-    return tables
+    """Return the records of a JSON file by name: the command, the versions and what was measured."""
+    records: dict[str, dict[str, Any]] = json.loads(file.read_text())
+    return records

@@ -1,7 +1,7 @@
 """Compares the speed of attacks with that of the same attacks of torchattacks, foolbox and ART, on the same images.
 
     pip install --editable '.[bench]'
-    RFDLIGHT_DATA=FOLDER python benchmarks/peers.py [--batch 32] [--rounds 3] [--only "square|hsja"]
+    RFDLIGHT_DATA=FOLDER python benchmarks/peers.py [--batch 32] [--rounds 3] [--only "square|hsja"] [--keep FILE NAME]
 
 The victim is the undefended resnet20-cifar10, on the first test images that it classifies correctly, in linf 8/255,
 with the same budget of queries for each image. A row is one image in one forward pass, as the network receives it. A
@@ -31,6 +31,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from engine import Bench, Deadline, asked, compile_for, now
+from page_tables import add_keep, keep
 from peers_strength import (
     CLASSES,
     OURS,
@@ -236,6 +237,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", default="", help="pattern of our attacks' names")
+    add_keep(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     ours = load_victim("resnet20-cifar10").eval()
@@ -258,8 +260,10 @@ def main() -> None:
     table = Table(title=f"{options.batch} rows, {options.budget} queries, {options.rounds} rounds: median (range)")
     for column in HEAD:
         table.add_column(column, justify="left" if column == HEAD[0] else "right")
-    for name, figures in found.items():
-        table.add_row(name, *cells(figures, found[ours_of[name]]))
+    rows = [[name, *cells(figures, found[ours_of[name]])] for name, figures in found.items()]
+    for row in rows:
+        table.add_row(*row)
+    keep(options, head=HEAD, rows=rows)
     Console(width=160).print(bench.table, table)
 
 

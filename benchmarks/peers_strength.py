@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from page_tables import add_keep, keep
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
@@ -34,7 +35,6 @@ from rfdlight.data import CIFAR10
 
 BUDGETS = (100, 300, 1000)
 CLASSES = 10
-NEVER = 10**9  # the first success of an image without one
 
 
 class Finished(BaseException):
@@ -48,7 +48,7 @@ class Counted(nn.Module):
         super().__init__()
         self.victim, self.clean, self.label, self.threat, self.budget = victim, x, y, threat, budget
         self.queries = 0
-        self.first = NEVER
+        self.first = budget + 1
 
     @torch.no_grad()
     def forward(self, points: Tensor) -> Tensor:
@@ -180,7 +180,7 @@ OURS = {
 
 
 def firsts_of_peer(peer: Peer, victim: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, budget: int) -> list[int]:
-    """Return the number of each image's first adversarial query."""
+    """Return the number of each image's first adversarial query, or one more than the budget."""
     found, ended, failed = [], 0, 0
     for i in range(len(x)):
         torch.manual_seed(i)
@@ -203,26 +203,37 @@ def firsts_of_peer(peer: Peer, victim: nn.Module, x: Tensor, y: Tensor, threat: 
 def firsts_of_ours(
     attack: attacks.Attack, victim: nn.Module, x: Tensor, y: Tensor, threat: ThreatModel, budget: int
 ) -> list[int]:
-    """Return the number of each image's first adversarial query."""
+    """Return the number of each image's first adversarial query, or one more than the budget."""
     seed = torch.arange(len(x))
     state: Columns = {"x": x, "y": y, "seed": seed, "budget": torch.full_like(y, budget)}
     state |= {"target": torch.full_like(y, -1), **attack.init(x, y, seed)}
     lasting = tuple(state)
-    found = torch.full_like(y, NEVER)
+    never = budget + 1
+    found = torch.full_like(y, never)
     rows = torch.arange(len(x))
     for query in range(1, budget + 1):
         points = attack.ask(state)
         logits = victim(points)
         attack.tell(state, points, logits if attack.access == "score" else logits.argmax(1))
         wrong = (margin(logits, state["y"]) < 0) & threat.contains(state["x"], points)
-        found[rows[wrong & (found[rows] == NEVER)]] = query
+        found[rows[wrong & (found[rows] == never)]] = query
         if query % 20 == 0:
-            remains = found[rows] == NEVER
+            remains = found[rows] == never
             rows = rows[remains]
             state = {name: state[name][remains] for name in lasting}
             if len(rows) == 0:
                 break
     return found.tolist()
+
+
+Firsts = dict[str, list[int]]
+"""The first adversarial query of each image by the budget of the run; one more than the budget for robust images."""
+
+
+def cells(firsts: Firsts) -> list[str]:
+    """Return the shares that are robust after the budgets, with their intervals."""
+    longest = firsts[str(BUDGETS[-1])]
+    return [share(firsts.get(str(budget), longest), budget) for budget in BUDGETS]
 
 
 def share(firsts: list[int], budget: int) -> str:
@@ -249,27 +260,30 @@ def main() -> None:
     parser.add_argument("--eps", type=float, default=None, help="default: 8/255 in linf, 0.5 in l2")
     parser.add_argument("--only", default="", help="pattern of our attacks' names")
     parser.add_argument("--rows", default="", help="pattern of the rows")
+    add_keep(parser)
     options = parser.parse_args()
     threat = ThreatModel(options.norm, options.eps or {"linf": 8 / 255, "l2": 0.5}[options.norm])
     victim = load_victim("resnet20-cifar10").eval()
     x, y = classified_correctly(victim, options.images)
+    rows: dict[str, Firsts] = {}
+
+    def add(name: str, firsts: Firsts) -> None:
+        rows[name] = firsts
+        print(f"| {name} | {' | '.join(cells(firsts))} |", flush=True)
+        keep(options, ball=f"{threat.norm} {threat.eps:.3g}", rows=rows)  # after each row, as a run takes long
+
     print(f"| attack at its defaults | {' | '.join(f'{budget} queries' for budget in BUDGETS)} |\n|---|---|---|---|")
     for name, make in OURS.items():
         if not re.search(options.only, name):
             continue
-        attack_norms = make.norms
-        if options.norm in attack_norms and re.search(options.rows, f"ours {name}"):
+        if options.norm in make.norms and re.search(options.rows, f"ours {name}"):
             attack = make(eps=threat.eps, norm=threat.norm)
-            cells = [share(firsts_of_ours(attack, victim, x, y, threat, budget), budget) for budget in BUDGETS]
-            print(f"| `{name}` | {' | '.join(cells)} |", flush=True)
+            add(f"`{name}`", {str(b): firsts_of_ours(attack, victim, x, y, threat, b) for b in BUDGETS})
         for peer in PEERS:
             if peer.attack != name or options.norm not in peer.norms or not re.search(options.rows, peer.name):
                 continue
-            if peer.knows_budget:
-                runs = {budget: firsts_of_peer(peer, victim, x, y, threat, budget) for budget in BUDGETS}
-            else:
-                runs = dict.fromkeys(BUDGETS, firsts_of_peer(peer, victim, x, y, threat, BUDGETS[-1]))
-            print(f"| {peer.name} | {' | '.join(share(runs[b], b) for b in BUDGETS)} |", flush=True)
+            runs = BUDGETS if peer.knows_budget else BUDGETS[-1:]
+            add(peer.name, {str(b): firsts_of_peer(peer, victim, x, y, threat, b) for b in runs})
 
 
 if __name__ == "__main__":

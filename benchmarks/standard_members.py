@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="pattern of the attacks")
     parser.add_argument("--weights", type=Path, default=Path("tuning"), help="folder of the networks, made if missing")
     options = parser.parse_args()
-    cells = cells_of(options.weights, [options.eps], options.images, options.cells)
+    cells = cells_of(options.weights, "linf", [options.eps], options.images, options.cells)
     budget = MARKS[-1]
     print(f"| attack | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}")
     queries = {}

@@ -65,7 +65,7 @@ def main() -> None:
     head = ["command", "minimum", "median", "ratio"]
     for row in (head, ["---"] * len(head), *rows):
         print(f"| {' | '.join(row)} |")
-    keep(options, head, rows, f"seconds, {platform.machine()}")
+    keep(options, title=f"seconds, {platform.machine()}", head=head, rows=[list(row) for row in rows])
 
 
 if __name__ == "__main__":

@@ -4,19 +4,23 @@ For each attack and action, the table has the share of the attacked images whose
 first detection, the share of the queries that are detected, refused queries and accounts per attacked image, and the
 attack success rate. The last line has the share of clean test images that match an earlier one.
 
-    python benchmarks/stateful.py --images 30 --budget 500 --clean 10000
+    python benchmarks/stateful.py --images 30 --budget 500 --clean 10000 [--keep FILE NAME]
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
+
+from msgspec import convert, to_builtins
+from page_tables import add_keep, keep
 
 import rfdlight as rfd
 from rfdlight.attacks import NES, Attack, Bernoulli, Square
 from rfdlight.data import CIFAR10
 from rfdlight.data.conversion import unit_range
 from rfdlight.defenses import Blacklight
-from rfdlight.records.summary import Estimate
+from rfdlight.records.summary import Detections, Estimate
 
 VICTIM = "resnet20-cifar10"
 CHUNK = 100
@@ -30,21 +34,33 @@ def attacks() -> dict[str, Attack]:
     return {name: made() for name, made in both.items()} | adapting | {"bernoulli": Bernoulli()}
 
 
-def text(share: Estimate) -> str:
-    """Return a share with its 95 % interval."""
-    return f"{share.value:.1%} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+HEAD = (
+    "attack",
+    "action",
+    "attacks detected",
+    "first detected query, median and mean",
+    "queries detected",
+    "refused per image",
+    "accounts per image",
+    "attack success rate",
+)
 
 
-def line(name: str, run: rfd.Run) -> str:
-    """Return one row of the table; without a policy the columns of detections are empty."""
-    found, success = run.summary.detections, text(run.attack_success_rate)
+def measured(run: rfd.Run) -> dict[str, Any]:
+    """Return what the table needs of a run."""
+    found, success = run.summary.detections, run.attack_success_rate
+    return {"action": run.facts.policy or "none", "success": to_builtins(success), "detections": to_builtins(found)}
+
+
+def cells(action: str, success: object, detections: object) -> list[str]:
+    """Return the cells of what was measured; without a policy those of detections are empty."""
+    rate, found = str(convert(success, Estimate)), convert(detections, Detections | None)
     if found is None:
-        return f"| {name} | none | | | | | | {success} |"
+        return [action, "", "", "", "", "", rate]
     images = found.attacks.total
     first = "-" if found.mean_first is None else f"{found.median_first:g}, {found.mean_first:.1f}"
-    per_image = f"{found.refused / images:.1f} | {found.accounts / images:.1f}"
-    detected = f"{text(found.attacks)} | {first} | {found.queries.value:.1%}"
-    return f"| {name} | {run.facts.policy} | {detected} | {per_image} | {success} |"
+    per_image = [f"{found.refused / images:.1f}", f"{found.accounts / images:.1f}"]
+    return [action, str(found.attacks), first, f"{found.queries.value:.1%}", *per_image, rate]
 
 
 def false_positives(count: int) -> Estimate:
@@ -65,9 +81,10 @@ def main() -> None:
     parser.add_argument("--attacks", nargs="*", default=list(attacks()), choices=list(attacks()))
     parser.add_argument("--actions", nargs="+", default=["none", "flag", "ban"])
     parser.add_argument("--clean", type=int, default=10_000, help="clean test images; 0 leaves them out")
+    add_keep(parser)
     arguments = parser.parse_args()
-    print("| attack | action | attacks detected | first, median and mean | queries | refused | accounts | success |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    rows: list[dict[str, Any]] = []
+    print(f"| {' | '.join(HEAD)} |\n|{'---|' * len(HEAD)}", flush=True)
     for name in arguments.attacks:
         for action in arguments.actions:
             attack = attacks()[name]
@@ -80,9 +97,12 @@ def main() -> None:
                 sanity_checks=False,
                 progress=False,
             )
-            print(line(name, run), flush=True)
-    if arguments.clean:
-        print(f"clean test images detected: {text(false_positives(arguments.clean))} of {arguments.clean:,}")
+            rows.append({"attack": name, **measured(run)})
+            print(f"| {name} | {' | '.join(cells(**measured(run)))} |", flush=True)
+    clean = false_positives(arguments.clean) if arguments.clean else None
+    keep(arguments, rows=rows, clean=to_builtins(clean))
+    if clean is not None:
+        print(f"clean test images detected: {clean} of {clean.total:,}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,8 @@ def variants() -> dict[str, Callable[..., Attack]]:
     found: dict[str, Callable[..., Attack]] = {"random_noise": RandomNoise}
     for length in (None, 10000):
         for p in (0.05, 0.1, 0.2, 0.3, 0.5, 0.8):
-            found[f"square p {p} schedule {length}"] = partial(Square, p=p, schedule_len=length)
+            schedule = "" if length is None else f", schedule {length}"
+            found[f"square, p {p}{schedule}"] = partial(Square, p=p, schedule_len=length)
     for share in (0.2, 0.5, 1.0):
         found |= estimators(share)
     for basis in ("pixel", "dct"):

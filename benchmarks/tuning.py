@@ -8,7 +8,8 @@ robust after 100, 300 and 1000 queries of one run with a budget of 1000, and the
 which counts 1000 where there is none. With `--budgets`, each number of queries is the budget of a run of its own.
 
 A script of this folder calls `main` with its variants; its options are `--images`, `--eps`, `--norm`, `--cells PATTERN`
-for columns, `--only PATTERN` for rows, `--budgets`, and `--weights FOLDER` for the two networks, trained where missing.
+for columns, `--only PATTERN` for rows, `--budgets`, `--weights FOLDER` for the two networks, trained where missing, and
+`--keep FILE NAME`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
+from page_tables import add_keep, keep
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -100,8 +103,8 @@ def noise_of_two_points(victim: Victim, x: Tensor, y: Tensor) -> float:
 @torch.no_grad()
 def robust_after(
     attack: Attack, victim: Victim, x: Tensor, y: Tensor, sigma: float, budget: int = MARKS[-1]
-) -> tuple[dict[int, float], Tensor]:
-    """Return the shares, in percent, that are robust at the marks, and each image's number of queries, (images,) int64.
+) -> tuple[dict[int, int], Tensor]:
+    """Return how many images are robust at the marks, and each image's number of queries, (images,) int64.
 
     These are the queries up to the success, of robust images one more than the budget. A success is a query in the ball
     whose mean logits are adversarial; at a mark what would be submitted counts too.
@@ -112,7 +115,7 @@ def robust_after(
     state |= {"target": torch.full_like(y, -1), **attack.init(x, y, seed)}
     lasting = tuple(state)
     remains, image = torch.ones(len(x), dtype=torch.bool), torch.arange(len(x))
-    shares, queries = dict.fromkeys((mark for mark in MARKS if mark <= budget), 0.0), torch.zeros_like(y)
+    counts, queries = dict.fromkeys((mark for mark in MARKS if mark <= budget), 0), torch.zeros_like(y)
     for query in range(1, budget + 1):
         state = {name: state[name] for name in lasting}
         points = attack.ask(state)
@@ -125,13 +128,27 @@ def robust_after(
         if query % SWEEP == 0:
             state = take({name: state[name] for name in lasting}, remains)
             image, remains = image[remains], remains[remains]
-        if query in shares and len(remains):
+        if query in counts and len(remains):
             robust = margin(victim(attack.best(state)), state["y"]) >= 0
-            shares[query] = 100 * int(robust.sum()) / len(x)
+            counts[query] = int(robust.sum())
             queries[image[robust]] += query == budget
         if len(remains) == 0:
             break
-    return shares, queries
+    return counts, queries
+
+
+class Measured(TypedDict):
+    """What a cell of the table has been measured to be."""
+
+    robust: dict[str, int]  # images after so many queries
+    queries: list[int]  # of each image in the longest run, as robust_after returns them
+
+
+def text(measured: Measured) -> str:
+    """Return a cell of the table."""
+    queries = measured["queries"]
+    shares = " / ".join(f"{100 * robust / len(queries):.0f}" for robust in measured["robust"].values())
+    return f"{shares} ({sum(min(count, MARKS[-1]) for count in queries) / len(queries):.0f})"
 
 
 @dataclass(frozen=True)
@@ -145,7 +162,7 @@ class Cell:
     sigma: float
 
 
-def cells_of(weights: Path, radii: Sequence[float], images: int, pattern: str) -> dict[str, Cell]:
+def cells_of(weights: Path, norm: str, radii: Sequence[float], images: int, pattern: str) -> dict[str, Cell]:
     """Return the cells whose titles match a pattern; networks that are missing in the folder are trained."""
     data = CIFAR10(validation=2000)
     held = data.images("validation")
@@ -153,7 +170,7 @@ def cells_of(weights: Path, radii: Sequence[float], images: int, pattern: str) -
     cells = {}
     for name in NETWORKS:
         titles = {
-            f"{name}, eps {eps}, {kind}": (eps, kind == "noise") for eps in radii for kind in ("undefended", "noise")
+            f"{name}, {norm} {eps}, {kind}": (eps, kind == "noise") for eps in radii for kind in ("undefended", "noise")
         }
         titles = {title: cell for title, cell in titles.items() if re.search(pattern, title)}
         if not titles:
@@ -181,21 +198,21 @@ def main(description: str, variants: Variants) -> None:
     parser.add_argument("--only", default="", help="pattern of the rows")
     parser.add_argument("--budgets", action="store_true", help="a run for each number of queries")
     parser.add_argument("--weights", type=Path, default=Path("tuning"), help="folder of the networks, made if missing")
+    add_keep(parser)
     options = parser.parse_args()
-    cells = cells_of(options.weights, options.eps, options.images, options.cells)
+    cells = cells_of(options.weights, options.norm, options.eps, options.images, options.cells)
     print(f"| attack | {' | '.join(cells)} |\n|---|{'---|' * len(cells)}")
+    rows: dict[str, dict[str, Measured]] = {}
     for name, make in variants.items():
         if not re.search(options.only, name):
             continue
-        line = []
-        for cell in cells.values():
+        rows[name] = {}
+        for title, cell in cells.items():
             attack = make(eps=cell.eps, norm=options.norm)
-            shares: dict[int, float] = {}
+            robust: dict[str, int] = {}
             for budget in MARKS if options.budgets else MARKS[-1:]:
-                found, queries = robust_after(attack, cell.victim, cell.x, cell.y, cell.sigma, budget)
-                shares |= {budget: found[budget]} if options.budgets else found
-            line.append(
-                " / ".join(f"{share:.0f}" for share in shares.values())
-                + f" ({queries.clamp_max(MARKS[-1]).float().mean():.0f})"
-            )
-        print(f"| {name} | {' | '.join(line)} |", flush=True)
+                counts, queries = robust_after(attack, cell.victim, cell.x, cell.y, cell.sigma, budget)
+                robust |= {str(mark): counts[mark] for mark in ([budget] if options.budgets else counts)}
+            rows[name][title] = {"robust": robust, "queries": queries.tolist()}
+        print(f"| {name} | {' | '.join(map(text, rows[name].values()))} |", flush=True)
+        keep(options, rows=rows)

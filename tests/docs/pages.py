@@ -19,6 +19,17 @@ def blocks(page: Path, language: str) -> list[str]:
     return [body for found, body in BLOCK.findall(page.read_text()) if found == language]
 
 
+def shown(page: str, name: str) -> str:
+    """What stands between the two comments of a name."""
+    found = re.search(rf"<!-- {name} -->\n\n(.*?)\n\n<!-- end {name} -->", page_named(page).read_text(), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def prose(page: Path) -> str:
+    return " ".join(page.read_text().split())
+
+
 def unpacked(archive: str, folder: Path) -> Path:
     """Unpack the stored records of a page of results; return their folder."""
     with tarfile.open(ROOT / "docs/results" / archive) as records:

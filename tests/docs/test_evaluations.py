@@ -1,11 +1,10 @@
 """The pages on evaluations and on performance have the tables of their records, timings and counts."""
 
 import importlib
-import re
 import sys
 
 import pytest
-from pages import ROOT, page_named, unpacked
+from pages import ROOT, page_named, prose, shown, unpacked
 
 from rfdlight.records.run_folders import load_any
 from rfdlight.records.runs import load_run
@@ -20,15 +19,6 @@ def runs(tmp_path_factory):
 def tables(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     return importlib.import_module("evaluation_tables")
-
-
-def shown(page, name):
-    """What stands between the two comments of a name."""
-    return re.search(rf"<!-- {name} -->\n\n(.*?)\n\n<!-- end {name} -->", page_named(page).read_text(), re.DOTALL)[1]
-
-
-def prose(page):
-    return " ".join(page.read_text().split())
 
 
 @pytest.mark.parametrize(("page", "name"), [("evaluations.md", "demo"), ("evaluations.md", "stopping")])
