@@ -67,3 +67,18 @@ def test_the_measurement_on_a_gpu_parses_and_knows_its_steps(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"usage: {script} [--dry-run] OUT [STEP...]; steps: tests resnet20 ")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_kept_has_its_command_and_leaves_other_records(benchmark, monkeypatch, tmp_path):
+    pages, file = benchmark("page_tables"), tmp_path / "records.json"
+    for name, queries in (("first", [3, 101]), ("second", [7]), ("first", [3, 100])):
+        monkeypatch.setattr(sys, "argv", ["/elsewhere/script.py", "--only", "a b", "--keep", str(file), name])
+        pages.keep(SimpleNamespace(keep=(str(file), name)), rows={"`square`": {"100": queries}})
+    found = pages.kept(file)
+    assert {name: record["rows"]["`square`"]["100"] for name, record in found.items()} == {
+        "first": [3, 100],
+        "second": [7],
+    }
+    assert found["first"]["command"] == f"python benchmarks/script.py --only 'a b' --keep {file} first"
+    assert found["first"]["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert "[3, 100]" in file.read_text()  # one line for the numbers of a row
