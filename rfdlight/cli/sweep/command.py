@@ -15,12 +15,12 @@ from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
 from rfdlight.cli.sweep import stored
-from rfdlight.cli.sweep.cell_files import Size, size_of
 from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
 from rfdlight.cli.sweep.ray_cluster import connected
 from rfdlight.cli.sweep.status import states, status_lines, status_table
 from rfdlight.errors import UserError, expect
 from rfdlight.records import run_directory
+from rfdlight.records.result import Size, size_of
 
 LauncherName = Literal["local", "ray", "slurm"]
 View = Literal["table", "json"]
