@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
-from rfdlight.cli.sweep import local_processes
+from rfdlight.cli.sweep import local_processes, running
 from rfdlight.cli.sweep.cell_files import read_log
 from rfdlight.cli.sweep.experiment import read_cells
+from rfdlight.cli.sweep.ray_cluster import connected
 from rfdlight.data import Digits
 from rfdlight.victims import resolve
 
@@ -154,3 +158,55 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_first_cell(command
         said = command("sweep", "grid.yaml", "--upload", url)
         assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
     assert not Path("runs").exists()
+
+
+class FakeRay(ModuleType):
+    """Ray as far as a connection uses it: four cores, and tasks that are only counted."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__("ray")
+        self.error, self.tasks, self.open = error, 0, False
+
+    def init(self, **options: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.open = True
+
+    def shutdown(self) -> None:
+        self.open = False
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 4.0}
+
+    def remote(self, **options: Any) -> Callable[[Any], Any]:
+        def submit(*_: Any) -> None:
+            self.tasks += 1
+
+        return lambda function: SimpleNamespace(remote=submit)
+
+
+@pytest.mark.parametrize(("jobs", "cells", "tasks"), [(None, 9, 4), (2, 9, 2), (9, 9, 4), (2, 1, 1)])
+def test_as_many_processes_of_ray_as_will_run_cells_load_torch_ahead(monkeypatch, jobs, cells, tasks):
+    monkeypatch.setitem(sys.modules, "ray", fake := FakeRay())
+    with connected(jobs, cells) as ray:
+        assert ray is fake
+        assert fake.open
+        assert running.__name__ in sys.modules
+    assert (fake.tasks, fake.open) == (tasks, False)
+
+
+def test_ray_ends_with_an_error_in_a_cell(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", fake := FakeRay())
+    Path("grid.yaml").write_text(GRID.replace("rays: {attack: rays}", "rays: {attack: rays, model: {budget: -1}}"))
+    said = command("sweep", "grid.yaml", "--launcher", "ray")
+    assert (said.status, said.err.count("\n"), fake.open) == (2, 1, False)
+    assert "shipped-rays" in said.err
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nanswer"), RuntimeError("x"), ValueError("y")])
+def test_a_cluster_that_does_not_answer_is_one_line(command, monkeypatch, error):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(error))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    said = command("sweep", "grid.yaml", "--launcher", "ray")
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "10.0.0.1:6379" in said.err
