@@ -57,7 +57,7 @@ CANDIDATES = {
     "logits, confidence below 0.99": Candidate(lambda: rfd.LogitNoise(2.0, below=0.99)),
     "logits, confidence below 0.9": Candidate(lambda: rfd.LogitNoise(2.0, below=0.9)),
     "logits, rounded to 2": Candidate(lambda: RoundedLogits(1.0, 2.0)),
-    "logits, rounded to 8": Candidate(lambda: RoundedLogits(1.0, 8.0)),
+    "logits, rounded to 4": Candidate(lambda: RoundedLogits(1.0, 4.0)),
     "input, mean of 4": Candidate(lambda: rfd.InputNoise(0.03), 4),
     "layer1, mean of 4": Candidate(lambda: rfd.FeatureNoise(0.6, "layer1"), 4),
     "layer3, mean of 4": Candidate(lambda: rfd.FeatureNoise(8.0, "layer3"), 4),
