@@ -164,6 +164,7 @@ def test_a_prior_of_large_steps_neither_overflows_nor_gets_stuck():
     assert signs[-1] == -1
 
 
+@pytest.mark.slow
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(Bandits(eps=0.05, step=0.005, prior_side=4, prior_step=1.0), 600, 0.8)
 

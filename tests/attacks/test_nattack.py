@@ -79,6 +79,7 @@ def test_mu_moves_once_per_population_and_samples_stay_in_the_ball(network, clea
     check_population(NAttack(eps=0.03, norm=norm, **SMALL), network, clean[0][:3], clean[1][:3])
 
 
+@pytest.mark.slow
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(NAttack(eps=0.05, population=20, sigma=0.1, step=0.1), 600, 0.85)
 

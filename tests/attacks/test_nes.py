@@ -144,6 +144,7 @@ def test_the_scale_of_the_logits_changes_nothing(network, clean, options):
     check_scale(NES(**{**SMALL, **options}), network, clean[0][:3], clean[1][:3], 30)
 
 
+@pytest.mark.slow
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(NES(eps=0.05, pairs=20, sigma=0.01, step=0.005), 800, 0.75)
 

@@ -21,6 +21,7 @@ def test_points_lie_on_the_surface_of_the_ball(norm):
     check_noise_points(RandomNoise(eps=0.3, norm=norm))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_feasible(RandomNoise(eps=0.1, norm=norm), network, clean[0][:3], clean[1][:3])

@@ -323,6 +323,7 @@ def check_follows_the_sawtooth(attack):
 TEETH = {"p": 0.01, "eps": 0.05, "jump": 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("follow", "sawtooth"), [("down", forward), ("down", backward), ("up", forward), ("up", backward)]
 )
@@ -330,6 +331,7 @@ def test_one_direction_stalls_behind_a_sawtooth(follow, sawtooth):
     assert not (periods_crossed(Square(follow=follow, **TEETH), sawtooth) > 0).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("follow", ["both", "sawtooth"])
 def test_the_model_s_margin_falls_period_by_period_where_jumps_are_followed_the_other_way(follow):
     check_follows_the_sawtooth(Square(follow=follow, **TEETH))
