@@ -104,7 +104,7 @@ axes:
 @pytest.mark.parametrize(
     ("method", "stage"),
     [
-        pytest.param("_end", "1-bernoulli_decision", id="at the end of the first stage"),
+        pytest.param("_end", "1-bernoulli_decision", id="at the end of the first stage", marks=pytest.mark.slow),
         pytest.param("run", "2-rays", id="at the begin of the second"),
     ],
 )
