@@ -155,13 +155,14 @@ def short_name(kind: str, cls: type) -> str:
 def _entry_points(kind: str) -> metadata.EntryPoints | tuple[()]:
     if kind not in GROUPS:
         return ()
-    return _installed(tuple((folder, _modified(folder)) for folder in sys.path)).select(group=GROUPS[kind])
+    return _installed(tuple((folder, _modified(folder)) for folder in sys.path))[kind]
 
 
 @lru_cache(maxsize=1)
-def _installed(folders: tuple[tuple[str, int | None], ...]) -> metadata.EntryPoints:
-    """Return the entry points of the packages in folders, read again only after one of the folders has changed."""
-    return metadata.entry_points()
+def _installed(folders: tuple[tuple[str, int | None], ...]) -> dict[str, metadata.EntryPoints]:
+    """Return the entry points of each kind in folders, read again only after one of the folders has changed."""
+    installed = metadata.entry_points()
+    return {kind: installed.select(group=group) for kind, group in GROUPS.items()}
 
 
 def _modified(folder: str) -> int | None:
