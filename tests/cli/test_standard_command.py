@@ -101,10 +101,11 @@ axes:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "stage"),
     [
-        pytest.param("_end", "1-bernoulli_decision", id="at the end of the first stage", marks=pytest.mark.slow),
+        pytest.param("_end", "1-bernoulli_decision", id="at the end of the first stage"),
         pytest.param("run", "2-rays", id="at the begin of the second"),
     ],
 )

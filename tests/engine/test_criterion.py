@@ -88,6 +88,7 @@ def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(
     assert called(records) <= 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("p", "most"), others_slow([(0.1, 0.1), (0.4, 0.5)], 1))
 def test_candidates_cost_little_at_robust_images(p, most):
     records, ratio = attacked(AfterClean(p))
@@ -95,6 +96,7 @@ def test_candidates_cost_little_at_robust_images(p, most):
     assert sum(record.voted_candidates for record in records) > 200
 
 
+@pytest.mark.slow
 def test_images_with_a_negative_mean_margin_are_called_adversarial_soon():
     records, _ = attacked(AfterClean(0.7))
     assert called(records) >= 198
