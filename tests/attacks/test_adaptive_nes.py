@@ -143,7 +143,6 @@ def test_probes_pairs_and_steps_follow_from_the_noise():
     check_noise(AdaptiveNES(eps=0.05))
 
 
-@pytest.mark.slow
 def test_the_signal_is_that_of_the_theory():
     check_signal(AdaptiveNES(eps=0.05))
 

@@ -165,7 +165,7 @@ def test_steps_adapt_to_the_rates_of_success(pattern):
 
 def test_each_query_is_the_references(network, clean):
     attack = Boundary(eps=0.5, norm="l2", spherical_step=0.05, source_step=0.03)
-    check_reference(attack, one_by_one(network), clean[0][:2], clean[1][:2], 80)
+    check_reference(attack, one_by_one(network), clean[0][:1], clean[1][:1], 80)
 
 
 def test_each_query_is_the_references_while_steps_adapt():

@@ -343,7 +343,7 @@ def check_follow_reference(attack, victim, x, y):
 
 @pytest.mark.parametrize("follow", ["up", "both", "sawtooth"])
 def test_each_query_is_the_references_whatever_is_followed(network, clean, follow):
-    check_follow_reference(Square(p=0.3, eps=0.05, follow=follow, jump=0.0005), network, clean[0][:2], clean[1][:2])
+    check_follow_reference(Square(p=0.3, eps=0.05, follow=follow, jump=0.0005), network, clean[0][:1], clean[1][:1])
 
 
 @pytest.mark.parametrize(

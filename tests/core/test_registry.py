@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -153,6 +154,8 @@ def installed(monkeypatch, tmp_path):
     (tmp_path / "theirs_good.py").write_text("class Theirs:\n    pass\n")
     (tmp_path / "theirs_bad.py").write_text("raise RuntimeError('needs\\na licence')\n")
     monkeypatch.syspath_prepend(tmp_path)
+    os.utime(tmp_path, (0, 0))
+    assert "mine" not in names("attack")  # a package that is installed later is found
     (tmp_path / "theirs-1.0.dist-info").mkdir()
     (tmp_path / "theirs-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (tmp_path / "theirs-1.0.dist-info/entry_points.txt").write_text(
