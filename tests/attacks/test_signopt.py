@@ -118,6 +118,7 @@ def test_directions_radii_and_samples_obey_the_paper(network, clean):
     check_steps(SignOPT(norm="linf", **SMALL), network, clean[0][:2], clean[1][:2], 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "most"), others_slow([("l2", 1.1), ("linf", 2.5)], 0))
 def test_a_linear_victims_distance_is_approached_and_never_beaten(norm, most):
     check_linear(SignOPT(norm=norm, starting_points=5, samples=60, eps=0.05), most)
@@ -127,6 +128,7 @@ def test_a_fresh_row_has_the_authors_first_step_and_sample_size():
     check_own_columns(SignOPT(eps=0.05))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_feasible(SignOPT(norm=norm, starting_points=2, samples=8, eps=0.02), network, clean[0][:2], clean[1][:2], 80)
