@@ -205,7 +205,7 @@ def test_starts_go_on_until_one_is_wrong():
 
 def test_a_budget_that_the_first_gradient_exceeds_is_cautioned():
     assert SignOPT(eps=0.05).budget_warning(1000) is None
-    text = "100 starting points and 50 samples leave nothing of 150 queries; lower attack.samples"
+    text = "100 starting points and 200 samples leave nothing of 150 queries; lower attack.samples"
     assert SignOPT(eps=0.05).budget_warning(150) == text
 
 
