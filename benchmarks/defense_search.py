@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 import rfdlight as rfd
 from rfdlight.analysis.calibration import Target, calibrate_noise, rough_meter
@@ -27,6 +27,17 @@ from rfdlight.defenses import Noise
 from rfdlight.errors import UserError
 
 REFERENCE = "resnet20-cifar10"
+
+
+class RoundedLogits(rfd.LogitNoise):
+    """Logits with noise, rounded to whole numbers of a step: small changes of the score are hidden twice."""
+
+    def __init__(self, sigma: float, step: float) -> None:
+        super().__init__(sigma)
+        self.step = step
+
+    def transform(self, x: Tensor, point: int) -> Tensor:
+        return self.step * (super().transform(x, point) / self.step).round()
 
 
 class Candidate(NamedTuple):
@@ -45,6 +56,8 @@ CANDIDATES = {
     "logits": Candidate(lambda: rfd.LogitNoise(1.0)),
     "logits, confidence below 0.99": Candidate(lambda: rfd.LogitNoise(2.0, below=0.99)),
     "logits, confidence below 0.9": Candidate(lambda: rfd.LogitNoise(2.0, below=0.9)),
+    "logits, rounded to 2": Candidate(lambda: RoundedLogits(1.0, 2.0)),
+    "logits, rounded to 4": Candidate(lambda: RoundedLogits(1.0, 4.0)),
     "input, mean of 4": Candidate(lambda: rfd.InputNoise(0.03), 4),
     "layer1, mean of 4": Candidate(lambda: rfd.FeatureNoise(0.6, "layer1"), 4),
     "layer3, mean of 4": Candidate(lambda: rfd.FeatureNoise(8.0, "layer3"), 4),

@@ -25,7 +25,7 @@ from rfdlight.errors import UserError
 from rfdlight.evaluation.standard import load_standard
 from rfdlight.records.runs import Run, load_run
 from rfdlight.reporting.grid import standing
-from rfdlight.reporting.report import p_text
+from rfdlight.reporting.report import p_text, points, points_interval
 from rfdlight.reporting.tables import ACCURACIES, side_by_side, with_interval
 
 IN_DEMO = ("images", *(name.strip() for name in ACCURACIES.values()), "undecided images", "queries to success")
@@ -59,6 +59,17 @@ def rounding(runs: Path) -> str:
     )
 
 
+def exported(runs: Path) -> str:
+    """Return the robust accuracy of a network in this process, in a file and behind a server, and the differences."""
+    module, *others = (load_run(runs / "exported" / name, name) for name in ("torch", "onnx", "http"))
+    rows = [["module of torch", with_interval(module.robust_accuracy), "", ""]]
+    for run in others:
+        counts = paired(module, run)
+        difference = f"{points(counts.difference)} ({points_interval(counts.interval)})"
+        rows.append([f"`{run.label}:`", with_interval(run.robust_accuracy), difference, f"{counts.p:.2f}"])
+    return table(["victim", "robust accuracy", "less the module's, points", "p"], rows)
+
+
 def paired(first: Run, second: Run) -> PairedCounts:
     """Count the robust images of two runs on the same images."""
     ids = [record.id for record in first.records]
@@ -82,7 +93,7 @@ def launches(name: str) -> list[list[str]]:
 
 
 HEAD_OF_LAUNCHES = ["attack", "launches", "waits", "behind noise: launches", "waits"]
-EVALUATIONS = {"stopping": stopping, "demo": demo}
+EVALUATIONS = {"stopping": stopping, "demo": demo, "exported": exported}
 
 
 def counted() -> dict[str, str]:

@@ -2,10 +2,10 @@
 
 Usage: python benchmarks/standard_tables.py RUNS [--page docs/results/standard-results.md] [--check]
 
-RUNS holds `standard`, a folder per cell as `rfdlight sweep experiment/standard` leaves them, and `stages`, the same of
-experiment/standard_stages; docs/results/standard-records.tar.xz unpacks so. Each table stands between two comments of
-the page, `<!-- NAME -->` and `<!-- end NAME -->`, and replaces what is there. With --check nothing is written, and the
-exit status says whether the page has the tables of the records.
+RUNS holds `standard`, a folder per cell as `rfdlight sweep experiment/standard` leaves them, and `stages` and `four`,
+the same of experiment/standard_stages and experiment/standard_4_points; docs/results/standard-records.tar.xz unpacks
+so. Each table stands between two comments of the page, `<!-- NAME -->` and `<!-- end NAME -->`, and replaces what is
+there. With --check nothing is written, and the exit status says whether the page has the tables of the records.
 """
 
 from __future__ import annotations
@@ -96,13 +96,38 @@ def stages_alone(runs: Runs, stages: Stages) -> str:
     rows = []
     for victim, network in VICTIMS.items():
         whole = runs[f"{victim}-feature"]
-        alone = [whole.stages[0], *(stages.get(f"{victim}-feature-{attack}") for attack in ALONE)]
-        shares = ["not run" if run is None else cell(run.summary.mean_logits.robust) for run in alone]
+        alone = [whole.stages[0], *(stages[f"{victim}-feature-{attack}"] for attack in ALONE)]
+        shares = [cell(run.summary.mean_logits.robust) for run in alone]
         rows.append([network, *shares, f"**{cell(whole.summary.robust)}**"])
     return table(["victim", "`bernoulli`", *(f"`{attack}`" for attack in ALONE), "`standard-1`"], rows)
 
 
-TABLES = {"robust accuracy": robust_accuracy, "differences": differences, "stages alone": stages_alone}
+def four_points(runs: Runs, stages: Stages) -> str:
+    """Return one row per victim and noise that was attacked at 4 points too: the larger noise less the smaller."""
+    named = [(victim, noise) for victim in VICTIMS for noise in NOISES if f"{victim}-{noise}-4" in runs]
+    pairs = [(runs[f"{victim}-{noise}"], runs[f"{victim}-{noise}-4"]) for victim, noise in named]
+    counts = [_paired(*pair) for pair in pairs]
+    rows = [
+        [
+            VICTIMS[victim],
+            NOISES[noise],
+            *(cell(run.summary.robust) for run in pair),
+            f"{points(count.difference)} ({points_interval(count.interval)})",
+            p_text(p),
+        ]
+        for (victim, noise), pair, count, p in zip(
+            named, pairs, counts, holm([count.p for count in counts]), strict=True
+        )
+    ]
+    return table(["victim", "noise", "2 points", "4 points", "difference", "p, Holm"], rows)
+
+
+TABLES = {
+    "robust accuracy": robust_accuracy,
+    "differences": differences,
+    "stages alone": stages_alone,
+    "four points": four_points,
+}
 
 
 def main() -> int:
@@ -114,6 +139,8 @@ def main() -> int:
     try:
         names = [f"{victim}-{noise}" for victim in VICTIMS for noise in NOISES]
         runs = {name: Standard.load(options.runs / "standard" / name) for name in names}
+        more = [path.parent for path in options.runs.glob("four/*/standard.json")]
+        runs |= {folder.name: Standard.load(folder) for folder in more}
         folders = [path.parent for path in options.runs.glob("stages/*/summary.json")]
         stages = {folder.name: load_run(folder) for folder in folders}
         return write(options.page, {name: make(runs, stages) for name, make in TABLES.items()}, options.check)

@@ -38,13 +38,13 @@ from reproduction_records import table
 from scipy.stats import spearmanr
 from sweep_simulation import Machine, Truth, simulate
 
-from rfdlight.cli.sweep.cell_files import size_of
 from rfdlight.cli.sweep.experiment import Resources
 from rfdlight.cli.sweep.packs import Job, Pack, longest_first, one_by_one
 from rfdlight.cli.sweep.worker import Assignment
 from rfdlight.engine.compilation import SHARE_MADE
 from rfdlight.errors import UserError
 from rfdlight.records.facts import RunFacts
+from rfdlight.records.result import size_of
 
 ARCHIVES = [Path("docs/results") / f"{name}-records.tar.xz" for name in ("reproduction", "standard")]
 SEEDS = 40

@@ -36,7 +36,7 @@ QUERIES = {
     "opt": "about 150 and a line search of 10 to 100",
     "hsja": "floor(40 sqrt(t)) in iteration t and about 20 (l2) or 26 (linf) at 32 x 32; about 30 at the start",
     "popskipjump": "floor(40 sqrt(t)), more behind noise; 20 to 63 per bisection",
-    "boundary": "1; 2 at each tenth step; about 12 at the start",
+    "boundary": "1; 2 at each fifth step; about 12 at the start",
     "evolutionary": "1; about 12 at the start",
     "fgsm": "1 gradient and 1 look",
     "pgd": "1 gradient; 1 look per run",

@@ -36,13 +36,13 @@ SIDES = {
 def caught(table: list[tuple[Any, ...]]) -> list[Any]:
     """One case per mutant and check of a table of mutants, arguments of the test, and checks.
 
-    The first two are no slow tests.
+    All but the first are slow tests.
     """
     cases: list[Any] = []
     for mutant, *arguments, checks in table:
         for check in checks:
             name = check if isinstance(check, str) else check.__name__
-            marks = [pytest.mark.slow] if len(cases) >= 2 else []
+            marks = [pytest.mark.slow] if cases else []
             cases.append(pytest.param(mutant, *arguments, check, id=f"{mutant.__name__}-{name}", marks=marks))
     return cases
 

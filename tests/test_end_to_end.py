@@ -24,7 +24,7 @@ from rfdlight.records.runs import load_run
 from rfdlight.victims.answers import AsLogits
 from rfdlight.victims.card import read_card
 
-IMAGES, BUDGET = 24, 50
+IMAGES, BUDGET = 16, 50
 # RayS is the strongest attack here at so few queries; a row per image of a pass wastes the fewest.
 ATTACK = [
     "test", "--attack", "rays", "--attack.eps", "0.3", "--model.budget", str(BUDGET), "--model.final_evaluations", "40",

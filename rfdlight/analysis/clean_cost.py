@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rfdlight.core.chance import chance_warning
-from rfdlight.core.rng import image_seed
+from rfdlight.core.rng import image_seed, seed_generators
 from rfdlight.core.statistics import Z, wald
 from rfdlight.data.loaders import loader
 from rfdlight.data.sources import ImageSource
@@ -93,7 +93,8 @@ class CleanCostMeter:
         counts = torch.zeros_like(self.undefended)
         with defense.on(self.network), torch.random.fork_rng():
             for draw in range(first, first + draws):
-                torch.manual_seed(image_seed(self.seed, f"draw {draw}") % 2**32)  # torch uses 32 bits on the CPU
+                seed = image_seed(self.seed, f"draw {draw}") % 2**32  # torch uses 32 bits on the CPU
+                seed_generators(seed, self.device)
                 predicted, labels, _ = self._predict()
                 counts += predicted == labels
         return counts

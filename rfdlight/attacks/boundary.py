@@ -8,10 +8,8 @@ from torch import Tensor
 from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, halve
 from rfdlight.core import norms, rng
 from rfdlight.core.tensors import Columns, per_row
-from rfdlight.errors import UserError
+from rfdlight.errors import UserError, expect
 
-_EVERY = 10  # proposals from one adaptation of the steps to the next
-_SPHERE_WINDOW, _PROPOSAL_WINDOW = 100, 30  # answers over which success rates are taken
 _SPHERE_RATES, _PROPOSAL_RATES = (0.2, 0.5), (0.1, 0.25)  # steps shrink below the first rate and grow above the second
 _LEAST, _MOST = 1e-7, 0.5  # of both steps: Foolbox ends at the first, and far beyond the second a step would pass x
 _NOISE, _MOVE = range(2)  # streams of random numbers
@@ -22,18 +20,22 @@ class Boundary(NearestPointAttack):
 
     The start is misclassified uniform noise, bisected towards the clean image x, or an image of the target class. Each
     proposal moves the best point sideways on the sphere around x, then towards x; both steps adapt to success rates.
-    Queries: one per start tried, 10 to bisect noise, one per proposal, and one more at every tenth.
+    Queries: one per start tried, 10 to bisect noise, one per proposal, and one more at every fifth.
 
-    Source: Brendel, Rauber and Bethge, Decision-Based Adversarial Attacks, ICLR 2018, algorithm 1, with the rates,
-    windows and corrections of Foolbox's implementation.
-    Deviations: the start is bisected to a gap of 1/1000; the spherical point of every tenth proposal is queried before
-    the proposal, not after; steps stay between 1e-7, where Foolbox ends, and 0.5; a targeted start is queried once, and
-    again until it is adversarial.
+    Source: Brendel, Rauber and Bethge, Decision-Based Adversarial Attacks, ICLR 2018, algorithm 1, with the rates and
+    corrections of Foolbox's implementation.
+    Deviations: success rates are taken oftener and over fewer answers than Foolbox's, which first change a step after
+    300 proposals; the start is bisected to a gap of 1/1000; a spherical point is queried before its proposal, not
+    after; steps stay between 1e-7, where Foolbox ends, and 0.5; a targeted start is queried once, and again until it is
+    adversarial.
 
     Args:
-        spherical_step: First sideways step, as a share of the distance to x, in (0, 0.5].
-        source_step: First step towards x, as a share of that distance, in (0, 0.5].
+        spherical_step: First sideways step, as a share of the distance to x, in (0, 0.5]; Foolbox takes 0.01.
+        source_step: First step towards x, as a share of that distance, in (0, 0.5]; Foolbox takes 0.01.
         adaptation: Factor by which steps grow and shrink, > 1.
+        every: Proposals from one look at the success rates to the next, >= 1; Foolbox takes 10.
+        sphere_window: Spherical points over which their rate is taken, >= 1; Foolbox takes 100.
+        proposal_window: Proposals over which their rate is taken, >= 1; Foolbox takes 30.
     """
 
     norms = ("l2",)
@@ -43,7 +45,14 @@ class Boundary(NearestPointAttack):
     START, BLEND, SPHERE, PROPOSAL = range(4)
 
     def __init__(
-        self, spherical_step: float = 0.01, source_step: float = 0.01, adaptation: float = 1.5, **ball: Any
+        self,
+        spherical_step: float = 0.03,
+        source_step: float = 0.03,
+        adaptation: float = 1.5,
+        every: int = 5,
+        sphere_window: int = 10,
+        proposal_window: int = 10,
+        **ball: Any,
     ) -> None:
         super().__init__(**ball)
         for name, step in (("spherical_step", spherical_step), ("source_step", source_step)):
@@ -51,9 +60,14 @@ class Boundary(NearestPointAttack):
                 raise UserError(f"attack.{name} must lie in (0, {_MOST}], got {step}")
         if not adaptation > 1:
             raise UserError(f"attack.adaptation must be greater than 1, got {adaptation}")
+        for name, count in (("every", every), ("sphere_window", sphere_window), ("proposal_window", proposal_window)):
+            expect(count >= 1, f"attack.{name}", "at least 1", count)
         self.spherical_step = spherical_step
         self.source_step = source_step
         self.adaptation = adaptation
+        self.every = every
+        self.sphere_window = sphere_window
+        self.proposal_window = proposal_window
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
         return {
@@ -65,8 +79,8 @@ class Boundary(NearestPointAttack):
             "proposal_count": torch.zeros_like(y),
             "sideways": torch.full_like(y, self.spherical_step, dtype=torch.float64),
             "inwards": torch.full_like(y, self.source_step, dtype=torch.float64),
-            "sphere_hits": torch.zeros(len(y), _SPHERE_WINDOW, dtype=torch.bool, device=y.device),
-            "proposal_hits": torch.zeros(len(y), _PROPOSAL_WINDOW, dtype=torch.bool, device=y.device),
+            "sphere_hits": torch.zeros(len(y), self.sphere_window, dtype=torch.bool, device=y.device),
+            "proposal_hits": torch.zeros(len(y), self.proposal_window, dtype=torch.bool, device=y.device),
         }
 
     def phases(self) -> Phases:
@@ -132,15 +146,15 @@ class Boundary(NearestPointAttack):
 
     def _after_proposal(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         state["step"] = state["step"] + 1
-        seen = state["step"] % _EVERY == 0
+        seen = state["step"] % self.every == 0
         self._count(state, "proposal", seen, adversarial)
         self._adapt(state, "sphere", seen, _SPHERE_RATES, ("sideways", "inwards"))
         self._adapt(state, "proposal", seen, _PROPOSAL_RATES, ("inwards",))
         self._propose_next(state, torch.ones_like(seen))
 
     def _propose_next(self, state: Columns, rows: Tensor) -> None:
-        """Send `rows` to their next proposal, of every tenth to its spherical point first."""
-        following = torch.where((state["step"] + 1) % _EVERY == 0, self.SPHERE, self.PROPOSAL)
+        """Send `rows` to their next proposal, some to their spherical point first."""
+        following = torch.where((state["step"] + 1) % self.every == 0, self.SPHERE, self.PROPOSAL)
         state["phase"] = torch.where(rows, following, state["phase"])
 
     @staticmethod

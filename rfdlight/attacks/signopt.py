@@ -26,10 +26,10 @@ class SignOPT(DirectionDescent):
 
     Args:
         starting_points: Random directions to choose from; a targeted attack has one, towards its starting point.
-        samples: Queries per gradient. The authors take 200, for larger budgets.
+        samples: Queries per gradient.
     """
 
-    def __init__(self, starting_points: int = 100, samples: int = 50, **ball: Any) -> None:
+    def __init__(self, starting_points: int = 100, samples: int = 200, **ball: Any) -> None:
         super().__init__(starting_points, samples, **ball)
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pkgutil import resolve_name
@@ -14,6 +15,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 from jsonargparse._common import lenient_check
+from jsonargparse._loaders_dumpers import get_yaml_default_loader
 from jsonargparse._required import iter_required_keys
 from jsonargparse._typehints import typehint_from_action
 
@@ -27,9 +29,14 @@ from rfdlight.errors import SettingError, UserError, nearest, one_line
 MODE = "rfdlight"
 """The parser mode of every command line: YAML of bounded size."""
 
+# YAML 1.1 reads 4:00:00, a time, as a number of base 60.
+_INTEGER = re.compile(r"[-+]?(0b[0-1_]+|0[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 set_loader(MODE, lambda text: parse_yaml(text, get_loader("yaml")), exceptions=(yaml.YAMLError,))
+for _resolvers in get_yaml_default_loader().yaml_implicit_resolvers.values():
+    _resolvers[:] = [(tag, _INTEGER if tag == "tag:yaml.org,2002:int" else pattern) for tag, pattern in _resolvers]
 # An import runs the module before its class can be checked, and functions such as os.abort and shutil.rmtree do harm.
 set_parsing_settings(import_path_denylist=sorted(sys.stdlib_module_names))
 

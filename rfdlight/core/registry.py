@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from functools import lru_cache
 from importlib import metadata
 from pkgutil import resolve_name
 from typing import Any
@@ -150,7 +153,23 @@ def short_name(kind: str, cls: type) -> str:
 
 
 def _entry_points(kind: str) -> metadata.EntryPoints | tuple[()]:
-    return metadata.entry_points(group=GROUPS[kind]) if kind in GROUPS else ()
+    if kind not in GROUPS:
+        return ()
+    return _installed(tuple((folder, _modified(folder)) for folder in sys.path))[kind]
+
+
+@lru_cache(maxsize=1)
+def _installed(folders: tuple[tuple[str, int | None], ...]) -> dict[str, metadata.EntryPoints]:
+    """Return the entry points of each kind in folders, read again only after one of the folders has changed."""
+    installed = metadata.entry_points()
+    return {kind: installed.select(group=group) for kind, group in GROUPS.items()}
+
+
+def _modified(folder: str) -> int | None:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return None
 
 
 def _path(point: metadata.EntryPoint) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -48,11 +49,18 @@ class Digits(ImageData):
 
     def load(self, split: Literal["train", "test"]) -> Images:
         """Enlarge the embedded images; `split` decides which third is left out or kept."""
-        digits = load_digits()
-        grey = torch.from_numpy(digits.images).float().mul(255 / 16)[:, None]  # (N, 1, 8, 8)
-        enlarged = interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
-        pixels = enlarged.round().to(torch.uint8).expand(-1, 3, -1, -1)
+        grey, labels = _enlarged()
+        pixels = grey.expand(-1, 3, -1, -1)
         positions = [i for i in range(len(pixels)) if (i % 3 == 0) == (split == "test")]
-        labels = torch.from_numpy(digits.target).long()
         ids = [f"digits/{split}/{i:04d}" for i in positions]
         return Images(pixels[positions].contiguous(), labels[positions], ids)
+
+
+@cache
+def _enlarged() -> tuple[Tensor, Tensor]:
+    """Return all images, (1797, 1, 32, 32) uint8, and labels, (1797,) int64, which nobody may change."""
+    digits = load_digits()
+    with torch.inference_mode(False):
+        grey = torch.from_numpy(digits.images).float().mul(255 / 16)[:, None]  # (1797, 1, 8, 8)
+        enlarged = interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
+        return enlarged.round().to(torch.uint8), torch.from_numpy(digits.target).long()

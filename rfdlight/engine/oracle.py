@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from rfdlight.core.logits import check_logits
 from rfdlight.core.query_counts import ticking
 from rfdlight.core.quiet import quiet
+from rfdlight.core.rng import seed_generators
 from rfdlight.core.row_counter import RowCounter
 from rfdlight.engine.compilation import CompiledVictim, agree
 from rfdlight.engine.failures import OutOfMemory, VictimError, check_finite, is_out_of_memory, raised
@@ -336,7 +337,7 @@ class Oracle:
                 for gpu, state in zip(gpus, others, strict=True):
                     torch.cuda.set_rng_state(state, gpu)
             else:
-                torch.manual_seed(self._seeds[purpose])
+                seed_generators(self._seeds[purpose], device)
             try:
                 yield
             finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rfdlight.errors import UserError, shown
 from rfdlight.records import standard, storage
+from rfdlight.records.result import is_unfinished
 from rfdlight.records.runs import FILES, Run, load_run
 from rfdlight.records.standard import Standard
 
@@ -60,4 +61,4 @@ def _runs_in(folder: Path) -> list[Path]:
     alone = {
         run for run in runs if not standards & {run, *run.parents} and all((run / name).is_file() for name in FILES)
     }
-    return sorted(alone | {found for found in standards if standard.is_finished(found)}) or [folder]
+    return sorted(alone | {found for found in standards if not is_unfinished(found)}) or [folder]

@@ -510,18 +510,6 @@ class Begun(msgspec.Struct, frozen=True):
     settings: Settings
 
 
-class _Finished(msgspec.Struct, frozen=True):
-    summary: dict[str, Any] | None = None
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a standard evaluation has its numbers; True of a damaged file, which its reading reports."""
-    try:
-        return decode(read_bytes(folder / FILE), _Finished).summary is not None
-    except (OSError, ValueError):
-        return True
-
-
 def settings_in(folder: Path) -> Settings:
     """Read the settings of the standard evaluation in a folder."""
     path = folder / FILE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,10 @@ from rfdlight.core.extras import imported
 from rfdlight.errors import UserError, expect, legible, one_line, shown, unknown_name
 from rfdlight.records import images, journal, standard
 from rfdlight.records.leaderboard import ABOUT
+from rfdlight.records.result import LAST, SUMMARY, is_unfinished, size_of
 from rfdlight.records.run_directory import FINGERPRINT, refuse_links
 from rfdlight.records.runs import FILES
 from rfdlight.records.schema import decode
-
-SUMMARY = "summary.json"
 
 _NEEDED = {*FILES, FINGERPRINT, standard.FILE, ABOUT}
 """Files that reports and leaderboards read, besides the images."""
@@ -41,17 +40,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {"s3": _S3, "s3a": _S3, "file": {"auto_mkd
 
 _MOST_BYTES = 2**30
 """Of one JSON or YAML file; the records of a million images have some 10**9 bytes."""
-
-
-class _Run(msgspec.Struct):
-    complete: bool
-
-
-class _Last(msgspec.Struct):
-    """What decides in the last file of a cell whether the cell is finished."""
-
-    run: _Run | None = None
-    summary: dict[str, Any] | None = None
 
 
 class _Place(NamedTuple):
@@ -137,7 +125,7 @@ def download(url: str, folder: Path, pixels: bool = False) -> Path:
         first = place.listed()
         standards = {_folder(name): size for name, size in first.items() if _base(name) == standard.FILE}
         _copy(place, {_inside(each, standard.FILE): size for each, size in standards.items()}, target, url)
-        finished = {each for each in standards if standard.is_finished(target / each)}
+        finished = {each for each in standards if not is_unfinished(target / each)}
         # The second list has every file of the cells whose last file is in the first one, which they are read by.
         second = place.listed()
         runs = {_folder(name) for name in first if _base(name) == SUMMARY}
@@ -148,7 +136,7 @@ def download(url: str, folder: Path, pixels: bool = False) -> Path:
     return target
 
 
-def finished_cells(url: str, names: Iterable[str]) -> dict[str, bytes]:
+def finished_cells(url: str, names: Collection[str]) -> dict[str, bytes]:
     """Return the cells of a sweep that are finished at its URL, by name, each with its configuration file.
 
     A cell lies as in the folder of a sweep: `<name>/`, beside `<name>.yaml`, whose bytes are empty if it is missing.
@@ -159,14 +147,13 @@ def finished_cells(url: str, names: Iterable[str]) -> dict[str, bytes]:
     found = {}
     with _opened(url, "read") as place, tempfile.TemporaryDirectory(prefix="rfdlight-") as scratch:
         stored, target = place.listed(), Path(scratch)
-        lasts = {
-            name: next((last for last in (f"{name}/{standard.FILE}", f"{name}/{SUMMARY}") if last in stored), None)
-            for name in names
-        }
-        needed = [each for name, last in lasts.items() if last for each in (last, f"{name}.yaml") if each in stored]
-        _copy(place, {name: stored[name] for name in needed}, target, url)
-        for name, last in lasts.items():
-            if last and _is_finished(last, read_bytes(target / last)):
+        needed = set()
+        for name in names:
+            last = next((last for each in LAST if (last := f"{name}/{each}") in stored), None)
+            needed |= {last, f"{name}.yaml"} & stored.keys() if last else set()
+        _copy(place, {each: stored[each] for each in sorted(needed)}, target, url)
+        for name in names:
+            if size_of(target / name) is not None:
                 config = target / f"{name}.yaml"
                 found[name] = config.read_bytes() if config.exists() else b""
     return found
@@ -199,9 +186,8 @@ def upload(cell: Path, url: str) -> bool:
     """
     config = cell.with_name(f"{cell.name}.yaml")
     try:
-        last = standard.FILE if (cell / standard.FILE).exists() else SUMMARY
-        content = read_bytes(cell / last) if (cell / last).exists() else b""
-        expect(_is_finished(last, content), "cell", "a finished run", f"{cell}, which is not finished")
+        expect(size_of(cell) is not None, "cell", "a finished run", f"{cell}, which is not finished")
+        last = next(last for last in LAST if (cell / last).exists())
         files = _to_upload(cell)
         settings = read_bytes(config) if config.exists() else b""
     except OSError as error:
@@ -218,7 +204,7 @@ def upload(cell: Path, url: str) -> bool:
         if config.exists():
             place.files.put_file(str(config), f"{place.root}.yaml")
         if last == standard.FILE:  # readers see by it that the folders of stages are no runs of their own
-            begun = decode(content, dict) | {"summary": None}
+            begun = decode(read_bytes(cell / last), dict) | {"summary": None}
             place.files.pipe_file(place.path(last), msgspec.json.encode(begun))
         for name in (*(name for name in files if name != last), last):
             place.files.put_file(str(files[name]), place.path(name))
@@ -231,15 +217,6 @@ def _to_upload(cell: Path) -> dict[str, Path]:
     for folder in {path.parent for path in paths}:
         refuse_links(folder)
     return {path.relative_to(cell).as_posix(): path for path in paths if not path.name.startswith(PARTIAL)}
-
-
-def _is_finished(last: str, content: bytes) -> bool:
-    """Return whether a cell is finished, by the name and content of its last file; a damaged file is not."""
-    try:
-        found = decode(content, _Last)
-    except ValueError:
-        return False
-    return found.summary is not None if _base(last) == standard.FILE else found.run is not None and found.run.complete
 
 
 @contextmanager

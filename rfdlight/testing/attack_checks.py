@@ -236,14 +236,14 @@ def check_repeated_evaluations(subject: Subject, run: Run) -> None:
 
 def check_random_victims(subject: Subject) -> None:
     """Check budgets and finite numbers under both query countings on a victim that predicts at random."""
-    x, y = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64)
+    x, y, budget = images(4, (3, 4, 4)), torch.zeros(4, dtype=torch.int64), min(25, subject.budget)
     for counting, rule in (("exact", "never"), ("paper", "paper")):
         criterion = criterion_named(rule, final_evaluations=40)
-        changes = {"budget": 25, "deterministic": False, "criterion": criterion, "query_counting": counting, "rows": 64}
-        for record in subject.run(CoinFlip(), x=x, y=y, **changes).records:
+        changes = {"deterministic": False, "criterion": criterion, "query_counting": counting, "rows": 64}
+        for record in subject.run(CoinFlip(), x=x, y=y, budget=budget, **changes).records:
             numbers = [value for value in astuple(record) if isinstance(value, float)]
             require(all(map(math.isfinite, numbers)), f"{counting} query counting: a record holds NaN or infinity")
-            require(record.billed <= 25, f"{counting} query counting billed {record.billed} of 25 queries")
+            require(record.billed <= budget, f"{counting} query counting billed {record.billed} of {budget} queries")
 
 
 def check_attack(attack: Attack, *, budget: int = 60, num_images: int = 6) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from rfdlight.core.rng import seed_generators
+
 CLASSES = 5
 
 Sampler = Callable[[int], Tensor]
@@ -22,7 +24,7 @@ def images(count: int, shape: tuple[int, ...] = (3, 16, 16), seed: int = 0) -> T
 def small_network() -> nn.Module:
     """Return a network of two convolutions with fixed random weights and 5 classes, each of them predicted."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        seed_generators(0, torch.device("cpu"))
         first, second = nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Conv2d(8, 16, 3, stride=2, padding=1)
         pool = nn.AdaptiveAvgPool2d(2)
         features = [first, nn.BatchNorm2d(8), nn.ReLU(), second, nn.ReLU(), pool, nn.Flatten()]

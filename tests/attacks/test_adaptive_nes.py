@@ -128,6 +128,7 @@ def test_each_query_is_the_references_without_noise(network, clean):
     check_reference(AdaptiveNES(**SMALL), network, clean[0][:2], clean[1][:2], deviation=0.0)
 
 
+@pytest.mark.slow
 @NORMS
 def test_every_query_lies_in_the_ball(network, clean, ball):
     check_inside(AdaptiveNES(**{**SMALL, **ball}), network, clean[0][:3], clean[1][:3])
@@ -156,6 +157,7 @@ def test_the_scale_of_the_logits_changes_nothing(network, clean, ball):
     check_scale(AdaptiveNES(**{**SMALL, **ball}), network, clean[0][:3], clean[1][:3], 30)
 
 
+@pytest.mark.slow
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(AdaptiveNES(eps=0.05), 600, 0.75)
 

@@ -150,6 +150,7 @@ def test_the_scale_of_the_logits_changes_nothing(network, clean):
     check_scale(AdaptiveSquare(eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
+@pytest.mark.slow
 def test_behind_noise_it_finds_more_than_square():
     generator = torch.Generator().manual_seed(4)
     x, y = torch.full((20, 1, 8, 8), 0.5), torch.zeros(20, dtype=torch.int64)

@@ -244,6 +244,7 @@ def test_multiscale_halves_its_cells():
     check_scales(BernoulliMultiscale(eps=0.05, grid=16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", others_slow([{}, {"norm": "l2", "eps": 0.4}], 0))
 def test_behind_noise_the_optimal_corner_is_found(options):
     check_optimum(Bernoulli(**{**SMALL, "rate": 0.05, **options}))

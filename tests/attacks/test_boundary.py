@@ -61,6 +61,8 @@ def check_reference(attack, answer, x, y, budget, target=None, starting_points=N
             Draws(int(seed[i]), tuple(x.shape[1:])),
             attack.spherical_step,
             attack.source_step,
+            attack.every,
+            (attack.sphere_window, attack.proposal_window),
             None if target is None else int(target[i]),
             None if starting_points is None else starting_points[i],
         )
@@ -106,9 +108,10 @@ def check_geometry(attack, answer, x, y, budget=120):
 
 
 def check_adaptation(attack, sphere, proposal, queries=1150):
-    """Answers of fixed frequencies change the steps when and as the windows say; a tenth of proposals is seen."""
+    """Answers of fixed frequencies change the steps when and as the windows say; every nth proposal is seen."""
     x, y = grey(1), zeros(1)
-    expected = [0.01, 0.01]
+    expected = [attack.spherical_step, attack.source_step]
+    every, wide, narrow = attack.every, attack.sphere_window, attack.proposal_window
     steps, spheres, asked, number, changes = [], [], 0, 0, 0
     phase = START
 
@@ -121,18 +124,18 @@ def check_adaptation(attack, sphere, proposal, queries=1150):
         if phase == PROPOSAL:
             number += 1
         if phase == SPHERE:
-            assert number == 10 * asked + 9
+            assert number == every * asked + every - 1
             asked += 1
             spheres.append(hit)
-        elif phase == PROPOSAL and number % 10 == 0:
+        elif phase == PROPOSAL and number % every == 0:
             assert before["phase"] == PROPOSAL
             steps.append(hit)
-            rate = sum(spheres[-100:]) / 100
-            if len(spheres) >= 100 and not 0.2 <= rate <= 0.5:
+            rate = sum(spheres[-wide:]) / wide
+            if len(spheres) >= wide and not 0.2 <= rate <= 0.5:
                 factor = 1.5 if rate > 0.5 else 1 / 1.5
                 expected, spheres, changes = [step * factor for step in expected], [], changes + 1
-            rate = sum(steps[-30:]) / 30
-            if len(steps) >= 30 and not 0.1 <= rate <= 0.25:
+            rate = sum(steps[-narrow:]) / narrow
+            if len(steps) >= narrow and not 0.1 <= rate <= 0.25:
                 expected[1] *= 1.5 if rate > 0.25 else 1 / 1.5
                 steps, changes = [], changes + 1
             expected = [min(max(step, 1e-7), 0.5) for step in expected]
@@ -154,6 +157,7 @@ PATTERNS = {
 """Answers at spherical points and at proposals; how often the steps change at least."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", others_slow(PATTERNS, 1))
 def test_steps_adapt_to_the_rates_of_success(pattern):
     sphere, proposal, least = PATTERNS[pattern]
@@ -164,11 +168,14 @@ def test_steps_adapt_to_the_rates_of_success(pattern):
 
 def test_each_query_is_the_references(network, clean):
     attack = Boundary(eps=0.5, norm="l2", spherical_step=0.05, source_step=0.03)
-    check_reference(attack, one_by_one(network), clean[0][:2], clean[1][:2], 80)
+    check_reference(attack, one_by_one(network), clean[0][:1], clean[1][:1], 80)
 
 
-def test_each_query_is_the_references_while_steps_adapt():
-    check_reference(Boundary(eps=0.5, norm="l2"), one_by_one(Plane()), grey(1), zeros(1), 200)
+@pytest.mark.parametrize(
+    "windows", [{}, {"every": 10, "sphere_window": 3, "proposal_window": 7}], ids=["ours", "other"]
+)
+def test_each_query_is_the_references_while_steps_adapt(windows):
+    check_reference(Boundary(eps=0.5, norm="l2", **windows), one_by_one(Plane()), grey(1), zeros(1), 200)
 
 
 def test_a_targeted_attack_is_the_references_from_its_start(network, clean):
@@ -178,6 +185,7 @@ def test_a_targeted_attack_is_the_references_from_its_start(network, clean):
     check_reference(attack, one_by_one(network), x, y, 50, target, starting_points)
 
 
+@pytest.mark.slow
 def test_proposals_measure_as_in_the_paper_on_a_plane():
     attack = Boundary(eps=0.5, norm="l2")
     check_geometry(attack, one_by_one(Plane()), grey(3), zeros(3))
@@ -188,6 +196,7 @@ def test_proposals_measure_as_in_the_paper_on_a_network(network, clean):
     check_geometry(Boundary(eps=3.0, norm="l2"), one_by_one(network), clean[0][:2], clean[1][:2], 80)
 
 
+@pytest.mark.slow
 def test_a_planes_exact_distance_is_approached_and_never_beaten():
     x = grey(2)
     least = (x.double().flatten(1).mean(1) - 0.46) * math.sqrt(48)
@@ -233,6 +242,9 @@ def test_a_victim_of_random_labels_leads_to_no_number_that_is_not_finite():
         ({"spherical_step": 0.0}, "attack.spherical_step must lie in (0, 0.5], got 0.0"),
         ({"source_step": 0.6}, "attack.source_step must lie in (0, 0.5], got 0.6"),
         ({"adaptation": 1.0}, "attack.adaptation must be greater than 1, got 1.0"),
+        ({"every": 0}, "attack.every: expected at least 1, got 0"),
+        ({"sphere_window": 0}, "attack.sphere_window: expected at least 1, got 0"),
+        ({"proposal_window": 0}, "attack.proposal_window: expected at least 1, got 0"),
         ({"norm": "linf"}, "attack.norm of Boundary must be l2, got linf"),
     ],
 )

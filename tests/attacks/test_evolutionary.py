@@ -142,6 +142,7 @@ def test_values_are_chosen_in_proportion_to_their_variances():
     check_choice(Evolutionary(eps=0.5))
 
 
+@pytest.mark.slow
 def test_a_planes_exact_distance_is_approached_and_never_beaten():
     check_plane(Evolutionary(eps=0.5))
 

@@ -137,15 +137,18 @@ def test_each_query_is_the_references_with_other_options(network, clean):
     check_reference(attack, network, clean[0][2:3], clean[1][2:3], 120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", others_slow(["l2", "linf"], 0))
 def test_bisections_probes_and_distances_obey_the_paper(network, clean, norm):
     check_steps(GeoDA(norm=norm, eps=0.05), network, clean[0][:2], clean[1][:2], 150)
 
 
+@pytest.mark.slow
 def test_a_linear_victims_distance_is_found_and_never_beaten():
     check_linear(GeoDA(norm="l2", eps=0.05, sub_dim=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_feasible(GeoDA(norm=norm, eps=0.02), network, clean[0][:3], clean[1][:3])
@@ -168,6 +171,7 @@ def test_the_split_is_geometric_and_sums_to_the_budget_less_25_per_iteration(bud
         assert abs(after - share / 0.6 ** (2 / 3)) <= 1.3
 
 
+@pytest.mark.slow
 def test_the_first_share_lies_between_50_and_80_unless_it_jumps_across():
     outside = {budget: query_split(budget) for budget in range(105, 4000) if not 50 <= query_split(budget)[0] <= 80}
     for budget, shares in outside.items():

@@ -113,7 +113,7 @@ CASES = [
 @pytest.mark.parametrize("options", CASES, ids=str)
 def test_each_query_is_the_references(network, clean, options, query_counting):
     attack = counted(NES(**{"eps": 0.05, **SMALL, **options}), query_counting)
-    check_nes_reference(attack, network, clean[0][:2], clean[1][:2])
+    check_nes_reference(attack, network, clean[0][:1], clean[1][:1])
 
 
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
@@ -144,6 +144,7 @@ def test_the_scale_of_the_logits_changes_nothing(network, clean, options):
     check_scale(NES(**{**SMALL, **options}), network, clean[0][:3], clean[1][:3], 30)
 
 
+@pytest.mark.slow
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_linear(NES(eps=0.05, pairs=20, sigma=0.01, step=0.005), 800, 0.75)
 

@@ -116,12 +116,14 @@ def test_samples_measure_the_slopes_of_a_plane():
     check_gradient(OPT(norm="l2", **SMALL))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "most"), others_slow([("l2", 1.06), ("linf", 1.55)], 0))
 def test_a_linear_victims_distance_is_approached_and_never_beaten(norm, most):
     # The medians of ten other sets of seeds are at most 1.052 and 1.53; up the gradient at least 1.33 and 1.96.
     check_linear(OPT(norm=norm, starting_points=5, samples=6, eps=0.05), most)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_feasible(OPT(norm=norm, starting_points=2, samples=2, eps=0.02), network, clean[0][:2], clean[1][:2], 80)

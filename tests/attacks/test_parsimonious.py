@@ -93,6 +93,7 @@ def test_each_query_is_the_references_where_blocks_do_not_divide_the_image(netwo
     check_reference(Parsimonious(eps=0.1, block=4), network, x, y, 600)
 
 
+@pytest.mark.slow
 def test_a_query_negates_one_block_and_the_loss_never_rises(network, clean):
     check_search(Parsimonious(eps=0.05, block=4), network, clean[0][:2], clean[1][:2])
 

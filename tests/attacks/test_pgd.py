@@ -87,6 +87,7 @@ def test_a_run_ends_at_the_optimum_of_a_linear_victim(attack):
     check_optimum(attack)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_in_the_ball(PGD(eps=0.1, norm=norm, step=0.08), network, *clean)

@@ -13,7 +13,7 @@ from rfdlight.core import rng
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 0.002), ("linf", 0.05), ("l2", 1.0)])
 def test_each_query_is_the_references(network, clean, norm, eps):
-    check_noise_reference(RandomNoise(eps=eps, norm=norm), network, clean[0][:3], clean[1][:3], 300 if eps == 1 else 60)
+    check_noise_reference(RandomNoise(eps=eps, norm=norm), network, clean[0][:1], clean[1][:1], 300 if eps == 1 else 60)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -21,6 +21,7 @@ def test_points_lie_on_the_surface_of_the_ball(norm):
     check_noise_points(RandomNoise(eps=0.3, norm=norm))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_feasible(RandomNoise(eps=0.1, norm=norm), network, clean[0][:3], clean[1][:3])

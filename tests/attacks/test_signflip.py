@@ -51,19 +51,23 @@ def test_each_query_is_the_references_where_the_start_is_drawn_again():
     assert len(starting_points.unique()) >= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", others_slow([1, 2], 0))
 def test_radii_sizes_and_counts_obey_the_paper(network, breakable, resize):
     check_iterations(SignFlip(eps=0.05, resize=resize), network, *breakable)
 
 
+@pytest.mark.slow
 def test_points_stay_in_the_ball(network, clean):
     check_feasible(SignFlip(eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
+@pytest.mark.slow
 def test_a_linear_victims_least_radius_is_approached_and_never_beaten():
     check_linear(SignFlip(eps=0.05))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes", [True, False])
 def test_steps_and_probabilities_adapt_as_published(takes):
     check_adaptation(SignFlip(eps=0.05), takes)
@@ -122,6 +126,7 @@ def test_before_a_start_is_found_the_last_noise_is_submitted_inside_the_ball():
     assert len({tuple(points.flatten().tolist()) for points in seen}) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeats", [1, 3])
 def test_exact_accounting_bills_the_start_and_never_exceeds_the_budget(repeats):
     victim, x, y = redrawing_victim()

@@ -108,28 +108,33 @@ def test_each_query_is_the_references(network, clean, options):
     check_reference(SignHunt(**{"eps": 0.05, **options}), network, clean[0][:1], clean[1][:1], 120)
 
 
-@pytest.mark.parametrize("options", [{"base_query": True}, {"flatten": "hwc", "norm": "l2", "eps": 0.5}])
+@pytest.mark.parametrize(
+    "options", others_slow([{"base_query": True}, {"flatten": "hwc", "norm": "l2", "eps": 0.5}], 1)
+)
 def test_each_query_is_the_references_in_the_second_and_third_pass(network, options):
     # 48 values: a pass has 103 steps.
     x, y = images(2, (3, 4, 4)), torch.tensor([0, 1])
     check_reference(SignHunt(**{"eps": 0.3, **options}), network, x, y, 440 if options.get("base_query") else 230)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", others_slow(["linf", "l2"], 0))
 def test_under_the_papers_accounting_each_query_is_the_references(network, norm):
     x, y = images(2, (3, 4, 4)), torch.tensor([0, 1])
     check_reference(in_paper_mode(norm=norm), network, x, y, 350)
 
 
+@pytest.mark.slow
 def test_scores_never_fall_within_a_pass_and_belong_to_the_point_submitted(network, clean):
     check_invariants(SignHunt(eps=0.05), network, clean[0][:2], clean[1][:2], 60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_probes_lie_on_the_surface_of_the_ball(norm):
     check_size(SignHunt(eps=0.3, norm=norm))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", others_slow(["linf", "l2"], 0))
 def test_queries_stay_in_the_pixel_range_and_points_in_the_ball_over_several_passes(network, norm):
     x, y = images(2, (3, 4, 4)), torch.zeros(2, dtype=torch.int64)

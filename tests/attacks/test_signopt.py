@@ -118,6 +118,7 @@ def test_directions_radii_and_samples_obey_the_paper(network, clean):
     check_steps(SignOPT(norm="linf", **SMALL), network, clean[0][:2], clean[1][:2], 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "most"), others_slow([("l2", 1.1), ("linf", 2.5)], 0))
 def test_a_linear_victims_distance_is_approached_and_never_beaten(norm, most):
     check_linear(SignOPT(norm=norm, starting_points=5, samples=60, eps=0.05), most)
@@ -127,6 +128,7 @@ def test_a_fresh_row_has_the_authors_first_step_and_sample_size():
     check_own_columns(SignOPT(eps=0.05))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 def test_points_stay_in_the_ball(network, clean, norm):
     check_feasible(SignOPT(norm=norm, starting_points=2, samples=8, eps=0.02), network, clean[0][:2], clean[1][:2], 80)
@@ -203,7 +205,7 @@ def test_starts_go_on_until_one_is_wrong():
 
 def test_a_budget_that_the_first_gradient_exceeds_is_cautioned():
     assert SignOPT(eps=0.05).budget_warning(1000) is None
-    text = "100 starting points and 50 samples leave nothing of 150 queries; lower attack.samples"
+    text = "100 starting points and 200 samples leave nothing of 150 queries; lower attack.samples"
     assert SignOPT(eps=0.05).budget_warning(150) == text
 
 

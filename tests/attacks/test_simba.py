@@ -123,20 +123,24 @@ def test_each_query_is_the_references_with_a_target(network, clean):
     check_reference(SimBA(eps=0.1, targeted=True), network, x, y, 80, target=(y + 2) % 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", others_slow([{}, {"basis": "dct", "step": 0.5}, {"norm": "l2", "eps": 1.0}], 0))
 def test_the_probability_never_rises_and_a_coordinate_takes_one_or_two_queries(network, clean, options):
     check_invariants(SimBA(**{"eps": 0.1, **options}), network, clean[0][:2], clean[1][:2], 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", others_slow([None, 0.04, 0.5], 1))
 def test_pixels_are_moved_by_the_step_or_not_at_all(network, clean, step):
     check_pixels(SimBA(eps=0.1, step=step), network, clean[0][:2], clean[1][:2], 100)
 
 
+@pytest.mark.slow
 def test_cosine_steps_are_the_inverse_transforms_from_low_to_high_frequencies():
     check_frequencies(SimBA(eps=0.5, basis="dct", step=0.7))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("basis", ["pixel", "dct"])
 def test_points_stay_in_the_ball(network, basis, norm):

@@ -119,10 +119,12 @@ def test_the_loss_never_rises_and_is_that_of_the_kept_point(network, clean):
     check_square_loss(Square(p=0.05, eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
+@pytest.mark.slow
 def test_points_stay_in_the_ball(network, clean):
     check_feasible(Square(p=0.05, eps=0.05), network, clean[0][:3], clean[1][:3])
 
 
+@pytest.mark.slow
 def test_a_linear_victims_exact_minimum_is_approached_and_never_beaten():
     check_square_linear(Square(p=0.05, eps=0.04))
 

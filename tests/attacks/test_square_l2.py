@@ -128,14 +128,17 @@ def test_the_start_is_a_grid_of_bumps():
     check_start(Square(eps=0.5, norm="l2"))
 
 
+@pytest.mark.slow
 def test_a_candidate_keeps_its_norm_and_its_direction_outside_two_windows(network, clean):
     check_steps(Square(p=0.1, eps=0.5, norm="l2"), network, clean[0][:2], clean[1][:2])
 
 
+@pytest.mark.slow
 def test_points_stay_in_the_ball(network, clean):
     check_feasible(Square(p=0.1, eps=1.0, norm="l2"), network, clean[0][:3], clean[1][:3])
 
 
+@pytest.mark.slow
 def test_the_loss_never_rises_and_is_that_of_the_kept_point(network, clean):
     check_kept(Square(p=0.1, eps=1.0, norm="l2"), network, clean[0][:3], clean[1][:3])
 

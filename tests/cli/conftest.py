@@ -8,6 +8,8 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from fuzz import record_files
+from fuzz.running import workplace
 
 from rfdlight.cli import main as cli
 
@@ -64,6 +66,13 @@ def swept_once(tmp_path_factory) -> Path:
         assert cli.main(["sweep", "grid.yaml"]) == 0
     del sys.modules["faulty_victim"]
     return folder / "runs"
+
+
+@pytest.fixture(scope="session")
+def original() -> record_files.Original:
+    """The files of a run, for the tests that damage them."""
+    with workplace() as folder:
+        return record_files.make(folder)
 
 
 @pytest.fixture

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from rfdlight.cli import export
 from rfdlight.deployment import formats
+from rfdlight.deployment.card import ExportCard
+from rfdlight.deployment.check import Finding
 
 LINE = (
     "export nearest_mean.NearestMean --data digits --defense input_noise --defense.sigma 0.2 --draws 32 --num_images 2"
@@ -30,6 +33,22 @@ def test_the_file_and_its_card_are_written_and_the_findings_printed(command):
     assert card["seeding"] in said.out
 
 
+def test_a_check_that_fails_is_printed_and_the_status_is_1(command, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    card = ExportCard(
+        file="broken.onnx", format="onnx", sha256="0" * 64, bytes=1, opset=18, victim="mine", weights_sha256="0" * 64,
+        defense=[], points=[], input_shape=(3, 32, 32), classes=10, clean_accuracy=None, versions={}, seeding="by rank",
+        warnings=["no seed"], passed=False, check=[Finding("rows", False, "all rows have one noise")],
+    )  # fmt: skip
+    monkeypatch.setattr(export, "export_unraised", lambda *_, **__: card)
+    said = command(*LINE.split())
+    assert said.status == 1
+    assert said.err.startswith("rfdlight: broken.onnx failed its check, and is kept; rows: all rows have one noise")
+    assert said.err.count("\n") == 1
+    assert all(word in said.out for word in ("FAILED", "no seed", "by rank"))
+
+
+@pytest.mark.slow
 def test_a_file_that_fails_its_check_is_kept_and_the_status_is_1(command):
     pytest.importorskip("onnxruntime")
     Path("once.py").write_text(

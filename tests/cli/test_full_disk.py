@@ -26,12 +26,6 @@ def files_of_at_most(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.fixture(scope="module")
-def original():
-    with workplace() as folder:
-        return record_files.make(folder)
-
-
 def begin_or_go_on(folder: Path):
     """What a user types when there is room again."""
     if (folder / "run/fingerprint.json").exists():

@@ -10,12 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 
-@pytest.fixture(scope="module")
-def original():
-    with workplace() as folder:
-        return record_files.make(folder)
-
-
 @pytest.mark.slow
 @bounded(3)
 @given(data=st.data())

@@ -120,7 +120,7 @@ def test_the_point_of_an_image_is_that_of_the_stage_that_decided(run):
     assert again(run).points == again(run, deciding).points != again(run, kept[0]).points
 
 
-@pytest.mark.parametrize("undecided", [1, 2])
+@pytest.mark.parametrize("undecided", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_point_of_an_undecided_image_is_that_of_its_last_undecided_stage(run, undecided):
     name = next(image.id for image in run.images if image.verdict == "robust")
     stages = list(run.stages)

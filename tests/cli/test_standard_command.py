@@ -101,6 +101,7 @@ axes:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "stage"),
     [

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import CoinFlip, Run, drive, images, labelled, one_by_one, required
+from harness import CoinFlip, Run, drive, images, labelled, one_by_one, others_slow, required
 from msgspec.structs import astuple
 from torch import nn
 
@@ -93,8 +93,10 @@ def test_an_attack_succeeds_and_reports_success_where_there_is_one(form, rule, n
     attack = made(*form)
     if rule == "paper" and attack.access == "gradient":
         pytest.skip("the paper has no query counting for gradients")
-    budget = {"opt": 250, "signopt": 400}.get(form[0], 100)  # a step of the line search alone takes a dozen queries
-    x, y = (each[: 8 if form[0] in ("opt", "signopt") else 5] for each in clean)
+    attack = attack.configured(eps=2 * attack.eps)  # successes come soon
+    # A step of the line search alone takes a dozen queries.
+    budget = {"geoda": 100, "nes": 100, "opt": 250, "parsimonious": 100, "signopt": 260}.get(form[0], 60)
+    x, y = (each[: 8 if form[0] in ("opt", "signopt") else 4] for each in clean)
     options = {"batch_size": len(x), "pool_size": len(x), "criterion": criterion_named(rule)}
     records = Run(network, attack, x, y, budget=budget, **options).records
     successes = [record for record in records if record.success_query is not None]
@@ -132,13 +134,17 @@ def test_a_decision_based_attack_is_given_labels_alone(form, network, clean):
 
 @pytest.mark.parametrize(
     ("name", "rule", "query_counting"),
-    [
-        ("square", "sequential", "exact"),
-        ("square", "single", "paper"),
-        ("square", "never", "paper"),
-        ("geoda", "sequential", "paper"),
-        ("signopt", "single", "exact"),
-    ],
+    others_slow(
+        [
+            ("square", "sequential", "exact"),
+            ("square", "single", "paper"),
+            ("square", "never", "paper"),
+            ("geoda", "sequential", "paper"),
+            ("signopt", "single", "exact"),
+        ],
+        3,
+        4,
+    ),
 )
 def test_a_victim_that_predicts_at_random_is_finished_under_every_criterion(name, rule, query_counting):
     x, y = images(8, (3, 4, 4)), torch.zeros(8, dtype=torch.int64)
@@ -163,12 +169,7 @@ class LabelNoise(nn.Module):
 
 @pytest.mark.parametrize(
     ("name", "victim"),
-    [
-        ("square", LabelNoise),
-        ("rays", CoinFlip),
-        pytest.param("square", CoinFlip, marks=pytest.mark.slow),
-        pytest.param("rays", LabelNoise, marks=pytest.mark.slow),
-    ],
+    others_slow([("square", LabelNoise), ("rays", CoinFlip), ("square", CoinFlip), ("rays", LabelNoise)], 0),
 )
 def test_no_attack_is_credited_with_images_that_a_thousand_evaluations_call_robust(name, victim):
     # An image is wrongly called adversarial with probability at most 0.05, at one in five wrong answers about never

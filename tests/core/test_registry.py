@@ -1,5 +1,5 @@
+import os
 import sys
-from importlib import metadata
 
 import pytest
 import yaml
@@ -154,15 +154,14 @@ def installed(monkeypatch, tmp_path):
     (tmp_path / "theirs_good.py").write_text("class Theirs:\n    pass\n")
     (tmp_path / "theirs_bad.py").write_text("raise RuntimeError('needs\\na licence')\n")
     monkeypatch.syspath_prepend(tmp_path)
-    theirs = metadata.PathDistribution(tmp_path / "theirs-1.0.dist-info")
+    os.utime(tmp_path, (0, 0))
+    assert "mine" not in names("attack")  # a package that is installed later is found
     (tmp_path / "theirs-1.0.dist-info").mkdir()
     (tmp_path / "theirs-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     (tmp_path / "theirs-1.0.dist-info/entry_points.txt").write_text(
         "[rfdlight.attacks]\nmine = theirs_good:Theirs\nrays = theirs_good:Theirs\nbroken = theirs_bad:Broken\n"
         "[rfdlight.victims]\nnet = theirs_good:Theirs\n[rfdlight.criteria]\nstrict = theirs_good:Theirs\n"
     )
-    points = metadata.EntryPoints(theirs.entry_points)
-    monkeypatch.setattr(metadata, "entry_points", lambda **chosen: points.select(**chosen))
     yield
     for name in ("theirs_good", "theirs_bad"):
         sys.modules.pop(name, None)

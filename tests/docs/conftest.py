@@ -6,7 +6,7 @@ import pytest
 
 import rfdlight as rfd
 
-FEW = 12
+FEW = 4
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ def tables(monkeypatch):
     return importlib.import_module("evaluation_tables")
 
 
-@pytest.mark.parametrize(("page", "name"), [("evaluations.md", "demo"), ("evaluations.md", "stopping")])
-def test_the_page_on_evaluations_has_the_tables_of_the_records(page, name, runs, tables):
-    assert shown(page, name) == tables.EVALUATIONS[name](runs)
+@pytest.mark.parametrize("name", ["demo", "stopping", "exported"])
+def test_the_page_on_evaluations_has_the_tables_of_the_records(name, runs, tables):
+    assert shown("evaluations.md", name) == tables.EVALUATIONS[name](runs)
 
 
 def test_the_page_on_performance_has_the_tables_of_records_and_timings(runs, tables):
@@ -45,6 +45,10 @@ def test_the_prose_has_the_numbers_of_the_tables(runs, tables):
     assert f"of the same network {100 * robust['standard'].value:.1f} %" in text
     low, high = 100 * robust["standard"].low, 100 * robust["standard"].high
     assert f"and leaves {100 * robust['standard'].value:g} % ({low:.1f} to {high:.1f})" in prose(ROOT / "README.md")
+    torch, onnx, http = (
+        f"{100 * load_run(runs / 'exported' / name).robust_accuracy.value:.1f}" for name in ("torch", "onnx", "http")
+    )
+    assert f"{http} and {onnx} % of 300 images, after {torch} %" in prose(page_named("export-and-serve.md"))
     called = [r.verdict for r in load_run(runs / "stop/votes").records if r.success_query is not None]
     said = f"votes call {len(called)} images adversarial, and {called.count('robust')} of them are significantly robust"
     assert said in prose(page_named("success-criteria.md"))

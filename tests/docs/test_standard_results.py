@@ -4,6 +4,7 @@ import importlib
 import sys
 
 import pytest
+from harness import others_slow
 from pages import ROOT, unpacked
 
 from rfdlight import compare, load_standard
@@ -27,7 +28,10 @@ def test_the_page_has_the_tables_of_the_records(runs, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("number", "other"), [("813,572", "813,573"), ("44 : 0", "43 : 0"), ("80.3 (75.5", "80.4 (75.5")]
+    ("number", "other"),
+    others_slow(
+        [("813,572", "813,573"), ("+1.3 (-0.4", "+1.4 (-0.4"), ("44 : 0", "43 : 0"), ("80.3 (75.5", "80.4 (75.5")], 2
+    ),
 )
 def test_a_changed_number_is_found(number, other, runs, monkeypatch, tmp_path, capsys):
     changed = tmp_path / PAGE.name
@@ -39,9 +43,12 @@ def test_a_changed_number_is_found(number, other, runs, monkeypatch, tmp_path, c
 
 
 def test_the_noise_of_4_points_keeps_what_its_records_say(runs):
-    strong, weak = (load_standard(runs / name) for name in ("four/vgg19-feature-4", "standard/vgg19-feature"))
-    more = compare(weak.combined, strong.combined)
-    low, high = (round(100 * bound, 1) for bound in more.interval)
-    said = f"{strong.robust_accuracy}".replace("%", " %")
-    said += f" of the thin VGG19: {100 * more.difference:.1f} points ({low} to {high}, p {more.p:.2f}) more"
+    found = []
+    for folder in (runs / "four").iterdir():
+        weak = load_standard(runs / "standard" / folder.name.removesuffix("-4"))
+        found.append(compare(weak.combined, load_standard(folder).combined))
+    assert len(found) == 6
+    assert min(each.p for each in found) > 0.05
+    most = 100 * max(each.difference for each in found)
+    said = f"keeps at most {most:.1f} points more of the images, and no difference is significant"
     assert said in " ".join(PAGE.read_text().split())

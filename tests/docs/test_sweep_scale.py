@@ -44,7 +44,7 @@ def test_the_page_has_all_tables(scale, monkeypatch):
 
 def test_a_recorded_cell_has_the_time_of_its_summary_and_the_estimate_of_its_settings(study):
     cells = {cell.name: cell for cell in study.cells}
-    assert len(cells) == 123
+    assert len(cells) == 130
     noisy, whole = cells["paper/resnet20-feature-square-10000"], cells["standard/resnet20-at-none"]
     plain, sure = cells["paper/resnet20-feature-square"], cells["paper/resnet20-none-square"]
     assert noisy.seconds == pytest.approx(3521.8068771362305)

@@ -193,6 +193,7 @@ def test_the_compiled_noise_is_the_eager_noise(device):
         torch.testing.assert_close(plain, victim(x), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_noise_has_mean_0_its_variance_and_is_independent_between_rows_and_passes():
     victim, x = network(), torch.rand(1, 3, 8, 8).repeat(8, 1, 1, 1)

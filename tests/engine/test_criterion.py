@@ -88,19 +88,22 @@ def test_images_whose_mean_margin_is_not_negative_are_rarely_called_adversarial(
     assert called(records) <= 4
 
 
-@pytest.mark.parametrize(("p", "most"), [(0.1, 0.1), (0.4, 0.5)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("p", "most"), others_slow([(0.1, 0.1), (0.4, 0.5)], 1))
 def test_candidates_cost_little_at_robust_images(p, most):
     records, ratio = attacked(AfterClean(p))
     assert ratio <= most
     assert sum(record.voted_candidates for record in records) > 200
 
 
+@pytest.mark.slow
 def test_images_with_a_negative_mean_margin_are_called_adversarial_soon():
     records, _ = attacked(AfterClean(0.7))
     assert called(records) >= 198
     assert np.median([r.success_query for r in records if r.success_query is not None]) <= 8
 
 
+@pytest.mark.slow
 def test_a_criterion_that_screens_and_tests_loosely_is_caught_by_the_error():
     criterion = criterion_named("sequential", 400)
     criterion.level, criterion.passes = 5.0, 1.0
@@ -151,6 +154,7 @@ def test_a_success_before_the_final_test_decides_gets_final_evaluations(p):
     assert max(record.linf for record in records) <= 0.1 + 1e-6
 
 
+@pytest.mark.slow
 def test_the_votes_alone_would_break_most_images_that_are_wrong_once_in_five_draws():
     # Decision 13: a fixed vote of 9 that is repeated at each query breaks 63 % within 250 queries at p = 0.2,
     # and 32 % within 100.

@@ -69,6 +69,7 @@ def test_a_criterion_that_is_not_defined_for_the_attack_says_so():
 # 200 images and 60 queries. A right image is ever called adversarial, during the attack or at its final point, with a
 # probability of at most 5 %, a wrong one at 60 % with at least 99 %; each bound has room that chance leaves once in
 # 100,000 runs.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wrong", "adversarial"),
     [pytest.param(0.2, False, marks=pytest.mark.slow), (0.45, False), pytest.param(0.6, True, marks=pytest.mark.slow)],

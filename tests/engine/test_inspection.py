@@ -158,7 +158,7 @@ def test_settings_that_a_policy_does_not_allow_are_refused(defense, options, mes
 
 
 def test_noise_beside_a_policy_still_acts():
-    run = evaluate([rfd.LogitNoise(1.0), Blacklight("flag")])
+    run = evaluate([rfd.LogitNoise(1.0), Blacklight("flag")], final_evaluations=40, batch_size=160)
     assert not run.facts.deterministic
     assert run.summary.detections.attacks.value > 0
 

@@ -119,10 +119,11 @@ def test_interim_queries_are_those_that_a_smaller_budget_would_leave():
         assert [found.queries for found in record.interim] == [8, 28, 100]
 
 
+@pytest.mark.slow
 def test_many_interim_evaluations_keep_the_error_probability():
-    count, every = 30, tuple(range(1, 25))
-    records = run(Bright(0), Changing(EPS), count=count, budget=25, interim_queries=every)
-    assert sum(len(record.interim) for record in records) > 20 * count
+    count, every = 20, tuple(range(1, 16))
+    records = run(Bright(0), Changing(EPS), count=count, budget=16, interim_queries=every)
+    assert sum(len(record.interim) for record in records) > 12 * count
     called = sum(record.success_query is not None for record in records)
     assert called <= stats.binom.isf(1e-5, count, 0.025)
 
@@ -157,12 +158,11 @@ def test_a_test_begins_anew_at_the_level_of_its_number(plan, evaluations):
 def test_records_do_not_depend_on_the_images_beside():
     victim = Bright(0, 0)
     victim.forward = lambda x: torch.stack([1.0 - 15 * (x.flatten(1).mean(1) - 0.5), torch.zeros(len(x))], 1)
-    expected = run(victim, Changing(EPS), count=6)
+    expected = run(victim, Changing(EPS), count=4)
     assert {len(record.interim) for record in expected} == {3}
     assert {record.success_query for record in expected} == {100}
-    for pool, rows in ((3, 7), (6, 5)):
-        options = {"pool_size": pool, "batch_size": rows, "order": [3, 0, 5, 1, 2, 4]}
-        assert run(victim, Changing(EPS), count=6, **options) == expected
+    options = {"pool_size": 2, "batch_size": 5, "order": [3, 0, 1, 2]}
+    assert run(victim, Changing(EPS), count=4, **options) == expected
 
 
 def test_a_deterministic_victim_has_none_and_the_records_that_it_has_without():

@@ -127,18 +127,18 @@ INTERIM = {"interim_queries": (2,)}
 @pytest.fixture(scope="module")
 def whole(network):
     """The images, and a run without a fault in which the one that is going to fail is tested by the criterion."""
-    x = images(10)
+    x = images(7)
     with torch.no_grad():
         y = network(x).argmax(1)
     records, failed, _ = attacked(Mapped(network, lambda logits: logits), RandomNoise(eps=EPS), x, y, **INTERIM)
     assert not failed
-    bad = next(number for number in range(10) if records[f"test/{number:04d}"].tested_candidates)
+    bad = next(number for number in range(7) if records[f"test/{number:04d}"].tested_candidates)
     return x, y, records, bad
 
 
 def standing(records):
     """An image that gets final evaluations, because no candidate of it succeeded; the first one proves the victim."""
-    return next(number for number in range(1, 10) if records[f"test/{number:04d}"].success_query is None)
+    return next(number for number in range(1, 7) if records[f"test/{number:04d}"].success_query is None)
 
 
 @pytest.mark.parametrize(("how", "phase"), [*SCORES, *(pytest.param(*case, marks=pytest.mark.slow) for case in REST)])
@@ -179,7 +179,7 @@ def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
     if phase == Phase.FINAL:
         number = standing(attacked(sound, Square(eps=EPS), x, y, **options)[0])
     bad = names([number])
-    rest = [i for i in range(10) if i != number]
+    rest = [i for i in range(7) if i != number]
     without, none, _ = attacked(sound, Square(eps=EPS), x, y, rest, **options)
     found, failed, _ = attacked(Faulty(network, x[[number]], bad, how, phase), Square(eps=EPS), x, y, **options)
     assert (none, failed) == ({}, {bad[0]: REASONS[how]})
@@ -198,7 +198,7 @@ def test_so_it_is_with_other_accounts(network, whole, how, phase, options):
 def test_so_it_is_with_gradients(network, whole, how, reason, eot):
     x, y, _, number = whole
     bad = names([number])
-    rest = [i for i in range(10) if i != number]
+    rest = [i for i in range(7) if i != number]
     attack = PGD(eps=EPS, steps=5, step=0.001)
     without, _, _ = attacked(Mapped(network, lambda logits: logits), attack, x, y, rest, budget=10, eot=eot)
     victim = Faulty(network, x[[number]], bad, how, Phase.ATTACK)

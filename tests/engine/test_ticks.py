@@ -53,38 +53,39 @@ def test_behind_noise_a_pass_of_queries_waits_twice_too(ticks):
     assert min(launches) <= 80  # of passes whose images are neighbours in the pool
 
 
-@pytest.mark.parametrize(
-    "read",
-    [
-        lambda loss: bool((loss > 0).any()),
-        lambda loss: loss.tolist(),
-        lambda loss: loss.max().item(),
-        lambda loss: loss.cpu(),
-        lambda loss: loss.to("cpu"),
-        lambda loss: loss[loss > 0],
-        lambda loss: (loss > 0).nonzero(),
-        lambda loss: loss.masked_fill_(loss > torch.tensor([1e9]), 0),
-        lambda loss: torch.equal(loss, loss),
-        lambda loss: loss.unique(),
-    ],
-)
-def test_each_way_to_wait_is_counted(ticks, read):
+READS = [
+    lambda loss: bool((loss > 0).any()),
+    lambda loss: loss.tolist(),
+    lambda loss: loss.max().item(),
+    lambda loss: loss.cpu(),
+    lambda loss: loss.to("cpu"),
+    lambda loss: loss[loss > 0],
+    lambda loss: (loss > 0).nonzero(),
+    lambda loss: loss.masked_fill_(loss > torch.tensor([1e9]), 0),
+    lambda loss: torch.equal(loss, loss),
+    lambda loss: loss.unique(),
+]
+
+
+@pytest.mark.parametrize("reads", [READS, *(pytest.param([read], marks=pytest.mark.slow) for read in READS)])
+def test_each_way_to_wait_is_counted(ticks, reads):
     class Reads(SignHunt):
         def tell(self, state, points, answer):
             super().tell(state, points, answer)
-            read(state["score"])
+            for read in reads:
+                read(state["score"])
 
     _, waits = ordinary(ticks, made(Reads))
-    assert max(waits) == WAITS + 1
+    assert max(waits) == WAITS + len(reads)
 
 
-@pytest.mark.parametrize("kind", [Square, NES, SignHunt])
-def test_work_that_only_a_gpu_does_changes_nothing(kind):
+@pytest.mark.parametrize(("kind", "budget"), [(Square, 30), (NES, 30), (SignHunt, 110)])
+def test_work_that_only_a_gpu_does_changes_nothing(kind, budget):
     victim = small_network()
-    x, y = labelled(victim, (3, 4, 4), count=6)  # so few values that SignHunter starts again
-    usual = Run(victim, made(kind), x, y, budget=110).records
+    x, y = labelled(victim, (3, 4, 4), count=4)  # so few values that SignHunter starts again
+    usual = Run(victim, made(kind), x, y, budget=budget).records
     with free_reads.off():
-        assert Run(victim, made(kind), x, y, budget=110).records == usual
+        assert Run(victim, made(kind), x, y, budget=budget).records == usual
 
 
 def test_skipped_candidates_are_counted_alike_on_a_gpu():

@@ -225,6 +225,7 @@ def test_wrong_arguments_are_errors_of_one_line(model, pair, changes, words):
         assert all(word in str(caught.value) for word in words)
 
 
+@pytest.mark.slow
 def test_a_victim_that_is_right_in_the_mean_is_rarely_called_adversarial():
     torch.manual_seed(0)
     x, y = images(16, (1, 4, 4)), torch.zeros(16, dtype=torch.int64)

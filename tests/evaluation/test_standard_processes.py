@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
-from harness import centred_network, images, labelled
+from harness import centred_network, images, labelled, others_slow
 from torch import nn
 
 import rfdlight as rfd
@@ -177,7 +177,7 @@ class Noisy(nn.Module):
         return torch.stack([margin, torch.zeros_like(margin)], 1)
 
 
-@pytest.mark.parametrize("begun", ["", "2-rays"])
+@pytest.mark.parametrize("begun", others_slow(["", "2-rays"], 1))
 def test_where_one_process_finds_the_victim_random_both_attack_as_that_of_a_random_one(begun, team, tmp_path):
     pair = images(4, (1, 4, 4)), torch.zeros(4, dtype=torch.int64)
     run, rows = team([Noisy(), Noisy(tmp_path / begun)], pair, 0.1)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from rfdlight.cli.sweep.cell_files import FOLDER, size_of
+from rfdlight.cli.sweep.cell_files import FOLDER
 from rfdlight.cli.sweep.experiment import read_cells
+from rfdlight.records.result import size_of
 
 pytestmark = pytest.mark.faults
 

@@ -12,6 +12,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from hand import facts, record
+from harness import others_slow
 from stored_sweeps import NAMES, contents, keep_images, s3_server, write_sweep
 from written_runs import write_run
 
@@ -341,7 +342,7 @@ def test_a_bucket_that_may_not_be_written_is_found_before_the_first_cell(monkeyp
     assert "cannot write to memory://grid: Access Denied" in refusal(storage.check_upload, "memory://grid")
 
 
-@pytest.mark.parametrize("call", ["_put_file", "_get_file"])
+@pytest.mark.parametrize("call", others_slow(["_put_file", "_get_file"], 0))
 def test_a_server_that_ends_in_between_is_reported_in_one_line(call, sweep, monkeypatch):
     import s3fs
 

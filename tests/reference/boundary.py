@@ -31,7 +31,7 @@ def propose(x, b, move, sideways, inwards):
     return spherical, (rest * (step / length(rest)) + spherical).clamp(0, 1)
 
 
-def boundary(model, x, y, budget, draws, spherical_step=0.01, source_step=0.01, target=None, start=None):  # noqa: C901
+def boundary(model, x, y, budget, draws, spherical_step, source_step, every, windows, target=None, start=None):  # noqa: C901
     """Return one entry per query (the point, what it was for, both steps) and the nearest hit.
 
     `draws.noise(n)` gives uniform pixels, and `draws.move(n)` a normal image.
@@ -73,21 +73,21 @@ def boundary(model, x, y, budget, draws, spherical_step=0.01, source_step=0.01, 
         while True:
             number += 1
             spherical, proposal = propose(x, nearest, draws.move(number - 1), sideways, inwards)
-            if number % 10 == 0:
-                sphere_window = [*sphere_window, is_adversarial(spherical, "sphere")][-100:]
+            if number % every == 0:
+                sphere_window = [*sphere_window, is_adversarial(spherical, "sphere")][-windows[0] :]
             hit = is_adversarial(proposal, "proposal")
             if hit and length(proposal - x).item() < distance:
                 nearest, distance = proposal, length(proposal - x).item()
-            if number % 10 == 0:
-                step_window = [*step_window, hit][-30:]
-                if len(sphere_window) == 100:
-                    rate = sum(sphere_window) / 100
+            if number % every == 0:
+                step_window = [*step_window, hit][-windows[1] :]
+                if len(sphere_window) == windows[0]:
+                    rate = sum(sphere_window) / windows[0]
                     if rate > 0.5:
                         sideways, inwards, sphere_window = within(sideways * 1.5), within(inwards * 1.5), []
                     elif rate < 0.2:
                         sideways, inwards, sphere_window = within(sideways / 1.5), within(inwards / 1.5), []
-                if len(step_window) == 30:
-                    rate = sum(step_window) / 30
+                if len(step_window) == windows[1]:
+                    rate = sum(step_window) / windows[1]
                     if rate > 0.25:
                         inwards, step_window = within(inwards * 1.5), []
                     elif rate < 0.1:

@@ -1,4 +1,4 @@
-"""The files of a sweep's cells: which cells are complete, which are running, and what every attempt came to.
+"""The files of a sweep's cells: which cells are running, and what every attempt came to.
 
 The folder of a sweep is all that the processes of a sweep share. Each cell has a lock, which its process holds while it
 runs and which the operating system releases when the process ends, and a log of its attempts.
@@ -7,7 +7,6 @@ runs and which the operating system releases when the process ends, and a log of
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import socket
 import time
@@ -15,35 +14,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from filelock import FileLock, Timeout
-from msgspec import Meta, Raw, Struct
+from msgspec import Meta
 
 from rfdlight._io import read_bytes
 from rfdlight.errors import UserError
-from rfdlight.records import journal, standard
-from rfdlight.records.schema import Count, Fields, decode, seal, unseal
-from rfdlight.records.summary import Estimate
-from rfdlight.reporting.tables import interval, percent
+from rfdlight.records import journal
+from rfdlight.records.schema import Fields, seal, unseal
 
 FOLDER = ".cells"
 """In the folder of a sweep: the lock and the log of each cell."""
 
 _PATIENCE = 2.0
 """Seconds that a process waits for the lock of a cell, which a look at the state of a sweep holds for an instant."""
-
-
-class Size(NamedTuple):
-    """The number of images that a cell attacks, and of queries per image."""
-
-    images: int
-    budget: int
-
-    @property
-    def queries(self) -> int:
-        """The number of queries if no attack succeeds."""
-        return self.images * self.budget
 
 
 class Entry(Fields, frozen=True, kw_only=True):
@@ -66,101 +51,6 @@ class Log:
     attempts: int = 0
     begun: Entry | None = None
     end: Entry | None = None  # None if the attempt runs, or its process was killed
-
-
-class _Share(Struct):
-    value: float | None  # None of no images
-    low: float | None
-    high: float | None
-    total: Count
-
-    @property
-    def estimate(self) -> Estimate:
-        value, low, high = (math.nan if each is None else each for each in (self.value, self.low, self.high))
-        return Estimate(value=value, low=low, high=high, total=self.total)
-
-
-class _Shares(Struct):
-    robust: _Share
-    clean: _Share
-
-
-class _Facts(Struct):
-    num_images: Count
-    budget: Count
-    complete: bool
-
-
-class _Summary(Struct):
-    """The part of `summary.json` that is read."""
-
-    run: _Facts
-    mean_logits: Raw = Raw(b"null")
-
-
-class _Standard(Struct):
-    """The part of `standard.json` that is read."""
-
-    settings: standard.Settings
-    summary: Raw = Raw(b"null")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a complete cell has come to; the accuracies are None where its summary is damaged."""
-
-    size: Size
-    robust: Estimate | None
-    clean: Estimate | None
-
-
-def result_of(place: Path) -> Result | None:
-    """Return the result of the complete run in a directory by its summary, None if there is none.
-
-    Images that failed count as done. The queries of a standard evaluation are those of all its stages.
-    """
-    try:
-        if (content := _content(place / standard.FILE)) is not None:
-            whole = decode(content, _Standard)
-            settings, shares = whole.settings, whole.summary
-            complete, queries = bytes(shares) != b"null", settings.budget * len(settings.stages)
-            size = Size(settings.num_images, queries)
-        elif (content := _content(place / "summary.json")) is not None:
-            run = decode(content, _Summary)
-            complete, shares, size = run.run.complete, run.mean_logits, Size(run.run.num_images, run.run.budget)
-        else:
-            return None
-    except (OSError, ValueError):
-        return None
-    return Result(size, *_accuracies(shares)) if complete else None
-
-
-def _content(path: Path) -> bytes | None:
-    try:
-        return read_bytes(path)
-    except FileNotFoundError:
-        return None
-
-
-def _accuracies(shares: Raw) -> tuple[Estimate | None, Estimate | None]:
-    try:
-        found = decode(bytes(shares), _Shares)
-    except ValueError:
-        return None, None
-    return found.robust.estimate, found.clean.estimate
-
-
-def size_of(place: Path) -> Size | None:
-    """Return the size of the complete run in a directory, None if there is none."""
-    result = result_of(place)
-    return None if result is None else result.size
-
-
-def headline(place: Path) -> str:
-    """Return the clean and robust accuracy of the complete run in a directory as text."""
-    found = result_of(place)
-    robust, clean = (found.robust, found.clean) if found else (None, None)
-    return f"robust {percent(robust)} ({interval(robust)}), clean {percent(clean)}"
 
 
 def finished_images(place: Path) -> int:

@@ -20,7 +20,6 @@ from torch import nn
 from rfdlight._io import write_file
 from rfdlight.analysis.insertion_points import check_acts
 from rfdlight.cli.launcher import BOUND
-from rfdlight.cli.sweep.cell_files import Size
 from rfdlight.cli.sweep.experiment import Cell, Resources
 from rfdlight.data.sources import ImageSource
 from rfdlight.defenses.base import Defense
@@ -31,6 +30,7 @@ from rfdlight.evaluation.standard import StandardAttack
 from rfdlight.evaluation.standard_evaluation import check_standard, is_standard
 from rfdlight.evaluation.surrogate import settle_surrogate
 from rfdlight.records import standard
+from rfdlight.records.result import Size
 from rfdlight.victims.resolve import resolve_victim
 
 OUTPUT = "output.txt"

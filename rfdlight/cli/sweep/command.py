@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +15,12 @@ from rfdlight import _io
 from rfdlight._io import plain_console
 from rfdlight.cli.launcher import started_processes
 from rfdlight.cli.sweep import stored
-from rfdlight.cli.sweep.cell_files import Size, size_of
 from rfdlight.cli.sweep.experiment import Cell, merged, read_cells
+from rfdlight.cli.sweep.ray_cluster import connected
 from rfdlight.cli.sweep.status import states, status_lines, status_table
 from rfdlight.errors import UserError, expect
 from rfdlight.records import run_directory
+from rfdlight.records.result import Size, size_of
 
 LauncherName = Literal["local", "ray", "slurm"]
 View = Literal["table", "json"]
@@ -84,21 +86,26 @@ def sweep(
         stored.fetch(upload, folder, cells)
     done = {cell.name: _size_if_complete(folder, cell) for cell in cells}
     missing = [cell for cell in cells if done[cell.name] is None]
-    from rfdlight.cli.sweep import running  # imports torch, which --status does without
-
-    checked = running.check(missing)
     if dry_run:
+        from rfdlight.cli.sweep import running  # imports torch, which --status does without
+
+        checked = running.check(missing)
         console.print(running.plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))
         console.print(Text("An attack that succeeds ends early, and takes a fraction of its time.", style="dim"))
         return 0
-    run_directory.create(folder)
     if upload is not None:
         stored.send(upload, folder, [name for name, size in done.items() if size is not None])
     failed: list[str] | None = []
     if missing:
-        chosen = running.launcher_named(launcher, folder, checked, jobs, slurm)
-        chosen.upload = upload or ""
-        failed = running.run(chosen, missing, checked, cells, retries, console)
+        with connected(jobs, len(missing)) if launcher == "ray" else nullcontext() as ray:
+            from rfdlight.cli.sweep import running
+
+            checked = running.check(missing)
+            run_directory.create(folder)
+            options = (slurm or {}) if launcher == "slurm" else None
+            chosen = running.launcher_of(folder, checked, jobs, options, ray)
+            chosen.upload = upload or ""
+            failed = running.run(chosen, missing, checked, cells, retries, console)
     if failed is None:
         console.print("stopped; the same command goes on from here")
         return 1

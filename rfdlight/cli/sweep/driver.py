@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from rfdlight.cli.sweep.cell_files import finished_images, headline, is_running, note, read_log, size_of
+from rfdlight.cli.sweep.cell_files import finished_images, is_running, note, read_log
 from rfdlight.cli.sweep.launchers import Launcher
 from rfdlight.cli.sweep.packs import Pack
-from rfdlight.reporting.tables import duration
+from rfdlight.records.result import Result, result_of, size_of
+from rfdlight.reporting.tables import duration, interval, percent
 
 _DEATHS = 5
 """How many processes of a cell may die one after the other without finishing an image before the cell has failed."""
@@ -165,12 +166,11 @@ class Driver:
     def _end(self, name: str, failed: str) -> None:
         """Print the result of a cell."""
         self._ended.add(name)
-        place = self.folder / name
-        result = headline(place) if size_of(place) is not None else "no result"
+        result = result_of(self.folder / name)
         log = read_log(self.folder, name)
         took = log.end.time - log.begun.time if log.begun is not None and log.end is not None else None
         passed = time.monotonic() - self._begun
-        line = f"cell {len(self._ended)} of {len(self._jobs)}, {name}: {result}; "
+        line = f"cell {len(self._ended)} of {len(self._jobs)}, {name}: {headline(result) if result else 'no result'}; "
         line += f"{duration(took)}, " if took is not None else ""
         line += f"all {duration(passed)}{self._left(passed)}"
         self._print(line)
@@ -189,3 +189,8 @@ class Driver:
 
     def _print(self, line: str, style: str = "") -> None:
         self._console.print(Text(line, style=style), soft_wrap=True)
+
+
+def headline(result: Result) -> str:
+    """Return the clean and robust accuracy as text."""
+    return f"robust {percent(result.robust)} ({interval(result.robust)}), clean {percent(result.clean)}"

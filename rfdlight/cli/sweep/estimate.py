@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from rich import box
 from rich.table import Table
 
-from rfdlight.cli.sweep.cell_files import Size
 from rfdlight.cli.sweep.cells import Checked
 from rfdlight.cli.sweep.experiment import Cell
 from rfdlight.cli.sweep.packs import Job
@@ -16,6 +15,7 @@ from rfdlight.data.given import GivenImages
 from rfdlight.engine.compilation import SHARE_MADE
 from rfdlight.evaluation.evaluate import evaluate
 from rfdlight.evaluation.interface import LOGGER
+from rfdlight.records.result import Size
 
 _PROBE = Size(images=64, budget=8)
 """Size of the short evaluation that measures the speed of a victim."""

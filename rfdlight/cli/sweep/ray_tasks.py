@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ from rfdlight.cli.sweep.cell_files import FOLDER
 from rfdlight.cli.sweep.experiment import Resources
 from rfdlight.cli.sweep.launchers import Ended, Launcher, check_fit
 from rfdlight.cli.sweep.packs import Pack
+from rfdlight.cli.sweep.ray_cluster import processes
 from rfdlight.cli.sweep.worker import run_assignment
 from rfdlight.core.extras import imported
 from rfdlight.errors import UserError, one_line
@@ -26,37 +26,22 @@ _SEEN = 60.0
 class RayTasks(Launcher):
     """Runs packs as tasks of Ray, each with the GPUs and cores of its cells, at most `jobs` at a time.
 
-    RAY_ADDRESS names a running cluster; without it, Ray starts on this machine. Tasks are submitted longest first. Ray
-    ends the tasks when this process ends.
+    Tasks are submitted longest first. Ray ends them when this process ends.
+
+    Args:
+        folder: Folder of the sweep.
+        apart: Cells that start processes of their own.
+        jobs: How many tasks run at the same time; None for as many as fit.
+        ray: The module, connected to the cluster.
     """
 
-    def __init__(self, folder: Path, apart: Iterable[str], jobs: int | None) -> None:
+    def __init__(self, folder: Path, apart: Iterable[str], jobs: int | None, ray: Any) -> None:
         super().__init__(folder, apart)
-        self._ray: Any = imported("ray", "ray", "--launcher ray")
+        self._ray = ray
         self._jobs = jobs
         self._packs: dict[Any, Pack] = {}
-        self._connect()
-        self._task = self._ray.remote(max_retries=0)(run_assignment)
-        self.processes = max(1, self._cells_at_once())
-
-    def _connect(self) -> None:
-        # Tasks import the user's modules from the working folder.
-        paths = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
-        try:
-            self._ray.init(
-                include_dashboard=None if "RAY_ADDRESS" in os.environ else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": {"PYTHONPATH": paths}},
-            )
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            address = os.environ.get("RAY_ADDRESS", "this machine")
-            raise UserError(f"--launcher ray: cannot connect to {address}: {one_line(error)}") from error
-
-    def _cells_at_once(self) -> int:
-        resources = self._ray.cluster_resources()
-        most = int(resources.get("GPU", 0) or resources.get("CPU", 1))
-        return most if self._jobs is None else min(self._jobs, most)
+        self._task = ray.remote(max_retries=0)(run_assignment)
+        self.processes = processes(ray, jobs)
 
     @property
     def has_gpus(self) -> bool:
@@ -125,7 +110,6 @@ class RayTasks(Launcher):
             self._ray.cancel(task, force=False)
         if self._packs:
             self._ray.wait(list(self._packs), num_returns=len(self._packs), timeout=_SEEN)
-        self._ray.shutdown()
         return ""
 
 

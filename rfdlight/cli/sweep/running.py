@@ -26,7 +26,7 @@ from rfdlight.cli.sweep.ray_tasks import RayTasks
 from rfdlight.cli.sweep.slurm_arrays import SlurmArrays
 from rfdlight.cli.sweep.status import states, status_table
 
-__all__ = ["check", "launcher_named", "plan", "run"]
+__all__ = ["check", "launcher_of", "plan", "run"]
 
 _FEWEST = 3
 """Rows of the live table in the lowest of terminals."""
@@ -41,15 +41,15 @@ def check(missing: list[Cell]) -> dict[str, Checked]:
         return check_cells(missing, Path(scratch), main.make)
 
 
-def launcher_named(
-    name: str, folder: Path, checked: dict[str, Checked], jobs: int | None, slurm: dict[str, Any] | None
+def launcher_of(
+    folder: Path, checked: dict[str, Checked], jobs: int | None, slurm: dict[str, Any] | None, ray: Any
 ) -> Launcher:
-    """Return the launcher of that name."""
+    """Return the launcher: tasks of a connected `ray`, jobs with the options of `slurm`, or this machine."""
     apart = [cell for cell, found in checked.items() if found.processes > 1]
-    if name == "ray":
-        return RayTasks(folder, apart, jobs)
-    if name == "slurm":
-        return SlurmArrays(folder, apart, jobs, slurm or {})
+    if ray is not None:
+        return RayTasks(folder, apart, jobs, ray)
+    if slurm is not None:
+        return SlurmArrays(folder, apart, jobs, slurm)
     return LocalProcesses(folder, apart, jobs) if jobs is not None and jobs > 1 else InThisProcess(folder, apart)
 
 

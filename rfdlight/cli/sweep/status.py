@@ -13,10 +13,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from rfdlight.cli.sweep.cell_files import Log, Result, is_running, read_log, result_of
+from rfdlight.cli.sweep.cell_files import Log, is_running, read_log
 from rfdlight.errors import UserError, shown
 from rfdlight.records import progress, standard
 from rfdlight.records.progress import Progress
+from rfdlight.records.result import Result, result_of
 from rfdlight.records.run_directory import FINGERPRINT
 from rfdlight.reporting.tables import duration, is_known
 

@@ -19,12 +19,13 @@ from filelock import FileLock
 from rfdlight._io import read_text
 from rfdlight.cli import front
 from rfdlight.cli.launcher import end_with_parent
-from rfdlight.cli.sweep.cell_files import held, note, size_of
+from rfdlight.cli.sweep.cell_files import held, note
 from rfdlight.cli.sweep.cells import INTERRUPTED, run_cell
 from rfdlight.cli.sweep.experiment import Cell
 from rfdlight.cli.sweep.loads import Loads
 from rfdlight.errors import UserError
 from rfdlight.records import journal
+from rfdlight.records.result import size_of
 from rfdlight.records.storage import upload
 
 _ENDING = 60.0

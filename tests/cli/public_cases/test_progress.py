@@ -96,6 +96,7 @@ def test_a_run_that_is_resumed_keeps_the_shape_of_its_passes_whatever_would_be_c
     assert summary()["run"]["batch_size"] == 15
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_resumed_keeps_the_batch_size_that_its_cell_has_chosen(command, monkeypatch):
     fastest = 7
     monkeypatch.setattr(PassTimer, "__call__", lambda timer, rows, channels_last: 2.0 if rows == fastest else 1.0)

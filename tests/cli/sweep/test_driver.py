@@ -8,11 +8,12 @@ import pytest
 from rich.console import Console
 
 from rfdlight.cli.sweep import cell_files
-from rfdlight.cli.sweep.cell_files import held, note, read_log, size_of
+from rfdlight.cli.sweep.cell_files import held, note, read_log
 from rfdlight.cli.sweep.driver import Driver
 from rfdlight.cli.sweep.launchers import Ended, Launcher
 from rfdlight.cli.sweep.packs import Job, Pack, longest_first, one_by_one
 from rfdlight.cli.sweep.status import states
+from rfdlight.records.result import size_of
 
 CELLS = [f"cell{number}" for number in range(6)]
 DIES = "signal 9"

@@ -186,6 +186,15 @@ def test_options_that_no_job_can_have_are_refused_before_the_first_cell(slurm, e
         launcher(**options).check({})
 
 
+@pytest.mark.parametrize("line", [["--slurm.time", "4:00:00"], ["--slurm", "{time: 4:00:00}"]])
+def test_the_time_of_a_job_in_the_form_of_sbatch_is_refused(slurm, grid, command, line):
+    """YAML reads it as 14,400, which would be minutes."""
+    said = command("sweep", "grid.yaml", "--launcher", "slurm", *line)
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "slurm.time" in said.err
+    assert "4:00:00" in said.err
+
+
 def test_without_srun_the_sweep_is_refused(slurm, elsewhere, monkeypatch):
     monkeypatch.setenv("PATH", str(slurm.folder.parent / "bin"))
     launcher().check({})

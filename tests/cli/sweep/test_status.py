@@ -16,10 +16,12 @@ from written_runs import write_run, write_standard
 
 from rfdlight._io import plain_text
 from rfdlight.cli.sweep import cell_files
-from rfdlight.cli.sweep.cell_files import headline, held, is_running, note, result_of, size_of
+from rfdlight.cli.sweep.cell_files import held, is_running, note
+from rfdlight.cli.sweep.driver import headline
 from rfdlight.cli.sweep.status import CellStatus, states, status_lines, status_table
 from rfdlight.records import progress
 from rfdlight.records.progress import Progress
+from rfdlight.records.result import result_of, size_of
 from rfdlight.records.run_folders import load_any
 from rfdlight.records.runs import Run
 from rfdlight.records.standard import STAGES, Settings, Standard
@@ -262,7 +264,7 @@ def test_a_run_of_no_images_is_finished_and_has_no_accuracy(tmp_path):
     found = state_of(tmp_path)
     assert (found.state, found.images, found.robust, found.clean) == ("finished", 1, None, None)
     assert json.loads(next(status_lines([found])))["robust"] is None
-    assert headline(tmp_path / "a") == "robust - (-), clean -"
+    assert headline(result_of(tmp_path / "a")) == "robust - (-), clean -"
 
 
 def test_lines_decode_and_agree_with_the_table(sweep):

@@ -6,26 +6,35 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
+from harness import others_slow
 
-from rfdlight.cli.sweep import local_processes
+from rfdlight.cli.sweep import local_processes, running
 from rfdlight.cli.sweep.cell_files import read_log
 from rfdlight.cli.sweep.experiment import read_cells
+from rfdlight.cli.sweep.ray_cluster import connected
 from rfdlight.data import Digits
 from rfdlight.victims import resolve
 
 from .grid import CELLS, GRID
 
 pytestmark = pytest.mark.usefixtures("grid")
+ONE_CELL = GRID.replace("    shipped: {}\n", "").replace("    rays: {attack: rays}\n", "")
 
 
-def records(folder) -> dict[str, bytes]:
-    return {cell: Path(folder, cell, "records.jsonl").read_bytes() for cell in CELLS}
+def records(folder, cells=CELLS) -> dict[str, bytes]:
+    return {cell: Path(folder, cell, "records.jsonl").read_bytes() for cell in cells}
 
 
-def test_cells_that_run_at_the_same_time_have_the_records_of_cells_in_turn(command, swept_once, monkeypatch):
+@pytest.mark.parametrize("cells", [CELLS[2:3], pytest.param(CELLS, marks=pytest.mark.slow)], ids=["one", "all"])
+def test_cells_that_run_at_the_same_time_have_the_records_of_cells_in_turn(command, swept_once, monkeypatch, cells):
+    if cells != CELLS:  # in one process, and another that is killed
+        Path("grid.yaml").write_text(ONE_CELL)
     started = []
     start = local_processes.LocalProcesses._start
 
@@ -39,9 +48,9 @@ def test_cells_that_run_at_the_same_time_have_the_records_of_cells_in_turn(comma
     monkeypatch.setattr(local_processes.LocalProcesses, "_start", start_and_kill_the_first)
     said = command("sweep", "grid.yaml", "--jobs", "2")
     assert said.status == 0, said.out
-    assert records("runs/grid") == records(swept_once / "grid")
-    assert {cell: read_log(Path("runs/grid"), cell).attempts for cell in CELLS} == dict.fromkeys(CELLS, 1)
-    assert len(started) == 3
+    assert records("runs/grid", cells) == records(swept_once / "grid", cells)
+    assert {cell: read_log(Path("runs/grid"), cell).attempts for cell in cells} == dict.fromkeys(cells, 1)
+    assert len(started) == min(len(cells), 2) + 1
     assert all(place.process.poll() is not None for place in started)
     assert Path("runs/grid/report-grid/report.md").is_file()
 
@@ -99,7 +108,9 @@ def test_what_no_launcher_can_do_is_one_line_before_the_first_cell(command, give
     assert not any((Path("runs/grid") / cell).exists() for cell in CELLS)
 
 
-@pytest.mark.parametrize(("package", "line"), [("ray", ["--launcher", "ray"]), ("submitit", ["--launcher", "slurm"])])
+@pytest.mark.parametrize(
+    ("package", "line"), others_slow([("ray", ["--launcher", "ray"]), ("submitit", ["--launcher", "slurm"])], 1)
+)
 def test_a_launcher_without_its_package_names_the_extra(command, monkeypatch, package, line):
     monkeypatch.setitem(sys.modules, package, None)
     said = command("sweep", "grid.yaml", *line)
@@ -136,13 +147,14 @@ def test_cells_of_one_process_load_their_data_and_their_victim_once(command, mon
 
 
 def test_finished_cells_are_uploaded_and_not_run_on_another_machine(command, swept_once):
-    url = "memory://bucket/sweep"
+    url, cells = "memory://bucket/sweep", CELLS[2:3]
+    Path("grid.yaml").write_text(ONE_CELL)
     assert command("sweep", "grid.yaml", "--output", "here", "--upload", url).status == 0
     said = command("sweep", "grid.yaml", "--output", "there", "--upload", url)
     assert (said.status, "cell 1 of" in said.out) == (0, False)
-    assert records("there") == records("here") == records(swept_once / "grid")
-    assert all(read_log(Path("there"), cell).attempts == 0 for cell in CELLS)
-    Path("grid.yaml").write_text(GRID.replace("budget: 4", "budget: 5"))
+    assert records("there", cells) == records("here", cells) == records(swept_once / "grid", cells)
+    assert all(read_log(Path("there"), cell).attempts == 0 for cell in cells)
+    Path("grid.yaml").write_text(ONE_CELL.replace("budget: 4", "budget: 5"))
     said = command("sweep", "grid.yaml", "--output", "elsewhere", "--upload", url)
     assert (said.status, said.out) == (2, "")
     assert url in said.err
@@ -154,3 +166,55 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_first_cell(command
         said = command("sweep", "grid.yaml", "--upload", url)
         assert (said.status, said.out, said.err.count("\n")) == (2, "", 1)
     assert not Path("runs").exists()
+
+
+class FakeRay(ModuleType):
+    """Ray as far as a connection uses it: four cores, and tasks that are only counted."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__("ray")
+        self.error, self.tasks, self.open = error, 0, False
+
+    def init(self, **options: Any) -> None:
+        if self.error is not None:
+            raise self.error
+        self.open = True
+
+    def shutdown(self) -> None:
+        self.open = False
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 4.0}
+
+    def remote(self, **options: Any) -> Callable[[Any], Any]:
+        def submit(*_: Any) -> None:
+            self.tasks += 1
+
+        return lambda function: SimpleNamespace(remote=submit)
+
+
+@pytest.mark.parametrize(("jobs", "cells", "tasks"), [(None, 9, 4), (2, 9, 2), (9, 9, 4), (2, 1, 1)])
+def test_as_many_processes_of_ray_as_will_run_cells_load_torch_ahead(monkeypatch, jobs, cells, tasks):
+    monkeypatch.setitem(sys.modules, "ray", fake := FakeRay())
+    with connected(jobs, cells) as ray:
+        assert ray is fake
+        assert fake.open
+        assert running.__name__ in sys.modules
+    assert (fake.tasks, fake.open) == (tasks, False)
+
+
+def test_ray_ends_with_an_error_in_a_cell(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", fake := FakeRay())
+    Path("grid.yaml").write_text(GRID.replace("rays: {attack: rays}", "rays: {attack: rays, model: {budget: -1}}"))
+    said = command("sweep", "grid.yaml", "--launcher", "ray")
+    assert (said.status, said.err.count("\n"), fake.open) == (2, 1, False)
+    assert "shipped-rays" in said.err
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nanswer"), RuntimeError("x"), ValueError("y")])
+def test_a_cluster_that_does_not_answer_is_one_line(command, monkeypatch, error):
+    monkeypatch.setitem(sys.modules, "ray", FakeRay(error))
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    said = command("sweep", "grid.yaml", "--launcher", "ray")
+    assert (said.status, said.err.count("\n")) == (2, 1)
+    assert "10.0.0.1:6379" in said.err
