@@ -48,9 +48,9 @@ def random_victim(record: Record) -> str:
     return table(peers_random_victim.HEAD, rows)
 
 
-def speed(record: Record) -> str:
+def speed(*records: Record) -> str:
     """Return the speeds of attacks, as the script has written them."""
-    return table(record["head"], record["rows"])
+    return table(records[0]["head"], [row for record in records for row in record["rows"]])
 
 
 def tuned(*records: Record) -> str:
@@ -80,7 +80,7 @@ LIBRARIES: Tables = {
     "linf": (strength, ("linf-square", "linf-others", "linf-signopt")),
     "l2": (strength, ("l2-square-hsja", "l2-others")),
     "random victim": (random_victim, ("random-victim",)),
-    "speed": (speed, ("speed",)),
+    "speed": (speed, ("speed-square", "speed")),
 }
 OPTIONS: Tables = {
     "square": (tuned, ("square",)),

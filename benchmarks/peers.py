@@ -1,7 +1,7 @@
 """Compares the speed of attacks with that of the same attacks of torchattacks, foolbox and ART, on the same images.
 
     pip install --editable '.[bench]'
-    RFDLIGHT_DATA=FOLDER python benchmarks/peers.py [--batch 32] [--rounds 3] [--only "square|hsja"] [--keep FILE NAME]
+    RFDLIGHT_DATA=FOLDER python benchmarks/peers.py [--images 64] [--batch 32] [--only "square|hsja"] [--keep FILE NAME]
 
 The victim is the undefended resnet20-cifar10, on the first test images that it classifies correctly, in linf 8/255,
 with the same budget of queries for each image. A row is one image in one forward pass, as the network receives it. A
@@ -231,7 +231,8 @@ def cells(figures: list[Figure], ours: list[Figure]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch", type=int, default=32, help="rows per forward pass, half of the images")
+    parser.add_argument("--batch", type=int, default=32, help="rows per forward pass")
+    parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--budget", type=int, default=100, help="queries per image")
     parser.add_argument("--seconds", type=float, default=4.0, help="per figure, at most")
     parser.add_argument("--rounds", type=int, default=3)
@@ -242,7 +243,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     ours = load_victim("resnet20-cifar10").eval()
     theirs = deepcopy(ours)  # its weights stay in the memory format that a peer finds
-    x, y = classified_correctly(theirs, 2 * options.batch)
+    x, y = classified_correctly(theirs, options.images)
     bench = Bench(ours, x.shape[-1], 1.0, [options.batch], [options.batch])
     runs: dict[str, Run] = {}
     ours_of: dict[str, str] = {}
@@ -262,6 +263,7 @@ def main() -> None:
         table.add_column(column, justify="left" if column == HEAD[0] else "right")
     rows = [[name, *cells(figures, found[ours_of[name]])] for name, figures in found.items()]
     for row in rows:
+        row[-1] = "" if row[0] == ours_of[row[0]] else row[-1]  # a ratio to itself
         table.add_row(*row)
     keep(options, head=HEAD, rows=rows)
     Console(width=160).print(bench.table, table)

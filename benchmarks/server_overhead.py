@@ -1,8 +1,8 @@
 """Times a file behind the example server and in this process: python benchmarks/server_overhead.py FILE.
 
 The file is one that `rfdlight export` wrote. Passes of `--batch` rows on the test images of CIFAR-10 alternate between
-`onnx:FILE` and `http:`, to a server of one worker on this machine. Prints the milliseconds of a pass, median and range,
-and the median ratio of neighbouring passes.
+`onnx:FILE` and `http:`, to a server of one worker on this machine. The table has the milliseconds of a pass, median and
+range, and the median of the ratios of neighbouring passes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from page_tables import add_keep, keep
 from reproduction_records import table
 from torch import Tensor
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("file")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--passes", type=int, default=200)
+    add_keep(parser)
     options = parser.parse_args()
     x = CIFAR10().images("test").read(list(range(options.batch)))
     x = x if x.is_floating_point() else x / 255
@@ -72,10 +74,17 @@ def main() -> None:
             ]
         finally:
             process.terminate()
-    times = {name: [each[name] for each in rounds] for name in victims}
-    rows = [[f"`{n}`", f"{statistics.median(t):.1f}", f"{min(t):.1f} to {max(t):.1f}"] for n, t in times.items()]
-    print(table(["victim", f"ms for {options.batch} rows, median", "range"], rows))
-    print(f"\nhttp: / onnx:, median: {statistics.median(each['http:'] / each['onnx:'] for each in rounds):.3f}")
+    head = ["victim", f"ms for {options.batch} rows, median", "range", "ratio, median"]
+    rows = [cells(name, rounds) for name in victims]
+    print(table(head, rows))
+    keep(options, head, rows, "one server on the same machine")
+
+
+def cells(name: str, rounds: list[dict[str, float]]) -> list[str]:
+    """Return the row of a victim."""
+    times = [each[name] for each in rounds]
+    ratio = statistics.median(each[name] / each["onnx:"] for each in rounds)
+    return [f"`{name}`", f"{statistics.median(times):.1f}", f"{min(times):.1f} to {max(times):.1f}", f"{ratio:.3f}"]
 
 
 if __name__ == "__main__":

@@ -60,6 +60,8 @@ def test_the_prose_has_the_numbers_of_the_tables(runs, tables):
     rows, eager = timings["compiled"]["rows"], timings["compiled"]["head"].index("best eager") + 1
     ratios = [float(row[eager]) for row in rows if "queries" in row[0] or row[0].endswith(", compiled")]
     assert f"answers {min(ratios):.1f} to {max(ratios):.1f} times as fast" in text
+    (*_, served) = timings["server"]["rows"]
+    assert f"takes {100 * (float(served[-1]) - 1):.0f} % longer" in text
     exact, rounded = (load_run(runs / "rounding" / name).robust_accuracy.value for name in ("float32", "bfloat16"))
     assert f"comes out {100 * (rounded - exact):.1f} points too high" in text
 
