@@ -69,7 +69,7 @@ def processes(of: int) -> dict[str, list[int]]:
         while above in parents and above != of:
             above = parents[above]
         if above == of and process != of:
-            if b"sweep.worker" in lines[process] or b"ray::" in lines[process]:
+            if b"sweep.worker" in lines[process] or lines[process].startswith(b"ray::"):
                 found["worker"].append(process)
             elif b"rfdlight\0test" in lines[process]:
                 found["cell"].append(process)
