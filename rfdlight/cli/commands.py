@@ -26,8 +26,8 @@ COMMANDS = {
 KNOWN = ("fit", "test", *COMMANDS)
 """All commands, in the order in which they are listed."""
 
-WITHOUT_TORCH = ("completion", "report")
-"""The commands that need neither torch nor Lightning."""
+WITHOUT_TORCH = ("completion", "report", "sweep")
+"""The commands that need neither torch nor Lightning, a sweep only for cells that are to run."""
 
 TEXTS = Path(__file__).with_name("help_texts")
 """The help of the program and of every command, and the options of every command, written by `make help-texts`."""

@@ -65,18 +65,13 @@ def _run(args: list[str], share: Callable[..., None] | None) -> int:
     if text is not None:
         sys.stdout.write(text)
         return 0
-    if _needs_no_torch(args):
+    if args[0] in WITHOUT_TORCH:
         from rfdlight.cli.command_parser import run_command
 
         return run_command(args[0], args[1:])
     if not _has_components_of_others():
         _refuse_wrong(args)
     return _command_with_torch()(args, share)
-
-
-def _needs_no_torch(args: list[str]) -> bool:
-    """Return whether a command line only reads the files of runs."""
-    return args[0] in WITHOUT_TORCH or (args[0] == "sweep" and any(arg.partition("=")[0] == "--status" for arg in args))
 
 
 def _text(args: list[str]) -> str | None:

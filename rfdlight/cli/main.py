@@ -365,4 +365,5 @@ class _Made(RFDLightCLI):
 
 def make(args: list[str]) -> Any:
     """Make the components of a command line of `rfdlight test`: `model`, `datamodule` and `trainer`; run nothing."""
+    _be_quiet()
     return _Made(args)

@@ -38,6 +38,7 @@ WRONG = {
     "test x\0": r"command line: expected arguments in UTF-8 without NUL characters, got 'x\x00'",
     "--foo": "foo: unknown option; --help lists the options",
     "sweep experiment/victims --status table --num_images x": "num_images: expected a whole number, got 'x'",
+    "sweep experiment/victims --jobs 0": "jobs: expected at least 1, got 0",
     "report": "runs: expected at least one run directory, got none",
     "report nowhere": "expected a run directory, got nowhere, which is no folder",
     "report memory://nowhere": "expected a run directory, got memory://nowhere, which is no folder",

@@ -69,7 +69,10 @@ def processes(of: int) -> dict[str, list[int]]:
         while above in parents and above != of:
             above = parents[above]
         if above == of and process != of:
-            if b"sweep.worker" in lines[process] or b"ray::" in lines[process]:
+            title = lines[process]
+            if b"sweep.worker" in title or (
+                title.startswith(b"ray::") and b"Agent" not in title
+            ):  # Ray ends with those
                 found["worker"].append(process)
             elif b"rfdlight\0test" in lines[process]:
                 found["cell"].append(process)

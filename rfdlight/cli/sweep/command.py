@@ -87,7 +87,7 @@ def sweep(
     done = {cell.name: _size_if_complete(folder, cell) for cell in cells}
     missing = [cell for cell in cells if done[cell.name] is None]
     if dry_run:
-        from rfdlight.cli.sweep import running  # imports torch, which --status does without
+        from rfdlight.cli.sweep import running  # imports torch
 
         checked = running.check(missing)
         console.print(running.plan({cell: size or checked[cell].size for cell, size in done.items()}, checked))

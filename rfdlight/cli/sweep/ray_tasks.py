@@ -99,6 +99,10 @@ class RayTasks(Launcher):
         """Return how the process of an ended task died, "" if it did not."""
         try:
             self._ray.get(task)
+        except self._ray.exceptions.LocalRayletDiedError as error:
+            raise UserError(
+                "--launcher ray: Ray on this machine has died; the same command goes on from here"
+            ) from error
         except self._ray.exceptions.RayTaskError as error:
             return one_line(error.cause) if error.cause is not None else one_line(error)
         except self._ray.exceptions.RayError as error:

@@ -17,8 +17,11 @@ from harness import others_slow
 from rfdlight.cli.sweep import local_processes, running
 from rfdlight.cli.sweep.cell_files import read_log
 from rfdlight.cli.sweep.experiment import read_cells
+from rfdlight.cli.sweep.packs import Job, Pack
 from rfdlight.cli.sweep.ray_cluster import connected
+from rfdlight.cli.sweep.ray_tasks import RayTasks
 from rfdlight.data import Digits
+from rfdlight.errors import UserError
 from rfdlight.victims import resolve
 
 from .grid import CELLS, GRID
@@ -218,3 +221,25 @@ def test_a_cluster_that_does_not_answer_is_one_line(command, monkeypatch, error)
     said = command("sweep", "grid.yaml", "--launcher", "ray")
     assert (said.status, said.err.count("\n")) == (2, 1)
     assert "10.0.0.1:6379" in said.err
+
+
+def test_a_sweep_whose_ray_has_died_ends_in_one_line_and_no_cell_has_failed():
+    """Each task that is submitted afterwards would die at once."""
+
+    class DiedError(Exception):
+        pass
+
+    def died(task):
+        raise DiedError
+
+    ray = SimpleNamespace(
+        remote=lambda **options: lambda function: None,
+        cluster_resources=lambda: {"CPU": 2.0},
+        wait=lambda tasks, num_returns, timeout: (tasks, []),
+        get=died,
+        exceptions=SimpleNamespace(LocalRayletDiedError=DiedError),
+    )
+    tasks = RayTasks(Path("runs"), (), None, ray)
+    tasks._packs = {"task": Pack((Job("a", 1.0),))}
+    with pytest.raises(UserError, match="same command goes on"):
+        tasks.wait(0.1)
