@@ -1,10 +1,10 @@
 """Writes the tables of docs/results/default-options.md and docs/results/other-libraries.md from what was measured.
 
-Usage: python benchmarks/comparison_tables.py RUNS [--docs docs/results] [--check]
+Usage: python benchmarks/comparison_tables.py [--docs docs/results] [--check]
 
-RUNS holds the runs whose commands the first page shows, as docs/results/option-records.tar.xz unpacks them. The scripts
-put the rest into a JSON file of each page's name with --keep: each table stands below the commands of its records. With
---check nothing is written, and the exit status says whether the pages have these tables.
+A JSON file beside each page has the records that scripts put there with --keep, under the names below. A table stands
+below the commands of its records, between two comments of the page. With --check nothing is written, and the exit
+status says whether the pages have these tables.
 """
 
 from __future__ import annotations
@@ -22,13 +22,7 @@ import tuning
 from page_tables import kept, write
 from reproduction_records import table
 
-from rfdlight.records.runs import load_run
-from rfdlight.reporting.tables import with_interval
-
 Record = dict[str, Any]
-
-AAA = ("down", "up", "both", "sawtooth", "bernoulli")
-SURROGATE = {"1": "`transfer`, 1 point", "transfer": "`transfer`", "prgf": "`prgf`"}
 
 
 def strength(*records: Record) -> str:
@@ -65,7 +59,7 @@ def tuned(*records: Record) -> str:
 
 
 def blacklight(record: Record) -> str:
-    """Return attacks on Blacklight, and its false positives."""
+    """Return attacks on Blacklight."""
     rows = []
     for row in record["rows"]:
         measured = {name: value for name, value in row.items() if name != "attack"}
@@ -76,70 +70,43 @@ def blacklight(record: Record) -> str:
 Tables = Mapping[str, tuple[Callable[..., str], tuple[str, ...]]]
 """Of each table of a page, the function that makes it and the names of its records."""
 
-LIBRARIES: Tables = {
-    "linf": (strength, ("linf-square", "linf-others", "linf-signopt")),
-    "l2": (strength, ("l2-square-hsja", "l2-others")),
-    "random victim": (random_victim, ("random-victim",)),
-    "speed": (speed, ("speed-square", "speed")),
-}
-OPTIONS: Tables = {
-    "square": (tuned, ("square",)),
-    "probes": (tuned, ("probes-linf", "probes-l2")),
-    "noise": (tuned, ("noise",)),
-    "parsimonious": (tuned, ("parsimonious",)),
-    "opt": (tuned, ("opt",)),
-    "evolutionary": (tuned, ("evolutionary",)),
-    "blacklight": (blacklight, ("blacklight",)),
+PAGES: dict[str, Tables] = {
+    "default-options": {
+        "square": (tuned, ("square",)),
+        "probes": (tuned, ("probes-linf", "probes-l2")),
+        "noise": (tuned, ("noise-linf", "noise-l2")),
+        "parsimonious": (tuned, ("parsimonious",)),
+        "opt": (tuned, ("opt",)),
+        "evolutionary": (tuned, ("evolutionary",)),
+        "blacklight": (blacklight, ("blacklight",)),
+    },
+    "other-libraries": {
+        "linf": (strength, ("linf-square", "linf-others", "linf-signopt")),
+        "l2": (strength, ("l2-square-hsja", "l2-others")),
+        "random victim": (random_victim, ("random-victim",)),
+        "speed": (speed, ("speed-square", "speed")),
+    },
 }
 
 
-def measured(file: Path, tables: Tables) -> dict[str, str]:
-    """Return the tables of a page, each below the commands of its records."""
-    records = kept(file)
-    found = {}
-    for name, (made, names) in tables.items():
-        used = [records[each] for each in names]
-        commands = "\n".join(record["command"] for record in used)
-        found[name] = f"```sh\n{commands}\n```\n\n{made(*used)}"
+def of_page(docs: Path, page: str) -> dict[str, str]:
+    """Return the tables of a page whose records are there, each below the commands of the records."""
+    records, found = kept(docs / f"{page}.json"), {}
+    for name, (made, names) in PAGES[page].items():
+        used = [records[each] for each in names if each in records]
+        if used:
+            commands = "\n".join(record["command"] for record in used)
+            found[name] = f"```sh\n{commands}\n```\n\n{made(*used)}"
     return found
-
-
-def aaa(runs: Path) -> str:
-    """Return what attacks on AAA leave."""
-    names = ["`bernoulli`" if name == "bernoulli" else f"`square`, `follow` `{name}`" for name in AAA]
-    found = [load_run(runs / "aaa" / name, name).robust_accuracy for name in AAA]
-    return table(["attack", "robust accuracy"], zip(names, map(with_interval, found), strict=True))
-
-
-def surrogate(runs: Path) -> str:
-    """Return what attacks with a surrogate leave, behind noise and without it."""
-    rows = []
-    for end, name in SURROGATE.items():
-        found = [load_run(runs / "surrogate" / f"{noise}-{end}", noise) for noise in ("noise", "undefended")]
-        rows.append([name, f"{found[0].facts.budget}", *(with_interval(run.robust_accuracy) for run in found)])
-    return table(["attack", "queries", "with noise", "without"], rows)
-
-
-def pages(docs: Path, runs: Path) -> dict[str, dict[str, str]]:
-    """Return the tables of each page."""
-    return {
-        "default-options.md": {
-            **measured(docs / "default-options.json", OPTIONS),
-            "aaa": aaa(runs),
-            "surrogate": surrogate(runs),
-        },
-        "other-libraries.md": measured(docs / "other-libraries.json", LIBRARIES),
-    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("runs", type=Path)
     parser.add_argument("--docs", type=Path, default=Path("docs/results"))
     parser.add_argument("--check", action="store_true", help="write nothing, and fail if a page has other tables")
     options = parser.parse_args()
-    found = pages(options.docs, options.runs)
-    return max(write(options.docs / page, tables, options.check) for page, tables in found.items())
+    pages = {page: of_page(options.docs, page) for page in PAGES}
+    return max(write(options.docs / f"{page}.md", tables, options.check) for page, tables in pages.items())
 
 
 if __name__ == "__main__":
