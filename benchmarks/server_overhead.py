@@ -77,7 +77,7 @@ def main() -> None:
     head = ["victim", f"ms for {options.batch} rows, median", "range", "ratio, median"]
     rows = [cells(name, rounds) for name in victims]
     print(table(head, rows))
-    keep(options, head, rows, "one server on the same machine")
+    keep(options, head=head, rows=rows)
 
 
 def cells(name: str, rounds: list[dict[str, float]]) -> list[str]:
