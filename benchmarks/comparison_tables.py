@@ -19,7 +19,7 @@ import peers_random_victim
 import peers_strength
 import stateful
 import tuning
-from page_tables import kept, write
+from page_tables import below_commands, kept, write
 from reproduction_records import table
 
 Record = dict[str, Any]
@@ -95,8 +95,7 @@ def of_page(docs: Path, page: str) -> dict[str, str]:
     for name, (made, names) in PAGES[page].items():
         used = [records[each] for each in names if each in records]
         if used:
-            commands = "\n".join(record["command"] for record in used)
-            found[name] = f"```sh\n{commands}\n```\n\n{made(*used)}"
+            found[name] = below_commands(made(*used), *used)
     return found
 
 

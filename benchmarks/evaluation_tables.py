@@ -17,7 +17,7 @@ from pathlib import Path
 import memory
 import optional_stopping
 import ticks
-from page_tables import kept, write
+from page_tables import below_commands, kept, write
 from reproduction_records import table
 
 from rfdlight.core.statistics import PairedCounts, count_pairs
@@ -107,10 +107,7 @@ def counted() -> dict[str, str]:
 
 def timings(file: Path) -> dict[str, str]:
     """Return the tables of timings, each below the command that measured it."""
-    return {
-        name: f"```sh\n{found['command']}\n```\n\n{table(found['head'], found['rows'])}"
-        for name, found in kept(file).items()
-    }
+    return {name: below_commands(table(found["head"], found["rows"]), found) for name, found in kept(file).items()}
 
 
 def main() -> int:

@@ -51,6 +51,12 @@ def keep(options: argparse.Namespace, **measured: object) -> None:
         file.write_text(lists.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
 
 
+def below_commands(text: str, *records: Mapping[str, Any]) -> str:
+    """Return a table below the commands of its records."""
+    commands = "\n".join(record["command"] for record in records)
+    return f"```sh\n{commands}\n```\n\n{text}"
+
+
 def versions() -> dict[str, str]:
     """Return the versions of torch and of the compared libraries that are installed."""
     installed = {name: version(name) for name in ("torch", *PEERS) if find_spec(PEERS.get(name, name))}

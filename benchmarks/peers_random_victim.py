@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from page_tables import add_keep, keep
 from peers_strength import CLASSES, art, art_norm, torchattacks_square
+from reproduction_records import table
 from torch import Tensor, nn
 
 import rfdlight as rfd
@@ -83,8 +84,7 @@ def main() -> None:
         early = sum(rows < most for rows, most in zip(of_peer(call, 1.0, x, y), full, strict=True))
         found[name] = {"queries": full, "early": early}
     keep(options, rows=found)
-    for row in (HEAD, ["---"] * len(HEAD), *([name, *cells(**measured)] for name, measured in found.items())):
-        print(f"| {' | '.join(row)} |")
+    print(table(HEAD, [[name, *cells(**measured)] for name, measured in found.items()]))
 
 
 if __name__ == "__main__":

@@ -97,8 +97,9 @@ def main() -> None:
                 sanity_checks=False,
                 progress=False,
             )
-            rows.append({"attack": name, **measured(run)})
-            print(f"| {name} | {' | '.join(cells(**measured(run)))} |", flush=True)
+            found = measured(run)
+            rows.append({"attack": name, **found})
+            print(f"| {name} | {' | '.join(cells(**found))} |", flush=True)
     clean = false_positives(arguments.clean) if arguments.clean else None
     keep(arguments, rows=rows, clean=to_builtins(clean))
     if clean is not None:

@@ -27,7 +27,7 @@ KNOWN = ("fit", "test", *COMMANDS)
 """All commands, in the order in which they are listed."""
 
 WITHOUT_TORCH = ("completion", "report", "sweep")
-"""The commands that need neither torch nor Lightning, a sweep only for cells that are to run."""
+"""The commands that start without torch and Lightning; a sweep imports them for the cells that it runs."""
 
 TEXTS = Path(__file__).with_name("help_texts")
 """The help of the program and of every command, and the options of every command, written by `make help-texts`."""

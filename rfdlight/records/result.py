@@ -15,6 +15,7 @@ from rfdlight.records.schema import Count, decode
 from rfdlight.records.summary import Estimate
 
 SUMMARY = "summary.json"
+"""The last file of a run."""
 
 LAST = (standard.FILE, SUMMARY)
 """The last file of a standard evaluation, and of a run; a folder with both holds a standard evaluation."""

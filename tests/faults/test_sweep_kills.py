@@ -69,10 +69,9 @@ def processes(of: int) -> dict[str, list[int]]:
         while above in parents and above != of:
             above = parents[above]
         if above == of and process != of:
-            title = lines[process]
-            if b"sweep.worker" in title or (
-                title.startswith(b"ray::") and b"Agent" not in title
-            ):  # Ray ends with those
+            # Ray itself ends with its agents.
+            of_ray = lines[process].startswith(b"ray::") and b"Agent" not in lines[process]
+            if b"sweep.worker" in lines[process] or of_ray:
                 found["worker"].append(process)
             elif b"rfdlight\0test" in lines[process]:
                 found["cell"].append(process)
