@@ -7,11 +7,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from tuning import main
 
 from rfdlight.attacks import HSJA, NES, OPT, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, SignOPT, Square
 from rfdlight.attacks.base import Attack
+from rfdlight.core.norms import Norm
+
+
+class AuthorsSignOPT(SignOPT):
+    """Sign-OPT with the starts, samples, lengths and line search of its authors."""
+
+    shrink = 0.99
+    beta = 1e-3
+    gap = 1 / 500
+    start_gap = 1e-5
+
+    def __init__(self, **ball: Any) -> None:
+        super().__init__(starting_points=100, samples=200, **ball)
+
+    @property
+    def lengths(self) -> Norm:
+        return self.norm
 
 
 def variants() -> dict[str, Callable[..., Attack]]:
@@ -38,11 +56,14 @@ def variants() -> dict[str, Callable[..., Attack]]:
         for mu, window in ((0.01, 30), (0.1, 5), (0.1, 10), (0.03, 10)):
             options = {"grid": grid, "mu": mu, "window": window}
             l2[f"evolutionary, grid {grid}, mu {mu}, window {window}"] = partial(Evolutionary, **options)
-    for starting_points in (10, 100):
+    descent: dict[str, Callable[..., Attack]] = {}
+    for starting_points in (20, 100):
         for samples in (50, 200):
-            l2[f"signopt, {starting_points} starts, {samples} samples"] = partial(SignOPT, starting_points, samples)
-        l2[f"opt, {starting_points} starts"] = partial(OPT, starting_points=starting_points)
-    return score | linf | l2
+            title = f"signopt, {starting_points} starts, {samples} samples"
+            descent[title] = partial(SignOPT, starting_points, samples)
+        descent[f"opt, {starting_points} starts"] = partial(OPT, starting_points=starting_points)
+    descent["signopt, authors"] = AuthorsSignOPT
+    return score | linf | l2 | descent
 
 
 if __name__ == "__main__":

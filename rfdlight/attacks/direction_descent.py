@@ -9,28 +9,33 @@ from torch import Tensor
 from rfdlight.attacks.base import check_count
 from rfdlight.attacks.decision_based import PhasedAttack, Phases, halve, middle
 from rfdlight.core import norms, rng
+from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 STARTING = -1  # value of the column `attempt`
 _STARTS, _SAMPLES = range(2)  # streams of random numbers
-_ALPHA, _BETA = 0.2, 1e-3  # the first step, and the first size of the samples
+_ALPHA = 0.2  # the first step
 _LEAST_BETA = 1e-8  # size of the samples below which the authors stop
 _LEAST_ALPHA = {"l2": 1e-4, "linf": 1e-6}  # steps below which the samples become smaller
-_START_GAP = 1e-5  # gap at which the bisection of a start ends
 _ATTEMPTS = 15  # most steps that a line search tries by doubling, and again by quartering
 _SHRINKS = 100  # most radii that are tried before bisection goes down to 0
-_FARTHEST = 20.0  # radius beyond which the published code gives up a direction
 
 
 class DirectionDescent(PhasedAttack):
     """Base class of Sign-OPT and OPT: starts, samples around theta, and line searches along an estimated gradient.
 
-    g(theta) is the smallest misclassified radius along theta; all lengths are of the attack's norm.
+    g(theta) is the smallest misclassified radius along theta. In linf too, radii and directions have lengths in l2: the
+    largest value of a random direction is random itself, and the descent of that length is slower.
     """
 
     norms = ("linf", "l2")
     has_targeted_form = True
     needs_starting_point = True
+
+    shrink = 0.9  # ratio of the radii that a line search tries before its bisection
+    beta = 0.01  # the first size of the samples
+    gap = 0.01  # gap at which a bisection ends, in shares of beta
+    start_gap = 0.01  # gap at which the bisection of a start ends
 
     START, CHECK, SAMPLE, TRY, SHRINK, GROW, BISECT = range(7)
 
@@ -39,6 +44,11 @@ class DirectionDescent(PhasedAttack):
         check_count(starting_points=starting_points, samples=samples)
         self.starting_points = starting_points
         self.samples = samples
+
+    @property
+    def lengths(self) -> Norm:
+        """The norm of all lengths."""
+        return "l2"
 
     @property
     def _starts(self) -> int:
@@ -57,7 +67,7 @@ class DirectionDescent(PhasedAttack):
         real = torch.zeros_like(y, dtype=torch.float64)
         first = rng.normal(seed, _STARTS, torch.zeros_like(y), tuple(x.shape[1:])).to(x.dtype)
         return {
-            "direction": first / per_row(norms.norm(first, self.norm), first),  # theta
+            "direction": first / per_row(norms.norm(first, self.lengths), first),  # theta
             "radius": torch.full_like(real, torch.inf),  # the least g known: of theta, or of the step `better`
             "phase": torch.zeros_like(y),
             "started": torch.zeros_like(y),  # starts that are finished
@@ -66,7 +76,7 @@ class DirectionDescent(PhasedAttack):
             "gathered": torch.zeros_like(x),  # the sum of the signed u
             "attempt": torch.full_like(y, STARTING),  # or the number of steps tried; quartering begins at 15
             "alpha": torch.full_like(real, _ALPHA),  # the step
-            "beta": torch.full_like(real, _BETA),  # the size of the samples
+            "beta": torch.full_like(real, self.beta),  # the size of the samples
             "better": real,  # the best step of this line search, or 0
             "low": real.clone(),  # the radii known to be right
             "high": real.clone(),  # and misclassified
@@ -98,7 +108,7 @@ class DirectionDescent(PhasedAttack):
 
     def _normalised(self, move: Tensor) -> tuple[Tensor, Tensor]:
         """Return moves divided by their norm, and the norm."""
-        length = norms.norm(move, self.norm).clamp_min(1e-12)
+        length = norms.norm(move, self.lengths).clamp_min(1e-12)
         return move / per_row(length, move), length
 
     def _start(self, state: Columns) -> Tensor:
@@ -117,7 +127,7 @@ class DirectionDescent(PhasedAttack):
         """Return the radius that is tried along the direction of a start or of a step, (rows,) float64."""
         phase, high = state["phase"], state["high"]
         reach = torch.where(
-            phase == self.SHRINK, 0.99 * high, torch.where(phase == self.GROW, 1.01 * high, middle(state))
+            phase == self.SHRINK, self.shrink * high, torch.where(phase == self.GROW, 1.01 * high, middle(state))
         )
         return torch.where((phase == self.CHECK) | (phase == self.TRY), state["radius"], reach)
 
@@ -155,7 +165,7 @@ class DirectionDescent(PhasedAttack):
         """Return the random direction of the next sample."""
         x = state["x"]
         u = rng.normal(state["seed"], _SAMPLES, state["drawn"], tuple(x.shape[1:])).to(x.dtype)
-        return u / per_row(norms.norm(u, self.norm), u)
+        return u / per_row(norms.norm(u, self.lengths), u)
 
     def _sample(self, state: Columns) -> Tensor:
         state["u"] = self._u(state)
@@ -199,7 +209,11 @@ class DirectionDescent(PhasedAttack):
         state["high"] = reach = self._reach(state)
         state["low"] = torch.where(adversarial, state["low"], reach)
         state["phase"] = state["phase"].masked_fill(adversarial, self.BISECT)
-        self._abandon(state, ~adversarial & (reach > _FARTHEST))
+        self._abandon(state, ~adversarial & (reach > self.farthest(state)))
+
+    def farthest(self, state: Columns) -> Tensor:
+        """Return the radii beyond which directions are given up, (rows,) float64."""
+        return 2 * state["radius"]
 
     def _abandon(self, state: Columns, rows: Tensor) -> None:
         """End the search along directions without a boundary."""
@@ -207,7 +221,7 @@ class DirectionDescent(PhasedAttack):
 
     def _after_bisection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         starting, stepping = state["attempt"] == STARTING, state["attempt"] >= 0
-        found = halve(state, adversarial) <= torch.where(starting, _START_GAP, state["beta"] / 500)
+        found = halve(state, adversarial) <= torch.where(starting, self.start_gap, self.gap * state["beta"])
         nearer = found & (starting | stepping) & (state["high"] < state["radius"])
         state["radius"] = torch.where(nearer, state["high"], state["radius"])
         adopted = nearer & starting
@@ -244,9 +258,9 @@ class DirectionDescent(PhasedAttack):
     def _take_step(self, state: Columns, rows: Tensor) -> None:
         """Move theta by the best step of the line search, and make small samples smaller."""
         state["direction"] = torch.where(per_row(rows, state["x"]), self._theta(state), state["direction"])
-        small = rows & (state["alpha"] < _LEAST_ALPHA[self.norm])
+        small = rows & (state["alpha"] < _LEAST_ALPHA[self.lengths])
         beta = torch.where(small, 0.1 * state["beta"], state["beta"])
-        state["beta"] = torch.where(beta < _LEAST_BETA, _BETA, beta)
+        state["beta"] = torch.where(beta < _LEAST_BETA, self.beta, beta)
         state["alpha"] = torch.where(small, 1.0, state["alpha"])
 
     @staticmethod

@@ -15,22 +15,22 @@ class OPT(DirectionDescent):
     """OPT attack: decision-based descent of the distance to the decision boundary over directions, in linf or l2.
 
     g(theta) is the smallest misclassified radius along theta; the best of several random directions comes first. An
-    iteration finds g(theta + beta u) for a few random u by steps of 1 % from g and bisection; the mean of
-    (g(theta + beta u) - g(theta)) / beta times u estimates the gradient of g. A line search doubles the step while g
+    iteration finds g(theta + beta u) for a few random u by steps of 10 % down or 1 % up from g and bisection; the mean
+    of (g(theta + beta u) - g(theta)) / beta times u estimates the gradient of g. A line search doubles the step while g
     falls, or quarters it until g falls. The nearest sample is taken instead if it is nearer. Queries: per sample 2, one
-    more per percent that g changes, and log2(0.01 g / (beta / 500)); starts and steps as in Sign-OPT.
+    more per percent that g rises, and about log2(10 g / beta); starts and steps as in Sign-OPT.
 
     Source: Cheng, Le, Chen, Zhang, Yi and Hsieh, Query-Efficient Hard-label Black-box Attack: An Optimization-based
     Approach, ICLR 2019, algorithms 1 and 2, with the published code's line search.
-    Deviations: those of Sign-OPT; all lengths are of the attack's norm; a sample without a boundary up to the radius 20
-    counts for nothing.
+    Deviations: those of Sign-OPT, but for its samples; a sample without a boundary up to twice the radius counts for
+    nothing.
 
     Args:
         starting_points: Random directions to choose from; a targeted attack has one, towards its starting point.
         samples: Random directions u per gradient.
     """
 
-    def __init__(self, starting_points: int = 100, samples: int = 10, **ball: Any) -> None:
+    def __init__(self, starting_points: int = 20, samples: int = 10, **ball: Any) -> None:
         super().__init__(starting_points, samples, **ball)
 
     def init(self, x: Tensor, y: Tensor, seed: Tensor) -> Columns:
@@ -56,7 +56,7 @@ class OPT(DirectionDescent):
     def _after_bisection(self, state: Columns, points: Tensor, adversarial: Tensor) -> None:
         sampling = state["attempt"] == _SAMPLING
         super()._after_bisection(state, points, adversarial)
-        found = sampling & (state["high"] - state["low"] <= state["beta"] / 500)
+        found = sampling & (state["high"] - state["low"] <= self.gap * state["beta"])
         if found.any():
             self._gather(state, found)
 

@@ -15,6 +15,7 @@ from rfdlight.attacks.decision_based import NearestPointAttack
 from rfdlight.attacks.geoda import query_split
 from rfdlight.attacks.gradient_estimation import GradientEstimation
 from rfdlight.core import norms
+from rfdlight.core.norms import Norm
 from rfdlight.core.tensors import Columns, per_row
 
 A = TypeVar("A", bound=Attack)
@@ -193,7 +194,16 @@ def _nearest_on_ray(attack: attacks.RayS, state: Columns) -> tuple[Tensor, Tenso
 
 
 class PublishedSignOPT(attacks.SignOPT):
-    """Sign-OPT that searches starts and steps beyond the best radius, and does not clip to [0, 1]."""
+    """Sign-OPT with the authors' line search, which also goes beyond the best radius, and points outside of [0, 1]."""
+
+    shrink = 0.99
+    beta = 1e-3
+    gap = 1 / 500
+    start_gap = 1e-5
+
+    @property
+    def lengths(self) -> Norm:
+        return self.norm
 
     def point(self, x: Tensor, theta: Tensor, reach: Tensor) -> Tensor:
         return x + per_row(reach.to(x.dtype), x) * theta
@@ -203,6 +213,9 @@ class PublishedSignOPT(attacks.SignOPT):
 
     def reject_step(self, state: Columns, rows: Tensor) -> None:
         state["phase"] = state["phase"].masked_fill(rows, self.GROW)
+
+    def farthest(self, state: Columns) -> Tensor:
+        return torch.full_like(state["radius"], 20.0)
 
 
 class PaperSignOPT(PaperBehaviour[attacks.SignOPT]):

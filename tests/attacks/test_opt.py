@@ -3,7 +3,7 @@
 import pytest
 import torch
 from attack_checks import caught, check_feasible
-from harness import Constant, Linear, Run, drive, images, labelled, one_by_one, others_slow
+from harness import Constant, Linear, Run, drive, images, labelled, one_by_one
 from reference.opt import opt
 from test_signopt import check_reference, linear_victim
 
@@ -23,7 +23,7 @@ def check_steps(attack, victim, x, y, steps=250):
     answer = one_by_one(victim)
     searches, gradients = torch.zeros(len(x), dtype=torch.int64), 0
     for before, _, _, after in drive(attack, answer, x, y, budget=steps):
-        size = norm_of(after["direction"], attack.norm)
+        size = norm_of(after["direction"], "l2")
         assert torch.allclose(size, torch.ones_like(size), atol=1e-5)
         assert (after["radius"] <= before["radius"]).all()
         fell = (after["radius"] < before["radius"]).nonzero()[:, 0]
@@ -41,7 +41,7 @@ def check_steps(attack, victim, x, y, steps=250):
 def check_gradient(attack):
     """On a linear victim in l2, where g(theta) = -margin / (w . theta), samples add the differences that g has.
 
-    A bisection to beta / 500 knows a slope to 0.002.
+    A bisection to beta / 100 knows a slope to 0.01.
     """
     weight = torch.randn(1, 1, 4, 4, generator=torch.Generator().manual_seed(5))
     x, y, seen = images(3, (1, 4, 4), seed=6) * 0.2 + 0.4, torch.zeros(3, dtype=torch.int64), 0
@@ -50,10 +50,10 @@ def check_gradient(attack):
     for before, _, _, after in drive(attack, victim, x, y, budget=250):
         for i in (after["sampled"] == before["sampled"] + 1).nonzero()[:, 0].tolist():
             u = attack._u({name: column[i : i + 1] for name, column in before.items()}).double().flatten()
-            around = before["direction"][i].double().flatten() + 1e-3 * u
-            slope = float(-margin[i] * around.norm() / (w @ around) - before["radius"][i]) / 1e-3
+            around = before["direction"][i].double().flatten() + 0.01 * u
+            slope = float(-margin[i] * around.norm() / (w @ around) - before["radius"][i]) / 0.01
             added = float((after["gathered"] - before["gathered"])[i].double().flatten() @ u)
-            assert abs(added - slope) <= 0.003 + 1e-3 * abs(slope), (added, slope)
+            assert abs(added - slope) <= 0.011 + 1e-3 * abs(slope), (added, slope)
             seen += 1
     assert seen >= 10
 
@@ -64,7 +64,7 @@ def check_linear(attack, most):
     x, y = (images(3, (1, 2, 3), seed=6) * 0.2 + 0.4).repeat(4, 1, 1, 1), torch.zeros(12, dtype=torch.int64)
     victim = Linear(weight, float(0.4 - (x * weight).flatten(1).sum(1).min()))
     margin, weight = victim(x)[:, 0], weight.double()
-    dual = weight.norm() if attack.norm == "l2" else weight.abs().sum()
+    dual = weight.norm()
     for *_, after in drive(attack, victim, x, y, budget=500):
         assert (after["radius"] * dual >= margin * (1 - 1e-5)).all()
     ratio = after["radius"] * dual / margin
@@ -74,17 +74,16 @@ def check_linear(attack, most):
 def check_rugged_reference(attack):
     """On a boundary with waves as long as the samples, where line searches fail and samples are taken."""
     victim, x = linear_victim()
-    waves = torch.tensor([0.03, 0.0])
+    waves = torch.tensor([0.1, 0.0])
 
     def rugged(points):
-        return victim(points).float() + waves * torch.sin(3000 * points.flatten(1).sum(1, keepdim=True))
+        return victim(points).float() + waves * torch.sin(600 * points.flatten(1).sum(1, keepdim=True))
 
     check_opt_reference(attack, rugged, x[:1], torch.zeros(1, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("norm", ["l2", "linf"])
-def test_each_query_is_the_references(network, clean, norm):
-    check_opt_reference(OPT(norm=norm, **SMALL), network, clean[0][:1], clean[1][:1])
+def test_each_query_is_the_references(network, clean):
+    check_opt_reference(OPT(norm="l2", **SMALL), network, clean[0][:1], clean[1][:1])
 
 
 @pytest.mark.slow
@@ -117,10 +116,9 @@ def test_samples_measure_the_slopes_of_a_plane():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("norm", "most"), others_slow([("l2", 1.06), ("linf", 1.55)], 0))
-def test_a_linear_victims_distance_is_approached_and_never_beaten(norm, most):
-    # The medians of ten other sets of seeds are at most 1.052 and 1.53; up the gradient at least 1.33 and 1.96.
-    check_linear(OPT(norm=norm, starting_points=5, samples=6, eps=0.05), most)
+def test_a_linear_victims_distance_is_approached_and_never_beaten():
+    # The medians of ten other sets of seeds are at most 1.052; up the gradient at least 1.33.
+    check_linear(OPT(norm="l2", starting_points=5, samples=6, eps=0.05), 1.06)
 
 
 @pytest.mark.slow
@@ -130,7 +128,7 @@ def test_points_stay_in_the_ball(network, clean, norm):
 
 
 def test_a_search_ends_where_a_sample_has_no_boundary():
-    # Misclassified at its start alone: every sample grows to 20 and counts for nothing.
+    # Misclassified at its start alone: every sample grows to twice the radius and counts for nothing.
     x, y = images(1, (1, 4, 4)), torch.zeros(1, dtype=torch.int64)
     attack = OPT(norm="l2", starting_points=1, samples=2, eps=0.05)
     phase, seen = [START], []
@@ -165,7 +163,7 @@ class ForgetsBeta(OPT):
     def _gather(self, state, rows):
         before = state["gathered"]
         super()._gather(state, rows)
-        state["gathered"] = before + 1e-3 * (state["gathered"] - before)
+        state["gathered"] = before + 0.01 * (state["gathered"] - before)
 
 
 class ForgetsTheNearestSample(OPT):

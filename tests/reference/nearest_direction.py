@@ -4,6 +4,8 @@ import math
 
 import torch
 
+BETA = 0.01
+
 
 class BudgetSpentError(Exception):
     pass
@@ -16,13 +18,12 @@ class NearestDirection:
     purpose, and the radius before it.
     """
 
-    def __init__(self, model, x, norm, steps, hit):
-        self.model, self.x, self.norm, self.steps, self.hit = model, x, norm, steps, hit
+    def __init__(self, model, x, steps, hit):
+        self.model, self.x, self.steps, self.hit = model, x, steps, hit
         self.history, self.radius, self.theta = [], math.inf, None
 
     def size(self, v):
-        row = v.reshape(1, -1)
-        return (row.abs().amax(1) if self.norm == "linf" else torch.linalg.vector_norm(row, dim=1)).item()
+        return torch.linalg.vector_norm(v.reshape(1, -1), dim=1).item()
 
     def unit(self, v):
         return v / torch.tensor(self.size(v))
@@ -46,9 +47,9 @@ class NearestDirection:
 
     def shrunk(self, theta, high, gap):
         for _ in range(100):
-            if not self.wrong(theta, 0.99 * high, "shrink"):
-                return self.bisect(theta, 0.99 * high, high, gap)
-            high = 0.99 * high
+            if not self.wrong(theta, 0.9 * high, "shrink"):
+                return self.bisect(theta, 0.9 * high, high, gap)
+            high = 0.9 * high
         return self.bisect(theta, 0.0, high, gap)
 
     def nearer(self, theta, gap):
@@ -62,7 +63,7 @@ class NearestDirection:
             raw = draws(0, tried, self.x.shape) if start is None else start - self.x
             reach = min(self.size(raw), self.radius)
             if self.wrong(self.unit(raw), reach, "start"):
-                radius = self.bisect(self.unit(raw), 0.0, reach, 1e-5)
+                radius = self.bisect(self.unit(raw), 0.0, reach, 0.01)
                 if radius < self.radius:
                     self.radius, self.theta = radius, self.unit(raw)
             tried += 1
@@ -92,6 +93,6 @@ class NearestDirection:
 
     def restarted(self, alpha, beta):
         """Return alpha and beta; where alpha is too small, they begin again."""
-        if alpha >= (1e-4 if self.norm == "l2" else 1e-6):
+        if alpha >= 1e-4:
             return alpha, beta
-        return 1.0, 1e-3 if 0.1 * beta < 1e-8 else 0.1 * beta
+        return 1.0, BETA if 0.1 * beta < 1e-8 else 0.1 * beta
