@@ -76,7 +76,7 @@ PAGES: dict[str, Tables] = {
         "probes": (tuned, ("probes-linf", "probes-l2")),
         "noise": (tuned, ("noise-linf", "noise-l2")),
         "parsimonious": (tuned, ("parsimonious",)),
-        "opt": (tuned, ("opt",)),
+        "opt": (tuned, ("opt-linf", "opt-l2")),
         "evolutionary": (tuned, ("evolutionary",)),
         "blacklight": (blacklight, ("blacklight",)),
     },

@@ -70,6 +70,24 @@ def exported(runs: Path) -> str:
     return table(["victim", "robust accuracy", "less the module's, points", "p"], rows)
 
 
+def surrogate(runs: Path) -> str:
+    """Return the robust accuracy under attacks with a surrogate, behind noise and without."""
+    rows = []
+    for name, attack in (("1", "transfer, 1 query"), ("transfer", "transfer"), ("prgf", "prgf")):
+        found = [load_run(runs / "surrogate" / f"{defense}-{name}") for defense in ("noise", "undefended")]
+        rows.append([attack, str(found[0].facts.budget), *(with_interval(run.robust_accuracy) for run in found)])
+    return table(["attack", "queries", "behind noise", "undefended"], rows)
+
+
+def against_aaa(runs: Path) -> str:
+    """Return the robust accuracy of AAA under Square, which follows its scores in four ways, and under Bernoulli."""
+    rows = []
+    for name in ("down", "up", "both", "sawtooth", "bernoulli"):
+        attack = name if name == "bernoulli" else f"square, follow {name}"
+        rows.append([attack, with_interval(load_run(runs / "aaa" / name).robust_accuracy)])
+    return table(["attack", "robust accuracy"], rows)
+
+
 def paired(first: Run, second: Run) -> PairedCounts:
     """Count the robust images of two runs on the same images."""
     ids = [record.id for record in first.records]
@@ -93,7 +111,7 @@ def launches(name: str) -> list[list[str]]:
 
 
 HEAD_OF_LAUNCHES = ["attack", "launches", "waits", "behind noise: launches", "waits"]
-EVALUATIONS = {"stopping": stopping, "demo": demo, "exported": exported}
+EVALUATIONS = {"stopping": stopping, "demo": demo, "exported": exported, "surrogate": surrogate, "aaa": against_aaa}
 
 
 def counted() -> dict[str, str]:

@@ -212,6 +212,7 @@ def firsts_of_ours(
     found = torch.full_like(y, never)
     rows = torch.arange(len(x))
     for query in range(1, budget + 1):
+        state = {name: state[name] for name in lasting}
         points = attack.ask(state)
         logits = victim(points)
         attack.tell(state, points, logits if attack.access == "score" else logits.argmax(1))

@@ -35,11 +35,12 @@ class PhasedAttack(Attack):
         for (build, _), rows, own in self._by_phase(state):
             if own is state:
                 return build(state)
-            known = set(own)
+            before = dict(own)
             points[rows] = build(own)
-            for name in own.keys() - known:  # left for `tell`
-                left = state.setdefault(name, own[name].new_zeros(len(points), *own[name].shape[1:]))
-                left[rows] = own[name]
+            for name, value in own.items():
+                if value is not before.get(name):  # left for `tell`; those of an earlier tick may still be there
+                    left = state.setdefault(name, value.new_zeros(len(points), *value.shape[1:]))
+                    left[rows] = value
         return points
 
     def tell(self, state: Columns, points: Tensor, answer: Tensor) -> None:

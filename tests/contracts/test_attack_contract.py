@@ -8,11 +8,12 @@ from pkgutil import resolve_name
 
 import pytest
 import torch
-from harness import CoinFlip, Run, drive, images, labelled, one_by_one, others_slow, required
+from harness import CoinFlip, Run, drive, images, labelled, one_by_one, others_slow, required, told
 from msgspec.structs import astuple
 from torch import nn
 
 import rfdlight
+from rfdlight.attacks.decision_based import PhasedAttack
 from rfdlight.core.registry import NAMES
 from rfdlight.engine import criterion_named
 from rfdlight.testing import check_attack
@@ -130,6 +131,16 @@ def test_a_decision_based_attack_is_given_labels_alone(form, network, clean):
     attack.tell = spy
     Run(network, attack, clean[0][:3], clean[1][:3], budget=10)
     assert kinds == {(torch.int64, 1)}
+
+
+@each([form for form in ATTACKS if issubclass(attack_class(form[0]), PhasedAttack)])
+def test_values_that_an_earlier_query_left_change_nothing(form, network, clean):
+    attack, (x, y), answer = made(*form), (each[:4] for each in clean), one_by_one(network)
+    before, *_ = next(drive(attack, answer, x, y, budget=80))
+    for query, (_, points, *_) in enumerate(drive(attack, answer, x, y, budget=80)):
+        asked = attack.ask(before)  # with all that was there before
+        assert torch.equal(asked, points), f"query {query}"
+        attack.tell(before, asked, told(attack, answer, before, asked)[1])
 
 
 @pytest.mark.parametrize(

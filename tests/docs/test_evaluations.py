@@ -21,7 +21,7 @@ def tables(monkeypatch):
     return importlib.import_module("evaluation_tables")
 
 
-@pytest.mark.parametrize("name", ["demo", "stopping", "exported"])
+@pytest.mark.parametrize("name", ["demo", "stopping", "exported", "surrogate", "aaa"])
 def test_the_page_on_evaluations_has_the_tables_of_the_records(name, runs, tables):
     assert shown("evaluations.md", name) == tables.EVALUATIONS[name](runs)
 
