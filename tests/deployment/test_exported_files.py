@@ -255,6 +255,46 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, network, data,
     assert list(tmp_path.iterdir()) == []
 
 
+def untraceable(kind):
+    """Return a network that torch.export cannot trace, of 3 x 16 x 16 pixels."""
+    tools = torch.ao.quantization
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 5)).eval()
+    if kind == "script":
+        torch.jit.save(torch.jit.trace(network, torch.rand(2, 3, 16, 16)), stored := io.BytesIO())
+        return nn.Sequential(torch.jit.load(io.BytesIO(stored.getvalue())))
+    if kind == "fake":
+        return nn.Sequential(tools.FakeQuantize(), network).eval()
+    if kind == "dynamic":
+        return tools.quantize_dynamic(network, {nn.Linear})
+    network = nn.Sequential(tools.QuantStub(), *network, tools.DeQuantStub()).eval()
+    network.qconfig = tools.get_default_qconfig(torch.backends.quantized.engine)
+    tools.prepare(network, inplace=True)(torch.rand(2, 3, 16, 16))
+    return tools.convert(network)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on its next quantization and on TorchScript
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("dynamic", "model: .* got quantized weights in .*1"),
+        ("static", "model: .* got quantized weights in .*2"),
+        ("script", "model: .* got TorchScript in .*0"),
+        ("fake", "torch.export cannot trace"),
+    ],
+)
+def test_layers_that_torch_cannot_trace_are_named_before_a_file_is_written(tmp_path, data, capfd, kind, line, format):
+    pytest.importorskip("onnxruntime")
+    capfd.readouterr()
+    model = untraceable(kind)
+    with pytest.raises(UserError, match=f"^{line}") as raised:
+        rfd.export(model, tmp_path / f"a{formats.SUFFIXES[format]}", data, defense=InputNoise(0.1), format=format)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
+
+
 def test_a_missing_package_is_named_with_its_command(tmp_path, network, data, monkeypatch):
     monkeypatch.setitem(formats.PACKAGES, "onnx", ("torch", "no_such_package"))
     with pytest.raises(UserError, match=r"no_such_package, got none; pip install 'rfdlight\[onnx\]'"):
