@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
-    from matplotlib.figure import Figure
 
 # A conftest.py is no module with examples; collected as one, the second file of this name would clash with the first.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
@@ -38,21 +38,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def small_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Figures as small files, except where it is tested how they look."""
+    """Figures as one small picture with their texts and lines in its file, except where it is tested how they look."""
     if "plots" in request.path.name:
         yield
         return
-    from rfdlight.reporting import plots
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
 
-    encoded = plots.encoded
+    from rfdlight.reporting import plots, report_files
+
+    blank = functools.cache(functools.partial(plots.encoded, Figure((0.1, 0.1))))
 
     def small(figure: Figure, kind: str) -> bytes:
-        figure.set_layout_engine("none")
-        figure.set_size_inches(1, 1)
-        return encoded(figure, kind)
+        shown = [text.get_text() for text in figure.findobj(Text)]
+        shown += [str(line.get_xydata().tolist()) for line in figure.findobj(Line2D)]
+        return blank(kind)[:-12] + "\n".join(shown).encode() + blank(kind)[-12:]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "encoded", small)
+        for module in (plots, report_files):
+            patch.setattr(module, "encoded", small)
         yield
 
 
