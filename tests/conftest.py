@@ -104,6 +104,7 @@ def clean(network: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 def pytest_collection_finish() -> None:
     """Look for garbage among the objects of tests alone."""
     gc.freeze()
+    gc.set_threshold(50_000)  # at the usual 700, it takes some percent of the time of all tests
     gc.enable()
 
 

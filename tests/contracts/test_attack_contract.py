@@ -49,9 +49,10 @@ OPTIONS = {
     "popskipjump": {"gap": 0.05, "init_probes": 4},
     "prgf": {"samples": 4, "norm_samples": 2, "sigma": 0.001},
     "signopt": {"starting_points": 2, "samples": 8},
+    "transfer": {"steps": 3},
     "zo_signsgd": {"samples": 5},
 }
-"""Options by attack that let it take several steps within the budgets of these tests."""
+"""Options by attack that let it take several steps within the budgets of these tests, and soon."""
 
 
 def attack_class(name):
