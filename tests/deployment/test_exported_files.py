@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import threading
 import time
 import urllib.error
@@ -19,7 +20,7 @@ from torch import nn
 
 import rfdlight as rfd
 from rfdlight.defenses import AAA, AveragedAnswers, FeatureNoise, InputNoise, LogitNoise, Noise
-from rfdlight.deployment import formats
+from rfdlight.deployment import check, formats, fresh_process
 from rfdlight.deployment.card import ExportCheckError
 from rfdlight.deployment.check import _lagged, check_file
 from rfdlight.deployment.export import _reads_clock
@@ -73,6 +74,19 @@ def test_a_file_for_onnx_runtime_passes_and_its_card_describes_it(onnx_file, dat
     assert stored["warnings"][0].startswith("sessions without seeds: ")
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Run an exported file without a fresh process, which takes seconds to import torch; ONNX Runtime has one."""
+
+    def run(command, **options):
+        with torch.random.fork_rng(devices=[]):
+            fresh_process.main(*command[-2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(check.subprocess, "run", run)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_program_of_torch_passes_and_says_that_forked_workers_share_a_stream(tmp_path, network, data):
     defense = [AveragedAnswers(2), InputNoise(0.1, clip=True), FeatureNoise(0.3, layers="0", distribution="laplace")]
     card = rfd.export(network, tmp_path / "a.pt2", data, defense=defense, format="torch-export", **SMALL)
