@@ -65,7 +65,7 @@ data: .data/cifar10/test .data/cifar10/train
 
 $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,hf]'
 	touch $@
 
 $(VENV)/.docs-ready: $(READY)

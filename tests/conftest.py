@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import torch
-    from matplotlib.figure import Figure
 
 # A conftest.py is no module with examples; collected as one, the second file of this name would clash with the first.
 collect_ignore_glob = ["conftest.py", "*/conftest.py"]
@@ -38,21 +38,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True, scope="module")
 def small_figures(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Figures as small files, except where it is tested how they look."""
+    """Figures as one small picture with their texts and lines in its file, except where it is tested how they look."""
     if "plots" in request.path.name:
         yield
         return
-    from rfdlight.reporting import plots
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.text import Text
 
-    encoded = plots.encoded
+    from rfdlight.reporting import plots, report_files
+
+    blank = functools.cache(functools.partial(plots.encoded, Figure((0.1, 0.1))))
 
     def small(figure: Figure, kind: str) -> bytes:
-        figure.set_layout_engine("none")
-        figure.set_size_inches(1, 1)
-        return encoded(figure, kind)
+        shown = [text.get_text() for text in figure.findobj(Text)]
+        shown += [str(line.get_xydata().tolist()) for line in figure.findobj(Line2D)]
+        return blank(kind)[:-12] + "\n".join(shown).encode() + blank(kind)[-12:]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plots, "encoded", small)
+        for module in (plots, report_files):
+            patch.setattr(module, "encoded", small)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_parser_per_command() -> Iterator[None]:
+    """Build the parser of each command once: it is the same for all command lines, and takes as long as a small run."""
+    from rfdlight.cli.main import RFDLightCLI
+
+    build, built = RFDLightCLI.setup_parser, {}
+
+    def setup_parser(self: RFDLightCLI, *args: Any) -> None:
+        names = ("parser", "_model_class", "_subcommand_parsers", "_subcommand_method_arguments")
+        if self._wanted not in built:
+            build(self, *args)
+            built[self._wanted] = {name: getattr(self, name) for name in names}
+        vars(self).update(built[self._wanted])
+        for parser in (self.parser, *self._subcommand_parsers.values()):
+            vars(parser).pop("_checked", None)  # the setting of another command line
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RFDLightCLI, "setup_parser", setup_parser)
         yield
 
 
@@ -78,6 +104,7 @@ def clean(network: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
 def pytest_collection_finish() -> None:
     """Look for garbage among the objects of tests alone."""
     gc.freeze()
+    gc.set_threshold(50_000)  # at the usual 700, it takes some percent of the time of all tests
     gc.enable()
 
 

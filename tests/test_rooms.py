@@ -52,55 +52,59 @@ def imports(path):
     return found
 
 
-IMPORTS = {name_of(path): imports(path) for path in FILES}
+@pytest.fixture(scope="module")
+def imported():
+    """What every file of the package imports, by the name of its module."""
+    return {name_of(path): imports(path) for path in FILES}
 
 
-def ours(module):
-    return {room(found) for found in IMPORTS[module] if found.split(".")[0] == "rfdlight"}
+def foreign(found):
+    return {module.split(".")[0] for module in found} - {"rfdlight"}
 
 
-def foreign(module):
-    return {found.split(".")[0] for found in IMPORTS[module]} - {"rfdlight"}
+def check_without(imported, rooms, refused):
+    """No file of these rooms imports one of these packages."""
+    for module, found in imported.items():
+        assert room(module) not in rooms or not foreign(found) & refused, module
 
 
-@pytest.mark.parametrize("module", sorted(module for module in IMPORTS if room(module) in FLOOR))
-def test_a_room_imports_lower_rooms_alone(module):
-    own = room(module)
-    higher = {other for other in ours(module) - {own, ""} if FLOOR[other] >= FLOOR[own]}
-    assert not higher, f"{module} imports {higher}"
+def test_a_room_imports_lower_rooms_alone(imported):
+    for module, found in imported.items():
+        own = room(module)
+        others = {room(other) for other in found if other.split(".")[0] == "rfdlight"} - {own, ""}
+        higher = {other for other in others if own in FLOOR and FLOOR[other] >= FLOOR[own]}
+        assert not higher, f"{module} imports {higher}"
 
 
-def test_every_room_stands_on_a_floor():
-    assert {room(module) for module in IMPORTS} - {"", "__main__"} == FLOOR.keys()
+def test_every_room_stands_on_a_floor(imported):
+    assert {room(module) for module in imported} - {"", "__main__"} == FLOOR.keys()
 
 
-@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) in ("core", "attacks")))
-def test_attacks_and_their_tools_import_torch_alone(module):
-    assert not foreign(module) & (HEAVY | {"numpy", "scipy"} if room(module) == "attacks" else HEAVY)
+def test_attacks_and_their_tools_import_torch_alone(imported):
+    check_without(imported, {"core"}, HEAVY)
+    check_without(imported, {"attacks"}, HEAVY | {"numpy", "scipy"})
 
 
-@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) == "engine"))
-def test_the_engine_imports_neither_lightning_nor_a_user_interface(module):
-    assert not foreign(module) & HEAVY
+def test_the_engine_imports_neither_lightning_nor_a_user_interface(imported):
+    check_without(imported, {"engine"}, HEAVY)
 
 
-@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) in ("records", "reporting")))
-def test_records_and_reporting_import_no_torch(module):
-    assert not foreign(module) & {"torch", "lightning", "timm", "torchvision", "jsonargparse"}
+def test_records_and_reporting_import_no_torch(imported):
+    check_without(imported, {"records", "reporting"}, {"torch", "lightning", "timm", "torchvision", "jsonargparse"})
 
 
-@pytest.mark.parametrize("module", sorted(m for m in IMPORTS if room(m) == "defenses"))
-def test_defenses_import_torch_and_lightning_alone(module):
-    assert not foreign(module) & {"timm", "torchvision", "jsonargparse", "rich", "numpy", "scipy"}
+def test_defenses_import_torch_and_lightning_alone(imported):
+    check_without(imported, {"defenses"}, {"timm", "torchvision", "jsonargparse", "rich", "numpy", "scipy"})
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in NAMES for name in NAMES[kind]])
-def test_a_short_name_is_a_class_in_the_file_of_that_name(kind, name):
-    module, _, cls = NAMES[kind][name].rpartition(".")
-    assert module.rpartition(".")[2] == ("adversary" if kind == "adversary" else name)
-    chosen = getattr(importlib.import_module(module), cls)
-    assert isinstance(chosen, type)
-    assert chosen.__module__ == module
+def test_a_short_name_is_a_class_in_the_file_of_that_name():
+    for kind, names in NAMES.items():
+        for name, path in names.items():
+            module, _, cls = path.rpartition(".")
+            assert module.rpartition(".")[2] == ("adversary" if kind == "adversary" else name)
+            chosen = getattr(importlib.import_module(module), cls)
+            assert isinstance(chosen, type)
+            assert chosen.__module__ == module
 
 
 def test_references_import_torch_math_and_each_other_alone():
@@ -115,5 +119,5 @@ def test_every_folder_with_code_is_a_package_that_is_found():
     assert [path.parent for path in FILES if not (path.parent / "__init__.py").is_file()] == []
 
 
-def test_the_package_never_imports_its_tests():
-    assert not any(foreign(module) & {"tests", "reference", "pytest", "hypothesis"} for module in IMPORTS)
+def test_the_package_never_imports_its_tests(imported):
+    check_without(imported, {room(module) for module in imported}, {"tests", "reference", "pytest", "hypothesis"})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,10 +55,29 @@ def trace(victim: nn.Module, x: Tensor) -> ExportedProgram:
         x: Example pixels, (rows, C, H, W), of at least 2 rows.
 
     Raises:
-        UserError: If `torch.export` cannot trace the victim, or traces it for one number of rows alone.
+        UserError: If `torch.export` cannot trace the victim, as those of TorchScript and quantized ones, or traces it
+            for one number of rows alone.
     """
-    with torch.no_grad(), _traceable("torch.export", "trace"):
-        return torch.export.export(victim, (x,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+    try:
+        # torch prints what it has traced before it raises.
+        with torch.no_grad(), redirect_stderr(StringIO()), _traceable("torch.export", "trace"):
+            return torch.export.export(victim, (x,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+    except UserError as error:
+        opaque = _opaque(victim)
+        if opaque is None:
+            raise
+        hint = "export the network that it was made from"
+        raise UserError(f"model: expected layers that torch.export can trace, got {opaque}; {hint}") from error
+
+
+def _opaque(victim: nn.Module) -> str | None:
+    """Return the kind and the name of the first layer that holds its weights where torch cannot trace them."""
+    for name, module in victim.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            return f"TorchScript in {name}"
+        if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
+            return f"quantized weights in {name}"
+    return None
 
 
 def write_program(program: ExportedProgram, file: Path) -> None:

@@ -177,20 +177,21 @@ def run(more: Build = lambda folder, canary: None, records: bytes = sealed(RECOR
     return write
 
 
-def stopped(config: str = "attack: rays\n", more: Build = lambda folder, canary: None) -> Build:
+def stopped(config: str | Callable[[], str] = "attack: rays\n", more: Build = lambda folder, canary: None) -> Build:
     """A run directory to be gone on with."""
 
     def write(folder: Path, canary: Path) -> None:
         (folder / "run").mkdir()
-        (folder / "run/config.yaml").write_text(config.replace("CANARY", str(canary)))
+        content = config if isinstance(config, str) else config()
+        (folder / "run/config.yaml").write_text(content.replace("CANARY", str(canary)))
         more(folder / "run", canary)
 
     return write
 
 
-def parsed(*options: str) -> str:
-    """The configuration of a command line, as a run directory holds it."""
-    return yaml.safe_dump(cli.make(["test", "--attack", "rays", *options])._settings())
+def parsed(*options: str) -> Callable[[], str]:
+    """The configuration of a command line, as a run directory holds it; it is made when its test runs."""
+    return lambda: yaml.safe_dump(cli.make(["test", "--attack", "rays", *options])._settings())
 
 
 STEPS = list(zip("abcdefgh", "bcdefghi", strict=True))

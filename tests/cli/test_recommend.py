@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from rfdlight.analysis import calibration
 from rfdlight.analysis.clean_cost import CleanCostMeter, cost_of
 from rfdlight.cli.recommend import split_held_out
 from rfdlight.data import Digits
@@ -89,7 +90,8 @@ def test_a_victim_without_default_points_asks_for_layers(command):
     assert "spare, pixels, distances" in said.err
 
 
-def test_a_named_attack_confirms_alone(command):
+def test_a_named_attack_confirms_alone(command, monkeypatch):
+    monkeypatch.setattr(calibration, "ROUGH_IMAGES", 40)
     said = command(
         *(LINE + "--attack random_noise --output own.yaml").replace("spare,pixels,distances", "pixels").split()
     )

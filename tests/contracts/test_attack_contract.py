@@ -50,9 +50,10 @@ OPTIONS = {
     "popskipjump": {"gap": 0.05, "init_probes": 4},
     "prgf": {"samples": 4, "norm_samples": 2, "sigma": 0.001},
     "signopt": {"starting_points": 2, "samples": 8},
+    "transfer": {"steps": 3},
     "zo_signsgd": {"samples": 5},
 }
-"""Options by attack that let it take several steps within the budgets of these tests."""
+"""Options by attack that let it take several steps within the budgets of these tests, and soon."""
 
 
 def attack_class(name):
@@ -85,7 +86,7 @@ def each(forms):
 
 @each([form if form in QUICK else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
 def test_an_attack_passes_all_checks(form):
-    check_attack(made(*form), budget=12, num_images=3)
+    check_attack(made(*form), budget=9 if form in QUICK else 12, num_images=3)
 
 
 @pytest.mark.parametrize("rule", ["sequential", pytest.param("paper", marks=pytest.mark.slow)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
 import threading
 import time
 import urllib.error
@@ -19,7 +20,7 @@ from torch import nn
 
 import rfdlight as rfd
 from rfdlight.defenses import AAA, AveragedAnswers, FeatureNoise, InputNoise, LogitNoise, Noise
-from rfdlight.deployment import formats
+from rfdlight.deployment import check, formats, fresh_process
 from rfdlight.deployment.card import ExportCheckError
 from rfdlight.deployment.check import _lagged, check_file
 from rfdlight.deployment.export import _reads_clock
@@ -73,6 +74,19 @@ def test_a_file_for_onnx_runtime_passes_and_its_card_describes_it(onnx_file, dat
     assert stored["warnings"][0].startswith("sessions without seeds: ")
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Run an exported file without a fresh process, which takes seconds to import torch; ONNX Runtime has one."""
+
+    def run(command, **options):
+        with torch.random.fork_rng(devices=[]):
+            fresh_process.main(*command[-2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(check.subprocess, "run", run)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_program_of_torch_passes_and_says_that_forked_workers_share_a_stream(tmp_path, network, data):
     defense = [AveragedAnswers(2), InputNoise(0.1, clip=True), FeatureNoise(0.3, layers="0", distribution="laplace")]
     card = rfd.export(network, tmp_path / "a.pt2", data, defense=defense, format="torch-export", **SMALL)
@@ -253,6 +267,46 @@ def test_what_cannot_be_exported_is_refused_in_one_line(tmp_path, network, data,
     assert str(raised.value).startswith(line), raised.value
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def untraceable(kind):
+    """Return a network that torch.export cannot trace, of 3 x 16 x 16 pixels."""
+    tools = torch.ao.quantization
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 5)).eval()
+    if kind == "script":
+        torch.jit.save(torch.jit.trace(network, torch.rand(2, 3, 16, 16)), stored := io.BytesIO())
+        return nn.Sequential(torch.jit.load(io.BytesIO(stored.getvalue())))
+    if kind == "fake":
+        return nn.Sequential(tools.FakeQuantize(), network).eval()
+    if kind == "dynamic":
+        return tools.quantize_dynamic(network, {nn.Linear})
+    network = nn.Sequential(tools.QuantStub(), *network, tools.DeQuantStub()).eval()
+    network.qconfig = tools.get_default_qconfig(torch.backends.quantized.engine)
+    tools.prepare(network, inplace=True)(torch.rand(2, 3, 16, 16))
+    return tools.convert(network)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on its next quantization and on TorchScript
+@pytest.mark.parametrize("format", ["onnx", "torch-export"])
+@pytest.mark.parametrize(
+    ("kind", "line"),
+    [
+        ("dynamic", "model: .* got quantized weights in .*1"),
+        ("static", "model: .* got quantized weights in .*2"),
+        ("script", "model: .* got TorchScript in .*0"),
+        ("fake", "torch.export cannot trace"),
+    ],
+)
+def test_layers_that_torch_cannot_trace_are_named_before_a_file_is_written(tmp_path, data, capfd, kind, line, format):
+    pytest.importorskip("onnxruntime")
+    capfd.readouterr()
+    model = untraceable(kind)
+    with pytest.raises(UserError, match=f"^{line}") as raised:
+        rfd.export(model, tmp_path / f"a{formats.SUFFIXES[format]}", data, defense=InputNoise(0.1), format=format)
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""
 
 
 def test_a_missing_package_is_named_with_its_command(tmp_path, network, data, monkeypatch):

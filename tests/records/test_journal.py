@@ -44,8 +44,11 @@ def test_no_flipped_bit_goes_through_unseen(position, bit):
         unseal(bytes(line), Record)
 
 
+CHARACTERS = st.sampled_from('a/ "\\\0\n\x7f\x85é\u2028\ufeff\U0001f600')
+
+
 @settings(max_examples=25)
-@given(st.floats(allow_nan=False, allow_infinity=False), st.text())
+@given(st.floats(allow_nan=False, allow_infinity=False), st.text(CHARACTERS))
 def test_a_sealed_record_comes_back_as_it_was(value, text):
     sealed = record(0, id=text, final_margin=value)
     assert unseal(seal(sealed), Record) == sealed

@@ -44,7 +44,7 @@ def pixels(figure):
 
 
 def test_the_picture_shows_each_run_in_its_own_colour():
-    picture = pixels(draw_curves([("_a $b_", ten(), 30), ("c", [record(0)], 2000)]))
+    picture = pixels(draw_curves([(r"_a $\frac$_", ten(), 30), ("c", [record(0)], 2000)]))
     for colour in plots.COLOURS[:2]:
         rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
         assert (np.abs(picture - rgb).max(2) < 0.01).sum() > 500
@@ -62,7 +62,7 @@ def colours_in(picture):
 
 
 def test_panels_give_each_label_one_colour():
-    left = ("square, $p$", [("a", ten(), 30), ("b", [record(0)], 30)])
+    left = (r"square, $\frac$", [("a", ten(), 30), ("b", [record(0)], 30)])
     right = ("rays", [("b", [record(0)], 2000), ("c", ten(), 2000)])
     assert colours_in(pixels(draw_panels([left, right]))) == [(True, False), (True, True), (False, True)]
 

@@ -233,9 +233,9 @@ def test_adversarial_training_hardens(tmp_path):
 
 def test_adversarial_training_is_logged_and_counted_on_the_card(tmp_path):
     adversary, plain, watched = FGSMAdversary(eps=0.05), Logged(), Logged()
-    fit(tmp_path, steps=2, data=Digits(batch_size=16, validation=20), callbacks=[plain])
-    data = Digits(batch_size=16, validation=20, num_images=10)
-    module, _, data = fit(tmp_path, data=data, adversary=adversary, callbacks=[watched])
+    fit(tmp_path, steps=2, data=Digits(batch_size=16, validation=5), callbacks=[plain])
+    data = Digits(batch_size=16, validation=5, num_images=10)
+    module, _, data = fit(tmp_path, data=data, limit=2, adversary=adversary, callbacks=[watched])
     usual = {"val_loss", "val_accuracy", "train_loss", "train_accuracy"}
     assert usual <= watched.last.keys()
     assert {"val_fgsm_accuracy", "val_pgd_accuracy", "catastrophic_overfitting"} <= watched.last.keys()

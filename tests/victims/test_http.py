@@ -75,7 +75,7 @@ def one_in_ten(number_of_restart):
     return fault
 
 
-@pytest.mark.parametrize("queries", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("queries", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_the_ledger_is_the_count_of_a_server_that_drops_requests_and_restarts(server, queries):
     x, y = labelled(20)
     server.fault = one_in_ten(queries // 20)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -34,10 +35,26 @@ def records(folder, cells=CELLS) -> dict[str, bytes]:
     return {cell: Path(folder, cell, "records.jsonl").read_bytes() for cell in cells}
 
 
+def copied(line: list[str], popen: Any = subprocess.Popen, **options: Any) -> subprocess.Popen[bytes]:
+    """Start a worker as a copy of this process, which has imported torch already."""
+    assert line[:2] == [sys.executable, "-m"]
+
+    def work() -> None:
+        os.closerange(3, 1024)  # also the pipe by which Popen waits for an interpreter
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        try:
+            runpy.run_module(line[2], run_name="__main__")
+        finally:
+            os._exit(0)
+
+    return popen(line, preexec_fn=work, **options)
+
+
 @pytest.mark.parametrize("cells", [CELLS[2:3], pytest.param(CELLS, marks=pytest.mark.slow)], ids=["one", "all"])
 def test_cells_that_run_at_the_same_time_have_the_records_of_cells_in_turn(command, swept_once, monkeypatch, cells):
     if cells != CELLS:  # in one process, and another that is killed
         Path("grid.yaml").write_text(ONE_CELL)
+        monkeypatch.setattr(subprocess, "Popen", copied)
     started = []
     start = local_processes.LocalProcesses._start
 
