@@ -24,8 +24,8 @@ _SHRINKS = 100  # most radii that are tried before bisection goes down to 0
 class DirectionDescent(PhasedAttack):
     """Base class of Sign-OPT and OPT: starts, samples around theta, and line searches along an estimated gradient.
 
-    g(theta) is the smallest misclassified radius along theta. In linf too, radii and directions have lengths in l2: the
-    largest value of a random direction is random itself, and the descent of that length is slower.
+    g(theta) is the smallest misclassified radius along theta. Radii and directions have lengths in l2, in linf too: the
+    length of a random direction in linf hangs on a single value, and its descent is slower.
     """
 
     norms = ("linf", "l2")
