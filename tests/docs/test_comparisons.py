@@ -39,7 +39,9 @@ def test_other_pages_have_the_shares_of_square(records):
     found = [robust(rows[name], 100) for name in names]
     ours, theirs, rescaled, art = (f"{100 * sum(each) / len(each):.1f} %" for each in found)
     assert f"at the defaults | {ours} | {theirs} | {art} |" in prose(ROOT / "README.md")
-    said = f"leaves {theirs} robust, and rfdlight's `square` {ours}. With `n_queries=100`, torchattacks leaves {rescaled}"
+    said = (
+        f"leaves {theirs} robust, and rfdlight's `square` {ours}. With `n_queries=100`, torchattacks leaves {rescaled}"
+    )
     assert said in prose(page_named("torchattacks.md"))
 
 
@@ -52,7 +54,9 @@ def test_the_prose_has_the_pairs_of_the_records(records):
         counts.append((both.count((True, False)), both.count((False, True))))
     (ours, theirs), (ours_in_l2, theirs_in_l2) = counts
     p, in_l2 = (f"{mcnemar(*pair):.1g}" for pair in counts)
-    assert f"`signopt` finds {theirs} images in linf that ART's does not, and ART's {ours} that `signopt` does not" in text
+    assert (
+        f"`signopt` finds {theirs} images in linf that ART's does not, and ART's {ours} that `signopt` does not" in text
+    )
     assert f"(McNemar's exact p {p}); in l2 {theirs_in_l2} and {ours_in_l2} (p {in_l2})." in text
 
 
