@@ -50,7 +50,8 @@ def test_the_prose_has_the_numbers_of_the_tables(runs, tables):
     )
     assert f"{http} and {onnx} % of 300 images, after {torch} %" in prose(page_named("export-and-serve.md"))
     sawtooth, down = (100 * load_run(runs / "aaa" / name).robust_accuracy.value for name in ("sawtooth", "down"))
-    said = f"leaves [{sawtooth:.1f} % of the images robust](../results/evaluations.md#attacks-on-aaa), plain Square {down:.1f} %"
+    link = "(../results/evaluations.md#attacks-on-aaa)"
+    said = f"leaves [{sawtooth:.1f} % of the images robust]{link}, plain Square {down:.1f} %"
     assert said in prose(page_named("defenses.md"))
     called = [r.verdict for r in load_run(runs / "stop/votes").records if r.success_query is not None]
     said = f"votes call {len(called)} images adversarial, and {called.count('robust')} of them are significantly robust"
