@@ -13,16 +13,15 @@ from tuning import main
 
 from rfdlight.attacks import HSJA, NES, OPT, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, SignOPT, Square
 from rfdlight.attacks.base import Attack
+from rfdlight.attacks.paper import PublishedSignOPT
 from rfdlight.core.norms import Norm
 
 
 class AuthorsSignOPT(SignOPT):
     """Sign-OPT with the starts, samples, lengths and line search of its authors."""
 
-    shrink = 0.99
-    beta = 1e-3
-    gap = 1 / 500
-    start_gap = 1e-5
+    shrink, grow = PublishedSignOPT.shrink, PublishedSignOPT.grow
+    beta, gap, start_gap = PublishedSignOPT.beta, PublishedSignOPT.gap, PublishedSignOPT.start_gap
 
     def __init__(self, **ball: Any) -> None:
         super().__init__(starting_points=100, samples=200, **ball)

@@ -14,7 +14,7 @@ from rfdlight.core.tensors import Columns, per_row, take
 # Share of the segment at which the bisection of a starting point stops, in HSJA's and Boundary's code: 10 queries.
 BLEND_GAP = 1e-3
 
-# Returns the points of rows that are all in one phase; new entries of the state are kept for `Tell`.
+# Returns the points of rows that are all in one phase; values that it assigns are kept for `Tell`.
 Ask = Callable[[Columns], Tensor]
 # Gets such rows, their points and whether these were adversarial, (rows,) bool; assigns new values to columns.
 Tell = Callable[[Columns, Tensor, Tensor], None]

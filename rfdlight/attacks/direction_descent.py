@@ -25,14 +25,15 @@ class DirectionDescent(PhasedAttack):
     """Base class of Sign-OPT and OPT: starts, samples around theta, and line searches along an estimated gradient.
 
     g(theta) is the smallest misclassified radius along theta. Radii and directions have lengths in l2, in linf too: the
-    length of a random direction in linf hangs on a single value, and its descent is slower.
+    linf length of a random direction depends on one value, and a descent with it is slower.
     """
 
     norms = ("linf", "l2")
     has_targeted_form = True
     needs_starting_point = True
 
-    shrink = 0.9  # ratio of the radii that a line search tries before its bisection
+    shrink = 0.9  # ratio of falling radii that are tried before a bisection
+    grow = 1.01  # and of rising ones
     beta = 0.01  # the first size of the samples
     gap = 0.01  # gap at which a bisection ends, in shares of beta
     start_gap = 0.01  # gap at which the bisection of a start ends
@@ -95,8 +96,16 @@ class DirectionDescent(PhasedAttack):
         )
 
     def best(self, state: Columns) -> Tensor:
-        reach = torch.where(state["radius"].isfinite(), state["radius"], self.threat.eps)
-        return self.threat.admit(state["x"], self.point(state["x"], self._theta(state), reach))
+        return self.threat.admit(state["x"], self.nearest(state))
+
+    def nearest(self, state: Columns) -> Tensor:
+        """Return the points at the least radii, like `x`; before the first one, at the radius eps."""
+        theta, radius = self._nearest(state)
+        return self.point(state["x"], theta, torch.where(radius.isfinite(), radius, self.threat.eps))
+
+    def _nearest(self, state: Columns) -> tuple[Tensor, Tensor]:
+        """Return the directions of the least radii, like `x`, and these radii."""
+        return self._theta(state), state["radius"]
 
     def point(self, x: Tensor, theta: Tensor, reach: Tensor) -> Tensor:
         """Return the point at a radius along a direction, like `x`."""
@@ -127,7 +136,7 @@ class DirectionDescent(PhasedAttack):
         """Return the radius that is tried along the direction of a start or of a step, (rows,) float64."""
         phase, high = state["phase"], state["high"]
         reach = torch.where(
-            phase == self.SHRINK, self.shrink * high, torch.where(phase == self.GROW, 1.01 * high, middle(state))
+            phase == self.SHRINK, self.shrink * high, torch.where(phase == self.GROW, self.grow * high, middle(state))
         )
         return torch.where((phase == self.CHECK) | (phase == self.TRY), state["radius"], reach)
 

@@ -18,11 +18,12 @@ class OPT(DirectionDescent):
     iteration finds g(theta + beta u) for a few random u by steps of 10 % down or 1 % up from g and bisection; the mean
     of (g(theta + beta u) - g(theta)) / beta times u estimates the gradient of g. A line search doubles the step while g
     falls, or quarters it until g falls. The nearest sample is taken instead if it is nearer. Queries: per sample 2, one
-    more per percent that g rises, and about log2(10 g / beta); starts and steps as in Sign-OPT.
+    more per percent that g rises, and log2(g / beta) if it rises, log2(10 g / beta) if it falls; starts and steps as in
+    Sign-OPT.
 
     Source: Cheng, Le, Chen, Zhang, Yi and Hsieh, Query-Efficient Hard-label Black-box Attack: An Optimization-based
     Approach, ICLR 2019, algorithms 1 and 2, with the published code's line search.
-    Deviations: those of Sign-OPT, but for its samples; a sample without a boundary up to twice the radius counts for
+    Deviations: those of Sign-OPT in lengths, starts, the size of samples and the search of radii; a sample without a boundary up to twice the radius counts for
     nothing.
 
     Args:
@@ -71,7 +72,6 @@ class OPT(DirectionDescent):
         self._end_sample(state, rows)
 
     def _nearest(self, state: Columns) -> tuple[Tensor, Tensor]:
-        """Return the directions of the least radii, like `x`, and these radii."""
         theta, nearer = self._theta(state), state["sample_radius"] < state["radius"]
         sample = self._normalised(self._around(state, self._u({**state, "drawn": state["sample"]})))[0]
         return torch.where(per_row(nearer, theta), sample, theta), state["radius"].minimum(state["sample_radius"])
@@ -82,8 +82,3 @@ class OPT(DirectionDescent):
         state["direction"] = torch.where(per_row(rows, theta), theta, state["direction"])
         state["radius"] = torch.where(rows, radius, state["radius"])
         state["sample_radius"] = state["sample_radius"].masked_fill(rows, torch.inf)
-
-    def best(self, state: Columns) -> Tensor:
-        theta, radius = self._nearest(state)
-        reach = torch.where(radius.isfinite(), radius, self.threat.eps)
-        return self.threat.admit(state["x"], self.point(state["x"], theta, reach))

@@ -196,7 +196,7 @@ def _nearest_on_ray(attack: attacks.RayS, state: Columns) -> tuple[Tensor, Tenso
 class PublishedSignOPT(attacks.SignOPT):
     """Sign-OPT with the authors' line search, which also goes beyond the best radius, and points outside of [0, 1]."""
 
-    shrink = 0.99
+    shrink, grow = 0.99, 1.01
     beta = 1e-3
     gap = 1 / 500
     start_gap = 1e-5
@@ -231,7 +231,7 @@ class PaperSignOPT(PaperBehaviour[attacks.SignOPT]):
         return self.between_iterations(state) & (self.billed(state, evaluated) > state["budget"])
 
     def reports_success(self, state: Columns, adversarial: Tensor) -> Tensor:
-        return state["radius"] <= self.attack.threat.eps
+        return state["radius"].isfinite() & self.attack.threat.contains(state["x"], self.attack.nearest(state))
 
 
 class PublishedSignHunt(attacks.SignHunt):

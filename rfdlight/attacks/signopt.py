@@ -16,7 +16,7 @@ class SignOPT(DirectionDescent):
     iteration queries x + g (theta + beta u) for random u; the mean of u, negated where the point is misclassified,
     estimates the gradient of g. A line search doubles the step while g falls, or quarters it until g falls. Queries:
     `samples` per iteration; per step 1, or if it is misclassified one per 10 % that g falls and log2(10 g / beta) more;
-    per start 1, or about 10 more if it is nearer than the last one.
+    per start 1, or about 10 more if it is nearer than all before.
 
     Source: Cheng, Singh, Chen, Chen, Liu and Hsieh, Sign-OPT: A Query-Efficient Hard-label Adversarial Attack,
     ICLR 2020, algorithm 1.

@@ -6,7 +6,7 @@ from attack_checks import caught, check_feasible
 from harness import Constant, Linear, Run, counted, drive, images, next_classes, one_by_one
 from reference.signopt import signopt
 
-from rfdlight.attacks import SignOPT
+from rfdlight.attacks import OPT, SignOPT
 from rfdlight.attacks.paper import paper_behaviour
 from rfdlight.core import rng
 from rfdlight.core.norms import norm as norm_of
@@ -18,7 +18,7 @@ START, CHECK, SAMPLE, TRY, SHRINK, GROW, BISECT = range(7)
 SMALL = {"starting_points": 3, "samples": 12, "eps": 0.05}
 
 
-def check_reference(attack, victim, x, y, steps, target=None, begin=None, reference=signopt):
+def check_reference(attack, victim, x, y, steps, target=None, begin=None, reference=signopt, **published):
     """Query by query, points are the same bits as the reference's, for the same purpose at the same radius."""
     answer = one_by_one(victim)
     histories = []
@@ -35,6 +35,7 @@ def check_reference(attack, victim, x, y, steps, target=None, begin=None, refere
             "hit": hit,
             "starting_points": 1 if attack.targeted else attack.starting_points,
             "samples": attack.samples,
+            **published,
         }
         options["start"] = None if begin is None else begin[i]
         history, _ = reference(lambda p: answer(p[None])[0], x[i], steps, draws, **options)
@@ -117,9 +118,25 @@ def test_directions_radii_and_samples_obey_the_paper(network, clean):
     check_steps(SignOPT(norm="linf", **SMALL), network, clean[0][:2], clean[1][:2], 200)
 
 
-def test_queries_are_the_same_in_both_norms(network, clean):
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_each_query_under_the_papers_counting_is_the_published_codes(network, clean, norm):
+    attack = counted(SignOPT(norm=norm, **SMALL), "paper")
+    check_reference(attack, network, clean[0][:1], clean[1][:1], 300, published=norm)
+
+
+@pytest.mark.parametrize("query_counting", ["exact", "paper"])
+def test_the_papers_criterion_reports_a_success_where_the_nearest_point_is_in_the_ball(network, clean, query_counting):
+    options = {"criterion": criterion_named("paper"), "query_counting": query_counting}
+    run = Run(network, SignOPT(norm="linf", starting_points=3, samples=8, eps=0.2), *clean, budget=250, **options)
+    found = [record.success_query is not None for record in run.records if record.verdict == "adversarial"]
+    assert len(found) >= 2
+    assert all(found)
+
+
+@pytest.mark.parametrize("attack", [SignOPT, OPT])
+def test_queries_are_the_same_in_both_norms(network, clean, attack):
     x, y = clean[0][:2], clean[1][:2]
-    runs = [drive(SignOPT(norm=norm, **SMALL), network, x, y, budget=60) for norm in ("l2", "linf")]
+    runs = [drive(attack(norm=norm, **SMALL), network, x, y, budget=60) for norm in ("l2", "linf")]
     assert all(torch.equal(one[1], other[1]) for one, other in zip(*runs, strict=True))
 
 

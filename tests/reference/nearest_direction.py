@@ -4,8 +4,6 @@ import math
 
 import torch
 
-BETA = 0.01
-
 
 class BudgetSpentError(Exception):
     pass
@@ -15,15 +13,19 @@ class NearestDirection:
     """theta, the nearest direction so far, and the radius of the last better step.
 
     `hit(label)` says whether a label is what the attacker wants. `history` has one entry per query: its point, its
-    purpose, and the radius before it.
+    purpose, and the radius before it. With `published`, a norm, all is as in the published code for that norm.
     """
 
-    def __init__(self, model, x, steps, hit):
-        self.model, self.x, self.steps, self.hit = model, x, steps, hit
+    def __init__(self, model, x, steps, hit, published=None):
+        self.model, self.x, self.steps, self.hit, self.published = model, x, steps, hit, published
+        self.shrink, self.beta, self.gap, self.start_gap = 0.9, 0.01, 0.01, 0.01
+        if published:
+            self.shrink, self.beta, self.gap, self.start_gap = 0.99, 0.001, 0.002, 0.00001
         self.history, self.radius, self.theta = [], math.inf, None
 
     def size(self, v):
-        return torch.linalg.vector_norm(v.reshape(1, -1), dim=1).item()
+        row = v.reshape(1, -1)
+        return (row.abs().amax(1) if self.published == "linf" else torch.linalg.vector_norm(row, dim=1)).item()
 
     def unit(self, v):
         return v / torch.tensor(self.size(v))
@@ -31,7 +33,8 @@ class NearestDirection:
     def wrong(self, theta, radius, purpose):
         if len(self.history) == self.steps:
             raise BudgetSpentError
-        point = (self.x + torch.tensor(radius) * theta).clamp(0, 1)
+        point = self.x + torch.tensor(radius) * theta
+        point = point if self.published else point.clamp(0, 1)
         self.history.append({"point": point, "purpose": purpose, "radius": self.radius})
         return self.hit(self.model(point).argmax().item())
 
@@ -47,23 +50,39 @@ class NearestDirection:
 
     def shrunk(self, theta, high, gap):
         for _ in range(100):
-            if not self.wrong(theta, 0.9 * high, "shrink"):
-                return self.bisect(theta, 0.9 * high, high, gap)
-            high = 0.9 * high
+            if not self.wrong(theta, self.shrink * high, "shrink"):
+                return self.bisect(theta, self.shrink * high, high, gap)
+            high = self.shrink * high
         return self.bisect(theta, 0.0, high, gap)
 
     def nearer(self, theta, gap):
-        """Return the radius along theta, or infinity if it is not below the best one."""
-        return self.shrunk(theta, self.radius, gap) if self.wrong(theta, self.radius, "try") else math.inf
+        """Return the radius along theta, or infinity; only the published code looks beyond the best one."""
+        if self.wrong(theta, self.radius, "try"):
+            return self.shrunk(theta, self.radius, gap)
+        return self.grown(theta, gap, 20.0) if self.published else math.inf
+
+    def grown(self, theta, gap, farthest):
+        """Return a radius beyond the best one, or infinity where there is none up to the farthest."""
+        radius = self.radius
+        while not self.wrong(theta, 1.01 * radius, "grow"):
+            radius = 1.01 * radius
+            if radius > farthest:
+                return math.inf
+        return self.bisect(theta, radius, 1.01 * radius, gap)
 
     def begin(self, draws, starting_points, start):
         """Find theta among random directions, or towards `start`."""
         tried = 0
         while tried < starting_points or self.theta is None:
             raw = draws(0, tried, self.x.shape) if start is None else start - self.x
-            reach = min(self.size(raw), self.radius)
-            if self.wrong(self.unit(raw), reach, "start"):
-                radius = self.bisect(self.unit(raw), 0.0, reach, 0.01)
+            reach, nearest = self.size(raw), self.radius
+            if not self.published:
+                reach = min(reach, nearest)
+            hit = self.wrong(self.unit(raw), reach, "start")
+            if hit and reach > nearest:
+                reach, hit = nearest, self.wrong(self.unit(raw), nearest, "check")
+            if hit:
+                radius = self.bisect(self.unit(raw), 0.0, reach, self.start_gap)
                 if radius < self.radius:
                     self.radius, self.theta = radius, self.unit(raw)
             tried += 1
@@ -93,6 +112,6 @@ class NearestDirection:
 
     def restarted(self, alpha, beta):
         """Return alpha and beta; where alpha is too small, they begin again."""
-        if alpha >= 1e-4:
+        if alpha >= (1e-6 if self.published == "linf" else 1e-4):
             return alpha, beta
-        return 1.0, BETA if 0.1 * beta < 1e-8 else 0.1 * beta
+        return 1.0, self.beta if 0.1 * beta < 1e-8 else 0.1 * beta

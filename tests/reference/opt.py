@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from reference.nearest_direction import BETA, BudgetSpentError, NearestDirection
+from reference.nearest_direction import BudgetSpentError, NearestDirection
 
 
 def boundary(search, theta, gap):
@@ -12,11 +12,8 @@ def boundary(search, theta, gap):
     radius = search.radius
     if search.wrong(theta, radius, "sample"):
         return search.shrunk(theta, radius, gap)
-    while not search.wrong(theta, 1.01 * radius, "grow"):
-        radius = 1.01 * radius
-        if radius > 2 * search.radius:
-            return None
-    return search.bisect(theta, radius, 1.01 * radius, gap)
+    grown = search.grown(theta, gap, 2 * radius)
+    return None if math.isinf(grown) else grown
 
 
 def opt(model, x, steps, draws, *, hit, starting_points, samples, start=None):
@@ -25,7 +22,7 @@ def opt(model, x, steps, draws, *, hit, starting_points, samples, start=None):
     `draws(stream, number, shape)` returns normal numbers, `hit(label)` whether a label is what the attacker wants.
     """
     search = NearestDirection(model, x, steps, hit)
-    alpha, beta, number = 0.2, BETA, 0
+    alpha, beta, number = 0.2, search.beta, 0
     try:
         search.begin(draws, starting_points, start)
         while True:
@@ -34,12 +31,12 @@ def opt(model, x, steps, draws, *, hit, starting_points, samples, start=None):
                 u = search.unit(draws(1, number, x.shape))
                 number += 1
                 direction = search.unit(search.theta + torch.tensor(beta) * u)
-                radius = boundary(search, direction, 0.01 * beta)
+                radius = boundary(search, direction, search.gap * beta)
                 if radius is not None:
                     total = total + torch.tensor((radius - search.radius) / beta) * u
                     if radius < nearest[0]:
                         nearest = radius, direction
-            alpha = search.line_search(total, samples, alpha, 0.01 * beta)
+            alpha = search.line_search(total, samples, alpha, search.gap * beta)
             if nearest[0] < search.radius:
                 search.radius, search.theta = nearest
             alpha, beta = search.restarted(alpha, beta)
