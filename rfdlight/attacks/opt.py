@@ -23,8 +23,8 @@ class OPT(DirectionDescent):
 
     Source: Cheng, Le, Chen, Zhang, Yi and Hsieh, Query-Efficient Hard-label Black-box Attack: An Optimization-based
     Approach, ICLR 2019, algorithms 1 and 2, with the published code's line search.
-    Deviations: those of Sign-OPT in lengths, starts, the size of samples and the search of radii; a sample without a boundary up to twice the radius counts for
-    nothing.
+    Deviations: those of Sign-OPT in lengths, starts, the size of samples and the search of radii; a sample without a
+    boundary up to twice the radius counts for nothing.
 
     Args:
         starting_points: Random directions to choose from; a targeted attack has one, towards its starting point.

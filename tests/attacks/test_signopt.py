@@ -127,7 +127,8 @@ def test_each_query_under_the_papers_counting_is_the_published_codes(network, cl
 @pytest.mark.parametrize("query_counting", ["exact", "paper"])
 def test_the_papers_criterion_reports_a_success_where_the_nearest_point_is_in_the_ball(network, clean, query_counting):
     options = {"criterion": criterion_named("paper"), "query_counting": query_counting}
-    run = Run(network, SignOPT(norm="linf", starting_points=3, samples=8, eps=0.2), *clean, budget=250, **options)
+    attack, (x, y) = SignOPT(norm="linf", starting_points=3, samples=8, eps=0.25), (each[:8] for each in clean)
+    run = Run(network, attack, x, y, budget=200, **options)
     found = [record.success_query is not None for record in run.records if record.verdict == "adversarial"]
     assert len(found) >= 2
     assert all(found)
