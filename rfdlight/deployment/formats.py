@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import version
@@ -55,28 +56,34 @@ def trace(victim: nn.Module, x: Tensor) -> ExportedProgram:
         x: Example pixels, (rows, C, H, W), of at least 2 rows.
 
     Raises:
-        UserError: If `torch.export` cannot trace the victim, as those of TorchScript and quantized ones, or traces it
-            for one number of rows alone.
+        UserError: If `torch.export` cannot trace the victim, such as a TorchScript file or a quantized network, or
+            traces it for one number of rows alone.
     """
+    printed = StringIO()
     try:
         # torch prints what it has traced before it raises.
-        with torch.no_grad(), redirect_stderr(StringIO()), _traceable("torch.export", "trace"):
-            return torch.export.export(victim, (x,), dynamic_shapes=({0: Dim("batch")},), strict=False)
+        with torch.no_grad(), redirect_stderr(printed), _traceable("torch.export", "trace"):
+            program = torch.export.export(victim, (x,), dynamic_shapes=({0: Dim("batch")},), strict=False)
     except UserError as error:
         opaque = _opaque(victim)
         if opaque is None:
             raise
         hint = "export the network that it was made from"
-        raise UserError(f"model: expected layers that torch.export can trace, got {opaque}; {hint}") from error
+        # The layer need not be the cause, so the reason of torch stays.
+        line = f"model: expected layers that torch.export can trace, got {opaque}; {hint}; {error}"
+        raise UserError(legible(line)) from error
+    sys.stderr.write(printed.getvalue())  # of the victim's own code
+    return program
 
 
 def _opaque(victim: nn.Module) -> str | None:
     """Return the kind and the name of the first layer that holds its weights where torch cannot trace them."""
     for name, module in victim.named_modules():
+        place = name or "the network itself"
         if isinstance(module, torch.jit.ScriptModule):
-            return f"TorchScript in {name}"
+            return f"TorchScript in {place}"
         if any(isinstance(value, torch.ScriptObject) for value in vars(module).values()):
-            return f"quantized weights in {name}"
+            return f"quantized weights in {place}"
     return None
 
 

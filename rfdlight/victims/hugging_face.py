@@ -134,8 +134,12 @@ def _normalised(network: Any, processor: Any, preparation: Preparation | None, s
         shapes = [" x ".join(map(str, each.shape)) for each in (ours, theirs)]
         raise UserError(f"'{spec}': expected a processor that returns pixels {shapes[0]}, {got} {shapes[1]}; {_HINT}")
     low, high = (each[:, ours.shape[1] // 2, ours.shape[2] // 2].double() for each in (black, white))
-    if not bool((torch.stack([low, high]).isfinite() & (low < high)).all()):
-        raise UserError(f"'{spec}': expected a processor whose image_std is above 0, {got} {low[0]} for black pixels")
+    rising = torch.stack([low, high]).isfinite().all(0) & (low < high)
+    if not bool(rising.all()):
+        wrong = int(rising.long().argmin())  # the first
+        dark, bright = float(low[wrong]), float(high[wrong])
+        values = f"{dark:.3g} for black and {bright:.3g} for white pixels in channel {wrong + 1} of {channels}"
+        raise UserError(f"'{spec}': expected a processor whose image_std is above 0, {got} {values}; {_HINT}")
     std = 1 / (high - low)
     victim = HuggingFaceVictim(network, (-low * std).tolist(), std.tolist())
     difference = _difference(ours, theirs * victim.std + victim.mean)
@@ -156,7 +160,12 @@ def _pixel_values(processor: Any, pixels: Tensor, spec: str) -> Tensor:
 
 
 def _difference(one: Tensor, two: Tensor) -> float:
-    """Return the mean difference of two images (C, H, W), the least over shifts by one pixel, by which crops differ."""
+    """Return the mean difference of two images (C, H, W), the least over shifts by one pixel, by which crops differ.
+
+    Images of fewer than 3 pixels a side have none inside their border, and are not shifted.
+    """
+    if min(one.shape[1:]) < 3:
+        return float((one - two).abs().mean())
     inner = one[:, 1:-1, 1:-1]
     height, width = inner.shape[1:]
     shifts = product(range(3), repeat=2)
@@ -186,7 +195,12 @@ def _preparation(settings: dict[str, Any], spec: str) -> Preparation | None:
             raise UserError(f"'{spec}': {expected}, got {size or None}; {_HINT}")
     if not settings.get("do_center_crop"):
         return Preparation(resized, _INTERPOLATIONS[number], share if share and mode == "center" else 1.0, mode)
-    cut = settings["crop_size"]["height"], settings["crop_size"]["width"]
+    match settings.get("crop_size"):
+        case {"height": int(height), "width": int(width)}:
+            cut = height, width
+        case other:
+            expected = "expected a processor with a crop_size of height and width"
+            raise UserError(legible(f"'{spec}': {expected}, got {other}; {_HINT}"))
     if cut[0] > resized[0] or cut[1] > resized[1]:
         raise UserError(
             f"'{spec}': expected a processor with a crop_size of at most its size {resized}, got {cut}; {_HINT}"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -307,6 +308,47 @@ def test_layers_that_torch_cannot_trace_are_named_before_a_file_is_written(tmp_p
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == ""
+
+
+class WithScript(nn.Module):
+    """Prints, holds a layer of TorchScript that it does not run, and branches on values if asked."""
+
+    def __init__(self, branches):
+        super().__init__()
+        self.branches = branches
+        self.helper = torch.jit.script(nn.Linear(2, 2))
+
+    def forward(self, x):
+        sys.stderr.write("of the victim")
+        logits = x.flatten(1)[:, :5]
+        return logits if not self.branches or x.sum() > 0 else -logits
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, on TorchScript
+def test_the_reason_of_torch_is_kept_beside_a_layer_that_is_not_the_cause(data):
+    reasons = []
+    for opaque in (True, False):
+        model = WithScript(branches=True)
+        if not opaque:
+            model.helper = None
+        with pytest.raises(UserError) as raised:
+            formats.trace(model, data[0][:2])
+        reasons.append(str(raised.value))
+    assert "TorchScript in helper" in reasons[0]
+    assert reasons[0].endswith(reasons[1])
+    assert "\n" not in reasons[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_victim_that_is_torchscript_itself_is_named_so(data):
+    with pytest.raises(UserError, match="got TorchScript in the network itself; "):
+        formats.trace(torch.jit.script(nn.Flatten()), data[0][:2])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_a_victim_prints_while_it_is_traced_is_kept(data, capsys):
+    formats.trace(WithScript(branches=False), data[0][:2])
+    assert "of the victim" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_named_with_its_command(tmp_path, network, data, monkeypatch):

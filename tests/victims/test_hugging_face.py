@@ -53,6 +53,10 @@ def test_the_side_before_a_crop_is_computed_back_exactly():
         ({"size": {"shortest_edge": 16, "longest_edge": 20}}, "size"),
         ({"size": None}, "size"),
         ({"do_center_crop": True, "crop_size": {"height": 24, "width": 16}}, "crop_size"),
+        ({"do_center_crop": True, "crop_size": None}, "crop_size"),
+        ({"do_center_crop": True}, "crop_size"),
+        ({"do_center_crop": True, "crop_size": {"shortest_edge": 12}}, "crop_size"),
+        ({"do_center_crop": True, "crop_size": {"height": 12, "width": "x"}}, "crop_size"),
     ],
 )
 def test_settings_that_rfdlight_cannot_follow_are_refused(settings, word):
@@ -81,6 +85,7 @@ HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         ("ViT", {"size": SQUARE, "rescale_factor": 2 / 255} | HALF, [0.25] * 3, [0.25] * 3),
         ("ViT", {"size": SQUARE, "do_rescale": False, "image_mean": [51] * 3, "image_std": [51] * 3}, [0.2] * 3, None),
         ("ViT", {"do_resize": False} | HALF, [0.5] * 3, [0.5] * 3),
+        ("ViT", {"size": {"height": 2, "width": 2}} | HALF, [0.5] * 3, [0.5] * 3),  # no pixel inside of the border
         ("ViT", {"size": {"shortest_edge": 19}, "do_center_crop": True, "crop_size": CROP} | HALF, [0.5] * 3, None),
         ("CLIP", {"size": SHORT, "crop_size": CROP} | HALF, [0.5] * 3, [0.5] * 3),
         ("DeiT", {"size": SQUARE, "crop_size": CROP} | HALF, [0.5] * 3, [0.5] * 3),
@@ -125,6 +130,16 @@ def test_processors_that_do_more_are_refused(kind, settings):
     with pytest.raises(UserError, match=r"^'hf:x': expected an? (image )?processor") as caught:
         followed(processor)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("std", "black", "white"), [(-0.5, 1, -1), (0.0, "-inf", "inf")])
+def test_the_channel_whose_std_is_not_above_0_is_named_with_its_pixels(std, black, white):
+    settings = {"size": SQUARE, "image_mean": [0.5] * 3, "image_std": [0.25, std, 0.125]}
+    processor = pytest.importorskip("transformers").ViTImageProcessor(**settings)
+    with pytest.raises(UserError) as caught:
+        followed(processor)
+    assert f" {black} for black and {white} for white pixels in channel 2 of 3" in str(caught.value)
+    assert str(caught.value).endswith(hugging_face._HINT)
 
 
 def test_three_means_for_one_channel_are_refused():
