@@ -122,7 +122,7 @@ def test_a_figure_is_written_as_pixels_and_beside_them_as_lines(tmp_path):
 def test_a_report_has_its_curves_in_files_of_pixels_and_of_lines(two, tmp_path):
     write_report(load_runs(two), tmp_path / "out")
     picture = matplotlib.image.imread(tmp_path / "out" / "curves.png")[..., :3]
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 10
+    assert np.ptp(picture, axis=2).max() > 0.3, "a curve has a colour"
     pdf = (tmp_path / "out" / "curves.pdf").read_bytes()
     assert (pdf[:5], pdf.rstrip()[-5:]) == (b"%PDF-", b"%%EOF")
 
