@@ -68,6 +68,7 @@ def one_parser_per_command() -> Iterator[None]:
 
     build, built = RFDLightCLI.setup_parser, {}
 
+    @functools.wraps(build)
     def setup_parser(self: RFDLightCLI, *args: Any) -> None:
         names = ("parser", "_model_class", "_subcommand_parsers", "_subcommand_method_arguments")
         if self._wanted not in built:

@@ -75,9 +75,11 @@ def test_a_file_for_onnx_runtime_passes_and_its_card_describes_it(onnx_file, dat
     assert stored["warnings"][0].startswith("sessions without seeds: ")
 
 
-@pytest.fixture
-def in_this_process(monkeypatch):
-    """Run an exported file without a fresh process, which takes seconds to import torch; ONNX Runtime has one."""
+@pytest.fixture(params=["in this process", pytest.param("in a fresh process", marks=pytest.mark.slow)])
+def either_process(request, monkeypatch):
+    """Run an exported file with and without a fresh process, which takes seconds to import torch."""
+    if request.param == "in a fresh process":
+        return
 
     def run(command, **options):
         with torch.random.fork_rng(devices=[]):
@@ -87,7 +89,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(check.subprocess, "run", run)
 
 
-@pytest.mark.usefixtures("in_this_process")
+@pytest.mark.usefixtures("either_process")
 def test_a_program_of_torch_passes_and_says_that_forked_workers_share_a_stream(tmp_path, network, data):
     defense = [AveragedAnswers(2), InputNoise(0.1, clip=True), FeatureNoise(0.3, layers="0", distribution="laplace")]
     card = rfd.export(network, tmp_path / "a.pt2", data, defense=defense, format="torch-export", **SMALL)

@@ -44,14 +44,24 @@ def test_no_flipped_bit_goes_through_unseen(position, bit):
         unseal(bytes(line), Record)
 
 
-CHARACTERS = st.sampled_from('a/ "\\\0\n\x7f\x85é\u2028\ufeff\U0001f600')
+AWKWARD = 'a/ "\\\0\n\r\x0b\x1c\x7f\x85é\u2028\u2029\ufeff\U0001f600'
 
 
 @settings(max_examples=25)
-@given(st.floats(allow_nan=False, allow_infinity=False), st.text(CHARACTERS))
+@given(st.floats(allow_nan=False, allow_infinity=False), st.text(st.sampled_from(AWKWARD)))
 def test_a_sealed_record_comes_back_as_it_was(value, text):
     sealed = record(0, id=text, final_margin=value)
     assert unseal(seal(sealed), Record) == sealed
+
+
+@pytest.mark.parametrize("character", AWKWARD, ids=ascii)
+def test_no_character_of_an_id_ends_a_line_of_a_file(tmp_path, character):
+    awkward = [record(0, id=f"a{character}b")]
+    write(tmp_path, 0, awkward)
+    past = journal.read_past(tmp_path)
+    assert (past.records, past.facts["damaged_lines"]) == (awkward, 0)
+    journal.write_records(tmp_path, awkward)
+    assert read_records(tmp_path / "records.jsonl") == awkward
 
 
 def test_several_ranks_and_attempts_make_one_file_in_order_of_id(tmp_path):

@@ -7,9 +7,11 @@ import pytest
 from hand import record, ten
 
 from rfdlight.errors import UserError
+from rfdlight.records.run_folders import load_runs
 from rfdlight.records.summary import Outcome, outcomes, robust_at
 from rfdlight.reporting import plots
 from rfdlight.reporting.plots import begin, draw_curves, draw_on, draw_panels, encoded, save, steps
+from rfdlight.reporting.report_files import write_report
 
 
 def test_steps_agree_with_the_accuracy_at_every_query():
@@ -115,6 +117,14 @@ def test_a_figure_is_written_as_pixels_and_beside_them_as_lines(tmp_path):
     assert b"Date" not in pdf
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_a_report_has_its_curves_in_files_of_pixels_and_of_lines(two, tmp_path):
+    write_report(load_runs(two), tmp_path / "out")
+    picture = matplotlib.image.imread(tmp_path / "out" / "curves.png")[..., :3]
+    assert np.ptp(picture, axis=2).max() > 0.3, "a curve has a colour"
+    pdf = (tmp_path / "out" / "curves.pdf").read_bytes()
+    assert (pdf[:5], pdf.rstrip()[-5:]) == (b"%PDF-", b"%%EOF")
 
 
 @pytest.mark.parametrize("name", ["curve.png", "curve.pdf"])

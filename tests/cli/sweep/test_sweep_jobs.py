@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -40,12 +41,17 @@ def copied(line: list[str], popen: Any = subprocess.Popen, **options: Any) -> su
     assert line[:2] == [sys.executable, "-m"]
 
     def work() -> None:
+        # Popen gives the environment to an interpreter, which is never started.
+        os.environ.update(options.get("env") or {})
         os.closerange(3, 1024)  # also the pipe by which Popen waits for an interpreter
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         try:
             runpy.run_module(line[2], run_name="__main__")
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
+        os._exit(0)
 
     return popen(line, preexec_fn=work, **options)
 
@@ -71,8 +77,18 @@ def test_cells_that_run_at_the_same_time_have_the_records_of_cells_in_turn(comma
     assert records("runs/grid", cells) == records(swept_once / "grid", cells)
     assert {cell: read_log(Path("runs/grid"), cell).attempts for cell in cells} == dict.fromkeys(cells, 1)
     assert len(started) == min(len(cells), 2) + 1
-    assert all(place.process.poll() is not None for place in started)
+    assert [place.process.poll() for place in started] == [-signal.SIGKILL] + [0] * min(len(cells), 2)
     assert Path("runs/grid/report-grid/report.md").is_file()
+
+
+def test_a_copied_worker_has_its_environment_and_shows_its_error(elsewhere, monkeypatch):
+    (elsewhere / "failing_worker.py").write_text("import os\nraise OSError(os.environ['OF_A_WORKER'])\n")
+    monkeypatch.syspath_prepend(elsewhere)
+    line = [sys.executable, "-m", "failing_worker"]
+    worker = copied(line, env={**os.environ, "OF_A_WORKER": "its own"}, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, said = worker.communicate(timeout=60)
+    assert (worker.returncode, said.splitlines()[-1]) == (1, b"OSError: its own")
+    assert "OF_A_WORKER" not in os.environ
 
 
 @pytest.mark.slow
