@@ -257,7 +257,6 @@ NAMED = {
         (TEST, "defense", "this.x"),
         (TEST, "data", "shutil.rmtree"),
         (TEST + "--defense input_noise --defense.sigma 1", "defense.schedule", "builtins.eval"),
-        (TEST, "trainer.logger", "subprocess.Popen"),
         (TEST, "trainer.plugins", "pathlib.Path"),
         (FIT, "model.optimizer", "subprocess.Popen"),
         (FIT, "model.adversary", "os.system"),
@@ -267,6 +266,11 @@ NAMED = {
     for path in ("os.abort", "os.getcwd", "sys.exit", "builtins.exit", "shutil.rmtree", "antigravity.X", "pip.main")
 }  # fmt: skip
 NAMED |= {
+    "subprocess.Popen as trainer.logger": Case(
+        lambda folder, canary: None,
+        TEST + "--trainer.logger subprocess.Popen",
+        "trainer.logger: expected true or false, got 'subprocess.Popen'",
+    ),
     "function of Python as victim, by a name of one's own": Case(
         text("mine.py", "from os import abort as net\n"), TEST + "--model.victim mine.net", f"'mine.net'{NO_VICTIM}"
     ),
@@ -352,8 +356,8 @@ RUNS |= {
             {"ids": '["digits/test/0000"]'},
         )),
         REPORT,
-        "run/images.safetensors: expected clean and adversarial of one shape (images, channels, height, width), got "
-        "(1, 3, 0, 4) and (1, 3, 0, 4)",
+        "run/images.safetensors: expected clean and adversarial of one shape (images, channels, height, width) and an "
+        "id of the run for each image, got (1, 3, 0, 4) and (1, 3, 0, 4) with 1 ids",
     ),
     "configuration that is a file of the reader": Case(
         run(both(lambda folder, canary: (folder / "config.yaml").unlink(), link("config.yaml", "/etc/passwd"))),

@@ -59,8 +59,9 @@ def test_the_prose_is_short():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_running_it_anew_prints_the_same_but_for_numbers(path):
+def test_running_it_anew_prints_the_same_but_for_numbers(path, monkeypatch):
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONWARNINGS", "ignore:IProgress")  # of tqdm, which some extras bring, without ipywidgets
     again = nbformat.read(path, as_version=4)
     place = {"metadata": {"path": str(TUTORIALS)}}
     nbclient.NotebookClient(again, timeout=600, kernel_name="python3", resources=place).execute()
