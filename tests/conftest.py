@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -58,28 +58,6 @@ def small_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for module in (plots, report_files):
             patch.setattr(module, "encoded", small)
-        yield
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_parser_per_command() -> Iterator[None]:
-    """Build the parser of each command once: it is the same for all command lines, and takes as long as a small run."""
-    from rfdlight.cli.main import RFDLightCLI
-
-    build, built = RFDLightCLI.setup_parser, {}
-
-    @functools.wraps(build)
-    def setup_parser(self: RFDLightCLI, *args: Any) -> None:
-        names = ("parser", "_model_class", "_subcommand_parsers", "_subcommand_method_arguments")
-        if self._wanted not in built:
-            build(self, *args)
-            built[self._wanted] = {name: getattr(self, name) for name in names}
-        vars(self).update(built[self._wanted])
-        for parser in (self.parser, *self._subcommand_parsers.values()):
-            vars(parser).pop("_checked", None)  # the setting of another command line
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RFDLightCLI, "setup_parser", setup_parser)
         yield
 
 

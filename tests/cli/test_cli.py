@@ -15,7 +15,7 @@ from harness import others_slow
 from rfdlight import _io
 from rfdlight.attacks import Attack, RayS, Square
 from rfdlight.cli.commands import COMMANDS, function_of
-from rfdlight.cli.main import MODELS, RFDLightCLI, make
+from rfdlight.cli.main import MODELS, make
 from rfdlight.cli.sweep.experiment import Cell, read_cells
 from rfdlight.core.registry import NAMES
 from rfdlight.data import CIFAR10, Digits
@@ -279,29 +279,6 @@ def test_a_shipped_calibration_is_of_the_shipped_weights(built, config):
 
 
 # Help
-
-
-def test_a_parser_of_many_command_lines_has_the_defaults_and_the_help_of_a_new_one(built, command):
-    Path("more.yaml").write_text("{model: {budget: 9}, defense: feature_noise, trainer: {max_epochs: 2}}\n")
-    built("test", "--attack", "square", "--attack.p", "0.1", "--defense", "input_noise", "--model.budget", "7")
-    for line in (["--attack", "no_such_attack"], ["--trainer.help"], ["--help"]):
-        command("test", *line)
-    used = built("test", "-c", "more.yaml", "--attack", "rays", "--data", "cifar10")
-    new = []
-
-    class Unused(RFDLightCLI):
-        setup_parser = RFDLightCLI.setup_parser.__wrapped__  # without the fixture that keeps parsers
-
-        def parse_arguments(self, parser, args):
-            new.append(self._subcommand_parsers["test"])
-            raise SystemExit
-
-    with pytest.raises(SystemExit):
-        Unused(["test"])
-    kept = used._subcommand_parsers["test"]
-    assert kept is not new[0]
-    said = [(each.dump(each.get_defaults(), skip_validation=True), each.format_help()) for each in (kept, *new)]
-    assert said[0] == said[1]
 
 
 def test_ctrl_c_during_a_command_is_one_line(command, monkeypatch):
