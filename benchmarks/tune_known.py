@@ -7,28 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from tuning import main
 
 from rfdlight.attacks import HSJA, NES, OPT, Boundary, Evolutionary, NAttack, Parsimonious, SignHunt, SignOPT, Square
 from rfdlight.attacks.base import Attack
-from rfdlight.attacks.paper import PublishedSignOPT
-from rfdlight.core.norms import Norm
-
-
-class AuthorsSignOPT(SignOPT):
-    """Sign-OPT with the starts, samples, lengths and line search of its authors."""
-
-    shrink, grow = PublishedSignOPT.shrink, PublishedSignOPT.grow
-    beta, gap, start_gap = PublishedSignOPT.beta, PublishedSignOPT.gap, PublishedSignOPT.start_gap
-
-    def __init__(self, **ball: Any) -> None:
-        super().__init__(starting_points=100, samples=200, **ball)
-
-    @property
-    def lengths(self) -> Norm:
-        return self.norm
+from rfdlight.attacks.paper import AuthorsSignOPT
 
 
 def variants() -> dict[str, Callable[..., Attack]]:
@@ -61,7 +45,7 @@ def variants() -> dict[str, Callable[..., Attack]]:
             title = f"signopt, {starting_points} starts, {samples} samples"
             descent[title] = partial(SignOPT, starting_points, samples)
         descent[f"opt, {starting_points} starts"] = partial(OPT, starting_points=starting_points)
-    descent["signopt, authors"] = AuthorsSignOPT
+    descent["signopt, authors"] = partial(AuthorsSignOPT, 100, 200)
     return score | linf | l2 | descent
 
 

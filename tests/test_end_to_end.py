@@ -41,13 +41,13 @@ def run(folder: Path, *args: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """The run directory of one epoch of training."""
+    """The run directory of a few epochs of training."""
     folder = tmp_path_factory.mktemp("end_to_end") / "trained"
     options = [
         "--data.batch_size",
-        "16",
+        "32",
         "--trainer.max_epochs",
-        "1",
+        "2",
         "--trainer.enable_progress_bar",
         "false",
         "--trainer.accelerator",
@@ -93,7 +93,7 @@ def withstood(folder: Path) -> list[int]:
 def test_a_small_victim_trains_in_seconds(trained):
     card = read_card(trained / "victim.json")
     assert card.clean_total == 599
-    assert card.clean_accuracy > 0.3  # one epoch of small batches: 48 to 70 % for 4 seeds; without learning 10 %
+    assert card.clean_accuracy > 0.7
     assert card.command.startswith("rfdlight fit -c fit/resnet8_digits ")
     assert (trained / "config.yaml").is_file()
 

@@ -193,10 +193,10 @@ def _nearest_on_ray(attack: attacks.RayS, state: Columns) -> tuple[Tensor, Tenso
     return point, attack.threat.contains(state["x"], point) & state["radius"].isfinite()
 
 
-class PublishedSignOPT(attacks.SignOPT):
-    """Sign-OPT with the authors' line search, which also goes beyond the best radius, and points outside of [0, 1]."""
+class AuthorsSignOPT(attacks.SignOPT):
+    """Sign-OPT with the authors' lengths and line search."""
 
-    shrink, grow = 0.99, 1.01
+    shrink = 0.99
     beta = 1e-3
     gap = 1 / 500
     start_gap = 1e-5
@@ -204,6 +204,10 @@ class PublishedSignOPT(attacks.SignOPT):
     @property
     def lengths(self) -> Norm:
         return self.norm
+
+
+class PublishedSignOPT(AuthorsSignOPT):
+    """Sign-OPT that also searches beyond the best radius, and does not clip to [0, 1]."""
 
     def point(self, x: Tensor, theta: Tensor, reach: Tensor) -> Tensor:
         return x + per_row(reach.to(x.dtype), x) * theta

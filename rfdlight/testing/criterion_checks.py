@@ -387,7 +387,7 @@ def check_error(subject: Subject) -> None:
     """
     claims, count = subject.criterion.reaches_verdict, 40
     most = int(binom.isf(_RARE, count, ADVERSARIAL_LEVEL * (2 if claims else 1)))
-    for wrong, budget in [(0.2, 20), (0.5, 60)] if claims else [(0.2, 20)]:
+    for wrong, budget in [(0.2, 20), (0.5, 120)] if claims else [(0.2, 20)]:
         records = subject.run(IidVictim(normal(wrong), right_at_gray=True), gray(count), budget=budget).records
         found = sum(r.verdict == "adversarial" or (claims and r.success_query is not None) for r in records)
         require(

@@ -86,7 +86,7 @@ def each(forms):
 
 @each([form if form in QUICK else pytest.param(form, marks=pytest.mark.slow) for form in FORMS])
 def test_an_attack_passes_all_checks(form):
-    check_attack(made(*form), budget=9 if form in QUICK else 12, num_images=3)
+    check_attack(made(*form), budget=12, num_images=3)
 
 
 @pytest.mark.parametrize("rule", ["sequential", pytest.param("paper", marks=pytest.mark.slow)])
