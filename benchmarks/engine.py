@@ -6,9 +6,8 @@ Usage: python benchmarks/engine.py [--seconds 6] [--threads N] [--only square ra
 The victim is one object throughout, with random weights, in float32: resnet20 at 32 pixels, or ResNet-50 at 224. The
 bare forward pass is taken at the best of several batch sizes and memory formats, and the attacks then run at that batch
 size and format, with the criterion "never", so that none ends. With --batch, each of these batch sizes has a table of
-its own. Bare forward passes are timed before and after each other figure, and each ratio is taken to their mean, so
-that a drifting machine does not favour either. With one thread, seconds are CPU time; on a GPU, the clock is read when
-it has finished.
+its own. Bare forward passes are timed in turn with each other figure, in short slices, so that a drifting machine does
+not favour either. With one thread, seconds are CPU time; on a GPU, the clock is read when it has finished.
 
 With --compile, the victim is compiled for these batch sizes too. The attacks and the defended forward passes are then
 compiled, at the best of them, and each figure has two ratios: to the best eager and to the best compiled forward pass.
@@ -22,11 +21,13 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from pkgutil import resolve_name
+from statistics import mean
 
 import timm
 import torch
@@ -50,6 +51,8 @@ from rfdlight.victims.victim import Victim
 SIDES = {"resnet20": 32, "resnet50": 224}
 """Pixels of an image's side for each victim, by timm's name."""
 SIZES = (32, 64, 128, 256)
+SLICES = 6
+"""Slices of a figure, each after one of the bare forward passes."""
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 DEFENSES: dict[str, Defense] = {
     "feature_noise": FeatureNoise(sigma=0.1),
@@ -57,6 +60,10 @@ DEFENSES: dict[str, Defense] = {
     "logit_noise": LogitNoise(sigma=0.1),
     "aaa": AAA(),
 }
+
+
+Timed = Callable[[float], float]
+"""Runs for some seconds, and returns how much it did per second."""
 
 
 def attacks(only: list[str]) -> dict[str, Attack]:
@@ -115,9 +122,9 @@ def now() -> float:
 
 
 def rate(step: Callable[[], int], seconds: float) -> float:
-    """Return the rows per second of a step that returns its rows, after a warm-up."""
+    """Return the rows per second of a step that returns its rows, after two that warm up."""
     steps = 8 if torch.cuda.is_initialized() else 1  # a GPU gets its next passes before it has finished one
-    for _ in range(3):
+    for _ in range(2):
         step()
     rows, start, spent = 0, time.perf_counter(), now()
     while time.perf_counter() - start < seconds:
@@ -202,25 +209,30 @@ class Bench:
         for (size, name), value in tried.items():
             self.table.add_row(f"bare forward, {name}, batch {size}", f"{value:,.0f}")
 
-    def measure(self, what: str, figure: Callable[[], float]) -> None:
+    def measure(self, what: str, figure: AbstractContextManager[Timed]) -> None:
         """Add a figure and its ratios."""
-        before, value, after = self.beside(), figure(), self.beside()
-        means = [(first + last) / 2 for first, last in zip(before, after, strict=True)]
-        ratios = [text for mean in means for text in (f"{mean:,.0f}", f"{value / mean:.3f}")]
+        with figure as timed:
+            slices = [(timed(self.seconds / SLICES), *self.beside(self.seconds / SLICES)) for _ in range(SLICES)]
+        value, *bare = (mean(rates) for rates in zip(*slices, strict=True))
+        ratios = [text for each in bare for text in (f"{each:,.0f}", f"{value / each:.3f}")]
         self.table.add_row(what, f"{value:,.0f}", *ratios)
         print(what, f"{value:,.0f}", *ratios, file=sys.stderr)
 
-    def beside(self) -> list[float]:
-        return [rate(step, self.seconds / 2) for step in self.bare.values()]
+    def beside(self, seconds: float) -> list[float]:
+        """Return the rows per second of the bare forward passes."""
+        return [rate(step, seconds) for step in self.bare.values()]
 
-    def defended(self, defense: Defense, compiled: bool) -> float:
-        """Return the rows per second of the forward pass behind a defense."""
-        with defense.on(self.victim), quiet():
-            runs = CompiledVictim(self.victim, self.compiler) if compiled else self.victim
-            return rate(forward(runs, self.batch_size, self.side, FORMATS[self.format]), self.seconds)
+    @contextmanager
+    def defended(self, defense: Defense, compiled: bool) -> Iterator[Timed]:
+        """Yield a measurement of the forward pass behind a defense, in rows per second."""
+        victim = deepcopy(self.victim)  # the bare forward passes stay without the defense
+        with defense.on(victim), quiet():
+            runs = CompiledVictim(victim, self.compiler) if compiled else victim
+            yield partial(rate, forward(runs, self.batch_size, self.side, FORMATS[self.format]))
 
-    def attacked(self, attacker: Attack, seconds: float, during: AbstractContextManager | None = None) -> float:
-        """Return the queries per second of an attack that no criterion ends, measured inside a with block."""
+    @contextmanager
+    def attacked(self, attacker: Attack) -> Iterator[Timed]:
+        """Yield a measurement of an attack that no criterion ends, in queries per second."""
         deadline = Deadline()
         oracle = Oracle(self.victim, self.batch_size, OracleConfig(channels_last=self.format == "channels-last"))
         rows = 2 * self.batch_size
@@ -232,19 +244,22 @@ class Bench:
         while asked(engine) < rows:  # the clean evaluations of the first seconds are no queries
             deadline.at = time.perf_counter() + 1
             engine.run()
-        with during or nullcontext():
+
+        def timed(seconds: float) -> float:
             before, start = asked(engine), now()
             deadline.at = time.perf_counter() + seconds
             engine.run()
-            spent = now() - start
+            return (asked(engine) - before) / (now() - start)
+
+        yield timed
         oracle.close()
-        return (asked(engine) - before) / spent
 
     def trace(self, attacker: Attack, path: Path) -> None:
         """Write a trace of 0.2 seconds of an attack, and print its operators and how busy the device is."""
         on_gpu = self.device.type == "cuda"
         profiler = profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])])
-        self.attacked(attacker, 0.2, profiler)
+        with self.attacked(attacker) as timed, profiler:
+            timed(0.2)
         profiler.export_chrome_trace(str(path))
         kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
         share = busy(event for event in profiler.events() if event.device_type == kind)
@@ -300,11 +315,11 @@ def fill(bench: Bench, only: list[str]) -> None:
     """Measure the defenses and attacks of some names, by default all."""
     for name, defense in DEFENSES.items():
         if not only or name in only:
-            bench.measure(f"forward behind {name}", partial(bench.defended, defense, compiled=False))
+            bench.measure(f"forward behind {name}", bench.defended(defense, compiled=False))
             if bench.compiled is not None:
-                bench.measure(f"forward behind {name}, compiled", partial(bench.defended, defense, compiled=True))
+                bench.measure(f"forward behind {name}, compiled", bench.defended(defense, compiled=True))
     for name, attacker in attacks(only).items():
-        bench.measure(f"queries of {name}", partial(bench.attacked, attacker, bench.seconds))
+        bench.measure(f"queries of {name}", bench.attacked(attacker))
 
 
 if __name__ == "__main__":

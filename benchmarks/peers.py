@@ -187,12 +187,12 @@ def measure(bench: Bench, runs: dict[str, Run], rounds: int, seconds: float) -> 
         run(0.2)
     found: dict[str, list[Figure]] = {name: [] for name in runs}
     for number in range(rounds):
-        before = bench.beside()
+        before = bench.beside(bench.seconds / 2)
         for name, run in runs.items():
             torch.manual_seed(number)
             np.random.seed(number)  # the generator that peers draw from
             tally = run(seconds)
-            after = bench.beside()
+            after = bench.beside(bench.seconds / 2)
             eager, compiled = ((first + last) / 2 for first, last in zip(before, after, strict=True))
             rates = tally.queries / tally.seconds, tally.rows / tally.seconds
             found[name].append(Figure(*rates, eager, compiled))

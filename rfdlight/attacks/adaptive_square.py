@@ -10,7 +10,7 @@ from rfdlight.attacks.base import check_count, check_positive
 from rfdlight.attacks.square import Square
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, per_row, replace
 
 _LONG = 10_000  # evaluations of the schedule behind noise
 _KEPT, _PROPOSED = range(2)
@@ -112,7 +112,7 @@ class AdaptiveSquare(Square):
         ended = racing & ((gap.abs() >= self.level * error) | (answers[:, _PROPOSED] >= self.most))
         better = ended & (gap < 0)
         kept = state[self._kept]
-        torch.where(per_row(better, points), state["proposal"], kept, out=kept)
+        replace(kept, better, state["proposal"])
         for name, column in (("loss", loss), ("answers", answers)):
             column[:, _KEPT] = torch.where(better, column[:, _PROPOSED], column[:, _KEPT])
             column[:, _PROPOSED].masked_fill_(ended, 0.0)

@@ -113,11 +113,11 @@ class Bernoulli(Attack):
         variance.add_(weight * change.square()).mul_(1 - weight)
 
     def _bounded(self, theta: Tensor) -> Tensor:
-        """Keep a chance for every sign, in l2 for every direction."""
+        """Keep a chance for every sign, in l2 for every direction; theta changes."""
         if self.norm == "linf":
             return theta.clamp_(-_LARGEST, _LARGEST)
         size = norms.norm(theta, "l2") / math.sqrt(theta[0].numel())
-        return theta * per_row((_LARGEST / size.clamp_min(1e-12)).clamp_max(1.0), theta)
+        return theta.mul_(per_row((_LARGEST / size.clamp_min(1e-12)).clamp_max(1.0), theta))
 
     def best(self, state: Columns) -> Tensor:
         theta = state["theta"]

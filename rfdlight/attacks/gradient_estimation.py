@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core import norms
-from rfdlight.core.tensors import Columns, indices, may_hold, per_row
+from rfdlight.core.tensors import Columns, indices, may_hold, per_row, replace
 
 _PAPER_SIDE = 224  # of the paper's images, in pixels
 
@@ -84,7 +84,7 @@ class GradientEstimation(Attack):
         """Move the iterates of `rows` by one step."""
         along = direction.sign() if self.norm == "linf" or self.signs_in_l2 else unit(direction)
         moved = self.projected(state["x"], state["point"] + self.step_length(state) * along)
-        torch.where(per_row(rows, moved), moved, state["point"], out=state["point"])
+        replace(state["point"], rows, moved)
 
     def step_length(self, state: Columns) -> Tensor | float:
         """Return the length of the next step, one for all rows or (rows, 1, 1, 1)."""

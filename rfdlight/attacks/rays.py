@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rfdlight.attacks.decision_based import RepeatingAttack, middle
-from rfdlight.core.tensors import Columns, halved_blocks, indices, per_row
+from rfdlight.core.tensors import Columns, halved_blocks, negated, per_row, replace
 
 _LEVELS = 41  # levels with different blocks: images have fewer than 2^40 values
 _TOLERANCE = 1e-3  # l2 length along the ray at which bisection stops (the authors' value)
@@ -52,10 +52,8 @@ class RayS(RepeatingAttack):
         length, state["blocks"] = halved_blocks(x[0].numel(), _LEVELS, x.device)[
             :, state["level"].clamp_max(_LEVELS - 1)
         ]
-        start = per_row(state["block"] * length, x)
-        index = indices(x[0].numel(), x.device).view(1, *x.shape[1:])
-        inside = (index >= start) & (index < start + per_row(length, x))
-        state["trial"] = torch.where(inside, -state["direction"], state["direction"])
+        start = state["block"] * length
+        state["trial"] = negated(state["direction"], start, start + length)
         # At radius sqrt(d) every pixel is 0 or 1 already.
         checked = state["radius"].clamp_max(math.sqrt(x[0].numel()))
         state["checks"] = state["phase"] == self.CHECK
@@ -81,7 +79,7 @@ class RayS(RepeatingAttack):
         nearer = converged & (high < state["radius"])
         ends = (right & checks).logical_or_(converged)
 
-        torch.where(per_row(nearer, points), state["trial"], state["direction"], out=state["direction"])
+        replace(state["direction"], nearer, state["trial"])
         torch.where(nearer, high, state["radius"], out=state["radius"])
         state["phase"].masked_fill_(ends, self.CHECK).masked_fill_(found, self.BISECT)
         state["block"] += ends

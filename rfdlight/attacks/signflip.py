@@ -10,7 +10,7 @@ from rfdlight.attacks.base import check_count
 from rfdlight.attacks.decision_based import RepeatingAttack
 from rfdlight.core import rng
 from rfdlight.core.norms import norm
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, per_row, replace
 
 _BISECTIONS = 10
 _WINDOW = 10  # iterations between two adaptations
@@ -121,7 +121,7 @@ class SignFlip(RepeatingAttack):
         drawn, bisected, projected, flipped = (decided & (phase == which) for which in range(4))
 
         taken = hit | (phase == self.DRAW)
-        torch.where(per_row(taken, points), proposal, state["delta"], out=state["delta"])
+        replace(state["delta"], taken, proposal)
         state["low"] = torch.where(bisected & ~hit, length, state["low"])
         found, near = drawn & hit, bisected & (step + 1 == _BISECTIONS)
         if near.any():

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack
 from rfdlight.core.losses import Loss
-from rfdlight.core.tensors import Columns, halved_blocks, indices, may_hold, per_row
+from rfdlight.core.tensors import Columns, halved_blocks, may_hold, negated, per_row, replace
 
 
 class SignHunt(Attack):
@@ -70,17 +70,14 @@ class SignHunt(Attack):
 
     def _negated(self, state: Columns) -> Tensor:
         """Return the kept signs, negated on the chunk that is tried, or v = +1 itself at the start of a pass."""
-        channels, height, width = state["x"].shape[1:]
-        index = indices(channels * height * width, state["x"].device)
-        if self.flatten == "hwc":
-            index = index.view(height, width, channels).permute(2, 0, 1)
-        index = index.reshape(1, channels, height, width)
-        length, state["chunks"] = self.chunks(index.numel(), index.device)[:, state["level"]]
+        signs = state["signs"]
+        length, state["chunks"] = self.chunks(signs[0].numel(), signs.device)[:, state["level"]]
         state["opens"] = state["score"] == -torch.inf
         length = length.masked_fill(state["opens"], 0)
         start = state["chunk"] * length
-        inside = (index >= per_row(start, index)) & (index < per_row(start + length, index))
-        return torch.where(inside, -state["signs"], state["signs"])
+        if self.flatten == "chw":
+            return negated(signs, start, start + length)
+        return negated(signs.permute(0, 2, 3, 1), start, start + length).permute(0, 3, 1, 2).contiguous()
 
     def probe(self, state: Columns, signs: Tensor) -> Tensor:
         """Return the points at the surface of the ball around the anchor, within the ball around x and [0, 1]."""
@@ -106,7 +103,7 @@ class SignHunt(Attack):
         gain = score - state["base"]
         state["kept"] = kept = (gain >= state["score"]).logical_and_(probes)
 
-        torch.where(per_row(kept, points), state["trial"], state["signs"], out=state["signs"])
+        replace(state["signs"], kept, state["trial"])
         torch.where(kept, gain, state["score"], out=state["score"])
         state["chunk"] += flips
         past = state["chunk"] >= state["chunks"]  # only of a chunk that was tried: the others are below

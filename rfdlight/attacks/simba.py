@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rfdlight.attacks.base import Attack, check_positive
 from rfdlight.core import norms, rng
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, per_row, replace
 
 _ORDER = 0  # the stream of random numbers
 
@@ -126,7 +126,7 @@ class SimBA(Attack):
         loss = torch.where(aimed, -chance, chance)
         opens = state["loss"].isinf()
         state["kept"] = better = loss < state["loss"]
-        torch.where(per_row(better, points), state["trial"], state["delta"], out=state["delta"])
+        replace(state["delta"], better, state["trial"])
         state["loss"] = torch.where(better, loss, state["loss"])
         done = ~opens & (better | state["last"])
         state["second"] = ~opens & ~done

@@ -12,7 +12,7 @@ from rfdlight.attacks.refusals import OnRefusal, check_on_refusal, doubled, take
 from rfdlight.core import rng
 from rfdlight.core.losses import Loss
 from rfdlight.core.norms import Norm
-from rfdlight.core.tensors import Columns, indices, may_hold, per_row
+from rfdlight.core.tensors import Columns, indices, may_hold, per_row, replace
 from rfdlight.errors import UserError, expect, unknown_name
 
 # After each of these 10,000ths of the schedule the squares' share of the pixels is halved.
@@ -23,6 +23,7 @@ _AUTHORS_SIDE = 224
 _LARGEST_SHARE = 0.8
 Follow = Literal["down", "up", "both", "sawtooth"]
 _FOLLOWED: tuple[Follow, ...] = get_args(Follow)
+_NEGATION = 1 ^ -1  # the bits in which +1 and -1 differ
 _STRIPES, _WINDOW, _SIGNS, _OTHER = range(4)  # streams of random numbers; `square_l2` has the next ones
 _MORE_WINDOWS, _MORE_SIGNS = 9, 10
 
@@ -160,18 +161,18 @@ class Square(Attack):
         streams = (_WINDOW, 2), (_OTHER, 1), (_SIGNS, rng.words_for_signs(channels))
         words = rng.words_of(state["seed"], state["step"], *streams)
         place, other = rng.as_uniform(words[:, :3]).split([2, 1], 1)
-        window, _, _ = square_l2.windows(place[:, None], side, height, width)
-        window.logical_and_(per_row(moves, window))
+        window, _, _ = square_l2.windows(place[:, None], side, height, width, kept.dtype)
+        window.mul_(per_row(moves, window))
         paint = rng.as_signs(words[:, 3:], (channels, 1, 1))
-        proposal = torch.where(window, paint, kept)
+        changes = _changes(kept, window, paint)
         # A window that already has these signs would waste the query: take one of the other sign vectors, each with
         # equal chance, by flipping the channels of a number's binary digits.
-        same = (proposal == kept).flatten(1).all(1)
-        if may_hold(same & moves):
+        same = changes.flatten(1).amin(1) == 0
+        if may_hold(same):
             chosen = (other * (2**channels - 1)).long().add_(1)  # (rows, 1)
-            flips = (chosen >> indices(channels, kept.device)).bitwise_and_(same[:, None])  # (rows, C)
-            paint = torch.where(flips[:, :, None, None] > 0, -paint, paint)
-            proposal = torch.where(window, paint, kept)
+            flips = (chosen >> indices(channels, kept.device)).bitwise_and_(same[:, None]).mul_(_NEGATION)  # (rows, C)
+            changes.addcmul_(window, flips[:, :, None, None].to(kept.dtype))
+        proposal = changes.bitwise_xor_(kept)
         return self._paint_more(state, side, moves, proposal) if self.on_refusal == "adapt" else proposal
 
     def _paint_more(self, state: Columns, side: Tensor, moves: Tensor, proposal: Tensor) -> Tensor:
@@ -182,11 +183,11 @@ class Square(Attack):
         if not most:
             return proposal
         places = rng.uniform(seed, _MORE_WINDOWS, step, 2 * most).view(len(seed), most, 2)
-        windows, _, _ = square_l2.windows(places, side, height, width)
+        windows, _, _ = square_l2.windows(places, side, height, width, proposal.dtype)
         signs = rng.signs(seed, _MORE_SIGNS, step, (most, channels, 1, 1))
         for number in range(most):
-            window = windows[:, number, None]
-            proposal = torch.where(window & per_row(more > number, window), signs[:, number], proposal)
+            window = windows[:, number, None] * per_row(more > number, proposal)
+            proposal = _changes(proposal, window, signs[:, number]).bitwise_xor_(proposal)
         return proposal
 
     def _proposal(self, state: Columns, moves: Tensor) -> Tensor:
@@ -197,7 +198,7 @@ class Square(Attack):
             return self._paint(state, side, moves)
         _, _, largest = self._schedule(x.shape[2], x.shape[3], x.device)
         moved = square_l2.propose(x, state["point"], state["seed"], state["step"], side, largest, self.threat.eps)
-        return torch.where(per_row(moves, x), moved, state["point"])
+        return torch.where(per_row(moves, x), moved, state["point"]) if may_hold(~moves) else moved
 
     def _point(self, x: Tensor, signs: Tensor) -> Tensor:
         """Return the points with these signs; in l2 they are points already."""
@@ -232,7 +233,7 @@ class Square(Attack):
             state["step"] += ~refreshed
             state["refreshing"] = ~refreshed & (better | (self.refresh == "every"))
         kept = state[self._kept]
-        torch.where(per_row(better, points), state["proposal"], kept, out=kept)
+        replace(kept, better, state["proposal"])
         torch.where(replaced, loss.to(state["loss"].dtype), state["loss"], out=state["loss"])
         state["kept"] = better
         if self.on_refusal == "adapt":
@@ -248,6 +249,14 @@ class Square(Attack):
 
     def best(self, state: Columns) -> Tensor:
         return self._point(state["x"], state[self._kept])
+
+
+def _changes(kept: Tensor, window: Tensor, paint: Tensor) -> Tensor:
+    """Return the bits that painting a window changes in the kept signs, int8 like `kept`: `_NEGATION` or 0.
+
+    `window` is 1 inside the window and 0 outside. On the CPU these two operators are 20 times as fast as `torch.where`.
+    """
+    return torch.bitwise_xor(kept, paint).mul_(window)
 
 
 @lru_cache

@@ -65,23 +65,23 @@ def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, l
     channels, height, width = x.shape[1:]
     delta = kept - x
     words = rng.words_of(seed, step, (_WINDOWS, 4), (_TURN, 1), (_SIGN, rng.words_for_signs(channels)))
-    both, down, across = windows(rng.as_uniform(words[:, :4]).view(-1, 2, 2), side, height, width)
-    first, second = both[:, :1], both[:, 1:]
+    both, down, across = windows(rng.as_uniform(words[:, :4]).view(-1, 2, 2), side, height, width, x.dtype)
+    first, union = both[:, :1], both.amax(1, keepdim=True)
     down, across = down[:, 0, :, None], across[:, 0, None, :]
 
     free = (eps**2 - norm(delta, "l2") ** 2).clamp_min(0) / channels
-    held = (delta * (first | second)).square().sum((2, 3))  # (rows, C)
+    held = (delta * union).square_().sum((2, 3))  # (rows, C)
     mass = (per_row(free, held) + held).sqrt()
 
     turn = rng.as_signs(words[:, 4:5], (1, 1)) > 0
     down, across = torch.where(turn, across, down), torch.where(turn, down, across)
-    sign = rng.as_signs(words[:, 5:], (channels, 1, 1))
+    sign = rng.as_signs(words[:, 5:], (channels, 1, 1)).to(x.dtype)
     inside = delta * first
     unit = inside / (_length(inside) + 1e-10)
-    direction = sign * _bumps(side, largest, down, across)[:, None].to(x.dtype) * first + unit
-    content = mass[:, :, None, None] * direction / _length(direction).clamp_min(1e-10)
-    moved = torch.where(first, content, delta.masked_fill(second, 0.0))
-    return (x + moved * per_row(eps / norm(moved, "l2").clamp_min(1e-10), x)).clamp_(0, 1)
+    direction = (sign * _bumps(side, largest, down, across, x.dtype)[:, None]).mul_(first).add_(unit)
+    content = (mass[:, :, None, None] * direction).div_(_length(direction).clamp_min(1e-10))  # 0 outside of the first
+    moved = delta.mul_(1 - union).add_(content)
+    return moved.mul_(per_row(eps / norm(moved, "l2").clamp_min(1e-10), x)).add_(x).clamp_(0, 1)
 
 
 def _length(values: Tensor) -> Tensor:
@@ -89,17 +89,18 @@ def _length(values: Tensor) -> Tensor:
     return values.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def windows(place: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the masks of windows, and each row's and each column's place in them.
+def windows(place: Tensor, side: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the masks of windows, 1 inside and 0 outside, and each row's and each column's place in them.
 
-    They are (rows, windows, H, W) bool, (rows, windows, H) and (rows, windows, W) int64, of windows of a side, (rows,),
-    at places (rows, windows, 2) in [0, 1) of the range that is left to them.
+    They are (rows, windows, H, W) of a dtype, (rows, windows, H) and (rows, windows, W) int64, of windows of a side,
+    (rows,), at places (rows, windows, 2) in [0, 1) of the range that is left to them.
     """
     corner = (place * (_size(height, width, side.device) - side[:, None])[:, None]).long()
     places = indices(max(height, width), side.device) - corner[..., None]
     inside = (places >= 0) & (places < per_row(side, places))
+    inside = inside.view(dtype) if dtype == torch.int8 else inside.to(dtype)
     down, across = inside[:, :, 0, :height], inside[:, :, 1, :width]
-    return down[..., None] & across[..., None, :], places[:, :, 0, :height], places[:, :, 1, :width]
+    return down[..., None] * across[..., None, :], places[:, :, 0, :height], places[:, :, 1, :width]
 
 
 @lru_cache
@@ -108,18 +109,19 @@ def _size(height: int, width: int, device: torch.device) -> Tensor:
         return torch.tensor([height, width], device=device)
 
 
-def _bumps(side: Tensor, largest: int, down: Tensor, across: Tensor) -> Tensor:
-    """Return each row's bump, (rows, H, W) float64; values outside the window have no meaning."""
-    table, first = _all_bumps(largest, side.device)
+def _bumps(side: Tensor, largest: int, down: Tensor, across: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return each row's bump, (rows, H, W); values outside the window have no meaning."""
+    table, first = _all_bumps(largest, dtype, side.device)
     side, first = per_row(side, down), per_row(first[side // 2], down)
     last = side - 1
     return table.take(down.clamp(0).minimum(last) * side + across.clamp(0).minimum(last) + first)
 
 
 @lru_cache(maxsize=4)
-def _all_bumps(largest: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _all_bumps(largest: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the values of the bumps of all odd sides up to `largest`, and the first one of each bump, int64."""
     with torch.inference_mode(False):
         sides = range(1, largest + 1, 2)
         first = list(accumulate((side**2 for side in sides), initial=0))[:-1]
-        return torch.cat([bump(side).flatten() for side in sides]).to(device), torch.tensor(first, device=device)
+        table = torch.cat([bump(side).flatten() for side in sides]).to(device, dtype)
+        return table, torch.tensor(first, device=device)

@@ -41,15 +41,16 @@ def seed_generators(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def _shift(z: Tensor, bits: int) -> Tensor:
+def _shift(z: Tensor, bits: int, out: Tensor | None = None) -> Tensor:
     """Shift right without the sign."""
-    return (z >> bits).bitwise_and_(2 ** (64 - bits) - 1)
+    return torch.bitwise_right_shift(z, bits, out=out).bitwise_and_(2 ** (64 - bits) - 1)
 
 
 def _mix(z: Tensor) -> Tensor:
-    z = _shift(z, 30).bitwise_xor_(z).mul_(_MIX_1)
-    z = _shift(z, 27).bitwise_xor_(z).mul_(_MIX_2)
-    return _shift(z, 31).bitwise_xor_(z)
+    """Hash words; their memory is used for results on the way."""
+    other = _shift(z, 30).bitwise_xor_(z).mul_(_MIX_1)
+    z = _shift(other, 27, out=z).bitwise_xor_(other).mul_(_MIX_2)
+    return _shift(z, 31, out=other).bitwise_xor_(z)
 
 
 def _words(seed: Tensor, steps: Tensor, number: Tensor, offsets: Tensor) -> Tensor:

@@ -54,6 +54,37 @@ def may_hold(mask: Tensor) -> bool:
     return not (free_reads.on and mask.device.type == "cpu") or bool(mask.any())
 
 
+def replace(column: Tensor, mask: Tensor, values: Tensor) -> None:
+    """Overwrite the rows of a column, (rows, ...), where `mask`, (rows,) bool, by those of `values`, in place.
+
+    On the CPU only these rows are read and written; on a GPU all are, since their number would have to be waited for.
+    """
+    if free_reads.on and mask.device.type == "cpu":
+        chosen = mask.nonzero()[:, 0]
+        column.index_copy_(0, chosen, values.index_select(0, chosen))
+    else:
+        torch.where(per_row(mask, column), values, column, out=column)
+
+
+def negated(signs: Tensor, start: Tensor, stop: Tensor) -> Tensor:
+    """Return signs, (rows, ...) int8, those from `start` to before `stop`, (rows,) int64, of the flat row negated.
+
+    It multiplies by two rows of a table, which is faster than to compare the number of each value.
+    """
+    size = signs[0].numel()
+    steps = _steps(size, signs.device)
+    factors = steps.index_select(0, size - start).mul_(steps.index_select(0, (size - stop).clamp_min_(0)))
+    return factors.view_as(signs).mul_(signs)
+
+
+@lru_cache(maxsize=8)
+def _steps(size: int, device: torch.device) -> Tensor:
+    """Return a view, (size + 1, size) int8, whose row `size - k` has k times -1 and then +1; it is made once."""
+    with torch.inference_mode(False):
+        ones = torch.ones(size, dtype=torch.int8, device=device)
+        return torch.cat([-ones, ones]).unfold(0, size, 1)
+
+
 def add(column: Tensor, rows: slice | Tensor, amount: int | Tensor) -> None:
     """Add to some rows of a column, each given once."""
     if isinstance(rows, slice):
@@ -63,8 +94,10 @@ def add(column: Tensor, rows: slice | Tensor, amount: int | Tensor) -> None:
 
 
 def take(columns: Columns, rows: slice | Tensor) -> Columns:
-    """Return the rows of every column: views where `rows` is a slice, copies where it is indices."""
-    return {name: column[rows] for name, column in columns.items()}
+    """Return the rows of every column: views where `rows` is a slice, copies where it is indices, (rows,) int64."""
+    if isinstance(rows, slice):
+        return {name: column[rows] for name, column in columns.items()}
+    return {name: column.index_select(0, rows) for name, column in columns.items()}  # faster than column[rows]
 
 
 def put(columns: Columns, rows: slice | Tensor, values: Columns) -> None:

@@ -42,4 +42,4 @@ class ThreatModel:
 
     def project(self, x: Tensor, point: Tensor) -> Tensor:
         """Return the points moved into the ball, then into [0, 1]."""
-        return (x + norms.project(point - x, self.norm, self.eps)).clamp(0, 1)
+        return norms.project(point - x, self.norm, self.eps).add_(x).clamp_(0, 1)

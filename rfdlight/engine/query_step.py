@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from rfdlight.attacks.base import Attack
-from rfdlight.core.tensors import Columns, add, indices, put, take
+from rfdlight.core.tensors import Columns, add, indices, may_hold, put, take
 from rfdlight.engine.criteria.base import Queries
 from rfdlight.engine.error_isolation import ErrorIsolation
 from rfdlight.engine.inspection import Inspection
@@ -64,7 +64,7 @@ class QueryStep:
         attack.tell(state, points, answer)
         put(self.pool.images.attack, rows, state)
         answers = attack.is_adversarial(state, labels)
-        adversarial = attack.threat.contains(state["x"], points) & answers
+        adversarial = answers & attack.threat.contains(state["x"], points) if may_hold(answers) else answers
         add(self.pool.images.candidates.candidates, rows, adversarial)
         billed = self.counting.billed_after(clock, rows, state)
         return Queries(attack, state, numbers, points, clock, billed, logits, answers, adversarial), answered.failed
