@@ -126,7 +126,7 @@ def robust_after(
         inside = attack.threat.contains(state["x"], points)
         remains = remains & ~(inside & (margin(logits, state["y"]) < 0))
         if query % SWEEP == 0:
-            state = take({name: state[name] for name in lasting}, remains)
+            state = take({name: state[name] for name in lasting}, remains.nonzero()[:, 0])
             image, remains = image[remains], remains[remains]
         if query in counts and len(remains):
             robust = margin(victim(attack.best(state)), state["y"]) >= 0

@@ -10,7 +10,7 @@ from rfdlight.attacks.base import check_count
 from rfdlight.attacks.decision_based import PhasedAttack, Phases, halve, middle
 from rfdlight.core import norms, rng
 from rfdlight.core.norms import Norm
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, may_hold, per_row
 
 STARTING = -1  # value of the column `attempt`
 _STARTS, _SAMPLES = range(2)  # streams of random numbers
@@ -274,6 +274,8 @@ class DirectionDescent(PhasedAttack):
 
     @staticmethod
     def _clear_gradient(state: Columns, rows: Tensor) -> None:
+        if not may_hold(rows):
+            return
         for name in ("better", "sampled", "gathered"):
             state[name] = state[name].masked_fill(per_row(rows, state[name]), 0)
 

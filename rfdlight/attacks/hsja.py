@@ -9,7 +9,7 @@ from torch import Tensor
 from rfdlight.attacks.base import check_count
 from rfdlight.attacks.decision_based import BLEND_GAP, NearestPointAttack, Phases, along, begin_bisection, halve, middle
 from rfdlight.core import norms, rng
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, may_hold, per_row
 from rfdlight.errors import UserError
 
 _FIRST_PROBE = 0.1  # length of the first iteration's probes, as a share of the pixel range (the authors' value)
@@ -160,6 +160,8 @@ class HSJA(NearestPointAttack):
 
     def _bisect(self, state: Columns, rows: Tensor, phase: int) -> None:
         """Begin the bisection between x and the points of `rows`."""
+        if not may_hold(rows):
+            return
         begin_bisection(state, state["point"], rows)
         reach = self.threat.distance(state["x"], state["far"]).double()
         state["reach"] = torch.where(rows, reach, state["reach"])
@@ -167,6 +169,8 @@ class HSJA(NearestPointAttack):
 
     def _iterate(self, state: Columns, rows: Tensor) -> None:
         """Begin the next iteration of `rows`."""
+        if not may_hold(rows):
+            return
         for name in ("signed", "total", "probes", "answers"):
             state[name] = state[name].masked_fill(per_row(rows, state[name]), 0)
         state["iteration"] = state["iteration"] + rows

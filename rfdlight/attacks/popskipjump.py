@@ -8,7 +8,7 @@ from torch import Tensor
 from rfdlight.attacks.decision_based import Phases
 from rfdlight.attacks.hsja import HSJA
 from rfdlight.core import norms
-from rfdlight.core.tensors import Columns, per_row
+from rfdlight.core.tensors import Columns, may_hold, per_row
 
 # The grid of the posterior: cells of the bracket for the centre, widths of the sigmoid in shares of the segment, and
 # flip rates. A transition narrower than the second width counts as a step, which has half of the prior.
@@ -102,6 +102,8 @@ class PopSkipJump(HSJA):
 
     def _end(self, state: Columns, rows: Tensor, centre: Tensor, width: Tensor, flips: Tensor) -> None:
         """End the bisection of `rows` at the estimates, (rows,) each, and begin their next iteration."""
+        if not may_hold(rows):
+            return
         x = state["x"]
         point = self.projection(state, centre)
         length = norms.norm(point - x, "l2").double() / centre

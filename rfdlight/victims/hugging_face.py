@@ -196,10 +196,10 @@ def _preparation(settings: dict[str, Any], spec: str) -> Preparation | None:
     if not settings.get("do_center_crop"):
         return Preparation(resized, _INTERPOLATIONS[number], share if share and mode == "center" else 1.0, mode)
     match settings.get("crop_size"):
-        case {"height": int(height), "width": int(width)}:
+        case {"height": int(height), "width": int(width)} if min(height, width) > 0:
             cut = height, width
         case other:
-            expected = "expected a processor with a crop_size of height and width"
+            expected = "expected a processor with a crop_size of height and width, both at least 1"
             raise UserError(legible(f"'{spec}': {expected}, got {other}; {_HINT}"))
     if cut[0] > resized[0] or cut[1] > resized[1]:
         raise UserError(

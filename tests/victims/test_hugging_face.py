@@ -57,6 +57,7 @@ def test_the_side_before_a_crop_is_computed_back_exactly():
         ({"do_center_crop": True}, "crop_size"),
         ({"do_center_crop": True, "crop_size": {"shortest_edge": 12}}, "crop_size"),
         ({"do_center_crop": True, "crop_size": {"height": 12, "width": "x"}}, "crop_size"),
+        ({"do_center_crop": True, "crop_size": {"height": 0, "width": 12}}, "crop_size"),
     ],
 )
 def test_settings_that_rfdlight_cannot_follow_are_refused(settings, word):
