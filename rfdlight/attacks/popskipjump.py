@@ -172,17 +172,20 @@ def _narrow(state: Columns, belief: Tensor) -> None:
     below = belief.sum((2, 3)).cumsum(1)
     first = ((below < _TAIL).sum(1) - 1).clamp_min(0)
     last = ((below < 1 - _TAIL).sum(1) + 1).clamp_max(_CELLS - 1)
-    rows = last - first < _CELLS // 2
-    if not rows.any():
+    rows = (last - first < _CELLS // 2).nonzero()[:, 0]
+    if not len(rows):
         return
-    low, span = state["low"], state["high"] - state["low"]
-    state["low"] = torch.where(rows, low + span * first / _CELLS, low)
-    state["high"] = torch.where(rows, low + span * (last + 1) / _CELLS, state["high"])
-    anew = _prior(state)
-    for slot in range(int(state["answered"].max())):
-        likelihood = _likelihood(state, state["shares"][:, slot], state["successes"][:, slot])
-        anew = torch.where(per_row(state["answered"] > slot, anew), anew + likelihood, anew)
-    state["posterior"] = torch.where(per_row(rows, anew), anew, state["posterior"])
+    names = "low", "high", "answered", "shares", "successes", "posterior"
+    own, first, last = {name: state[name][rows] for name in names}, first[rows], last[rows]
+    low, span = own["low"], own["high"] - own["low"]
+    own["low"], own["high"] = low + span * first / _CELLS, low + span * (last + 1) / _CELLS
+    posterior = _prior(own)
+    for slot in range(int(own["answered"].max())):
+        likelihood = _likelihood(own, own["shares"][:, slot], own["successes"][:, slot])
+        posterior = torch.where(per_row(own["answered"] > slot, posterior), posterior + likelihood, posterior)
+    own["posterior"] = posterior
+    for name in ("low", "high", "posterior"):
+        state[name] = state[name].index_copy(0, rows, own[name])
 
 
 def _normalised(logarithms: Tensor) -> Tensor:
