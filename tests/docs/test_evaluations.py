@@ -64,6 +64,11 @@ def test_the_prose_has_the_numbers_of_the_tables(runs, tables):
     rows, eager = timings["compiled"]["rows"], timings["compiled"]["head"].index("best eager") + 1
     ratios = [float(row[eager]) for row in rows if "queries" in row[0] or row[0].endswith(", compiled")]
     assert f"answers {min(ratios):.1f} to {max(ratios):.1f} times as fast" in text
+    queries = [[float(cell.replace(",", "")) for cell in row[1:]] for row in rows if row[0].startswith("queries")]
+    assert f"Queries are at least {min(to_compiled for *_, to_compiled in queries)} of the best compiled" in text
+    spans = [compiled / eager for _, eager, _, compiled, _ in queries]
+    assert f"at most {max(to_eager for _, _, to_eager, _, _ in queries):.1f} times the best eager one" in text
+    assert f"is only {min(spans):.1f} to {max(spans):.1f} times as fast as the eager one" in text
     (*_, served) = timings["server"]["rows"]
     assert f"takes {100 * (float(served[-1]) - 1):.0f} % longer" in text
     exact, rounded = (load_run(runs / "rounding" / name).robust_accuracy.value for name in ("float32", "bfloat16"))
