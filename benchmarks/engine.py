@@ -52,7 +52,7 @@ SIDES = {"resnet20": 32, "resnet50": 224}
 """Pixels of an image's side for each victim, by timm's name."""
 SIZES = (32, 64, 128, 256)
 SLICES = 6
-"""Slices of a figure, each after one of the bare forward passes."""
+"""Slices of a figure, in turn with those of the bare forward passes."""
 FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 DEFENSES: dict[str, Defense] = {
     "feature_noise": FeatureNoise(sigma=0.1),

@@ -254,7 +254,7 @@ class Square(Attack):
 def _changes(kept: Tensor, window: Tensor, paint: Tensor) -> Tensor:
     """Return the bits that painting a window changes in the kept signs, int8 like `kept`: `_NEGATION` or 0.
 
-    `window` is 1 inside the window and 0 outside. On the CPU these two operators are 20 times as fast as `torch.where`.
+    `window` is 1 inside the window and 0 outside. On the CPU these two operators are vectorised, `torch.where` is not.
     """
     return torch.bitwise_xor(kept, paint).mul_(window)
 
