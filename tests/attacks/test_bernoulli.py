@@ -409,7 +409,7 @@ class CountsOutliers(Bernoulli):
     """Scale: an answer far from the mean counts in full."""
 
     def tell(self, state, points, answer):
-        before, change = state["theta"], self._losses(state, answer) - state["mean"]
+        before, change = state["theta"].clone(), self._losses(state, answer) - state["mean"]
         cut = (change.abs() / state["variance"].sqrt().clamp_min(1e-30) / 3).clamp(1, 100)
         super().tell(state, points, answer)
         state["theta"] = self._bounded(before + cut.view(-1, 1, 1, 1) * (state["theta"] - before))

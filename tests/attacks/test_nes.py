@@ -259,7 +259,7 @@ class KeepsTheDirection(NES):
 
     def step_along(self, state, rows, direction):
         super().step_along(state, rows, direction)
-        self.kept = direction
+        self.kept = direction.clone()
 
     def collect(self, state, weight, complete):
         super().collect(state, weight, complete)
