@@ -246,7 +246,8 @@ class DirectionDescent(PhasedAttack):
         ready = rows & (state["started"] >= self._starts) & state["radius"].isfinite()
         state["phase"] = torch.where(ready, self.SAMPLE, state["phase"].masked_fill(rows, self.START))
         state["attempt"] = state["attempt"].masked_fill(ready, 0)
-        self._clear_gradient(state, ready)
+        if may_hold(ready):
+            self._clear_gradient(state, ready)
 
     def _end_step(self, state: Columns, rows: Tensor, nearer: Tensor) -> None:
         """Go on from steps that are finished and found a nearer boundary or not: to the next step or gradient."""
@@ -274,8 +275,6 @@ class DirectionDescent(PhasedAttack):
 
     @staticmethod
     def _clear_gradient(state: Columns, rows: Tensor) -> None:
-        if not may_hold(rows):
-            return
         for name in ("better", "sampled", "gathered"):
             state[name] = state[name].masked_fill(per_row(rows, state[name]), 0)
 

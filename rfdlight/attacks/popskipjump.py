@@ -8,7 +8,7 @@ from torch import Tensor
 from rfdlight.attacks.decision_based import Phases
 from rfdlight.attacks.hsja import HSJA
 from rfdlight.core import norms
-from rfdlight.core.tensors import Columns, may_hold, per_row
+from rfdlight.core.tensors import Columns, may_hold, per_row, take
 
 # The grid of the posterior: cells of the bracket for the centre, widths of the sigmoid in shares of the segment, and
 # flip rates. A transition narrower than the second width counts as a step, which has half of the prior.
@@ -176,14 +176,13 @@ def _narrow(state: Columns, belief: Tensor) -> None:
     if not len(rows):
         return
     names = "low", "high", "answered", "shares", "successes", "posterior"
-    own, first, last = {name: state[name][rows] for name in names}, first[rows], last[rows]
+    own, first, last = take({name: state[name] for name in names}, rows), first[rows], last[rows]
     low, span = own["low"], own["high"] - own["low"]
     own["low"], own["high"] = low + span * first / _CELLS, low + span * (last + 1) / _CELLS
-    posterior = _prior(own)
+    own["posterior"] = _prior(own)
     for slot in range(int(own["answered"].max())):
-        likelihood = _likelihood(own, own["shares"][:, slot], own["successes"][:, slot])
-        posterior = torch.where(per_row(own["answered"] > slot, posterior), posterior + likelihood, posterior)
-    own["posterior"] = posterior
+        learnt = own["posterior"] + _likelihood(own, own["shares"][:, slot], own["successes"][:, slot])
+        own["posterior"] = torch.where(per_row(own["answered"] > slot, learnt), learnt, own["posterior"])
     for name in ("low", "high", "posterior"):
         state[name] = state[name].index_copy(0, rows, own[name])
 

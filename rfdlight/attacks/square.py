@@ -161,7 +161,7 @@ class Square(Attack):
         streams = (_WINDOW, 2), (_OTHER, 1), (_SIGNS, rng.words_for_signs(channels))
         words = rng.words_of(state["seed"], state["step"], *streams)
         place, other = rng.as_uniform(words[:, :3]).split([2, 1], 1)
-        window, _, _ = square_l2.windows(place[:, None], side, height, width, kept.dtype)
+        window, _, _ = square_l2.windows(place[:, None], side, height, width)
         window.mul_(per_row(moves, window))
         paint = rng.as_signs(words[:, 3:], (channels, 1, 1))
         changes = _changes(kept, window, paint)
@@ -183,7 +183,7 @@ class Square(Attack):
         if not most:
             return proposal
         places = rng.uniform(seed, _MORE_WINDOWS, step, 2 * most).view(len(seed), most, 2)
-        windows, _, _ = square_l2.windows(places, side, height, width, proposal.dtype)
+        windows, _, _ = square_l2.windows(places, side, height, width)
         signs = rng.signs(seed, _MORE_SIGNS, step, (most, channels, 1, 1))
         for number in range(most):
             window = windows[:, number, None] * per_row(more > number, proposal)

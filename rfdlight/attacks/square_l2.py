@@ -65,7 +65,8 @@ def propose(x: Tensor, kept: Tensor, seed: Tensor, step: Tensor, side: Tensor, l
     channels, height, width = x.shape[1:]
     delta = kept - x
     words = rng.words_of(seed, step, (_WINDOWS, 4), (_TURN, 1), (_SIGN, rng.words_for_signs(channels)))
-    both, down, across = windows(rng.as_uniform(words[:, :4]).view(-1, 2, 2), side, height, width, x.dtype)
+    both, down, across = windows(rng.as_uniform(words[:, :4]).view(-1, 2, 2), side, height, width)
+    both = both.to(x.dtype)
     first, union = both[:, :1], both.amax(1, keepdim=True)
     down, across = down[:, 0, :, None], across[:, 0, None, :]
 
@@ -89,16 +90,15 @@ def _length(values: Tensor) -> Tensor:
     return values.square().sum((2, 3), keepdim=True).sqrt()
 
 
-def windows(place: Tensor, side: Tensor, height: int, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def windows(place: Tensor, side: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the masks of windows, 1 inside and 0 outside, and each row's and each column's place in them.
 
-    They are (rows, windows, H, W) of a dtype, (rows, windows, H) and (rows, windows, W) int64, of windows of a side,
-    (rows,), at places (rows, windows, 2) in [0, 1) of the range that is left to them.
+    They are (rows, windows, H, W) int8, (rows, windows, H) and (rows, windows, W) int64, of windows of a side, (rows,),
+    at places (rows, windows, 2) in [0, 1) of the range that is left to them.
     """
     corner = (place * (_size(height, width, side.device) - side[:, None])[:, None]).long()
     places = indices(max(height, width), side.device) - corner[..., None]
-    inside = (places >= 0) & (places < per_row(side, places))
-    inside = inside.view(dtype) if dtype == torch.int8 else inside.to(dtype)
+    inside = ((places >= 0) & (places < per_row(side, places))).view(torch.int8)
     down, across = inside[:, :, 0, :height], inside[:, :, 1, :width]
     return down[..., None] * across[..., None, :], places[:, :, 0, :height], places[:, :, 1, :width]
 

@@ -36,9 +36,9 @@ class Queries:
     adversarial: Tensor  # (queries,) bool, whether the point is in the ball and the answer adversarial
 
     def take(self, positions: Tensor) -> Queries:
-        """Return some of the queries."""
-        own = {name: value[positions] for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return Queries(self.attack, take(self.state, positions), **own)
+        """Return the queries at some positions, (kept,) int64."""
+        own = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return Queries(self.attack, take(self.state, positions), **take(own, positions))
 
 
 @dataclass(frozen=True)
